@@ -1,0 +1,2 @@
+/* What bindgen reads; build.rs says which of its items become Rust. */
+#include <slurm/spank.h>

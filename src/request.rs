@@ -1,0 +1,259 @@
+//! What the plugin asks of the runner: one validated value, carried in one environment variable.
+//!
+//! An environment variable and not arguments, because before Slurm 23.11 a plugin can replace a
+//! task's `argv[0]` but cannot make its argument list longer. The text form is
+//! `key=value` pairs separated by blanks, values percent-encoded: readable in a log, parseable
+//! without a TOML reader inside slurmstepd.
+
+#![forbid(unsafe_code)]
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Environment variable that carries a [`VmRequest`] from the plugin to the runner. The runner
+/// removes it, and everything that starts with `SPANK_VM_`, before the command sees the environment.
+pub const REQUEST_ENV: &str = "SPANK_VM_REQUEST";
+
+/// Name under which the program is started as a task. It doubles as the word that srun sends in
+/// place of the user's command, so that a node without the plugin finds nothing to execute.
+pub const STEP_PROGRAM: &str = "spank-vm-step";
+
+/// Most VMs that one slot may be overloaded with, whatever the site allows.
+pub const MAX_VMS_PER_SLOT: u32 = 64;
+
+/// Longest image name or path in bytes.
+const MAX_IMAGE: usize = 1024;
+
+/// A job step's wish for virtual machines, syntactically valid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmRequest {
+    /// The image's name in the catalogue.
+    pub image: ImageName,
+    /// VMs started for this task.
+    pub vms_per_slot: u32,
+    /// The user's own command when the plugin had to overwrite `argv[0]`; otherwise the command
+    /// follows as the runner's arguments.
+    pub argv0: Option<OsString>,
+    /// `argv[0]` is a batch script on the host, to be carried into the guest.
+    pub batch_script: bool,
+    /// Memory of the task in MiB, when Slurm enforces one.
+    pub memory_mib: Option<u64>,
+    /// The task's private directory under the state directory, made by the plugin.
+    pub state_dir: Option<PathBuf>,
+    /// Site configuration, when it is not the default one.
+    pub config: Option<PathBuf>,
+}
+
+impl VmRequest {
+    /// A request for one VM of `image`, everything else left to the defaults.
+    pub fn new(image: ImageName) -> Self {
+        Self {
+            image,
+            vms_per_slot: 1,
+            argv0: None,
+            batch_script: false,
+            memory_mib: None,
+            state_dir: None,
+            config: None,
+        }
+    }
+}
+
+/// Why a value of an option or a request is refused. The text names the value and what is allowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestError(String);
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for RequestError {}
+
+/// The name of an image in the catalogue.
+///
+/// Letters, digits, `.`, `_`, `+` and `-`, starting with a letter or digit: a name can be a file
+/// name, an option value and a word in a message without quoting. `none` and `list` are taken: as
+/// values of `--vm-image` they have a meaning of their own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ImageName(String);
+
+impl ImageName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ImageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for ImageName {
+    type Err = RequestError;
+
+    fn from_str(text: &str) -> Result<Self, RequestError> {
+        let legal = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
+        if text.is_empty() {
+            return Err(RequestError("--vm-image needs a name (--vm-image=list shows all)".into()));
+        }
+        if text == "none" || text == "list" {
+            return Err(RequestError(format!("--vm-image={text} is a word of its own and cannot name an image")));
+        }
+        if text.len() > MAX_IMAGE || !text.chars().all(legal) || !text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        {
+            return Err(RequestError(format!(
+                "--vm-image='{}': an image name is letters, digits, '.', '_', '+' and '-' (--vm-image=list shows all)",
+                text.chars().take(80).flat_map(char::escape_default).collect::<String>()
+            )));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// Reads the value of `--vms-per-slot`.
+///
+/// # Errors
+/// When `text` is not a whole number from 1 to [`MAX_VMS_PER_SLOT`].
+pub fn parse_vms_per_slot(text: &str) -> Result<u32, RequestError> {
+    // Digits only: "+4" and " 4" are typing errors.
+    let number = if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None };
+    match number {
+        Some(n @ 1..=MAX_VMS_PER_SLOT) => Ok(n),
+        _ => Err(RequestError(format!(
+            "--vms-per-slot='{}': a whole number from 1 to {MAX_VMS_PER_SLOT} is needed",
+            text.chars().take(80).flat_map(char::escape_default).collect::<String>()
+        ))),
+    }
+}
+
+impl fmt::Display for VmRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "image={} vms={}", self.image, self.vms_per_slot)?;
+        if let Some(argv0) = &self.argv0 {
+            write!(f, " argv0={}", Encoded(argv0))?;
+        }
+        if self.batch_script {
+            f.write_str(" script=1")?;
+        }
+        if let Some(mib) = self.memory_mib {
+            write!(f, " mem={mib}")?;
+        }
+        if let Some(dir) = &self.state_dir {
+            write!(f, " state={}", Encoded(dir.as_os_str()))?;
+        }
+        if let Some(path) = &self.config {
+            write!(f, " config={}", Encoded(path.as_os_str()))?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for VmRequest {
+    type Err = RequestError;
+
+    fn from_str(text: &str) -> Result<Self, RequestError> {
+        let wrong = |what: &str| RequestError(format!("{REQUEST_ENV}: {what}"));
+        let mut image = None;
+        let mut request = Self::new(ImageName(String::new()));
+        for pair in text.split(' ') {
+            let (key, value) = pair.split_once('=').ok_or_else(|| wrong("not a list of key=value"))?;
+            let decoded = || decode(value).ok_or_else(|| wrong("bad percent encoding"));
+            match key {
+                "image" => image = Some(value.parse()?),
+                "vms" => request.vms_per_slot = parse_vms_per_slot(value)?,
+                "argv0" => request.argv0 = Some(decoded()?),
+                "script" => request.batch_script = value == "1",
+                "mem" => request.memory_mib = Some(value.parse().map_err(|_| wrong("mem is not a number"))?),
+                "state" => request.state_dir = Some(decoded()?.into()),
+                "config" => request.config = Some(decoded()?.into()),
+                _ => return Err(wrong("unknown key: plugin and runner are of different versions")),
+            }
+        }
+        request.image = image.ok_or_else(|| wrong("no image"))?;
+        Ok(request)
+    }
+}
+
+/// Shows bytes with everything but unreserved characters and `/` percent-encoded.
+struct Encoded<'a>(&'a OsStr);
+
+impl fmt::Display for Encoded<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for &byte in self.0.as_bytes() {
+            if byte.is_ascii_alphanumeric() || b"/._-".contains(&byte) {
+                write!(f, "{}", byte as char)?;
+            } else {
+                write!(f, "%{byte:02x}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn decode(text: &str) -> Option<OsString> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        if first == b'%' {
+            let digits = std::str::from_utf8(tail.get(..2)?).ok()?;
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+            rest = &tail[2..];
+        } else {
+            bytes.push(first);
+            rest = tail;
+        }
+    }
+    Some(OsString::from_vec(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_survives_its_text_form() {
+        let mut request = VmRequest::new("debian12".parse().unwrap());
+        assert_eq!(request.to_string().parse(), Ok(request.clone()));
+        request.vms_per_slot = 64;
+        request.argv0 = Some(OsString::from_vec((1..=255).collect()));
+        request.batch_script = true;
+        request.memory_mib = Some(4096);
+        request.state_dir = Some("/run/spank-vm/1.0.0".into());
+        request.config = Some("/etc/slurm dir/x=y %.toml".into());
+        assert_eq!(request.to_string().parse(), Ok(request));
+    }
+
+    #[test]
+    fn image_names_that_could_be_paths_or_options_are_refused() {
+        for good in ["debian12", "a", "CentOS-7.9_x+1"] {
+            assert!(good.parse::<ImageName>().is_ok(), "{good}");
+        }
+        for bad in ["", "none", "list", "../x", "a/b", "-x", ".hidden", "a b", "a,b", "a\n", "é", &"x".repeat(2000)] {
+            assert!(bad.parse::<ImageName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn vms_per_slot_is_a_number_from_1_to_64_and_the_error_names_the_value() {
+        assert_eq!(parse_vms_per_slot("1"), Ok(1));
+        assert_eq!(parse_vms_per_slot("64"), Ok(64));
+        for bad in ["0", "65", "-1", "+4", "4 ", "", "abc", "1e1", "99999999999999999999"] {
+            let error = parse_vms_per_slot(bad).unwrap_err().to_string();
+            assert!(error.contains(&format!("'{bad}'")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_request_is_an_error() {
+        for bad in ["", "image=a vms", "vms=1", "image=a colour=red", "image=a argv0=%g0", "image=a argv0=%1"] {
+            assert!(bad.parse::<VmRequest>().is_err(), "{bad}");
+        }
+    }
+}
