@@ -1,0 +1,164 @@
+//! `spank-vm check`: every effective setting, and a test of everything this node needs.
+
+use std::process::Command;
+
+use anyhow::Context;
+
+use super::image::print;
+use crate::config::{AccelChoice, Config};
+use crate::image::Catalogue;
+use crate::kit::Kit;
+use crate::proto::ExitStatus;
+use crate::request::ImageName;
+use crate::runner;
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Image to boot for the test of KVM [default: the first in the catalogue]
+    #[arg(long)]
+    image: Option<ImageName>,
+}
+
+/// One line of the report.
+enum Finding {
+    Good(String),
+    /// Works, but not as well as it could; the text says what would lift it.
+    Limited(String),
+    Bad(String),
+}
+
+/// Prints the report; the exit code is 1 if anything is missing without which no VM starts.
+pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitStatus> {
+    print(&settings(config))?;
+    let findings = [
+        ("qemu", qemu(config)),
+        ("kit", kit(config)),
+        ("images", images(config)),
+        ("scratch", scratch(config)),
+        ("state", state(config)),
+        ("kvm", kvm(config, arguments.image.as_ref())),
+    ];
+    let mut worst = 0;
+    for (name, finding) in findings {
+        let (word, text) = match finding {
+            Finding::Good(text) => ("ok", text),
+            Finding::Limited(text) => ("limited", text),
+            Finding::Bad(text) => {
+                worst = 1;
+                ("MISSING", text)
+            }
+        };
+        print(&format!("{name:<8} {word:<8} {text}\n"))?;
+    }
+    Ok(ExitStatus::Code(worst))
+}
+
+fn settings(config: &Config) -> String {
+    let Config {
+        image_dirs,
+        kit,
+        qemu,
+        accel,
+        machine,
+        state_dir,
+        scratch_dir,
+        default_memory_mib,
+        memory_overhead_mib,
+        max_vms_per_slot,
+        boot_timeout_s,
+        kvm_timeout_s,
+        share_home,
+        shares,
+    } = config;
+    let shares: Vec<String> = shares.iter().map(ToString::to_string).collect();
+    format!(
+        "image_dirs = {image_dirs:?}\nkit = {kit:?}\nqemu = {qemu:?}\naccel = {:?}\nmachine = {:?}\n\
+         state_dir = {state_dir:?}\nscratch_dir = {scratch_dir:?}\ndefault_memory_mib = {default_memory_mib}\n\
+         memory_overhead_mib = {memory_overhead_mib}\nmax_vms_per_slot = {max_vms_per_slot}\n\
+         boot_timeout_s = {boot_timeout_s}\nkvm_timeout_s = {kvm_timeout_s}\nshare_home = {share_home}\n\
+         shares = {shares:?}\n\n",
+        format!("{accel:?}").to_lowercase(),
+        format!("{machine:?}").to_lowercase(),
+    )
+}
+
+fn qemu(config: &Config) -> Finding {
+    let version = config.qemu_path().and_then(|path| {
+        let output = Command::new(&path).arg("--version").output().context(path.display().to_string())?;
+        let text = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
+        anyhow::ensure!(output.status.success(), "{} --version fails", path.display());
+        Ok(format!("{}: {text}", path.display()))
+    });
+    version.map_or_else(|error| Finding::Bad(format!("{error:#}")), Finding::Good)
+}
+
+fn kit(config: &Config) -> Finding {
+    match Kit::load(&config.kit) {
+        Ok(kit) => Finding::Good(format!("{}: kernel {}", config.kit.display(), kit.kernel_release())),
+        Err(error) => Finding::Bad(format!("{error:#}")),
+    }
+}
+
+fn images(config: &Config) -> Finding {
+    let images = match Catalogue::new(&config.image_dirs).list() {
+        Ok(images) => images,
+        Err(error) => return Finding::Bad(error.to_string()),
+    };
+    let usable = images.into_iter().map(|image| image.and_then(|image| image.open_disk().map(|_| image.name)));
+    let (good, bad): (Vec<_>, Vec<_>) = usable.partition(Result::is_ok);
+    let names: Vec<String> = good.into_iter().flatten().map(|name| name.to_string()).collect();
+    match bad.into_iter().find_map(Result::err) {
+        Some(error) => Finding::Limited(format!("{}; {error}", names.join(" "))),
+        None if names.is_empty() => Finding::Bad("no images: 'spank-vm image import' makes one".to_owned()),
+        None => Finding::Good(names.join(" ")),
+    }
+}
+
+fn scratch(config: &Config) -> Finding {
+    let tried = Kit::load(&config.kit).map_err(anyhow::Error::from).and_then(|kit| runner::try_scratch(&kit, config));
+    match tried {
+        Ok(()) => Finding::Good(config.scratch_dir.display().to_string()),
+        Err(error) => Finding::Bad(format!("{error:#}")),
+    }
+}
+
+fn state(config: &Config) -> Finding {
+    use std::os::unix::fs::MetadataExt;
+    let dir = config.state_dir.display();
+    match std::fs::symlink_metadata(&config.state_dir) {
+        Ok(meta) if meta.is_dir() && meta.uid() == 0 && meta.mode() & 0o022 == 0 => Finding::Good(dir.to_string()),
+        Ok(_) => Finding::Bad(format!("{dir} must be a directory that only root can write")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Finding::Good(format!("{dir}: made by the first VM step"))
+        }
+        Err(error) => Finding::Bad(format!("{dir}: {error}")),
+    }
+}
+
+fn kvm(config: &Config, image: Option<&ImageName>) -> Finding {
+    if config.accel == AccelChoice::Tcg {
+        return Finding::Limited("accel = 'tcg': guests are emulated, 10 to 50 times slower than with KVM".to_owned());
+    }
+    if let Err(error) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        return Finding::Limited(format!(
+            "/dev/kvm cannot be opened by this user: {error}; guests are emulated. Load kvm_intel or kvm_amd, and let \
+             the users open the device (mode 0666, or a group that all of them are in)"
+        ));
+    }
+    let name = match image.cloned().map(Ok).or_else(|| first_image(config)) {
+        Some(Ok(name)) => name,
+        Some(Err(error)) => return Finding::Limited(format!("not tried: {error}")),
+        None => return Finding::Limited("not tried: there is no image to boot".to_owned()),
+    };
+    match runner::try_kvm(config, &name) {
+        Ok(took) => Finding::Good(format!("image '{name}' booted in {:.2} s", took.as_secs_f64())),
+        Err(error) => Finding::Limited(format!("/dev/kvm does not run guests, they are emulated: {error:#}")),
+    }
+}
+
+fn first_image(config: &Config) -> Option<Result<ImageName, crate::image::ImageError>> {
+    match Catalogue::new(&config.image_dirs).names() {
+        Ok(names) => names.into_iter().next().map(Ok),
+        Err(error) => Some(Err(error)),
+    }
+}

@@ -1,0 +1,87 @@
+//! `spank-vm run`: a VM without Slurm, for trying, debugging and measuring.
+
+use std::ffi::OsString;
+use std::time::Instant;
+
+use clap::ValueEnum;
+
+use crate::config::{AccelChoice, Config, MachineChoice};
+use crate::proto::ExitStatus;
+use crate::request::{ImageName, MAX_VMS_PER_SLOT};
+use crate::runner::{self, Slot};
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Image to run the command in ('spank-vm image list' shows all)
+    #[arg(long)]
+    image: ImageName,
+    /// Number of VMs, each running the command
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=MAX_VMS_PER_SLOT as i64))]
+    vms: u32,
+    /// Memory for all VMs and their overhead together, in MiB [default: per VM, from the configuration]
+    #[arg(long, value_name = "MIB")]
+    memory: Option<u64>,
+    /// Accelerator, instead of the configured one
+    #[arg(long)]
+    accel: Option<AccelChoice>,
+    /// Virtual hardware, instead of the configured one
+    #[arg(long)]
+    machine: Option<MachineChoice>,
+    /// Print where the time went
+    #[arg(long)]
+    timing: bool,
+    /// Explain what is done
+    #[arg(short, long)]
+    verbose: bool,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<OsString>,
+}
+
+impl ValueEnum for AccelChoice {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Auto, Self::Kvm, Self::Tcg]
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(match self {
+            Self::Auto => "auto".into(),
+            Self::Kvm => "kvm".into(),
+            Self::Tcg => "tcg".into(),
+        })
+    }
+}
+
+impl ValueEnum for MachineChoice {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Auto, Self::Microvm, Self::Q35]
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(match self {
+            Self::Auto => "auto".into(),
+            Self::Microvm => "microvm".into(),
+            Self::Q35 => "q35".into(),
+        })
+    }
+}
+
+/// Runs the command and ends as it ends.
+pub fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<ExitStatus> {
+    let begin = Instant::now();
+    runner::log::init(arguments.verbose);
+    config.accel = arguments.accel.unwrap_or(config.accel);
+    config.machine = arguments.machine.unwrap_or(config.machine);
+    let slot = Slot {
+        config,
+        image: arguments.image,
+        vms: arguments.vms,
+        memory_mib: arguments.memory,
+        argv: arguments.command,
+        batch_script: false,
+        state_dir: None,
+        timing: arguments.timing,
+        begin,
+    };
+    runner::run(&slot)
+}

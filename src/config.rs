@@ -1,0 +1,247 @@
+//! The site's configuration: one TOML file, every key optional, unknown keys refused.
+
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::Context;
+use serde::Deserialize;
+
+use crate::request::MAX_VMS_PER_SLOT;
+
+/// Where the configuration is looked for unless the plugin or `--config` names another file.
+pub const DEFAULT_PATH: &str = "/etc/slurm/spank-vm.toml";
+
+/// How guests are executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccelChoice {
+    /// KVM where it really runs a guest, else emulation, with a warning if /dev/kvm looked usable.
+    Auto,
+    /// KVM or an error.
+    Kvm,
+    /// QEMU's software emulation.
+    Tcg,
+}
+
+/// Which virtual hardware guests get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MachineChoice {
+    /// The fastest one that the site's QEMU offers.
+    Auto,
+    /// QEMU's minimal machine: no firmware tables to walk, few devices to probe.
+    Microvm,
+    /// An ordinary PC with PCI Express.
+    Q35,
+}
+
+/// A host directory that every guest sees, as written in `shares`: `SRC[:DST][:ro|rw]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShareSpec {
+    /// Directory on the host.
+    pub source: PathBuf,
+    /// Absolute path in the guest.
+    pub target: PathBuf,
+    /// Writes are refused.
+    pub read_only: bool,
+}
+
+impl FromStr for ShareSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = |why: &str| format!("share '{text}': {why} (SRC[:DST][:ro|rw], absolute paths)");
+        let mut parts: Vec<&str> = text.split(':').collect();
+        let read_only = match parts.last() {
+            Some(&"ro") => parts.pop().is_some(),
+            Some(&"rw") => parts.pop().is_none(),
+            _ => false,
+        };
+        let (source, target) = match parts[..] {
+            [source] => (source, source),
+            [source, target] => (source, target),
+            _ => return Err(wrong("too many parts")),
+        };
+        if !source.starts_with('/') || !target.starts_with('/') {
+            return Err(wrong("a path is not absolute"));
+        }
+        if target == "/" {
+            return Err(wrong("the guest's root cannot be replaced"));
+        }
+        Ok(Self { source: source.into(), target: target.into(), read_only })
+    }
+}
+
+impl fmt::Display for ShareSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mode = if self.read_only { "ro" } else { "rw" };
+        write!(f, "{}:{}:{mode}", self.source.display(), self.target.display())
+    }
+}
+
+impl<'de> Deserialize<'de> for ShareSpec {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Every setting of a site with its default. `slurm-conf/spank-vm.toml` explains them line by line.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Directories with image entries; the first that has a name wins.
+    pub image_dirs: Vec<PathBuf>,
+    /// The boot kit's directory.
+    pub kit: PathBuf,
+    /// The QEMU binary; a name without a slash is looked for in `/usr/bin`, `/usr/local/bin` and `/usr/libexec`.
+    pub qemu: PathBuf,
+    /// How guests are executed.
+    pub accel: AccelChoice,
+    /// Which virtual hardware guests get.
+    pub machine: MachineChoice,
+    /// Root-owned directory for the state of running VMs and for what is known about the node.
+    pub state_dir: PathBuf,
+    /// Where the VMs' private disks live, as files without a name.
+    pub scratch_dir: PathBuf,
+    /// Memory of a slot's VMs in MiB where Slurm sets no limit.
+    pub default_memory_mib: u64,
+    /// Memory in MiB that QEMU itself needs beside the guest's, per VM.
+    pub memory_overhead_mib: u64,
+    /// Highest `--vms-per-slot`.
+    pub max_vms_per_slot: u32,
+    /// Seconds from the start of QEMU until the agent must have answered.
+    pub boot_timeout_s: u64,
+    /// Seconds after which a boot under KVM counts as broken when `accel` is `auto`.
+    pub kvm_timeout_s: u64,
+    /// Share the user's home directory.
+    pub share_home: bool,
+    /// More shares for every guest.
+    pub shares: Vec<ShareSpec>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            image_dirs: vec!["/var/lib/spank-vm/images".into(), "/usr/share/spank-vm/images".into()],
+            kit: "/var/lib/spank-vm/kit".into(),
+            qemu: "qemu-system-x86_64".into(),
+            accel: AccelChoice::Auto,
+            machine: MachineChoice::Auto,
+            state_dir: "/run/spank-vm".into(),
+            scratch_dir: "/var/tmp".into(),
+            default_memory_mib: 512,
+            memory_overhead_mib: 96,
+            max_vms_per_slot: MAX_VMS_PER_SLOT,
+            boot_timeout_s: 60,
+            kvm_timeout_s: 10,
+            share_home: true,
+            shares: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Parses the text of a configuration file.
+    ///
+    /// # Errors
+    /// The text carries the line and the column.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        let config: Self = toml::from_str(text)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Loads `path`, or the site's default file, or the built-in defaults when there is none.
+    ///
+    /// # Errors
+    /// A file that was named must exist; any file that exists must be readable and valid.
+    pub fn load(path: Option<&Path>) -> anyhow::Result<Self> {
+        let named = path.is_some();
+        let path = path.unwrap_or(Path::new(DEFAULT_PATH));
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text).with_context(|| format!("configuration {}", path.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => Ok(Self::default()),
+            Err(error) => Err(error).with_context(|| format!("configuration {} cannot be read", path.display())),
+        }
+    }
+
+    fn validate(&self) -> anyhow::Result<()> {
+        let at_least_one = [
+            ("default_memory_mib", self.default_memory_mib),
+            ("boot_timeout_s", self.boot_timeout_s),
+            ("kvm_timeout_s", self.kvm_timeout_s),
+            ("max_vms_per_slot", self.max_vms_per_slot.into()),
+        ];
+        for (key, value) in at_least_one {
+            anyhow::ensure!(value > 0, "{key} = 0: must be at least 1");
+        }
+        anyhow::ensure!(
+            self.max_vms_per_slot <= MAX_VMS_PER_SLOT,
+            "max_vms_per_slot = {}: at most {MAX_VMS_PER_SLOT}",
+            self.max_vms_per_slot
+        );
+        Ok(())
+    }
+
+    /// The QEMU binary's path.
+    ///
+    /// # Errors
+    /// When it does not exist; the text says how to get it.
+    pub fn qemu_path(&self) -> anyhow::Result<PathBuf> {
+        // PATH is the job's and may be anything: a site's QEMU is not found through it.
+        let found = if self.qemu.components().count() > 1 {
+            Some(self.qemu.clone()).filter(|path| path.exists())
+        } else {
+            ["/usr/bin", "/usr/local/bin", "/usr/libexec"]
+                .iter()
+                .map(|dir| Path::new(dir).join(&self.qemu))
+                .find(|path| path.exists())
+        };
+        found.with_context(|| {
+            format!(
+                "no QEMU at '{}' on this node: install qemu-system-x86 or set 'qemu' in the configuration",
+                self.qemu.display()
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line() {
+        let error = format!("{:#}", Config::parse("kit = '/k'\nimage_dir = ['/x']\n").unwrap_err());
+        assert!(error.contains("line 2") && error.contains("image_dir"), "{error}");
+    }
+
+    #[test]
+    fn values_out_of_range_name_the_key() {
+        for text in ["boot_timeout_s = 0", "max_vms_per_slot = 65", "max_vms_per_slot = 0", "accel = 'xen'"] {
+            let error = format!("{:#}", Config::parse(text).unwrap_err());
+            let named = error.contains(text.split(' ').next().unwrap()) || error.contains("xen");
+            assert!(named, "{error}");
+        }
+    }
+
+    #[test]
+    fn shares_are_read_with_and_without_target_and_mode() {
+        let share = |text: &str| text.parse::<ShareSpec>();
+        assert_eq!(share("/sw:ro").unwrap().to_string(), "/sw:/sw:ro");
+        assert_eq!(share("/data/x:/mnt/x").unwrap().to_string(), "/data/x:/mnt/x:rw");
+        assert_eq!(share("/a:/b:rw").unwrap().to_string(), "/a:/b:rw");
+        for bad in ["sw", "/a:b", "/a:/b:/c", "/a:/", "", "ro"] {
+            assert!(share(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_sample_configuration_is_valid_and_shows_the_defaults() {
+        let sample = include_str!("../slurm-conf/spank-vm.toml");
+        assert_eq!(Config::parse(sample).unwrap(), Config::default());
+    }
+}

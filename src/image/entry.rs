@@ -1,0 +1,76 @@
+//! One catalogue entry: the TOML file that describes an image.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// What the disk file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskFormat {
+    /// A squashfs file system.
+    Squashfs,
+    /// An erofs file system.
+    Erofs,
+    /// A raw disk that holds one file system, without partitions.
+    Raw,
+    /// The same in QEMU's own format.
+    Qcow2,
+}
+
+impl DiskFormat {
+    /// QEMU's name of the block driver that reads it.
+    pub fn block_driver(self) -> &'static str {
+        match self {
+            Self::Squashfs | Self::Erofs | Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+
+    /// The file system the agent should mount, `auto` where the format does not say.
+    pub fn root_fs(self) -> &'static str {
+        match self {
+            Self::Squashfs => "squashfs",
+            Self::Erofs => "erofs",
+            Self::Raw | Self::Qcow2 => "auto",
+        }
+    }
+}
+
+/// How a guest of the image comes up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BootMode {
+    /// The site's kernel and agent from the boot kit, the image's files.
+    #[default]
+    Kit,
+}
+
+/// The content of `NAME.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageEntry {
+    /// One line for people.
+    #[serde(default)]
+    pub description: String,
+    /// The disk file; relative to the entry's directory.
+    pub disk: PathBuf,
+    /// What the disk file is.
+    pub format: DiskFormat,
+    /// How a guest comes up.
+    #[serde(default)]
+    pub boot: BootMode,
+    /// More words for the guest kernel's command line.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub append: String,
+    /// Processor architecture of the image's programs.
+    #[serde(default = "default_arch")]
+    pub arch: String,
+    /// SHA-256 of the disk file in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+fn default_arch() -> String {
+    std::env::consts::ARCH.to_owned()
+}

@@ -1,0 +1,14 @@
+//! Images: named guest operating systems.
+//!
+//! An image is an entry `NAME.toml` in one of the site's image directories, beside or pointing to
+//! its disk. Images are read-only and are never copied for a job.
+
+#![forbid(unsafe_code)]
+
+mod catalogue;
+mod entry;
+mod import;
+
+pub use catalogue::{Catalogue, Image, ImageError};
+pub use entry::{DiskFormat, ImageEntry};
+pub use import::{ImportOptions, import};

@@ -1,0 +1,343 @@
+//! The runner: the host process that becomes the Slurm task and owns the VMs of its slot.
+//!
+//! ```text
+//! slot ─► plan (memory, processors) ─► shares ─► for each VM: scratch ─► qemu (argv) ─► child
+//!      ─► relay (poll loop: stdio, signals, channel of each vm) ─► how it ended
+//! ```
+//!
+//! Single-threaded; every wait is in the relay's poll and has a deadline until the command runs.
+//! Whatever way this process dies, its VMs die with it (`PR_SET_PDEATHSIG`) and their disks have no
+//! name that could be left behind.
+
+mod accel;
+mod child;
+pub mod log;
+mod plan;
+mod qemu;
+mod relay;
+mod scratch;
+mod shares;
+mod signals;
+mod stdio;
+mod tail;
+mod task;
+mod timing;
+mod vm;
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
+
+use self::child::QemuProcess;
+use self::plan::{SlotResources, VmSize};
+use self::qemu::{Accel, Machine, VmSpec};
+use self::relay::{Interrupted, Relay};
+use self::shares::Share;
+use self::signals::Signals;
+use self::stdio::{Output, RawTerminal, same_file, terminal_size};
+use self::task::Task;
+use self::timing::Moments;
+use self::vm::{End, Outputs, Phase, Vm};
+use crate::config::{AccelChoice, Config, MachineChoice};
+use crate::image::{Catalogue, Image};
+use crate::kit::Kit;
+use crate::proto::{ExitStatus, FailKind};
+use crate::request::ImageName;
+use crate::state::{self, Status};
+
+pub use self::signals::die_by;
+
+/// Exit code when not the command but the VM failed: as container runtimes do, above what programs use.
+pub const EXIT_VM_FAILED: u8 = 125;
+
+/// A boot that takes longer than this is announced to a person who waits at a terminal.
+const NOTICE_AFTER: Duration = Duration::from_secs(1);
+
+/// A slot and what is to run in it.
+#[derive(Debug)]
+pub struct Slot {
+    /// The site's configuration.
+    pub config: Config,
+    /// The image asked for.
+    pub image: ImageName,
+    /// VMs of this slot.
+    pub vms: u32,
+    /// Memory of the whole slot in MiB, where it is limited.
+    pub memory_mib: Option<u64>,
+    /// The command; empty is an error.
+    pub argv: Vec<OsString>,
+    /// `argv[0]` is a batch script that exists on the host only.
+    pub batch_script: bool,
+    /// The task's directory, made by the plugin.
+    pub state_dir: Option<PathBuf>,
+    /// Print the phases of each VM to stderr at the end.
+    pub timing: bool,
+    /// When the work for this slot began.
+    pub begin: Instant,
+}
+
+/// What a slot's VMs are made of: everything that is looked up once.
+struct Parts {
+    image: Image,
+    kit: Kit,
+    qemu: PathBuf,
+    machine: Machine,
+    size: VmSize,
+    boot_timeout: Duration,
+    shares: Vec<Share>,
+    task: Task,
+}
+
+/// How an attempt to run the slot ended.
+enum Attempt {
+    Ended(Vec<End>),
+    Died(Interrupted),
+}
+
+/// Runs the command in the slot's VMs and says how it ended: the highest exit code of all VMs.
+///
+/// # Errors
+/// When a VM could not be started or broke; the text is for the user. Nothing is left behind.
+pub fn run(slot: &Slot) -> anyhow::Result<ExitStatus> {
+    let signals = Signals::watch().context("signals")?;
+    let mut parts = prepare(slot)?;
+    let terminal = enter_terminal(&mut parts.task)?;
+    let decision = accel::decide(slot.config.accel, &slot.config.state_dir, &parts.qemu)?;
+    let mut attempt = run_vms(slot, &parts, &signals, decision.accel, decision.may_fall_back)?;
+    if decision.may_fall_back && never_came_up(&attempt) {
+        eprintln!(
+            "vm: warning: KVM does not run guests on this node although /dev/kvm can be opened; using emulation, \
+             which is slower (the administrator can set accel = 'tcg' to silence this)"
+        );
+        if let Err(error) = accel::remember_broken(&slot.config.state_dir, &parts.qemu) {
+            tracing::debug!("the verdict on KVM is not kept: {error:#}");
+        }
+        attempt = run_vms(slot, &parts, &signals, Accel::Tcg, false)?;
+    }
+    drop(terminal);
+    match attempt {
+        Attempt::Died(Interrupted::Signal(signal)) => Ok(ExitStatus::Signal(signal as u8)),
+        Attempt::Ended(ends) => Ok(conclude(slot, &ends)),
+    }
+}
+
+/// Looks up everything the VMs need; all that can be wrong with a request or a node shows here.
+fn prepare(slot: &Slot) -> anyhow::Result<Parts> {
+    let Slot { config, vms, .. } = slot;
+    ensure!(!slot.argv.is_empty(), "no command to run");
+    ensure!(
+        *vms <= config.max_vms_per_slot,
+        "--vms-per-slot={vms}: this site allows at most {} ('max_vms_per_slot')",
+        config.max_vms_per_slot
+    );
+    let image = Catalogue::new(&config.image_dirs).find(&slot.image)?;
+    image.open_disk()?;
+    ensure!(
+        image.entry.arch == std::env::consts::ARCH,
+        "image '{}' is for {}, this node is {}",
+        image.name,
+        image.entry.arch,
+        std::env::consts::ARCH
+    );
+    let kit = Kit::load(&config.kit)?;
+    let qemu = config.qemu_path()?;
+    let cpus = usable_cpus()?;
+    let size = plan::divide(&SlotResources {
+        vms: *vms,
+        memory_mib: slot.memory_mib,
+        default_mib: config.default_memory_mib,
+        overhead_mib: config.memory_overhead_mib,
+        cpus,
+    })?;
+    let task = Task::from_this_process(slot.argv.clone(), slot.batch_script)?;
+    let shares = shares::choose(&config.shares, &task.own_directories(config.share_home));
+    let machine = match config.machine {
+        MachineChoice::Microvm => Machine::Microvm,
+        MachineChoice::Auto | MachineChoice::Q35 => Machine::Q35,
+    };
+    // VMs that share a processor boot one after the other in effect.
+    let turns = vms.div_ceil(cpus);
+    let boot_timeout = Duration::from_secs(config.boot_timeout_s) * turns;
+    Ok(Parts { image, kit, qemu, machine, size, boot_timeout, shares, task })
+}
+
+/// Processors this process may run on: what Slurm bound the task to.
+fn usable_cpus() -> anyhow::Result<u32> {
+    let set = sched_getaffinity(Pid::from_raw(0)).context("processor affinity")?;
+    let count = (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).count();
+    Ok(count.max(1) as u32)
+}
+
+/// With a terminal on stdin and stdout, the command gets one of its own and this one is only a wire.
+/// Without, stderr stays apart from stdout unless the two are one file already.
+fn enter_terminal(task: &mut Task) -> anyhow::Result<Option<RawTerminal>> {
+    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+    if stdin.is_terminal() && stdout.is_terminal() {
+        task.set_terminal(terminal_size(stdin.as_fd()).unwrap_or((24, 80)));
+        return Ok(Some(RawTerminal::enter(stdin.as_fd()).context("the terminal")?));
+    }
+    if same_file(stdout.as_fd(), stderr.as_fd()) {
+        task.merge_stderr();
+    }
+    Ok(None)
+}
+
+/// Starts all VMs of the slot at once and relays until they have ended.
+fn run_vms(slot: &Slot, parts: &Parts, signals: &Signals, accel: Accel, is_trial: bool) -> anyhow::Result<Attempt> {
+    let boot_timeout = if is_trial { Duration::from_secs(slot.config.kvm_timeout_s) } else { parts.boot_timeout };
+    let count = slot.vms as usize;
+    let vms = (0..count).map(|index| start_vm(slot, parts, accel, index)).collect::<anyhow::Result<Vec<_>>>()?;
+    report_state(slot, parts, &vms);
+    let deadline = Instant::now() + boot_timeout;
+    let outputs = Outputs {
+        stdout: Output::new(io::stdout().as_fd(), count)?,
+        stderr: Output::new(io::stderr().as_fd(), count)?,
+    };
+    let mut relay = Relay {
+        vms,
+        outputs,
+        signals,
+        task: &parts.task,
+        shares: &parts.shares,
+        deadline,
+        boot_timeout,
+        notice_at: io::stderr().is_terminal().then(|| slot.begin + NOTICE_AFTER),
+        image: slot.image.as_str(),
+    };
+    let interrupted = relay.run()?;
+    for vm in &relay.vms {
+        tracing::info!(image = %slot.image, vm = vm.index, phases = %vm.moments, "vm ended");
+        if slot.timing {
+            eprintln!("vm: timing: vm={} {}", vm.index, vm.moments);
+        }
+    }
+    Ok(match interrupted {
+        Some(interrupted) => Attempt::Died(interrupted),
+        None => Attempt::Ended(
+            relay
+                .vms
+                .into_iter()
+                .map(|mut vm| match std::mem::replace(&mut vm.phase, Phase::Booting) {
+                    Phase::Ended(end) => end,
+                    other => End::Broken(format!("the relay left it {other:?}")),
+                })
+                .collect(),
+        ),
+    })
+}
+
+fn start_vm(slot: &Slot, parts: &Parts, accel: Accel, index: usize) -> anyhow::Result<Vm> {
+    let scratch = scratch::create(&parts.kit.scratch(), &slot.config.scratch_dir)?;
+    let (kernel, initramfs) = (parts.kit.kernel(), parts.kit.initramfs());
+    let process = QemuProcess::spawn(&parts.qemu, scratch, |inherited| {
+        VmSpec {
+            machine: parts.machine,
+            accel,
+            size: parts.size,
+            kernel: &kernel,
+            initramfs: &initramfs,
+            image: &parts.image,
+            scratch: inherited.scratch.as_raw_fd(),
+            channel: inherited.channel.as_raw_fd(),
+            console: inherited.console.as_raw_fd(),
+            shares: &parts.shares,
+        }
+        .args()
+    })?;
+    let mut moments = Moments::begin(slot.begin);
+    moments.spawned = Some(Instant::now());
+    // Any number that an earlier session of this guest did not use.
+    let nonce = u64::from(std::process::id()) << 32 | index as u64;
+    Ok(Vm::new(index, process, nonce, moments))
+}
+
+/// Tells `spank-vm ps` what runs. Nothing depends on it, so nothing fails for it.
+fn report_state(slot: &Slot, parts: &Parts, vms: &[Vm]) {
+    let Some(dir) = &slot.state_dir else { return };
+    let status = Status {
+        image: slot.image.to_string(),
+        runner_pid: std::process::id(),
+        qemu_pids: vms.iter().map(|vm| vm.process.pid()).collect(),
+        memory_mib: parts.size.memory_mib,
+        cpus: parts.size.cpus,
+    };
+    if let Err(error) = state::write_status(dir, &status) {
+        tracing::debug!("no status in {}: {error}", dir.display());
+    }
+}
+
+/// Whether no agent ever answered, which is what a KVM that does not run guests looks like.
+fn never_came_up(attempt: &Attempt) -> bool {
+    matches!(attempt, Attempt::Ended(ends) if ends.iter().all(|end| matches!(end, End::Broken(_))))
+}
+
+/// Combines the ends of all VMs: the highest code wins, and a signal counts as 128 + its number as in a shell.
+/// Reports what the user cannot see otherwise, each sentence once.
+fn conclude(slot: &Slot, ends: &[End]) -> ExitStatus {
+    let rank = |status: &ExitStatus| match status {
+        ExitStatus::Code(code) => u16::from(*code),
+        ExitStatus::Signal(signo) => 128 + u16::from(*signo),
+    };
+    let mut said: Vec<String> = Vec::new();
+    let statuses = ends.iter().map(|end| {
+        let (status, text) = match end {
+            End::Exited(status) => return *status,
+            End::NotStarted(FailKind::Setup, why) => {
+                (EXIT_VM_FAILED, format!("image '{}' cannot run the command: {why}", slot.image))
+            }
+            End::NotStarted(FailKind::NotFound, why) => (127, why.clone()),
+            End::NotStarted(FailKind::NotExecutable, why) => (126, why.clone()),
+            End::Broken(why) => (EXIT_VM_FAILED, format!("image '{}' on {}: {why}", slot.image, node())),
+        };
+        if !said.contains(&text) {
+            eprintln!("vm: error: {text}");
+            said.push(text);
+        }
+        ExitStatus::Code(status)
+    });
+    statuses.max_by_key(rank).unwrap_or(ExitStatus::Code(0))
+}
+
+/// This node's name as Slurm knows it.
+fn node() -> String {
+    let host = || nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    std::env::var("SLURMD_NODENAME").ok().or_else(host).unwrap_or_else(|| "this node".to_owned())
+}
+
+/// Tries whether KVM really runs a guest: the image's own boot, and a command that does nothing.
+///
+/// # Errors
+/// Why it does not.
+pub fn try_kvm(config: &Config, image: &ImageName) -> anyhow::Result<Duration> {
+    let config = Config { accel: AccelChoice::Kvm, boot_timeout_s: config.kvm_timeout_s, ..config.clone() };
+    let begin = Instant::now();
+    let slot = Slot {
+        config,
+        image: image.clone(),
+        vms: 1,
+        memory_mib: None,
+        argv: vec!["true".into()],
+        batch_script: false,
+        state_dir: None,
+        timing: false,
+        begin,
+    };
+    match run(&slot)? {
+        ExitStatus::Code(0) => Ok(begin.elapsed()),
+        status => bail!("the guest did not come up: {status:?}"),
+    }
+}
+
+/// Tries whether a VM's private disk can be made where the site wants it.
+///
+/// # Errors
+/// Why not.
+pub fn try_scratch(kit: &Kit, config: &Config) -> anyhow::Result<()> {
+    scratch::create(&kit.scratch(), &config.scratch_dir).map(drop)
+}

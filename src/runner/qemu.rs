@@ -1,0 +1,322 @@
+//! QEMU's command line as a pure function of what the VM is.
+
+#![forbid(unsafe_code)]
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::RawFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use super::plan::VmSize;
+use super::shares::Share;
+use crate::image::{DiskFormat, Image};
+use crate::proto::PORT_NAME;
+
+/// Virtual hardware.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Machine {
+    /// QEMU's minimal machine with virtio-mmio devices.
+    Microvm,
+    /// A PC with PCI Express.
+    Q35,
+}
+
+/// Who executes the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accel {
+    /// The processor, through /dev/kvm.
+    Kvm,
+    /// QEMU's translator.
+    Tcg,
+}
+
+/// Everything the command line says.
+#[derive(Debug)]
+pub struct VmSpec<'a> {
+    /// Virtual hardware.
+    pub machine: Machine,
+    /// Who executes it.
+    pub accel: Accel,
+    /// Memory and processors.
+    pub size: VmSize,
+    /// The kit's kernel (an ELF file with a PVH note, or a bzImage).
+    pub kernel: &'a Path,
+    /// The kit's initramfs.
+    pub initramfs: &'a Path,
+    /// The image whose disk becomes the guest's root.
+    pub image: &'a Image,
+    /// Open descriptor of the VM's private disk.
+    pub scratch: RawFd,
+    /// QEMU's end of the channel.
+    pub channel: RawFd,
+    /// QEMU's end of the console.
+    pub console: RawFd,
+    /// Host directories the guest sees.
+    pub shares: &'a [Share],
+}
+
+impl VmSpec<'_> {
+    /// The arguments after the program's name.
+    ///
+    /// Paths in option lists have their commas doubled: QEMU's syntax for a comma that is meant.
+    pub fn args(&self) -> Vec<OsString> {
+        let mut args = Args::default();
+        args.words("-no-user-config -nodefaults -display none -monitor none -parallel none -no-reboot");
+        // What the guest could try if it broke out of QEMU: no new programs, no privileges.
+        args.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+        args.pair("-name", "spank-vm,debug-threads=off");
+        args.pair("-machine", self.machine.option());
+        args.pair("-accel", self.accel.option());
+        args.pair("-cpu", self.accel.cpu_model());
+        args.pair("-smp", self.size.cpus.to_string());
+        args.pair("-m", format!("{}M", self.size.memory_mib));
+        args.pair("-kernel", self.kernel);
+        args.pair("-initrd", self.initramfs);
+        args.pair("-append", self.kernel_command_line());
+        self.console_and_channel(&mut args);
+        self.disks(&mut args);
+        self.shares(&mut args);
+        args.0
+    }
+
+    fn console_and_channel(&self, args: &mut Args) {
+        args.pair("-chardev", format!("socket,id=console,fd={}", self.console));
+        args.pair("-serial", "chardev:console");
+        args.pair("-chardev", format!("socket,id=channel,fd={}", self.channel));
+        args.pair("-device", format!("virtio-serial-{},max_ports=2", self.machine.bus()));
+        args.pair("-device", format!("virtserialport,chardev=channel,name={PORT_NAME}"));
+    }
+
+    fn disks(&self, args: &mut Args) {
+        let bus = self.machine.bus();
+        let format: DiskFormat = self.image.entry.format;
+        // locking=off: the image may lie on a file system without locks, and nobody ever writes to it.
+        args.list(
+            "-blockdev",
+            "driver=file,node-name=root-file,read-only=on,locking=off,filename=",
+            self.image.disk.as_os_str(),
+        );
+        let driver = format.block_driver();
+        args.pair("-blockdev", format!("driver={driver},node-name=root,read-only=on,file=root-file"));
+        args.pair("-device", format!("virtio-blk-{bus},drive=root,serial=root"));
+        // The scratch disk dies with the VM: flushing it to the host's disk would be work for nothing.
+        args.pair("-add-fd", format!("fd={},set=1", self.scratch));
+        args.pair(
+            "-blockdev",
+            "driver=file,node-name=scratch-file,locking=off,discard=unmap,cache.no-flush=on,filename=/dev/fdset/1",
+        );
+        args.pair("-blockdev", "driver=raw,node-name=scratch,discard=unmap,cache.no-flush=on,file=scratch-file");
+        args.pair("-device", format!("virtio-blk-{bus},drive=scratch,serial=scratch"));
+    }
+
+    fn shares(&self, args: &mut Args) {
+        for share in self.shares {
+            let tag = &share.tag;
+            let mode = if share.read_only { "on" } else { "off" };
+            // security_model=none: the guest acts with the rights of the user QEMU runs as, whoever it says it is.
+            // multidevs=remap: one share may span several host file systems.
+            args.list(
+                "-fsdev",
+                &format!("local,id={tag},security_model=none,multidevs=remap,readonly={mode},path="),
+                share.source.as_os_str(),
+            );
+            args.pair("-device", format!("virtio-9p-{},fsdev={tag},mount_tag={tag}", self.machine.bus()));
+        }
+    }
+
+    fn kernel_command_line(&self) -> String {
+        let entry = &self.image.entry;
+        let mut words = vec!["console=ttyS0 quiet loglevel=1 panic=-1 8250.nr_uarts=1".to_owned()];
+        words.push(self.machine.kernel_words().to_owned());
+        words.push(self.accel.kernel_words().to_owned());
+        words.push(format!("spank_vm.rootfs={}", entry.format.root_fs()));
+        words.push(entry.append.clone());
+        words.retain(|word| !word.is_empty());
+        words.join(" ")
+    }
+}
+
+impl Machine {
+    fn option(self) -> &'static str {
+        match self {
+            // The wall clock comes over the channel, interrupts through the IO-APIC.
+            Self::Microvm => "microvm,acpi=on,pic=off,pit=off,rtc=off,usb=off,isa-serial=on",
+            Self::Q35 => "q35,usb=off,vmport=off,smbus=off,sata=off,i8042=off",
+        }
+    }
+
+    /// Suffix of virtio device names on this machine's bus.
+    fn bus(self) -> &'static str {
+        match self {
+            Self::Microvm => "device",
+            Self::Q35 => "pci",
+        }
+    }
+
+    fn kernel_words(self) -> &'static str {
+        match self {
+            Self::Microvm => "pci=off",
+            Self::Q35 => "",
+        }
+    }
+}
+
+impl Accel {
+    fn option(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            // The translation cache is memory of the job; 64 MiB hold a working set, the default is up to 1 GiB.
+            Self::Tcg => "tcg,thread=multi,tb-size=64",
+        }
+    }
+
+    fn cpu_model(self) -> &'static str {
+        match self {
+            Self::Kvm => "host",
+            Self::Tcg => "max",
+        }
+    }
+
+    fn kernel_words(self) -> &'static str {
+        match self {
+            Self::Kvm => "",
+            // The emulated time stamp counter is steady; measuring that takes the guest a second.
+            Self::Tcg => "tsc=reliable no_timer_check mitigations=off",
+        }
+    }
+}
+
+/// A growing argument list.
+#[derive(Default)]
+struct Args(Vec<OsString>);
+
+impl Args {
+    fn words(&mut self, words: &str) {
+        self.0.extend(words.split(' ').map(OsString::from));
+    }
+
+    fn pair(&mut self, option: &str, value: impl AsRef<OsStr>) {
+        self.0.push(option.into());
+        self.0.push(value.as_ref().to_owned());
+    }
+
+    /// An option whose list ends with a value that may hold commas.
+    fn list(&mut self, option: &str, list: &str, last: &OsStr) {
+        let mut value = list.as_bytes().to_vec();
+        for &byte in last.as_bytes() {
+            value.push(byte);
+            if byte == b',' {
+                value.push(byte);
+            }
+        }
+        self.pair(option, OsString::from_vec(value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::ImageEntry;
+
+    fn image() -> Image {
+        let entry: ImageEntry =
+            toml::from_str("disk = 'x'\nformat = 'squashfs'\nappend = 'vsyscall=emulate'\n").unwrap();
+        Image {
+            name: "debian12".parse().unwrap(),
+            entry,
+            entry_path: "/images/debian12.toml".into(),
+            disk: "/images/a,b.squashfs".into(),
+        }
+    }
+
+    fn spec(image: &Image, machine: Machine, accel: Accel) -> String {
+        let shares =
+            [Share { tag: "s0".into(), source: "/home/ada".into(), target: "/home/ada".into(), read_only: false }];
+        let spec = VmSpec {
+            machine,
+            accel,
+            size: VmSize { memory_mib: 512, cpus: 2 },
+            kernel: Path::new("/kit/vmlinux"),
+            initramfs: Path::new("/kit/initramfs.cpio"),
+            image,
+            scratch: 7,
+            channel: 8,
+            console: 9,
+            shares: &shares,
+        };
+        spec.args().iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_whole_command_line_of_a_microvm_under_emulation() {
+        let expected = "\
+-no-user-config
+-nodefaults
+-display
+none
+-monitor
+none
+-parallel
+none
+-no-reboot
+-sandbox
+on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
+-name
+spank-vm,debug-threads=off
+-machine
+microvm,acpi=on,pic=off,pit=off,rtc=off,usb=off,isa-serial=on
+-accel
+tcg,thread=multi,tb-size=64
+-cpu
+max
+-smp
+2
+-m
+512M
+-kernel
+/kit/vmlinux
+-initrd
+/kit/initramfs.cpio
+-append
+console=ttyS0 quiet loglevel=1 panic=-1 8250.nr_uarts=1 pci=off tsc=reliable no_timer_check mitigations=off \
+spank_vm.rootfs=squashfs vsyscall=emulate
+-chardev
+socket,id=console,fd=9
+-serial
+chardev:console
+-chardev
+socket,id=channel,fd=8
+-device
+virtio-serial-device,max_ports=2
+-device
+virtserialport,chardev=channel,name=org.spank-vm.agent
+-blockdev
+driver=file,node-name=root-file,read-only=on,locking=off,filename=/images/a,,b.squashfs
+-blockdev
+driver=raw,node-name=root,read-only=on,file=root-file
+-device
+virtio-blk-device,drive=root,serial=root
+-add-fd
+fd=7,set=1
+-blockdev
+driver=file,node-name=scratch-file,locking=off,discard=unmap,cache.no-flush=on,filename=/dev/fdset/1
+-blockdev
+driver=raw,node-name=scratch,discard=unmap,cache.no-flush=on,file=scratch-file
+-device
+virtio-blk-device,drive=scratch,serial=scratch
+-fsdev
+local,id=s0,security_model=none,multidevs=remap,readonly=off,path=/home/ada
+-device
+virtio-9p-device,fsdev=s0,mount_tag=s0";
+        assert_eq!(spec(&image(), Machine::Microvm, Accel::Tcg), expected);
+    }
+
+    #[test]
+    fn kvm_on_q35_differs_in_machine_bus_and_processor_only() {
+        let line = spec(&image(), Machine::Q35, Accel::Kvm);
+        for expected in ["\nkvm\n", "\nhost\n", "\nq35,", "virtio-blk-pci,drive=root", "virtio-9p-pci,fsdev=s0"] {
+            assert!(line.contains(expected), "{expected} in {line}");
+        }
+        assert!(!line.contains("tsc=reliable") && !line.contains("pci=off"), "{line}");
+    }
+}

@@ -1,0 +1,51 @@
+//! The end of a stream of text that is only looked at when something goes wrong.
+
+#![forbid(unsafe_code)]
+
+/// Keeps the last bytes of what was pushed.
+#[derive(Debug, Default)]
+pub struct Tail {
+    bytes: Vec<u8>,
+}
+
+/// Bytes kept.
+const KEPT: usize = 16 * 1024;
+
+impl Tail {
+    /// Appends `bytes`, dropping the oldest beyond 16 KiB.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        if self.bytes.len() > 2 * KEPT {
+            self.bytes.drain(..self.bytes.len() - KEPT);
+        }
+    }
+
+    /// The line that most likely says what happened: the last kernel panic, else the last line
+    /// that has text. Control characters are taken out, they come from the guest.
+    pub fn telling_line(&self) -> Option<String> {
+        let text = String::from_utf8_lossy(&self.bytes);
+        let clean =
+            |line: &str| line.chars().filter(|c| !c.is_control()).take(200).collect::<String>().trim().to_owned();
+        let lines: Vec<String> = text.lines().map(clean).filter(|line| !line.is_empty()).collect();
+        let panic = lines.iter().rfind(|line| line.contains("Kernel panic") || line.contains("spank-vm-agent:"));
+        panic.or(lines.last()).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_preferred_to_the_noise_after_it() {
+        let mut tail = Tail::default();
+        assert_eq!(tail.telling_line(), None);
+        tail.push(b"[ 1.0] Kernel panic - not syncing: VFS\r\n[ 1.1] Rebooting\x1b[0m..\r\n\r\n");
+        assert_eq!(tail.telling_line().unwrap(), "[ 1.0] Kernel panic - not syncing: VFS");
+        for _ in 0..10_000 {
+            tail.push(b"a line\x07 of noise\n");
+        }
+        assert_eq!(tail.telling_line().unwrap(), "a line of noise");
+        assert!(tail.bytes.len() <= 2 * KEPT);
+    }
+}

@@ -1,0 +1,253 @@
+//! The user's command as the agent is told about it: what a bare-metal task would have, less what
+//! makes no sense in a guest.
+
+#![forbid(unsafe_code)]
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, User, getgroups};
+
+use super::shares::{Share, visible};
+use crate::proto::{DATA_CHUNK, ToGuest};
+
+/// Variables of the plugin and the runner, never shown to the command.
+const OWN_PREFIX: &str = "SPANK_VM";
+
+/// Variables that name sockets and directories of a login on the host.
+const HOST_ONLY: [&str; 4] = ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "SSH_AUTH_SOCK", "SSH_AGENT_PID"];
+
+/// Bytes of host entropy that every guest gets before its command runs.
+const ENTROPY_BYTES: usize = 64;
+
+/// The command with everything that a task inherits.
+#[derive(Debug)]
+pub struct Task {
+    argv: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    cwd: PathBuf,
+    user: User,
+    groups: Vec<Gid>,
+    umask: u32,
+    script: Option<Vec<u8>>,
+    terminal: Option<(u16, u16)>,
+    /// stdout and stderr of the task are one file: their order must be kept.
+    merge_stderr: bool,
+}
+
+impl Task {
+    /// Describes `argv` as this process would run it: same user, groups, directory, environment and limits.
+    ///
+    /// `batch_script` says that `argv[0]` is a file that exists on the host only.
+    ///
+    /// # Errors
+    /// When the working directory or the script cannot be read.
+    pub fn from_this_process(argv: Vec<OsString>, batch_script: bool) -> anyhow::Result<Self> {
+        let uid = Uid::current();
+        let env: Vec<_> = std::env::vars_os().collect();
+        let script = match argv.first() {
+            Some(path) if batch_script => {
+                Some(read(Path::new(path)).with_context(|| format!("batch script {}", Path::new(path).display()))?)
+            }
+            _ => None,
+        };
+        // Reading the mask means setting it; nothing else runs in this process.
+        let mask = umask(Mode::empty());
+        umask(mask);
+        Ok(Self {
+            argv,
+            env,
+            cwd: std::env::current_dir().context("the working directory")?,
+            user: User::from_uid(uid)?.unwrap_or_else(|| nameless(uid)),
+            groups: getgroups()?,
+            umask: mask.bits(),
+            script,
+            terminal: None,
+            merge_stderr: false,
+        })
+    }
+
+    /// Gives the command a terminal of this size.
+    pub fn set_terminal(&mut self, size: (u16, u16)) {
+        self.terminal = Some(size);
+    }
+
+    /// Makes the command's stderr the same file as its stdout.
+    pub fn merge_stderr(&mut self) {
+        self.merge_stderr = true;
+    }
+
+    /// The user's directories that a guest should see: home, submit directory, working directory.
+    pub fn own_directories(&self, share_home: bool) -> Vec<PathBuf> {
+        let submit_dir = self.variable("SLURM_SUBMIT_DIR").map(PathBuf::from);
+        let home = share_home.then(|| self.user.dir.clone());
+        [home, submit_dir, Some(self.cwd.clone())].into_iter().flatten().collect()
+    }
+
+    /// Name of the VM number `index` of `vms` as its own `hostname` shows it.
+    pub fn hostname(&self, index: u32, vms: u32) -> String {
+        let number = |name| self.variable(name).and_then(|value| value.to_str()?.parse::<u64>().ok());
+        let mut name = match (number("SLURM_JOB_ID"), number("SLURM_PROCID")) {
+            (Some(job), Some(rank)) => format!("vm{job}-{rank}"),
+            _ => "vm".to_owned(),
+        };
+        if vms > 1 {
+            name.push_str(&format!("-{index}"));
+        }
+        name
+    }
+
+    fn variable(&self, name: &str) -> Option<&OsStr> {
+        self.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
+    }
+
+    /// Appends the messages that make VM number `index` of `vms` run the command.
+    ///
+    /// # Errors
+    /// When the host's random generator cannot be read.
+    pub fn describe(&self, index: u32, vms: u32, shares: &[Share], out: &mut Vec<u8>) -> anyhow::Result<()> {
+        let mut send = |message: ToGuest<'_>| message.encode(0, out);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        send(ToGuest::Clock(now.as_nanos() as u64));
+        send(ToGuest::Hostname(self.hostname(index, vms).as_bytes()));
+        send(ToGuest::Entropy(&host_entropy()?));
+        for Share { tag, target, read_only, .. } in shares {
+            let path = target.as_os_str().as_bytes();
+            send(ToGuest::Share { tag: tag.as_bytes(), path, read_only: *read_only });
+        }
+        send(ToGuest::User {
+            name: self.user.name.as_bytes(),
+            home: self.user.dir.as_os_str().as_bytes(),
+            shell: self.user.shell.as_os_str().as_bytes(),
+        });
+        let groups = self.groups.iter().map(|gid| gid.as_raw()).collect();
+        let (uid, gid) = (Uid::current().as_raw(), Gid::current().as_raw());
+        send(ToGuest::Credentials { uid, gid, umask: self.umask, groups });
+        for (resource, soft, hard) in limits() {
+            send(ToGuest::Rlimit { resource, soft, hard });
+        }
+        send(ToGuest::Cwd(self.cwd.as_os_str().as_bytes()));
+        for arg in &self.argv {
+            send(ToGuest::Arg(arg.as_bytes()));
+        }
+        for pair in self.guest_environment(index, vms, shares) {
+            send(ToGuest::Env(pair.as_bytes()));
+        }
+        if let (Some(script), Some(path)) = (&self.script, self.argv.first()) {
+            send(ToGuest::File { mode: 0o700, path: path.as_bytes() });
+            script.chunks(DATA_CHUNK).for_each(|part| send(ToGuest::FileData(part)));
+        }
+        if let Some((rows, cols)) = self.terminal {
+            send(ToGuest::Pty { rows, cols });
+        }
+        if self.merge_stderr {
+            send(ToGuest::MergeStderr);
+        }
+        send(ToGuest::Start);
+        Ok(())
+    }
+
+    /// The task's environment as the command in the guest gets it.
+    fn guest_environment(&self, index: u32, vms: u32, shares: &[Share]) -> Vec<OsString> {
+        let kept = self.env.iter().filter(|(name, value)| {
+            let name = name.to_string_lossy();
+            // A temporary directory of the host exists in the guest only under a share.
+            let host_tmpdir = name == "TMPDIR" && value != "/tmp" && !visible(shares, Path::new(value));
+            !(name.starts_with(OWN_PREFIX) || HOST_ONLY.contains(&name.as_ref()) || host_tmpdir)
+        });
+        let mut pairs: Vec<OsString> = kept.map(|(name, value)| pair(name, value)).collect();
+        pairs.push(format!("SLURM_VM_INDEX={index}").into());
+        pairs.push(format!("SLURM_VMS_PER_SLOT={vms}").into());
+        pairs
+    }
+}
+
+fn pair(name: &OsStr, value: &OsStr) -> OsString {
+    let mut pair = name.to_owned();
+    pair.push("=");
+    pair.push(value);
+    pair
+}
+
+/// A uid without an account still runs jobs.
+fn nameless(uid: Uid) -> User {
+    User {
+        name: format!("uid{uid}"),
+        passwd: c"x".to_owned(),
+        uid,
+        gid: Gid::current(),
+        gecos: c"".to_owned(),
+        dir: "/".into(),
+        shell: "/bin/sh".into(),
+    }
+}
+
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    std::fs::read(path)
+}
+
+fn host_entropy() -> anyhow::Result<[u8; ENTROPY_BYTES]> {
+    let mut bytes = [0; ENTROPY_BYTES];
+    File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes)).context("/dev/urandom")?;
+    Ok(bytes)
+}
+
+/// The limits that Slurm or the user set on this task, by their Linux numbers.
+fn limits() -> impl Iterator<Item = (u8, u64, u64)> {
+    let resources = [
+        Resource::RLIMIT_CPU,
+        Resource::RLIMIT_FSIZE,
+        Resource::RLIMIT_DATA,
+        Resource::RLIMIT_STACK,
+        Resource::RLIMIT_CORE,
+        Resource::RLIMIT_NPROC,
+        Resource::RLIMIT_NOFILE,
+        Resource::RLIMIT_MEMLOCK,
+        Resource::RLIMIT_AS,
+    ];
+    resources.into_iter().filter_map(|resource| {
+        let (soft, hard) = getrlimit(resource).ok()?;
+        Some((resource as u8, soft, hard))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(env: &[(&str, &str)]) -> Task {
+        let env = env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        Task { env, ..Task::from_this_process(vec!["true".into()], false).unwrap() }
+    }
+
+    #[test]
+    fn the_environment_loses_only_what_is_of_the_host() {
+        let task = task(&[
+            ("SLURM_JOB_ID", "7"),
+            ("SPANK_VM_REQUEST", "secret"),
+            ("XDG_RUNTIME_DIR", "/run/user/1"),
+            ("TMPDIR", "/scratch/7"),
+            ("A", "line\nline=\u{e9}"),
+        ]);
+        let env = task.guest_environment(1, 3, &[]);
+        let env: Vec<_> = env.iter().map(|pair| pair.to_str().unwrap()).collect();
+        assert_eq!(env, ["SLURM_JOB_ID=7", "A=line\nline=\u{e9}", "SLURM_VM_INDEX=1", "SLURM_VMS_PER_SLOT=3"]);
+        let share = Share { tag: "s0".into(), source: "/scratch".into(), target: "/scratch".into(), read_only: false };
+        assert!(task.guest_environment(0, 1, &[share]).contains(&OsString::from("TMPDIR=/scratch/7")));
+    }
+
+    #[test]
+    fn hostnames_tell_job_task_and_vm_apart() {
+        let task_of_job = task(&[("SLURM_JOB_ID", "12"), ("SLURM_PROCID", "3")]);
+        assert_eq!(task_of_job.hostname(0, 1), "vm12-3");
+        assert_eq!(task_of_job.hostname(2, 4), "vm12-3-2");
+        assert_eq!(task(&[]).hostname(0, 1), "vm");
+    }
+}

@@ -1,0 +1,311 @@
+//! One VM as the runner sees it: a process, a channel, and how far it has come.
+
+#![forbid(unsafe_code)]
+
+use std::io::{self, Read, Write};
+use std::time::Instant;
+
+use super::child::QemuProcess;
+use super::stdio::Output;
+use super::tail::Tail;
+use super::timing::Moments;
+use crate::proto::{
+    self, DATA_CHUNK, Decoder, ExitStatus, FailKind, Level, ProtoError, RecvWindow, SendWindow, Stream, ToGuest, ToHost,
+};
+
+/// How far a VM has come.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// QEMU runs; the agent has not answered.
+    Booting,
+    /// The agent has answered and waits for its task.
+    Up,
+    /// The task's description was sent.
+    Starting,
+    /// The command runs.
+    Running,
+    /// Nothing more will come.
+    Ended(End),
+}
+
+/// How a VM ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// Its command ended.
+    Exited(ExitStatus),
+    /// Its command could not be started.
+    NotStarted(FailKind, String),
+    /// The VM itself failed; the text says how, for the user.
+    Broken(String),
+}
+
+/// The two outputs that the VMs of a slot share, and what the agent of a new VM must be told.
+#[derive(Debug)]
+pub struct Outputs {
+    /// The task's stdout.
+    pub stdout: Output,
+    /// The task's stderr.
+    pub stderr: Output,
+}
+
+impl Outputs {
+    fn of(&mut self, stream: Stream) -> Option<&mut Output> {
+        match stream {
+            Stream::Stdout => Some(&mut self.stdout),
+            Stream::Stderr => Some(&mut self.stderr),
+            Stream::Stdin => None,
+        }
+    }
+}
+
+/// Bytes taken from one VM before the others get their turn.
+const TURN: usize = 4 * DATA_CHUNK;
+
+/// One VM of a slot.
+#[derive(Debug)]
+pub struct Vm {
+    /// Its number within the slot, from 0.
+    pub index: usize,
+    /// QEMU.
+    pub process: QemuProcess,
+    /// How far it has come.
+    pub phase: Phase,
+    /// When what, for `--timing` and the log.
+    pub moments: Moments,
+    /// Credit for stdin.
+    stdin: SendWindow,
+    received: [RecvWindow; 2],
+    decoder: Decoder,
+    nonce: u64,
+    unsent: Vec<u8>,
+    console: Tail,
+    complaints: Tail,
+}
+
+impl Vm {
+    /// A VM whose QEMU was just started. The HELLO waits in the channel until the agent opens it.
+    pub fn new(index: usize, process: QemuProcess, nonce: u64, moments: Moments) -> Self {
+        let mut vm = Self {
+            index,
+            process,
+            phase: Phase::Booting,
+            moments,
+            stdin: SendWindow::default(),
+            received: Default::default(),
+            decoder: Decoder::new(),
+            nonce,
+            unsent: Vec::new(),
+            console: Tail::default(),
+            complaints: Tail::default(),
+        };
+        vm.send(ToGuest::Hello { version: proto::VERSION, nonce });
+        vm
+    }
+
+    /// Whether nothing more will come.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended(_))
+    }
+
+    /// Whether the agent has answered.
+    pub fn is_up(&self) -> bool {
+        !matches!(self.phase, Phase::Booting)
+    }
+
+    /// Whether the agent waits for its task.
+    pub fn is_waiting_for_task(&self) -> bool {
+        self.phase == Phase::Up
+    }
+
+    /// Queues a message. What is queued is bounded: stdin by its window, the rest by being rare.
+    pub fn send(&mut self, message: ToGuest<'_>) {
+        message.encode(0, &mut self.unsent);
+    }
+
+    /// Queues the messages of a task's description and the start of its command.
+    pub fn start(&mut self, description: &[u8]) {
+        self.unsent.extend_from_slice(description);
+        self.phase = Phase::Starting;
+    }
+
+    /// Bytes of stdin that may be sent now.
+    pub fn stdin_room(&self) -> usize {
+        self.stdin.available().min(DATA_CHUNK)
+    }
+
+    /// Queues bytes of stdin, at most [`Vm::stdin_room`].
+    pub fn send_stdin(&mut self, bytes: &[u8]) {
+        self.stdin.spend(bytes.len());
+        self.send(ToGuest::Data(Stream::Stdin, bytes));
+    }
+
+    /// Notes that output of this VM was written, and returns the credit.
+    pub fn output_written(&mut self, stream: Stream, bytes: usize) {
+        if let Some(credit) = self.received[stream as usize - 1].consume(bytes) {
+            self.send(ToGuest::Window(stream, credit));
+        }
+    }
+
+    /// Whether something waits to be sent.
+    pub fn wants_to_send(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
+    /// Sends what the channel takes now.
+    pub fn flush(&mut self) {
+        let mut sent = 0;
+        while sent < self.unsent.len() {
+            match self.process.channel.write(&self.unsent[sent..]) {
+                Ok(n) => sent += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Anything but a full channel means QEMU is gone; reading finds out how.
+                Err(_) => break,
+            }
+        }
+        self.unsent.drain(..sent);
+    }
+
+    /// Takes what the agent sent.
+    pub fn receive(&mut self, outputs: &mut Outputs) {
+        let mut buf = [0; DATA_CHUNK];
+        let mut taken = 0;
+        while taken < TURN && !self.has_ended() {
+            match self.process.channel.read(&mut buf) {
+                Ok(0) => self.lost(outputs),
+                Ok(n) => {
+                    taken += n;
+                    if let Err(error) = self.decode(&buf[..n], outputs) {
+                        self.end(End::Broken(format!("the guest does not speak the protocol: {error}")), outputs);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => self.lost(outputs),
+            }
+        }
+    }
+
+    fn decode(&mut self, bytes: &[u8], outputs: &mut Outputs) -> Result<(), ProtoError> {
+        let mut decoder = std::mem::take(&mut self.decoder);
+        decoder.push(bytes);
+        while let Some(frame) = decoder.next_frame()? {
+            self.handle(ToHost::parse(frame)?, outputs)?;
+        }
+        self.decoder = decoder;
+        Ok(())
+    }
+
+    fn handle(&mut self, message: ToHost<'_>, outputs: &mut Outputs) -> Result<(), ProtoError> {
+        match (&self.phase, message) {
+            (Phase::Booting, ToHost::Hello { version, nonce, times }) => {
+                // Another nonce answers a session before this one.
+                if nonce == self.nonce {
+                    self.moments.ready = Some(Instant::now());
+                    self.moments.boot = times;
+                    self.phase = Phase::Up;
+                    if version != proto::VERSION {
+                        let why = format!(
+                            "the boot kit's agent speaks protocol {version}, this program {}: rebuild the kit with \
+                             'spank-vm kit build'",
+                            proto::VERSION
+                        );
+                        self.end(End::Broken(why), outputs);
+                    }
+                }
+            }
+            (_, ToHost::Log { level, text }) => {
+                let text = printable(text);
+                match level {
+                    Level::Warn => eprintln!("vm: warning: {text}"),
+                    Level::Info => tracing::info!(vm = self.index, "agent: {text}"),
+                    Level::Debug => tracing::debug!(vm = self.index, "agent: {text}"),
+                }
+            }
+            (Phase::Starting, ToHost::Started(_)) => {
+                self.moments.started = Some(Instant::now());
+                self.phase = Phase::Running;
+            }
+            (Phase::Up | Phase::Starting, ToHost::Failed(kind, text)) => {
+                let text = printable(text);
+                self.end(End::NotStarted(kind, text), outputs);
+            }
+            (Phase::Running, ToHost::Data(stream @ (Stream::Stdout | Stream::Stderr), bytes)) => {
+                self.moments.first_output.get_or_insert_with(Instant::now);
+                self.received[stream as usize - 1].receive(stream as u8, bytes.len())?;
+                outputs.of(stream).expect("an output").push(self.index, bytes);
+            }
+            (Phase::Running, ToHost::Eof(stream)) => {
+                if let Some(output) = outputs.of(stream) {
+                    output.flush_partial(self.index);
+                }
+            }
+            (Phase::Running, ToHost::Window(Stream::Stdin, bytes)) => self.stdin.refill(bytes)?,
+            (Phase::Running, ToHost::Exit(status)) => self.end(End::Exited(status), outputs),
+            // What was on its way when the VM was declared ended.
+            (Phase::Ended(_), _) => {}
+            (_, ToHost::Hello { .. }) => return Err(ProtoError::OutOfOrder("HELLO")),
+            (_, ToHost::Started(_)) => return Err(ProtoError::OutOfOrder("STARTED")),
+            (_, ToHost::Failed(..)) => return Err(ProtoError::OutOfOrder("FAILED")),
+            (_, ToHost::Data(..)) => return Err(ProtoError::OutOfOrder("DATA")),
+            (_, ToHost::Eof(_)) => return Err(ProtoError::OutOfOrder("EOF")),
+            (_, ToHost::Window(..)) => return Err(ProtoError::OutOfOrder("WINDOW")),
+            (_, ToHost::Synced) => return Err(ProtoError::OutOfOrder("SYNCED")),
+            (_, ToHost::Exit(_)) => return Err(ProtoError::OutOfOrder("EXIT")),
+        }
+        Ok(())
+    }
+
+    /// Ends the VM: QEMU is killed and waited for, its last unfinished lines are passed on.
+    pub fn end(&mut self, end: End, outputs: &mut Outputs) {
+        self.moments.ended = Some(Instant::now());
+        let _ = self.process.finish();
+        self.moments.gone = Some(Instant::now());
+        outputs.stdout.flush_partial(self.index);
+        outputs.stderr.flush_partial(self.index);
+        self.unsent.clear();
+        self.phase = Phase::Ended(end);
+    }
+
+    /// The channel broke: finds out from QEMU's end and from what was printed what happened.
+    fn lost(&mut self, outputs: &mut Outputs) {
+        self.read_texts();
+        let how = match self.process.ended_by_itself() {
+            Some(status) => match (std::os::unix::process::ExitStatusExt::signal(&status), status.code()) {
+                (Some(libc::SIGKILL), _) => {
+                    "QEMU was killed; if that was for lack of memory, ask for more with --mem".to_owned()
+                }
+                (Some(signo), _) => format!("QEMU was killed by signal {signo}"),
+                (None, Some(0)) => "the guest stopped by itself".to_owned(),
+                (None, code) => format!("QEMU failed with code {}", code.unwrap_or(-1)),
+            },
+            None => "QEMU closed the channel".to_owned(),
+        };
+        let end = End::Broken(format!("{how}{}", self.last_words()));
+        self.end(end, outputs);
+    }
+
+    /// Reads what the guest's kernel and QEMU printed.
+    pub fn read_texts(&mut self) {
+        let mut buf = [0; 4096];
+        while let Ok(n @ 1..) = self.process.console.read(&mut buf) {
+            self.console.push(&buf[..n]);
+        }
+        while let Ok(n @ 1..) = nix::unistd::read(&self.process.stderr, &mut buf) {
+            self.complaints.push(&buf[..n]);
+        }
+    }
+
+    /// What QEMU or the guest's console said last, as the end of a sentence.
+    pub fn last_words(&self) -> String {
+        match (self.complaints.telling_line(), self.console.telling_line()) {
+            (Some(line), _) => format!("; QEMU said: \"{line}\""),
+            (None, Some(line)) => format!("; its console ended with: \"{line}\""),
+            (None, None) => "; its console is empty".to_owned(),
+        }
+    }
+}
+
+/// Text of the guest, fit for a terminal and a log.
+fn printable(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).chars().filter(|c| !c.is_control()).take(1000).collect()
+}
