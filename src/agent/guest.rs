@@ -1,0 +1,206 @@
+//! The [`Machine`] that the agent really runs on.
+
+#![forbid(unsafe_code)]
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::time::TimeSpec;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::time::{ClockId, clock_settime};
+use nix::unistd::{Gid, Pid, Uid, chown, sethostname};
+
+use crate::proto::{BootTimes, ExitStatus};
+
+use super::accounts::{Account, missing_group_entry, missing_hosts_entry, missing_passwd_entry};
+use super::error::{AgentError, Doing};
+use super::kmsg;
+use super::machine::{Machine, Reaped};
+use super::net::{self, NetSetup};
+use super::shares::Shares;
+use super::sys;
+use super::task::Credentials;
+
+/// How long killed processes may take to vanish before a session goes on without them: one that
+/// waits for a dead share cannot be killed.
+pub(super) const BURIAL: Duration = Duration::from_secs(5);
+
+/// The guest whose PID 1 this process is.
+#[derive(Debug)]
+pub(super) struct Guest {
+    times: BootTimes,
+    boot_error: Option<AgentError>,
+    shares: Shares,
+    children: SignalFd,
+}
+
+impl Guest {
+    /// Takes over the duties of init.
+    pub fn new(times: BootTimes, boot_error: Option<AgentError>) -> Result<Self, AgentError> {
+        assert_eq!(std::process::id(), 1, "kill(-1) is only sane in a guest of our own");
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGCHLD);
+        let children = mask
+            .thread_block()
+            .and_then(|()| SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK))
+            .doing(|| "watch for dead children".to_owned())?;
+        Ok(Self { times, boot_error, shares: Shares::default(), children })
+    }
+
+    /// The shell of the account, or the one every image has.
+    fn with_a_shell_that_exists(account: &Account) -> Account {
+        let shell = std::ffi::OsStr::from_bytes(&account.shell);
+        let shell = if Path::new(shell).exists() { account.shell.clone() } else { b"/bin/sh".to_vec() };
+        Account { shell, ..account.clone() }
+    }
+}
+
+impl Machine for Guest {
+    fn boot_times(&self) -> BootTimes {
+        self.times
+    }
+
+    fn boot_error(&self) -> Option<&AgentError> {
+        self.boot_error.as_ref()
+    }
+
+    fn set_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
+        let time = TimeSpec::from_duration(Duration::from_nanos(nanoseconds));
+        clock_settime(ClockId::CLOCK_REALTIME, time).doing(|| "set the clock".to_owned())
+    }
+
+    fn set_hostname(&mut self, name: &[u8]) -> Result<(), AgentError> {
+        sethostname(std::ffi::OsStr::from_bytes(name)).doing(|| "set the host name".to_owned())?;
+        let mut line = name.to_vec();
+        line.push(b'\n');
+        // Only for programs that read the file; most ask the kernel.
+        let _ = fs::write("/etc/hostname", line);
+        append_missing("/etc/hosts", |text| missing_hosts_entry(text, name))
+    }
+
+    fn add_entropy(&mut self, seed: &[u8]) -> Result<(), AgentError> {
+        let random = File::open("/dev/urandom").doing(|| "open /dev/urandom".to_owned())?;
+        sys::seed_random(&random, seed).doing(|| "seed the random generator".to_owned())?;
+        // The kernel draws its boot id when it is first read, so that one differs by itself now.
+        let id = fs::read_to_string("/proc/sys/kernel/random/uuid").doing(|| "draw a machine id".to_owned())?;
+        let id: String = id.trim().chars().filter(|&digit| digit != '-').collect();
+        let path = "/etc/machine-id";
+        match Path::new("/etc").is_dir() {
+            true => fs::write(path, id + "\n").doing(|| format!("write {path}")),
+            false => Ok(()),
+        }
+    }
+
+    fn online_cpus(&mut self, count: u16) -> Result<(), AgentError> {
+        for cpu in 1..count {
+            let path = format!("/sys/devices/system/cpu/cpu{cpu}/online");
+            // Writing "1" to a processor that is online already is an error in old kernels.
+            if fs::read(&path).is_ok_and(|state| state.starts_with(b"1")) {
+                continue;
+            }
+            fs::write(&path, "1").doing(|| format!("bring processor {cpu} online"))?;
+        }
+        Ok(())
+    }
+
+    fn configure_net(&mut self, setup: &NetSetup) -> Result<(), AgentError> {
+        net::configure(setup)
+    }
+
+    fn mount_share(&mut self, tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError> {
+        self.shares.mount(tag, path, read_only)
+    }
+
+    fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError> {
+        let account = Self::with_a_shell_that_exists(account);
+        let (uid, gid) = (credentials.uid, credentials.gid);
+        append_missing("/etc/passwd", |text| missing_passwd_entry(text, &account, uid, gid))?;
+        append_missing("/etc/group", |text| missing_group_entry(text, &account.name, gid))?;
+        let home = Path::new(std::ffi::OsStr::from_bytes(&account.home));
+        if home.is_absolute() && !home.exists() {
+            fs::create_dir_all(home).doing(|| format!("create the home directory {}", home.display()))?;
+            chown(home, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+                .doing(|| format!("give {} to the user", home.display()))?;
+        }
+        Ok(())
+    }
+
+    fn sync_shares(&mut self) -> Result<(), AgentError> {
+        self.shares.sync()
+    }
+
+    fn sync_all(&mut self) {
+        nix::unistd::sync();
+    }
+
+    fn forget_session(&mut self) {
+        self.shares.unmount_all();
+    }
+
+    fn orphan_events(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.children.as_fd())
+    }
+
+    fn reap(&mut self, leader: Pid) -> Reaped {
+        // Signals of one kind merge: one event may stand for many dead.
+        while matches!(self.children.read_signal(), Ok(Some(_))) {}
+        let mut reaped = Reaped::default();
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) => return reaped,
+                Ok(status) if status.pid() == Some(leader) => reaped.leader = exit_status(status).or(reaped.leader),
+                Ok(_) => {}
+                // ECHILD: that was the last one.
+                Err(_) => {
+                    reaped.none_left = true;
+                    return reaped;
+                }
+            }
+        }
+    }
+
+    fn kill_task(&mut self, _leader: Pid) {
+        // From PID 1 this means every process but the kernel's threads. ESRCH: there is none.
+        let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+    }
+
+    fn end_task(&mut self, leader: Pid) {
+        let deadline = Instant::now() + BURIAL;
+        self.kill_task(leader);
+        while !self.reap(leader).none_left {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                kmsg::note("processes of the last task cannot be killed");
+                return;
+            };
+            let mut set = [PollFd::new(self.children.as_fd(), PollFlags::POLLIN)];
+            let _ = poll(&mut set, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+        }
+    }
+}
+
+/// How a child ended, if this is an end.
+pub(super) fn exit_status(status: WaitStatus) -> Option<ExitStatus> {
+    match status {
+        WaitStatus::Exited(_, code) => Some(ExitStatus::Code(code as u8)),
+        WaitStatus::Signaled(_, signal, _) => Some(ExitStatus::Signal(signal as i32 as u8)),
+        _ => None,
+    }
+}
+
+/// Appends to `path` the line that `missing` finds missing. A file that does not exist is empty.
+fn append_missing(path: &str, missing: impl FnOnce(&[u8]) -> Option<Vec<u8>>) -> Result<(), AgentError> {
+    let text = fs::read(path).unwrap_or_default();
+    let Some(line) = missing(&text) else { return Ok(()) };
+    let append = || {
+        fs::create_dir_all("/etc")?;
+        OpenOptions::new().append(true).create(true).open(path)?.write_all(&line)
+    };
+    append().doing(|| format!("add a line to {path}"))
+}

@@ -1,0 +1,80 @@
+//! The guest's side: `/init` of the boot kit's initramfs, PID 1 for the life of the VM.
+//!
+//! ```text
+//! boot      mounts, modules, root = image + overlay, switch root        boot, modules, rootfs
+//! port      find the runner's virtio-serial port, wait for HELLO        devices, port
+//! session   collect the task, start it, relay, report how it ended      session, task, exec, pump
+//! machine   what a session does to the guest as a whole                 machine, guest, shares, accounts
+//! ```
+//!
+//! Invariants:
+//! - One thread, one poll loop. Nothing sleeps; every wait for the guest's own devices has a deadline.
+//! - It depends on [`crate::proto`] alone and trusts its peer: the runner is the host's side.
+//! - `unsafe` is in `sys` (system calls nix lacks) and `exec` (between fork and exec), nowhere else.
+//! - A boot that fails still answers the runner's HELLO with a sentence, if there is a port at all.
+//! - A session never signals more than its task unless it runs as PID 1 of a guest.
+
+mod accounts;
+mod boot;
+mod cmdline;
+mod devices;
+mod error;
+mod exec;
+mod files;
+mod guest;
+mod kmsg;
+mod machine;
+mod modules;
+mod net;
+mod port;
+mod pump;
+mod rootfs;
+mod session;
+mod shares;
+mod sys;
+mod task;
+
+use std::process::ExitCode;
+
+use crate::proto::{BootTimes, PORT_NAME};
+
+use devices::Devices;
+use error::AgentError;
+use guest::Guest;
+use port::Port;
+use session::Session;
+
+/// Boots the guest and serves the runner until the VM is killed.
+///
+/// It returns only when there is nobody to talk to. The kernel then panics for want of an init,
+/// and a VM started with `panic=-1` ends at once instead of at the runner's deadline.
+pub fn main() -> ExitCode {
+    if std::process::id() != 1 {
+        eprintln!("spank-vm-agent is the init of a spank-vm boot kit; it does nothing elsewhere");
+        return ExitCode::FAILURE;
+    }
+    match run() {
+        Ok(never) => match never {},
+        Err(error) => {
+            kmsg::emergency(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<std::convert::Infallible, AgentError> {
+    let mut times = BootTimes { agent_ms: sys::uptime_ms(), ..BootTimes::default() };
+    boot::mount_kernel_file_systems()?;
+    let devices = Devices::watch()?;
+    let outcome = boot::bring_up(&devices, &mut times);
+    if let Err(error) = &outcome {
+        kmsg::emergency(&error.to_string());
+    }
+    let mut port = Port::new(devices.open_port(PORT_NAME)?)?;
+    times.ready_ms = sys::uptime_ms();
+    let mut guest = Guest::new(times, outcome.err())?;
+    loop {
+        Session::new(&mut port, &mut guest).serve()?;
+        port.wait_for_host()?;
+    }
+}

@@ -1,0 +1,89 @@
+//! File systems an image can have.
+
+#![forbid(unsafe_code)]
+
+/// Type of the image's root file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FsType {
+    Squashfs,
+    Erofs,
+    Ext4,
+    Xfs,
+    Btrfs,
+}
+
+/// Bytes from the start of a disk that [`FsType::detect`] wants to see.
+pub(super) const SUPER_BLOCK_AREA: usize = 0x10048;
+
+impl FsType {
+    const ALL: [Self; 5] = [Self::Squashfs, Self::Erofs, Self::Ext4, Self::Xfs, Self::Btrfs];
+
+    /// The kernel's name of it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Squashfs => "squashfs",
+            Self::Erofs => "erofs",
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+        }
+    }
+
+    /// The type the kernel calls `name`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Recognises a file system by its magic number.
+    pub fn detect(start: &[u8]) -> Option<Self> {
+        let (at, magic): (fn(Self) -> usize, fn(Self) -> &'static [u8]) = (Self::magic_offset, Self::magic);
+        Self::ALL.into_iter().find(|&kind| start.get(at(kind)..).is_some_and(|rest| rest.starts_with(magic(kind))))
+    }
+
+    fn magic_offset(self) -> usize {
+        match self {
+            Self::Squashfs | Self::Xfs => 0,
+            Self::Erofs => 1024,
+            Self::Ext4 => 1024 + 56,
+            Self::Btrfs => 0x10040,
+        }
+    }
+
+    fn magic(self) -> &'static [u8] {
+        match self {
+            Self::Squashfs => b"hsqs",
+            Self::Erofs => b"\xe2\xe1\xf5\xe0",
+            Self::Ext4 => b"\x53\xef",
+            Self::Xfs => b"XFSB",
+            Self::Btrfs => b"_BHRfS_M",
+        }
+    }
+
+    /// Mount options that keep a file system which was not cleanly unmounted from replaying its
+    /// log: the disk is read-only, and a VM must not fail for the way its image was made.
+    pub fn read_only_options(self) -> Option<&'static str> {
+        match self {
+            Self::Squashfs | Self::Erofs => None,
+            Self::Ext4 => Some("noload"),
+            Self::Xfs => Some("norecovery,nouuid"),
+            Self::Btrfs => Some("rescue=nologreplay"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_type_is_recognised_by_its_magic_alone() {
+        for kind in FsType::ALL {
+            let mut disk = vec![0; SUPER_BLOCK_AREA];
+            disk[kind.magic_offset()..][..kind.magic().len()].copy_from_slice(kind.magic());
+            assert_eq!(FsType::detect(&disk), Some(kind));
+            assert_eq!(FsType::from_name(kind.name()), Some(kind));
+        }
+        assert_eq!(FsType::detect(&vec![0; SUPER_BLOCK_AREA]), None);
+        assert_eq!(FsType::detect(b"hs"), None);
+    }
+}
