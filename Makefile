@@ -1,0 +1,190 @@
+# Builds, tests, shows and installs spank-vm. 'make' alone lists the targets.
+#
+# Products are built by cargo and staged in target/stage as an installation has them, so that
+# tests and demo run what would be installed.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+CARGO ?= cargo
+# 'sudo make' keeps neither the PATH nor the home that rustup was installed for.
+ifneq ($(SUDO_USER),)
+ifeq ($(shell command -v $(CARGO)),)
+SUDO_HOME := $(shell getent passwd $(SUDO_USER) | cut -d: -f6)
+export PATH := $(PATH):$(SUDO_HOME)/.cargo/bin
+export RUSTUP_HOME ?= $(SUDO_HOME)/.rustup
+endif
+endif
+
+TARGET  := target
+STAGE   := $(TARGET)/stage
+KIT     := $(TARGET)/kit
+IMAGES  := $(TARGET)/images
+CACHE   := $(TARGET)/cache
+AGENT_TRIPLE := x86_64-unknown-linux-gnu
+
+PLUGIN  := $(STAGE)/lib/spank_vm.so
+PROGRAM := $(STAGE)/libexec/spank-vm
+STEP    := $(STAGE)/libexec/spank-vm-step
+AGENT   := $(STAGE)/libexec/spank-vm-agent
+
+# The three feature sets; cargo gets a directory for each, because it would otherwise rebuild the
+# library whenever the next one asks for other features.
+PLUGIN_FEATURES := --no-default-features --features plugin
+RUNNER_FEATURES := --no-default-features --features runner
+AGENT_FEATURES  := --no-default-features --features agent
+
+# Installation. DESTDIR is put before every path and is for packagers.
+DESTDIR    ?=
+PREFIX     ?= /usr
+SYSCONFDIR ?= /etc
+# Slurm's own answer, else where Debian has it.
+PLUGINDIR  ?= $(or $(shell timeout 5 scontrol show config 2>/dev/null | awk '$$1 == "PluginDir" { print $$3 }'),/usr/lib/x86_64-linux-gnu/slurm-wlm)
+LIBEXECDIR ?= $(PREFIX)/libexec/spank-vm
+SHAREDIR   ?= $(PREFIX)/share/spank-vm
+
+SCRIPTS := .ci/run packaging/debian-deps tests/cluster/cluster tests/cluster/demo tests/cluster/lib/v2-node \
+           $(wildcard tests/cluster/lib/*.sh tests/images/*) slurm-conf/example-job.sh
+
+# What the tests of the real cluster find the build by.
+export SPANK_VM_STAGE  := $(abspath $(STAGE))
+export SPANK_VM_KIT    := $(abspath $(KIT))
+export SPANK_VM_IMAGES := $(abspath $(IMAGES))
+
+section = @printf '\n=== %s\n' '$(1)'
+
+##@ Try and test
+
+.PHONY: help
+help: ## this table
+	@awk 'BEGIN { FS = ":.*## "; print "make TARGET" } \
+	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo demo-stop
+demo: deps build kit images ## start a small Slurm and show VM jobs in it (as root; installs what is missing)
+	$(call section,demo)
+	@STAGE=$(abspath $(STAGE)) KIT=$(abspath $(KIT)) IMAGES=$(abspath $(IMAGES)) tests/cluster/demo
+
+demo-stop: ## end the demo's Slurm
+	@tests/cluster/demo stop
+
+.PHONY: test lint lint-rust lint-shell test-unit test-hooks test-slurm bench
+# One after the other, whatever -j says: the machine is measured by these tests too.
+test: ## everything that must pass: lint, unit, hook and real-Slurm tests (as root)
+	@$(MAKE) deps
+	@$(MAKE) lint
+	@$(MAKE) test-unit
+	@$(MAKE) test-hooks
+	@$(MAKE) test-slurm
+	$(call section,all tests passed)
+
+lint: lint-rust lint-shell ## formatting, compiler and shell warnings
+
+lint-rust:
+	$(call section,lint: rustfmt and clippy of the three products)
+	$(CARGO) fmt --check
+	$(CARGO) clippy --quiet --all-targets -- -D warnings
+	$(CARGO) clippy --quiet $(PLUGIN_FEATURES) --lib -- -D warnings
+	$(CARGO) clippy --quiet $(RUNNER_FEATURES) --lib --bin spank-vm -- -D warnings
+	$(CARGO) clippy --quiet $(AGENT_FEATURES) --lib --bin spank-vm-agent -- -D warnings
+
+lint-shell:
+	$(call section,lint: shellcheck)
+	shellcheck --external-sources --source-path=SCRIPTDIR $(SCRIPTS)
+
+test-unit: ## tests without Slurm or QEMU
+	$(call section,unit tests)
+	$(CARGO) test --quiet --lib --all-features
+
+test-hooks: ## the plugin's hooks, called by a stand-in for slurmstepd
+	$(call section,hook tests)
+	$(CARGO) test --quiet --test hooks
+
+test-slurm: build kit images ## tests on a real private Slurm with real VMs (as root)
+	$(call section,tests on a real Slurm)
+	$(CARGO) test --quiet $(RUNNER_FEATURES) --test slurm
+
+bench: build kit images ## measure start times, into target/bench/results.csv (RUNS=10; as root)
+	$(call section,benchmark)
+	$(CARGO) bench --quiet $(RUNNER_FEATURES) --bench start
+
+##@ Build
+
+.PHONY: deps build kit images clean
+deps: ## install missing Debian packages (as root; starts no service)
+	@packaging/debian-deps
+
+build: build-plugin build-runner build-agent ## plugin, program and static agent, into target/stage
+
+# Copies only what changed, so that what depends on a product is not made again for nothing.
+define stage
+	@cmp -s $(1) $(2) || { install -D -m 755 $(1) $(2) && echo 'staged $(2)'; }
+endef
+
+.PHONY: build-plugin build-runner build-agent
+build-plugin:
+	$(CARGO) build --quiet --release $(PLUGIN_FEATURES) --lib --target-dir $(TARGET)/plugin
+	$(call stage,$(TARGET)/plugin/release/libspank_vm.so,$(PLUGIN))
+
+build-runner:
+	$(CARGO) build --quiet --release $(RUNNER_FEATURES) --bin spank-vm --target-dir $(TARGET)/runner
+	$(call stage,$(TARGET)/runner/release/spank-vm,$(PROGRAM))
+	@ln -sfn spank-vm $(STEP)
+
+build-agent:
+	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --quiet --profile agent $(AGENT_FEATURES) \
+	  --bin spank-vm-agent --target $(AGENT_TRIPLE) --target-dir $(TARGET)/agent-build
+	$(call stage,$(TARGET)/agent-build/$(AGENT_TRIPLE)/agent/spank-vm-agent,$(AGENT))
+
+# A make of their own: this one may have looked at the files' dates before cargo was done.
+kit: build ## the boot kit (guest kernel and agent), into target/kit
+	@$(MAKE) $(KIT)/.made
+
+$(KIT)/.made: $(AGENT)
+	$(call section,boot kit)
+	@rm -f $@
+	$(PROGRAM) kit build --agent $(AGENT) --output $(KIT) --cache $(CACHE)
+	@touch $@
+
+images: build ## the images 'tiny' and 'debian12', into target/images
+	@$(MAKE) $(IMAGES)/.tiny.made $(IMAGES)/.debian12.made
+
+$(IMAGES)/.tiny.made:     DESCRIPTION := busybox and nothing else, for tests
+$(IMAGES)/.debian12.made: DESCRIPTION := Debian 12 (bookworm), minimal
+
+# Made again when the recipe changes, not with every build.
+$(IMAGES)/.%.made: tests/images/%
+	$(call section,image $*)
+	@mkdir -p $(IMAGES)
+	@tests/images/$* | $(PROGRAM) image import - --name $* --dir $(IMAGES) --replace --description '$(DESCRIPTION)'
+	@touch $@
+
+clean: ## remove everything that was built
+	$(CARGO) clean
+
+##@ Install
+
+.PHONY: install uninstall
+install: build ## plugin, program and samples; DESTDIR=, PREFIX=/usr, PLUGINDIR= move them
+	install -D -m 644 $(PLUGIN) $(DESTDIR)$(PLUGINDIR)/spank_vm.so
+	install -D -m 755 $(PROGRAM) $(DESTDIR)$(LIBEXECDIR)/spank-vm
+	ln -sfn spank-vm $(DESTDIR)$(LIBEXECDIR)/spank-vm-step
+	install -D -m 755 $(AGENT) $(DESTDIR)$(LIBEXECDIR)/spank-vm-agent
+	install -d $(DESTDIR)$(PREFIX)/sbin
+	ln -sfn $(LIBEXECDIR)/spank-vm $(DESTDIR)$(PREFIX)/sbin/spank-vm
+	install -D -m 644 -t $(DESTDIR)$(SHAREDIR) slurm-conf/plugstack.conf slurm-conf/spank-vm.toml slurm-conf/example-job.sh
+	@conf=$(DESTDIR)$(SYSCONFDIR)/slurm/spank-vm.toml; \
+	  if [[ -e $$conf ]]; then echo "kept your $$conf"; else install -D -m 644 slurm-conf/spank-vm.toml "$$conf"; fi
+	@echo 'Installed. Left to do, on every node:'
+	@echo '  1. load the plugin: the line in $(SHAREDIR)/plugstack.conf belongs into $(SYSCONFDIR)/slurm/plugstack.conf'
+	@echo '  2. make a boot kit and an image: spank-vm kit build; spank-vm image import'
+	@echo '  3. see what this node is able to: spank-vm check'
+
+uninstall: ## remove what install put there; the configuration stays
+	rm -f $(DESTDIR)$(PLUGINDIR)/spank_vm.so $(DESTDIR)$(PREFIX)/sbin/spank-vm
+	rm -rf $(DESTDIR)$(LIBEXECDIR) $(DESTDIR)$(SHAREDIR)
+	@echo 'Kept $(DESTDIR)$(SYSCONFDIR)/slurm/spank-vm.toml. Take spank_vm.so out of plugstack.conf: a required plugin that is missing stops all jobs.'

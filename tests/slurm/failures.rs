@@ -1,0 +1,158 @@
+//! What can be wrong with a request, a site or a node: one clear line, a non-zero exit, nothing left.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::Case;
+use crate::cluster::{Cluster, ran};
+
+pub const CASES: &[Case] = &[
+    ("an_unknown_image_is_refused_with_a_suggestion_before_a_job_exists", unknown_image),
+    ("a_name_that_could_be_a_path_is_refused", path_as_name),
+    ("a_number_of_vms_that_is_none_is_refused", bad_numbers),
+    ("vms_per_slot_without_an_image_is_refused", number_without_image),
+    ("a_catalogue_that_cannot_be_read_is_named", unreadable_catalogue),
+    ("a_missing_boot_kit_is_named_with_the_remedy", missing_kit),
+    ("a_node_without_qemu_says_so", no_qemu),
+    ("an_image_whose_disk_is_gone_is_named", disk_gone),
+    ("a_boot_that_never_answers_ends_at_the_deadline_with_the_console_s_last_line", no_answer),
+    ("too_little_memory_is_refused_with_the_arithmetic", too_little_memory),
+    ("a_configuration_error_names_file_line_and_key", bad_configuration),
+    ("a_missing_runner_fails_the_step_and_never_runs_the_command_on_the_host", missing_runner),
+    ("a_node_without_the_plugin_never_runs_the_command_on_the_host", missing_plugin),
+    ("a_root_job_on_a_node_with_a_broken_kvm_falls_back_to_emulation", broken_kvm),
+];
+
+fn unknown_image(cluster: &Cluster) {
+    let refusal = ["debain12", "did you mean 'debian12'", "--vm-image=list"];
+    cluster.srun(&["--vm-image=debain12", "true"]).fails_with_one_line(&refusal);
+    cluster.run(&["sbatch", "--vm-image=debain12", "--wrap", "true"]).fails_with_one_line(&refusal);
+    cluster.run(&["salloc", "--vm-image=debain12", "true"]).fails_with_one_line(&refusal);
+}
+
+fn path_as_name(cluster: &Cluster) {
+    for bad in ["../tiny", "/etc/passwd", "tiny;id", ""] {
+        cluster.srun(&[&format!("--vm-image={bad}"), "true"]).fails_with_one_line(&["--vm-image", bad]);
+    }
+}
+
+fn bad_numbers(cluster: &Cluster) {
+    for bad in ["0", "abc", "65", "-1"] {
+        let option = format!("--vms-per-slot={bad}");
+        let refusal = ["--vms-per-slot", bad, "from 1 to 64"];
+        cluster.srun(&["--vm-image=tiny", &option, "true"]).fails_with_one_line(&refusal);
+    }
+}
+
+fn number_without_image(cluster: &Cluster) {
+    cluster.srun(&["--vms-per-slot=2", "true"]).fails_with_one_line(&["--vms-per-slot", "--vm-image"]);
+}
+
+fn unreadable_catalogue(cluster: &Cluster) {
+    cluster.with_config("image_dirs = ['/nonexistent/images']\n", || {
+        cluster.srun(&["--vm-image=tiny", "true"]).fails_with_one_line(&["/nonexistent/images", "image_dirs"]);
+    });
+    let closed = cluster.dir.join("closed");
+    fs::create_dir(&closed).unwrap();
+    assert!(Command::new("chmod").arg("700").arg(&closed).status().unwrap().success());
+    cluster.with_config(&format!("image_dirs = ['{}']\n", closed.display()), || {
+        cluster.srun(&["--vm-image=tiny", "true"]).fails_with_one_line(&["closed", "Permission denied"]);
+    });
+}
+
+fn missing_kit(cluster: &Cluster) {
+    cluster.with_config("kit = '/nonexistent/kit'\n", || {
+        let refusal = ["/nonexistent/kit", "spank-vm kit build"];
+        cluster.srun(&["--vm-image=tiny", "true"]).fails_with_one_line(&refusal);
+    });
+}
+
+fn no_qemu(cluster: &Cluster) {
+    cluster.with_config("qemu = '/nonexistent/qemu'\n", || {
+        let refusal = ["/nonexistent/qemu", "install qemu-system-x86"];
+        cluster.srun(&["--vm-image=tiny", "true"]).fails_with_one_line(&refusal);
+    });
+}
+
+fn disk_gone(cluster: &Cluster) {
+    let entry = cluster.dir.join("images/gone.toml");
+    fs::write(&entry, "disk = 'gone.squashfs'\nformat = 'squashfs'\n").unwrap();
+    cluster.srun(&["--vm-image=gone", "true"]).fails_with_one_line(&["'gone'", "gone.squashfs", "No such file"]);
+    fs::remove_file(entry).unwrap();
+}
+
+/// An image whose root is no file system cannot come up; one whose kernel command line stops the kernel never answers.
+fn no_answer(cluster: &Cluster) {
+    let tiny = fs::read_to_string(cluster.dir.join("images/tiny.toml")).unwrap();
+    let entry = cluster.dir.join("images/stuck.toml");
+    fs::write(&entry, tiny + "append = 'rdinit=/no/such/init'\n").unwrap();
+    cluster.with_config("boot_timeout_s = 8\n", || {
+        let refusal = ["'stuck'", "console", "panic"];
+        cluster.srun(&["--vm-image=stuck", "true"]).fails_with_one_line(&refusal);
+    });
+    let hang = fs::read_to_string(cluster.dir.join("images/tiny.toml")).unwrap()
+        + "append = 'initcall_debug_hang=1 panic=0 rdinit=/no/such/init'\n";
+    fs::write(&entry, hang).unwrap();
+    cluster.with_config("boot_timeout_s = 5\n", || {
+        let refusal = ["'stuck'", "no answer within 5 s", "console", "panic"];
+        cluster.srun(&["--vm-image=stuck", "true"]).fails_with_one_line(&refusal);
+    });
+    fs::remove_file(entry).unwrap();
+}
+
+fn too_little_memory(cluster: &Cluster) {
+    let request = ["--vm-image=tiny", "--vms-per-slot=8", "--mem=512", "true"];
+    cluster.srun(&request).fails_with_one_line(&["--vms-per-slot=8", "8 × (", "512 MiB", "--mem"]);
+}
+
+fn bad_configuration(cluster: &Cluster) {
+    cluster.with_config("colour = 'red'\n", || {
+        let ran = cluster.srun(&["--vm-image=tiny", "true"]);
+        assert_ne!(ran.code, 0);
+        for word in ["spank-vm.toml", "colour", "line 6"] {
+            assert!(ran.stderr.contains(word), "{word}: {}", ran.stderr);
+        }
+    });
+}
+
+fn missing_runner(cluster: &Cluster) {
+    let step = cluster.dir.join("stage/libexec/spank-vm-step");
+    let aside = cluster.dir.join("step-aside");
+    fs::rename(&step, &aside).unwrap();
+    let dir = cluster.work_dir();
+    let ran = cluster.run_in(&dir, &["srun", "--vm-image=tiny", "touch", "ran-on-the-host"]);
+    fs::rename(&aside, &step).unwrap();
+    assert!(!dir.join("ran-on-the-host").exists());
+    ran.fails_with_one_line(&["spank-vm-step"]);
+}
+
+/// The submit host has the plugin, the node has not.
+fn missing_plugin(cluster: &Cluster) {
+    let dir = cluster.work_dir();
+    let plugstack = cluster.dir.join("plugstack.conf");
+    let line = fs::read_to_string(&plugstack).unwrap();
+    // slurmstepd loads the plugin again for every step; srun has read the file when this job starts to run.
+    let script = "srun --begin=now+3 --vm-image=tiny touch ran-on-the-host & sleep 1; echo > submitted; wait $!";
+    let spawned = cluster.command_in(&dir, &["sh", "-c", script]).stderr(Stdio::piped()).spawn().unwrap();
+    crate::streams::wait_for(&dir.join("submitted"));
+    fs::write(&plugstack, "").unwrap();
+    let ended = ran(spawned.wait_with_output().unwrap());
+    fs::write(&plugstack, line).unwrap();
+    assert_ne!(ended.code, 0);
+    assert!(!dir.join("ran-on-the-host").exists());
+}
+
+fn broken_kvm(cluster: &Cluster) {
+    cluster.with_config("accel = 'auto'\nkvm_timeout_s = 5\n", || {
+        let mut srun =
+            cluster.command_as("root", Path::new("/"), &["srun", "--vm-image=tiny", "grep", "ID=", "/etc/os-release"]);
+        let ran = ran(srun.output().unwrap());
+        let usable_device = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
+        assert_eq!((ran.code, ran.stdout.as_str()), (0, "ID=tiny\n"), "{ran:?}");
+        let kvm_works = !ran.stderr.contains("warning");
+        if usable_device && !kvm_works {
+            assert!(ran.stderr.contains("KVM does not run guests on this node"), "{ran:?}");
+        }
+    });
+}

@@ -1,0 +1,57 @@
+//! The real-Slurm suite: one cluster of four nodes for all tests, everything run as an ordinary user.
+//!
+//! Tests run one after the other: each ends with a look at what is left on the machine, which must
+//! be nothing. `cargo test --test slurm -- NAME` runs those whose name contains NAME.
+
+mod batch;
+mod cluster;
+mod failures;
+mod identity;
+mod slots;
+mod streams;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use cluster::Cluster;
+
+/// A test: a sentence and a function of the cluster.
+type Case = (&'static str, fn(&Cluster));
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let cases = [identity::CASES, streams::CASES, slots::CASES, batch::CASES, failures::CASES].concat();
+    if arguments.list {
+        return libtest_mimic::run(&arguments, cases.into_iter().map(|(name, _)| trial(name, || Ok(()))).collect())
+            .exit_code();
+    }
+    let cluster = match Cluster::start() {
+        Ok(cluster) => Arc::new(cluster),
+        Err(why) => {
+            eprintln!("the test cluster does not start: {why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let trials = cases.into_iter().map(|(name, case)| {
+        let cluster = Arc::clone(&cluster);
+        trial(name, move || {
+            case(&cluster);
+            cluster.nothing_is_left().map_err(Failed::from)
+        })
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    match cluster.stop() {
+        Ok(()) => conclusion.exit_code(),
+        Err(why) => {
+            eprintln!("after the last test: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn trial(name: &'static str, run: impl FnOnce() -> Result<(), Failed> + Send + 'static) -> Trial {
+    Trial::test(name, run)
+}

@@ -1,0 +1,81 @@
+//! Several VMs: over tasks and nodes, overloaded into one slot, beside bare-metal jobs.
+
+use std::process::Stdio;
+
+use crate::Case;
+use crate::cluster::{Cluster, ran};
+use crate::streams::wait_for;
+
+pub const CASES: &[Case] = &[
+    ("four_tasks_on_two_nodes_are_four_vms_with_their_own_ranks", four_tasks),
+    ("an_overloaded_slot_runs_three_vms_and_the_highest_exit_code_wins", overloaded),
+    ("lines_of_the_vms_of_a_slot_are_never_mixed", whole_lines),
+    ("stdin_reaches_every_vm_of_a_slot", shared_stdin),
+    ("a_bare_metal_job_runs_beside_a_vm_job_on_the_same_node", side_by_side),
+    ("a_bare_metal_job_is_not_touched_by_the_plugin", bare),
+    ("memory_and_processors_of_the_guest_follow_the_allocation", size),
+];
+
+fn four_tasks(cluster: &Cluster) {
+    let script = "echo $SLURM_PROCID $SLURMD_NODENAME $(hostname)";
+    let stdout = cluster.srun(&["--vm-image=tiny", "-n4", "-N2", "--mem=1200", "sh", "-c", script]).ok();
+    let mut lines: Vec<Vec<&str>> = stdout.lines().map(|line| line.split(' ').collect()).collect();
+    lines.sort();
+    let ranks: Vec<&str> = lines.iter().map(|words| words[0]).collect();
+    assert_eq!(ranks, ["0", "1", "2", "3"], "{stdout}");
+    let nodes: std::collections::BTreeSet<&str> = lines.iter().map(|words| words[1]).collect();
+    assert_eq!(nodes.len(), 2, "{stdout}");
+    let hosts: std::collections::BTreeSet<&str> = lines.iter().map(|words| words[2]).collect();
+    assert_eq!(hosts.len(), 4, "{stdout}");
+}
+
+fn overloaded(cluster: &Cluster) {
+    let script = "echo $SLURM_VM_INDEX of $SLURM_VMS_PER_SLOT; exit $((SLURM_VM_INDEX * 10))";
+    let ran = cluster.srun(&["--vm-image=tiny", "--vms-per-slot=3", "--mem=1200", "sh", "-c", script]);
+    assert_eq!(ran.code, 20, "{ran:?}");
+    let mut lines: Vec<&str> = ran.stdout.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["0 of 3", "1 of 3", "2 of 3"]);
+}
+
+fn whole_lines(cluster: &Cluster) {
+    let script = "for i in 1 2 3 4 5 6 7 8 9; do printf \"vm$SLURM_VM_INDEX \"; sleep 0.05; echo end; done";
+    let stdout = cluster.srun(&["--vm-image=tiny", "--vms-per-slot=2", "--mem=900", "sh", "-c", script]).ok();
+    let mut lines: Vec<&str> = stdout.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, [["vm0 end"; 9], ["vm1 end"; 9]].concat());
+}
+
+fn shared_stdin(cluster: &Cluster) {
+    let command = "echo shared | srun --vm-image=tiny --vms-per-slot=2 --mem=900 cat";
+    assert_eq!(cluster.run(&["sh", "-c", command]).ok(), "shared\nshared\n");
+}
+
+fn side_by_side(cluster: &Cluster) {
+    let dir = cluster.work_dir();
+    let script = "echo > in-vm; while [ ! -e bare-done ]; do sleep 0.1; done; echo $SLURMD_NODENAME";
+    let vm_step = ["srun", "-w", "n1", "-n1", "--mem=600", "--vm-image=tiny", "sh", "-c", script];
+    let vm = cluster.command_in(&dir, &vm_step).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for(&dir.join("in-vm"));
+    let bare_step = ["srun", "-w", "n1", "-n1", "--mem=600", "sh", "-c", "uname -r; echo $SLURMD_NODENAME"];
+    let bare = cluster.run_in(&dir, &bare_step).ok();
+    std::fs::write(dir.join("bare-done"), "").unwrap();
+    let host_kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    assert_eq!(bare, format!("{host_kernel}n1\n"));
+    assert_eq!(ran(vm.wait_with_output().unwrap()).ok(), "n1\n");
+}
+
+fn bare(cluster: &Cluster) {
+    let stdout = cluster.srun(&["env"]).ok();
+    let touched: Vec<&str> = stdout.lines().filter(|line| line.to_lowercase().contains("spank")).collect();
+    assert!(touched.is_empty(), "{touched:?}");
+}
+
+fn size(cluster: &Cluster) {
+    let script = "nproc; awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo";
+    let stdout = cluster.srun(&["--vm-image=tiny", "-n1", "-c2", "--mem=1024", "sh", "-c", script]).ok();
+    let numbers: Vec<u64> = stdout.lines().map(|line| line.parse().unwrap()).collect();
+    assert_eq!(numbers[0], 2);
+    // 1024 MiB less QEMU's 96, less what the guest's kernel keeps for itself.
+    assert!((750..=928).contains(&numbers[1]), "{numbers:?}");
+}
