@@ -140,7 +140,7 @@ impl OutputPump {
         self.tell_end(task, out);
     }
 
-    /// Gives up on a writer that does not go away.
+    /// Takes nothing more: from a writer that does not go away, or for a reader that has left.
     pub fn cut_off(&mut self, task: u16, out: &mut SendQueue) {
         self.source = None;
         self.tell_end(task, out);

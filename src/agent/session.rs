@@ -215,8 +215,10 @@ impl<M: Machine> Conversation<'_, M> {
         self.machine.forget_session();
     }
 
-    fn start(&mut self, task: u16, collected: Collecting, out: &mut SendQueue) {
+    fn start(&mut self, task: u16, mut collected: Collecting, out: &mut SendQueue) {
         self.phase = Phase::Over;
+        // A file that is open for writing cannot be executed (ETXTBSY), and the last one may be the command.
+        collected.file = None;
         if let Some(error) = collected.failure {
             out.send(task, &ToHost::Failed(FailKind::Setup, error.to_string().as_bytes()));
             return;

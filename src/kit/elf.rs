@@ -16,11 +16,15 @@ pub(super) fn section<'a>(elf: &'a [u8], name: &str) -> Option<&'a [u8]> {
     table.content(header)
 }
 
-/// A kernel module without its signature and its type information (`.BTF`).
+/// Sections, and the relocations of sections, that only debugging the guest's kernel would need: type
+/// information, and the stack unwinder's tables (without them a backtrace is less exact in modules).
+const DEBUGGING: [&[u8]; 3] = [b".BTF", b".orc_unwind", b".rela.orc_unwind"];
+
+/// A kernel module without its signature and without [`DEBUGGING`].
 ///
-/// A guest that loads a module checks the one and parses the other, which under emulation takes
-/// longer than the rest of its boot; neither is of use there: who can change a kit can change its
-/// kernel too. The numbers of all sections stay, for relocations refer to them.
+/// A guest that loads a module checks its signature, parses its types and sorts its unwind tables, which under
+/// emulation takes longer than the rest of its boot. The signature protects nothing there: who can
+/// change a kit can change its kernel too. The numbers of all sections stay, for relocations refer to them.
 ///
 /// `None` when this is no ELF file that could be taken apart.
 pub(super) fn slim_module(elf: &[u8]) -> Option<Vec<u8>> {
@@ -29,7 +33,8 @@ pub(super) fn slim_module(elf: &[u8]) -> Option<Vec<u8>> {
     let mut headers = Vec::with_capacity(table.count * SECTION_HEADER);
     for index in 0..table.count {
         let mut header = *table.header(index)?;
-        if table.name(index)?.starts_with(b".BTF") {
+        let name = table.name(index)?;
+        if DEBUGGING.iter().any(|prefix| name.starts_with(prefix)) {
             // Type 0, SHT_NULL: a number without a section.
             header = [0; SECTION_HEADER];
         } else if table.kind(index)? != NO_BITS && table.kind(index)? != 0 {

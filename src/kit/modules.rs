@@ -208,7 +208,8 @@ mod tests {
         fs::create_dir_all(dir.path().join("kernel/drivers")).unwrap();
         for (file, depends) in modules {
             let info = format!("license=GPL\0depends={depends}\0name=x\0");
-            fs::write(dir.path().join("kernel/drivers").join(file), elf::example(&[(".modinfo", info.as_bytes())])).unwrap();
+            fs::write(dir.path().join("kernel/drivers").join(file), elf::example(&[(".modinfo", info.as_bytes())]))
+                .unwrap();
         }
         fs::write(dir.path().join("modules.builtin"), "kernel/fs/overlay.ko\nkernel/lib/crc32c-generic.ko\n").unwrap();
         dir

@@ -140,7 +140,7 @@ impl Machine {
     fn option(self) -> &'static str {
         match self {
             // The wall clock comes over the channel, interrupts through the IO-APIC.
-            Self::Microvm => "microvm,acpi=on,pic=off,pit=off,rtc=off,usb=off,isa-serial=on",
+            Self::Microvm => "microvm,acpi=on,rtc=off,usb=off,isa-serial=on",
             Self::Q35 => "q35,usb=off,vmport=off,smbus=off,sata=off,i8042=off",
         }
     }
@@ -264,7 +264,7 @@ on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
 -name
 spank-vm,debug-threads=off
 -machine
-microvm,acpi=on,pic=off,pit=off,rtc=off,usb=off,isa-serial=on
+microvm,acpi=on,rtc=off,usb=off,isa-serial=on
 -accel
 tcg,thread=multi,tb-size=64
 -cpu

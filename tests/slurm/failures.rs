@@ -145,8 +145,11 @@ fn missing_plugin(cluster: &Cluster) {
 
 fn broken_kvm(cluster: &Cluster) {
     cluster.with_config("accel = 'auto'\nkvm_timeout_s = 5\n", || {
-        let mut srun =
-            cluster.command_as("root", Path::new("/"), &["srun", "--vm-image=tiny", "grep", "ID=", "/etc/os-release"]);
+        let mut srun = cluster.command_as(
+            "root",
+            Path::new("/"),
+            &["srun", "--vm-image=tiny", "grep", "-h", "^ID=", "/etc/os-release"],
+        );
         let ran = ran(srun.output().unwrap());
         let usable_device = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
         assert_eq!((ran.code, ran.stdout.as_str()), (0, "ID=tiny\n"), "{ran:?}");

@@ -67,7 +67,8 @@ fn side_by_side(cluster: &Cluster) {
 
 fn bare(cluster: &Cluster) {
     let stdout = cluster.srun(&["env"]).ok();
-    let touched: Vec<&str> = stdout.lines().filter(|line| line.to_lowercase().contains("spank")).collect();
+    let names = stdout.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name.to_lowercase());
+    let touched: Vec<String> = names.filter(|name| name.contains("spank") || name.contains("vm")).collect();
     assert!(touched.is_empty(), "{touched:?}");
 }
 

@@ -104,6 +104,11 @@ impl Running {
                 self.give_back(credit, out);
             }
             ToGuest::Eof(Stream::Stdin) => self.input.end(),
+            // Nobody reads this output any more: the command's next write to it is SIGPIPE, as on the host.
+            ToGuest::Eof(stream) => {
+                let index = output_index(stream).ok_or(ProtoError::OutOfOrder("EOF"))?;
+                self.outputs[index].cut_off(self.task, out);
+            }
             ToGuest::Window(stream, bytes) => {
                 let index = output_index(stream).ok_or(ProtoError::OutOfOrder("WINDOW"))?;
                 self.outputs[index].refill(bytes)?;
