@@ -99,6 +99,7 @@ lint-shell:
 test-unit: ## tests without Slurm or QEMU
 	$(call section,unit tests)
 	$(CARGO) test --quiet --lib --all-features
+	$(CARGO) test --quiet $(RUNNER_FEATURES) --test docs
 
 test-hooks: ## the plugin's hooks, called by a stand-in for slurmstepd
 	$(call section,hook tests)

@@ -9,6 +9,8 @@ mod failures;
 mod identity;
 mod slots;
 mod streams;
+mod terminal;
+mod tools;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -23,7 +25,9 @@ type Case = (&'static str, fn(&Cluster));
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let cases = [identity::CASES, streams::CASES, slots::CASES, batch::CASES, failures::CASES].concat();
+    let cases =
+        [identity::CASES, streams::CASES, terminal::CASES, slots::CASES, batch::CASES, failures::CASES, tools::CASES]
+            .concat();
     if arguments.list {
         return libtest_mimic::run(&arguments, cases.into_iter().map(|(name, _)| trial(name, || Ok(()))).collect())
             .exit_code();
