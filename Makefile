@@ -87,7 +87,7 @@ lint: lint-rust lint-shell ## formatting, compiler and shell warnings
 lint-rust:
 	$(call section,lint: rustfmt and clippy of the three products)
 	$(CARGO) fmt --check
-	$(CARGO) clippy --quiet --all-targets -- -D warnings
+	$(CARGO) clippy --quiet --all-targets --all-features -- -D warnings
 	$(CARGO) clippy --quiet $(PLUGIN_FEATURES) --lib -- -D warnings
 	$(CARGO) clippy --quiet $(RUNNER_FEATURES) --lib --bin spank-vm -- -D warnings
 	$(CARGO) clippy --quiet $(AGENT_FEATURES) --lib --bin spank-vm-agent -- -D warnings

@@ -43,7 +43,8 @@ pub(super) fn missing_group_entry(text: &[u8], user: &[u8], gid: u32) -> Option<
     Some(line)
 }
 
-/// The hosts line by which the VM's own name resolves, `None` when it does already.
+/// The hosts line by which the VM's own name resolves, `None` when it does already. A file without any line
+/// gets `localhost` too.
 pub(super) fn missing_hosts_entry(text: &[u8], hostname: &[u8]) -> Option<Vec<u8>> {
     let known = lines(text)
         .map(|line| line.split(|&byte| byte == b'#').next().unwrap_or_default())
@@ -52,6 +53,9 @@ pub(super) fn missing_hosts_entry(text: &[u8], hostname: &[u8]) -> Option<Vec<u8
         return None;
     }
     let mut line = separator(text);
+    if text.is_empty() {
+        line.extend_from_slice(b"127.0.0.1\tlocalhost\n::1\tlocalhost\n");
+    }
     line.extend_from_slice(b"127.0.1.1\t");
     line.extend_from_slice(hostname);
     line.push(b'\n');
@@ -126,5 +130,6 @@ mod tests {
         assert_eq!(missing_hosts_entry(hosts, b"vm1"), None);
         assert_eq!(missing_hosts_entry(hosts, b"vm2").unwrap(), b"127.0.1.1\tvm2\n");
         assert_eq!(missing_hosts_entry(hosts, b"a b"), None);
+        assert!(missing_hosts_entry(b"", b"vm2").unwrap().starts_with(b"127.0.0.1\tlocalhost\n"));
     }
 }

@@ -74,14 +74,15 @@ pub(super) fn mount_kernel_file_systems() -> Result<(), AgentError> {
 
 /// Loads the drivers, mounts the image under a writable overlay and makes it the root.
 pub(super) fn bring_up(devices: &Devices, times: &mut BootTimes) -> Result<(), AgentError> {
-    let cmdline = fs::read_to_string("/proc/cmdline").doing(|| "read /proc/cmdline".to_owned())?;
-    let options = BootOptions::parse(&cmdline)?;
-
+    // The drivers come before everything that can be wrong: without the channel nobody hears of it.
     let mut modules = Modules::open()?;
     let buses = [("pci", devices.has_pci()), ("mmio", devices.has_mmio())];
     let mut groups: Vec<_> = buses.into_iter().filter_map(|(group, there)| there.then_some(group)).collect();
     groups.push(BASE);
     modules.load(&groups)?;
+
+    let cmdline = fs::read_to_string("/proc/cmdline").doing(|| "read /proc/cmdline".to_owned())?;
+    let options = BootOptions::parse(&cmdline)?;
     let image = devices.wait_for_disk("root")?;
     let scratch = devices.disk("scratch");
     let kind = match options.rootfs {

@@ -70,7 +70,7 @@ fn run() -> Result<std::convert::Infallible, AgentError> {
     if let Err(error) = &outcome {
         kmsg::emergency(&error.to_string());
     }
-    let mut port = Port::new(devices.open_port(PORT_NAME)?)?;
+    let mut port = Port::new(devices.open_port(PORT_NAME)?);
     times.ready_ms = sys::uptime_ms();
     let mut guest = Guest::new(times, outcome.err())?;
     loop {

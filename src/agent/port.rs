@@ -40,8 +40,8 @@ pub(super) struct Port {
 
 impl Port {
     /// Takes a nonblocking descriptor of a virtio-serial port (or of a socket that stands for one).
-    pub fn new(fd: OwnedFd) -> Result<Self, AgentError> {
-        Ok(Self { fd, decoder: Decoder::new(), out: SendQueue::default(), buffer: vec![0; READ_SIZE] })
+    pub fn new(fd: OwnedFd) -> Self {
+        Self { fd, decoder: Decoder::new(), out: SendQueue::default(), buffer: vec![0; READ_SIZE] }
     }
 
     /// The descriptor, to be polled.

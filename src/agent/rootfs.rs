@@ -36,8 +36,9 @@ impl FsType {
 
     /// Recognises a file system by its magic number.
     pub fn detect(start: &[u8]) -> Option<Self> {
-        let (at, magic): (fn(Self) -> usize, fn(Self) -> &'static [u8]) = (Self::magic_offset, Self::magic);
-        Self::ALL.into_iter().find(|&kind| start.get(at(kind)..).is_some_and(|rest| rest.starts_with(magic(kind))))
+        let has_magic =
+            |kind: Self| start.get(kind.magic_offset()..).is_some_and(|rest| rest.starts_with(kind.magic()));
+        Self::ALL.into_iter().find(|&kind| has_magic(kind))
     }
 
     fn magic_offset(self) -> usize {
@@ -83,7 +84,7 @@ mod tests {
             assert_eq!(FsType::detect(&disk), Some(kind));
             assert_eq!(FsType::from_name(kind.name()), Some(kind));
         }
-        assert_eq!(FsType::detect(&vec![0; SUPER_BLOCK_AREA]), None);
+        assert_eq!(FsType::detect(&[0; SUPER_BLOCK_AREA]), None);
         assert_eq!(FsType::detect(b"hs"), None);
     }
 }
