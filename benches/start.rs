@@ -29,14 +29,14 @@ const BARE: Case = Case { name: "bare", n: 1, config: "", options: &[] };
 
 const CASES: &[Case] = &[
     BARE,
-    Case { name: "kit-microvm", n: 1, config: "machine = 'microvm'\n", options: &["--vm-image=debian12"] },
-    Case { name: "kit-q35", n: 1, config: "machine = 'q35'\n", options: &["--vm-image=debian12"] },
     Case {
         name: "kit-microvm",
-        n: 4,
-        config: "machine = 'microvm'\n",
-        options: &["--vm-image=debian12", "--vms-per-slot=4"],
+        n: 1,
+        config: "machine = 'microvm'\nboot_timeout_s = 15\n",
+        options: &["--vm-image=debian12"],
     },
+    Case { name: "kit-q35", n: 1, config: "", options: &["--vm-image=debian12"] },
+    Case { name: "kit-q35", n: 4, config: "", options: &["--vm-image=debian12", "--vms-per-slot=4"] },
 ];
 
 /// What is measured of one run, in ms.
@@ -77,7 +77,14 @@ fn measure_all(cluster: &Cluster, runs: usize) {
         cluster.configure(case.config, "");
         // The first run fills caches and is not counted.
         measure(cluster, case);
-        let measured: Vec<Run> = (0..runs).map(|_| measure(cluster, case)).collect();
+        let measured: Vec<Run> = (0..runs).filter_map(|_| measure(cluster, case)).collect();
+        if measured.len() < runs {
+            println!("{:<14} {:>3} {} of {runs} runs failed", case.name, case.n, runs - measured.len());
+            writeln!(csv, "{},{},failed,{},,runs,", case.name, case.n, runs - measured.len()).unwrap();
+        }
+        if measured.is_empty() {
+            continue;
+        }
         let mut metrics = vec![
             ("first_line".to_owned(), measured.iter().map(|run| run.first_line).collect::<Vec<_>>()),
             ("total".to_owned(), measured.iter().map(|run| run.total).collect()),
@@ -108,7 +115,7 @@ fn measure_all(cluster: &Cluster, runs: usize) {
 }
 
 /// Runs one step as the user, without any wrapper that would cost time of its own.
-fn measure(cluster: &Cluster, case: &Case) -> Run {
+fn measure(cluster: &Cluster, case: &Case) -> Option<Run> {
     let user = nix::unistd::User::from_name(&cluster.user).unwrap().expect("the cluster's user exists");
     let mut srun = Command::new("srun");
     srun.args(["-Q", "--mem=2048"]).args(case.options).args(["echo", "ready"]);
@@ -123,10 +130,14 @@ fn measure(cluster: &Cluster, case: &Case) -> Run {
     let output = child.wait_with_output().unwrap();
     let total = begin.elapsed();
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && line == "ready\n", "{}: {line} {stderr}", case.name);
+    // Of a microvm under emulation that is known; the table says how often.
+    let worked = output.status.success() && line == "ready\n";
+    if !worked {
+        eprintln!("{}: {}", case.name, stderr.lines().find(|line| line.contains("vm: error")).unwrap_or(&stderr));
+    }
     // Let the step's end settle, so that one run is not charged to the next.
     std::thread::sleep(Duration::from_millis(100));
-    Run { first_line: ms(first_line), total: ms(total), phases: phases(&stderr) }
+    worked.then(|| Run { first_line: ms(first_line), total: ms(total), phases: phases(&stderr) })
 }
 
 /// The phases that the runner of the first VM reports.

@@ -30,9 +30,10 @@ pub enum AccelChoice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MachineChoice {
-    /// The fastest one that the site's QEMU offers.
+    /// What works everywhere: a PC.
     Auto,
-    /// QEMU's minimal machine: no firmware tables to walk, few devices to probe.
+    /// QEMU's minimal machine. Its boot is shorter, but under emulation about one in ten finds no
+    /// steady clock to measure its own by, and hangs.
     Microvm,
     /// An ordinary PC with PCI Express.
     Q35,
@@ -106,7 +107,7 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Where the VMs' private disks live, as files without a name.
     pub scratch_dir: PathBuf,
-    /// Memory of a slot's VMs in MiB where Slurm sets no limit.
+    /// Guest memory in MiB per VM where Slurm sets no limit.
     pub default_memory_mib: u64,
     /// Memory in MiB that QEMU itself needs beside the guest's, per VM.
     pub memory_overhead_mib: u64,

@@ -13,11 +13,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::time::{ClockId, clock_settime};
 use nix::unistd::{Gid, Pid, Uid, chown, sethostname};
 
-use crate::proto::{BootTimes, ExitStatus};
+use crate::proto::BootTimes;
 
 use super::accounts::{Account, missing_group_entry, missing_hosts_entry, missing_passwd_entry};
 use super::error::{AgentError, Doing};
@@ -153,10 +152,10 @@ impl Machine for Guest {
         while matches!(self.children.read_signal(), Ok(Some(_))) {}
         let mut reaped = Reaped::default();
         loop {
-            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) => return reaped,
-                Ok(status) if status.pid() == Some(leader) => reaped.leader = exit_status(status).or(reaped.leader),
-                Ok(_) => {}
+            match sys::reap_one(Pid::from_raw(-1)) {
+                Ok(None) => return reaped,
+                Ok(Some((pid, status))) if pid == leader => reaped.leader = Some(status),
+                Ok(Some(_)) => {}
                 // ECHILD: that was the last one.
                 Err(_) => {
                     reaped.none_left = true;
@@ -182,15 +181,6 @@ impl Machine for Guest {
             let mut set = [PollFd::new(self.children.as_fd(), PollFlags::POLLIN)];
             let _ = poll(&mut set, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
         }
-    }
-}
-
-/// How a child ended, if this is an end.
-pub(super) fn exit_status(status: WaitStatus) -> Option<ExitStatus> {
-    match status {
-        WaitStatus::Exited(_, code) => Some(ExitStatus::Code(code as u8)),
-        WaitStatus::Signaled(_, signal, _) => Some(ExitStatus::Signal(signal as i32 as u8)),
-        _ => None,
     }
 }
 

@@ -49,9 +49,16 @@ impl Port {
         self.fd.as_fd()
     }
 
-    /// Forgets a stream that went wrong or ended: what follows counts from the next HELLO on.
-    pub fn resynchronise(&mut self) {
+    /// Begins a new connection: nothing of an earlier one is left.
+    pub fn reset(&mut self) {
         self.decoder = Decoder::new();
+        self.out = SendQueue::default();
+    }
+
+    /// Gives up on a stream that went wrong: what follows counts from the next HELLO on, which may
+    /// have arrived already.
+    pub fn resynchronise(&mut self) {
+        self.decoder.resynchronise();
         self.out = SendQueue::default();
     }
 

@@ -65,7 +65,7 @@ struct Collecting {
 impl<'a, M: Machine> Session<'a, M> {
     /// A session that waits for a HELLO.
     pub fn new(port: &'a mut Port, machine: &'a mut M) -> Self {
-        port.resynchronise();
+        port.reset();
         Self { port, conversation: Conversation { machine, phase: Phase::Silent } }
     }
 
@@ -103,7 +103,7 @@ impl<'a, M: Machine> Session<'a, M> {
                 Incoming::Nothing => return Ok(true),
                 Incoming::Disconnected => return Ok(false),
             }
-            if let Err(error) = self.obey() {
+            while let Err(error) = self.obey() {
                 self.start_over(&error);
             }
         }
@@ -120,7 +120,7 @@ impl<'a, M: Machine> Session<'a, M> {
     }
 
     /// A stream that is not the protocol may be the rest of another session's (after a clone): drop
-    /// everything and look for the next HELLO.
+    /// the task and look for the next HELLO.
     fn start_over(&mut self, error: &ProtoError) {
         self.conversation.end_task();
         self.conversation.phase = Phase::Silent;

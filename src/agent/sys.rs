@@ -7,6 +7,8 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::Pid;
 
+use crate::proto::ExitStatus;
+
 // <linux/random.h>. Its RNDADDENTROPY carries the size of an int[2], not of the variable structure it takes.
 nix::ioctl_write_ptr_bad!(rnd_add_entropy, nix::request_code_write!(b'R', 3, 8), PoolInput);
 nix::ioctl_none_bad!(rnd_reseed, nix::request_code_none!(b'R', 7));
@@ -61,6 +63,25 @@ pub(super) fn pidfd(pid: Pid) -> nix::Result<OwnedFd> {
     let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
     // SAFETY: the kernel just made this descriptor for us, close-on-exec, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Reaps one dead child without waiting: `pid`, or any for -1. `None` while there are only living
+/// ones, ECHILD when there are none.
+///
+/// nix's `waitpid` fails, after it has reaped, for a child that died of a real-time signal.
+pub(super) fn reap_one(pid: Pid) -> nix::Result<Option<(Pid, ExitStatus)>> {
+    let mut status = 0;
+    // SAFETY: waitpid writes one int, which `status` is.
+    let found = Errno::result(unsafe { libc::waitpid(pid.as_raw(), &raw mut status, libc::WNOHANG) })?;
+    if found == 0 {
+        return Ok(None);
+    }
+    // Without WUNTRACED only an end is reported: one of the two it is.
+    let ended = match libc::WIFSIGNALED(status) {
+        true => ExitStatus::Signal(libc::WTERMSIG(status) as u8),
+        false => ExitStatus::Code(libc::WEXITSTATUS(status) as u8),
+    };
+    Ok(Some((Pid::from_raw(found), ended)))
 }
 
 /// Sends any signal to a process group, real-time signals included, which nix has no names for. A

@@ -111,10 +111,16 @@ impl Decoder {
         self.in_step && self.buf.len() > self.used
     }
 
+    /// Gives up on the stream it was in step with: what is held back, and what comes, is searched for
+    /// the next HELLO.
+    pub fn resynchronise(&mut self) {
+        self.in_step = false;
+    }
+
     /// The next whole frame, `None` when more bytes are needed.
     ///
     /// # Errors
-    /// [`ProtoError::TooLong`]; the stream cannot be used after that.
+    /// [`ProtoError::TooLong`]; the decoder is out of step after that.
     pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, ProtoError> {
         if !self.in_step && !self.seek_hello() {
             return Ok(None);
@@ -124,6 +130,9 @@ impl Decoder {
         let [kind, stream, t0, t1, l0, l1, l2, l3] = *header;
         let len = u32::from_le_bytes([l0, l1, l2, l3]);
         if len as usize > MAX_PAYLOAD {
+            // One byte on: the header itself must not be found again.
+            self.used += 1;
+            self.in_step = false;
             return Err(ProtoError::TooLong { kind, len });
         }
         let Some(payload) = body.get(..len as usize) else { return Ok(None) };
@@ -207,5 +216,20 @@ mod tests {
         assert!(decoder.next_frame().unwrap().is_some());
         decoder.push(&[9, 0, 0, 0, 0xff, 0xff, 0xff, 0x7f]);
         assert_eq!(decoder.next_frame(), Err(ProtoError::TooLong { kind: 9, len: 0x7fff_ffff }));
+        assert_eq!(decoder.next_frame(), Ok(None));
+    }
+
+    #[test]
+    fn a_decoder_out_of_step_finds_the_next_hello_in_what_it_already_has() {
+        let mut endless = hello();
+        endless[7] = 0x7f;
+        let mut decoder = Decoder::new();
+        decoder.push(&[endless, hello()].concat());
+        assert!(decoder.next_frame().is_err());
+        assert_eq!(decoder.next_frame().unwrap().map(|frame| frame.kind), Some(kind::HELLO));
+        decoder.push(&[vec![0; HEADER_LEN], hello()].concat());
+        assert_eq!(decoder.next_frame().unwrap().map(|frame| frame.kind), Some(0));
+        decoder.resynchronise();
+        assert_eq!(decoder.next_frame().unwrap().map(|frame| frame.kind), Some(kind::HELLO));
     }
 }
