@@ -11,6 +11,9 @@
 //! Data flows one way: plugin → [`request`] → runner → [`proto`] → agent. ARCHITECTURE.md tells
 //! the whole way of a job.
 
+// println! and eprintln! panic when nobody reads any more: see `notice`.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod proto;
 pub mod request;
 
@@ -29,6 +32,8 @@ pub mod config;
 pub mod image;
 #[cfg(feature = "runner")]
 pub mod kit;
+#[cfg(feature = "runner")]
+pub mod notice;
 #[cfg(feature = "runner")]
 pub mod runner;
 #[cfg(feature = "runner")]

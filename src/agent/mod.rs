@@ -34,6 +34,7 @@ mod shares;
 mod sys;
 mod task;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use crate::proto::{BootTimes, PORT_NAME};
@@ -50,7 +51,7 @@ use session::Session;
 /// and a VM started with `panic=-1` ends at once instead of at the runner's deadline.
 pub fn main() -> ExitCode {
     if std::process::id() != 1 {
-        eprintln!("spank-vm-agent is the init of a spank-vm boot kit; it does nothing elsewhere");
+        let _ = writeln!(io::stderr(), "spank-vm-agent is the init of a spank-vm boot kit; it does nothing elsewhere");
         return ExitCode::FAILURE;
     }
     match run() {

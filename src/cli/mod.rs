@@ -10,12 +10,14 @@ mod run;
 mod step;
 
 use std::ffi::OsStr;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use crate::config::Config;
+use crate::notice;
 use crate::proto::ExitStatus;
 use crate::request::STEP_PROGRAM;
 use crate::runner::{EXIT_VM_FAILED, die_by};
@@ -74,7 +76,7 @@ fn finish(result: anyhow::Result<ExitStatus>) -> ExitCode {
             ExitCode::from(128_u8.saturating_add(signo))
         }
         Err(error) => {
-            eprintln!("vm: error: {error:#}");
+            notice::line(&format!("error: {error:#}"));
             ExitCode::from(EXIT_VM_FAILED)
         }
     }
@@ -86,7 +88,7 @@ fn finish_plain(result: anyhow::Result<ExitStatus>) -> ExitCode {
         Ok(ExitStatus::Code(code)) => ExitCode::from(code),
         Ok(ExitStatus::Signal(_)) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("spank-vm: {error:#}");
+            let _ = writeln!(std::io::stderr(), "spank-vm: {error:#}");
             ExitCode::FAILURE
         }
     }

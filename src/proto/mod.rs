@@ -20,6 +20,8 @@
 //!   BYE                            ───────────►   (the VM may now vanish)
 //! ```
 //!
+//! The agent also carries out CPUS, NET and SYNC, which the runner does not send yet.
+//!
 //! A virtio-serial port tells neither side when the other connects, and after a clone it may hold
 //! bytes of an earlier session: that is what the HELLO with its nonce is for ([`Decoder`] skips to
 //! it). The nonce is a session number, not a secret.
@@ -35,10 +37,17 @@
 
 mod frame;
 mod message;
+mod payload;
+#[cfg(test)]
+mod tests;
+mod to_guest;
+mod to_host;
 mod window;
 
 pub use frame::{Decoder, Frame, ProtoError};
-pub use message::{BootTimes, ExitStatus, FailKind, Level, Stream, ToGuest, ToHost};
+pub use message::{BootTimes, ExitStatus, FailKind, Level, Stream};
+pub use to_guest::ToGuest;
+pub use to_host::ToHost;
 pub use window::{RecvWindow, SendWindow};
 
 /// Version of the wire format. Runner and agent must agree exactly: they are built from one source

@@ -47,6 +47,7 @@ use self::vm::{End, Outputs, Phase, Vm};
 use crate::config::{AccelChoice, Config, MachineChoice};
 use crate::image::{Catalogue, Image};
 use crate::kit::Kit;
+use crate::notice;
 use crate::proto::{ExitStatus, FailKind};
 use crate::request::ImageName;
 use crate::state::{self, Status};
@@ -111,9 +112,9 @@ pub fn run(slot: &Slot) -> anyhow::Result<ExitStatus> {
     let decision = accel::decide(slot.config.accel, &slot.config.state_dir, &parts.qemu)?;
     let mut attempt = run_vms(slot, &parts, &signals, decision.accel, decision.may_fall_back)?;
     if decision.may_fall_back && never_came_up(&attempt) {
-        eprintln!(
-            "vm: warning: KVM does not run guests on this node although /dev/kvm can be opened; using emulation, \
-             which is slower (the administrator can set accel = 'tcg' to silence this)"
+        notice::line(
+            "warning: KVM does not run guests on this node although /dev/kvm can be opened; using emulation, \
+             which is slower (the administrator can set accel = 'tcg' to silence this)",
         );
         if let Err(error) = accel::remember_broken(&slot.config.state_dir, &parts.qemu) {
             tracing::debug!("the verdict on KVM is not kept: {error:#}");
@@ -214,7 +215,7 @@ fn run_vms(slot: &Slot, parts: &Parts, signals: &Signals, accel: Accel, is_trial
     for vm in &relay.vms {
         tracing::info!(image = %slot.image, vm = vm.index, phases = %vm.moments, "vm ended");
         if slot.timing {
-            eprintln!("vm: timing: vm={} {}", vm.index, vm.moments);
+            notice::line(&format!("timing: vm={} {}", vm.index, vm.moments));
         }
     }
     Ok(match interrupted {
@@ -296,7 +297,7 @@ fn conclude(slot: &Slot, ends: &[End]) -> ExitStatus {
             End::Broken(why) => (EXIT_VM_FAILED, format!("image '{}' on {}: {why}", slot.image, node())),
         };
         if !said.contains(&text) {
-            eprintln!("vm: error: {text}");
+            notice::line(&format!("error: {text}"));
             said.push(text);
         }
         ExitStatus::Code(status)

@@ -16,6 +16,7 @@ use super::signals::{Signals, is_fatal};
 use super::stdio::terminal_size;
 use super::task::Task;
 use super::vm::{End, Outputs, Phase, Vm};
+use crate::notice;
 use crate::proto::{DATA_CHUNK, Stream, ToGuest};
 
 /// Why the loop ended before the VMs did.
@@ -148,7 +149,7 @@ impl Relay<'_> {
         if self.notice_at.is_some_and(|moment| now >= moment) {
             self.notice_at = None;
             if self.vms.iter().any(|vm| !vm.is_up()) {
-                eprintln!("vm: {} starting …\r", self.image);
+                notice::line(&format!("{} starting …", self.image));
             }
         }
         if now < self.deadline {

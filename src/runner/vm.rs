@@ -9,6 +9,7 @@ use super::child::QemuProcess;
 use super::stdio::Output;
 use super::tail::Tail;
 use super::timing::Moments;
+use crate::notice;
 use crate::proto::{
     self, DATA_CHUNK, Decoder, ExitStatus, FailKind, Level, ProtoError, RecvWindow, SendWindow, Stream, ToGuest, ToHost,
 };
@@ -216,7 +217,7 @@ impl Vm {
             (_, ToHost::Log { level, text }) => {
                 let text = printable(text);
                 match level {
-                    Level::Warn => eprintln!("vm: warning: {text}"),
+                    Level::Warn => notice::line(&format!("warning: {text}")),
                     Level::Info => tracing::info!(vm = self.index, "agent: {text}"),
                     Level::Debug => tracing::debug!(vm = self.index, "agent: {text}"),
                 }
