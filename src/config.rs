@@ -2,14 +2,12 @@
 
 #![forbid(unsafe_code)]
 
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use anyhow::Context;
 use serde::Deserialize;
 
-use crate::request::MAX_VMS_PER_SLOT;
+use crate::request::{MAX_VMS_PER_SLOT, ShareSpec};
 
 /// Where the configuration is looked for unless the plugin or `--config` names another file.
 pub const DEFAULT_PATH: &str = "/etc/slurm/spank-vm.toml";
@@ -37,50 +35,6 @@ pub enum MachineChoice {
     Microvm,
     /// An ordinary PC with PCI Express.
     Q35,
-}
-
-/// A host directory that every guest sees, as written in `shares`: `SRC[:DST][:ro|rw]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ShareSpec {
-    /// Directory on the host.
-    pub source: PathBuf,
-    /// Absolute path in the guest.
-    pub target: PathBuf,
-    /// Writes are refused.
-    pub read_only: bool,
-}
-
-impl FromStr for ShareSpec {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |why: &str| format!("share '{text}': {why} (SRC[:DST][:ro|rw], absolute paths)");
-        let mut parts: Vec<&str> = text.split(':').collect();
-        let read_only = match parts.last() {
-            Some(&"ro") => parts.pop().is_some(),
-            Some(&"rw") => parts.pop().is_none(),
-            _ => false,
-        };
-        let (source, target) = match parts[..] {
-            [source] => (source, source),
-            [source, target] => (source, target),
-            _ => return Err(wrong("too many parts")),
-        };
-        if !source.starts_with('/') || !target.starts_with('/') {
-            return Err(wrong("a path is not absolute"));
-        }
-        if target == "/" {
-            return Err(wrong("the guest's root cannot be replaced"));
-        }
-        Ok(Self { source: source.into(), target: target.into(), read_only })
-    }
-}
-
-impl fmt::Display for ShareSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mode = if self.read_only { "ro" } else { "rw" };
-        write!(f, "{}:{}:{mode}", self.source.display(), self.target.display())
-    }
 }
 
 impl<'de> Deserialize<'de> for ShareSpec {
@@ -226,17 +180,6 @@ mod tests {
             let error = format!("{:#}", Config::parse(text).unwrap_err());
             let named = error.contains(text.split(' ').next().unwrap()) || error.contains("xen");
             assert!(named, "{error}");
-        }
-    }
-
-    #[test]
-    fn shares_are_read_with_and_without_target_and_mode() {
-        let share = |text: &str| text.parse::<ShareSpec>();
-        assert_eq!(share("/sw:ro").unwrap().to_string(), "/sw:/sw:ro");
-        assert_eq!(share("/data/x:/mnt/x").unwrap().to_string(), "/data/x:/mnt/x:rw");
-        assert_eq!(share("/a:/b:rw").unwrap().to_string(), "/a:/b:rw");
-        for bad in ["sw", "/a:b", "/a:/b:/c", "/a:/", "", "ro"] {
-            assert!(share(bad).is_err(), "{bad}");
         }
     }
 

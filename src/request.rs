@@ -24,6 +24,9 @@ pub const STEP_PROGRAM: &str = "spank-vm-step";
 /// Most VMs that one slot may be overloaded with, whatever the site allows.
 pub const MAX_VMS_PER_SLOT: u32 = 64;
 
+/// Most processors of a VM.
+pub const MAX_CPUS: u32 = 256;
+
 /// Longest image name or path in bytes.
 const MAX_IMAGE: usize = 1024;
 
@@ -34,6 +37,14 @@ pub struct VmRequest {
     pub image: ImageName,
     /// VMs started for this task.
     pub vms_per_slot: u32,
+    /// Guest memory per VM in MiB, when the user asked for it.
+    pub vm_memory_mib: Option<u64>,
+    /// Processors per VM, when the user asked for them.
+    pub vm_cpus: Option<u32>,
+    /// Shares that the user asked for.
+    pub mounts: Vec<ShareSpec>,
+    /// The command runs as root inside the guest.
+    pub as_root: bool,
     /// The user's own command when the plugin had to overwrite `argv[0]`; otherwise the command
     /// follows as the runner's arguments.
     pub argv0: Option<OsString>,
@@ -53,6 +64,10 @@ impl VmRequest {
         Self {
             image,
             vms_per_slot: 1,
+            vm_memory_mib: None,
+            vm_cpus: None,
+            mounts: Vec::new(),
+            as_root: false,
             argv0: None,
             batch_script: false,
             memory_mib: None,
@@ -110,11 +125,106 @@ impl FromStr for ImageName {
         {
             return Err(RequestError(format!(
                 "--vm-image='{}': an image name is letters, digits, '.', '_', '+' and '-' (--vm-image=list shows all)",
-                text.chars().take(80).flat_map(char::escape_default).collect::<String>()
+                shown(text)
             )));
         }
         Ok(Self(text.to_owned()))
     }
+}
+
+/// A host directory that a guest sees, as users and sites write it: `SRC[:DST][:ro|rw]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShareSpec {
+    /// Directory on the host.
+    pub source: PathBuf,
+    /// Absolute path in the guest.
+    pub target: PathBuf,
+    /// Writes are refused.
+    pub read_only: bool,
+}
+
+impl FromStr for ShareSpec {
+    type Err = RequestError;
+
+    fn from_str(text: &str) -> Result<Self, RequestError> {
+        let wrong =
+            |why: &str| RequestError(format!("share '{}': {why} (SRC[:DST][:ro|rw], absolute paths)", shown(text)));
+        let mut parts: Vec<&str> = text.split(':').collect();
+        let read_only = match parts.last() {
+            Some(&"ro") => parts.pop().is_some(),
+            Some(&"rw") => parts.pop().is_none(),
+            _ => false,
+        };
+        let (source, target) = match parts[..] {
+            [source] => (source, source),
+            [source, target] => (source, target),
+            _ => return Err(wrong("too many parts")),
+        };
+        if !source.starts_with('/') || !target.starts_with('/') {
+            return Err(wrong("a path is not absolute"));
+        }
+        if target == "/" {
+            return Err(wrong("the guest's root cannot be replaced"));
+        }
+        Ok(Self { source: source.into(), target: target.into(), read_only })
+    }
+}
+
+impl fmt::Display for ShareSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mode = if self.read_only { "ro" } else { "rw" };
+        write!(f, "{}:{}:{mode}", self.source.display(), self.target.display())
+    }
+}
+
+/// Reads the value of `--vm-mount`: shares separated by commas.
+///
+/// # Errors
+/// The first share that is not valid.
+pub fn parse_mounts(text: &str) -> Result<Vec<ShareSpec>, RequestError> {
+    let in_option = |error: RequestError| RequestError(format!("--vm-mount: {error}"));
+    text.split(',').map(|share| share.parse().map_err(in_option)).collect()
+}
+
+/// Reads the value of `--vm-mem`: MiB, or a number with K, M, G or T as `--mem` of Slurm takes it.
+///
+/// # Errors
+/// When it is no such size, or not even one MiB.
+pub fn parse_memory(text: &str) -> Result<u64, RequestError> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let kib_per_unit = match &text[digits.len()..] {
+        "K" | "k" => Some(1),
+        "" | "M" | "m" => Some(1 << 10),
+        "G" | "g" => Some(1 << 20),
+        "T" | "t" => Some(1 << 30),
+        _ => None,
+    };
+    let number = if digits.bytes().all(|b| b.is_ascii_digit()) { digits.parse::<u64>().ok() } else { None };
+    let mib = number.zip(kib_per_unit).and_then(|(number, kib)| number.checked_mul(kib)).map(|kib| kib >> 10);
+    mib.filter(|&mib| mib > 0).ok_or_else(|| {
+        RequestError(format!("--vm-mem='{}': a size is needed, in MiB or with K, M, G or T behind it", shown(text)))
+    })
+}
+
+/// Reads the value of an option that takes none on the command line; as an environment default it
+/// has one.
+///
+/// # Errors
+/// Names the option and the value.
+pub fn parse_switch(option: &str, text: &str) -> Result<bool, RequestError> {
+    match text {
+        "" | "1" | "yes" => Ok(true),
+        "0" | "no" => Ok(false),
+        _ => Err(RequestError(format!("{option}='{}': '1' or '0' is needed", shown(text)))),
+    }
+}
+
+/// Reads the value of `--vm-cpus`.
+///
+/// # Errors
+/// When `text` is not a whole number from 1 to [`MAX_CPUS`].
+pub fn parse_cpus(text: &str) -> Result<u32, RequestError> {
+    parse_number("--vm-cpus", text, MAX_CPUS)
 }
 
 /// Reads the value of `--vms-per-slot`.
@@ -122,20 +232,38 @@ impl FromStr for ImageName {
 /// # Errors
 /// When `text` is not a whole number from 1 to [`MAX_VMS_PER_SLOT`].
 pub fn parse_vms_per_slot(text: &str) -> Result<u32, RequestError> {
+    parse_number("--vms-per-slot", text, MAX_VMS_PER_SLOT)
+}
+
+fn parse_number(option: &str, text: &str, most: u32) -> Result<u32, RequestError> {
     // Digits only: "+4" and " 4" are typing errors.
     let number = if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None };
-    match number {
-        Some(n @ 1..=MAX_VMS_PER_SLOT) => Ok(n),
-        _ => Err(RequestError(format!(
-            "--vms-per-slot='{}': a whole number from 1 to {MAX_VMS_PER_SLOT} is needed",
-            text.chars().take(80).flat_map(char::escape_default).collect::<String>()
-        ))),
-    }
+    number
+        .filter(|n| (1..=most).contains(n))
+        .ok_or_else(|| RequestError(format!("{option}='{}': a whole number from 1 to {most} is needed", shown(text))))
+}
+
+/// A value as it is repeated in a message: short, and without control characters.
+fn shown(text: &str) -> String {
+    text.chars().take(80).flat_map(char::escape_default).collect()
 }
 
 impl fmt::Display for VmRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "image={} vms={}", self.image, self.vms_per_slot)?;
+        if let Some(mib) = self.vm_memory_mib {
+            write!(f, " vmmem={mib}")?;
+        }
+        if let Some(cpus) = self.vm_cpus {
+            write!(f, " vmcpus={cpus}")?;
+        }
+        if !self.mounts.is_empty() {
+            let mounts: Vec<String> = self.mounts.iter().map(ToString::to_string).collect();
+            write!(f, " mount={}", Encoded(mounts.join(",").as_ref()))?;
+        }
+        if self.as_root {
+            f.write_str(" root=1")?;
+        }
         if let Some(argv0) = &self.argv0 {
             write!(f, " argv0={}", Encoded(argv0))?;
         }
@@ -168,6 +296,13 @@ impl FromStr for VmRequest {
             match key {
                 "image" => image = Some(value.parse()?),
                 "vms" => request.vms_per_slot = parse_vms_per_slot(value)?,
+                "vmmem" => request.vm_memory_mib = Some(parse_memory(value)?),
+                "vmcpus" => request.vm_cpus = Some(parse_cpus(value)?),
+                "mount" => {
+                    let text = decoded()?.into_string().map_err(|_| wrong("mount is not UTF-8"))?;
+                    request.mounts = parse_mounts(&text)?;
+                }
+                "root" => request.as_root = value == "1",
                 "argv0" => request.argv0 = Some(decoded()?),
                 "script" => request.batch_script = value == "1",
                 "mem" => request.memory_mib = Some(value.parse().map_err(|_| wrong("mem is not a number"))?),
@@ -224,6 +359,10 @@ mod tests {
         request.vms_per_slot = 64;
         request.argv0 = Some(OsString::from_vec((1..=255).collect()));
         request.batch_script = true;
+        request.vm_memory_mib = Some(300);
+        request.vm_cpus = Some(2);
+        request.mounts = parse_mounts("/sw:ro,/data 1:/mnt/%").unwrap();
+        request.as_root = true;
         request.memory_mib = Some(4096);
         request.state_dir = Some("/run/spank-vm/1.0.0".into());
         request.config = Some("/etc/slurm dir/x=y %.toml".into());
@@ -248,6 +387,34 @@ mod tests {
             let error = parse_vms_per_slot(bad).unwrap_err().to_string();
             assert!(error.contains(&format!("'{bad}'")), "{error}");
         }
+    }
+
+    #[test]
+    fn shares_are_read_with_and_without_target_and_mode() {
+        let share = |text: &str| text.parse::<ShareSpec>();
+        assert_eq!(share("/sw:ro").unwrap().to_string(), "/sw:/sw:ro");
+        assert_eq!(share("/data/x:/mnt/x").unwrap().to_string(), "/data/x:/mnt/x:rw");
+        assert_eq!(share("/a:/b:rw").unwrap().to_string(), "/a:/b:rw");
+        for bad in ["sw", "/a:b", "/a:/b:/c", "/a:/", "", "ro"] {
+            assert!(share(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_read_as_slurm_reads_them() {
+        for (text, mib) in [("300", 300), ("300M", 300), ("2048K", 2), ("2g", 2048), ("1T", 1 << 20)] {
+            assert_eq!(parse_memory(text), Ok(mib), "{text}");
+        }
+        for bad in ["", "0", "1K", "abc", "1.5G", "1GB", "-1", "99999999999999999999", "9999999999999T", "G"] {
+            let error = parse_memory(bad).unwrap_err().to_string();
+            assert!(error.contains(&format!("--vm-mem='{bad}'")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_bad_mount_names_option_and_value() {
+        let error = parse_mounts("/sw,relative").unwrap_err().to_string();
+        assert!(error.contains("--vm-mount") && error.contains("'relative'"), "{error}");
     }
 
     #[test]

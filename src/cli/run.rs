@@ -7,7 +7,7 @@ use clap::ValueEnum;
 
 use crate::config::{AccelChoice, Config, MachineChoice};
 use crate::proto::ExitStatus;
-use crate::request::{ImageName, MAX_VMS_PER_SLOT};
+use crate::request::{ImageName, MAX_VMS_PER_SLOT, ShareSpec, parse_cpus, parse_memory};
 use crate::runner::{self, Slot};
 
 #[derive(Debug, clap::Args)]
@@ -21,6 +21,18 @@ pub struct Arguments {
     /// Memory for all VMs and their overhead together, in MiB [default: per VM, from the configuration]
     #[arg(long, value_name = "MIB")]
     memory: Option<u64>,
+    /// Guest memory of each VM, in MiB or with K, M, G, T
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    vm_mem: Option<u64>,
+    /// Processors of each VM
+    #[arg(long, value_name = "N", value_parser = parse_cpus)]
+    vm_cpus: Option<u32>,
+    /// More host directories that the VMs see (repeatable)
+    #[arg(long, value_name = "SRC[:DST][:ro|rw]")]
+    mount: Vec<ShareSpec>,
+    /// Run the command as root inside the VMs
+    #[arg(long)]
+    root: bool,
     /// Accelerator, instead of the configured one
     #[arg(long)]
     accel: Option<AccelChoice>,
@@ -77,6 +89,10 @@ pub fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<ExitStatu
         image: arguments.image,
         vms: arguments.vms,
         memory_mib: arguments.memory,
+        vm_memory_mib: arguments.vm_mem,
+        vm_cpus: arguments.vm_cpus,
+        mounts: arguments.mount,
+        as_root: arguments.root,
         argv: arguments.command,
         batch_script: false,
         state_dir: None,

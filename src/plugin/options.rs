@@ -3,7 +3,10 @@
 #![forbid(unsafe_code)]
 
 use super::error::Error;
-use crate::request::{ImageName, RequestError, parse_vms_per_slot};
+use crate::request::{
+    ImageName, RequestError, ShareSpec, VmRequest, parse_cpus, parse_memory, parse_mounts, parse_switch,
+    parse_vms_per_slot,
+};
 use crate::spank::CliOption;
 use std::ffi::{CStr, OsString};
 
@@ -21,7 +24,7 @@ pub struct VmOption {
 impl VmOption {
     const fn new(
         name: &'static CStr,
-        arginfo: &'static CStr,
+        arginfo: Option<&'static CStr>,
         usage: &'static CStr,
         store: fn(&mut Wish, &str) -> Result<(), RequestError>,
     ) -> Self {
@@ -51,19 +54,43 @@ pub const LIST: &str = "list";
 pub const IMAGE: usize = 0;
 
 /// Every option; its place is the number Slurm hands to the callback.
-pub static TABLE: [VmOption; 2] = [
+pub static TABLE: [VmOption; 6] = [
     VmOption::new(
         c"vm-image",
-        c"NAME",
+        Some(c"NAME"),
         c"[vm] run in a virtual machine with this image; 'list' prints the images, 'none' switches an inherited \
           value off",
         Wish::store_image,
     ),
     VmOption::new(
         c"vms-per-slot",
-        c"N",
+        Some(c"N"),
         c"[vm] start N virtual machines per task, each runs the command (SLURM_VM_INDEX tells them apart)",
         Wish::store_vms_per_slot,
+    ),
+    VmOption::new(
+        c"vm-mem",
+        Some(c"SIZE"),
+        c"[vm] guest memory of each virtual machine, in MiB or with K, M, G, T (default: the task's share)",
+        Wish::store_memory,
+    ),
+    VmOption::new(
+        c"vm-cpus",
+        Some(c"N"),
+        c"[vm] processors of each virtual machine (default: the task's, divided by the VMs)",
+        Wish::store_cpus,
+    ),
+    VmOption::new(
+        c"vm-mount",
+        Some(c"SRC[:DST][:ro|rw],..."),
+        c"[vm] more host directories that the virtual machine sees",
+        Wish::store_mounts,
+    ),
+    VmOption::new(
+        c"vm-root",
+        None,
+        c"[vm] run the command as root inside the virtual machine; on the host's directories it acts as you",
+        Wish::store_root,
     ),
 ];
 
@@ -76,17 +103,12 @@ pub static TABLE: [VmOption; 2] = [
 pub struct Wish {
     image: Option<ImageName>,
     vms_per_slot: Option<u32>,
+    memory_mib: Option<u64>,
+    cpus: Option<u32>,
+    mounts: Vec<ShareSpec>,
+    as_root: bool,
     /// Per option the last value, and whether it was good.
     given: [Option<(String, Result<(), RequestError>)>; TABLE.len()],
-}
-
-/// A wish for VMs that makes sense.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Vms {
-    /// The image.
-    pub image: ImageName,
-    /// VMs per task.
-    pub per_slot: u32,
 }
 
 impl Wish {
@@ -108,19 +130,25 @@ impl Wish {
         self.image.is_some() || matches!(self.given[IMAGE], Some((_, Err(_))))
     }
 
-    /// Sums up; `None` is a bare-metal step, whatever the other options say.
+    /// Sums up what the user asks for; `None` is a bare-metal step, whatever the other options say.
     ///
     /// # Errors
     /// The first bad value.
-    pub fn vms(&self) -> Result<Option<Vms>, Error> {
+    pub fn vms(&self) -> Result<Option<VmRequest>, Error> {
         if !self.wants_vm() {
             return Ok(None);
         }
         for (_, result) in self.given.iter().flatten() {
             result.clone().map_err(Error::Request)?;
         }
-        let per_slot = self.vms_per_slot.unwrap_or(1);
-        Ok(self.image.clone().map(|image| Vms { image, per_slot }))
+        Ok(self.image.clone().map(|image| VmRequest {
+            vms_per_slot: self.vms_per_slot.unwrap_or(1),
+            vm_memory_mib: self.memory_mib,
+            vm_cpus: self.cpus,
+            mounts: self.mounts.clone(),
+            as_root: self.as_root,
+            ..VmRequest::new(image)
+        }))
     }
 
     /// Refuses options that do nothing without an image. To be asked at submission, with the
@@ -156,6 +184,30 @@ impl Wish {
         self.vms_per_slot = Some(parse_vms_per_slot(value)?);
         Ok(())
     }
+
+    fn store_memory(&mut self, value: &str) -> Result<(), RequestError> {
+        self.memory_mib = None;
+        self.memory_mib = Some(parse_memory(value)?);
+        Ok(())
+    }
+
+    fn store_cpus(&mut self, value: &str) -> Result<(), RequestError> {
+        self.cpus = None;
+        self.cpus = Some(parse_cpus(value)?);
+        Ok(())
+    }
+
+    fn store_mounts(&mut self, value: &str) -> Result<(), RequestError> {
+        self.mounts.clear();
+        self.mounts = parse_mounts(value)?;
+        Ok(())
+    }
+
+    fn store_root(&mut self, value: &str) -> Result<(), RequestError> {
+        self.as_root = false;
+        self.as_root = parse_switch("--vm-root", value)?;
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -186,7 +238,7 @@ mod tests {
     fn the_last_value_wins_and_repeating_it_changes_nothing() {
         let wish = wish(&[(IMAGE, "a"), (IMAGE, "b"), (IMAGE, "b"), (VMS_PER_SLOT, "4"), (VMS_PER_SLOT, "4")]);
         let vms = wish.vms().unwrap().unwrap();
-        assert_eq!((vms.image.as_str(), vms.per_slot), ("b", 4));
+        assert_eq!((vms.image.as_str(), vms.vms_per_slot), ("b", 4));
     }
 
     #[test]

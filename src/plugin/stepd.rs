@@ -9,7 +9,7 @@
 use super::error::Error;
 use super::options::{IMAGE, TABLE};
 use super::{COMMAND_ENV, MULTI_PROG_ENV, Plugin, state_dir};
-use crate::request::{REQUEST_ENV, STEP_PROGRAM, VmRequest};
+use crate::request::{REQUEST_ENV, STEP_PROGRAM};
 use crate::spank::{Host, Level, SpankError, Step, is_executable};
 use std::ffi::OsString;
 use std::path::Path;
@@ -60,7 +60,7 @@ fn become_step(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     let multi_prog = take_job_env(host, MULTI_PROG_ENV)?.is_some();
     let argv = host.argv()?;
     let replaced = !multi_prog && argv.first().is_some_and(|word| word == STEP_PROGRAM);
-    let Some(vms) = plugin.wish.vms()? else {
+    let Some(mut request) = plugin.wish.vms()? else {
         return if replaced { Err(Error::LostOption) } else { Ok(()) };
     };
     if let Some(error) = plugin.parked.take() {
@@ -75,8 +75,6 @@ fn become_step(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     }
     let command = if replaced { Some(sent.ok_or(Error::LostCommand)?) } else { argv.first().cloned() };
 
-    let mut request = VmRequest::new(vms.image);
-    request.vms_per_slot = vms.per_slot;
     request.batch_script = step == Step::Batch;
     request.memory_mib = task_memory(host)?;
     request.state_dir = plugin.state_dir.clone();
@@ -179,6 +177,7 @@ fn take_job_env(host: &mut dyn Host, name: &str) -> Result<Option<OsString>, Spa
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::VmRequest;
     use crate::spank::Context;
     use crate::spank::testing::FakeHost;
     use std::fs;

@@ -49,7 +49,7 @@ use crate::image::{Catalogue, Image};
 use crate::kit::Kit;
 use crate::notice;
 use crate::proto::{ExitStatus, FailKind};
-use crate::request::ImageName;
+use crate::request::{ImageName, ShareSpec};
 use crate::state::{self, Status};
 
 pub use self::signals::die_by;
@@ -71,6 +71,14 @@ pub struct Slot {
     pub vms: u32,
     /// Memory of the whole slot in MiB, where it is limited.
     pub memory_mib: Option<u64>,
+    /// Guest memory per VM in MiB, instead of the slot's share.
+    pub vm_memory_mib: Option<u64>,
+    /// Processors per VM, instead of the slot's share.
+    pub vm_cpus: Option<u32>,
+    /// More shares than the site's and the user's own directories.
+    pub mounts: Vec<ShareSpec>,
+    /// Run the command as root inside the guests.
+    pub as_root: bool,
     /// The command; empty is an error.
     pub argv: Vec<OsString>,
     /// `argv[0]` is a batch script that exists on the host only.
@@ -155,9 +163,18 @@ fn prepare(slot: &Slot) -> anyhow::Result<Parts> {
         default_mib: config.default_memory_mib,
         overhead_mib: config.memory_overhead_mib,
         cpus,
+        wanted_mib: slot.vm_memory_mib,
+        wanted_cpus: slot.vm_cpus,
     })?;
-    let task = Task::from_this_process(slot.argv.clone(), slot.batch_script)?;
-    let shares = shares::choose(&config.shares, &task.own_directories(config.share_home));
+    let mut task = Task::from_this_process(slot.argv.clone(), slot.batch_script)?;
+    let own = task.own_directories(config.share_home);
+    if slot.as_root {
+        task.run_as_root();
+    }
+    for mount in &slot.mounts {
+        ensure!(mount.source.is_dir(), "--vm-mount={mount}: {} is no directory on {}", mount.source.display(), node());
+    }
+    let shares = shares::choose(&[slot.mounts.as_slice(), config.shares.as_slice()].concat(), &own);
     let machine = match config.machine {
         MachineChoice::Microvm => Machine::Microvm,
         MachineChoice::Auto | MachineChoice::Q35 => Machine::Q35,
@@ -323,6 +340,10 @@ pub fn try_kvm(config: &Config, image: &ImageName) -> anyhow::Result<Duration> {
         image: image.clone(),
         vms: 1,
         memory_mib: None,
+        vm_memory_mib: None,
+        vm_cpus: None,
+        mounts: Vec::new(),
+        as_root: false,
         argv: vec!["true".into()],
         batch_script: false,
         state_dir: None,

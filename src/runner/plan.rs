@@ -29,6 +29,10 @@ pub struct SlotResources {
     pub overhead_mib: u64,
     /// Processors the task may run on.
     pub cpus: u32,
+    /// Guest memory per VM in MiB that the user asked for.
+    pub wanted_mib: Option<u64>,
+    /// Processors per VM that the user asked for.
+    pub wanted_cpus: Option<u32>,
 }
 
 /// Divides the slot among its VMs.
@@ -37,32 +41,40 @@ pub struct SlotResources {
 /// When the memory is too little for that many VMs; the text shows the arithmetic.
 pub fn divide(slot: &SlotResources) -> anyhow::Result<VmSize> {
     let SlotResources { vms, overhead_mib, .. } = *slot;
-    let memory_mib = match slot.memory_mib {
-        None => slot.default_mib,
-        Some(task_mib) => {
-            let guest = (task_mib / u64::from(vms)).saturating_sub(overhead_mib);
-            ensure!(
-                guest >= MIN_GUEST_MIB,
-                "--vms-per-slot={vms} needs {vms} × ({MIN_GUEST_MIB} MiB + {overhead_mib} MiB overhead) = {} MiB, \
-                 the task has {task_mib} MiB: ask for more memory (--mem) or fewer VMs",
-                u64::from(vms) * (MIN_GUEST_MIB + overhead_mib),
-            );
-            guest
-        }
-    };
+    let share = |task_mib: u64| (task_mib / u64::from(vms)).saturating_sub(overhead_mib);
+    if let Some(task_mib) = slot.memory_mib {
+        let least = slot.wanted_mib.unwrap_or(MIN_GUEST_MIB);
+        ensure!(
+            share(task_mib) >= least,
+            "--vms-per-slot={vms} needs {vms} × ({least} MiB + {overhead_mib} MiB overhead) = {} MiB, \
+             the task has {task_mib} MiB: ask for more memory (--mem) or fewer VMs",
+            u64::from(vms).saturating_mul(least.saturating_add(overhead_mib)),
+        );
+    }
+    let memory_mib = slot.wanted_mib.or(slot.memory_mib.map(share)).unwrap_or(slot.default_mib);
+    ensure!(memory_mib >= MIN_GUEST_MIB, "--vm-mem={memory_mib}: a VM needs at least {MIN_GUEST_MIB} MiB of memory");
+    let cpus = slot.wanted_cpus.unwrap_or((slot.cpus / vms).max(1));
     ensure!(
-        memory_mib >= MIN_GUEST_MIB,
-        "a VM needs at least {MIN_GUEST_MIB} MiB of memory, {memory_mib} MiB were asked for"
+        cpus <= slot.cpus,
+        "--vm-cpus={cpus}: the task has {} processors; ask for more with --cpus-per-task",
+        slot.cpus
     );
-    Ok(VmSize { memory_mib, cpus: (slot.cpus / vms).max(1) })
+    Ok(VmSize { memory_mib, cpus })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SLOT: SlotResources =
-        SlotResources { vms: 1, memory_mib: Some(2048), default_mib: 512, overhead_mib: 96, cpus: 4 };
+    const SLOT: SlotResources = SlotResources {
+        vms: 1,
+        memory_mib: Some(2048),
+        default_mib: 512,
+        overhead_mib: 96,
+        cpus: 4,
+        wanted_mib: None,
+        wanted_cpus: None,
+    };
 
     #[test]
     fn vms_share_the_task_and_leave_room_for_qemu() {
@@ -71,6 +83,19 @@ mod tests {
         assert_eq!(divide(&four).unwrap(), VmSize { memory_mib: 416, cpus: 1 });
         let unlimited = SlotResources { vms: 8, memory_mib: None, ..SLOT };
         assert_eq!(divide(&unlimited).unwrap(), VmSize { memory_mib: 512, cpus: 1 });
+    }
+
+    #[test]
+    fn what_the_user_asks_for_is_given_if_the_task_has_it() {
+        let wish = SlotResources { vms: 2, wanted_mib: Some(300), wanted_cpus: Some(4), ..SLOT };
+        assert_eq!(divide(&wish).unwrap(), VmSize { memory_mib: 300, cpus: 4 });
+        let error = |slot| divide(&slot).unwrap_err().to_string();
+        let text = error(SlotResources { wanted_mib: Some(1000), ..wish });
+        assert!(text.contains("2 × (1000 MiB + 96 MiB overhead) = 2192 MiB, the task has 2048 MiB"), "{text}");
+        let text = error(SlotResources { wanted_cpus: Some(8), ..wish });
+        assert!(text.contains("--vm-cpus=8: the task has 4 processors"), "{text}");
+        let text = error(SlotResources { wanted_mib: Some(64), ..wish });
+        assert!(text.contains("--vm-mem=64: a VM needs at least 128 MiB"), "{text}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use crate::config::ShareSpec;
+use crate::request::ShareSpec;
 
 /// A host directory that is mounted in the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,13 +25,19 @@ const SYSTEM_DIRS: [&str; 15] = [
     "/usr", "/var",
 ];
 
-/// Chooses the shares of a task: what the site lists, then the user's own directories as far as
+/// Chooses the shares of a task: what was asked for and what the site lists (the first of one
+/// target wins), then the user's own directories as far as
 /// no earlier share covers them and they are not part of the operating system.
 ///
 /// `own` is the home directory, the submit directory and the working directory; those that do not
 /// exist are left out, as a bare-metal task would not see them either.
-pub fn choose(site: &[ShareSpec], own: &[PathBuf]) -> Vec<Share> {
-    let mut specs: Vec<ShareSpec> = site.iter().filter(|spec| spec.source.is_dir()).cloned().collect();
+pub fn choose(asked: &[ShareSpec], own: &[PathBuf]) -> Vec<Share> {
+    let mut specs: Vec<ShareSpec> = Vec::new();
+    for spec in asked.iter().filter(|spec| spec.source.is_dir()) {
+        if !specs.iter().any(|earlier| earlier.target == spec.target) {
+            specs.push(spec.clone());
+        }
+    }
     for dir in own {
         if dir.is_dir() && may_be_shared(dir) && !covered(&specs, dir) {
             // A wider directory makes the narrower ones before it superfluous.

@@ -34,6 +34,7 @@ pub struct Task {
     env: Vec<(OsString, OsString)>,
     cwd: PathBuf,
     user: User,
+    gid: Gid,
     groups: Vec<Gid>,
     umask: u32,
     script: Option<Vec<u8>>,
@@ -66,6 +67,7 @@ impl Task {
             env,
             cwd: std::env::current_dir().context("the working directory")?,
             user: User::from_uid(uid)?.unwrap_or_else(|| nameless(uid)),
+            gid: Gid::current(),
             groups: getgroups()?,
             umask: mask.bits(),
             script,
@@ -77,6 +79,18 @@ impl Task {
     /// Gives the command a terminal of this size.
     pub fn set_terminal(&mut self, size: (u16, u16)) {
         self.terminal = Some(size);
+    }
+
+    /// Makes the command root in the guest, with root's home and name. On shares it stays the user:
+    /// QEMU acts there, whoever the guest's process is.
+    pub fn run_as_root(&mut self) {
+        let root = Uid::from_raw(0);
+        self.user = User { name: "root".into(), dir: "/root".into(), shell: "/bin/sh".into(), ..nameless(root) };
+        (self.gid, self.groups) = (Gid::from_raw(0), Vec::new());
+        for (name, value) in [("HOME", "/root"), ("USER", "root"), ("LOGNAME", "root")] {
+            self.env.retain(|(key, _)| key != name);
+            self.env.push((name.into(), value.into()));
+        }
     }
 
     /// Makes the command's stderr the same file as its stdout.
@@ -128,7 +142,7 @@ impl Task {
             shell: self.user.shell.as_os_str().as_bytes(),
         });
         let groups = self.groups.iter().map(|gid| gid.as_raw()).collect();
-        let (uid, gid) = (Uid::current().as_raw(), Gid::current().as_raw());
+        let (uid, gid) = (self.user.uid.as_raw(), self.gid.as_raw());
         send(ToGuest::Credentials { uid, gid, umask: self.umask, groups });
         for (resource, soft, hard) in limits() {
             send(ToGuest::Rlimit { resource, soft, hard });

@@ -4,18 +4,19 @@ use super::handle::check;
 use super::{Spank, SpankError};
 use crate::sys;
 use std::ffi::{CStr, c_char, c_int};
+use std::ptr;
 
 /// What Slurm calls for each value of an option: number of the option, its value, whether this is
 /// slurmstepd.
 pub type Callback = unsafe extern "C" fn(c_int, *const c_char, c_int) -> c_int;
 
-/// An option with a value, as `srun --help` shows it.
+/// An option, as `srun --help` shows it.
 #[derive(Debug, Clone, Copy)]
 pub struct CliOption {
     /// Name without the dashes.
     pub name: &'static CStr,
-    /// The word after `=` in the help.
-    pub arginfo: &'static CStr,
+    /// The word after `=` in the help; `None` for an option that takes no value.
+    pub arginfo: Option<&'static CStr>,
     /// The help itself; Slurm demands one and breaks its lines.
     pub usage: &'static CStr,
 }
@@ -29,11 +30,10 @@ pub struct CliOption {
 pub fn register(spank: &Spank, option: &CliOption, number: c_int, callback: Callback) -> Result<(), SpankError> {
     let mut raw = sys::spank_option {
         name: option.name.as_ptr().cast_mut(),
-        arginfo: option.arginfo.as_ptr().cast_mut(),
+        arginfo: option.arginfo.map_or(ptr::null_mut(), |word| word.as_ptr().cast_mut()),
         usage: option.usage.as_ptr().cast_mut(),
-        // A value is required. has_arg = 2 (optional) is a trap: an inherited option without a
-        // value comes back as the text "(null)".
-        has_arg: 1,
+        // Never 2, an optional value: a word that follows would not be taken for it.
+        has_arg: c_int::from(option.arginfo.is_some()),
         val: number,
         cb: Some(callback),
     };

@@ -86,7 +86,7 @@ fn environment_default(cluster: &Cluster) {
 fn help(cluster: &Cluster) {
     for program in ["srun", "sbatch", "salloc"] {
         let help = cluster.run(&[program, "--help"]).ok();
-        for option in ["--vm-image=", "--vms-per-slot="] {
+        for option in ["--vm-image=", "--vms-per-slot=", "--vm-mem=", "--vm-cpus=", "--vm-mount=", "--vm-root"] {
             assert!(help.contains(option), "{option} is not in the help of {program}");
         }
     }

@@ -7,6 +7,7 @@ mod batch;
 mod cluster;
 mod failures;
 mod identity;
+mod options;
 mod slots;
 mod streams;
 mod terminal;
@@ -25,9 +26,17 @@ type Case = (&'static str, fn(&Cluster));
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let cases =
-        [identity::CASES, streams::CASES, terminal::CASES, slots::CASES, batch::CASES, failures::CASES, tools::CASES]
-            .concat();
+    let cases = [
+        identity::CASES,
+        streams::CASES,
+        terminal::CASES,
+        slots::CASES,
+        options::CASES,
+        batch::CASES,
+        failures::CASES,
+        tools::CASES,
+    ]
+    .concat();
     if arguments.list {
         return libtest_mimic::run(&arguments, cases.into_iter().map(|(name, _)| trial(name, || Ok(()))).collect())
             .exit_code();
