@@ -72,7 +72,7 @@ demo: deps build kit images ## start a small Slurm and show VM jobs in it (as ro
 demo-stop: ## end the demo's Slurm
 	@tests/cluster/demo stop
 
-.PHONY: test lint lint-rust lint-shell test-unit test-hooks test-slurm bench
+.PHONY: test lint lint-rust lint-shell test-unit test-hooks test-slurm test-parity parity bench
 # One after the other, whatever -j says: the machine is measured by these tests too.
 test: ## everything that must pass: lint, unit, hook and real-Slurm tests (as root)
 	@$(MAKE) deps
@@ -108,6 +108,13 @@ test-hooks: ## the plugin's hooks, called by a stand-in for slurmstepd
 test-slurm: build kit images ## tests on a real private Slurm with real VMs (as root)
 	$(call section,tests on a real Slurm)
 	$(CARGO) test --quiet $(RUNNER_FEATURES) --test slurm
+
+test-parity: build kit images ## the same scripts bare and in a VM, compared (as root)
+	$(call section,parity of bare-metal and VM steps)
+	$(CARGO) test --quiet $(RUNNER_FEATURES) --test parity
+
+parity: test-parity ## the same, and PARITY.md anew from what was seen
+	cp $(TARGET)/PARITY.md PARITY.md
 
 bench: build kit images ## measure start times, into target/bench/results.csv (RUNS=10; as root)
 	$(call section,benchmark)

@@ -84,13 +84,13 @@ pub(super) fn reap_one(pid: Pid) -> nix::Result<Option<(Pid, ExitStatus)>> {
     Ok(Some((Pid::from_raw(found), ended)))
 }
 
-/// Sends any signal to a process group, real-time signals included, which nix has no names for. A
-/// group that is gone, or a number that is no signal, is nobody's fault.
-pub(super) fn signal_group(leader: Pid, signo: u8) {
-    // A group number of 0 or 1 would mean ourselves or everybody.
+/// Sends any signal to a process, real-time signals included, which nix has no names for. A
+/// process that is gone, or a number that is no signal, is nobody's fault.
+pub(super) fn signal_process(leader: Pid, signo: u8) {
+    // 0 and below would mean groups or everybody, 1 is ourselves.
     if leader.as_raw() > 1 {
-        // SAFETY: killpg touches no memory of ours.
-        unsafe { libc::killpg(leader.as_raw(), signo.into()) };
+        // SAFETY: kill touches no memory of ours.
+        unsafe { libc::kill(leader.as_raw(), signo.into()) };
     }
 }
 

@@ -107,7 +107,7 @@ pub enum ToGuest<'a> {
     Eof(Stream),
     /// This many bytes of the stream were passed on.
     Window(Stream, u32),
-    /// Send the signal to the command's process group.
+    /// Send the signal to the command.
     Signal(u8),
     /// The terminal has a new size.
     Resize {

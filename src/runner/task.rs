@@ -50,7 +50,7 @@ impl Task {
     ///
     /// # Errors
     /// When the working directory or the script cannot be read.
-    pub fn from_this_process(argv: Vec<OsString>, batch_script: bool) -> anyhow::Result<Self> {
+    pub fn from_this_process(mut argv: Vec<OsString>, batch_script: bool) -> anyhow::Result<Self> {
         let uid = Uid::current();
         let env: Vec<_> = std::env::vars_os().collect();
         let script = match argv.first() {
@@ -59,13 +59,18 @@ impl Task {
             }
             _ => None,
         };
+        let cwd = std::env::current_dir().context("the working directory")?;
+        // As slurmstepd shows it to a bare-metal command.
+        if let Some(command) = argv.first_mut().filter(|word| word.as_bytes().contains(&b'/')) {
+            *command = cwd.join(&*command).into_os_string();
+        }
         // Reading the mask means setting it; nothing else runs in this process.
         let mask = umask(Mode::empty());
         umask(mask);
         Ok(Self {
             argv,
             env,
-            cwd: std::env::current_dir().context("the working directory")?,
+            cwd,
             user: User::from_uid(uid)?.unwrap_or_else(|| nameless(uid)),
             gid: Gid::current(),
             groups: getgroups()?,

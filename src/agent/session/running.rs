@@ -147,12 +147,13 @@ impl Running {
         }
     }
 
-    /// Signals the command's process group. The leader was not reaped before `end` is set, so its
+    /// Signals the command alone, as slurmstepd does: what its children make of it is its business.
+    /// The leader was not reaped before `end` is set, so its
     /// number cannot belong to anybody else yet.
     fn signal(&self, signo: u8) {
         if self.end.is_none() {
             // Numbers beyond nix's enum (real-time signals) are signals too.
-            sys::signal_group(self.leader, signo);
+            sys::signal_process(self.leader, signo);
         }
     }
 

@@ -1,0 +1,101 @@
+//! What was seen of a case, made comparable, and the table of all.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use crate::cases::Case;
+use crate::cluster::Ran;
+
+/// What a user sees of a script's run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// One line of the report.
+pub struct Row {
+    pub case: &'static Case,
+    pub bare: Seen,
+    pub vm: Seen,
+}
+
+impl Seen {
+    /// Takes out what differs between any two runs: the directory and the numbers of jobs.
+    pub fn new(ran: Ran, dir: &Path) -> Self {
+        let plain = |text: String| {
+            let text = text.replace(&dir.display().to_string(), "WORK");
+            text.lines().filter(|line| !is_waiting(line)).map(|line| without_job_numbers(line) + "\n").collect()
+        };
+        Self { code: ran.code, stdout: plain(ran.stdout), stderr: plain(ran.stderr) }
+    }
+
+    /// One cell of the table.
+    fn summary(&self) -> String {
+        let all: Vec<&str> = self.stdout.lines().chain(self.stderr.lines()).collect();
+        let text: String = all.join(" ⏎ ").chars().take(60).collect();
+        let text = text.replace('|', "\\|").replace('`', "'");
+        let code = match self.code {
+            0 => String::new(),
+            code => format!("exit {code}; "),
+        };
+        if text.is_empty() { format!("{code}no output") } else { format!("{code}`{text}`") }
+    }
+}
+
+/// srun's lines about waiting for its turn depend on how long the job before took to end.
+fn is_waiting(line: &str) -> bool {
+    line.contains("queued and waiting for resources") || line.contains("has been allocated resources")
+}
+
+/// Replaces the number after words that Slurm puts before a job's or step's number.
+fn without_job_numbers(line: &str) -> String {
+    let mut out = String::new();
+    let mut rest = line;
+    loop {
+        let markers = ["StepId=", "JobId=", "batch job ", "job step ", "STEP ", "JOB ", " step ", " job "];
+        let next = markers.iter().filter_map(|marker| rest.find(marker).map(|at| at + marker.len())).min();
+        let Some(at) = next else { break };
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let number = rest.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(rest.len());
+        if number > 0 {
+            out.push('N');
+        }
+        // A sentence may end right after the number.
+        let dot = rest[..number].ends_with('.');
+        out.push_str(if dot { "." } else { "" });
+        rest = &rest[number..];
+    }
+    // Slurm's own time stamps: "*** STEP N ON n1 CANCELLED AT 2026-01-01T00:00:00 ***".
+    out.push_str(rest);
+    match out.split_once(" AT 20") {
+        Some((before, _)) => before.to_owned(),
+        None => out,
+    }
+}
+
+/// Writes the table.
+pub fn write(rows: &[Row]) {
+    let same = rows.iter().filter(|row| row.bare == row.vm).count();
+    let mut text = format!(
+        "# Parity: what a user sees of a step on bare metal and in a VM\n\n\
+         Made by `make parity`: each script runs as an ordinary user on a real Slurm, once bare and once with \
+         `--vm-image=debian12` on a Debian 12 host; standard output, standard error, exit code and srun's own messages \
+         are compared.\n\n{same} of {} cases are the same. The rest differ for the reason given.\n\n\
+         | area | case | bare metal | VM | verdict |\n| --- | --- | --- | --- | --- |\n",
+        rows.len()
+    );
+    for Row { case, bare, vm } in rows {
+        let verdict = match (bare == vm, case.differs) {
+            (true, _) => "same",
+            (false, Some(reason)) => reason,
+            (false, None) => "DIFFERENT",
+        };
+        let vm = if bare == vm { "as bare".to_owned() } else { vm.summary() };
+        let _ = writeln!(text, "| {} | {} | {} | {vm} | {verdict} |", case.area, case.name, bare.summary());
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/PARITY.md");
+    std::fs::write(path, text).unwrap();
+}
