@@ -41,7 +41,7 @@ pub static CASES: &[Case] = &[
     same(
         "stdio",
         "order of stdout and stderr in one file",
-        "srun $VM -o all sh -c 'for i in 1 2 3 4 5; do echo o$i; echo e$i >&2; done'; cat all",
+        "srun $VM -o both.out sh -c 'for i in 1 2 3 4 5; do echo o$i; echo e$i >&2; done'; cat both.out",
     ),
     // How a command ends.
     same("exit", "code 0", "srun $VM true"),
