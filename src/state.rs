@@ -6,10 +6,10 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -92,16 +92,6 @@ fn read_status(dir: &Path) -> Option<Status> {
     toml::from_str(&text).ok()
 }
 
-/// Makes a task directory as the plugin does, for runs without it.
-///
-/// # Errors
-/// When it exists already or the parent cannot be written.
-pub fn create(state_dir: &Path, name: &str) -> io::Result<PathBuf> {
-    let dir = state_dir.join(name);
-    DirBuilder::new().mode(0o700).create(&dir)?;
-    Ok(dir)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,9 +100,10 @@ mod tests {
     fn what_a_runner_writes_is_listed_and_nonsense_is_not_believed() {
         let dir = tempfile::tempdir().unwrap();
         let status = Status { image: "tiny".into(), runner_pid: 7, qemu_pids: vec![8, 9], memory_mib: 256, cpus: 1 };
-        let task = create(dir.path(), "12.0.0").unwrap();
+        let [task, odd] = ["12.0.0", "13.0.0"].map(|name| dir.path().join(name));
+        std::fs::create_dir(&task).unwrap();
         write_status(&task, &status).unwrap();
-        let odd = create(dir.path(), "13.0.0").unwrap();
+        std::fs::create_dir(&odd).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", odd.join(STATUS_FILE)).unwrap();
         let entries = list(dir.path()).unwrap();
         assert_eq!(entries.len(), 2);

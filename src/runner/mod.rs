@@ -32,12 +32,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use nix::sched::{CpuSet, sched_getaffinity};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use self::child::QemuProcess;
 use self::plan::{SlotResources, VmSize};
 use self::qemu::{Accel, Machine, VmSpec};
-use self::relay::{Interrupted, Relay};
+use self::relay::Relay;
 use self::shares::Share;
 use self::signals::Signals;
 use self::stdio::{Output, RawTerminal, same_file, terminal_size};
@@ -106,7 +107,7 @@ struct Parts {
 /// How an attempt to run the slot ended.
 enum Attempt {
     Ended(Vec<End>),
-    Died(Interrupted),
+    Died(Signal),
 }
 
 /// Runs the command in the slot's VMs and says how it ended: the highest exit code of all VMs.
@@ -131,7 +132,7 @@ pub fn run(slot: &Slot) -> anyhow::Result<ExitStatus> {
     }
     drop(terminal);
     match attempt {
-        Attempt::Died(Interrupted::Signal(signal)) => Ok(ExitStatus::Signal(signal as u8)),
+        Attempt::Died(signal) => Ok(ExitStatus::Signal(signal as u8)),
         Attempt::Ended(ends) => Ok(conclude(slot, &ends)),
     }
 }
@@ -236,7 +237,7 @@ fn run_vms(slot: &Slot, parts: &Parts, signals: &Signals, accel: Accel, is_trial
         }
     }
     Ok(match interrupted {
-        Some(interrupted) => Attempt::Died(interrupted),
+        Some(signal) => Attempt::Died(signal),
         None => Attempt::Ended(
             relay
                 .vms

@@ -19,13 +19,6 @@ use super::vm::{End, Outputs, Phase, Vm};
 use crate::notice;
 use crate::proto::{DATA_CHUNK, Stream, ToGuest};
 
-/// Why the loop ended before the VMs did.
-#[derive(Debug)]
-pub enum Interrupted {
-    /// A signal that ends the task came before its command ran.
-    Signal(Signal),
-}
-
 /// What the loop works on.
 #[derive(Debug)]
 pub struct Relay<'a> {
@@ -60,11 +53,12 @@ enum Source {
 }
 
 impl Relay<'_> {
-    /// Runs until every VM has ended and all output was written.
+    /// Runs until every VM has ended and all output was written, or until a signal that ends the
+    /// task comes before its command runs: that signal.
     ///
     /// # Errors
     /// When the task's own output cannot be written (a full disk) or the system refuses to poll.
-    pub fn run(&mut self) -> anyhow::Result<Option<Interrupted>> {
+    pub fn run(&mut self) -> anyhow::Result<Option<Signal>> {
         let mut stdin_open = true;
         loop {
             self.flush_outputs()?;
@@ -78,8 +72,8 @@ impl Relay<'_> {
             for (source, events) in ready {
                 match source {
                     Source::Signals => {
-                        if let Some(interrupted) = self.take_signals() {
-                            return Ok(Some(interrupted));
+                        if let Some(signal) = self.take_signals() {
+                            return Ok(Some(signal));
                         }
                     }
                     Source::Stdin => stdin_open = self.pass_stdin(),
@@ -213,7 +207,7 @@ impl Relay<'_> {
         }
     }
 
-    fn take_signals(&mut self) -> Option<Interrupted> {
+    fn take_signals(&mut self) -> Option<Signal> {
         while let Some(signal) = self.signals.next() {
             if signal == Signal::SIGWINCH {
                 if let Some((rows, cols)) = terminal_size(io::stdin().as_fd()) {
@@ -224,7 +218,7 @@ impl Relay<'_> {
             // A task that has not begun dies as any process would; a command decides for itself.
             let begun = self.vms.iter().any(|vm| matches!(vm.phase, Phase::Running | Phase::Ended(_)));
             if !begun && is_fatal(signal) {
-                return Some(Interrupted::Signal(signal));
+                return Some(signal);
             }
             self.tell_all(ToGuest::Signal(signal as u8));
         }

@@ -55,7 +55,7 @@ impl Task {
         let env: Vec<_> = std::env::vars_os().collect();
         let script = match argv.first() {
             Some(path) if batch_script => {
-                Some(read(Path::new(path)).with_context(|| format!("batch script {}", Path::new(path).display()))?)
+                Some(std::fs::read(path).with_context(|| format!("batch script {}", Path::new(path).display()))?)
             }
             _ => None,
         };
@@ -206,10 +206,6 @@ fn nameless(uid: Uid) -> User {
         dir: "/".into(),
         shell: "/bin/sh".into(),
     }
-}
-
-fn read(path: &Path) -> std::io::Result<Vec<u8>> {
-    std::fs::read(path)
 }
 
 fn host_entropy() -> anyhow::Result<[u8; ENTROPY_BYTES]> {
