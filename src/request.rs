@@ -7,11 +7,17 @@
 
 #![forbid(unsafe_code)]
 
+mod share;
+mod variables;
+
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::str::FromStr;
+
+pub use self::share::{ShareSpec, parse_mounts};
+pub use self::variables::{EnvEntry, parse_variables};
 
 /// Environment variable that carries a [`VmRequest`] from the plugin to the runner. The runner
 /// removes it, and everything that starts with `SPANK_VM_`, before the command sees the environment.
@@ -45,6 +51,12 @@ pub struct VmRequest {
     pub mounts: Vec<ShareSpec>,
     /// The command runs as root inside the guest.
     pub as_root: bool,
+    /// Variables that the command gets in any case.
+    pub variables: Vec<EnvEntry>,
+    /// Every line of output is preceded by its VM's number.
+    pub label: bool,
+    /// Explain every phase on the step's stderr.
+    pub verbose: bool,
     /// The user's own command when the plugin had to overwrite `argv[0]`; otherwise the command
     /// follows as the runner's arguments.
     pub argv0: Option<OsString>,
@@ -68,6 +80,9 @@ impl VmRequest {
             vm_cpus: None,
             mounts: Vec::new(),
             as_root: false,
+            variables: Vec::new(),
+            label: false,
+            verbose: false,
             argv0: None,
             batch_script: false,
             memory_mib: None,
@@ -130,60 +145,6 @@ impl FromStr for ImageName {
         }
         Ok(Self(text.to_owned()))
     }
-}
-
-/// A host directory that a guest sees, as users and sites write it: `SRC[:DST][:ro|rw]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ShareSpec {
-    /// Directory on the host.
-    pub source: PathBuf,
-    /// Absolute path in the guest.
-    pub target: PathBuf,
-    /// Writes are refused.
-    pub read_only: bool,
-}
-
-impl FromStr for ShareSpec {
-    type Err = RequestError;
-
-    fn from_str(text: &str) -> Result<Self, RequestError> {
-        let wrong =
-            |why: &str| RequestError(format!("share '{}': {why} (SRC[:DST][:ro|rw], absolute paths)", shown(text)));
-        let mut parts: Vec<&str> = text.split(':').collect();
-        let read_only = match parts.last() {
-            Some(&"ro") => parts.pop().is_some(),
-            Some(&"rw") => parts.pop().is_none(),
-            _ => false,
-        };
-        let (source, target) = match parts[..] {
-            [source] => (source, source),
-            [source, target] => (source, target),
-            _ => return Err(wrong("too many parts")),
-        };
-        if !source.starts_with('/') || !target.starts_with('/') {
-            return Err(wrong("a path is not absolute"));
-        }
-        if target == "/" {
-            return Err(wrong("the guest's root cannot be replaced"));
-        }
-        Ok(Self { source: source.into(), target: target.into(), read_only })
-    }
-}
-
-impl fmt::Display for ShareSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mode = if self.read_only { "ro" } else { "rw" };
-        write!(f, "{}:{}:{mode}", self.source.display(), self.target.display())
-    }
-}
-
-/// Reads the value of `--vm-mount`: shares separated by commas.
-///
-/// # Errors
-/// The first share that is not valid.
-pub fn parse_mounts(text: &str) -> Result<Vec<ShareSpec>, RequestError> {
-    let in_option = |error: RequestError| RequestError(format!("--vm-mount: {error}"));
-    text.split(',').map(|share| share.parse().map_err(in_option)).collect()
 }
 
 /// Reads the value of `--vm-mem`: MiB, or a number with K, M, G or T as `--mem` of Slurm takes it.
@@ -264,6 +225,15 @@ impl fmt::Display for VmRequest {
         if self.as_root {
             f.write_str(" root=1")?;
         }
+        if !self.variables.is_empty() {
+            write!(f, " env={}", Encoded(variables::variables_text(&self.variables).as_ref()))?;
+        }
+        if self.label {
+            f.write_str(" label=1")?;
+        }
+        if self.verbose {
+            f.write_str(" verbose=1")?;
+        }
         if let Some(argv0) = &self.argv0 {
             write!(f, " argv0={}", Encoded(argv0))?;
         }
@@ -286,11 +256,12 @@ impl fmt::Display for VmRequest {
 impl FromStr for VmRequest {
     type Err = RequestError;
 
-    fn from_str(text: &str) -> Result<Self, RequestError> {
+    fn from_str(source: &str) -> Result<Self, RequestError> {
         let wrong = |what: &str| RequestError(format!("{REQUEST_ENV}: {what}"));
+        let text = |value: OsString| value.into_string().map_err(|_| wrong("a value is not UTF-8"));
         let mut image = None;
         let mut request = Self::new(ImageName(String::new()));
-        for pair in text.split(' ') {
+        for pair in source.split(' ') {
             let (key, value) = pair.split_once('=').ok_or_else(|| wrong("not a list of key=value"))?;
             let decoded = || decode(value).ok_or_else(|| wrong("bad percent encoding"));
             match key {
@@ -298,11 +269,11 @@ impl FromStr for VmRequest {
                 "vms" => request.vms_per_slot = parse_vms_per_slot(value)?,
                 "vmmem" => request.vm_memory_mib = Some(parse_memory(value)?),
                 "vmcpus" => request.vm_cpus = Some(parse_cpus(value)?),
-                "mount" => {
-                    let text = decoded()?.into_string().map_err(|_| wrong("mount is not UTF-8"))?;
-                    request.mounts = parse_mounts(&text)?;
-                }
+                "mount" => request.mounts = parse_mounts(&text(decoded()?)?)?,
                 "root" => request.as_root = value == "1",
+                "env" => request.variables = parse_variables(&text(decoded()?)?)?,
+                "label" => request.label = value == "1",
+                "verbose" => request.verbose = value == "1",
                 "argv0" => request.argv0 = Some(decoded()?),
                 "script" => request.batch_script = value == "1",
                 "mem" => request.memory_mib = Some(value.parse().map_err(|_| wrong("mem is not a number"))?),
@@ -363,6 +334,9 @@ mod tests {
         request.vm_cpus = Some(2);
         request.mounts = parse_mounts("/sw:ro,/data 1:/mnt/%").unwrap();
         request.as_root = true;
+        request.variables = parse_variables("A=x y\\,%,B").unwrap();
+        request.label = true;
+        request.verbose = true;
         request.memory_mib = Some(4096);
         request.state_dir = Some("/run/spank-vm/1.0.0".into());
         request.config = Some("/etc/slurm dir/x=y %.toml".into());
@@ -390,17 +364,6 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_read_with_and_without_target_and_mode() {
-        let share = |text: &str| text.parse::<ShareSpec>();
-        assert_eq!(share("/sw:ro").unwrap().to_string(), "/sw:/sw:ro");
-        assert_eq!(share("/data/x:/mnt/x").unwrap().to_string(), "/data/x:/mnt/x:rw");
-        assert_eq!(share("/a:/b:rw").unwrap().to_string(), "/a:/b:rw");
-        for bad in ["sw", "/a:b", "/a:/b:/c", "/a:/", "", "ro"] {
-            assert!(share(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn sizes_are_read_as_slurm_reads_them() {
         for (text, mib) in [("300", 300), ("300M", 300), ("2048K", 2), ("2g", 2048), ("1T", 1 << 20)] {
             assert_eq!(parse_memory(text), Ok(mib), "{text}");
@@ -409,12 +372,6 @@ mod tests {
             let error = parse_memory(bad).unwrap_err().to_string();
             assert!(error.contains(&format!("--vm-mem='{bad}'")), "{error}");
         }
-    }
-
-    #[test]
-    fn a_bad_mount_names_option_and_value() {
-        let error = parse_mounts("/sw,relative").unwrap_err().to_string();
-        assert!(error.contains("--vm-mount") && error.contains("'relative'"), "{error}");
     }
 
     #[test]

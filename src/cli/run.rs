@@ -7,7 +7,9 @@ use clap::ValueEnum;
 
 use crate::config::{AccelChoice, Config, MachineChoice};
 use crate::proto::ExitStatus;
-use crate::request::{ImageName, MAX_VMS_PER_SLOT, ShareSpec, parse_cpus, parse_memory};
+use crate::request::{
+    EnvEntry, ImageName, MAX_VMS_PER_SLOT, RequestError, ShareSpec, parse_cpus, parse_memory, parse_variables,
+};
 use crate::runner::{self, Slot};
 
 #[derive(Debug, clap::Args)]
@@ -33,6 +35,12 @@ pub struct Arguments {
     /// Run the command as root inside the VMs
     #[arg(long)]
     root: bool,
+    /// Variables for the command: with this value, or NAME alone as it is here
+    #[arg(long, value_name = "NAME[=VALUE],...", value_parser = variables)]
+    env: Option<Variables>,
+    /// Put the number of its VM before each line of output
+    #[arg(long)]
+    label: bool,
     /// Accelerator, instead of the configured one
     #[arg(long)]
     accel: Option<AccelChoice>,
@@ -48,6 +56,13 @@ pub struct Arguments {
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<OsString>,
+}
+
+/// A name of its own, because clap takes a `Vec` for a repeatable option.
+type Variables = Vec<EnvEntry>;
+
+fn variables(text: &str) -> Result<Variables, RequestError> {
+    parse_variables(text)
 }
 
 impl ValueEnum for AccelChoice {
@@ -93,6 +108,8 @@ pub fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<ExitStatu
         vm_cpus: arguments.vm_cpus,
         mounts: arguments.mount,
         as_root: arguments.root,
+        variables: arguments.env.unwrap_or_default(),
+        label: arguments.label,
         argv: arguments.command,
         batch_script: false,
         state_dir: None,

@@ -13,13 +13,16 @@ use crate::runner::{self, Slot};
 /// Set to anything, prints the phases of every VM of the step to its stderr.
 const TIMING_ENV: &str = "SPANK_VM_TIMING";
 
+/// Set to anything, explains every phase on the step's stderr, as `srun -v` does.
+const VERBOSE_ENV: &str = "SPANK_VM_VERBOSE";
+
 /// Runs the step that the plugin described in the environment; `arguments` follow `argv[0]`.
 pub fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitStatus> {
     let begin = Instant::now();
-    runner::log::init(false);
     let text = std::env::var(REQUEST_ENV)
         .with_context(|| format!("{REQUEST_ENV} is not set: this program is started by Slurm's plugin spank_vm"))?;
     let request: VmRequest = text.parse()?;
+    runner::log::init(request.verbose || std::env::var_os(VERBOSE_ENV).is_some());
     let argv = request.argv0.clone().into_iter().chain(arguments).collect();
     let slot = Slot {
         config: Config::load(request.config.as_deref())?,
@@ -30,6 +33,8 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitStatus> {
         vm_cpus: request.vm_cpus,
         mounts: request.mounts,
         as_root: request.as_root,
+        variables: request.variables,
+        label: request.label,
         argv,
         batch_script: request.batch_script,
         state_dir: request.state_dir,

@@ -5,7 +5,7 @@
 use super::error::Error;
 use super::imagecheck::{self, Verdict};
 use super::options::TABLE;
-use super::{COMMAND_ENV, MULTI_PROG_ENV, Plugin};
+use super::{COMMAND_ENV, MULTI_PROG_ENV, Plugin, VERBOSE_ENV};
 use crate::request::STEP_PROGRAM;
 use crate::spank::{Context, Host, Level};
 use std::env;
@@ -86,6 +86,9 @@ pub fn hide_command(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Erro
     let Some(command) = argv.first() else {
         return Ok(());
     };
+    if host.is_verbose() {
+        host.set_own_env(VERBOSE_ENV, OsStr::new("1"));
+    }
     if is_multi_prog(&argv) {
         host.set_own_env(MULTI_PROG_ENV, OsStr::new("1"));
         return Ok(());
@@ -237,6 +240,10 @@ mod tests {
         hide_command(&mut plugin, &mut host).unwrap();
         assert_eq!(host.command(), "spank-vm-step 1");
         assert_eq!(host.own_env[COMMAND_ENV], "sleep");
+        assert!(!host.own_env.contains_key(VERBOSE_ENV));
+        host.verbose = true;
+        hide_command(&mut plugin, &mut host).unwrap();
+        assert_eq!(host.own_env[VERBOSE_ENV], "1");
     }
 
     #[test]

@@ -39,6 +39,9 @@ pub const COMMAND_ENV: &str = "SLURM_SPANK_VM_COMMAND";
 /// tell its plugins.
 pub const MULTI_PROG_ENV: &str = "SLURM_SPANK_VM_MULTI_PROG";
 
+/// Environment variable by which srun says that it was called with `-v`.
+pub const VERBOSE_ENV: &str = "SLURM_SPANK_VM_VERBOSE";
+
 /// What the plugin remembers from one hook to the next.
 #[derive(Debug)]
 pub struct Plugin {

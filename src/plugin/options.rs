@@ -4,8 +4,8 @@
 
 use super::error::Error;
 use crate::request::{
-    ImageName, RequestError, ShareSpec, VmRequest, parse_cpus, parse_memory, parse_mounts, parse_switch,
-    parse_vms_per_slot,
+    EnvEntry, ImageName, RequestError, ShareSpec, VmRequest, parse_cpus, parse_memory, parse_mounts, parse_switch,
+    parse_variables, parse_vms_per_slot,
 };
 use crate::spank::CliOption;
 use std::ffi::{CStr, OsString};
@@ -54,7 +54,7 @@ pub const LIST: &str = "list";
 pub const IMAGE: usize = 0;
 
 /// Every option; its place is the number Slurm hands to the callback.
-pub static TABLE: [VmOption; 6] = [
+pub static TABLE: [VmOption; 8] = [
     VmOption::new(
         c"vm-image",
         Some(c"NAME"),
@@ -92,6 +92,18 @@ pub static TABLE: [VmOption; 6] = [
         c"[vm] run the command as root inside the virtual machine; on the host's directories it acts as you",
         Wish::store_root,
     ),
+    VmOption::new(
+        c"vm-env",
+        Some(c"NAME[=VALUE],..."),
+        c"[vm] variables for the command: with this value, or NAME alone as it is on the host",
+        Wish::store_variables,
+    ),
+    VmOption::new(
+        c"vm-label",
+        None,
+        c"[vm] put the number of the virtual machine within its slot before each line of its output",
+        Wish::store_label,
+    ),
 ];
 
 /// What the options given so far ask for.
@@ -107,6 +119,8 @@ pub struct Wish {
     cpus: Option<u32>,
     mounts: Vec<ShareSpec>,
     as_root: bool,
+    variables: Vec<EnvEntry>,
+    label: bool,
     /// Per option the last value, and whether it was good.
     given: [Option<(String, Result<(), RequestError>)>; TABLE.len()],
 }
@@ -147,6 +161,8 @@ impl Wish {
             vm_cpus: self.cpus,
             mounts: self.mounts.clone(),
             as_root: self.as_root,
+            variables: self.variables.clone(),
+            label: self.label,
             ..VmRequest::new(image)
         }))
     }
@@ -206,6 +222,18 @@ impl Wish {
     fn store_root(&mut self, value: &str) -> Result<(), RequestError> {
         self.as_root = false;
         self.as_root = parse_switch("--vm-root", value)?;
+        Ok(())
+    }
+
+    fn store_variables(&mut self, value: &str) -> Result<(), RequestError> {
+        self.variables.clear();
+        self.variables = parse_variables(value)?;
+        Ok(())
+    }
+
+    fn store_label(&mut self, value: &str) -> Result<(), RequestError> {
+        self.label = false;
+        self.label = parse_switch("--vm-label", value)?;
         Ok(())
     }
 }

@@ -8,7 +8,7 @@
 
 use super::error::Error;
 use super::options::{IMAGE, TABLE};
-use super::{COMMAND_ENV, MULTI_PROG_ENV, Plugin, state_dir};
+use super::{COMMAND_ENV, MULTI_PROG_ENV, Plugin, VERBOSE_ENV, state_dir};
 use crate::request::{REQUEST_ENV, STEP_PROGRAM};
 use crate::spank::{Host, Level, SpankError, Step, is_executable};
 use std::ffi::OsString;
@@ -58,6 +58,7 @@ fn become_step(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     adopt_lost_options(plugin, host, step)?;
     let sent = take_job_env(host, COMMAND_ENV)?;
     let multi_prog = take_job_env(host, MULTI_PROG_ENV)?.is_some();
+    let verbose = take_job_env(host, VERBOSE_ENV)?.is_some();
     let argv = host.argv()?;
     let replaced = !multi_prog && argv.first().is_some_and(|word| word == STEP_PROGRAM);
     let Some(mut request) = plugin.wish.vms()? else {
@@ -75,6 +76,7 @@ fn become_step(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     }
     let command = if replaced { Some(sent.ok_or(Error::LostCommand)?) } else { argv.first().cloned() };
 
+    request.verbose = verbose;
     request.batch_script = step == Step::Batch;
     request.memory_mib = task_memory(host)?;
     request.state_dir = plugin.state_dir.clone();

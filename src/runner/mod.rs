@@ -11,6 +11,7 @@
 
 mod accel;
 mod child;
+mod environment;
 pub mod log;
 mod plan;
 mod qemu;
@@ -50,7 +51,7 @@ use crate::image::{Catalogue, Image};
 use crate::kit::Kit;
 use crate::notice;
 use crate::proto::{ExitStatus, FailKind};
-use crate::request::{ImageName, ShareSpec};
+use crate::request::{EnvEntry, ImageName, ShareSpec};
 use crate::state::{self, Status};
 
 pub use self::signals::die_by;
@@ -80,6 +81,10 @@ pub struct Slot {
     pub mounts: Vec<ShareSpec>,
     /// Run the command as root inside the guests.
     pub as_root: bool,
+    /// Variables that the command gets in any case.
+    pub variables: Vec<EnvEntry>,
+    /// Each line of output is preceded by its VM's number.
+    pub label: bool,
     /// The command; empty is an error.
     pub argv: Vec<OsString>,
     /// `argv[0]` is a batch script that exists on the host only.
@@ -172,6 +177,7 @@ fn prepare(slot: &Slot) -> anyhow::Result<Parts> {
     if slot.as_root {
         task.run_as_root();
     }
+    task.set_variables(slot.variables.clone());
     for mount in &slot.mounts {
         ensure!(mount.source.is_dir(), "--vm-mount={mount}: {} is no directory on {}", mount.source.display(), node());
     }
@@ -213,11 +219,28 @@ fn run_vms(slot: &Slot, parts: &Parts, signals: &Signals, accel: Accel, is_trial
     let count = slot.vms as usize;
     let vms = (0..count).map(|index| start_vm(slot, parts, accel, index)).collect::<anyhow::Result<Vec<_>>>()?;
     report_state(slot, parts, &vms);
+    tracing::debug!(
+        "started {count} x {} with {} MiB and {} processors each, {accel:?}, {:?}; the guest has {} s to come up",
+        parts.image.disk.display(),
+        parts.size.memory_mib,
+        parts.size.cpus,
+        parts.machine,
+        boot_timeout.as_secs()
+    );
+    for share in &parts.shares {
+        let mode = if share.read_only { "read-only" } else { "read and write" };
+        tracing::debug!("share {} at {}, {mode}", share.source.display(), share.target.display());
+    }
     let deadline = Instant::now() + boot_timeout;
-    let outputs = Outputs {
+    let mut outputs = Outputs {
         stdout: Output::new(io::stdout().as_fd(), count)?,
         stderr: Output::new(io::stderr().as_fd(), count)?,
     };
+    // On a terminal the program in the VM decides where lines begin.
+    if slot.label && !parts.task.has_terminal() {
+        outputs.stdout.label_lines();
+        outputs.stderr.label_lines();
+    }
     let mut relay = Relay {
         vms,
         outputs,
@@ -345,6 +368,8 @@ pub fn try_kvm(config: &Config, image: &ImageName) -> anyhow::Result<Duration> {
         vm_cpus: None,
         mounts: Vec::new(),
         as_root: false,
+        variables: Vec::new(),
+        label: false,
         argv: vec!["true".into()],
         batch_script: false,
         state_dir: None,

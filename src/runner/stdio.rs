@@ -39,6 +39,8 @@ pub struct Output {
     way: Way,
     queue: VecDeque<Chunk>,
     partial: Vec<Vec<u8>>,
+    /// Each line is preceded by its VM's number.
+    label: bool,
     /// The reader is gone; what comes is dropped.
     broken: bool,
     /// The commands were told so.
@@ -50,6 +52,8 @@ struct Chunk {
     vm: usize,
     bytes: Vec<u8>,
     written: usize,
+    /// Bytes of the guest that are not acknowledged yet; labels are ours.
+    owed: usize,
 }
 
 impl Output {
@@ -63,14 +67,20 @@ impl Output {
             way: Way::of(file)?,
             queue: VecDeque::new(),
             partial: vec![Vec::new(); vms],
+            label: false,
             broken: false,
             told: false,
         })
     }
 
-    /// Takes output of one VM. With several VMs only whole lines go into the queue.
+    /// From now on each line is preceded by the number of its VM, as with `srun --label`.
+    pub fn label_lines(&mut self) {
+        self.label = true;
+    }
+
+    /// Takes output of one VM. With several VMs, or labels, only whole lines go into the queue.
     pub fn push(&mut self, vm: usize, bytes: &[u8]) {
-        if self.partial.len() == 1 {
+        if self.partial.len() == 1 && !self.label {
             self.enqueue(vm, bytes.to_vec());
             return;
         }
@@ -95,7 +105,9 @@ impl Output {
 
     fn enqueue(&mut self, vm: usize, bytes: Vec<u8>) {
         if !bytes.is_empty() {
-            self.queue.push_back(Chunk { vm, bytes, written: 0 });
+            let owed = bytes.len();
+            let bytes = if self.label { labelled(vm, &bytes) } else { bytes };
+            self.queue.push_back(Chunk { vm, bytes, written: 0, owed });
         }
     }
 
@@ -131,11 +143,13 @@ impl Output {
                 }
             };
             chunk.written += n;
+            let of_guest = n.min(chunk.owed);
+            chunk.owed -= of_guest;
             let (vm, finished) = (chunk.vm, chunk.written == chunk.bytes.len());
             if finished {
                 self.queue.pop_front();
             }
-            done(vm, n);
+            done(vm, of_guest);
             if !again {
                 return Ok(());
             }
@@ -183,6 +197,19 @@ impl Way {
     fn may_continue(&self) -> bool {
         !matches!(self, Self::Careful(_))
     }
+}
+
+/// Lines with a number before each. A last line without end gets one, so that the next label begins a line.
+fn labelled(vm: usize, lines: &[u8]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(lines.len() + 64);
+    for line in lines.split_inclusive(|&byte| byte == b'\n') {
+        text.extend_from_slice(format!("{vm}: ").as_bytes());
+        text.extend_from_slice(line);
+    }
+    if !text.ends_with(b"\n") {
+        text.push(b'\n');
+    }
+    text
 }
 
 /// Whether two descriptors are the same file, as after `2>&1`.
@@ -256,6 +283,22 @@ mod tests {
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "alpha\none two\nbeta\nthree");
+    }
+
+    #[test]
+    fn labelled_lines_tell_their_vm_and_cost_the_guest_nothing() {
+        let (writer, mut reader) = UnixStream::pair().unwrap();
+        let mut output = Output::new(writer.as_fd(), 2).unwrap();
+        output.label_lines();
+        output.push(1, b"a\nb\nunfinished");
+        output.push(0, b"\n");
+        output.flush_partial(1);
+        let of_guest: usize = drain(&mut output).iter().map(|(_, n)| n).sum();
+        assert_eq!(of_guest, "a\nb\nunfinished\n".len());
+        drop((output, writer));
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "1: a\n1: b\n0: \n1: unfinished\n");
     }
 
     #[test]

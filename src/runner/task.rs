@@ -15,14 +15,10 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, User, getgroups};
 
-use super::shares::{Share, visible};
+use super::environment;
+use super::shares::Share;
 use crate::proto::{DATA_CHUNK, ToGuest};
-
-/// Variables of the plugin and the runner, never shown to the command.
-const OWN_PREFIX: &str = "SPANK_VM";
-
-/// Variables that name sockets and directories of a login on the host.
-const HOST_ONLY: [&str; 4] = ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "SSH_AUTH_SOCK", "SSH_AGENT_PID"];
+use crate::request::EnvEntry;
 
 /// Bytes of host entropy that every guest gets before its command runs.
 const ENTROPY_BYTES: usize = 64;
@@ -32,6 +28,8 @@ const ENTROPY_BYTES: usize = 64;
 pub struct Task {
     argv: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    /// What the user wants in it in any case.
+    variables: Vec<EnvEntry>,
     cwd: PathBuf,
     user: User,
     gid: Gid,
@@ -70,6 +68,7 @@ impl Task {
         Ok(Self {
             argv,
             env,
+            variables: Vec::new(),
             cwd,
             user: User::from_uid(uid)?.unwrap_or_else(|| nameless(uid)),
             gid: Gid::current(),
@@ -96,6 +95,16 @@ impl Task {
             self.env.retain(|(key, _)| key != name);
             self.env.push((name.into(), value.into()));
         }
+    }
+
+    /// Gives the command these variables whatever the rules for the environment say.
+    pub fn set_variables(&mut self, variables: Vec<EnvEntry>) {
+        self.variables = variables;
+    }
+
+    /// Whether the command gets a terminal.
+    pub fn has_terminal(&self) -> bool {
+        self.terminal.is_some()
     }
 
     /// Makes the command's stderr the same file as its stdout.
@@ -133,8 +142,7 @@ impl Task {
     /// When the host's random generator cannot be read.
     pub fn describe(&self, index: u32, vms: u32, shares: &[Share], out: &mut Vec<u8>) -> anyhow::Result<()> {
         let mut send = |message: ToGuest<'_>| message.encode(0, out);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        send(ToGuest::Clock(now.as_nanos() as u64));
+        send(clock());
         send(ToGuest::Hostname(self.hostname(index, vms).as_bytes()));
         send(ToGuest::Entropy(&host_entropy()?));
         for Share { tag, target, read_only, .. } in shares {
@@ -175,17 +183,18 @@ impl Task {
 
     /// The task's environment as the command in the guest gets it.
     fn guest_environment(&self, index: u32, vms: u32, shares: &[Share]) -> Vec<OsString> {
-        let kept = self.env.iter().filter(|(name, value)| {
-            let name = name.to_string_lossy();
-            // A temporary directory of the host exists in the guest only under a share.
-            let host_tmpdir = name == "TMPDIR" && value != "/tmp" && !visible(shares, Path::new(value));
-            !(name.starts_with(OWN_PREFIX) || HOST_ONLY.contains(&name.as_ref()) || host_tmpdir)
-        });
-        let mut pairs: Vec<OsString> = kept.map(|(name, value)| pair(name, value)).collect();
+        let vars = environment::for_guest(&self.env, &self.variables, shares);
+        let mut pairs: Vec<OsString> = vars.iter().map(|(name, value)| pair(name, value)).collect();
         pairs.push(format!("SLURM_VM_INDEX={index}").into());
         pairs.push(format!("SLURM_VMS_PER_SLOT={vms}").into());
         pairs
     }
+}
+
+/// The message that sets a guest's clock to this host's.
+pub fn clock() -> ToGuest<'static> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    ToGuest::Clock(now.as_nanos() as u64)
 }
 
 fn pair(name: &OsStr, value: &OsStr) -> OsString {
@@ -243,19 +252,10 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_loses_only_what_is_of_the_host() {
-        let task = task(&[
-            ("SLURM_JOB_ID", "7"),
-            ("SPANK_VM_REQUEST", "secret"),
-            ("XDG_RUNTIME_DIR", "/run/user/1"),
-            ("TMPDIR", "/scratch/7"),
-            ("A", "line\nline=\u{e9}"),
-        ]);
-        let env = task.guest_environment(1, 3, &[]);
+    fn every_vm_of_a_slot_is_told_its_number() {
+        let env = task(&[("A", "line\nline=\u{e9}")]).guest_environment(1, 3, &[]);
         let env: Vec<_> = env.iter().map(|pair| pair.to_str().unwrap()).collect();
-        assert_eq!(env, ["SLURM_JOB_ID=7", "A=line\nline=\u{e9}", "SLURM_VM_INDEX=1", "SLURM_VMS_PER_SLOT=3"]);
-        let share = Share { tag: "s0".into(), source: "/scratch".into(), target: "/scratch".into(), read_only: false };
-        assert!(task.guest_environment(0, 1, &[share]).contains(&OsString::from("TMPDIR=/scratch/7")));
+        assert_eq!(env, ["A=line\nline=\u{e9}", "SLURM_VM_INDEX=1", "SLURM_VMS_PER_SLOT=3"]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::process::symbol;
 use super::{Context, Host, Level, SpankError, Step, log};
 use crate::sys;
 use std::env;
-use std::ffi::{CStr, CString, OsStr, OsString, c_char, c_int};
+use std::ffi::{CStr, CString, OsStr, OsString, c_char, c_int, c_void};
 use std::mem;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::ptr;
@@ -181,6 +181,15 @@ impl Host for Spank {
         check(code, || format!("to unset {name}"))
     }
 
+    fn is_verbose(&self) -> bool {
+        type LogLevel = unsafe extern "C" fn() -> c_int;
+        let Some(function) = symbol(c"slurm_get_log_level") else { return false };
+        // SAFETY: Slurm exports this function with this type under this name to its plugins
+        // (slurm_xlator.h, 22.05 to 26.05); it only reads a number.
+        let level = unsafe { mem::transmute::<*mut c_void, LogLevel>(function.as_ptr())() };
+        level >= LOG_LEVEL_VERBOSE
+    }
+
     fn own_env(&self, name: &str) -> Option<OsString> {
         env::var_os(name)
     }
@@ -196,6 +205,9 @@ impl Host for Spank {
         log::line(level, text);
     }
 }
+
+/// What one `-v` makes of Slurm's log level (log.h).
+const LOG_LEVEL_VERBOSE: c_int = 4;
 
 const PREPEND: &CStr = c"spank_prepend_task_argv";
 

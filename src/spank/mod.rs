@@ -159,6 +159,9 @@ pub trait Host {
     /// Removes a variable of the job's environment (slurmstepd only).
     fn unset_job_env(&mut self, name: &str) -> Result<(), SpankError>;
 
+    /// Whether the user asked this client for explanations (`-v`).
+    fn is_verbose(&self) -> bool;
+
     /// A variable of this very process: srun, sbatch, salloc.
     fn own_env(&self, name: &str) -> Option<OsString>;
 

@@ -21,6 +21,7 @@ pub struct FakeHost {
     pub prepended: Option<Vec<OsString>>,
     pub job_env: BTreeMap<String, OsString>,
     pub own_env: BTreeMap<String, OsString>,
+    pub verbose: bool,
     pub lines: RefCell<Vec<(Level, String)>>,
 }
 
@@ -38,6 +39,7 @@ impl FakeHost {
             prepended: None,
             job_env: BTreeMap::new(),
             own_env: BTreeMap::new(),
+            verbose: false,
             lines: RefCell::default(),
         }
     }
@@ -98,6 +100,9 @@ impl Host for FakeHost {
     fn unset_job_env(&mut self, name: &str) -> Result<(), SpankError> {
         self.job_env.remove(name);
         Ok(())
+    }
+    fn is_verbose(&self) -> bool {
+        self.verbose
     }
     fn own_env(&self, name: &str) -> Option<OsString> {
         self.own_env.get(name).cloned()
