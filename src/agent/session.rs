@@ -179,6 +179,13 @@ impl<M: Machine> Conversation<'_, M> {
             out.send(task, &ToHost::Synced);
             return Ok(());
         }
+        // Also in the middle of a command: the host was asleep, or this VM was stopped for a while.
+        if let (ToGuest::Clock(nanoseconds), Phase::Running(_)) = (&message, &self.phase) {
+            if let Err(error) = self.machine.set_clock(*nanoseconds) {
+                out.send(task, &ToHost::Log { level: Level::Warn, text: error.to_string().as_bytes() });
+            }
+            return Ok(());
+        }
         match &mut self.phase {
             Phase::Silent => Err(ProtoError::OutOfOrder("message before HELLO")),
             Phase::Over => Ok(()),

@@ -11,7 +11,12 @@ pub fn init(verbose: bool) {
         .ok()
         .map(|layer| layer.with_syslog_identifier("spank-vm".to_owned()).with_filter(LevelFilter::INFO));
     let terminal = verbose.then(|| {
-        fmt::layer().with_writer(std::io::stderr).without_time().with_target(false).with_filter(LevelFilter::DEBUG)
+        fmt::layer()
+            .with_writer(std::io::stderr)
+            .without_time()
+            .with_target(false)
+            .log_internal_errors(false)
+            .with_filter(LevelFilter::DEBUG)
     });
     // A second call (tests) keeps the first.
     let _ = tracing_subscriber::registry().with(journal).with(terminal).try_init();

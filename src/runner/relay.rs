@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use super::shares::Share;
 use super::signals::{Signals, is_fatal};
 use super::stdio::terminal_size;
-use super::task::Task;
+use super::task::{self, Task};
 use super::vm::{End, Outputs, Phase, Vm};
 use crate::notice;
 use crate::proto::{DATA_CHUNK, Stream, ToGuest};
@@ -219,6 +219,10 @@ impl Relay<'_> {
             let begun = self.vms.iter().any(|vm| matches!(vm.phase, Phase::Running | Phase::Ended(_)));
             if !begun && is_fatal(signal) {
                 return Some(signal);
+            }
+            // Whoever was stopped has missed some time.
+            if signal == Signal::SIGCONT {
+                self.tell_all(task::clock());
             }
             self.tell_all(ToGuest::Signal(signal as u8));
         }

@@ -203,6 +203,7 @@ impl Vm {
                 if nonce == self.nonce {
                     self.moments.ready = Some(Instant::now());
                     self.moments.boot = times;
+                    tracing::debug!(vm = self.index, "the guest is up; describing the task");
                     self.phase = Phase::Up;
                     if version != proto::VERSION {
                         let why = format!(
@@ -225,6 +226,7 @@ impl Vm {
             (Phase::Starting, ToHost::Started(_)) => {
                 self.moments.started = Some(Instant::now());
                 self.phase = Phase::Running;
+                tracing::debug!(vm = self.index, "the command runs");
             }
             (Phase::Up | Phase::Starting, ToHost::Failed(kind, text)) => {
                 let text = printable(text);
