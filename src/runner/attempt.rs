@@ -99,6 +99,7 @@ impl Vms<'_> {
         let Some(shape) = Shape::of(parts.size, parts.shares.len()) else {
             return Obtained::Unavailable(format!("{:?} is larger than templates are", parts.size));
         };
+        let introduction = parts.task.introduction();
         let recipe = Recipe {
             image: &parts.image,
             kit: &parts.kit,
@@ -106,6 +107,7 @@ impl Vms<'_> {
             machine: parts.machine,
             accel: self.accel,
             shape,
+            introduction: &introduction,
         };
         let terms = Terms { signals: self.signals, boot_timeout: self.boot_timeout, notice_at: self.notice_at };
         let cache_bytes = slot.config.template_cache_mib << 20;
@@ -136,7 +138,7 @@ impl Vms<'_> {
             signals: self.signals,
             task: &parts.task,
             shares: &parts.shares,
-            cpus_to_online: if template.is_some() { parts.size.cpus } else { 1 },
+            cpus: template.filter(|(shape, _)| shape.cpus > parts.size.cpus).map(|_| parts.size.cpus as u16),
             deadline: Instant::now() + self.boot_timeout,
             boot_timeout: self.boot_timeout,
             notice_at: self.notice_at,
@@ -198,13 +200,12 @@ impl Vms<'_> {
             }
             .args()
         })?;
-        let mut memory_to_plug = 0;
+        let mut memory_to_plug = None;
         if let Start::Clone(shape, fds) = start {
             process.monitor.load(fds.state_uri());
             memory_to_plug = shape.bytes_to_plug(parts.size);
         }
-        let moments =
-            Moments { template: has_template, spawned: Some(Instant::now()), ..Moments::begin(slot.begin) };
+        let moments = Moments { template: has_template, spawned: Some(Instant::now()), ..Moments::begin(slot.begin) };
         // Any number that an earlier session of this guest did not use: its template's was 0.
         let nonce = u64::from(std::process::id()) << 32 | index as u64;
         Ok(Vm::new(index, process, nonce, memory_to_plug, moments))
