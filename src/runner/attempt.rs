@@ -171,12 +171,15 @@ impl Vms<'_> {
         let Self { slot, parts, .. } = self;
         let (kernel, initramfs) = (parts.kit.kernel(), parts.kit.initramfs());
         let scratch_dir = &slot.config.scratch_dir;
+        // Kept until QEMU has it.
+        let mut device_state = None;
         let (start, files) = match template {
             Some((shape, template)) => {
                 let opened = template.files().context("the template's files")?;
                 let (ram, state) = (opened.ram.as_raw_fd(), opened.state.as_raw_fd());
                 let fds = TemplateFds { ram, state, abilities: template.abilities() };
                 let scratch = scratch::create(template.scratch(), scratch_dir)?;
+                device_state = Some(opened.state.try_clone()?);
                 (Start::Clone(shape, fds), Files { scratch, template: Some(opened) })
             }
             None => {
@@ -201,8 +204,8 @@ impl Vms<'_> {
             .args()
         })?;
         let mut memory_to_plug = None;
-        if let Start::Clone(shape, fds) = start {
-            process.monitor.load(fds.state_uri());
+        if let (Start::Clone(shape, fds), Some(state)) = (start, &device_state) {
+            process.monitor.load(fds.abilities.state_uri(state));
             memory_to_plug = shape.bytes_to_plug(parts.size);
         }
         let moments = Moments { template: has_template, spawned: Some(Instant::now()), ..Moments::begin(slot.begin) };

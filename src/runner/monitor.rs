@@ -6,15 +6,19 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::io::{IoSlice, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
 
 /// Id of the device that memory is plugged through, as on QEMU's command line.
 pub const MEMORY_DEVICE: &str = "plug";
+
+/// What a descriptor sent over the monitor is called there.
+const STATE_NAME: &str = "state";
 
 /// Longest line that is waited for; QEMU's own are shorter.
 const LINE_MAX: usize = 1 << 20;
@@ -24,7 +28,7 @@ const LINE_MAX: usize = 1 << 20;
 pub enum StateUri {
     /// `file:` with a descriptor set of the command line: QEMU 8.2 and newer.
     FdSet(u32),
-    /// `fd:` with an inherited descriptor: the way of older releases, which newer ones give up.
+    /// `fd:` with a descriptor that is sent over the monitor: the way of older releases, which newer ones give up.
     Fd(RawFd),
 }
 
@@ -32,7 +36,7 @@ impl StateUri {
     fn text(self) -> String {
         match self {
             Self::FdSet(set) => format!("file:/dev/fdset/{set}"),
-            Self::Fd(fd) => format!("fd:{fd}"),
+            Self::Fd(_) => format!("fd:{STATE_NAME}"),
         }
     }
 }
@@ -66,6 +70,7 @@ impl Monitor {
     /// Orders a VM that QEMU was told to await (`-incoming defer`) to be read from `state` and to run.
     pub fn load(&mut self, state: StateUri) {
         self.negotiate();
+        self.hand_over(state);
         self.order(&json!({"execute": "migrate-incoming", "arguments": {"uri": state.text()}}));
     }
 
@@ -82,6 +87,7 @@ impl Monitor {
     /// while it is saved makes QEMU 10.0 abort under emulation.
     pub fn save(&mut self, state: StateUri) {
         self.order(&json!({"execute": "stop"}));
+        self.hand_over(state);
         self.order(&json!({"execute": "migrate", "arguments": {"uri": state.text()}}));
     }
 
@@ -89,6 +95,19 @@ impl Monitor {
     pub fn plug(&mut self, bytes: u64) {
         self.order(&json!({"execute": "qom-set", "arguments": {
             "path": format!("/machine/peripheral/{MEMORY_DEVICE}"), "property": "requested-size", "value": bytes}}));
+    }
+
+    /// Sends the descriptor where QEMU has not inherited it.
+    fn hand_over(&mut self, state: StateUri) {
+        let StateUri::Fd(fd) = state else { return };
+        let line = format!("{}\n", json!({"execute": "getfd", "arguments": {"fdname": STATE_NAME}}));
+        let message = [IoSlice::new(line.as_bytes())];
+        let fds = [fd];
+        let rights = [ControlMessage::ScmRights(&fds)];
+        let sent = sendmsg::<()>(self.stream.as_raw_fd(), &message, &rights, MsgFlags::empty(), None);
+        if sent != Ok(line.len()) {
+            tracing::debug!("descriptor to QEMU: {sent:?}");
+        }
     }
 
     /// A few short orders in the life of a VM always fit into the socket.

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
@@ -67,12 +67,12 @@ const SCRATCH_SET: u32 = 1;
 /// Number of the descriptor set that holds a template's device state.
 const STATE_SET: u32 = 2;
 
-impl TemplateFds {
-    /// How the monitor names the device state.
-    pub fn state_uri(&self) -> StateUri {
-        match self.abilities.read_only_templates {
+impl Abilities {
+    /// How the monitor is told of the device state, which this process must keep open until QEMU has it.
+    pub fn state_uri(self, state: &impl AsRawFd) -> StateUri {
+        match self.read_only_templates {
             true => StateUri::FdSet(STATE_SET),
-            false => StateUri::Fd(self.state),
+            false => StateUri::Fd(state.as_raw_fd()),
         }
     }
 }
@@ -446,6 +446,7 @@ virtio-9p-device,fsdev=s0,mount_tag=s0";
         let old = TemplateFds { abilities: Abilities { read_only_templates: false }, ..fds };
         let line = spec(&image(), Machine::Q35, Accel::Tcg, Start::Clone(shape, old));
         assert!(line.contains("mem-path=/proc/self/fd/11,share=off\n") && !line.contains("fd=12,"), "{line}");
-        assert_eq!((fds.state_uri(), old.state_uri()), (StateUri::FdSet(2), StateUri::Fd(12)));
+        assert_eq!(fds.abilities.state_uri(&12), StateUri::FdSet(2));
+        assert_eq!(old.abilities.state_uri(&12), StateUri::Fd(12));
     }
 }

@@ -16,7 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use super::super::child::{Files, QemuProcess, TemplateFiles};
-use super::super::monitor::Transfer;
+use super::super::monitor::{StateUri, Transfer};
 use super::super::qemu::{Abilities, Start, TemplateFds, VmSpec};
 use super::super::scratch::copy_sparse;
 use super::super::shares::Share;
@@ -67,10 +67,12 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> anyhow::Re
     ram.set_len(recipe.shape.base_mib << 20)?;
     let scratch = create(SCRATCH, true)?;
     copy_sparse(&File::open(recipe.kit.scratch())?, &scratch).context("the private disk")?;
-    let files = Files { scratch, template: Some(TemplateFiles { ram, state: create(STATE, false)? }) };
-    let (process, fds) = start(recipe, &path(EMPTY), files, abilities)?;
+    let state = create(STATE, false)?;
+    let files = Files { scratch, template: Some(TemplateFiles { ram, state: state.try_clone()? }) };
+    let process = start(recipe, &path(EMPTY), files, abilities)?;
 
-    let mut builder = Builder { process, decoder: Decoder::new(), stage: Stage::Booting, fds };
+    let save_to = abilities.state_uri(&state);
+    let mut builder = Builder { process, decoder: Decoder::new(), stage: Stage::Booting, save_to };
     match builder.run(recipe, terms)? {
         Built::Complete => {}
         other => return Ok(other),
@@ -96,12 +98,7 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> anyhow::Re
     Ok(Built::Complete)
 }
 
-fn start(
-    recipe: &Recipe<'_>,
-    empty: &Path,
-    files: Files,
-    abilities: Abilities,
-) -> anyhow::Result<(QemuProcess, TemplateFds)> {
+fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) -> anyhow::Result<QemuProcess> {
     let share = |number| Share {
         tag: format!("s{number}"),
         source: empty.to_owned(),
@@ -112,7 +109,7 @@ fn start(
     let (kernel, initramfs) = (recipe.kit.kernel(), recipe.kit.initramfs());
     let template = files.template.as_ref().context("no template files")?;
     let fds = TemplateFds { ram: template.ram.as_raw_fd(), state: template.state.as_raw_fd(), abilities };
-    let process = QemuProcess::spawn(recipe.qemu, files, |inherited| {
+    QemuProcess::spawn(recipe.qemu, files, |inherited| {
         VmSpec {
             machine: recipe.machine,
             accel: recipe.accel,
@@ -127,8 +124,7 @@ fn start(
             shares: &shares,
         }
         .args()
-    })?;
-    Ok((process, fds))
+    })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,7 +144,7 @@ struct Builder {
     process: QemuProcess,
     decoder: Decoder,
     stage: Stage,
-    fds: TemplateFds,
+    save_to: StateUri,
 }
 
 impl Builder {
@@ -236,7 +232,7 @@ impl Builder {
                 }
                 (Stage::Settling, ToHost::Synced) => {
                     self.stage = Stage::Saving;
-                    self.process.monitor.save(self.fds.state_uri());
+                    self.process.monitor.save(self.save_to);
                 }
                 (_, ToHost::Failed(_, text)) => return Ok(Some(String::from_utf8_lossy(text).into_owned())),
                 (_, ToHost::Log { .. }) => {}
