@@ -21,6 +21,7 @@ pub const CASES: &[Case] = &[
     ("a_builder_that_was_killed_leaves_no_lock", killed_builder),
     ("templates_beyond_the_limit_are_removed_least_recently_used_first", evicted),
     ("without_templates_every_vm_boots", boot),
+    ("where_no_template_can_be_kept_vms_boot", no_room),
     ("templates_are_listed_verified_and_removed", tools),
 ];
 
@@ -246,4 +247,26 @@ fn newest(cluster: &Cluster) -> PathBuf {
 
 fn tool(cluster: &Cluster, user: &str, arguments: &[&str]) -> Ran {
     crate::tools::tool(cluster, user, arguments)
+}
+
+fn no_room(cluster: &Cluster) {
+    forget(cluster);
+    vm(cluster, &[], &["true"]).ok();
+    fs::remove_dir_all(newest(cluster)).unwrap();
+    // A file system that is full as soon as the guest's memory is written.
+    let shelf = shelf(cluster).display().to_string();
+    let options = format!("size=1m,mode=700,uid={0},gid={0}", uid(cluster));
+    run(&["mount", "-t", "tmpfs", "-o", &options, "tmpfs", &shelf]);
+    let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        for _ in 0..2 {
+            assert_eq!(vm(cluster, &[], &["echo", "fine"]).ok(), "fine\n");
+        }
+    }));
+    run(&["umount", &shelf]);
+    ran.unwrap();
+}
+
+fn run(words: &[&str]) {
+    let done = std::process::Command::new(words[0]).args(&words[1..]).output().unwrap();
+    assert!(done.status.success(), "{words:?}: {}", String::from_utf8_lossy(&done.stderr));
 }

@@ -34,7 +34,7 @@ const READ_ONLY_TEMPLATES_SINCE: (u32, u32) = (8, 2);
 pub enum Built {
     /// Everything is in the draft.
     Complete,
-    /// The guest did not come up, and would not without a template either; the text says why.
+    /// The guest did not answer in all the time it may take, and would not without a template either.
     NoBoot(String),
     /// A signal came that ends the task.
     Interrupted(Signal),
@@ -54,7 +54,8 @@ pub struct Terms<'a> {
 /// Boots the recipe's image in the directory `draft` and fills it.
 ///
 /// # Errors
-/// When files cannot be written or QEMU cannot save its state. The draft is the caller's to remove.
+/// When files cannot be written, the guest ends or QEMU cannot save its state: a boot without a template
+/// will do, or say what is wrong. The draft is the caller's to remove.
 pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> anyhow::Result<Built> {
     let begin = Instant::now();
     let abilities = abilities(recipe.qemu)?;
@@ -176,9 +177,7 @@ impl Builder {
                 }
             }
             self.process.read_texts();
-            if let Some(why) = self.listen()? {
-                return Ok(Built::NoBoot(why));
-            }
+            self.listen()?;
             if self.stage == Stage::Plugging && self.process.monitor.has_plugged() {
                 self.stage = Stage::Settling;
                 let mut orders = recipe.introduction.to_vec();
@@ -204,24 +203,22 @@ impl Builder {
         }
     }
 
-    /// Takes what the agent says; `Some` is why this guest is not fit to be cloned.
-    fn listen(&mut self) -> anyhow::Result<Option<String>> {
+    /// Takes what the agent says; an error if the guest has ended or is not fit to be cloned.
+    fn listen(&mut self) -> anyhow::Result<()> {
         let mut buf = [0; DATA_CHUNK];
         loop {
             match self.process.channel.read(&mut buf) {
-                Ok(0) => return Ok(Some(self.process.obituary())),
+                Ok(0) => bail!(self.process.obituary()),
                 Ok(n) => self.decoder.push(&buf[..n]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return Ok(Some(self.process.obituary())),
+                Err(_) => bail!(self.process.obituary()),
             }
-            if let Some(why) = self.understand()? {
-                return Ok(Some(why));
-            }
+            self.understand()?;
         }
     }
 
-    fn understand(&mut self) -> anyhow::Result<Option<String>> {
+    fn understand(&mut self) -> anyhow::Result<()> {
         let mut decoder = std::mem::take(&mut self.decoder);
         while let Some(frame) = decoder.next_frame()? {
             match (self.stage, ToHost::parse(frame)?) {
@@ -234,13 +231,13 @@ impl Builder {
                     self.stage = Stage::Saving;
                     self.process.monitor.save(self.save_to);
                 }
-                (_, ToHost::Failed(_, text)) => return Ok(Some(String::from_utf8_lossy(text).into_owned())),
+                (_, ToHost::Failed(_, text)) => bail!("{}", String::from_utf8_lossy(text)),
                 (_, ToHost::Log { .. }) => {}
-                (_, message) => return Ok(Some(format!("the agent said {message:?} out of turn"))),
+                (_, message) => bail!("the agent said {message:?} out of turn"),
             }
         }
         self.decoder = decoder;
-        Ok(None)
+        Ok(())
     }
 
     /// A few short messages, for which an empty socket always has room.

@@ -46,7 +46,8 @@ pub enum Obtained<T = Template> {
     Template(T),
     /// There is none and none can be made here; the VM boots. The text is for the administrator.
     Unavailable(String),
-    /// The image does not come up, so booting it once more makes no sense; the text is for the user.
+    /// The guest did not answer in all the time it may take, so booting it once more makes no sense; the text
+    /// is for the user.
     NoBoot(String),
     /// A signal came that ends the task.
     Interrupted(Signal),
@@ -93,6 +94,9 @@ pub fn obtain_from(
         return Ok(Obtained::Template(template));
     }
     shelf.prepare(0o700)?;
+    if let Some(why) = shelf.recent_failure(&key) {
+        anyhow::bail!("making it failed a short while ago: {why}");
+    }
     let files = FileMode { mode: 0o600, group: None };
     let obtained = make_once(shelf, recipe, &key, files, terms)?;
     shelf.evict(cache_bytes, Some(&shelf.dir.join(key.as_str())));
@@ -129,6 +133,10 @@ fn make_once(
         Waited::Locked(_lock) => {
             let draft = shelf.begin(key)?;
             let outcome = make(shelf, recipe, key, &draft, files, terms);
+            if let Err(error) = &outcome {
+                tracing::warn!("no template of image '{}' can be made: {error:#}", recipe.image.name);
+                shelf.note_failure(key, &format!("{error:#}"));
+            }
             let _ = std::fs::remove_dir_all(&draft);
             outcome
         }

@@ -17,7 +17,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, ensure};
 use nix::fcntl::{OFlag, openat};
@@ -36,6 +36,9 @@ pub const STATE: &str = "state";
 pub const SCRATCH: &str = "scratch";
 /// What a share's device shows while the template is made.
 pub const EMPTY: &str = "empty";
+
+/// How long a failure to make a template keeps others from trying: a full disk may be tidied up.
+const FAILURE_HOLDS: Duration = Duration::from_secs(600);
 
 /// What a template says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -262,6 +265,26 @@ impl Shelf {
         let _ = fs::remove_dir_all(&dir);
         fs::rename(draft, &dir)?;
         Ok(dir)
+    }
+
+    /// Notes that the template of that key cannot be made, so that not every start tries it in vain.
+    pub fn note_failure(&self, key: &Key, why: &str) {
+        let _ = fs::write(self.failure_path(key), why);
+    }
+
+    /// Why making it failed, if that was a short while ago.
+    pub fn recent_failure(&self, key: &Key) -> Option<String> {
+        let path = self.failure_path(key);
+        let age = fs::metadata(&path).ok()?.modified().ok()?.elapsed().ok()?;
+        if age > FAILURE_HOLDS {
+            let _ = fs::remove_file(&path);
+            return None;
+        }
+        fs::read_to_string(path).ok()
+    }
+
+    fn failure_path(&self, key: &Key) -> PathBuf {
+        self.dir.join(format!("{key}.failed"))
     }
 
     /// The lock for building the template of that key.
