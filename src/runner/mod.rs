@@ -33,7 +33,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use nix::sched::{CpuSet, sched_getaffinity};
-use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use self::child::QemuProcess;
@@ -112,7 +111,7 @@ struct Parts {
 /// How an attempt to run the slot ended.
 enum Attempt {
     Ended(Vec<End>),
-    Died(Signal),
+    Died(u8),
 }
 
 /// Runs the command in the slot's VMs and says how it ended: the highest exit code of all VMs.
@@ -137,7 +136,7 @@ pub fn run(slot: &Slot) -> anyhow::Result<ExitStatus> {
     }
     drop(terminal);
     match attempt {
-        Attempt::Died(signal) => Ok(ExitStatus::Signal(signal as u8)),
+        Attempt::Died(signal) => Ok(ExitStatus::Signal(signal)),
         Attempt::Ended(ends) => Ok(conclude(slot, &ends)),
     }
 }

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
 
 use super::shares::Share;
 use super::signals::{Signals, is_fatal};
@@ -58,7 +57,7 @@ impl Relay<'_> {
     ///
     /// # Errors
     /// When the task's own output cannot be written (a full disk) or the system refuses to poll.
-    pub fn run(&mut self) -> anyhow::Result<Option<Signal>> {
+    pub fn run(&mut self) -> anyhow::Result<Option<u8>> {
         let mut stdin_open = true;
         loop {
             self.flush_outputs()?;
@@ -207,9 +206,9 @@ impl Relay<'_> {
         }
     }
 
-    fn take_signals(&mut self) -> Option<Signal> {
+    fn take_signals(&mut self) -> Option<u8> {
         while let Some(signal) = self.signals.next() {
-            if signal == Signal::SIGWINCH {
+            if i32::from(signal) == libc::SIGWINCH {
                 if let Some((rows, cols)) = terminal_size(io::stdin().as_fd()) {
                     self.tell_all(ToGuest::Resize { rows, cols });
                 }
@@ -221,10 +220,10 @@ impl Relay<'_> {
                 return Some(signal);
             }
             // Whoever was stopped has missed some time.
-            if signal == Signal::SIGCONT {
+            if i32::from(signal) == libc::SIGCONT {
                 self.tell_all(task::clock());
             }
-            self.tell_all(ToGuest::Signal(signal as u8));
+            self.tell_all(ToGuest::Signal(signal));
         }
         None
     }
