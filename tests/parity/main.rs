@@ -107,7 +107,7 @@ fn see(cluster: &Cluster, case: &Case, variables: &Variables) -> Seen {
     let Variables { vm, two, label, rank } = variables;
     let script = format!("VM='{vm}' TWO='{two}' LABEL={label} RANK={rank}\n{PRELUDE}\n{}", case.script);
     let output = cluster.command_as(user, &dir, &["bash", "-c", &script]).output().unwrap();
-    Seen::new(ran(output), &dir, &node_prefix(cluster))
+    Seen::new(ran(output), &dir, &cluster.user, &node_prefix(cluster))
 }
 
 /// What the names of the cluster's nodes begin with.

@@ -24,10 +24,11 @@ pub struct Row {
 }
 
 impl Seen {
-    /// Takes out what differs between any two runs: the directory, the nodes and the numbers of jobs.
-    pub fn new(ran: Ran, dir: &Path, node_prefix: &str) -> Self {
+    /// Takes out what differs between any two runs: the directory, the user, the nodes and the
+    /// numbers of jobs.
+    pub fn new(ran: Ran, dir: &Path, user: &str, node_prefix: &str) -> Self {
         let plain = |text: String| {
-            let text = text.replace(&dir.display().to_string(), "WORK");
+            let text = text.replace(&dir.display().to_string(), "WORK").replace(user, "USER");
             let lines = text.lines().filter(|line| !is_waiting(line));
             lines.map(|line| without_nodes(&without_job_numbers(line), node_prefix) + "\n").collect()
         };

@@ -26,7 +26,7 @@ pub const CASES: &[Case] = &[
     differs(
         "identity",
         "--chdir to a directory that only the host has",
-        "srun $VM --chdir=/usr/share/vim pwd",
+        "srun $VM --chdir=/usr/lib/x86_64-linux-gnu/slurm-wlm pwd",
         "the image's directory counts; where it has none the command runs in /tmp, with one warning",
     ),
     differs("identity", "host name", "srun $VM hostname | sed 's/^vm[0-9]*/vmN/'", "each VM has a name of its own"),

@@ -41,18 +41,18 @@ pub const CASES: &[Case] = &[
         "the terminal works again after the step was killed",
         r#"open_terminal
         enter 'srun -Q -J victim $VM --pty bash -c ": > started; stty raw -echo; sleep 100"'; until_file started; sleep 0.5
-        kill -9 $(task_pids victim); see '^>.*$' ; sleep 1
-        enter 'stty -a | tr " ;" "\n" | grep -xE -e "-?(icanon|echo|isig|opost|icrnl)" | tr "\n" " "; echo end'; see ' end$'
-        screen | grep 'end$' | tail -1"#,
+        kill -9 $(task_pids victim); while [ -n "$(job victim)" ]; do sleep 0.1; done; sleep 1
+        enter 'stty -a | tr " ;" "\n" | grep -xE -e "-?(icanon|echo|isig|opost|icrnl)" | tr "\n" " "; echo end'; see '^-?icrnl.*end$'
+        screen | grep -E '^-?icrnl.*end$'"#,
     ),
     same(
         "pty",
         "the terminal works again after srun was killed",
         r#"open_terminal
         enter 'sh -c "echo \$\$ > pid; exec srun -Q $VM --pty sh -c \": > started; sleep 100\""'; until_file started; sleep 0.5
-        kill -TERM $(cat pid); see '^>'; sleep 1
-        enter 'stty -a | tr " ;" "\n" | grep -xE -e "-?(icanon|echo|isig|opost|icrnl)" | tr "\n" " "; echo end'; see ' end$'
-        screen | grep 'end$' | tail -1"#,
+        kill -TERM $(cat pid); while kill -0 $(cat pid); do sleep 0.1; done 2> /dev/null; sleep 1
+        enter 'stty -a | tr " ;" "\n" | grep -xE -e "-?(icanon|echo|isig|opost|icrnl)" | tr "\n" " "; echo end'; see '^-?icrnl.*end$'
+        screen | grep -E '^-?icrnl.*end$'"#,
     ),
     same(
         "pty",
