@@ -25,8 +25,8 @@ pub const CASES: &[Case] = &[
     differs(
         "environment",
         "variables that are added",
-        "srun $VM env | grep -o '^SLURM_[VS][MP][A-Z_]*' | sort",
-        "the two by which a command tells the VMs of a slot apart, and Slurm's own record of the options",
+        "srun $VM env | grep -o '^SLURM_VM[A-Z_]*' | sort",
+        "by them a command tells the VMs of a slot apart",
     ),
     same(
         "environment",

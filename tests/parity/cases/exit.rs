@@ -22,7 +22,11 @@ pub const CASES: &[Case] = &[
         "srun $VM /etc/os-release",
         "126 as in a shell, where slurmstepd ends with 13",
     ),
-    same("exit", "--kill-on-bad-exit", "srun -Q $VM -n2 -K sh -c '[ $SLURM_PROCID = 0 ] || exit 3; sleep 60'"),
+    same(
+        "exit",
+        "--kill-on-bad-exit",
+        "srun -Q $VM -n2 -K sh -c '[ $SLURM_PROCID = 0 ] || exit 3; sleep 60' 2> err; code=$?; sort err; exit $code",
+    ),
     same("exit", "--wait", "srun -Q $VM -n2 -W1 sh -c '[ $SLURM_PROCID = 0 ] || exit 0; sleep 60' 2>&1 | sort"),
 ];
 

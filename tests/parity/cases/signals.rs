@@ -65,6 +65,6 @@ pub const LONG: &[Case] = &[
     same(
         "signals",
         "the time limit",
-        "srun -Q $VM -t1 sh -c 'trap \"echo cleaning; exit 3\" TERM; while :; do sleep 0.1; done'",
+        "srun -Q $VM -t1 sh -c 'trap \"echo cleaning; exit 3\" TERM; while :; do sleep 0.1; done' 2> err; code=$?; sort err; exit $code",
     ),
 ];
