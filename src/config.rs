@@ -37,6 +37,16 @@ pub enum MachineChoice {
     Q35,
 }
 
+/// How VMs start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StartChoice {
+    /// As clones of a template, which the first VM of an image on a node makes.
+    Clone,
+    /// Each boots.
+    Boot,
+}
+
 impl<'de> Deserialize<'de> for ShareSpec {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
@@ -59,6 +69,12 @@ pub struct Config {
     pub machine: MachineChoice,
     /// Root-owned directory for the state of running VMs and for what is known about the node.
     pub state_dir: PathBuf,
+    /// How VMs start.
+    pub start: StartChoice,
+    /// Root-owned directory on this node's disk for templates.
+    pub template_dir: PathBuf,
+    /// What the templates of one user, or of the site, may take of it, in MiB.
+    pub template_cache_mib: u64,
     /// Where the VMs' private disks live, as files without a name.
     pub scratch_dir: PathBuf,
     /// Guest memory in MiB per VM where Slurm sets no limit.
@@ -86,6 +102,9 @@ impl Default for Config {
             accel: AccelChoice::Auto,
             machine: MachineChoice::Auto,
             state_dir: "/run/spank-vm".into(),
+            start: StartChoice::Clone,
+            template_dir: "/var/cache/spank-vm/templates".into(),
+            template_cache_mib: 4096,
             scratch_dir: "/var/tmp".into(),
             default_memory_mib: 512,
             memory_overhead_mib: 96,

@@ -52,6 +52,8 @@ pub(super) trait Machine {
     fn sync_shares(&mut self) -> Result<(), AgentError>;
     /// Brings everything to the disks.
     fn sync_all(&mut self);
+    /// Prepares for being cloned: what every task needs is brought into memory, the rest to the disks.
+    fn settle(&mut self);
     /// Undoes what a session did that the next one must not find: its shares.
     fn forget_session(&mut self);
 

@@ -186,6 +186,11 @@ impl<M: Machine> Conversation<'_, M> {
             }
             return Ok(());
         }
+        if message == ToGuest::Settle {
+            self.machine.settle();
+            out.send(task, &ToHost::Synced);
+            return Ok(());
+        }
         match &mut self.phase {
             Phase::Silent => Err(ProtoError::OutOfOrder("message before HELLO")),
             Phase::Over => Ok(()),
@@ -309,7 +314,7 @@ impl Collecting {
             // A runner whose user is in a hurry: there is nothing yet that could be signalled, or greeted goodbye.
             ToGuest::Signal(_) | ToGuest::Bye => {}
             ToGuest::Data(..) | ToGuest::Eof(_) | ToGuest::Window(..) => return Err(ProtoError::OutOfOrder("stream")),
-            ToGuest::Hello { .. } | ToGuest::Sync | ToGuest::Start => {}
+            ToGuest::Hello { .. } | ToGuest::Sync | ToGuest::Settle | ToGuest::Start => {}
         }
         Ok(Ok(()))
     }

@@ -60,7 +60,10 @@ fn settings(config: &Config) -> String {
         qemu,
         accel,
         machine,
+        start,
         state_dir,
+        template_dir,
+        template_cache_mib,
         scratch_dir,
         default_memory_mib,
         memory_overhead_mib,
@@ -72,13 +75,15 @@ fn settings(config: &Config) -> String {
     } = config;
     let shares: Vec<String> = shares.iter().map(ToString::to_string).collect();
     format!(
-        "image_dirs = {image_dirs:?}\nkit = {kit:?}\nqemu = {qemu:?}\naccel = {:?}\nmachine = {:?}\n\
-         state_dir = {state_dir:?}\nscratch_dir = {scratch_dir:?}\ndefault_memory_mib = {default_memory_mib}\n\
+        "image_dirs = {image_dirs:?}\nkit = {kit:?}\nqemu = {qemu:?}\naccel = {:?}\nmachine = {:?}\nstart = {:?}\n\
+         state_dir = {state_dir:?}\ntemplate_dir = {template_dir:?}\ntemplate_cache_mib = {template_cache_mib}\n\
+         scratch_dir = {scratch_dir:?}\ndefault_memory_mib = {default_memory_mib}\n\
          memory_overhead_mib = {memory_overhead_mib}\nmax_vms_per_slot = {max_vms_per_slot}\n\
          boot_timeout_s = {boot_timeout_s}\nkvm_timeout_s = {kvm_timeout_s}\nshare_home = {share_home}\n\
          shares = {shares:?}\n\n",
         format!("{accel:?}").to_lowercase(),
         format!("{machine:?}").to_lowercase(),
+        format!("{start:?}").to_lowercase(),
     )
 }
 

@@ -28,6 +28,7 @@ pub(super) mod kind {
     pub const RESIZE: u8 = 49;
     pub const BYE: u8 = 50;
     pub const SYNC: u8 = 51;
+    pub const SETTLE: u8 = 52;
     // Both ways.
     pub const DATA: u8 = 64;
     pub const EOF: u8 = 65;

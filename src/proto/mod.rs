@@ -17,10 +17,11 @@
 //!   DATA stdin  WINDOW  SIGNAL     ◄──────────►   DATA stdout/stderr  WINDOW  EOF
 //!                                  ◄───────────   EXIT           (after EOF of both outputs)
 //!   SYNC                           ───────────►   (only when the disk is kept; answered by SYNCED)
+//!   SETTLE                         ───────────►   (only before a template is saved; answered by SYNCED)
 //!   BYE                            ───────────►   (the VM may now vanish)
 //! ```
 //!
-//! The agent also carries out CPUS, NET and SYNC, which the runner does not send yet.
+//! The agent also carries out NET and SYNC, which the runner does not send yet.
 //!
 //! A virtio-serial port tells neither side when the other connects, and after a clone it may hold
 //! bytes of an earlier session: that is what the HELLO with its nonce is for ([`Decoder`] skips to
@@ -52,7 +53,7 @@ pub use window::{RecvWindow, SendWindow};
 
 /// Version of the wire format. Runner and agent must agree exactly: they are built from one source
 /// and travel in one package, the check is there to say so when somebody kept an old kit.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Name of the virtio-serial port, as the guest sees it in `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "org.spank-vm.agent";

@@ -49,6 +49,7 @@ fn every_message_to_the_guest_arrives_as_it_was_sent() {
         ToGuest::Resize { rows: 50, cols: 132 },
         ToGuest::Bye,
         ToGuest::Sync,
+        ToGuest::Settle,
     ];
     for message in messages {
         roundtrip(|out| message.encode(2, out), |frame| assert_eq!(ToGuest::parse(frame), Ok(message.clone())));

@@ -120,6 +120,9 @@ pub enum ToGuest<'a> {
     Bye,
     /// Write everything to the disks and answer SYNCED: before the scratch disk is kept.
     Sync,
+    /// The guest is about to become a template: bring into memory what every task needs, write
+    /// everything to the disks, and answer SYNCED.
+    Settle,
 }
 
 impl<'a> ToGuest<'a> {
@@ -201,6 +204,7 @@ impl<'a> ToGuest<'a> {
             Self::Resize { rows, cols } => (kind::RESIZE, 0, put_size(&mut scratch, *rows, *cols)),
             Self::Bye => (kind::BYE, 0, &[]),
             Self::Sync => (kind::SYNC, 0, &[]),
+            Self::Settle => (kind::SETTLE, 0, &[]),
         };
         Frame { kind, stream, task, payload }.encode(out);
     }
@@ -297,6 +301,7 @@ impl<'a> ToGuest<'a> {
             }
             kind::BYE => Self::Bye,
             kind::SYNC => Self::Sync,
+            kind::SETTLE => Self::Settle,
             other => return Err(ProtoError::UnknownKind(other)),
         })
     }

@@ -2,10 +2,10 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -15,6 +15,27 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::{getppid, setsid};
 
+use super::monitor::Monitor;
+use super::tail::Tail;
+
+/// Open files that QEMU works on.
+#[derive(Debug)]
+pub struct Files {
+    /// The VM's private disk, read-write.
+    pub scratch: File,
+    /// Memory and device state of a template: written when it is made, read when it is cloned.
+    pub template: Option<TemplateFiles>,
+}
+
+/// The files of a template that are not a disk.
+#[derive(Debug)]
+pub struct TemplateFiles {
+    /// The guest's memory.
+    pub ram: File,
+    /// The state of its devices.
+    pub state: File,
+}
+
 /// Descriptors that QEMU inherits; the runner keeps the other ends.
 #[derive(Debug)]
 pub struct Inherited {
@@ -22,8 +43,18 @@ pub struct Inherited {
     pub channel: UnixStream,
     /// QEMU's end of the console.
     pub console: UnixStream,
-    /// The VM's private disk.
-    pub scratch: File,
+    /// QEMU's end of its monitor.
+    pub monitor: UnixStream,
+    /// Open files.
+    pub files: Files,
+}
+
+impl Inherited {
+    fn descriptors(&self) -> Vec<RawFd> {
+        let sockets = [&self.channel, &self.console, &self.monitor].map(AsRawFd::as_raw_fd);
+        let template = self.files.template.iter().flat_map(|files| [files.ram.as_raw_fd(), files.state.as_raw_fd()]);
+        sockets.into_iter().chain([self.files.scratch.as_raw_fd()]).chain(template).collect()
+    }
 }
 
 /// A running QEMU and the runner's ends of its streams, all nonblocking. Dropping it kills QEMU.
@@ -32,10 +63,12 @@ pub struct QemuProcess {
     child: Child,
     /// The channel to the agent. It ends when QEMU does.
     pub channel: UnixStream,
-    /// What the guest's kernel prints.
-    pub console: UnixStream,
-    /// What QEMU complains about.
-    pub stderr: OwnedFd,
+    /// Orders to QEMU.
+    pub monitor: Monitor,
+    console: UnixStream,
+    stderr: OwnedFd,
+    printed: Tail,
+    complaints: Tail,
 }
 
 impl QemuProcess {
@@ -43,13 +76,15 @@ impl QemuProcess {
     ///
     /// # Errors
     /// When descriptors run out or the program cannot be executed.
-    pub fn spawn(qemu: &Path, scratch: File, args: impl FnOnce(&Inherited) -> Vec<OsString>) -> anyhow::Result<Self> {
+    pub fn spawn(qemu: &Path, files: Files, args: impl FnOnce(&Inherited) -> Vec<OsString>) -> anyhow::Result<Self> {
         let (channel, qemu_channel) = UnixStream::pair().context("channel")?;
         let (console, qemu_console) = UnixStream::pair().context("console")?;
-        channel.set_nonblocking(true)?;
-        console.set_nonblocking(true)?;
-        let inherited = Inherited { channel: qemu_channel, console: qemu_console, scratch };
-        let keep = [inherited.channel.as_raw_fd(), inherited.console.as_raw_fd(), inherited.scratch.as_raw_fd()];
+        let (monitor, qemu_monitor) = UnixStream::pair().context("monitor")?;
+        for ours in [&channel, &console, &monitor] {
+            ours.set_nonblocking(true)?;
+        }
+        let inherited = Inherited { channel: qemu_channel, console: qemu_console, monitor: qemu_monitor, files };
+        let keep = inherited.descriptors();
 
         let mut command = Command::new(qemu);
         command.args(args(&inherited)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -57,11 +92,19 @@ impl QemuProcess {
         command.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
         let runner = nix::unistd::getpid();
         // SAFETY: the closure runs between fork and exec of a single-threaded process and makes system calls only.
-        unsafe { command.pre_exec(move || detach(runner, keep)) };
+        unsafe { command.pre_exec(move || detach(runner, &keep)) };
         let mut child = command.spawn().with_context(|| format!("{} cannot be started", qemu.display()))?;
         let stderr: OwnedFd = child.stderr.take().context("no pipe for QEMU's messages")?.into();
         set_nonblocking(&stderr)?;
-        Ok(Self { child, channel, console, stderr })
+        Ok(Self {
+            child,
+            channel,
+            monitor: Monitor::new(monitor),
+            console,
+            stderr,
+            printed: Tail::default(),
+            complaints: Tail::default(),
+        })
     }
 
     /// QEMU's process id.
@@ -69,11 +112,56 @@ impl QemuProcess {
         self.child.id()
     }
 
+    /// What is to be polled beside the channel, each to be followed by [`QemuProcess::read_texts`].
+    /// All end when QEMU does, which the channel tells.
+    pub fn texts(&self) -> [BorrowedFd<'_>; 3] {
+        [self.console.as_fd(), self.stderr.as_fd(), self.monitor.as_fd()]
+    }
+
+    /// Reads what the guest's kernel and QEMU printed and what the monitor answered.
+    pub fn read_texts(&mut self) {
+        let mut buf = [0; 4096];
+        while let Ok(n @ 1..) = self.console.read(&mut buf) {
+            self.printed.push(&buf[..n]);
+        }
+        while let Ok(n @ 1..) = nix::unistd::read(&self.stderr, &mut buf) {
+            self.complaints.push(&buf[..n]);
+        }
+        self.monitor.read();
+    }
+
+    /// What QEMU or the guest's console said last, as the end of a sentence.
+    pub fn last_words(&self) -> String {
+        match (self.complaints.telling_line(), self.printed.telling_line()) {
+            (Some(line), _) => format!("; QEMU said: \"{line}\""),
+            (None, Some(line)) => format!("; its console ended with: \"{line}\""),
+            (None, None) => "; its console is empty".to_owned(),
+        }
+    }
+
+    /// Why the channel closed, for the user: from QEMU's end and from what was printed.
+    pub fn obituary(&mut self) -> String {
+        self.read_texts();
+        let how = match self.ended_by_itself() {
+            Some(status) => match (status.signal(), status.code()) {
+                (Some(libc::SIGKILL), _) => {
+                    "QEMU was killed; if that was for lack of memory, ask for more with --mem".to_owned()
+                }
+                (Some(signo), _) => format!("QEMU was killed by signal {signo}"),
+                (None, Some(0)) => "the guest stopped by itself".to_owned(),
+                (None, code) => format!("QEMU failed with code {}", code.unwrap_or(-1)),
+            },
+            None => "QEMU closed the channel".to_owned(),
+        };
+        self.read_texts();
+        format!("{how}{}", self.last_words())
+    }
+
     /// How QEMU ended, if it did without being killed by us.
     ///
     /// The channel closes a moment before the process can be waited for; QEMU that closed it and
     /// still lives a second later is stuck.
-    pub fn ended_by_itself(&mut self) -> Option<ExitStatus> {
+    fn ended_by_itself(&mut self) -> Option<ExitStatus> {
         let deadline = Instant::now() + Duration::from_secs(1);
         while Instant::now() < deadline {
             if let Ok(Some(status)) = self.child.try_wait() {
@@ -85,25 +173,28 @@ impl QemuProcess {
         None
     }
 
-    /// Kills QEMU, waits for its end and says how it ended (by itself, if it had before).
-    ///
-    /// # Errors
-    /// When the system does not let us wait, which it always does for a child.
-    pub fn finish(&mut self) -> io::Result<ExitStatus> {
+    /// Kills QEMU without waiting for its end: giving back its memory takes milliseconds in which the
+    /// other VMs go on.
+    pub fn kill(&mut self) {
         // A child that was not waited for keeps its id, so this cannot hit a stranger.
-        self.child.kill()?;
-        self.child.wait()
+        let _ = self.child.kill();
+    }
+
+    /// Kills QEMU and waits for its end.
+    pub fn finish(&mut self) {
+        self.kill();
+        let _ = self.child.wait();
     }
 }
 
 impl Drop for QemuProcess {
     fn drop(&mut self) {
-        let _ = self.finish();
+        self.finish();
     }
 }
 
 /// What becomes of the child between fork and exec.
-fn detach(runner: nix::unistd::Pid, keep: [RawFd; 3]) -> io::Result<()> {
+fn detach(runner: nix::unistd::Pid, keep: &[RawFd]) -> io::Result<()> {
     // Its own session: neither the terminal's nor Slurm's group signals reach it.
     setsid()?;
     // Where Slurm signals every descendant (proctrack/linuxproc) QEMU must not be the one that obeys.
@@ -134,7 +225,7 @@ fn detach(runner: nix::unistd::Pid, keep: [RawFd; 3]) -> io::Result<()> {
     if rc != 0 {
         return Err(io::Error::last_os_error());
     }
-    for fd in keep {
+    for &fd in keep {
         // SAFETY: F_SETFD on a descriptor that the parent holds open across the fork.
         if unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } != 0 {
             return Err(io::Error::last_os_error());

@@ -1,7 +1,7 @@
 //! The runner: the host process that becomes the Slurm task and owns the VMs of its slot.
 //!
 //! ```text
-//! slot ─► plan (memory, processors) ─► shares ─► for each VM: scratch ─► qemu (argv) ─► child
+//! slot ─► plan (memory, processors) ─► shares ─► attempt: template ─► for each VM: scratch ─► qemu (argv) ─► child
 //!      ─► relay (poll loop: stdio, signals, channel of each vm) ─► how it ended
 //! ```
 //!
@@ -10,9 +10,11 @@
 //! name that could be left behind.
 
 mod accel;
+mod attempt;
 mod child;
 mod environment;
 pub mod log;
+mod monitor;
 mod plan;
 mod qemu;
 mod relay;
@@ -22,12 +24,14 @@ mod signals;
 mod stdio;
 mod tail;
 mod task;
+mod template;
 mod timing;
 mod vm;
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, IsTerminal};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -35,31 +39,25 @@ use anyhow::{Context, bail, ensure};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 
-use self::child::QemuProcess;
+use self::attempt::Outcome;
 use self::plan::{SlotResources, VmSize};
-use self::qemu::{Accel, Machine, VmSpec};
-use self::relay::Relay;
+use self::qemu::{Accel, Machine};
 use self::shares::Share;
 use self::signals::Signals;
-use self::stdio::{Output, RawTerminal, same_file, terminal_size};
+use self::stdio::{RawTerminal, same_file, terminal_size};
 use self::task::Task;
-use self::timing::Moments;
-use self::vm::{End, Outputs, Phase, Vm};
+use self::vm::End;
 use crate::config::{AccelChoice, Config, MachineChoice};
 use crate::image::{Catalogue, Image};
 use crate::kit::Kit;
 use crate::notice;
 use crate::proto::{ExitStatus, FailKind};
 use crate::request::{EnvEntry, ImageName, ShareSpec};
-use crate::state::{self, Status};
 
 pub use self::signals::die_by;
 
 /// Exit code when not the command but the VM failed: as container runtimes do, above what programs use.
 pub const EXIT_VM_FAILED: u8 = 125;
-
-/// A boot that takes longer than this is announced to a person who waits at a terminal.
-const NOTICE_AFTER: Duration = Duration::from_secs(1);
 
 /// A slot and what is to run in it.
 #[derive(Debug)]
@@ -108,12 +106,6 @@ struct Parts {
     task: Task,
 }
 
-/// How an attempt to run the slot ended.
-enum Attempt {
-    Ended(Vec<End>),
-    Died(u8),
-}
-
 /// Runs the command in the slot's VMs and says how it ended: the highest exit code of all VMs.
 ///
 /// # Errors
@@ -123,8 +115,10 @@ pub fn run(slot: &Slot) -> anyhow::Result<ExitStatus> {
     let mut parts = prepare(slot)?;
     let terminal = enter_terminal(&mut parts.task)?;
     let decision = accel::decide(slot.config.accel, &slot.config.state_dir, &parts.qemu)?;
-    let mut attempt = run_vms(slot, &parts, &signals, decision.accel, decision.may_fall_back)?;
-    if decision.may_fall_back && never_came_up(&attempt) {
+    let trial = decision.may_fall_back.then(|| Duration::from_secs(slot.config.kvm_timeout_s));
+    let boot_timeout = trial.unwrap_or(parts.boot_timeout);
+    let mut outcome = attempt::run(slot, &parts, &signals, decision.accel, boot_timeout)?;
+    if decision.may_fall_back && outcome.never_came_up() {
         notice::line(
             "warning: KVM does not run guests on this node although /dev/kvm can be opened; using emulation, \
              which is slower (the administrator can set accel = 'tcg' to silence this)",
@@ -132,12 +126,12 @@ pub fn run(slot: &Slot) -> anyhow::Result<ExitStatus> {
         if let Err(error) = accel::remember_broken(&slot.config.state_dir, &parts.qemu) {
             tracing::debug!("the verdict on KVM is not kept: {error:#}");
         }
-        attempt = run_vms(slot, &parts, &signals, Accel::Tcg, false)?;
+        outcome = attempt::run(slot, &parts, &signals, Accel::Tcg, parts.boot_timeout)?;
     }
     drop(terminal);
-    match attempt {
-        Attempt::Died(signal) => Ok(ExitStatus::Signal(signal)),
-        Attempt::Ended(ends) => Ok(conclude(slot, &ends)),
+    match outcome {
+        Outcome::Died(signal) => Ok(ExitStatus::Signal(signal)),
+        Outcome::Ended(ends) => Ok(conclude(slot, &ends)),
     }
 }
 
@@ -212,112 +206,6 @@ fn enter_terminal(task: &mut Task) -> anyhow::Result<Option<RawTerminal>> {
     Ok(None)
 }
 
-/// Starts all VMs of the slot at once and relays until they have ended.
-fn run_vms(slot: &Slot, parts: &Parts, signals: &Signals, accel: Accel, is_trial: bool) -> anyhow::Result<Attempt> {
-    let boot_timeout = if is_trial { Duration::from_secs(slot.config.kvm_timeout_s) } else { parts.boot_timeout };
-    let count = slot.vms as usize;
-    let vms = (0..count).map(|index| start_vm(slot, parts, accel, index)).collect::<anyhow::Result<Vec<_>>>()?;
-    report_state(slot, parts, &vms);
-    tracing::debug!(
-        "started {count} x {} with {} MiB and {} processors each, {accel:?}, {:?}; the guest has {} s to come up",
-        parts.image.disk.display(),
-        parts.size.memory_mib,
-        parts.size.cpus,
-        parts.machine,
-        boot_timeout.as_secs()
-    );
-    for share in &parts.shares {
-        let mode = if share.read_only { "read-only" } else { "read and write" };
-        tracing::debug!("share {} at {}, {mode}", share.source.display(), share.target.display());
-    }
-    let deadline = Instant::now() + boot_timeout;
-    let mut outputs = Outputs {
-        stdout: Output::new(io::stdout().as_fd(), count)?,
-        stderr: Output::new(io::stderr().as_fd(), count)?,
-    };
-    // On a terminal the program in the VM decides where lines begin.
-    if slot.label && !parts.task.has_terminal() {
-        outputs.stdout.label_lines();
-        outputs.stderr.label_lines();
-    }
-    let mut relay = Relay {
-        vms,
-        outputs,
-        signals,
-        task: &parts.task,
-        shares: &parts.shares,
-        deadline,
-        boot_timeout,
-        notice_at: io::stderr().is_terminal().then(|| slot.begin + NOTICE_AFTER),
-        image: slot.image.as_str(),
-    };
-    let interrupted = relay.run()?;
-    for vm in &relay.vms {
-        tracing::info!(image = %slot.image, vm = vm.index, phases = %vm.moments, "vm ended");
-        if slot.timing {
-            notice::line(&format!("timing: vm={} {}", vm.index, vm.moments));
-        }
-    }
-    Ok(match interrupted {
-        Some(signal) => Attempt::Died(signal),
-        None => Attempt::Ended(
-            relay
-                .vms
-                .into_iter()
-                .map(|mut vm| match std::mem::replace(&mut vm.phase, Phase::Booting) {
-                    Phase::Ended(end) => end,
-                    other => End::Broken(format!("the relay left it {other:?}")),
-                })
-                .collect(),
-        ),
-    })
-}
-
-fn start_vm(slot: &Slot, parts: &Parts, accel: Accel, index: usize) -> anyhow::Result<Vm> {
-    let scratch = scratch::create(&parts.kit.scratch(), &slot.config.scratch_dir)?;
-    let (kernel, initramfs) = (parts.kit.kernel(), parts.kit.initramfs());
-    let process = QemuProcess::spawn(&parts.qemu, scratch, |inherited| {
-        VmSpec {
-            machine: parts.machine,
-            accel,
-            size: parts.size,
-            kernel: &kernel,
-            initramfs: &initramfs,
-            image: &parts.image,
-            scratch: inherited.scratch.as_raw_fd(),
-            channel: inherited.channel.as_raw_fd(),
-            console: inherited.console.as_raw_fd(),
-            shares: &parts.shares,
-        }
-        .args()
-    })?;
-    let mut moments = Moments::begin(slot.begin);
-    moments.spawned = Some(Instant::now());
-    // Any number that an earlier session of this guest did not use.
-    let nonce = u64::from(std::process::id()) << 32 | index as u64;
-    Ok(Vm::new(index, process, nonce, moments))
-}
-
-/// Tells `spank-vm ps` what runs. Nothing depends on it, so nothing fails for it.
-fn report_state(slot: &Slot, parts: &Parts, vms: &[Vm]) {
-    let Some(dir) = &slot.state_dir else { return };
-    let status = Status {
-        image: slot.image.to_string(),
-        runner_pid: std::process::id(),
-        qemu_pids: vms.iter().map(|vm| vm.process.pid()).collect(),
-        memory_mib: parts.size.memory_mib,
-        cpus: parts.size.cpus,
-    };
-    if let Err(error) = state::write_status(dir, &status) {
-        tracing::debug!("no status in {}: {error}", dir.display());
-    }
-}
-
-/// Whether no agent ever answered, which is what a KVM that does not run guests looks like.
-fn never_came_up(attempt: &Attempt) -> bool {
-    matches!(attempt, Attempt::Ended(ends) if ends.iter().all(|end| matches!(end, End::Broken(_))))
-}
-
 /// Combines the ends of all VMs: the highest code wins, and a signal counts as 128 + its number as in a shell.
 /// Reports what the user cannot see otherwise, each sentence once.
 fn conclude(slot: &Slot, ends: &[End]) -> ExitStatus {
@@ -334,7 +222,9 @@ fn conclude(slot: &Slot, ends: &[End]) -> ExitStatus {
             }
             End::NotStarted(FailKind::NotFound, why) => (127, why.clone()),
             End::NotStarted(FailKind::NotExecutable, why) => (126, why.clone()),
-            End::Broken(why) => (EXIT_VM_FAILED, format!("image '{}' on {}: {why}", slot.image, node())),
+            End::NeverUp(why) | End::Broken(why) => {
+                (EXIT_VM_FAILED, format!("image '{}' on {}: {why}", slot.image, node()))
+            }
         };
         if !said.contains(&text) {
             notice::line(&format!("error: {text}"));
@@ -386,5 +276,6 @@ pub fn try_kvm(config: &Config, image: &ImageName) -> anyhow::Result<Duration> {
 /// # Errors
 /// Why not.
 pub fn try_scratch(kit: &Kit, config: &Config) -> anyhow::Result<()> {
-    scratch::create(&kit.scratch(), &config.scratch_dir).map(drop)
+    let original = File::open(kit.scratch())?;
+    scratch::create(&original, &config.scratch_dir).map(drop)
 }

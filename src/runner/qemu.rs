@@ -7,8 +7,10 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
+use super::monitor::{MEMORY_DEVICE, StateUri};
 use super::plan::VmSize;
 use super::shares::Share;
+use super::template::{BLOCK_MIB, Shape};
 use crate::image::{DiskFormat, Image};
 use crate::proto::PORT_NAME;
 
@@ -30,6 +32,51 @@ pub enum Accel {
     Tcg,
 }
 
+/// How a VM comes up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// Its kernel boots on hardware that is just what was asked for.
+    Boot(VmSize),
+    /// The same on a template's hardware, with its memory in a file that is kept.
+    Template(Shape, TemplateFds),
+    /// It goes on from where its template was stopped, with a private view of the template's memory.
+    Clone(Shape, TemplateFds),
+}
+
+/// How QEMU works with the files of a template.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TemplateFds {
+    /// The guest's memory.
+    pub ram: RawFd,
+    /// The state of its devices.
+    pub state: RawFd,
+    /// What this QEMU is able to.
+    pub abilities: Abilities,
+}
+
+/// What differs between QEMU releases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Abilities {
+    /// A private view of a memory file that may only be read (`rom=off`), and `file:` to read and write
+    /// device states: QEMU 8.2 and newer. Older ones want a file that the user may write.
+    pub read_only_templates: bool,
+}
+
+/// Number of the descriptor set that holds the private disk.
+const SCRATCH_SET: u32 = 1;
+/// Number of the descriptor set that holds a template's device state.
+const STATE_SET: u32 = 2;
+
+impl TemplateFds {
+    /// How the monitor names the device state.
+    pub fn state_uri(&self) -> StateUri {
+        match self.abilities.read_only_templates {
+            true => StateUri::FdSet(STATE_SET),
+            false => StateUri::Fd(self.state),
+        }
+    }
+}
+
 /// Everything the command line says.
 #[derive(Debug)]
 pub struct VmSpec<'a> {
@@ -37,8 +84,8 @@ pub struct VmSpec<'a> {
     pub machine: Machine,
     /// Who executes it.
     pub accel: Accel,
-    /// Memory and processors.
-    pub size: VmSize,
+    /// How it comes up, with which memory and processors.
+    pub start: Start,
     /// The kit's kernel (an ELF file with a PVH note, or a bzImage).
     pub kernel: &'a Path,
     /// The kit's initramfs.
@@ -51,6 +98,8 @@ pub struct VmSpec<'a> {
     pub channel: RawFd,
     /// QEMU's end of the console.
     pub console: RawFd,
+    /// QEMU's end of its monitor.
+    pub monitor: RawFd,
     /// Host directories the guest sees.
     pub shares: &'a [Share],
 }
@@ -65,11 +114,9 @@ impl VmSpec<'_> {
         // What the guest could try if it broke out of QEMU: no new programs, no privileges.
         args.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
         args.pair("-name", "spank-vm,debug-threads=off");
-        args.pair("-machine", self.machine.option());
         args.pair("-accel", self.accel.option());
         args.pair("-cpu", self.accel.cpu_model());
-        args.pair("-smp", self.size.cpus.to_string());
-        args.pair("-m", format!("{}M", self.size.memory_mib));
+        self.processors_and_memory(&mut args);
         args.pair("-kernel", self.kernel);
         args.pair("-initrd", self.initramfs);
         args.pair("-append", self.kernel_command_line());
@@ -79,7 +126,45 @@ impl VmSpec<'_> {
         args.0
     }
 
+    fn processors_and_memory(&self, args: &mut Args) {
+        let machine = self.machine.option();
+        let (shape, fds, private) = match self.start {
+            Start::Boot(size) => {
+                args.pair("-machine", machine);
+                args.pair("-smp", size.cpus.to_string());
+                args.pair("-m", format!("{}M", size.memory_mib));
+                return;
+            }
+            Start::Template(shape, fds) => (shape, fds, "share=on"),
+            Start::Clone(shape, fds) if fds.abilities.read_only_templates => {
+                (shape, fds, "share=off,readonly=on,rom=off")
+            }
+            Start::Clone(shape, fds) => (shape, fds, "share=off"),
+        };
+        let Shape { base_mib, pluggable_mib, cpus, .. } = shape;
+        args.pair("-machine", format!("{machine},memory-backend=ram"));
+        args.pair("-smp", cpus.to_string());
+        args.pair("-m", format!("{base_mib}M,slots=1,maxmem={}M", base_mib + pluggable_mib));
+        // By descriptor: the file may have lost its name meanwhile, and is the one that was looked at.
+        let ram = format!("memory-backend-file,id=ram,size={base_mib}M,mem-path=/proc/self/fd/{},{private}", fds.ram);
+        args.pair("-object", ram);
+        args.pair("-object", format!("memory-backend-ram,id=plug-ram,size={pluggable_mib}M,reserve=off"));
+        let bus = self.machine.bus();
+        args.pair(
+            "-device",
+            format!("virtio-mem-{bus},id={MEMORY_DEVICE},memdev=plug-ram,requested-size=0,block-size={BLOCK_MIB}M"),
+        );
+        if fds.abilities.read_only_templates {
+            args.pair("-add-fd", format!("fd={},set={STATE_SET}", fds.state));
+        }
+        if let Start::Clone(..) = self.start {
+            args.pair("-incoming", "defer");
+        }
+    }
+
     fn console_and_channel(&self, args: &mut Args) {
+        args.pair("-chardev", format!("socket,id=monitor,fd={}", self.monitor));
+        args.pair("-mon", "chardev=monitor,mode=control");
         args.pair("-chardev", format!("socket,id=console,fd={}", self.console));
         args.pair("-serial", "chardev:console");
         args.pair("-chardev", format!("socket,id=channel,fd={}", self.channel));
@@ -100,11 +185,9 @@ impl VmSpec<'_> {
         args.pair("-blockdev", format!("driver={driver},node-name=root,read-only=on,file=root-file"));
         args.pair("-device", format!("virtio-blk-{bus},drive=root,serial=root"));
         // The scratch disk dies with the VM: flushing it to the host's disk would be work for nothing.
-        args.pair("-add-fd", format!("fd={},set=1", self.scratch));
-        args.pair(
-            "-blockdev",
-            "driver=file,node-name=scratch-file,locking=off,discard=unmap,cache.no-flush=on,filename=/dev/fdset/1",
-        );
+        args.pair("-add-fd", format!("fd={},set={SCRATCH_SET}", self.scratch));
+        let file = "driver=file,node-name=scratch-file,locking=off,discard=unmap,cache.no-flush=on";
+        args.pair("-blockdev", format!("{file},filename=/dev/fdset/{SCRATCH_SET}"));
         args.pair("-blockdev", "driver=raw,node-name=scratch,discard=unmap,cache.no-flush=on,file=scratch-file");
         args.pair("-device", format!("virtio-blk-{bus},drive=scratch,serial=scratch"));
     }
@@ -130,6 +213,11 @@ impl VmSpec<'_> {
         let mut words = vec!["console=ttyS0 quiet loglevel=1 panic=-1 8250.nr_uarts=1 cryptomgr.notests=1".to_owned()];
         words.push(self.machine.kernel_words().to_owned());
         words.push(self.accel.kernel_words().to_owned());
+        if !matches!(self.start, Start::Boot(_)) {
+            // The agent brings up as many processors as a clone gets. No device here needs bounce buffers, which
+            // would be a quarter of the memory: the kernel makes them when memory might reach beyond 4 GiB.
+            words.push("maxcpus=1 swiotlb=noforce".to_owned());
+        }
         words.push(format!("spank_vm.rootfs={}", entry.format.root_fs()));
         words.push(entry.append.clone());
         words.retain(|word| !word.is_empty());
@@ -234,19 +322,24 @@ mod tests {
         }
     }
 
-    fn spec(image: &Image, machine: Machine, accel: Accel) -> String {
+    fn boot(image: &Image, machine: Machine, accel: Accel) -> String {
+        spec(image, machine, accel, Start::Boot(VmSize { memory_mib: 512, cpus: 2 }))
+    }
+
+    fn spec(image: &Image, machine: Machine, accel: Accel, start: Start) -> String {
         let shares =
             [Share { tag: "s0".into(), source: "/home/ada".into(), target: "/home/ada".into(), read_only: false }];
         let spec = VmSpec {
             machine,
             accel,
-            size: VmSize { memory_mib: 512, cpus: 2 },
+            start,
             kernel: Path::new("/kit/vmlinux"),
             initramfs: Path::new("/kit/initramfs.cpio"),
             image,
             scratch: 7,
             channel: 8,
             console: 9,
+            monitor: 10,
             shares: &shares,
         };
         spec.args().iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n")
@@ -268,12 +361,12 @@ none
 on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
 -name
 spank-vm,debug-threads=off
--machine
-microvm,acpi=on,pic=off,pit=on,rtc=on,usb=off,isa-serial=on
 -accel
 tcg,thread=multi,tb-size=64
 -cpu
 max
+-machine
+microvm,acpi=on,pic=off,pit=on,rtc=on,usb=off,isa-serial=on
 -smp
 2
 -m
@@ -286,6 +379,10 @@ max
 console=ttyS0 quiet loglevel=1 panic=-1 8250.nr_uarts=1 cryptomgr.notests=1 pci=off tsc=reliable no_timer_check \
 mitigations=off rodata=off init_on_alloc=0 \
 spank_vm.rootfs=squashfs vsyscall=emulate
+-chardev
+socket,id=monitor,fd=10
+-mon
+chardev=monitor,mode=control
 -chardev
 socket,id=console,fd=9
 -serial
@@ -314,15 +411,38 @@ virtio-blk-device,drive=scratch,serial=scratch
 local,id=s0,security_model=none,multidevs=remap,readonly=off,path=/home/ada
 -device
 virtio-9p-device,fsdev=s0,mount_tag=s0";
-        assert_eq!(spec(&image(), Machine::Microvm, Accel::Tcg), expected);
+        assert_eq!(boot(&image(), Machine::Microvm, Accel::Tcg), expected);
     }
 
     #[test]
     fn kvm_on_q35_differs_in_machine_bus_and_processor_only() {
-        let line = spec(&image(), Machine::Q35, Accel::Kvm);
+        let line = boot(&image(), Machine::Q35, Accel::Kvm);
         for expected in ["\nkvm\n", "\nhost\n", "\nq35,", "virtio-blk-pci,drive=root", "virtio-9p-pci,fsdev=s0"] {
             assert!(line.contains(expected), "{expected} in {line}");
         }
         assert!(!line.contains("tsc=reliable") && !line.contains("pci=off"), "{line}");
+    }
+
+    #[test]
+    fn a_clone_has_its_templates_hardware_and_a_private_view_of_its_memory() {
+        let shape = Shape::of(VmSize { memory_mib: 1000, cpus: 2 }, 1).unwrap();
+        let fds = TemplateFds { ram: 11, state: 12, abilities: Abilities { read_only_templates: true } };
+        let template = spec(&image(), Machine::Q35, Accel::Kvm, Start::Template(shape, fds));
+        let clone = spec(&image(), Machine::Q35, Accel::Kvm, Start::Clone(shape, fds));
+        for line in [&template, &clone] {
+            for expected in ["\n4\n", "\n256M,slots=1,maxmem=8448M\n", "memory-backend=ram\n", " maxcpus=1 "] {
+                assert!(line.contains(expected), "{expected} in {line}");
+            }
+        }
+        let common = |text: &str| {
+            text.replace("share=on", "MODE")
+                .replace("share=off,readonly=on,rom=off", "MODE")
+                .replace("\n-incoming\ndefer", "")
+        };
+        assert_eq!(common(&template), common(&clone), "a difference would make the state unreadable");
+        let old = TemplateFds { abilities: Abilities { read_only_templates: false }, ..fds };
+        let line = spec(&image(), Machine::Q35, Accel::Tcg, Start::Clone(shape, old));
+        assert!(line.contains("mem-path=/proc/self/fd/11,share=off\n") && !line.contains("fd=12,"), "{line}");
+        assert_eq!((fds.state_uri(), old.state_uri()), (StateUri::FdSet(2), StateUri::Fd(12)));
     }
 }

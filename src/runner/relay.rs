@@ -11,10 +11,10 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::shares::Share;
-use super::signals::{Signals, is_fatal};
+use super::signals::{Signal, Signals, is_fatal};
 use super::stdio::terminal_size;
 use super::task::{self, Task};
-use super::vm::{End, Outputs, Phase, Vm};
+use super::vm::{Outputs, Phase, Vm};
 use crate::notice;
 use crate::proto::{DATA_CHUNK, Stream, ToGuest};
 
@@ -31,6 +31,8 @@ pub struct Relay<'a> {
     pub task: &'a Task,
     /// What the guests see of the host.
     pub shares: &'a [Share],
+    /// Processors that the guests must bring online themselves; 1 if none.
+    pub cpus_to_online: u32,
     /// By when every agent must have answered.
     pub deadline: Instant,
     /// How long that was, for the message.
@@ -57,7 +59,7 @@ impl Relay<'_> {
     ///
     /// # Errors
     /// When the task's own output cannot be written (a full disk) or the system refuses to poll.
-    pub fn run(&mut self) -> anyhow::Result<Option<u8>> {
+    pub fn run(&mut self) -> anyhow::Result<Option<Signal>> {
         let mut stdin_open = true;
         loop {
             self.flush_outputs()?;
@@ -83,7 +85,7 @@ impl Relay<'_> {
                             self.vms[vm].receive(&mut self.outputs);
                         }
                     }
-                    Source::Texts(vm) => self.vms[vm].read_texts(),
+                    Source::Texts(vm) => self.vms[vm].process.read_texts(),
                 }
             }
             self.watch_the_clock();
@@ -110,8 +112,8 @@ impl Relay<'_> {
             let wanted = if vm.wants_to_send() { read | write } else { read };
             sources.push(Source::Channel(number));
             fds.push(PollFd::new(vm.process.channel.as_fd(), wanted));
-            // Both end when QEMU does, which the channel tells; polled only while it lives.
-            for texts in [vm.process.console.as_fd(), vm.process.stderr.as_fd()] {
+            // Polled only while QEMU lives, whose end the channel tells.
+            for texts in vm.process.texts() {
                 sources.push(Source::Texts(number));
                 fds.push(PollFd::new(texts, read));
             }
@@ -149,9 +151,9 @@ impl Relay<'_> {
             return;
         }
         for vm in self.vms.iter_mut().filter(|vm| vm.phase == Phase::Booting) {
-            vm.read_texts();
-            let end = End::Broken(format!("no answer within {} s{}", self.boot_timeout.as_secs(), vm.last_words()));
-            vm.end(end, &mut self.outputs);
+            vm.process.read_texts();
+            let why = format!("no answer within {} s{}", self.boot_timeout.as_secs(), vm.process.last_words());
+            vm.fail(why, &mut self.outputs);
         }
     }
 
@@ -160,6 +162,9 @@ impl Relay<'_> {
         let count = self.vms.len() as u32;
         for vm in self.vms.iter_mut().filter(|vm| vm.is_waiting_for_task()) {
             let mut description = Vec::new();
+            if self.cpus_to_online > 1 {
+                ToGuest::Cpus(self.cpus_to_online as u16).encode(0, &mut description);
+            }
             self.task.describe(vm.index as u32, count, self.shares, &mut description)?;
             vm.start(&description);
         }
@@ -206,7 +211,7 @@ impl Relay<'_> {
         }
     }
 
-    fn take_signals(&mut self) -> Option<u8> {
+    fn take_signals(&mut self) -> Option<Signal> {
         while let Some(signal) = self.signals.next() {
             if i32::from(signal) == libc::SIGWINCH {
                 if let Some((rows, cols)) = terminal_size(io::stdin().as_fd()) {

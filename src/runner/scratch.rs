@@ -4,40 +4,38 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use anyhow::Context;
 use nix::unistd::Whence;
 
-/// Makes a copy of the kit's empty file system in `dir`.
+/// Makes a copy of `original` (the kit's empty file system, or a template's) without a name in `dir`.
 ///
 /// The file system is sparse: only the few hundred KiB that hold data are copied, so the cost does
 /// not depend on its size.
 ///
 /// # Errors
 /// When `dir` cannot be written or is full.
-pub fn create(template: &Path, dir: &Path) -> anyhow::Result<File> {
-    let source = File::open(template).with_context(|| format!("the kit's {}", template.display()))?;
-    let disk = unnamed(dir)
-        .and_then(|disk| copy_sparse(&source, &disk).map(|()| disk))
-        .with_context(|| format!("no private disk can be made in {} ('scratch_dir')", dir.display()))?;
-    Ok(disk)
+pub fn create(original: &File, dir: &Path) -> anyhow::Result<File> {
+    let unnamed = || OpenOptions::new().read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(dir);
+    unnamed()
+        .and_then(|disk| copy_sparse(original, &disk).map(|()| disk))
+        .with_context(|| format!("no private disk can be made in {} ('scratch_dir')", dir.display()))
 }
 
-fn unnamed(dir: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(dir)
-}
-
-fn copy_sparse(source: &File, target: &File) -> io::Result<()> {
+/// Copies what holds data; `target` is empty.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub fn copy_sparse(source: &File, target: &File) -> io::Result<()> {
     target.set_len(source.metadata()?.len())?;
     let mut buf = vec![0; 256 * 1024];
-    let mut position = 0;
-    while let Some(start) = seek(source, position, Whence::SeekData)? {
-        let end = seek(source, start, Whence::SeekHole)?.unwrap_or(start);
-        position = start;
-        while position < end {
-            let wanted = buf.len().min((end - position) as usize);
+    for extent in data_extents(source)? {
+        let mut position = extent.start;
+        while position < extent.end {
+            let wanted = buf.len().min((extent.end - position) as usize);
             let n = source.read_at(&mut buf[..wanted], position)?;
             if n == 0 {
                 return Ok(());
@@ -50,6 +48,24 @@ fn copy_sparse(source: &File, target: &File) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The parts of a file that hold data, in order.
+///
+/// # Errors
+/// When the file system does not answer.
+pub fn data_extents(file: &File) -> io::Result<Vec<Range<u64>>> {
+    let mut extents = Vec::new();
+    let mut position = 0;
+    while let Some(start) = seek(file, position, Whence::SeekData)? {
+        let end = seek(file, start, Whence::SeekHole)?.unwrap_or(start);
+        if end <= start {
+            break;
+        }
+        extents.push(start..end);
+        position = end;
+    }
+    Ok(extents)
 }
 
 /// The next data or hole at or after `from`; `None` behind the last.
@@ -75,7 +91,7 @@ mod tests {
         for (offset, text) in [(0, b"head"), (700 << 20, b"midd"), ((1 << 30) - 4, b"tail")] {
             file.write_all_at(text, offset).unwrap();
         }
-        let copy = create(&template, dir.path()).unwrap();
+        let copy = create(&File::open(&template).unwrap(), dir.path()).unwrap();
         let meta = copy.metadata().unwrap();
         assert_eq!((meta.len(), meta.nlink()), (1 << 30, 0));
         assert!(meta.blocks() * 512 < 1 << 20, "{} blocks", meta.blocks());
@@ -87,10 +103,8 @@ mod tests {
 
     #[test]
     fn a_directory_that_cannot_be_written_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let template = dir.path().join("template");
-        File::create(&template).unwrap();
-        let error = format!("{:#}", create(&template, Path::new("/nonexistent")).unwrap_err());
+        let original = tempfile::tempfile().unwrap();
+        let error = format!("{:#}", create(&original, Path::new("/nonexistent")).unwrap_err());
         assert!(error.contains("/nonexistent") && error.contains("scratch_dir"), "{error}");
     }
 }

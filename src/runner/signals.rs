@@ -23,6 +23,9 @@ const OWN: [i32; 11] = [
     libc::SIGTTOU,
 ];
 
+/// A signal by its number: the real-time ones have no names.
+pub type Signal = u8;
+
 /// Highest signal number of Linux.
 const LAST: i32 = 64;
 
@@ -46,7 +49,7 @@ impl Signals {
     }
 
     /// The number of the next signal that arrived.
-    pub fn next(&self) -> Option<u8> {
+    pub fn next(&self) -> Option<Signal> {
         let info = self.fd.read_signal().ok().flatten()?;
         u8::try_from(info.ssi_signo).ok()
     }
@@ -58,7 +61,7 @@ impl AsFd for Signals {
     }
 }
 
-/// A set of signals by number: the real-time ones have no names.
+/// A set of signals by number.
 fn set_of(signals: impl Iterator<Item = i32>) -> SigSet {
     let mut set = MaybeUninit::uninit();
     // SAFETY: sigemptyset initialises the set, sigaddset changes it or refuses the number.
@@ -72,13 +75,13 @@ fn set_of(signals: impl Iterator<Item = i32>) -> SigSet {
 }
 
 /// Whether the signal ends a process that does nothing about it.
-pub fn is_fatal(signo: u8) -> bool {
+pub fn is_fatal(signo: Signal) -> bool {
     !matches!(i32::from(signo), libc::SIGCONT | libc::SIGTSTP | libc::SIGWINCH | libc::SIGURG)
 }
 
 /// Ends this process as the signal would have ended the command, without a core file of its own.
 /// Returns only for a signal that cannot kill.
-pub fn die_by(signo: u8) {
+pub fn die_by(signo: Signal) {
     let signo = i32::from(signo);
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
     // SAFETY: SIG_DFL installs no handler of ours. (SIGKILL and SIGSTOP refuse it and need none.)

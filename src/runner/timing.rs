@@ -12,8 +12,12 @@ use crate::proto::BootTimes;
 pub struct Moments {
     /// The runner began.
     pub begin: Instant,
+    /// A template was there, found or made.
+    pub template: Option<Instant>,
     /// QEMU was started.
     pub spawned: Option<Instant>,
+    /// The guest of a clone went on from where its template was stopped.
+    pub resumed: Option<Instant>,
     /// The agent answered.
     pub ready: Option<Instant>,
     /// The guest's own account of its boot.
@@ -33,7 +37,9 @@ impl Moments {
     pub fn begin(begin: Instant) -> Self {
         Self {
             begin,
+            template: None,
             spawned: None,
+            resumed: None,
             ready: None,
             boot: BootTimes::default(),
             started: None,
@@ -54,8 +60,12 @@ impl Moments {
                 since = moment;
             }
         };
+        until("template", self.template, &mut phases);
         until("prepare", self.spawned, &mut phases);
-        if self.ready.is_some() {
+        if self.template.is_some() {
+            until("qemu", self.resumed, &mut phases);
+            until("wake", self.ready, &mut phases);
+        } else if self.ready.is_some() {
             let mut boot = Vec::new();
             until("boot", self.ready, &mut boot);
             let total: Duration = boot.iter().map(|(_, length)| *length).sum();
@@ -89,6 +99,21 @@ impl fmt::Display for Moments {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clone_has_no_kernel_phase() {
+        let begin = Instant::now();
+        let at = |ms| Some(begin + Duration::from_millis(ms));
+        let moments = Moments {
+            template: at(1),
+            spawned: at(5),
+            resumed: at(45),
+            ready: at(65),
+            boot: BootTimes { agent_ms: 700, modules_ms: 800, ready_ms: 850 },
+            ..Moments::begin(begin)
+        };
+        assert_eq!(moments.to_string(), "template=1.0ms prepare=4.0ms qemu=40.0ms wake=20.0ms");
+    }
 
     #[test]
     fn phases_add_up_and_split_the_boot_by_the_guests_clock() {

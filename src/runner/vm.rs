@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use super::child::QemuProcess;
 use super::stdio::Output;
-use super::tail::Tail;
 use super::timing::Moments;
 use crate::notice;
 use crate::proto::{
@@ -36,7 +35,9 @@ pub enum End {
     Exited(ExitStatus),
     /// Its command could not be started.
     NotStarted(FailKind, String),
-    /// The VM itself failed; the text says how, for the user.
+    /// The guest never answered, so nothing of the command ran; the text says why, for the user.
+    NeverUp(String),
+    /// The VM itself failed later; the text says how.
     Broken(String),
 }
 
@@ -79,13 +80,14 @@ pub struct Vm {
     decoder: Decoder,
     nonce: u64,
     unsent: Vec<u8>,
-    console: Tail,
-    complaints: Tail,
+    /// Bytes of memory to be plugged once the guest is awake.
+    memory_to_plug: u64,
 }
 
 impl Vm {
     /// A VM whose QEMU was just started. The HELLO waits in the channel until the agent opens it.
-    pub fn new(index: usize, process: QemuProcess, nonce: u64, moments: Moments) -> Self {
+    /// A clone gets `memory_to_plug` bytes more once it is awake.
+    pub fn new(index: usize, process: QemuProcess, nonce: u64, memory_to_plug: u64, moments: Moments) -> Self {
         let mut vm = Self {
             index,
             process,
@@ -96,8 +98,7 @@ impl Vm {
             decoder: Decoder::new(),
             nonce,
             unsent: Vec::new(),
-            console: Tail::default(),
-            complaints: Tail::default(),
+            memory_to_plug,
         };
         vm.send(ToGuest::Hello { version: proto::VERSION, nonce });
         vm
@@ -176,7 +177,7 @@ impl Vm {
                 Ok(n) => {
                     taken += n;
                     if let Err(error) = self.decode(&buf[..n], outputs) {
-                        self.end(End::Broken(format!("the guest does not speak the protocol: {error}")), outputs);
+                        self.fail(format!("the guest does not speak the protocol: {error}"), outputs);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -205,13 +206,17 @@ impl Vm {
                     self.moments.boot = times;
                     tracing::debug!(vm = self.index, "the guest is up; describing the task");
                     self.phase = Phase::Up;
+                    if self.memory_to_plug > 0 {
+                        // Nobody waits for it: it arrives faster than a command can use it up.
+                        self.process.monitor.plug(self.memory_to_plug);
+                    }
                     if version != proto::VERSION {
                         let why = format!(
                             "the boot kit's agent speaks protocol {version}, this program {}: rebuild the kit with \
                              'spank-vm kit build'",
                             proto::VERSION
                         );
-                        self.end(End::Broken(why), outputs);
+                        self.fail(why, outputs);
                     }
                 }
             }
@@ -258,53 +263,33 @@ impl Vm {
         Ok(())
     }
 
-    /// Ends the VM: QEMU is killed and waited for, its last unfinished lines are passed on.
-    pub fn end(&mut self, end: End, outputs: &mut Outputs) {
+    /// Ends the VM because of something that is not its command's doing.
+    pub fn fail(&mut self, why: String, outputs: &mut Outputs) {
+        let end = if self.phase == Phase::Booting { End::NeverUp(why) } else { End::Broken(why) };
+        self.end(end, outputs);
+    }
+
+    /// Ends the VM: QEMU is killed, its last unfinished lines are passed on.
+    fn end(&mut self, end: End, outputs: &mut Outputs) {
         self.moments.ended = Some(Instant::now());
-        let _ = self.process.finish();
-        self.moments.gone = Some(Instant::now());
+        self.process.kill();
         outputs.stdout.flush_partial(self.index);
         outputs.stderr.flush_partial(self.index);
         self.unsent.clear();
         self.phase = Phase::Ended(end);
     }
 
-    /// The channel broke: finds out from QEMU's end and from what was printed what happened.
+    /// Waits until QEMU is gone.
+    pub fn bury(&mut self) {
+        self.process.finish();
+        self.moments.resumed = self.process.monitor.resumed();
+        self.moments.gone = Some(Instant::now());
+    }
+
+    /// The channel broke.
     fn lost(&mut self, outputs: &mut Outputs) {
-        self.read_texts();
-        let how = match self.process.ended_by_itself() {
-            Some(status) => match (std::os::unix::process::ExitStatusExt::signal(&status), status.code()) {
-                (Some(libc::SIGKILL), _) => {
-                    "QEMU was killed; if that was for lack of memory, ask for more with --mem".to_owned()
-                }
-                (Some(signo), _) => format!("QEMU was killed by signal {signo}"),
-                (None, Some(0)) => "the guest stopped by itself".to_owned(),
-                (None, code) => format!("QEMU failed with code {}", code.unwrap_or(-1)),
-            },
-            None => "QEMU closed the channel".to_owned(),
-        };
-        let end = End::Broken(format!("{how}{}", self.last_words()));
-        self.end(end, outputs);
-    }
-
-    /// Reads what the guest's kernel and QEMU printed.
-    pub fn read_texts(&mut self) {
-        let mut buf = [0; 4096];
-        while let Ok(n @ 1..) = self.process.console.read(&mut buf) {
-            self.console.push(&buf[..n]);
-        }
-        while let Ok(n @ 1..) = nix::unistd::read(&self.process.stderr, &mut buf) {
-            self.complaints.push(&buf[..n]);
-        }
-    }
-
-    /// What QEMU or the guest's console said last, as the end of a sentence.
-    pub fn last_words(&self) -> String {
-        match (self.complaints.telling_line(), self.console.telling_line()) {
-            (Some(line), _) => format!("; QEMU said: \"{line}\""),
-            (None, Some(line)) => format!("; its console ended with: \"{line}\""),
-            (None, None) => "; its console is empty".to_owned(),
-        }
+        let why = self.process.obituary();
+        self.fail(why, outputs);
     }
 }
 

@@ -64,6 +64,8 @@ impl Machine for StandIn {
     fn sync_shares(&mut self) -> Result<(), AgentError> {
         self.note("sync shares".to_owned())
     }
+    fn settle(&mut self) {}
+
     fn sync_all(&mut self) {
         self.calls.push("sync all".to_owned());
     }

@@ -1,0 +1,196 @@
+//! QEMU's monitor (QMP): JSON lines over a socket that only the runner holds.
+//!
+//! Orders are sent without waiting for the answers: QEMU carries them out in order, and what goes
+//! wrong with one shows in the VM's further life. So the monitor never is a wait of its own.
+//! The commands are those of QEMU's `qapi/migration.json` and `qapi/qom.json`.
+
+#![forbid(unsafe_code)]
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+/// Id of the device that memory is plugged through, as on QEMU's command line.
+pub const MEMORY_DEVICE: &str = "plug";
+
+/// Longest line that is waited for; QEMU's own are shorter.
+const LINE_MAX: usize = 1 << 20;
+
+/// How QEMU reaches the file with the state of a template's devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateUri {
+    /// `file:` with a descriptor set of the command line: QEMU 8.2 and newer.
+    FdSet(u32),
+    /// `fd:` with an inherited descriptor: the way of older releases, which newer ones give up.
+    Fd(RawFd),
+}
+
+impl StateUri {
+    fn text(self) -> String {
+        match self {
+            Self::FdSet(set) => format!("file:/dev/fdset/{set}"),
+            Self::Fd(fd) => format!("fd:{fd}"),
+        }
+    }
+}
+
+/// What became of saving or loading a template's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transfer {
+    /// It is complete.
+    Completed,
+    /// It failed; QEMU's reason.
+    Failed(String),
+}
+
+/// The runner's end.
+#[derive(Debug)]
+pub struct Monitor {
+    stream: UnixStream,
+    line: Vec<u8>,
+    transfer: Option<Transfer>,
+    resumed: Option<Instant>,
+    complaint: Option<String>,
+}
+
+impl Monitor {
+    /// Takes a nonblocking socket whose other end QEMU got as its monitor.
+    pub fn new(stream: UnixStream) -> Self {
+        Self { stream, line: Vec::new(), transfer: None, resumed: None, complaint: None }
+    }
+
+    /// Orders a VM that QEMU was told to await (`-incoming defer`) to be read from `state` and to run.
+    pub fn load(&mut self, state: StateUri) {
+        self.negotiate();
+        self.order(&json!({"execute": "migrate-incoming", "arguments": {"uri": state.text()}}));
+    }
+
+    /// Orders the running guest to be stopped and its devices to be written to `state`; its memory
+    /// is in a shared file already and is left out.
+    pub fn save(&mut self, state: StateUri) {
+        self.negotiate();
+        self.order(&json!({"execute": "migrate", "arguments": {"uri": state.text()}}));
+    }
+
+    /// Orders memory to be given to the guest through [`MEMORY_DEVICE`], up to this many bytes in all.
+    pub fn plug(&mut self, bytes: u64) {
+        self.order(&json!({"execute": "qom-set", "arguments": {
+            "path": format!("/machine/peripheral/{MEMORY_DEVICE}"), "property": "requested-size", "value": bytes}}));
+    }
+
+    fn negotiate(&mut self) {
+        self.order(&json!({"execute": "qmp_capabilities"}));
+        let capability = |name: &str| json!({"capability": name, "state": true});
+        let capabilities = [capability("x-ignore-shared"), capability("events")];
+        self.order(&json!({"execute": "migrate-set-capabilities", "arguments": {"capabilities": capabilities}}));
+    }
+
+    /// A few short orders in the life of a VM always fit into the socket.
+    fn order(&mut self, order: &Value) {
+        let line = format!("{order}\n");
+        match self.stream.write(line.as_bytes()) {
+            Ok(n) if n == line.len() => {}
+            // QEMU is gone, which the channel tells.
+            outcome => tracing::debug!("order to QEMU: {outcome:?}"),
+        }
+    }
+
+    /// Takes in what QEMU said.
+    pub fn read(&mut self) {
+        let mut buf = [0; 4096];
+        while let Ok(n @ 1..) = self.stream.read(&mut buf) {
+            self.line.extend_from_slice(&buf[..n]);
+            while let Some(end) = self.line.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = self.line.drain(..=end).collect();
+                self.understand(&line);
+            }
+            if self.line.len() > LINE_MAX {
+                self.line.clear();
+            }
+        }
+    }
+
+    fn understand(&mut self, line: &[u8]) {
+        let Ok(message) = serde_json::from_slice::<Value>(line) else { return };
+        if let Some(why) = message["error"]["desc"].as_str() {
+            tracing::debug!("QEMU's monitor: {why}");
+            self.complaint.get_or_insert(why.to_owned());
+        }
+        match (message["event"].as_str(), message["data"]["status"].as_str()) {
+            (Some("RESUME"), _) => self.resumed = Some(Instant::now()),
+            (Some("MIGRATION"), Some("completed")) => self.transfer = Some(Transfer::Completed),
+            (Some("MIGRATION"), Some("failed")) => {
+                self.transfer = Some(Transfer::Failed("QEMU could not write its state".to_owned()));
+            }
+            _ => {}
+        }
+    }
+
+    /// How saving or loading ended, once it did. An order that QEMU refused counts as its failure.
+    pub fn transfer(&self) -> Option<Transfer> {
+        self.transfer.clone().or_else(|| self.complaint.clone().map(Transfer::Failed))
+    }
+
+    /// When the guest's processors began to run after loading.
+    pub fn resumed(&self) -> Option<Instant> {
+        self.resumed
+    }
+}
+
+impl AsFd for Monitor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn monitor() -> (Monitor, UnixStream) {
+        let (ours, qemus) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (Monitor::new(ours), qemus)
+    }
+
+    #[test]
+    fn a_clone_is_ordered_in_three_lines_of_json() {
+        let (mut monitor, qemu) = monitor();
+        monitor.load(StateUri::FdSet(2));
+        drop(monitor);
+        let text = std::io::read_to_string(qemu).unwrap();
+        let orders: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(orders[0], json!({"execute": "qmp_capabilities"}));
+        assert_eq!(orders[1]["arguments"]["capabilities"][0], json!({"capability": "x-ignore-shared", "state": true}));
+        assert_eq!(orders[2]["arguments"]["uri"], "file:/dev/fdset/2");
+    }
+
+    #[test]
+    fn answers_are_understood_in_any_portions() {
+        let (mut monitor, mut qemu) = monitor();
+        let said = concat!(
+            "{\"QMP\": {}}\r\n{\"return\": {}}\r\n",
+            "{\"event\": \"MIGRATION\", \"data\": {\"status\": \"completed\"}}\r\n",
+            "garbage\n{\"event\": \"RESUME\"}\r\n"
+        );
+        for byte in said.as_bytes() {
+            assert_eq!(monitor.resumed(), None);
+            qemu.write_all(&[*byte]).unwrap();
+            monitor.read();
+        }
+        assert_eq!(monitor.transfer(), Some(Transfer::Completed));
+        assert!(monitor.resumed().is_some());
+    }
+
+    #[test]
+    fn a_refused_order_is_a_failed_transfer() {
+        let (mut monitor, mut qemu) = monitor();
+        assert_eq!(monitor.transfer(), None);
+        qemu.write_all(b"{\"error\": {\"class\": \"GenericError\", \"desc\": \"no such thing\"}}\n").unwrap();
+        monitor.read();
+        assert_eq!(monitor.transfer(), Some(Transfer::Failed("no such thing".to_owned())));
+    }
+}

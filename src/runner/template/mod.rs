@@ -1,0 +1,150 @@
+//! Templates: booted guests kept on the node's disk, from which VMs are cloned in a tenth of a second.
+//!
+//! ```text
+//! recipe ─► key ─► the site's or the user's shelf ─► there: open it
+//!                                                └─► not there: lock ─► build (boot, settle, save) ─► publish
+//! ```
+//!
+//! What must hold:
+//! - A template holds nothing of a job: it is saved before the agent is told of any task.
+//! - It is believed only if nobody but root or this user can have written it.
+//! - It is a cache: whatever is wrong with it, the VM boots instead, and the next start builds it anew.
+//! - Building happens once however many want it, under a lock that dies with its holder.
+
+#![forbid(unsafe_code)]
+
+mod build;
+mod digest;
+mod key;
+mod lock;
+mod shape;
+mod store;
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Context;
+use nix::unistd::Uid;
+
+use super::signals::Signal;
+
+use build::Built;
+use lock::Waited;
+
+pub use build::Terms;
+pub use key::{Key, Recipe};
+pub use shape::{BLOCK_MIB, Shape};
+pub use store::{Shelf, Template, remove};
+
+/// Version of the directory's layout and of what the agent does before it is saved.
+const FORMAT: u32 = 1;
+
+/// What came of the wish for a template.
+#[derive(Debug)]
+pub enum Obtained<T = Template> {
+    /// Here it is.
+    Template(T),
+    /// There is none and none can be made here; the VM boots. The text is for the administrator.
+    Unavailable(String),
+    /// The image does not come up, so booting it once more makes no sense; the text is for the user.
+    NoBoot(String),
+    /// A signal came that ends the task.
+    Interrupted(Signal),
+}
+
+impl<T> Obtained<T> {
+    /// The same with something else for a template.
+    pub fn map<U>(self, with: impl FnOnce(T) -> U) -> Obtained<U> {
+        match self {
+            Self::Template(template) => Obtained::Template(with(template)),
+            Self::Unavailable(why) => Obtained::Unavailable(why),
+            Self::NoBoot(why) => Obtained::NoBoot(why),
+            Self::Interrupted(signal) => Obtained::Interrupted(signal),
+        }
+    }
+}
+
+/// Finds the recipe's template or makes it for this user.
+pub fn obtain(recipe: &Recipe<'_>, template_dir: &Path, cache_bytes: u64, terms: &Terms<'_>) -> Obtained {
+    let user = Uid::effective();
+    let own = Shelf::of_user(template_dir, user);
+    let found = || -> anyhow::Result<Obtained> {
+        let key = recipe.key().context("key")?;
+        if let Some(template) = Shelf::of_site(template_dir).find(&key) {
+            return Ok(Obtained::Template(template));
+        }
+        obtain_from(&own, recipe, &key, cache_bytes, terms)
+    };
+    found().unwrap_or_else(|error| Obtained::Unavailable(format!("no template in {}: {error:#}", own.dir.display())))
+}
+
+fn obtain_from(
+    shelf: &Shelf,
+    recipe: &Recipe<'_>,
+    key: &Key,
+    cache_bytes: u64,
+    terms: &Terms<'_>,
+) -> anyhow::Result<Obtained> {
+    if let Some(template) = shelf.find(key) {
+        template.touch();
+        return Ok(Obtained::Template(template));
+    }
+    shelf.prepare(0o700)?;
+    let deadline = Instant::now() + terms.boot_timeout;
+    match lock::wait(&shelf.lock_path(key), deadline, terms.signals, || shelf.find(key)).context("lock")? {
+        Waited::Found(template) => Ok(Obtained::Template(template)),
+        Waited::Interrupted(signal) => Ok(Obtained::Interrupted(signal)),
+        Waited::TimedOut => anyhow::bail!("another process did not finish building it in time"),
+        Waited::Locked(_lock) => {
+            let built = make(shelf, recipe, key, 0o600, None, terms)?;
+            shelf.evict(cache_bytes, Some(&shelf.dir.join(key.as_str())));
+            Ok(built)
+        }
+    }
+}
+
+/// Builds the template and puts it on the shelf, whose lock the caller holds.
+fn make(
+    shelf: &Shelf,
+    recipe: &Recipe<'_>,
+    key: &Key,
+    mode: u32,
+    group: Option<u32>,
+    terms: &Terms<'_>,
+) -> anyhow::Result<Obtained> {
+    let draft = shelf.begin(key)?;
+    let outcome = build::build(recipe, &draft, terms).and_then(|built| match built {
+        Built::Complete => {
+            let dir = shelf.publish(&draft, key, mode, group).context("publish")?;
+            let template = Template::open(&dir, shelf.owner)?;
+            tracing::info!(image = %recipe.image.name, dir = %dir.display(), ms = template.manifest.made_in_ms, "template made");
+            Ok(Obtained::Template(template))
+        }
+        Built::NoBoot(why) => Ok(Obtained::NoBoot(why)),
+        Built::Interrupted(signal) => Ok(Obtained::Interrupted(signal)),
+    });
+    let _ = std::fs::remove_dir_all(&draft);
+    outcome
+}
+
+/// Builds the recipe's template for the whole site, readable by whoever may read the image's disk.
+///
+/// # Errors
+/// When this is not root, or the template cannot be made.
+pub fn make_for_site(recipe: &Recipe<'_>, template_dir: &Path, terms: &Terms<'_>) -> anyhow::Result<Obtained> {
+    use std::os::unix::fs::MetadataExt;
+    let shelf = Shelf::of_site(template_dir);
+    shelf.prepare(0o755).with_context(|| shelf.dir.display().to_string())?;
+    let key = recipe.key().context("key")?;
+    let deadline = Instant::now() + terms.boot_timeout;
+    match lock::wait(&shelf.lock_path(&key), deadline, terms.signals, || shelf.find(&key)).context("lock")? {
+        Waited::Found(template) => Ok(Obtained::Template(template)),
+        Waited::Interrupted(signal) => Ok(Obtained::Interrupted(signal)),
+        Waited::TimedOut => anyhow::bail!("another process did not finish building it in time"),
+        Waited::Locked(_lock) => {
+            // Memory holds what was read from the disk: who may not read that must not read this.
+            let disk = recipe.image.disk.metadata()?;
+            make(&shelf, recipe, &key, 0o600 | (disk.mode() & 0o044), Some(disk.gid()), terms)
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The hardware of a template: a class of VM sizes, so that jobs of many sizes share one template.
+
+#![forbid(unsafe_code)]
+
+use super::super::plan::{MIN_GUEST_MIB, VmSize};
+
+/// Memory that every clone starts with: enough that a command never waits for what is plugged.
+/// Smaller VMs have a class of their own.
+const USUAL_BASE_MIB: u64 = 256;
+
+/// Memory that can be plugged, at least: what most jobs stay below.
+const LEAST_PLUGGABLE_MIB: u64 = 8 << 10;
+
+/// And at most: QEMU's emulated processors address 1 TiB, PCI included. A larger VM boots.
+const MOST_PLUGGABLE_MIB: u64 = 256 << 10;
+
+/// Processors of the smallest class. One that is offline costs a millisecond at the start.
+const LEAST_CPUS: u32 = 4;
+
+/// More processors than QEMU's PC has without further options.
+const MOST_CPUS: u32 = 255;
+
+/// virtio-mem's unit, in MiB: what x86 plugs and unplugs as one huge page.
+pub const BLOCK_MIB: u64 = 2;
+
+/// What a template is built with and what each of its clones must have too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Memory of a clone before anything is plugged, in MiB.
+    pub base_mib: u64,
+    /// Size of the device through which the rest is plugged, in MiB.
+    pub pluggable_mib: u64,
+    /// Processors, all but the first offline.
+    pub cpus: u32,
+    /// Shares. Each device costs a start some milliseconds, so this is no class but the number.
+    pub shares: usize,
+}
+
+impl Shape {
+    /// The class of a VM, if there is one.
+    pub fn of(size: VmSize, shares: usize) -> Option<Self> {
+        let base_mib = if size.memory_mib < USUAL_BASE_MIB { MIN_GUEST_MIB } else { USUAL_BASE_MIB };
+        let rest = size.memory_mib.checked_sub(base_mib)?;
+        let pluggable_mib = rest.next_power_of_two().max(LEAST_PLUGGABLE_MIB);
+        let cpus = size.cpus.checked_next_power_of_two()?.max(LEAST_CPUS).min(MOST_CPUS);
+        (pluggable_mib <= MOST_PLUGGABLE_MIB && size.cpus <= cpus).then_some(Self {
+            base_mib,
+            pluggable_mib,
+            cpus,
+            shares,
+        })
+    }
+
+    /// Memory that a clone of this size gets plugged, in bytes.
+    pub fn bytes_to_plug(&self, size: VmSize) -> u64 {
+        (size.memory_mib.saturating_sub(self.base_mib) / BLOCK_MIB * BLOCK_MIB) << 20
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(memory_mib: u64, cpus: u32) -> Option<Shape> {
+        Shape::of(VmSize { memory_mib, cpus }, 1)
+    }
+
+    #[test]
+    fn usual_sizes_share_one_shape() {
+        let usual = shape(256, 1).unwrap();
+        for (memory_mib, cpus) in [(257, 2), (2000, 4), (8 << 10, 3)] {
+            assert_eq!(shape(memory_mib, cpus).unwrap(), usual);
+        }
+        assert_ne!(shape(128, 1).unwrap(), usual);
+        assert_ne!(shape(10 << 10, 1).unwrap(), usual);
+        assert_eq!(shape(512, 48).unwrap().cpus, 64);
+        assert_eq!(shape(512, 200).unwrap().cpus, 255);
+    }
+
+    #[test]
+    fn what_no_template_can_hold_has_no_shape() {
+        assert_eq!(shape(1 << 20, 1), None);
+        assert_eq!(shape(512, 300), None);
+        assert_eq!(shape(100, 1), None);
+    }
+
+    #[test]
+    fn the_rest_is_plugged_in_whole_blocks() {
+        let size = VmSize { memory_mib: 1105, cpus: 1 };
+        assert_eq!(Shape::of(size, 0).unwrap().bytes_to_plug(size), 848 << 20);
+    }
+}
