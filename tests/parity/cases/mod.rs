@@ -53,5 +53,6 @@ pub fn short() -> Vec<&'static Case> {
 
 /// Those that move much data or wait for Slurm's clocks.
 pub fn long() -> Vec<&'static Case> {
-    [stdio::LONG, exit::LONG, signals::LONG, files::LONG, batch::LONG].into_iter().flatten().collect()
+    // Those that mostly wait come first, beside those that work.
+    [batch::LONG, stdio::LONG, signals::LONG, exit::LONG, files::LONG].into_iter().flatten().collect()
 }
