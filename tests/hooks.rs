@@ -116,7 +116,7 @@ impl Node {
     }
 }
 
-const INIT: &str = "load\ninit libexec=LIBEXEC state_dir=LIBEXEC/state\nargv sleep 1\n";
+const INIT: &str = "load\ninit libexec=LIBEXEC state_dir=LIBEXEC/state template_dir=LIBEXEC/templates\nargv sleep 1\n";
 const ALL_WELL: &str = "loaded spank_vm spank 160500\ninit = 0\n";
 
 fn after(start: &str, rest: &str) -> String {

@@ -25,6 +25,7 @@ use super::{net, sys};
 const IMAGE: &str = "/image";
 const SCRATCH: &str = "/scratch";
 const ROOT: &str = "/root";
+const ETC: &str = "/etc-upper";
 
 /// Modules that every guest needs once its bus is known: the channel, disks, the overlay.
 const BASE: &str = "base";
@@ -140,9 +141,9 @@ fn mount_root(image: &Path, kind: FsType, scratch: Option<&Path>) -> Result<(), 
         .doing(|| format!("mount the image as {}", kind.name()))?;
     match scratch {
         Some(disk) => {
-            // The disk dies with the VM: no barriers, no access times, and no kernel thread that
-            // fills in inode tables and so grows a sparse file for nothing.
-            let options = Some("nobarrier,noinit_itable");
+            // The disk dies with the VM: no barriers, no access times, nothing written early for fear of a crash,
+            // and no kernel thread that fills in inode tables and so grows a sparse file for nothing.
+            let options = Some("nobarrier,noinit_itable,noauto_da_alloc");
             mount(Some(disk), SCRATCH, Some("ext4"), MsFlags::MS_NOATIME, options)
                 .doing(|| "mount the scratch disk as ext4".to_owned())?;
         }
@@ -160,10 +161,32 @@ fn mount_root(image: &Path, kind: FsType, scratch: Option<&Path>) -> Result<(), 
     let layers = format!("lowerdir={IMAGE},upperdir={SCRATCH}/upper,workdir={SCRATCH}/work,redirect_dir=on,volatile");
     mount(Some("overlay"), ROOT, Some("overlay"), MsFlags::empty(), Some(layers.as_str()))
         .doing(|| "mount the overlay over the image".to_owned())?;
+    cover_etc()?;
     for part in [IMAGE, SCRATCH] {
         umount2(part, MntFlags::MNT_DETACH).doing(|| format!("detach {part}"))?;
     }
     Ok(())
+}
+
+/// Gives `/etc` an overlay of its own whose upper layer is memory: every session changes some small files
+/// there, and the way through a disk's file system is ten times longer. What is renamed out of
+/// `/etc` is copied, as between any two file systems.
+fn cover_etc() -> Result<(), AgentError> {
+    let lower = format!("{IMAGE}/etc");
+    let Some(meta) = fs::symlink_metadata(&lower).ok().filter(fs::Metadata::is_dir) else { return Ok(()) };
+    fs::create_dir_all(ETC).doing(|| format!("create {ETC}"))?;
+    mount(Some("tmpfs"), ETC, Some("tmpfs"), MsFlags::empty(), Some("mode=0700,size=25%"))
+        .doing(|| "mount a tmpfs for /etc".to_owned())?;
+    let (upper, work) = (format!("{ETC}/upper"), format!("{ETC}/work"));
+    for directory in [&upper, &work] {
+        fs::create_dir(directory).doing(|| format!("create {directory}"))?;
+    }
+    // The upper directory is what the merged one looks like.
+    fs::set_permissions(&upper, meta.permissions()).doing(|| format!("open {upper}"))?;
+    let layers = format!("lowerdir={lower},upperdir={upper},workdir={work},redirect_dir=on,volatile");
+    mount(Some("overlay"), format!("{ROOT}/etc").as_str(), Some("overlay"), MsFlags::empty(), Some(layers.as_str()))
+        .doing(|| "mount the overlay over /etc".to_owned())?;
+    umount2(ETC, MntFlags::MNT_DETACH).doing(|| format!("detach {ETC}"))
 }
 
 /// Makes [`ROOT`] the root the way switch_root does: the overlay is moved onto `/`, so that the

@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{OpenptyResult, Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Gid, Pid, Uid, fchown, fork, pipe2, read};
+use nix::unistd::{Gid, Pid, Uid, fchown, pipe2, read};
 
 use crate::proto::FailKind;
 
@@ -58,14 +58,8 @@ pub(super) fn spawn(spec: &TaskSpec) -> Result<Spawned, SpawnError> {
     let argv = pointers(&task.args);
     let env = pointers(&task.env);
     let (report, child_report) = pipe2(OFlag::O_CLOEXEC).doing(|| "make a pipe".to_owned())?;
-    // SAFETY: the child calls `run_child` and nothing else. That function makes system calls only:
-    // no allocation, no lock, no destructor, so it does not matter what other threads (there are
-    // some when this is tested) were doing at the time of the fork.
-    let pid = match unsafe { fork() }.doing(|| "start a process".to_owned())? {
-        // SAFETY: see above; both pointer lists end with a null and outlive the call.
-        ForkResult::Child => unsafe { run_child(&task, &argv, &env, &stdio.child, child_report.as_raw_fd()) },
-        ForkResult::Parent { child } => child,
-    };
+    let birth = Birth { task: &task, argv: &argv, env: &env, stdio: &stdio.child, report: child_report.as_raw_fd() };
+    let pid = give_birth(&birth).doing(|| "start a process".to_owned())?;
     drop(child_report);
     match read_report(&report) {
         Ok(Report { failure: None, cwd_error }) => Ok(Spawned {
@@ -86,6 +80,41 @@ pub(super) fn spawn(spec: &TaskSpec) -> Result<Spawned, SpawnError> {
             Err(AgentError::Os { doing: "see whether the command started".to_owned(), errno }.into())
         }
     }
+}
+
+/// Everything that the child looks at.
+struct Birth<'a> {
+    task: &'a PreparedTask,
+    /// Null-terminated, as execve wants them.
+    argv: &'a [*const libc::c_char],
+    env: &'a [*const libc::c_char],
+    stdio: &'a ChildStdio,
+    report: RawFd,
+}
+
+/// Bytes of the child's stack; it calls system calls and nothing deep.
+const CHILD_STACK: usize = 64 * 1024;
+
+/// Starts the child the way vfork does: it borrows the agent's memory until it becomes the command or ends, and
+/// the agent stands still that long. A copy would cost a guest under emulation some ten milliseconds.
+fn give_birth(birth: &Birth<'_>) -> nix::Result<Pid> {
+    extern "C" fn child(birth: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: the pointer is `birth` below, which outlives the child's use of it: the parent stands still.
+        let Birth { task, argv, env, stdio, report } = unsafe { &*birth.cast_const().cast::<Birth<'_>>() };
+        // SAFETY: this is the child, and both pointer lists end with a null.
+        unsafe { run_child(task, argv, env, stdio, *report) }
+    }
+    let mut stack = vec![0_u128; CHILD_STACK / size_of::<u128>()];
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the child has a stack of its own, of which this is the upper end, aligned to 16 bytes. It calls
+    // `run_child` and nothing else. That function makes system calls only: no allocation, no lock, no destructor,
+    // so it changes nothing in the memory it shares but errno, and it does not matter what other threads (there are
+    // some when this is tested) are doing. Signal dispositions and descriptors are the child's own copies.
+    let pid = unsafe {
+        let top = stack.as_mut_ptr().add(stack.len());
+        libc::clone(child, top.cast(), flags, std::ptr::from_ref(birth).cast_mut().cast())
+    };
+    Errno::result(pid).map(Pid::from_raw)
 }
 
 /// Both sides' descriptors of the command's standard streams.

@@ -39,8 +39,8 @@ pub(super) trait Machine {
     fn set_hostname(&mut self, name: &[u8]) -> Result<(), AgentError>;
     /// Makes this guest unlike every other clone.
     fn add_entropy(&mut self, seed: &[u8]) -> Result<(), AgentError>;
-    /// Brings processors online until `count` work.
-    fn online_cpus(&mut self, count: u16) -> Result<(), AgentError>;
+    /// Keeps the session's processes on the first `count` processors.
+    fn use_cpus(&mut self, count: u16) -> Result<(), AgentError>;
     /// Configures the network interface.
     fn configure_net(&mut self, setup: &NetSetup) -> Result<(), AgentError>;
     /// Mounts a share.

@@ -279,7 +279,7 @@ impl Collecting {
             ToGuest::Hostname(name) => return Ok(machine.set_hostname(name)),
             ToGuest::Entropy(seed) => return Ok(machine.add_entropy(seed)),
             ToGuest::Share { tag, path, read_only } => return Ok(machine.mount_share(tag, as_path(path), read_only)),
-            ToGuest::Cpus(count) => return Ok(machine.online_cpus(count)),
+            ToGuest::Cpus(count) => return Ok(machine.use_cpus(count)),
             ToGuest::Net { mac, address, prefix, gateway, dns } => {
                 let (address, gateway, dns) = (address.into(), gateway.into(), dns.into());
                 return Ok(machine.configure_net(&NetSetup { mac, address, prefix, gateway, dns }));

@@ -8,6 +8,7 @@ mod kit;
 mod ps;
 mod run;
 mod step;
+mod template;
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -42,6 +43,9 @@ enum Command {
     /// Build and inspect the boot kit
     #[command(subcommand)]
     Kit(kit::Command),
+    /// List, make, verify and remove the templates that VMs are cloned from
+    #[command(subcommand)]
+    Template(template::Command),
     /// Show every effective setting and test what this node needs to run VMs
     Check(check::Arguments),
     /// List the VMs that Slurm runs on this node
@@ -62,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => finish(config().and_then(|config| run::run(config, arguments))),
         Command::Image(command) => finish_plain(done(config().and_then(|config| image::run(&config, command)))),
         Command::Kit(command) => finish_plain(done(config().and_then(|config| kit::run(&config, command)))),
+        Command::Template(command) => finish_plain(done(config().and_then(|config| template::run(&config, command)))),
         Command::Check(arguments) => finish_plain(config().and_then(|config| check::run(&config, &arguments))),
         Command::Ps => finish_plain(done(config().and_then(|config| ps::run(&config)))),
     }

@@ -16,11 +16,18 @@ pub struct Args {
     pub config: Option<PathBuf>,
     /// Parent of the tasks' private directories.
     pub state_dir: PathBuf,
+    /// Root's directory for templates.
+    pub template_dir: PathBuf,
 }
 
 impl Default for Args {
     fn default() -> Self {
-        Self { libexec: "/usr/libexec/spank-vm".into(), config: None, state_dir: "/run/spank-vm".into() }
+        Self {
+            libexec: "/usr/libexec/spank-vm".into(),
+            config: None,
+            state_dir: "/run/spank-vm".into(),
+            template_dir: "/var/cache/spank-vm/templates".into(),
+        }
     }
 }
 
@@ -41,6 +48,7 @@ impl Args {
                 "libexec" => args.libexec = path.into(),
                 "config" => args.config = Some(path.into()),
                 "state_dir" => args.state_dir = path.into(),
+                "template_dir" => args.template_dir = path.into(),
                 _ => return Err(refused()),
             }
         }
@@ -66,8 +74,8 @@ impl fmt::Display for ArgsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "plugstack.conf: wrong argument '{}' of spank_vm.so; it takes libexec=DIR, config=FILE and state_dir=DIR \
-             with absolute paths",
+            "plugstack.conf: wrong argument '{}' of spank_vm.so; it takes libexec=DIR, config=FILE, state_dir=DIR \
+             and template_dir=DIR with absolute paths",
             self.0
         )
     }
@@ -93,8 +101,9 @@ mod tests {
 
     #[test]
     fn each_place_can_be_moved() {
-        let args = parse(&["libexec=/a", "config=/b=c", "state_dir=/d/"]).unwrap();
-        assert_eq!(args, Args { libexec: "/a".into(), config: Some("/b=c".into()), state_dir: "/d/".into() });
+        let args = parse(&["libexec=/a", "config=/b=c", "state_dir=/d/", "template_dir=/t"]).unwrap();
+        let (config, state_dir) = (Some("/b=c".into()), "/d/".into());
+        assert_eq!(args, Args { libexec: "/a".into(), config, state_dir, template_dir: "/t".into() });
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod imagecheck;
 pub mod options;
 pub mod state_dir;
 pub mod stepd;
+mod template_dir;
 mod version;
 
 pub use exports::*;

@@ -55,7 +55,8 @@ pub fn remove(path: &Path) -> io::Result<()> {
     result.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
-fn secure_parent(parent: &Path) -> io::Result<()> {
+/// Makes `parent` if need be, and refuses one that others than root could tamper with.
+pub(super) fn secure_parent(parent: &Path) -> io::Result<()> {
     match make(parent, 0o755) {
         Ok(()) => open(parent)?.set_permissions(Permissions::from_mode(0o755))?,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -72,12 +73,13 @@ fn secure_parent(parent: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn make(path: &Path, mode: u32) -> io::Result<()> {
+/// Makes a directory; the mode is subject to the umask.
+pub(super) fn make(path: &Path, mode: u32) -> io::Result<()> {
     DirBuilder::new().mode(mode).create(path)
 }
 
 /// Opens a directory itself, not what a symbolic link of that name points to.
-fn open(path: &Path) -> io::Result<File> {
+pub(super) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path)
 }
 

@@ -8,7 +8,7 @@
 
 use super::error::Error;
 use super::options::{IMAGE, TABLE};
-use super::{COMMAND_ENV, MULTI_PROG_ENV, Plugin, VERBOSE_ENV, state_dir};
+use super::{COMMAND_ENV, MULTI_PROG_ENV, Plugin, VERBOSE_ENV, state_dir, template_dir};
 use crate::request::{REQUEST_ENV, STEP_PROGRAM};
 use crate::spank::{Host, Level, SpankError, Step, is_executable};
 use std::ffi::OsString;
@@ -32,6 +32,10 @@ fn make_state_dir(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error>
     let owner = host.owner()?;
     state_dir::create(&path, owner).map_err(|source| Error::StateDir { path: path.clone(), source })?;
     plugin.state_dir = Some(path);
+    // Without it every VM boots: slower, not wrong.
+    if let Err(error) = template_dir::ensure(&plugin.args()?.template_dir, owner) {
+        host.log(Level::Admin, &format!("no directory for templates: {error}"));
+    }
     Ok(())
 }
 
@@ -202,7 +206,8 @@ mod tests {
             let meta = fs::metadata(root.path()).unwrap();
             host.owner = (meta.uid(), meta.gid());
             let place = root.path().display();
-            let plugin = Plugin::new(&[format!("libexec={place}").into(), format!("state_dir={place}/state").into()]);
+            let words = [("libexec", ""), ("state_dir", "/state"), ("template_dir", "/templates")];
+            let plugin = Plugin::new(&words.map(|(key, below)| format!("{key}={place}{below}").into()));
             Self { root, plugin, host }
         }
 

@@ -29,7 +29,7 @@ pub enum ToGuest<'a> {
         /// Mount it read-only.
         read_only: bool,
     },
-    /// Bring processors online until this many work (a template boots with one).
+    /// Keep the command to this many processors (a template may have more than the VM should).
     Cpus(u16),
     /// Configure the network interface of the VM and bring it up.
     Net {

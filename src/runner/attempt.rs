@@ -98,6 +98,7 @@ impl Vms<'_> {
         let Some(shape) = Shape::of(parts.size, parts.shares.len()) else {
             return Obtained::Unavailable(format!("{:?} is larger than templates are", parts.size));
         };
+        let introduction = parts.task.introduction();
         let recipe = Recipe {
             image: &parts.image,
             kit: &parts.kit,
@@ -105,6 +106,7 @@ impl Vms<'_> {
             machine: parts.machine,
             accel: self.accel,
             shape,
+            introduction: &introduction,
         };
         let terms = Terms { signals: self.signals, boot_timeout: self.boot_timeout, notice_at: self.notice_at };
         let cache_bytes = slot.config.template_cache_mib << 20;
@@ -135,7 +137,7 @@ impl Vms<'_> {
             signals: self.signals,
             task: &parts.task,
             shares: &parts.shares,
-            cpus_to_online: if template.is_some() { parts.size.cpus } else { 1 },
+            cpus: template.filter(|(shape, _)| shape.cpus > parts.size.cpus).map(|_| parts.size.cpus as u16),
             deadline: Instant::now() + self.boot_timeout,
             boot_timeout: self.boot_timeout,
             notice_at: self.notice_at,
@@ -197,7 +199,7 @@ impl Vms<'_> {
             }
             .args()
         })?;
-        let mut memory_to_plug = 0;
+        let mut memory_to_plug = None;
         if let Start::Clone(shape, fds) = start {
             process.monitor.load(fds.state_uri());
             memory_to_plug = shape.bytes_to_plug(parts.size);

@@ -16,6 +16,7 @@ mod environment;
 pub mod log;
 mod monitor;
 mod plan;
+mod prebuild;
 mod qemu;
 mod relay;
 mod scratch;
@@ -24,7 +25,7 @@ mod signals;
 mod stdio;
 mod tail;
 mod task;
-mod template;
+pub mod template;
 mod timing;
 mod vm;
 
@@ -54,6 +55,7 @@ use crate::notice;
 use crate::proto::{ExitStatus, FailKind};
 use crate::request::{EnvEntry, ImageName, ShareSpec};
 
+pub use self::prebuild::{Prebuilt, prebuild};
 pub use self::signals::die_by;
 
 /// Exit code when not the command but the VM failed: as container runtimes do, above what programs use.

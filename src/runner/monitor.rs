@@ -53,13 +53,14 @@ pub struct Monitor {
     line: Vec<u8>,
     transfer: Option<Transfer>,
     resumed: Option<Instant>,
+    plugged: bool,
     complaint: Option<String>,
 }
 
 impl Monitor {
     /// Takes a nonblocking socket whose other end QEMU got as its monitor.
     pub fn new(stream: UnixStream) -> Self {
-        Self { stream, line: Vec::new(), transfer: None, resumed: None, complaint: None }
+        Self { stream, line: Vec::new(), transfer: None, resumed: None, plugged: false, complaint: None }
     }
 
     /// Orders a VM that QEMU was told to await (`-incoming defer`) to be read from `state` and to run.
@@ -68,10 +69,17 @@ impl Monitor {
         self.order(&json!({"execute": "migrate-incoming", "arguments": {"uri": state.text()}}));
     }
 
+    /// Opens the conversation. [`Monitor::load`] does it by itself.
+    pub fn negotiate(&mut self) {
+        self.order(&json!({"execute": "qmp_capabilities"}));
+        let capability = |name: &str| json!({"capability": name, "state": true});
+        let capabilities = [capability("x-ignore-shared"), capability("events")];
+        self.order(&json!({"execute": "migrate-set-capabilities", "arguments": {"capabilities": capabilities}}));
+    }
+
     /// Orders the running guest to be stopped and its devices to be written to `state`; its memory
     /// is in a shared file already and is left out.
     pub fn save(&mut self, state: StateUri) {
-        self.negotiate();
         self.order(&json!({"execute": "migrate", "arguments": {"uri": state.text()}}));
     }
 
@@ -79,13 +87,6 @@ impl Monitor {
     pub fn plug(&mut self, bytes: u64) {
         self.order(&json!({"execute": "qom-set", "arguments": {
             "path": format!("/machine/peripheral/{MEMORY_DEVICE}"), "property": "requested-size", "value": bytes}}));
-    }
-
-    fn negotiate(&mut self) {
-        self.order(&json!({"execute": "qmp_capabilities"}));
-        let capability = |name: &str| json!({"capability": name, "state": true});
-        let capabilities = [capability("x-ignore-shared"), capability("events")];
-        self.order(&json!({"execute": "migrate-set-capabilities", "arguments": {"capabilities": capabilities}}));
     }
 
     /// A few short orders in the life of a VM always fit into the socket.
@@ -120,6 +121,7 @@ impl Monitor {
             self.complaint.get_or_insert(why.to_owned());
         }
         match (message["event"].as_str(), message["data"]["status"].as_str()) {
+            (Some("MEMORY_DEVICE_SIZE_CHANGE"), _) => self.plugged = true,
             (Some("RESUME"), _) => self.resumed = Some(Instant::now()),
             (Some("MIGRATION"), Some("completed")) => self.transfer = Some(Transfer::Completed),
             (Some("MIGRATION"), Some("failed")) => {
@@ -132,6 +134,11 @@ impl Monitor {
     /// How saving or loading ended, once it did. An order that QEMU refused counts as its failure.
     pub fn transfer(&self) -> Option<Transfer> {
         self.transfer.clone().or_else(|| self.complaint.clone().map(Transfer::Failed))
+    }
+
+    /// Whether the guest has taken any memory that was plugged.
+    pub fn has_plugged(&self) -> bool {
+        self.plugged
     }
 
     /// When the guest's processors began to run after loading.

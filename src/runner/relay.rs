@@ -31,8 +31,8 @@ pub struct Relay<'a> {
     pub task: &'a Task,
     /// What the guests see of the host.
     pub shares: &'a [Share],
-    /// Processors that the guests must bring online themselves; 1 if none.
-    pub cpus_to_online: u32,
+    /// Processors that the command may use, where the guests have more.
+    pub cpus: Option<u16>,
     /// By when every agent must have answered.
     pub deadline: Instant,
     /// How long that was, for the message.
@@ -162,8 +162,8 @@ impl Relay<'_> {
         let count = self.vms.len() as u32;
         for vm in self.vms.iter_mut().filter(|vm| vm.is_waiting_for_task()) {
             let mut description = Vec::new();
-            if self.cpus_to_online > 1 {
-                ToGuest::Cpus(self.cpus_to_online as u16).encode(0, &mut description);
+            if let Some(count) = self.cpus {
+                ToGuest::Cpus(count).encode(0, &mut description);
             }
             self.task.describe(vm.index as u32, count, self.shares, &mut description)?;
             vm.start(&description);

@@ -136,6 +136,17 @@ impl Task {
         self.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
     }
 
+    /// The messages that make the user of this process known to a guest: nothing that differs between jobs.
+    pub fn introduction(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let uid = Uid::current();
+        let user = User::from_uid(uid).ok().flatten().unwrap_or_else(|| nameless(uid));
+        user_message(&user).encode(0, &mut out);
+        let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+        ToGuest::Credentials { uid, gid, umask: 0o022, groups: Vec::new() }.encode(0, &mut out);
+        out
+    }
+
     /// Appends the messages that make VM number `index` of `vms` run the command.
     ///
     /// # Errors
@@ -149,11 +160,7 @@ impl Task {
             let path = target.as_os_str().as_bytes();
             send(ToGuest::Share { tag: tag.as_bytes(), path, read_only: *read_only });
         }
-        send(ToGuest::User {
-            name: self.user.name.as_bytes(),
-            home: self.user.dir.as_os_str().as_bytes(),
-            shell: self.user.shell.as_os_str().as_bytes(),
-        });
+        send(user_message(&self.user));
         let groups = self.groups.iter().map(|gid| gid.as_raw()).collect();
         let (uid, gid) = (self.user.uid.as_raw(), self.gid.as_raw());
         send(ToGuest::Credentials { uid, gid, umask: self.umask, groups });
@@ -195,6 +202,14 @@ impl Task {
 pub fn clock() -> ToGuest<'static> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     ToGuest::Clock(now.as_nanos() as u64)
+}
+
+fn user_message(user: &User) -> ToGuest<'_> {
+    ToGuest::User {
+        name: user.name.as_bytes(),
+        home: user.dir.as_os_str().as_bytes(),
+        shell: user.shell.as_os_str().as_bytes(),
+    }
 }
 
 fn pair(name: &OsStr, value: &OsStr) -> OsString {

@@ -80,14 +80,14 @@ pub struct Vm {
     decoder: Decoder,
     nonce: u64,
     unsent: Vec<u8>,
-    /// Bytes of memory to be plugged once the guest is awake.
-    memory_to_plug: u64,
+    /// Bytes of memory to be plugged in all once the guest is awake.
+    memory_to_plug: Option<u64>,
 }
 
 impl Vm {
     /// A VM whose QEMU was just started. The HELLO waits in the channel until the agent opens it.
-    /// A clone gets `memory_to_plug` bytes more once it is awake.
-    pub fn new(index: usize, process: QemuProcess, nonce: u64, memory_to_plug: u64, moments: Moments) -> Self {
+    /// A clone gets up to `memory_to_plug` bytes more once it is awake.
+    pub fn new(index: usize, process: QemuProcess, nonce: u64, memory_to_plug: Option<u64>, moments: Moments) -> Self {
         let mut vm = Self {
             index,
             process,
@@ -206,9 +206,9 @@ impl Vm {
                     self.moments.boot = times;
                     tracing::debug!(vm = self.index, "the guest is up; describing the task");
                     self.phase = Phase::Up;
-                    if self.memory_to_plug > 0 {
+                    if let Some(bytes) = self.memory_to_plug {
                         // Nobody waits for it: it arrives faster than a command can use it up.
-                        self.process.monitor.plug(self.memory_to_plug);
+                        self.process.monitor.plug(bytes);
                     }
                     if version != proto::VERSION {
                         let why = format!(

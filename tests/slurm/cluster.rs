@@ -102,6 +102,7 @@ impl Cluster {
             ("kit", format!("'{dir}/kit'")),
             ("accel", "'tcg'".to_owned()),
             ("state_dir", format!("'{dir}/state'")),
+            ("template_dir", format!("'{dir}/templates'")),
             ("scratch_dir", format!("'{dir}/scratch'")),
         ];
         let mut text: String = defaults
@@ -113,7 +114,7 @@ impl Cluster {
         fs::write(self.dir.join("spank-vm.toml"), text).unwrap();
         let line = format!(
             "optional {dir}/stage/lib/spank_vm.so libexec={dir}/stage/libexec config={dir}/spank-vm.toml \
-             state_dir={dir}/state {plugin_arguments}\n"
+             state_dir={dir}/state template_dir={dir}/templates {plugin_arguments}\n"
         );
         fs::write(self.dir.join("plugstack.conf"), line).unwrap();
     }

@@ -49,7 +49,7 @@ impl Machine for StandIn {
     fn add_entropy(&mut self, seed: &[u8]) -> Result<(), AgentError> {
         self.note(format!("entropy {}", seed.len()))
     }
-    fn online_cpus(&mut self, count: u16) -> Result<(), AgentError> {
+    fn use_cpus(&mut self, count: u16) -> Result<(), AgentError> {
         self.note(format!("cpus {count}"))
     }
     fn configure_net(&mut self, setup: &NetSetup) -> Result<(), AgentError> {

@@ -21,7 +21,7 @@ use super::super::scratch::copy_sparse;
 use super::super::shares::Share;
 use super::super::signals::{Signal, Signals, is_fatal};
 use super::store::{EMPTY, FileRecord, MANIFEST, Manifest, RAM, SCRATCH, STATE};
-use super::{FORMAT, Recipe, digest};
+use super::{BLOCK_MIB, FORMAT, Recipe, digest};
 use crate::notice;
 use crate::proto::{self, DATA_CHUNK, Decoder, ToGuest, ToHost};
 
@@ -134,6 +134,8 @@ fn start(
 enum Stage {
     /// Until the agent answers.
     Booting,
+    /// Until the guest has taken the first block of memory.
+    Plugging,
     /// Until the agent has brought its caches and disk into the state that clones should find.
     Settling,
     /// Until QEMU has written the devices' state.
@@ -152,7 +154,9 @@ impl Builder {
     fn run(&mut self, recipe: &Recipe<'_>, terms: &Terms<'_>) -> anyhow::Result<Built> {
         let deadline = Instant::now() + terms.boot_timeout;
         let mut notice_at = terms.notice_at;
-        self.say(&ToGuest::Hello { version: proto::VERSION, nonce: 0 })?;
+        let mut hello = Vec::new();
+        ToGuest::Hello { version: proto::VERSION, nonce: 0 }.encode(0, &mut hello);
+        self.say(&hello)?;
         while self.stage != Stage::Done {
             let now = Instant::now();
             if notice_at.is_some_and(|moment| now >= moment) {
@@ -177,6 +181,12 @@ impl Builder {
             self.process.read_texts();
             if let Some(why) = self.listen()? {
                 return Ok(Built::NoBoot(why));
+            }
+            if self.stage == Stage::Plugging && self.process.monitor.has_plugged() {
+                self.stage = Stage::Settling;
+                let mut orders = recipe.introduction.to_vec();
+                ToGuest::Settle.encode(0, &mut orders);
+                self.say(&orders)?;
             }
             match (self.stage, self.process.monitor.transfer()) {
                 (Stage::Saving, Some(Transfer::Completed)) => self.stage = Stage::Done,
@@ -219,8 +229,9 @@ impl Builder {
         while let Some(frame) = decoder.next_frame()? {
             match (self.stage, ToHost::parse(frame)?) {
                 (Stage::Booting, ToHost::Hello { version: proto::VERSION, nonce: 0, .. }) => {
-                    self.stage = Stage::Settling;
-                    self.say(&ToGuest::Settle)?;
+                    self.stage = Stage::Plugging;
+                    self.process.monitor.negotiate();
+                    self.process.monitor.plug(BLOCK_MIB << 20);
                 }
                 (Stage::Settling, ToHost::Synced) => {
                     self.stage = Stage::Saving;
@@ -236,10 +247,8 @@ impl Builder {
     }
 
     /// A few short messages, for which an empty socket always has room.
-    fn say(&mut self, message: &ToGuest<'_>) -> anyhow::Result<()> {
-        let mut frame = Vec::new();
-        message.encode(0, &mut frame);
-        self.process.channel.write_all(&frame).context("the channel to the guest")
+    fn say(&mut self, frames: &[u8]) -> anyhow::Result<()> {
+        self.process.channel.write_all(frames).context("the channel to the guest")
     }
 }
 

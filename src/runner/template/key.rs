@@ -36,6 +36,9 @@ pub struct Recipe<'a> {
     pub accel: Accel,
     /// Memory, processors, shares.
     pub shape: Shape,
+    /// Messages that make the user known to the guest, so that not every clone has to; empty for a template
+    /// that others use too.
+    pub introduction: &'a [u8],
 }
 
 impl Recipe<'_> {
@@ -51,6 +54,7 @@ impl Recipe<'_> {
         };
         add(&FORMAT.to_le_bytes());
         add(&proto::VERSION.to_le_bytes());
+        add(self.introduction);
         add(self.kit.digest().as_bytes());
         let (kernel, initramfs) = (self.kit.kernel(), self.kit.initramfs());
         for file in [&kernel, &initramfs, &self.kit.scratch(), &self.image.disk, self.qemu] {

@@ -20,6 +20,7 @@ mod lock;
 mod shape;
 mod store;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Instant;
 
@@ -34,7 +35,7 @@ use lock::Waited;
 pub use build::Terms;
 pub use key::{Key, Recipe};
 pub use shape::{BLOCK_MIB, Shape};
-pub use store::{Shelf, Template, remove};
+pub use store::{FileMode, Shelf, Template, remove, shelves};
 
 /// Version of the directory's layout and of what the agent does before it is saved.
 const FORMAT: u32 = 1;
@@ -66,39 +67,71 @@ impl<T> Obtained<T> {
 
 /// Finds the recipe's template or makes it for this user.
 pub fn obtain(recipe: &Recipe<'_>, template_dir: &Path, cache_bytes: u64, terms: &Terms<'_>) -> Obtained {
-    let user = Uid::effective();
-    let own = Shelf::of_user(template_dir, user);
+    let own = Shelf::of_user(template_dir, Uid::effective());
     let found = || -> anyhow::Result<Obtained> {
-        let key = recipe.key().context("key")?;
-        if let Some(template) = Shelf::of_site(template_dir).find(&key) {
+        let anybodys = Recipe { introduction: &[], ..*recipe };
+        if let Some(template) = Shelf::of_site(template_dir).find(&anybodys.key().context("key")?) {
             return Ok(Obtained::Template(template));
         }
-        obtain_from(&own, recipe, &key, cache_bytes, terms)
+        obtain_from(&own, recipe, cache_bytes, terms)
     };
     found().unwrap_or_else(|error| Obtained::Unavailable(format!("no template in {}: {error:#}", own.dir.display())))
 }
 
-fn obtain_from(
+/// Finds the recipe's template on the shelf of this user or makes it there.
+///
+/// # Errors
+/// When the shelf cannot be used or the template cannot be kept.
+pub fn obtain_from(
     shelf: &Shelf,
     recipe: &Recipe<'_>,
-    key: &Key,
     cache_bytes: u64,
     terms: &Terms<'_>,
 ) -> anyhow::Result<Obtained> {
-    if let Some(template) = shelf.find(key) {
+    let key = recipe.key().context("key")?;
+    if let Some(template) = shelf.find(&key) {
         template.touch();
         return Ok(Obtained::Template(template));
     }
     shelf.prepare(0o700)?;
+    let files = FileMode { mode: 0o600, group: None };
+    let obtained = make_once(shelf, recipe, &key, files, terms)?;
+    shelf.evict(cache_bytes, Some(&shelf.dir.join(key.as_str())));
+    Ok(obtained)
+}
+
+/// Makes the recipe's template for the whole site, readable by whoever may read the image's disk.
+///
+/// # Errors
+/// When this is not root, or the template cannot be made.
+pub fn make_for_site(recipe: &Recipe<'_>, template_dir: &Path, terms: &Terms<'_>) -> anyhow::Result<Obtained> {
+    let shelf = Shelf::of_site(template_dir);
+    shelf.prepare(0o755).with_context(|| shelf.dir.display().to_string())?;
+    let key = recipe.key().context("key")?;
+    // Memory holds what was read from the disk: who may not read that must not read this.
+    let disk = recipe.image.disk.metadata()?;
+    let files = FileMode { mode: 0o600 | (disk.mode() & 0o044), group: Some(disk.gid()) };
+    make_once(&shelf, recipe, &key, files, terms)
+}
+
+/// Makes the template under its lock, unless another process does.
+fn make_once(
+    shelf: &Shelf,
+    recipe: &Recipe<'_>,
+    key: &Key,
+    files: FileMode,
+    terms: &Terms<'_>,
+) -> anyhow::Result<Obtained> {
     let deadline = Instant::now() + terms.boot_timeout;
     match lock::wait(&shelf.lock_path(key), deadline, terms.signals, || shelf.find(key)).context("lock")? {
         Waited::Found(template) => Ok(Obtained::Template(template)),
         Waited::Interrupted(signal) => Ok(Obtained::Interrupted(signal)),
         Waited::TimedOut => anyhow::bail!("another process did not finish building it in time"),
         Waited::Locked(_lock) => {
-            let built = make(shelf, recipe, key, 0o600, None, terms)?;
-            shelf.evict(cache_bytes, Some(&shelf.dir.join(key.as_str())));
-            Ok(built)
+            let draft = shelf.begin(key)?;
+            let outcome = make(shelf, recipe, key, &draft, files, terms);
+            let _ = std::fs::remove_dir_all(&draft);
+            outcome
         }
     }
 }
@@ -108,43 +141,18 @@ fn make(
     shelf: &Shelf,
     recipe: &Recipe<'_>,
     key: &Key,
-    mode: u32,
-    group: Option<u32>,
+    draft: &Path,
+    files: FileMode,
     terms: &Terms<'_>,
 ) -> anyhow::Result<Obtained> {
-    let draft = shelf.begin(key)?;
-    let outcome = build::build(recipe, &draft, terms).and_then(|built| match built {
-        Built::Complete => {
-            let dir = shelf.publish(&draft, key, mode, group).context("publish")?;
-            let template = Template::open(&dir, shelf.owner)?;
-            tracing::info!(image = %recipe.image.name, dir = %dir.display(), ms = template.manifest.made_in_ms, "template made");
-            Ok(Obtained::Template(template))
-        }
-        Built::NoBoot(why) => Ok(Obtained::NoBoot(why)),
-        Built::Interrupted(signal) => Ok(Obtained::Interrupted(signal)),
-    });
-    let _ = std::fs::remove_dir_all(&draft);
-    outcome
-}
-
-/// Builds the recipe's template for the whole site, readable by whoever may read the image's disk.
-///
-/// # Errors
-/// When this is not root, or the template cannot be made.
-pub fn make_for_site(recipe: &Recipe<'_>, template_dir: &Path, terms: &Terms<'_>) -> anyhow::Result<Obtained> {
-    use std::os::unix::fs::MetadataExt;
-    let shelf = Shelf::of_site(template_dir);
-    shelf.prepare(0o755).with_context(|| shelf.dir.display().to_string())?;
-    let key = recipe.key().context("key")?;
-    let deadline = Instant::now() + terms.boot_timeout;
-    match lock::wait(&shelf.lock_path(&key), deadline, terms.signals, || shelf.find(&key)).context("lock")? {
-        Waited::Found(template) => Ok(Obtained::Template(template)),
-        Waited::Interrupted(signal) => Ok(Obtained::Interrupted(signal)),
-        Waited::TimedOut => anyhow::bail!("another process did not finish building it in time"),
-        Waited::Locked(_lock) => {
-            // Memory holds what was read from the disk: who may not read that must not read this.
-            let disk = recipe.image.disk.metadata()?;
-            make(&shelf, recipe, &key, 0o600 | (disk.mode() & 0o044), Some(disk.gid()), terms)
-        }
+    match build::build(recipe, draft, terms)? {
+        Built::Complete => {}
+        Built::NoBoot(why) => return Ok(Obtained::NoBoot(why)),
+        Built::Interrupted(signal) => return Ok(Obtained::Interrupted(signal)),
     }
+    let dir = shelf.publish(draft, key, files).context("publish")?;
+    let template = Template::open(&dir, shelf.owner)?;
+    let ms = template.manifest.made_in_ms;
+    tracing::info!(image = %recipe.image.name, dir = %dir.display(), ms, "template made");
+    Ok(Obtained::Template(template))
 }

@@ -14,23 +14,21 @@ const LEAST_PLUGGABLE_MIB: u64 = 8 << 10;
 /// And at most: QEMU's emulated processors address 1 TiB, PCI included. A larger VM boots.
 const MOST_PLUGGABLE_MIB: u64 = 256 << 10;
 
-/// Processors of the smallest class. One that is offline costs a millisecond at the start.
-const LEAST_CPUS: u32 = 4;
-
 /// More processors than QEMU's PC has without further options.
 const MOST_CPUS: u32 = 255;
 
-/// virtio-mem's unit, in MiB: what x86 plugs and unplugs as one huge page.
+/// virtio-mem's unit, in MiB: what x86 plugs and unplugs as one huge page. A template has one block plugged:
+/// the first one costs a guest as much as the next gigabyte.
 pub const BLOCK_MIB: u64 = 2;
 
 /// What a template is built with and what each of its clones must have too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
-    /// Memory of a clone before anything is plugged, in MiB.
+    /// Memory before anything is plugged, in MiB.
     pub base_mib: u64,
     /// Size of the device through which the rest is plugged, in MiB.
     pub pluggable_mib: u64,
-    /// Processors, all but the first offline.
+    /// Processors, of which a clone's command may get fewer.
     pub cpus: u32,
     /// Shares. Each device costs a start some milliseconds, so this is no class but the number.
     pub shares: usize,
@@ -39,10 +37,11 @@ pub struct Shape {
 impl Shape {
     /// The class of a VM, if there is one.
     pub fn of(size: VmSize, shares: usize) -> Option<Self> {
-        let base_mib = if size.memory_mib < USUAL_BASE_MIB { MIN_GUEST_MIB } else { USUAL_BASE_MIB };
-        let rest = size.memory_mib.checked_sub(base_mib)?;
+        let least_mib = if size.memory_mib < USUAL_BASE_MIB { MIN_GUEST_MIB } else { USUAL_BASE_MIB };
+        let base_mib = least_mib - BLOCK_MIB;
+        let rest = size.memory_mib.checked_sub(least_mib)?;
         let pluggable_mib = rest.next_power_of_two().max(LEAST_PLUGGABLE_MIB);
-        let cpus = size.cpus.checked_next_power_of_two()?.max(LEAST_CPUS).min(MOST_CPUS);
+        let cpus = size.cpus.checked_next_power_of_two()?.min(MOST_CPUS);
         (pluggable_mib <= MOST_PLUGGABLE_MIB && size.cpus <= cpus).then_some(Self {
             base_mib,
             pluggable_mib,
@@ -51,9 +50,10 @@ impl Shape {
         })
     }
 
-    /// Memory that a clone of this size gets plugged, in bytes.
-    pub fn bytes_to_plug(&self, size: VmSize) -> u64 {
-        (size.memory_mib.saturating_sub(self.base_mib) / BLOCK_MIB * BLOCK_MIB) << 20
+    /// Memory that is plugged into a clone of this size in all, in bytes; `None` if the template's is enough.
+    pub fn bytes_to_plug(&self, size: VmSize) -> Option<u64> {
+        let plugged = size.memory_mib.saturating_sub(self.base_mib) / BLOCK_MIB * BLOCK_MIB;
+        (plugged > BLOCK_MIB).then_some(plugged << 20)
     }
 }
 
@@ -68,10 +68,11 @@ mod tests {
     #[test]
     fn usual_sizes_share_one_shape() {
         let usual = shape(256, 1).unwrap();
-        for (memory_mib, cpus) in [(257, 2), (2000, 4), (8 << 10, 3)] {
+        for (memory_mib, cpus) in [(257, 1), (2000, 1), (8 << 10, 1)] {
             assert_eq!(shape(memory_mib, cpus).unwrap(), usual);
         }
         assert_ne!(shape(128, 1).unwrap(), usual);
+        assert_eq!(shape(512, 3).unwrap(), shape(256, 4).unwrap());
         assert_ne!(shape(10 << 10, 1).unwrap(), usual);
         assert_eq!(shape(512, 48).unwrap().cpus, 64);
         assert_eq!(shape(512, 200).unwrap().cpus, 255);
@@ -87,6 +88,8 @@ mod tests {
     #[test]
     fn the_rest_is_plugged_in_whole_blocks() {
         let size = VmSize { memory_mib: 1105, cpus: 1 };
-        assert_eq!(Shape::of(size, 0).unwrap().bytes_to_plug(size), 848 << 20);
+        assert_eq!(Shape::of(size, 0).unwrap().bytes_to_plug(size), Some(850 << 20));
+        let small = VmSize { memory_mib: 257, cpus: 1 };
+        assert_eq!(Shape::of(small, 0).unwrap().bytes_to_plug(small), None);
     }
 }

@@ -159,6 +159,25 @@ fn believe(file: &File, owner: Uid) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Who may read the files of a template.
+#[derive(Debug, Clone, Copy)]
+pub struct FileMode {
+    /// Permission bits.
+    pub mode: u32,
+    /// Group, where it is not the builder's.
+    pub group: Option<u32>,
+}
+
+/// The site's shelf and those of all users that this process may look into.
+pub fn shelves(template_dir: &Path) -> Vec<Shelf> {
+    let users = fs::read_dir(template_dir.join("users")).into_iter().flatten().flatten();
+    let owners = users.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Uid::from_raw);
+    let mut owners: Vec<Uid> = owners.collect();
+    owners.sort_by_key(|uid| uid.as_raw());
+    let own = owners.into_iter().map(|uid| Shelf::of_user(template_dir, uid));
+    [Shelf::of_site(template_dir)].into_iter().chain(own).collect()
+}
+
 /// The templates of one owner.
 #[derive(Debug, Clone)]
 pub struct Shelf {
@@ -223,11 +242,12 @@ impl Shelf {
         Ok(draft)
     }
 
-    /// Gives a finished draft its name. `mode` is for its files: 0600, or what the image's disk has.
+    /// Gives a finished draft its name.
     ///
     /// # Errors
     /// When the system refuses; the draft is still there.
-    pub fn publish(&self, draft: &Path, key: &Key, mode: u32, group: Option<u32>) -> io::Result<PathBuf> {
+    pub fn publish(&self, draft: &Path, key: &Key, files: FileMode) -> io::Result<PathBuf> {
+        let FileMode { mode, group } = files;
         for name in [MANIFEST, RAM, STATE, SCRATCH] {
             let path = draft.join(name);
             std::os::unix::fs::chown(&path, None, group)?;

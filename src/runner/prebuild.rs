@@ -1,0 +1,90 @@
+//! Making a template before anybody needs it.
+
+#![forbid(unsafe_code)]
+
+use std::io::{self, IsTerminal};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use nix::unistd::Uid;
+
+use super::accel;
+use super::plan::VmSize;
+use super::qemu::{Accel, Machine};
+use super::signals::{Signals, die_by};
+use super::task::Task;
+use super::template::{self, Obtained, Recipe, Shape, Shelf, Template, Terms};
+use crate::config::{Config, MachineChoice};
+use crate::image::Catalogue;
+use crate::kit::Kit;
+use crate::request::ImageName;
+
+/// A template that is ready.
+#[derive(Debug)]
+pub struct Prebuilt {
+    /// The template.
+    pub template: Template,
+    /// Whether it was there already.
+    pub existed: bool,
+}
+
+/// Makes the template that VMs of this size and number of shares will clone: for everybody if this
+/// process is root, else for this user.
+///
+/// # Errors
+/// When no template can be made; the text says why.
+pub fn prebuild(
+    config: &Config,
+    image: &ImageName,
+    memory_mib: u64,
+    cpus: u32,
+    shares: usize,
+) -> anyhow::Result<Prebuilt> {
+    if config.machine == MachineChoice::Microvm {
+        bail!("machine = 'microvm' cannot plug memory, so its VMs always boot");
+    }
+    let begin = Instant::now();
+    let image = Catalogue::new(&config.image_dirs).find(image)?;
+    image.open_disk()?;
+    let kit = Kit::load(&config.kit)?;
+    let qemu = config.qemu_path()?;
+    let signals = Signals::watch().context("signals")?;
+    let shape = Shape::of(VmSize { memory_mib, cpus }, shares)
+        .with_context(|| format!("no template serves VMs with {memory_mib} MiB and {cpus} processors"))?;
+    let for_everybody = Uid::effective().is_root();
+    let introduction = match for_everybody {
+        true => Vec::new(),
+        false => Task::from_this_process(vec!["true".into()], false)?.introduction(),
+    };
+    let decision = accel::decide(config.accel, &config.state_dir, &qemu)?;
+    let make = |accel: Accel, seconds: u64| {
+        let machine = Machine::Q35;
+        let recipe =
+            Recipe { image: &image, kit: &kit, qemu: &qemu, machine, accel, shape, introduction: &introduction };
+        let notice_at = io::stderr().is_terminal().then_some(begin);
+        let terms = Terms { signals: &signals, boot_timeout: Duration::from_secs(seconds), notice_at };
+        match for_everybody {
+            true => template::make_for_site(&recipe, &config.template_dir, &terms),
+            false => {
+                let shelf = Shelf::of_user(&config.template_dir, Uid::effective());
+                template::obtain_from(&shelf, &recipe, config.template_cache_mib << 20, &terms)
+            }
+        }
+    };
+    let first_timeout = if decision.may_fall_back { config.kvm_timeout_s } else { config.boot_timeout_s };
+    let mut obtained = make(decision.accel, first_timeout)?;
+    if decision.may_fall_back && matches!(obtained, Obtained::NoBoot(_)) {
+        obtained = make(Accel::Tcg, config.boot_timeout_s)?;
+    }
+    match obtained {
+        Obtained::Template(template) => {
+            let existed = Duration::from_millis(template.manifest.made_in_ms) > begin.elapsed();
+            Ok(Prebuilt { template, existed })
+        }
+        Obtained::Unavailable(why) | Obtained::NoBoot(why) => bail!("image '{}': {why}", image.name),
+        Obtained::Interrupted(signal) => {
+            die_by(signal as u8);
+            bail!("interrupted by {signal}")
+        }
+    }
+}
