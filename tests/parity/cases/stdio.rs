@@ -1,6 +1,6 @@
 //! Standard streams.
 
-use super::{Case, differs, same};
+use super::{Case, same};
 
 pub const CASES: &[Case] = &[
     same("stdio", "stdout and stderr stay apart", "srun $VM sh -c 'echo out; echo err >&2'"),
@@ -56,12 +56,6 @@ pub const CASES: &[Case] = &[
         "srun $VM -J stalled head -c 60000000 /dev/zero | { sleep 5; \
          for p in $(task_pids stalled); do awk '/^VmRSS/ && $2 > 30000 { print \"grew to\", $2, \"kB\" }' /proc/$p/status; \
          done; wc -c; }",
-    ),
-    differs(
-        "stdio",
-        "progress of an interactive step",
-        "open_terminal; enter 'srun -Q --pty $VM echo done'; see '^done'; screen | grep -e '^vm: ' -e '^done'",
-        "a boot that takes longer than a second is announced to whoever waits for an interactive step",
     ),
 ];
 
