@@ -60,7 +60,7 @@ fn variables(cluster: &Cluster) {
                    --vm-env='XDG_RUNTIME_DIR,A=b=c,LIST=1\\,2' env | grep -E '^(XDG_|TMPDIR|A|LIST)' | sort";
     let stdout = cluster.run(&["bash", "-c", command]).ok();
     assert_eq!(stdout, "A=b=c\nLIST=1,2\nTMPDIR=/tmp\nXDG_RUNTIME_DIR=/run/of/host\n");
-    let default = cluster.run(&["env", "SPANK_VM_ENV=A=1", "srun", "--vm-image=tiny", "printenv", "A"]).ok();
+    let default = cluster.run(&["env", "SPANK_VM_ENV=A=1", "srun", "--vm-image=tiny", "sh", "-c", "echo $A"]).ok();
     assert_eq!(default, "1\n");
 }
 
@@ -92,7 +92,7 @@ fn bad_values(cluster: &Cluster) {
         ("--vm-mount", "relative"),
         ("--vm-mount", "/a:/b:/c"),
         ("--vm-env", "1A=2"),
-        ("--vm-env", "A,,B"),
+        ("--vm-env", "A B=1"),
         ("--vm-env", "SPANK_VM_REQUEST=x"),
     ] {
         let argument = format!("{option}={value}");
