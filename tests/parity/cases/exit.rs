@@ -32,7 +32,7 @@ pub const CASES: &[Case] = &[
 
 pub const LONG: &[Case] = &[same(
     "exit",
-    "codes from 0 to 255",
+    "codes between 0 and 255",
     "for code in 2 3 7 15 31 63 64 100 125 126 127 128 129 137 143 192 254; do \
      srun -Q $VM sh -c \"exit $code\" 2> /dev/null; echo $code $?; done",
 )];
