@@ -18,12 +18,8 @@ use std::path::Path;
 pub fn ensure(template_dir: &Path, owner: (u32, u32)) -> io::Result<()> {
     let users = template_dir.join("users");
     let dir = users.join(owner.0.to_string());
-    if let Ok(found) = open(&dir) {
-        let meta = found.metadata()?;
-        return match meta.uid() == owner.0 && meta.mode() & 0o022 == 0 {
-            true => Ok(()),
-            false => Err(io::Error::other(format!("{} does not belong to user {} alone", dir.display(), owner.0))),
-        };
+    if dir.symlink_metadata().is_ok() {
+        return believe(&dir, owner);
     }
     // A package of the site may not have made /var/cache/spank-vm.
     let _ = template_dir.parent().map(|parent| make(parent, 0o755));
@@ -37,6 +33,14 @@ pub fn ensure(template_dir: &Path, owner: (u32, u32)) -> io::Result<()> {
     let made = open(&dir)?;
     made.set_permissions(Permissions::from_mode(0o700))?;
     fchown(&made, Some(owner.0), Some(owner.1))
+}
+
+fn believe(dir: &Path, owner: (u32, u32)) -> io::Result<()> {
+    let meta = open(dir)?.metadata()?;
+    match meta.uid() == owner.0 && meta.mode() & 0o022 == 0 {
+        true => Ok(()),
+        false => Err(io::Error::other(format!("{} does not belong to user {} alone", dir.display(), owner.0))),
+    }
 }
 
 #[cfg(test)]

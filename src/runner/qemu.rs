@@ -157,6 +157,8 @@ impl VmSpec<'_> {
         if fds.abilities.read_only_templates {
             args.pair("-add-fd", format!("fd={},set={STATE_SET}", fds.state));
         }
+        // A template is stopped when it is saved. Without that in its state, a clone runs as soon as it is loaded.
+        args.pair("-global", "migration.store-global-state=off");
         if let Start::Clone(..) = self.start {
             args.pair("-incoming", "defer");
         }

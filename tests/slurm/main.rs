@@ -10,6 +10,7 @@ mod identity;
 mod options;
 mod slots;
 mod streams;
+mod templates;
 mod terminal;
 mod tools;
 
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         slots::CASES,
         options::CASES,
         batch::CASES,
+        templates::CASES,
         failures::CASES,
         tools::CASES,
     ]

@@ -54,15 +54,17 @@ fn shared_stdin(cluster: &Cluster) {
 fn side_by_side(cluster: &Cluster) {
     let dir = cluster.work_dir();
     let script = "echo > in-vm; while [ ! -e bare-done ]; do sleep 0.1; done; echo $SLURMD_NODENAME";
-    let vm_step = ["srun", "-w", "n1", "-n1", "--mem=600", "--vm-image=tiny", "sh", "-c", script];
+    let nodes = cluster.run(&["sinfo", "-hN", "-o", "%N"]).ok();
+    let node = nodes.lines().next().unwrap();
+    let vm_step = ["srun", "-w", node, "-n1", "--mem=600", "--vm-image=tiny", "sh", "-c", script];
     let vm = cluster.command_in(&dir, &vm_step).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_for(&dir.join("in-vm"));
-    let bare_step = ["srun", "-w", "n1", "-n1", "--mem=600", "sh", "-c", "uname -r; echo $SLURMD_NODENAME"];
+    let bare_step = ["srun", "-w", node, "-n1", "--mem=600", "sh", "-c", "uname -r; echo $SLURMD_NODENAME"];
     let bare = cluster.run_in(&dir, &bare_step).ok();
     std::fs::write(dir.join("bare-done"), "").unwrap();
     let host_kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    assert_eq!(bare, format!("{host_kernel}n1\n"));
-    assert_eq!(ran(vm.wait_with_output().unwrap()).ok(), "n1\n");
+    assert_eq!(bare, format!("{host_kernel}{node}\n"));
+    assert_eq!(ran(vm.wait_with_output().unwrap()).ok(), format!("{node}\n"));
 }
 
 fn bare(cluster: &Cluster) {

@@ -1,0 +1,249 @@
+//! Templates: made once, cloned by everybody who may, believed only where nobody else could have written.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use crate::Case;
+use crate::cluster::{Cluster, Ran};
+
+pub const CASES: &[Case] = &[
+    ("four_tasks_that_start_at_once_make_one_template", made_once),
+    ("one_template_serves_vms_of_every_usual_size", every_size),
+    ("thirty_two_clones_have_nothing_in_common_that_should_differ", unique),
+    ("a_clone_has_its_memory_soon_after_its_start", memory),
+    ("the_template_of_a_user_is_closed_to_others", private),
+    ("a_template_of_the_site_serves_a_user_and_keeps_the_images_permissions", of_site),
+    ("a_damaged_template_is_replaced_and_the_step_does_not_notice", damaged),
+    ("a_template_that_others_could_have_written_is_not_used", tampered),
+    ("a_builder_that_was_killed_leaves_no_lock", killed_builder),
+    ("templates_beyond_the_limit_are_removed_least_recently_used_first", evicted),
+    ("without_templates_every_vm_boots", boot),
+    ("templates_are_listed_verified_and_removed", tools),
+];
+
+fn uid(cluster: &Cluster) -> u32 {
+    nix::unistd::User::from_name(&cluster.user).unwrap().unwrap().uid.as_raw()
+}
+
+fn shelf(cluster: &Cluster) -> PathBuf {
+    cluster.dir.join("templates/users").join(uid(cluster).to_string())
+}
+
+/// Directories of the user's templates; anything else there is an error.
+fn templates(cluster: &Cluster) -> Vec<PathBuf> {
+    let entries = fs::read_dir(shelf(cluster)).into_iter().flatten();
+    let paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    for path in &paths {
+        assert!(path.join("template.toml").exists(), "{} is left over", path.display());
+    }
+    paths
+}
+
+fn forget(cluster: &Cluster) {
+    let _ = fs::remove_dir_all(cluster.dir.join("templates"));
+}
+
+fn vm(cluster: &Cluster, options: &[&str], command: &[&str]) -> Ran {
+    cluster.srun(&[&["--vm-image=tiny"], options, command].concat())
+}
+
+/// The phases that the runner printed for its first VM, by name.
+fn phase(stderr: &str, name: &str) -> Option<f64> {
+    let line = stderr.lines().find(|line| line.contains("timing: vm=0"))?;
+    line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.strip_suffix("ms")?.parse().ok())
+}
+
+fn made_once(cluster: &Cluster) {
+    forget(cluster);
+    let stdout = vm(cluster, &["-n4", "-N2", "--mem=1200"], &["sh", "-c", "echo $SLURM_PROCID"]).ok();
+    assert_eq!(stdout.lines().collect::<BTreeSet<_>>(), BTreeSet::from(["0", "1", "2", "3"]));
+    assert_eq!(templates(cluster).len(), 1);
+}
+
+fn every_size(cluster: &Cluster) {
+    forget(cluster);
+    for memory in ["--vm-mem=256", "--vm-mem=300", "--vm-mem=2G"] {
+        vm(cluster, &["--mem=3G", memory], &["true"]).ok();
+    }
+    assert_eq!(templates(cluster).len(), 1);
+    // Two processors are another machine.
+    assert_eq!(vm(cluster, &["-c2", "--mem=3G"], &["nproc"]).ok(), "2\n");
+    assert_eq!(templates(cluster).len(), 2);
+}
+
+fn unique(cluster: &Cluster) {
+    let script = "echo $(hostname) $(cat /etc/machine-id /proc/sys/kernel/random/boot_id) \
+                  $(head -c 16 /dev/urandom | od -An -tx1) $(date +%Y)";
+    let words =
+        ["run", "--image", "tiny", "--vms", "32", "--vm-mem", "128", "--vm-cpus", "1", "--", "sh", "-c", script];
+    let stdout = tool(cluster, "root", &words).ok();
+    let lines: Vec<Vec<&str>> = stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines.len(), 32, "{stdout}");
+    for column in 0..3 {
+        let different: BTreeSet<&str> = lines.iter().map(|words| words[column]).collect();
+        assert_eq!(different.len(), 32, "column {column} of {stdout}");
+    }
+    let random: BTreeSet<String> = lines.iter().map(|words| words[3..19].concat()).collect();
+    assert_eq!(random.len(), 32, "{stdout}");
+    // A clock that was not set would still tell the time of the template.
+    let year = String::from_utf8(std::process::Command::new("date").arg("+%Y").output().unwrap().stdout).unwrap();
+    assert!(lines.iter().all(|words| words[19] == year.trim()), "{stdout}");
+}
+
+fn memory(cluster: &Cluster) {
+    let script = "sleep 2; sed -n 's/MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo";
+    let stdout = vm(cluster, &["--mem=2G"], &["sh", "-c", script]).ok();
+    // 2048 MiB less 96 for QEMU, less what the guest's kernel takes for itself.
+    let mib = stdout.trim().parse::<u64>().unwrap() / 1024;
+    assert!((1850..=1952).contains(&mib), "{mib} MiB");
+}
+
+fn private(cluster: &Cluster) {
+    vm(cluster, &[], &["true"]).ok();
+    let template = templates(cluster).remove(0);
+    let owner = uid(cluster);
+    for (path, mode) in [(shelf(cluster), 0o700), (template.clone(), 0o700), (template.join("ram"), 0o600)] {
+        let meta = fs::symlink_metadata(&path).unwrap();
+        assert_eq!((meta.uid(), meta.mode() & 0o7777), (owner, mode), "{}", path.display());
+    }
+    for parent in [cluster.dir.join("templates"), cluster.dir.join("templates/users")] {
+        let meta = fs::symlink_metadata(&parent).unwrap();
+        assert_eq!((meta.uid(), meta.mode() & 0o7777), (0, 0o755), "{}", parent.display());
+    }
+    let ram = template.join("ram").display().to_string();
+    let read =
+        std::process::Command::new("runuser").args(["-u", "nobody", "--", "head", "-c1", &ram]).output().unwrap();
+    assert!(!read.status.success(), "nobody reads {ram}");
+}
+
+fn of_site(cluster: &Cluster) {
+    forget(cluster);
+    // The usual shares of a step here: home and working directory.
+    let made = tool(cluster, "root", &["template", "build", "tiny", "--shares", "2"]).ok();
+    assert!(made.starts_with("tiny: made in "), "{made}");
+    assert!(tool(cluster, "root", &["template", "build", "tiny", "--shares", "2"]).ok().contains("was there already"));
+    let site = cluster.dir.join("templates/site");
+    let template = fs::read_dir(&site).unwrap().next().unwrap().unwrap().path();
+    let image = cluster.dir.join("images/tiny.toml");
+    let disk: toml::Table = fs::read_to_string(image).unwrap().parse().unwrap();
+    let disk = cluster.dir.join("images").join(disk["disk"].as_str().unwrap());
+    let (ram, disk) = (fs::metadata(template.join("ram")).unwrap(), fs::metadata(disk).unwrap());
+    assert_eq!((ram.mode() & 0o044, ram.gid()), (disk.mode() & 0o044, disk.gid()));
+    assert_eq!(ram.mode() & 0o733, 0o600, "nobody but root may write");
+    let dir = cluster.work_dir();
+    cluster.run_in(&dir, &["srun", "--vm-image=tiny", "-n2", "true"]).ok();
+    let listed = tool(cluster, "root", &["template", "list"]).ok();
+    assert!(listed.contains("(site)"), "{listed}");
+    assert_eq!(templates(cluster).len(), 0, "the user's step used the site's: {listed}");
+}
+
+fn damaged(cluster: &Cluster) {
+    vm(cluster, &[], &["true"]).ok();
+    let template = newest(cluster);
+    for damage in ["state", "ram", "template.toml", "scratch"] {
+        let file = fs::OpenOptions::new().write(true).open(template.join(damage)).unwrap();
+        file.set_len(100).unwrap();
+        assert_eq!(vm(cluster, &[], &["echo", "fine"]).ok(), "fine\n", "after damage to {damage}");
+        assert!(fs::metadata(template.join(damage)).unwrap().len() > 100, "{damage} was made anew");
+    }
+    // Of the right length, but not a state: QEMU refuses it, the step's VM boots, the next start makes a new one.
+    let state = template.join("state");
+    let length = fs::metadata(&state).unwrap().len();
+    fs::write(&state, vec![0x5a; length as usize]).unwrap();
+    assert_eq!(vm(cluster, &[], &["echo", "fine"]).ok(), "fine\n");
+    assert!(!template.exists(), "a template that does not load is removed");
+}
+
+fn tampered(cluster: &Cluster) {
+    vm(cluster, &[], &["true"]).ok();
+    let template = newest(cluster);
+    let ram = template.join("ram");
+    let identity = |path: &Path| fs::metadata(path).unwrap().ino();
+    let before = identity(&ram);
+    fs::set_permissions(&ram, fs::Permissions::from_mode(0o666)).unwrap();
+    vm(cluster, &[], &["true"]).ok();
+    assert_ne!(identity(&ram), before, "a new one was made");
+    // Somebody else's file in the place of the user's.
+    let state = template.join("state");
+    let owner = uid(cluster);
+    std::os::unix::fs::chown(&state, Some(65534), None).unwrap();
+    vm(cluster, &[], &["true"]).ok();
+    assert_eq!(fs::metadata(&state).unwrap().uid(), owner);
+}
+
+fn killed_builder(cluster: &Cluster) {
+    forget(cluster);
+    let step = cluster
+        .command_in(&cluster.work_dir(), &["srun", "-Q", "--vm-image=tiny", "true"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut step = step.unwrap();
+    let lock = || fs::read_dir(shelf(cluster)).ok()?.flatten().find(|entry| entry.path().extension().is_some());
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while lock().is_none() {
+        assert!(std::time::Instant::now() < deadline, "nobody builds");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    cluster.run(&["scancel", "-s", "KILL", "-u", &cluster.user]).ok();
+    step.wait().unwrap();
+    vm(cluster, &[], &["true"]).ok();
+    assert_eq!(templates(cluster).len(), 1, "and no draft of the killed builder is left");
+}
+
+fn evicted(cluster: &Cluster) {
+    forget(cluster);
+    cluster.with_config("template_cache_mib = 1\n", || {
+        vm(cluster, &["-c1"], &["true"]).ok();
+        let first = newest(cluster);
+        vm(cluster, &["-c2"], &["true"]).ok();
+        assert_eq!(templates(cluster).len(), 1, "the limit holds one, however large");
+        assert!(!first.exists(), "the newest stays");
+    });
+}
+
+fn boot(cluster: &Cluster) {
+    forget(cluster);
+    cluster.with_config("start = 'boot'\n", || {
+        let dir = cluster.work_dir();
+        let ran = cluster.run_in(&dir, &["env", "SPANK_VM_TIMING=1", "srun", "--vm-image=tiny", "true"]);
+        assert!(ran.code == 0 && phase(&ran.stderr, "kernel").is_some(), "{ran:?}");
+        assert_eq!(templates(cluster), Vec::<PathBuf>::new());
+    });
+    let dir = cluster.work_dir();
+    cluster.run_in(&dir, &["srun", "--vm-image=tiny", "true"]).ok();
+    let ran = cluster.run_in(&dir, &["env", "SPANK_VM_TIMING=1", "srun", "--vm-image=tiny", "true"]);
+    assert!(ran.code == 0 && phase(&ran.stderr, "wake").is_some(), "{ran:?}");
+}
+
+fn tools(cluster: &Cluster) {
+    forget(cluster);
+    vm(cluster, &[], &["true"]).ok();
+    let listed = tool(cluster, &cluster.user, &["template", "list"]).ok();
+    let line = listed.lines().find(|line| line.starts_with(&cluster.user)).unwrap_or_default();
+    assert!(line.contains(" tiny ") && line.contains("254 MiB"), "{listed}");
+    assert!(tool(cluster, &cluster.user, &["template", "verify"]).ok().starts_with("tiny: ok"));
+    let ram = newest(cluster).join("ram");
+    let mut bytes = fs::read(&ram).unwrap();
+    bytes[100 << 20] ^= 1;
+    fs::write(&ram, bytes).unwrap();
+    let ran = tool(cluster, &cluster.user, &["template", "verify"]);
+    assert!(ran.code == 1 && ran.stdout.contains("DAMAGED and removed: ram is not"), "{ran:?}");
+    assert_eq!(templates(cluster).len(), 0);
+    vm(cluster, &[], &["true"]).ok();
+    assert_eq!(tool(cluster, &cluster.user, &["template", "remove", "tiny"]).ok(), "removed 1\n");
+    let ran = tool(cluster, &cluster.user, &["template", "remove", "tiny"]);
+    assert!(ran.code == 1 && ran.stderr.contains("template list"), "{ran:?}");
+}
+
+fn newest(cluster: &Cluster) -> PathBuf {
+    let used = |path: &PathBuf| fs::metadata(path).unwrap().modified().unwrap();
+    templates(cluster).into_iter().max_by_key(used).expect("a template")
+}
+
+fn tool(cluster: &Cluster, user: &str, arguments: &[&str]) -> Ran {
+    crate::tools::tool(cluster, user, arguments)
+}
