@@ -47,7 +47,7 @@ LIBEXECDIR ?= $(PREFIX)/libexec/spank-vm
 SHAREDIR   ?= $(PREFIX)/share/spank-vm
 
 SCRIPTS := .ci/run packaging/debian-deps tests/cluster/cluster tests/cluster/demo tests/cluster/lib/v2-node \
-           $(wildcard tests/cluster/lib/*.sh tests/images/*) slurm-conf/example-job.sh
+           $(wildcard tests/cluster/lib/*.sh tests/images/*) tests/parity/prelude.sh slurm-conf/example-job.sh
 
 # What the tests of the real cluster find the build by.
 export SPANK_VM_STAGE  := $(abspath $(STAGE))
@@ -72,14 +72,15 @@ demo: deps build kit images ## start a small Slurm and show VM jobs in it (as ro
 demo-stop: ## end the demo's Slurm
 	@tests/cluster/demo stop
 
-.PHONY: test lint lint-rust lint-shell test-unit test-hooks test-slurm test-parity parity bench
+.PHONY: test lint lint-rust lint-shell test-unit test-hooks test-slurm test-parity test-long parity bench
 # One after the other, whatever -j says: the machine is measured by these tests too.
-test: ## everything that must pass: lint, unit, hook and real-Slurm tests (as root)
+test: ## everything that must pass: lint, unit, hook, real-Slurm and parity tests (as root)
 	@$(MAKE) deps
 	@$(MAKE) lint
 	@$(MAKE) test-unit
 	@$(MAKE) test-hooks
 	@$(MAKE) test-slurm
+	@$(MAKE) test-parity
 	$(call section,all tests passed)
 
 lint: lint-rust lint-shell ## formatting, compiler and shell warnings
@@ -113,12 +114,17 @@ test-parity: build kit images ## the same scripts bare and in a VM, compared (as
 	$(call section,parity of bare-metal and VM steps)
 	$(CARGO) test --quiet $(RUNNER_FEATURES) --test parity
 
-parity: test-parity ## the same, and PARITY.md anew from what was seen
-	cp $(TARGET)/PARITY.md PARITY.md
+test-long: build kit images ## the parity cases that move gigabytes or wait for time limits (as root)
+	$(call section,long cases of parity)
+	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test parity
 
-bench: build kit images ## measure start times, into target/bench/results.csv (RUNS=10; as root)
+parity: test-parity test-long ## both, and PARITY.md anew from what was seen
+	cat $(TARGET)/PARITY.md $(TARGET)/PARITY-long.md >PARITY.md
+
+bench: build kit images ## measure start times and throughput, into target/bench/*.csv (RUNS=10; as root)
 	$(call section,benchmark)
 	$(CARGO) bench --quiet $(RUNNER_FEATURES) --bench start
+	$(CARGO) bench --quiet $(RUNNER_FEATURES) --bench throughput
 
 ##@ Build
 

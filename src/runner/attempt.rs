@@ -9,12 +9,11 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use nix::sys::signal::Signal;
 
 use super::child::{Files, QemuProcess};
 use super::qemu::{Accel, Machine, Start, TemplateFds, VmSpec};
 use super::relay::Relay;
-use super::signals::Signals;
+use super::signals::{Signal, Signals};
 use super::stdio::Output;
 use super::template::{self, Obtained, Recipe, Shape, Template, Terms};
 use super::timing::Moments;

@@ -132,7 +132,7 @@ pub fn run(slot: &Slot) -> anyhow::Result<ExitStatus> {
     }
     drop(terminal);
     match outcome {
-        Outcome::Died(signal) => Ok(ExitStatus::Signal(signal as u8)),
+        Outcome::Died(signal) => Ok(ExitStatus::Signal(signal)),
         Outcome::Ended(ends) => Ok(conclude(slot, &ends)),
     }
 }

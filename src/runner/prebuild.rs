@@ -83,7 +83,7 @@ pub fn prebuild(
         }
         Obtained::Unavailable(why) | Obtained::NoBoot(why) => bail!("image '{}': {why}", image.name),
         Obtained::Interrupted(signal) => {
-            die_by(signal as u8);
+            die_by(signal);
             bail!("interrupted by {signal}")
         }
     }

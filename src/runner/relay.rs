@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
 
 use super::shares::Share;
-use super::signals::{Signals, is_fatal};
+use super::signals::{Signal, Signals, is_fatal};
 use super::stdio::terminal_size;
 use super::task::{self, Task};
 use super::vm::{Outputs, Phase, Vm};
@@ -214,7 +213,7 @@ impl Relay<'_> {
 
     fn take_signals(&mut self) -> Option<Signal> {
         while let Some(signal) = self.signals.next() {
-            if signal == Signal::SIGWINCH {
+            if i32::from(signal) == libc::SIGWINCH {
                 if let Some((rows, cols)) = terminal_size(io::stdin().as_fd()) {
                     self.tell_all(ToGuest::Resize { rows, cols });
                 }
@@ -226,10 +225,10 @@ impl Relay<'_> {
                 return Some(signal);
             }
             // Whoever was stopped has missed some time.
-            if signal == Signal::SIGCONT {
+            if i32::from(signal) == libc::SIGCONT {
                 self.tell_all(task::clock());
             }
-            self.tell_all(ToGuest::Signal(signal as u8));
+            self.tell_all(ToGuest::Signal(signal));
         }
         None
     }

@@ -16,17 +16,21 @@ pub struct Seen {
 
 /// One line of the report.
 pub struct Row {
+    /// Its place in the table: cases that run together end in any order.
+    pub number: usize,
     pub case: &'static Case,
     pub bare: Seen,
     pub vm: Seen,
 }
 
 impl Seen {
-    /// Takes out what differs between any two runs: the directory and the numbers of jobs.
-    pub fn new(ran: Ran, dir: &Path) -> Self {
+    /// Takes out what differs between any two runs: the directory, the user, the nodes and the
+    /// numbers of jobs.
+    pub fn new(ran: Ran, dir: &Path, user: &str, node_prefix: &str) -> Self {
         let plain = |text: String| {
-            let text = text.replace(&dir.display().to_string(), "WORK");
-            text.lines().filter(|line| !is_waiting(line)).map(|line| without_job_numbers(line) + "\n").collect()
+            let text = text.replace(&dir.display().to_string(), "WORK").replace(user, "USER");
+            let lines = text.lines().filter(|line| !is_waiting(line));
+            lines.map(|line| without_nodes(&without_job_numbers(line), node_prefix) + "\n").collect()
         };
         Self { code: ran.code, stdout: plain(ran.stdout), stderr: plain(ran.stderr) }
     }
@@ -47,6 +51,19 @@ impl Seen {
 /// srun's lines about waiting for its turn depend on how long the job before took to end.
 fn is_waiting(line: &str) -> bool {
     line.contains("queued and waiting for resources") || line.contains("has been allocated resources")
+}
+
+/// Replaces the names of the nodes: which ones are free is chance.
+fn without_nodes(line: &str, prefix: &str) -> String {
+    let is_node =
+        |word: &str| word.strip_prefix(prefix).is_some_and(|number| number.len() == 1 && ("1"..="4").contains(&number));
+    let mut out = String::new();
+    for part in line.split_inclusive(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+        let word = part.trim_end_matches(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        out.push_str(if is_node(word) { "NODE" } else { word });
+        out.push_str(&part[word.len()..]);
+    }
+    out
 }
 
 /// Replaces the number after words that Slurm puts before a job's or step's number.
@@ -76,18 +93,21 @@ fn without_job_numbers(line: &str) -> String {
     }
 }
 
-/// Writes the table.
-pub fn write(rows: &[Row]) {
-    let same = rows.iter().filter(|row| row.bare == row.vm).count();
-    let mut text = format!(
-        "# Parity: what a user sees of a step on bare metal and in a VM\n\n\
-         Made by `make parity`: each script runs as an ordinary user on a real Slurm, once bare and once with \
-         `--vm-image=debian12` on a Debian 12 host; standard output, standard error, exit code and srun's own messages \
-         are compared.\n\n{same} of {} cases are the same. The rest differ for the reason given.\n\n\
-         | area | case | bare metal | VM | verdict |\n| --- | --- | --- | --- | --- |\n",
-        rows.len()
-    );
-    for Row { case, bare, vm } in rows {
+/// Writes the table: the short cases with the text around it, the long ones as rows that follow.
+pub fn write(rows: &mut [Row], is_long: bool) {
+    rows.sort_by_key(|row| row.number);
+    let mut text = String::new();
+    if !is_long {
+        text.push_str(
+            "# Parity: what a user sees of a step on bare metal and in a VM\n\n\
+             Made by `make parity`: each script of `tests/parity/cases` runs on a real Slurm, once bare and once with \
+             `--vm-image=debian12` on a Debian 12 host; standard output, standard error, exit code and srun's own \
+             messages are compared. What differs does so for the reason given. The last cases are those of \
+             `make test-long`.\n\n\
+             | area | case | bare metal | VM | verdict |\n| --- | --- | --- | --- | --- |\n",
+        );
+    }
+    for Row { case, bare, vm, .. } in rows {
         let verdict = match (bare == vm, case.differs) {
             (true, _) => "same",
             (false, Some(reason)) => reason,
@@ -96,6 +116,6 @@ pub fn write(rows: &[Row]) {
         let vm = if bare == vm { "as bare".to_owned() } else { vm.summary() };
         let _ = writeln!(text, "| {} | {} | {} | {vm} | {verdict} |", case.area, case.name, bare.summary());
     }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/PARITY.md");
-    std::fs::write(path, text).unwrap();
+    let name = if is_long { "target/PARITY-long.md" } else { "target/PARITY.md" };
+    std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(name), text).unwrap();
 }

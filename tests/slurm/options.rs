@@ -10,6 +10,8 @@ pub const CASES: &[Case] = &[
     ("vm_mem_and_vm_cpus_set_the_size_of_the_guest", size),
     ("vm_mount_shows_a_host_directory_read_only_or_elsewhere", mounts),
     ("vm_root_is_root_in_the_guest_and_the_user_on_the_host", root),
+    ("vm_env_sets_variables_and_passes_what_is_left_out_otherwise", variables),
+    ("an_explanation_of_each_phase_is_there_for_the_asking", verbose),
     ("the_options_that_shape_a_vm_reach_a_batch_job", batch),
     ("bad_values_are_refused_at_submission_with_option_and_value", bad_values),
     ("what_the_task_does_not_have_is_refused_before_a_boot", too_much),
@@ -53,6 +55,26 @@ fn root(cluster: &Cluster) {
     assert!(ran.code != 0 && !ran.stdout.contains("secret"), "{ran:?}");
 }
 
+fn variables(cluster: &Cluster) {
+    let command = "XDG_RUNTIME_DIR=/run/of/host TMPDIR=/var/lib srun --vm-image=tiny \
+                   --vm-env='XDG_RUNTIME_DIR,A=b=c,LIST=1\\,2' env | grep -E '^(XDG_|TMPDIR|A|LIST)' | sort";
+    let stdout = cluster.run(&["bash", "-c", command]).ok();
+    assert_eq!(stdout, "A=b=c\nLIST=1,2\nTMPDIR=/tmp\nXDG_RUNTIME_DIR=/run/of/host\n");
+    let default = cluster.run(&["env", "SPANK_VM_ENV=A=1", "srun", "--vm-image=tiny", "sh", "-c", "echo $A"]).ok();
+    assert_eq!(default, "1\n");
+}
+
+fn verbose(cluster: &Cluster) {
+    let phases = ["share ", "the guest is up", "the command runs", "vm ended"];
+    let asked = cluster.srun(&["-v", "--vm-image=tiny", "true"]).stderr;
+    let by_variable = cluster.run(&["env", "SPANK_VM_VERBOSE=1", "srun", "--vm-image=tiny", "true"]).stderr;
+    for text in [asked, by_variable] {
+        assert!(phases.iter().all(|phase| text.contains(phase)), "{text}");
+    }
+    let silent = cluster.srun(&["-Q", "--vm-image=tiny", "true"]).stderr;
+    assert_eq!(silent, "");
+}
+
 fn batch(cluster: &Cluster) {
     let dir = cluster.work_dir();
     let script = "#!/bin/sh\n#SBATCH --vm-image=tiny --vm-root --vm-cpus=1\nid -u; nproc\n";
@@ -69,6 +91,9 @@ fn bad_values(cluster: &Cluster) {
         ("--vm-cpus", "two"),
         ("--vm-mount", "relative"),
         ("--vm-mount", "/a:/b:/c"),
+        ("--vm-env", "1A=2"),
+        ("--vm-env", "A B=1"),
+        ("--vm-env", "SPANK_VM_REQUEST=x"),
     ] {
         let argument = format!("{option}={value}");
         cluster.srun(&["--vm-image=tiny", &argument, "true"]).fails_with_one_line(&[option, value]);

@@ -5,6 +5,7 @@ use crate::cluster::Cluster;
 
 pub const CASES: &[Case] = &[
     ("an_interactive_step_has_a_terminal_of_the_user_s_size", terminal),
+    ("a_boot_that_takes_its_time_is_announced_on_a_terminal_only", announced),
     ("the_exit_code_of_an_interactive_step_arrives", exit_code),
 ];
 
@@ -20,6 +21,14 @@ fn terminal(cluster: &Cluster) {
     for expected in ["/dev/pts/", "33 99", "all three"] {
         assert!(screen.contains(expected), "{expected} is not in {screen:?}");
     }
+}
+
+fn announced(cluster: &Cluster) {
+    cluster.with_config("start = 'boot'\n", || {
+        let screen = in_terminal(cluster, "srun --vm-image=tiny --pty true").ok();
+        assert!(screen.contains("vm: tiny starting"), "{screen:?}");
+        assert_eq!(cluster.srun(&["-Q", "--vm-image=tiny", "true"]).stderr, "");
+    });
 }
 
 fn exit_code(cluster: &Cluster) {

@@ -13,14 +13,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
 
 use super::super::child::{Files, QemuProcess, TemplateFiles};
 use super::super::monitor::{StateUri, Transfer};
 use super::super::qemu::{Abilities, Start, TemplateFds, VmSpec};
 use super::super::scratch::copy_sparse;
 use super::super::shares::Share;
-use super::super::signals::{Signals, is_fatal};
+use super::super::signals::{Signal, Signals, is_fatal};
 use super::store::{EMPTY, FileRecord, MANIFEST, Manifest, RAM, SCRATCH, STATE};
 use super::{BLOCK_MIB, FORMAT, Recipe, digest};
 use crate::notice;

@@ -13,9 +13,8 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use nix::sys::signal::Signal;
 
-use super::super::signals::{Signals, is_fatal};
+use super::super::signals::{Signal, Signals, is_fatal};
 
 /// The lock, held. Its file is gone when it is released.
 #[derive(Debug)]

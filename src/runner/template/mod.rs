@@ -25,8 +25,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context;
-use nix::sys::signal::Signal;
 use nix::unistd::Uid;
+
+use super::signals::Signal;
 
 use build::Built;
 use lock::Waited;

@@ -1,0 +1,67 @@
+//! Interactive steps: a shell in tmux, a step in that shell, and keys as a person types them.
+
+use super::{Case, same};
+
+pub const CASES: &[Case] = &[
+    same(
+        "pty",
+        "Ctrl-C, Ctrl-\\, Ctrl-Z and fg, exit status",
+        r#"open_terminal
+        enter 'ulimit -c 0; PS1="in> " srun -Q $VM --pty bash --norc; echo status $?'; see '^in>'
+        enter 'sleep 100'; sleep 0.3; keys C-c; sleep 1; enter 'echo interrupted $?'; see '^interrupted 130'
+        enter 'sleep 101'; sleep 0.3; keys 'C-\'; sleep 1; enter 'echo quit $?'; see '^quit 131'
+        enter 'sleep 102'; sleep 0.3; keys C-z; see 'Stopped'
+        enter 'fg; echo resumed $?'; see '^sleep 102$'; sleep 0.3; keys C-c; sleep 0.3
+        enter 'jobs; exit 5'; see '^status 5'
+        screen | grep -v '^vm: '"#,
+    ),
+    same(
+        "pty",
+        "size, resize, colours, line editing",
+        r#"open_terminal
+        enter 'PS1="in> " srun -Q $VM --pty bash --norc'; see '^in>'
+        enter 'stty size'; see '^24 80'
+        in_tmux resize-window -x 100 -y 30; sleep 1
+        enter 'stty size; echo $COLUMNS'; see '^30 100'
+        enter 'printf "\033[31mred\033[0m\n"'; see '^red'
+        keys -l 'echo firxst lst'; keys Left Left a C-a C-f C-f C-f C-f C-f C-f C-f C-f C-f BSpace Enter; see '^first last'
+        coloured_screen | grep -v '^vm: '"#,
+    ),
+    same(
+        "pty",
+        "a full-screen program",
+        r#"open_terminal
+        enter 'PS1="in> " srun -Q $VM --pty bash --norc'; see '^in>'
+        enter 'top -d 100'; see 'load average'
+        screen | grep -o -e 'load average' -e 'PID USER.*COMMAND' -e '[0-9]* stopped'
+        keys q; see '^in>'; enter 'exit 3'; see '^>'; enter 'echo status $?'; see '^status 3'; screen | tail -2"#,
+    ),
+    same(
+        "pty",
+        "the terminal works again after the step was killed",
+        r#"open_terminal
+        enter 'srun -Q -J victim $VM --pty bash -c ": > started; stty raw -echo; sleep 100"'; until_file started; sleep 0.5
+        kill -9 $(task_pids victim); while [ -n "$(job victim)" ]; do sleep 0.1; done; sleep 1
+        enter 'stty -a | tr " ;" "\n" | grep -xE -e "-?(icanon|echo|isig|opost|icrnl)" | tr "\n" " "; echo end'; see '^-?icrnl.*end$'
+        screen | grep -E '^-?icrnl.*end$'"#,
+    ),
+    same(
+        "pty",
+        "the terminal works again after srun was killed",
+        r#"open_terminal
+        enter 'sh -c "echo \$\$ > pid; exec srun -Q $VM --pty sh -c \": > started; sleep 100\""'; until_file started; sleep 0.5
+        kill -TERM $(cat pid); while kill -0 $(cat pid); do sleep 0.1; done 2> /dev/null; sleep 1
+        enter 'stty -a | tr " ;" "\n" | grep -xE -e "-?(icanon|echo|isig|opost|icrnl)" | tr "\n" " "; echo end'; see '^-?icrnl.*end$'
+        screen | grep -E '^-?icrnl.*end$'"#,
+    ),
+    same(
+        "pty",
+        "salloc and srun --pty",
+        r#"open_terminal
+        enter 'PS1="alloc> " salloc -Q $VM bash --norc'; see '^alloc>'
+        enter 'PS1="in> " srun -Q --pty bash --norc 2> /dev/null'; see '^in>'
+        enter 'tty | tr -d 0-9; test -t 0 -a -t 1 -a -t 2 && echo all three; exit 4'; see '^all three'; sleep 0.5
+        enter 'echo step $?'; see '^step 4'; enter 'exit 6'; sleep 0.5; enter 'echo salloc $?'; see '^salloc 6'
+        screen | grep -v '^vm: '"#,
+    ),
+];

@@ -1,0 +1,60 @@
+# shellcheck shell=bash
+# What the scripts of the parity cases share. Before it, the options of the step are set: VM, and
+# for two of a kind TWO, LABEL, RANK.
+
+# until_file NAME: waits until a command has made this file; gives the script up when none does.
+until_file() {
+    local try
+    for ((try = 0; try < 600; try++)); do
+        [[ ! -e $1 ]] || return 0
+        sleep 0.1
+    done
+    echo "$1 did not appear"
+    exit 1
+}
+
+# job NAME: number of the running job of this name.
+job() { squeue -h -n "$1" -o %A; }
+
+# task_pids NAME: the processes on this machine that Slurm started for the job of this name.
+task_pids() {
+    local environ
+    environ=SLURM_JOB_ID=$(job "$1")
+    grep -lzx "$environ" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3
+}
+
+# --- a terminal of 24 lines and 80 columns with a shell in it, driven as by a person
+
+TERMINAL=parity-$$-$RANDOM
+
+in_tmux() { tmux -L "$TERMINAL" -f /dev/null "$@"; }
+
+open_terminal() {
+    trap 'in_tmux kill-server 2>/dev/null' EXIT
+    # A shell that is not interactive does not pass PS1 on.
+    export VM
+    in_tmux new-session -d -x 80 -y 24 "env PS1='> ' bash --norc"
+    see '^>'
+}
+
+# keys KEY...: as tmux send-keys takes them.
+keys() { in_tmux send-keys "$@"; }
+
+# enter TEXT: a line of text.
+enter() { keys -l "$1" && keys Enter; }
+
+# What is on the screen, as text and with its colours.
+screen() { in_tmux capture-pane -p | sed -e 's/ *$//' -e '/^$/d'; }
+coloured_screen() { in_tmux capture-pane -p -e | sed -e 's/ *$//' -e '/^$/d'; }
+
+# see PATTERN: waits until a line of the screen matches; gives the script up when none does.
+see() {
+    local try
+    for ((try = 0; try < 200; try++)); do
+        ! screen | grep -Eq -e "$1" || return 0
+        sleep 0.1
+    done
+    echo "'$1' is not on the screen:"
+    screen
+    exit 1
+}
