@@ -191,6 +191,7 @@ install: build ## plugin, program and samples; DESTDIR=, PREFIX=/usr, PLUGINDIR=
 	install -d $(DESTDIR)$(PREFIX)/sbin
 	ln -sfn $(LIBEXECDIR)/spank-vm $(DESTDIR)$(PREFIX)/sbin/spank-vm
 	install -D -m 644 -t $(DESTDIR)$(SHAREDIR) slurm-conf/plugstack.conf slurm-conf/spank-vm.toml slurm-conf/example-job.sh
+	install -D -m 644 packaging/spank-vm-templates.service $(DESTDIR)$(PREFIX)/lib/systemd/system/spank-vm-templates.service
 	@conf=$(DESTDIR)$(SYSCONFDIR)/slurm/spank-vm.toml; \
 	  if [[ -e $$conf ]]; then echo "kept your $$conf"; else install -D -m 644 slurm-conf/spank-vm.toml "$$conf"; fi
 	@echo 'Installed. Left to do, on every node:'
@@ -200,5 +201,6 @@ install: build ## plugin, program and samples; DESTDIR=, PREFIX=/usr, PLUGINDIR=
 
 uninstall: ## remove what install put there; the configuration stays
 	rm -f $(DESTDIR)$(PLUGINDIR)/spank_vm.so $(DESTDIR)$(PREFIX)/sbin/spank-vm
+	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/spank-vm-templates.service
 	rm -rf $(DESTDIR)$(LIBEXECDIR) $(DESTDIR)$(SHAREDIR)
 	@echo 'Kept $(DESTDIR)$(SYSCONFDIR)/slurm/spank-vm.toml. Take spank_vm.so out of plugstack.conf: a required plugin that is missing stops all jobs.'

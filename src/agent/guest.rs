@@ -24,6 +24,7 @@ use super::accounts::{Account, missing_group_entry, missing_hosts_entry, missing
 use super::error::{AgentError, Doing};
 use super::kmsg;
 use super::machine::{Machine, Reaped};
+use super::memory::Arrival;
 use super::net::{self, NetSetup};
 use super::shares::Shares;
 use super::sys;
@@ -40,6 +41,8 @@ pub(super) struct Guest {
     boot_error: Option<AgentError>,
     shares: Shares,
     children: SignalFd,
+    /// From the template until all memory of the clone is there.
+    arrival: Option<Arrival>,
 }
 
 impl Guest {
@@ -52,7 +55,7 @@ impl Guest {
             .thread_block()
             .and_then(|()| SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK))
             .doing(|| "watch for dead children".to_owned())?;
-        Ok(Self { times, boot_error, shares: Shares::default(), children })
+        Ok(Self { times, boot_error, shares: Shares::default(), children, arrival: None })
     }
 
     /// The shell of the account, or the one every image has.
@@ -110,6 +113,19 @@ impl Machine for Guest {
         sched_setaffinity(Pid::from_raw(0), &set).doing(|| format!("keep to {count} processors"))
     }
 
+    fn expect_memory(&mut self, bytes: u64) {
+        if let Some(arrival) = &mut self.arrival {
+            arrival.expect(bytes);
+        }
+    }
+
+    fn awaits_memory(&mut self) -> bool {
+        if self.arrival.as_mut().is_some_and(Arrival::is_over) {
+            self.arrival = None;
+        }
+        self.arrival.is_some()
+    }
+
     fn configure_net(&mut self, setup: &NetSetup) -> Result<(), AgentError> {
         net::configure(setup)
     }
@@ -150,6 +166,7 @@ impl Machine for Guest {
         let _ = fs::create_dir(trial).and_then(|()| fs::write(format!("{trial}/file"), "x"));
         let _ = fs::remove_dir_all(trial);
         sys::keep_heap();
+        self.arrival = Arrival::prepare();
         // Loader, C library and shell: what almost every command reads first.
         let _ = Command::new("/bin/sh").args(["-c", ":"]).stdin(Stdio::null()).status();
         self.sync_all();

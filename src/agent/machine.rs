@@ -41,6 +41,10 @@ pub(super) trait Machine {
     fn add_entropy(&mut self, seed: &[u8]) -> Result<(), AgentError>;
     /// Keeps the session's processes on the first `count` processors.
     fn use_cpus(&mut self, count: u16) -> Result<(), AgentError>;
+    /// This many bytes of memory more than the template had are being plugged.
+    fn expect_memory(&mut self, bytes: u64);
+    /// Whether memory may still be on its way; asked again every [`super::memory::LOOK_EVERY`] while a command runs.
+    fn awaits_memory(&mut self) -> bool;
     /// Configures the network interface.
     fn configure_net(&mut self, setup: &NetSetup) -> Result<(), AgentError>;
     /// Mounts a share.

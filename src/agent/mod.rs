@@ -4,7 +4,7 @@
 //! boot      mounts, modules, root = image + overlay, switch root        boot, modules, rootfs
 //! port      find the runner's virtio-serial port, wait for HELLO        devices, port
 //! session   collect the task, start it, relay, report how it ended      session, task, exec, pump
-//! machine   what a session does to the guest as a whole                 machine, guest, shares, accounts
+//! machine   what a session does to the guest as a whole                 machine, guest, memory, shares, accounts
 //! ```
 //!
 //! Invariants:
@@ -24,6 +24,7 @@ mod files;
 mod guest;
 mod kmsg;
 mod machine;
+mod memory;
 mod modules;
 mod net;
 mod port;

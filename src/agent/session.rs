@@ -21,6 +21,7 @@ use super::error::{AgentError, Doing};
 use super::exec;
 use super::files::IncomingFile;
 use super::machine::Machine;
+use super::memory::LOOK_EVERY;
 use super::net::NetSetup;
 use super::port::{Incoming, Port, SendQueue};
 use super::task::{Credentials, ResourceLimit, TaskSpec, TerminalSize};
@@ -80,9 +81,13 @@ impl<'a, M: Machine> Session<'a, M> {
     }
 
     fn converse(&mut self) -> Result<(), AgentError> {
+        let mut awaits_memory = true;
         loop {
             self.port.flush()?;
-            let ready = self.wait()?;
+            let ready = self.wait(awaits_memory)?;
+            if matches!(self.conversation.phase, Phase::Running(_)) {
+                awaits_memory = awaits_memory && self.conversation.machine.awaits_memory();
+            }
             if ready.port && !self.listen()? {
                 return Ok(());
             }
@@ -129,7 +134,7 @@ impl<'a, M: Machine> Session<'a, M> {
     }
 
     /// Waits until something can be done.
-    fn wait(&self) -> Result<Ready, AgentError> {
+    fn wait(&self, awaits_memory: bool) -> Result<Ready, AgentError> {
         let mut port_events = PollFlags::POLLIN;
         port_events.set(PollFlags::POLLOUT, !self.port.out.is_empty());
         let mut set = vec![PollFd::new(self.port.as_fd(), port_events)];
@@ -146,6 +151,9 @@ impl<'a, M: Machine> Session<'a, M> {
             if self.port.out.has_room() {
                 let outputs = running.outputs.iter().filter_map(|output| output.waiting());
                 set.extend(outputs.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+            }
+            if awaits_memory {
+                timeout = PollTimeout::try_from(LOOK_EVERY).unwrap_or(PollTimeout::MAX);
             }
             if let Some(deadline) = running.deadline() {
                 let left = deadline.saturating_duration_since(Instant::now());
@@ -280,6 +288,7 @@ impl Collecting {
             ToGuest::Entropy(seed) => return Ok(machine.add_entropy(seed)),
             ToGuest::Share { tag, path, read_only } => return Ok(machine.mount_share(tag, as_path(path), read_only)),
             ToGuest::Cpus(count) => return Ok(machine.use_cpus(count)),
+            ToGuest::Memory(bytes) => machine.expect_memory(bytes),
             ToGuest::Net { mac, address, prefix, gateway, dns } => {
                 let (address, gateway, dns) = (address.into(), gateway.into(), dns.into());
                 return Ok(machine.configure_net(&NetSetup { mac, address, prefix, gateway, dns }));

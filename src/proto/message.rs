@@ -12,6 +12,7 @@ pub(super) mod kind {
     pub const SHARE: u8 = 19;
     pub const CPUS: u8 = 20;
     pub const NET: u8 = 21;
+    pub const MEMORY: u8 = 22;
     // Runner to agent: the task.
     pub const USER: u8 = 32;
     pub const CREDENTIALS: u8 = 33;

@@ -10,7 +10,7 @@
 //! runner                                        agent
 //!   HELLO version nonce            ───────────►   (waits for it, drops anything before)
 //!                                  ◄───────────   HELLO version same-nonce boot-times
-//!   CLOCK HOSTNAME ENTROPY SHARE…  ───────────►   (also CPUS, NET)
+//!   CLOCK HOSTNAME ENTROPY SHARE…  ───────────►   (also CPUS, MEMORY, NET)
 //!   USER CREDENTIALS CWD ARG… ENV… ───────────►
 //!   FILE FILE-DATA… START          ───────────►
 //!                                  ◄───────────   STARTED pid   or   FAILED why

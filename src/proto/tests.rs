@@ -24,6 +24,7 @@ fn every_message_to_the_guest_arrives_as_it_was_sent() {
         ToGuest::Entropy(&[1; 64]),
         ToGuest::Share { tag: b"s0", path: b"/home/a b", read_only: true },
         ToGuest::Cpus(16),
+        ToGuest::Memory(3 << 30),
         ToGuest::Net {
             mac: [2, 0, 0, 0, 0, 9],
             address: [10, 0, 2, 15],

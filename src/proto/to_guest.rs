@@ -31,6 +31,8 @@ pub enum ToGuest<'a> {
     },
     /// Keep the command to this many processors (a template may have more than the VM should).
     Cpus(u16),
+    /// This many bytes more than the template has are being plugged.
+    Memory(u64),
     /// Configure the network interface of the VM and bring it up.
     Net {
         /// Its hardware address from now on: clones of a template share the one they booted with.
@@ -153,6 +155,10 @@ impl<'a> ToGuest<'a> {
                 scratch.extend(count.to_le_bytes());
                 (kind::CPUS, 0, &scratch)
             }
+            Self::Memory(bytes) => {
+                scratch.extend(bytes.to_le_bytes());
+                (kind::MEMORY, 0, &scratch)
+            }
             Self::Net { mac, address, prefix, gateway, dns } => {
                 scratch.extend_from_slice(mac);
                 scratch.extend_from_slice(address);
@@ -240,6 +246,12 @@ impl<'a> ToGuest<'a> {
                 let count = r.u16()?;
                 r.end()?;
                 Self::Cpus(count)
+            }
+            kind::MEMORY => {
+                let mut r = Reader::new(p, "MEMORY");
+                let bytes = r.u64()?;
+                r.end()?;
+                Self::Memory(bytes)
             }
             kind::NET => {
                 let mut r = Reader::new(p, "NET");

@@ -138,6 +138,7 @@ impl Vms<'_> {
             task: &parts.task,
             shares: &parts.shares,
             cpus: template.filter(|(shape, _)| shape.cpus > parts.size.cpus).map(|_| parts.size.cpus as u16),
+            memory: template.and_then(|(shape, _)| shape.bytes_to_plug(parts.size)).map(Shape::beyond_template),
             deadline: Instant::now() + self.boot_timeout,
             boot_timeout: self.boot_timeout,
             notice_at: self.notice_at,

@@ -33,6 +33,8 @@ pub struct Relay<'a> {
     pub shares: &'a [Share],
     /// Processors that the command may use, where the guests have more.
     pub cpus: Option<u16>,
+    /// Bytes that are plugged into each guest beside what its template has.
+    pub memory: Option<u64>,
     /// By when every agent must have answered.
     pub deadline: Instant,
     /// How long that was, for the message.
@@ -164,6 +166,9 @@ impl Relay<'_> {
             let mut description = Vec::new();
             if let Some(count) = self.cpus {
                 ToGuest::Cpus(count).encode(0, &mut description);
+            }
+            if let Some(bytes) = self.memory {
+                ToGuest::Memory(bytes).encode(0, &mut description);
             }
             self.task.describe(vm.index as u32, count, self.shares, &mut description)?;
             vm.start(&description);

@@ -14,6 +14,7 @@ pub const CASES: &[Case] = &[
     ("one_template_serves_vms_of_every_usual_size", every_size),
     ("thirty_two_clones_have_nothing_in_common_that_should_differ", unique),
     ("a_clone_has_its_memory_soon_after_its_start", memory),
+    ("a_command_may_ask_for_all_its_memory_at_once", at_once),
     ("the_template_of_a_user_is_closed_to_others", private),
     ("a_template_of_the_site_serves_a_user_and_keeps_the_images_permissions", of_site),
     ("a_damaged_template_is_replaced_and_the_step_does_not_notice", damaged),
@@ -102,7 +103,15 @@ fn memory(cluster: &Cluster) {
     assert!((1850..=1952).contains(&mib), "{mib} MiB");
 }
 
+fn at_once(cluster: &Cluster) {
+    // Most of what the VM will have, asked for in one piece by the first instruction.
+    let command = "dd if=/dev/zero of=/dev/null bs=1500M count=1 2>/dev/null && cat /proc/sys/vm/overcommit_memory";
+    let stdout = vm(cluster, &["--mem=2G"], &["sh", "-c", command]).ok();
+    assert_eq!(stdout, "0\n", "and the image's own policy is back");
+}
+
 fn private(cluster: &Cluster) {
+    forget(cluster);
     vm(cluster, &[], &["true"]).ok();
     let template = templates(cluster).remove(0);
     let owner = uid(cluster);
@@ -142,6 +151,7 @@ fn of_site(cluster: &Cluster) {
 }
 
 fn damaged(cluster: &Cluster) {
+    forget(cluster);
     vm(cluster, &[], &["true"]).ok();
     let template = newest(cluster);
     for damage in ["state", "ram", "template.toml", "scratch"] {
@@ -159,6 +169,7 @@ fn damaged(cluster: &Cluster) {
 }
 
 fn tampered(cluster: &Cluster) {
+    forget(cluster);
     vm(cluster, &[], &["true"]).ok();
     let template = newest(cluster);
     let ram = template.join("ram");

@@ -65,6 +65,10 @@ impl Machine for StandIn {
         self.note("sync shares".to_owned())
     }
     fn settle(&mut self) {}
+    fn expect_memory(&mut self, _bytes: u64) {}
+    fn awaits_memory(&mut self) -> bool {
+        false
+    }
 
     fn sync_all(&mut self) {
         self.calls.push("sync all".to_owned());

@@ -38,7 +38,7 @@ pub use shape::{BLOCK_MIB, Shape};
 pub use store::{FileMode, Shelf, Template, remove, shelves};
 
 /// Version of the directory's layout and of what the agent does before it is saved.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// What came of the wish for a template.
 #[derive(Debug)]

@@ -50,6 +50,11 @@ impl Shape {
         })
     }
 
+    /// How much of the bytes that are plugged into a clone in all its template did not have.
+    pub fn beyond_template(plugged: u64) -> u64 {
+        plugged - (BLOCK_MIB << 20)
+    }
+
     /// Memory that is plugged into a clone of this size in all, in bytes; `None` if the template's is enough.
     pub fn bytes_to_plug(&self, size: VmSize) -> Option<u64> {
         let plugged = size.memory_mib.saturating_sub(self.base_mib) / BLOCK_MIB * BLOCK_MIB;
