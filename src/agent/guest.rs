@@ -22,6 +22,7 @@ use crate::proto::BootTimes;
 
 use super::accounts::{Account, missing_group_entry, missing_hosts_entry, missing_passwd_entry};
 use super::error::{AgentError, Doing};
+use super::hostkeys::HostKeys;
 use super::kmsg;
 use super::machine::{Machine, Reaped};
 use super::memory::Arrival;
@@ -41,6 +42,7 @@ pub(super) struct Guest {
     boot_error: Option<AgentError>,
     shares: Shares,
     children: SignalFd,
+    keys: HostKeys,
     /// From the template until all memory of the clone is there.
     arrival: Option<Arrival>,
 }
@@ -55,7 +57,7 @@ impl Guest {
             .thread_block()
             .and_then(|()| SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK))
             .doing(|| "watch for dead children".to_owned())?;
-        Ok(Self { times, boot_error, shares: Shares::default(), children, arrival: None })
+        Ok(Self { times, boot_error, shares: Shares::default(), children, keys: HostKeys::find(), arrival: None })
     }
 
     /// The shell of the account, or the one every image has.
@@ -98,11 +100,11 @@ impl Machine for Guest {
         // As systemd does, so that it is a valid UUID (version 4, variant 1) too.
         (id[6], id[8]) = (id[6] & 0x0f | 0x40, id[8] & 0x3f | 0x80);
         let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
-        let path = "/etc/machine-id";
-        match Path::new("/etc").is_dir() {
-            true => fs::write(path, id + "\n").doing(|| format!("write {path}")),
-            false => Ok(()),
+        if Path::new("/etc").is_dir() {
+            fs::write("/etc/machine-id", id + "\n").doing(|| "write /etc/machine-id".to_owned())?;
         }
+        self.keys.renew();
+        Ok(())
     }
 
     fn use_cpus(&mut self, count: u16) -> Result<(), AgentError> {

@@ -22,6 +22,7 @@ mod error;
 mod exec;
 mod files;
 mod guest;
+mod hostkeys;
 mod kmsg;
 mod machine;
 mod memory;

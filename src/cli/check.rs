@@ -5,12 +5,12 @@ use std::process::Command;
 use anyhow::Context;
 
 use super::image::print;
-use crate::config::{AccelChoice, Config};
+use crate::config::{AccelChoice, Config, StartChoice};
 use crate::image::Catalogue;
 use crate::kit::Kit;
 use crate::proto::ExitStatus;
 use crate::request::ImageName;
-use crate::runner;
+use crate::runner::{self, template::shelves};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -36,6 +36,7 @@ pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitStatus>
         ("images", images(config)),
         ("scratch", scratch(config)),
         ("state", state(config)),
+        ("templates", templates(config)),
         ("kvm", kvm(config, arguments.image.as_ref())),
     ];
     let mut worst = 0;
@@ -48,7 +49,7 @@ pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitStatus>
                 ("MISSING", text)
             }
         };
-        print(&format!("{name:<8} {word:<8} {text}\n"))?;
+        print(&format!("{name:<9} {word:<8} {text}\n"))?;
     }
     Ok(ExitStatus::Code(worst))
 }
@@ -137,6 +138,30 @@ fn state(config: &Config) -> Finding {
             Finding::Good(format!("{dir}: made by the first VM step"))
         }
         Err(error) => Finding::Bad(format!("{dir}: {error}")),
+    }
+}
+
+fn templates(config: &Config) -> Finding {
+    use std::os::unix::fs::MetadataExt;
+    if config.start == StartChoice::Boot {
+        return Finding::Limited("start = 'boot': every VM boots".to_owned());
+    }
+    let dir = config.template_dir.display();
+    match std::fs::symlink_metadata(&config.template_dir) {
+        Ok(meta) if meta.is_dir() && meta.uid() == 0 && meta.mode() & 0o022 == 0 => {
+            let all: Vec<u64> = shelves(&config.template_dir)
+                .iter()
+                .flat_map(|shelf| shelf.list())
+                .map(|(_, bytes, _)| bytes)
+                .collect();
+            let mib = all.iter().sum::<u64>() >> 20;
+            Finding::Good(format!("{dir}: {} with {mib} MiB that this user can see", all.len()))
+        }
+        Ok(_) => Finding::Limited(format!("{dir} must be a directory that only root can write; VMs boot until then")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Finding::Good(format!("{dir}: made by the first VM step"))
+        }
+        Err(error) => Finding::Limited(format!("{dir}: {error}; VMs boot")),
     }
 }
 

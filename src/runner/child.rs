@@ -16,6 +16,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::{getppid, setsid};
 
 use super::monitor::Monitor;
+use super::signals::passed_on;
 use super::tail::Tail;
 
 /// Open files that QEMU works on.
@@ -91,8 +92,9 @@ impl QemuProcess {
         // QEMU gets no environment of the job: nothing in it is for QEMU, some of it could steer its libraries.
         command.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
         let runner = nix::unistd::getpid();
+        let mask = passed_on();
         // SAFETY: the closure runs between fork and exec of a single-threaded process and makes system calls only.
-        unsafe { command.pre_exec(move || detach(runner, &keep)) };
+        unsafe { command.pre_exec(move || detach(runner, &mask, &keep)) };
         let mut child = command.spawn().with_context(|| format!("{} cannot be started", qemu.display()))?;
         let stderr: OwnedFd = child.stderr.take().context("no pipe for QEMU's messages")?.into();
         set_nonblocking(&stderr)?;
@@ -194,26 +196,12 @@ impl Drop for QemuProcess {
 }
 
 /// What becomes of the child between fork and exec.
-fn detach(runner: nix::unistd::Pid, keep: &[RawFd]) -> io::Result<()> {
+fn detach(runner: nix::unistd::Pid, mask: &SigSet, keep: &[RawFd]) -> io::Result<()> {
     // Its own session: neither the terminal's nor Slurm's group signals reach it.
     setsid()?;
     // Where Slurm signals every descendant (proctrack/linuxproc) QEMU must not be the one that obeys.
     // KVM's own use of SIGUSR1 survives this: QEMU unblocks it in each vCPU thread.
-    let mut mask = SigSet::empty();
-    for signal in [
-        Signal::SIGHUP,
-        Signal::SIGINT,
-        Signal::SIGQUIT,
-        Signal::SIGTERM,
-        Signal::SIGUSR1,
-        Signal::SIGUSR2,
-        Signal::SIGTSTP,
-        Signal::SIGTTIN,
-        Signal::SIGTTOU,
-    ] {
-        mask.add(signal);
-    }
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?;
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(mask), None)?;
     // However the runner dies, QEMU does; if it died already, there was nobody left to notice.
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     if getppid() != runner {

@@ -42,8 +42,7 @@ impl Signals {
     /// # Errors
     /// When descriptors run out.
     pub fn watch() -> nix::Result<Self> {
-        // The two that libc keeps for itself are refused by sigaddset, and so left out.
-        let mask = set_of((1..=LAST).filter(|signo| !OWN.contains(signo)));
+        let mask = passed_on();
         mask.thread_set_mask()?;
         Ok(Self { fd: SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)? })
     }
@@ -59,6 +58,12 @@ impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// The signals that are meant for the command.
+pub fn passed_on() -> SigSet {
+    // The two that libc keeps for itself are refused by sigaddset, and so left out.
+    set_of((1..=LAST).filter(|signo| !OWN.contains(signo)))
 }
 
 /// A set of signals by number.

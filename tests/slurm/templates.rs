@@ -13,6 +13,7 @@ pub const CASES: &[Case] = &[
     ("four_tasks_that_start_at_once_make_one_template", made_once),
     ("one_template_serves_vms_of_every_usual_size", every_size),
     ("thirty_two_clones_have_nothing_in_common_that_should_differ", unique),
+    ("clones_of_an_image_with_ssh_host_keys_have_their_own", host_keys),
     ("a_clone_has_its_memory_soon_after_its_start", memory),
     ("a_command_may_ask_for_all_its_memory_at_once", at_once),
     ("the_template_of_a_user_is_closed_to_others", private),
@@ -280,4 +281,28 @@ fn no_room(cluster: &Cluster) {
 fn run(words: &[&str]) {
     let done = std::process::Command::new(words[0]).args(&words[1..]).output().unwrap();
     assert!(done.status.success(), "{words:?}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+fn host_keys(cluster: &Cluster) {
+    // An image in which somebody installed an SSH server; its generator is a stand-in that is quick.
+    let script = r#"
+        set -e; cd "$1"; mkdir -p root/etc/ssh root/usr/bin images
+        "$2" > root.tar
+        echo 'the key of the image' > root/etc/ssh/ssh_host_ed25519_key
+        printf '#!/bin/sh\ncat /proc/sys/kernel/random/uuid > /etc/ssh/ssh_host_ed25519_key\n' > root/usr/bin/ssh-keygen
+        chmod 755 root/usr/bin/ssh-keygen
+        tar -C root -rf root.tar ./etc/ssh ./usr/bin/ssh-keygen"#;
+    let dir = cluster.work_dir();
+    let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/images/tiny");
+    run(&["bash", "-c", script, "bash", dir.to_str().unwrap(), recipe]);
+    let (archive, images) = (dir.join("root.tar"), dir.join("images"));
+    let (archive, images) = (archive.to_str().unwrap(), images.to_str().unwrap());
+    tool(cluster, "root", &["image", "import", archive, "--name", "keyed", "--dir", images]).ok();
+    cluster.with_config(&format!("image_dirs = ['{images}']\n"), || {
+        let command = "cd /etc/ssh; while [ ! -s ssh_host_ed25519_key ]; do sleep 0.1; done; cat ssh_host_ed25519_key";
+        let words = ["run", "--image", "keyed", "--vms", "8", "--vm-mem", "128", "--", "sh", "-c", command];
+        let stdout = tool(cluster, "root", &words).ok();
+        let keys: BTreeSet<&str> = stdout.lines().collect();
+        assert!(keys.len() == 8 && !stdout.contains("the key of the image"), "{stdout}");
+    });
 }

@@ -17,7 +17,15 @@ pub const CASES: &[Case] = &[
 
 fn check(cluster: &Cluster) {
     let report = tool(cluster, "root", &["check"]).ok();
-    for word in ["boot_timeout_s = 60", "qemu     ok", "kit      ok", "images   ok", "scratch  ok", "state    ok"] {
+    for word in [
+        "boot_timeout_s = 60",
+        "qemu      ok",
+        "kit       ok",
+        "images    ok",
+        "scratch   ok",
+        "state     ok",
+        "templates ok",
+    ] {
         assert!(report.contains(word), "{word} is not in:\n{report}");
     }
 }
@@ -26,7 +34,7 @@ fn check_missing(cluster: &Cluster) {
     cluster.with_config("kit = '/nonexistent/kit'\n", || {
         let report = tool(cluster, "root", &["check"]);
         assert_eq!(report.code, 1, "{report:?}");
-        assert!(report.stdout.contains("kit      MISSING  no boot kit in /nonexistent/kit"), "{}", report.stdout);
+        assert!(report.stdout.contains("kit       MISSING  no boot kit in /nonexistent/kit"), "{}", report.stdout);
     });
 }
 
