@@ -47,6 +47,18 @@ enter() { keys -l "$1" && keys Enter; }
 screen() { in_tmux capture-pane -p | sed -e 's/ *$//' -e '/^$/d'; }
 coloured_screen() { in_tmux capture-pane -p -e | sed -e 's/ *$//' -e '/^$/d'; }
 
+# see_last PATTERN: waits until the last line of the screen matches, as a new prompt does.
+see_last() {
+    local try
+    for ((try = 0; try < 200; try++)); do
+        ! screen | tail -n 1 | grep -Eq -e "$1\$" || return 0
+        sleep 0.1
+    done
+    echo "the screen does not end with '$1':"
+    screen
+    exit 1
+}
+
 # see PATTERN: waits until a line of the screen matches; gives the script up when none does.
 see() {
     local try

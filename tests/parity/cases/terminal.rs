@@ -8,12 +8,14 @@ pub const CASES: &[Case] = &[
         "Ctrl-C, Ctrl-\\, Ctrl-Z and fg, exit status",
         r#"open_terminal
         enter 'ulimit -c 0; PS1="in> " srun -Q $VM --pty bash --norc; echo status $?'; see '^in>'
-        enter 'sleep 100'; sleep 0.3; keys C-c; sleep 1; enter 'echo interrupted $?'; see '^interrupted 130'
-        enter 'sleep 101'; sleep 0.3; keys 'C-\'; sleep 1; enter 'echo quit $?'; see '^quit 131'
-        enter 'sleep 102'; sleep 0.3; keys C-z; see 'Stopped'
-        enter 'fg; echo resumed $?'; see '^sleep 102$'; sleep 0.3; keys C-c; sleep 0.3
+        enter "sh -c 'echo one; exec sleep 100'"; see '^one'; keys C-c; see_last '^in>'
+        enter 'echo interrupted $?'; see '^interrupted 130'; see_last '^in>'
+        enter "sh -c 'echo two; exec sleep 100'"; see '^two'; keys 'C-\'; see_last '^in>'
+        enter 'echo quit $?'; see '^quit 131'; see_last '^in>'
+        enter "sh -c 'echo three; exec sleep 100'"; see '^three'; keys C-z; see 'Stopped'; see_last '^in>'
+        enter 'fg; echo resumed $?'; see "^sh -c 'echo three"; sleep 0.5; keys C-c; see_last '^in>'
         enter 'jobs; exit 5'; see '^status 5'
-        screen | grep -v '^vm: '"#,
+        screen | grep -v -e '^vm: ' -e '^> ulimit'"#,
     ),
     same(
         "pty",
