@@ -15,6 +15,7 @@ pub const CASES: &[Case] = &[
     ("thirty_two_clones_have_nothing_in_common_that_should_differ", unique),
     ("clones_of_an_image_with_ssh_host_keys_have_their_own", host_keys),
     ("a_clone_has_its_memory_soon_after_its_start", memory),
+    ("the_smallest_vm_makes_its_template_within_its_memory", smallest),
     ("a_command_may_ask_for_all_its_memory_at_once", at_once),
     ("the_template_of_a_user_is_closed_to_others", private),
     ("a_template_of_the_site_serves_a_user_and_keeps_the_images_permissions", of_site),
@@ -102,6 +103,16 @@ fn memory(cluster: &Cluster) {
     // 2048 MiB less 96 for QEMU, less what the guest's kernel takes for itself.
     let mib = stdout.trim().parse::<u64>().unwrap() / 1024;
     assert!((1850..=1952).contains(&mib), "{mib} MiB");
+}
+
+fn smallest(cluster: &Cluster) {
+    forget(cluster);
+    for image in ["--vm-image=tiny", "--vm-image=debian12"] {
+        for _ in 0..2 {
+            assert_eq!(cluster.srun(&[image, "--mem=224", "echo", "fine"]).ok(), "fine\n");
+        }
+    }
+    assert_eq!(templates(cluster).len(), 2);
 }
 
 fn at_once(cluster: &Cluster) {
