@@ -2,7 +2,7 @@
 //! bare metal beside VMs, in one run on one machine. Prints a table and writes
 //! `target/bench/results.csv`. `make bench RUNS=20` sets the number of runs of each case.
 
-#[path = "../tests/slurm/cluster.rs"]
+#[path = "../../tests/slurm/cluster.rs"]
 #[allow(dead_code)]
 mod cluster;
 
