@@ -1,58 +1,40 @@
-//! How long it takes from `srun` to the first line that a command prints, on the real cluster:
-//! bare metal beside VMs, in one run on one machine. Prints a table and writes
-//! `target/bench/results.csv`. `make bench RUNS=20` sets the number of runs of each case.
+//! All ways of starting side by side, in one run on one machine: bare `srun`, clones, kit boots, the paper's way,
+//! and virtme-ng where it is installed. Prints a table and writes `target/bench/results.csv`.
+//! `make bench RUNS=20` sets the number of runs of each case; large cases have fewer.
+
+mod resources;
+mod step;
+mod table;
 
 #[path = "../../tests/slurm/cluster.rs"]
 #[allow(dead_code)]
 mod cluster;
+#[path = "../common/mod.rs"]
+#[allow(dead_code)]
+mod common;
 
-use std::fmt::Write as _;
-use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::process::ExitCode;
 
 use cluster::Cluster;
+use common::{machine, quantile, setting};
+use resources::{cpu_ms_per_vm, memory_of_idle_clones};
+use step::{Case, Run, is_installed};
+use table::Table;
 
-/// One way of running a step.
-struct Case {
-    name: &'static str,
-    /// VMs (or, on bare metal, tasks) of the step.
-    n: u32,
-    /// Keys of the site's configuration that differ.
-    config: &'static str,
-    options: &'static [&'static str],
-}
+/// Memory of a node in MiB: 64 VMs of 256 MiB and 96 MiB more. Slurm only counts it; clones share most of theirs.
+const NODE_MIB: u64 = 64 * (256 + 96) + 64;
 
-const BARE: Case = Case { name: "bare", n: 1, config: "", options: &[] };
-
-const CASES: &[Case] = &[
-    BARE,
-    Case {
-        name: "kit-microvm",
-        n: 1,
-        config: "machine = 'microvm'\nboot_timeout_s = 15\n",
-        options: &["--vm-image=debian12"],
-    },
-    Case { name: "kit-q35", n: 1, config: "", options: &["--vm-image=debian12"] },
-    Case { name: "kit-q35", n: 4, config: "", options: &["--vm-image=debian12", "--vms-per-slot=4"] },
-];
-
-/// What is measured of one run, in ms.
-struct Run {
-    first_line: f64,
-    total: f64,
-    phases: Vec<(String, f64)>,
-}
+/// Kernel and modules that virtme-ng boots; without, it takes those of the host.
+const VNG_KERNEL: &str = "VNG_KERNEL";
 
 fn main() -> ExitCode {
     // cargo passes --bench; a run as part of `cargo test --benches` measures nothing.
     if !std::env::args().any(|argument| argument == "--bench") {
         return ExitCode::SUCCESS;
     }
-    let runs = std::env::var("RUNS").ok().and_then(|text| text.parse().ok()).unwrap_or(10_usize).max(2);
-    let cluster = match Cluster::start() {
+    let runs = setting("RUNS", 10_usize).max(2);
+    let cluster = match Cluster::with_memory(NODE_MIB) {
         Ok(cluster) => cluster,
         Err(why) => {
             eprintln!("the cluster does not start: {why}");
@@ -63,93 +45,150 @@ fn main() -> ExitCode {
     if let Err(why) = cluster.stop() {
         eprintln!("{why}");
     }
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn measure_all(cluster: &Cluster, runs: usize) {
-    let mut csv = String::from("case,n,metric,p50,p95,unit,ratio_to_bare\n");
-    let mut bare_first_line = None;
-    println!("{:<14} {:>3} {:<12} {:>10} {:>10}  {:>8}", "case", "n", "metric", "p50", "p95", "vs bare");
-    for case in CASES {
-        cluster.configure(case.config, "");
-        // The first run fills caches and is not counted.
-        measure(cluster, case);
-        let measured: Vec<Run> = (0..runs).filter_map(|_| measure(cluster, case)).collect();
-        if measured.len() < runs {
-            println!("{:<14} {:>3} {} of {runs} runs failed", case.name, case.n, runs - measured.len());
-            writeln!(csv, "{},{},failed,{},,runs,", case.name, case.n, runs - measured.len()).unwrap();
-        }
+    let csv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench/results.csv");
+    let cwd = cluster.work_dir();
+    println!("{}; every step has 2 CPUs of one node, every VM 1 CPU and 256 MiB\n", machine());
+    let mut table = Table::new();
+    let mut cold_boot_ms = None;
+    for case in cases(cluster, runs) {
+        let measured = measure(cluster, &cwd, &case, &mut table);
         if measured.is_empty() {
             continue;
         }
-        let mut metrics = vec![
-            ("first_line".to_owned(), measured.iter().map(|run| run.first_line).collect::<Vec<_>>()),
-            ("total".to_owned(), measured.iter().map(|run| run.total).collect()),
-        ];
-        for (number, (phase, _)) in measured[0].phases.iter().enumerate() {
-            let values = measured.iter().filter_map(|run| run.phases.get(number)).map(|(_, ms)| *ms).collect();
-            metrics.push((format!("phase:{phase}"), values));
+        let first: Vec<f64> = measured.iter().map(|run| run.first_line).collect();
+        let last: Vec<f64> = measured.iter().map(|run| run.last_line).collect();
+        if case.name == "bare" {
+            table.bare_ms = Some(quantile(&first, 0.5));
         }
-        for (metric, mut values) in metrics {
-            values.sort_by(f64::total_cmp);
-            let at = |q: f64| values[((values.len() - 1) as f64 * q).round() as usize];
-            let (p50, p95) = (at(0.5), at(0.95));
-            let is_first_line = metric == "first_line";
-            if is_first_line && bare_first_line.is_none() {
-                bare_first_line = Some(p50);
-            }
-            let ratio = bare_first_line.filter(|_| is_first_line).map(|bare| format!("{:.1}", p50 / bare));
-            let ratio = ratio.unwrap_or_default();
-            writeln!(csv, "{},{},{metric},{p50:.1},{p95:.1},ms,{ratio}", case.name, case.n).unwrap();
-            println!("{:<14} {:>3} {metric:<12} {p50:>7.1} ms {p95:>7.1} ms  {ratio:>8}", case.name, case.n);
+        if case.name == "kit-boot" && case.n == 1 {
+            cold_boot_ms = Some(quantile(&first, 0.5));
         }
+        table.times(case.name, case.n, "first_line", &first, true);
+        if case.n > 1 {
+            table.times(case.name, case.n, "last_line", &last, true);
+        }
+        if case.forget_templates
+            && let Some(cold) = cold_boot_ms
+        {
+            let ratios: Vec<f64> = last.iter().map(|ms| ms / cold).collect();
+            table.row(case.name, case.n, "vs_cold_boot", &ratios, "×", "");
+        }
+        if case.n == 1 && case.name != "first-use" {
+            let total: Vec<f64> = measured.iter().map(|run| run.total).collect();
+            table.times(case.name, case.n, "total", &total, false);
+            phases(&mut table, &case, &measured);
+        }
+        table.save(&csv);
+    }
+    if !is_installed("vng") {
+        println!("virtme-ng is left out: 'vng' is not on the PATH (python3 -m pip install virtme-ng)");
     }
     cluster.configure("", "");
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
-    std::fs::create_dir_all(&dir).unwrap();
-    std::fs::write(dir.join("results.csv"), csv).unwrap();
-    println!("\n{runs} runs each; written to target/bench/results.csv");
+    plugged_memory(cluster, &cwd, runs.min(5), &mut table);
+    resources(cluster, &cwd, &mut table);
+    table.save(&csv);
+    println!("\nwritten to {}", csv.display());
 }
 
-/// Runs one step as the user, without any wrapper that would cost time of its own.
-fn measure(cluster: &Cluster, case: &Case) -> Option<Run> {
-    let user = nix::unistd::User::from_name(&cluster.user).unwrap().expect("the cluster's user exists");
-    let mut srun = Command::new("srun");
-    srun.args(["-Q", "--mem=2048"]).args(case.options).args(["echo", "ready"]);
-    srun.env("SLURM_CONF", cluster.slurm_conf()).env("SPANK_VM_TIMING", "1");
-    srun.uid(user.uid.as_raw()).gid(user.gid.as_raw()).current_dir("/");
-    let begin = Instant::now();
-    let mut child = srun.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut stdout = BufReader::new(child.stdout.take().unwrap());
-    let mut line = String::new();
-    stdout.read_line(&mut line).unwrap();
-    let first_line = begin.elapsed();
-    let output = child.wait_with_output().unwrap();
-    let total = begin.elapsed();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    // Of a microvm under emulation that is known; the table says how often.
-    let worked = output.status.success() && line == "ready\n";
-    if !worked {
-        eprintln!("{}: {}", case.name, stderr.lines().find(|line| line.contains("vm: error")).unwrap_or(&stderr));
+fn measure(cluster: &Cluster, cwd: &Path, case: &Case, table: &mut Table) -> Vec<Run> {
+    cluster.configure(case.config, "");
+    if !case.forget_templates {
+        // Fills caches, makes the template; not counted.
+        case.measure(cluster, cwd);
     }
-    // Let the step's end settle, so that one run is not charged to the next.
-    std::thread::sleep(Duration::from_millis(100));
-    worked.then(|| Run { first_line: ms(first_line), total: ms(total), phases: phases(&stderr) })
+    let measured: Vec<Run> = (0..case.runs).filter_map(|_| case.measure(cluster, cwd)).collect();
+    if measured.len() < case.runs {
+        let failed = (case.runs - measured.len()) as f64;
+        table.row(case.name, case.n, &format!("failed of {}", case.runs), &[failed], "", "");
+    }
+    measured
 }
 
-/// The phases that the runner of the first VM reports.
-fn phases(stderr: &str) -> Vec<(String, f64)> {
-    let line = stderr.lines().find(|line| line.starts_with("vm: timing: vm=0 ")).unwrap_or_default();
-    let phase = |word: &str| {
-        let (name, value) = word.split_once('=')?;
-        Some((name.to_owned(), value.strip_suffix("ms")?.parse().ok()?))
+fn cases(cluster: &Cluster, runs: usize) -> Vec<Case> {
+    let vm = |name, n: u32, runs| Case::new(name, n, srun_vm(n, 256, &["echo", "ready"]), runs);
+    let boot = |n, runs| Case { config: "start = 'boot'\n", ..vm("kit-boot", n, runs) };
+    let first_use = |n| Case { forget_templates: true, ..vm("first-use", n, runs.min(3)) };
+    let mut cases = vec![Case::new("bare", 1, words(&["srun", "-Q", "-c2", "--mem=352", "echo", "ready"]), runs)];
+    cases.extend([1, 2, 4, 8, 16].map(|n| vm("clone", n, runs)));
+    cases.extend([vm("clone", 32, runs / 2), vm("clone", 64, runs * 3 / 10)]);
+    cases.extend([boot(1, runs), boot(4, runs / 2), first_use(1), first_use(4)]);
+    let (images, script) = (common::full_images(cluster), common::paper_way(cluster));
+    let scratch = cluster.dir.join("scratch");
+    let [script, images, scratch] = [&script, &images, &scratch].map(|path| path.to_str().unwrap());
+    let argv = words(&["srun", "-Q", "-c2", "--mem=512", script, images, scratch, "1", "stdio"]);
+    cases.push(Case { lines: &["sum 42"], ..Case::new("paper", 1, argv, runs * 3 / 10) });
+    if is_installed("vng") {
+        let kernel = std::env::var(VNG_KERNEL).ok();
+        let mut argv = words(&["vng", "--disable-kvm", "--cpus", "1", "--memory", "256M"]);
+        argv.extend(kernel.map_or(words(&["--run"]), |kernel| words(&["--run", &kernel])));
+        argv.extend(words(&["--", "echo", "ready"]));
+        cases.push(Case::new("virtme-ng", 1, argv, runs * 3 / 10));
+    }
+    cases
+}
+
+/// `srun` of a command in `n` VMs on one node.
+fn srun_vm(n: u32, vm_mib: u32, command: &[&str]) -> Vec<String> {
+    let mut argv = words(&["srun", "-Q", "-N1", "-n1", "-c2", "--vm-image=debian12", "--vm-cpus=1"]);
+    argv.extend([format!("--vms-per-slot={n}"), format!("--vm-mem={vm_mib}"), format!("--mem={}", n * (vm_mib + 96))]);
+    argv.extend(words(command));
+    argv
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// Where the time of the runner's first VM went.
+fn phases(table: &mut Table, case: &Case, measured: &[Run]) {
+    for (number, (phase, _)) in measured[0].phases.iter().enumerate() {
+        let values: Vec<f64> = measured.iter().filter_map(|run| run.phases.get(number)).map(|(_, ms)| *ms).collect();
+        table.times(case.name, case.n, &format!("phase:{phase}"), &values, false);
+    }
+}
+
+/// How soon a clone has 2 GiB more than its template, and how much that delays its command.
+fn plugged_memory(cluster: &Cluster, cwd: &Path, runs: usize, table: &mut Table) {
+    // What a VM of 256 MiB has of memory is less than 256000 kB, so this much is there when all but a few blocks are.
+    let script =
+        "echo ready; while read -r _ kb _ </proc/meminfo && [ $kb -lt 2200000 ]; do sleep 0.01; done; echo plugged";
+    let case = |vm_mib| {
+        let script = if vm_mib == 256 { "echo ready; echo plugged" } else { script };
+        let argv = srun_vm(1, vm_mib, &["bash", "-c", script]);
+        Case { lines: &["ready", "plugged"], ..Case::new("plug-2GiB", 1, argv, runs) }
     };
-    line.split(' ').filter_map(phase).collect()
+    let small = measure(cluster, cwd, &case(256), table);
+    let large = measure(cluster, cwd, &case(256 + 2048), table);
+    if small.is_empty() || large.is_empty() {
+        return;
+    }
+    let first = |runs: &[Run]| quantile(&runs.iter().map(|run| run.first_line).collect::<Vec<_>>(), 0.5);
+    table.row("plug-2GiB", 1, "delay_of_command", &[first(&large) - first(&small)], "ms", "");
+    let plugged: Vec<f64> = large.iter().map(|run| run.last_line - run.first_line).collect();
+    table.times("plug-2GiB", 1, "until_plugged", &plugged, false);
 }
 
-fn ms(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e3
+/// Processor time and memory, by VMs that run without Slurm.
+fn resources(cluster: &Cluster, cwd: &Path, table: &mut Table) {
+    // The shares differ from those of a step, and with them the template.
+    cpu_ms_per_vm(cluster, cwd, 1);
+    for n in [1, 8, 64] {
+        let times = if n == 64 { 1 } else { 3 };
+        let ms: Vec<f64> = (0..times).filter_map(|_| cpu_ms_per_vm(cluster, cwd, n)).collect();
+        table.times("clone", n, "cpu_per_vm", &ms, false);
+    }
+    let clones = memory_of_idle_clones(cluster, cwd, 4);
+    let mib =
+        |of: fn(&resources::Memory) -> u64| clones.iter().map(|memory| of(memory) as f64 / 1024.0).collect::<Vec<_>>();
+    table.row("clone", 4, "private_memory", &mib(|memory| memory.guest + memory.qemu), "MiB", "");
+    table.row("clone", 4, "private_of_guest", &mib(|memory| memory.guest), "MiB", "");
+    table.row("clone", 4, "private_of_qemu", &mib(|memory| memory.qemu), "MiB", "");
+    cluster.configure("start = 'boot'\n", "");
+    let ms: Vec<f64> = (0..3).filter_map(|_| cpu_ms_per_vm(cluster, cwd, 1)).collect();
+    table.times("kit-boot", 1, "cpu_per_vm", &ms, false);
+    cluster.configure("", "");
 }
