@@ -1,6 +1,7 @@
 //! The paper's Figure 4 again: how long job arrays of VMs take from `sbatch` to the last VM's first computation.
 //!
-//! Job arrays of 1 to 16 jobs × 1 to 8 VMs per slot × three ways of starting VMs, on a four-node cluster.
+//! Job arrays of 1 to 16 jobs × 1 to 8 VMs per slot × three ways of starting VMs, on a four-node cluster,
+//! and beside them as many tasks on bare metal.
 //! The environment changes what is measured: REPEATS=10, KIT_REPEATS=2, PAPER_REPEATS=1, KIT_MAX_VMS=64,
 //! PAPER_MAX_VMS=16, and JOBS=1,2 VMS=1,2 SERIES=clone for a part of the grid. Everything is written to
 //! `target/figure4`, after each cell, so that a run which is interrupted has not been in vain.
@@ -64,7 +65,7 @@ fn main() -> ExitCode {
 fn measure_all(cluster: &Cluster) {
     let jobs = setting("JOBS", Numbers(vec![1, 2, 4, 8, 16])).0;
     let vms_per_slot = setting("VMS", Numbers(vec![1, 2, 4, 8])).0;
-    let wanted: String = setting("SERIES", "clone,kit-boot,paper".to_owned());
+    let wanted: String = setting("SERIES", "bare,clone,kit-boot,paper".to_owned());
     let logger = Logger::start().expect("a port to listen on");
     let (full_images, paper_way) = (common::full_images(cluster), common::paper_way(cluster));
     let scratch = cluster.dir.join("scratch");

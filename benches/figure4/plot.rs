@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::Command;
 
 /// Colours that also differ in lightness.
-const COLOURS: [&str; 3] = ["#1b7837", "#d95f02", "#5e3c99"];
-const POINT_TYPES: [u32; 3] = [7, 5, 9];
+const COLOURS: [&str; 4] = ["#5e3c99", "#d95f02", "#1b7837", "#808080"];
+const POINT_TYPES: [u32; 4] = [9, 5, 7, 2];
 
 /// One way of starting VMs.
 pub struct Line {
@@ -51,7 +51,7 @@ fn gnuplot(lines: &[Line], caption: &[String]) -> String {
          '200' 200, '500' 500, '1000' 1000)\n\
          unset mxtics\n\
          unset mytics\n\
-         set grid xtics ytics linecolor rgb '#d8d8d8' linewidth 1 dashtype 1\n\
+         set grid xtics ytics linecolor rgb '#c4c4c4' linewidth 1 dashtype 1\n\
          set border 3\n\
          set tics nomirror\n\
          set key top left reverse Left samplen 2 spacing 1.3 opaque\n\
@@ -67,7 +67,7 @@ fn gnuplot(lines: &[Line], caption: &[String]) -> String {
         writeln!(text, "set label '{sentence}' at screen 0.02,{y:.3} left font ',11' textcolor rgb '#555555'").unwrap();
     }
     let mut curves = Vec::new();
-    for (number, line) in lines.iter().enumerate() {
+    for (number, line) in lines.iter().enumerate().filter(|(_, line)| !line.points.is_empty()) {
         let look = format!("linecolor rgb '{}'", COLOURS[number % COLOURS.len()]);
         let point = format!("pointtype {} pointsize 0.9", POINT_TYPES[number % POINT_TYPES.len()]);
         curves.push(format!("$means{number} with lines linewidth 2 {look} notitle"));

@@ -10,6 +10,8 @@ const GUEST_MIB: u32 = 128;
 /// A way of starting VMs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Series {
+    /// No VMs: as many tasks on bare metal, which shows what Slurm itself takes.
+    Bare,
     /// spank-vm as it is: clones of a template.
     Clone,
     /// spank-vm without templates.
@@ -32,11 +34,12 @@ pub struct Site<'a> {
 
 impl Series {
     /// In the order in which they are measured: quick ones first.
-    pub const ALL: [Self; 3] = [Self::Clone, Self::KitBoot, Self::Paper];
+    pub const ALL: [Self; 4] = [Self::Bare, Self::Clone, Self::KitBoot, Self::Paper];
 
     /// Its name in the CSV.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Bare => "bare",
             Self::Clone => "clone",
             Self::KitBoot => "kit-boot",
             Self::Paper => "paper",
@@ -46,6 +49,7 @@ impl Series {
     /// Its name for people.
     pub fn title(self) -> &'static str {
         match self {
+            Self::Bare => "no VM: as many tasks on bare metal",
             Self::Clone => "clone of a template (spank-vm's default)",
             Self::KitBoot => "kit boot (optimised boot, no template)",
             Self::Paper => "full copy and full boot (as in the paper)",
@@ -55,7 +59,7 @@ impl Series {
     /// Keys of the site's configuration that differ.
     pub fn config(self) -> &'static str {
         match self {
-            Self::Clone | Self::Paper => "",
+            Self::Bare | Self::Clone | Self::Paper => "",
             Self::KitBoot => "start = 'boot'\n",
         }
     }
@@ -63,7 +67,7 @@ impl Series {
     /// How often each cell is measured.
     pub fn repeats(self) -> usize {
         match self {
-            Self::Clone => setting("REPEATS", 10),
+            Self::Bare | Self::Clone => setting("REPEATS", 10),
             Self::KitBoot => setting("KIT_REPEATS", 2),
             Self::Paper => setting("PAPER_REPEATS", 1),
         }
@@ -72,7 +76,7 @@ impl Series {
     /// Cells with more VMs are left out, because emulating their boots would take hours.
     pub fn most_vms(self) -> u32 {
         match self {
-            Self::Clone => u32::MAX,
+            Self::Bare | Self::Clone => u32::MAX,
             Self::KitBoot => setting("KIT_MAX_VMS", 64),
             Self::Paper => setting("PAPER_MAX_VMS", 16),
         }
@@ -82,7 +86,7 @@ impl Series {
     pub fn job_mib(self, vms: u32) -> u32 {
         match self {
             // Guest, 96 MiB for QEMU, and a part of what the job's own processes need.
-            Self::Clone | Self::KitBoot => vms * (GUEST_MIB + 96 + 32),
+            Self::Bare | Self::Clone | Self::KitBoot => vms * (GUEST_MIB + 96 + 32),
             // 256 MiB for the guest; the rest is QEMU's, 64 MiB of it for translated code.
             Self::Paper => vms * 368,
         }
@@ -92,6 +96,9 @@ impl Series {
     pub fn script(self, vms: u32, site: &Site<'_>) -> String {
         let Site { port, full_images, paper_way, scratch } = site;
         let what = match self {
+            Self::Bare => {
+                format!("exec srun -Q --overcommit -n{vms} sh -c 'echo sum $((40 + 2))' >/dev/tcp/127.0.0.1/{port}")
+            }
             Self::Clone | Self::KitBoot => format!(
                 "exec srun -Q --vm-image=debian12 --vms-per-slot={vms} --vm-mem={GUEST_MIB}M \
                  sh -c 'echo sum $((40 + 2))' >/dev/tcp/127.0.0.1/{port}"

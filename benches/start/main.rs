@@ -184,8 +184,9 @@ fn resources(cluster: &Cluster, cwd: &Path, table: &mut Table) {
     let clones = memory_of_idle_clones(cluster, cwd, 4);
     let mib =
         |of: fn(&resources::Memory) -> u64| clones.iter().map(|memory| of(memory) as f64 / 1024.0).collect::<Vec<_>>();
-    table.row("clone", 4, "private_memory", &mib(|memory| memory.guest + memory.qemu), "MiB", "");
+    table.row("clone", 4, "private_memory", &mib(|memory| memory.guest + memory.translated + memory.qemu), "MiB", "");
     table.row("clone", 4, "private_of_guest", &mib(|memory| memory.guest), "MiB", "");
+    table.row("clone", 4, "private_translated", &mib(|memory| memory.translated), "MiB", "");
     table.row("clone", 4, "private_of_qemu", &mib(|memory| memory.qemu), "MiB", "");
     cluster.configure("start = 'boot'\n", "");
     let ms: Vec<f64> = (0..3).filter_map(|_| cpu_ms_per_vm(cluster, cwd, 1)).collect();

@@ -18,6 +18,8 @@ const PLUGGABLE_KIB: u64 = 1 << 20;
 pub struct Memory {
     /// Pages of the guest's memory that it alone has: what the guest has written since it was cloned.
     pub guest: u64,
+    /// Guest code that QEMU has translated for the host's processor: only emulation has it.
+    pub translated: u64,
     /// All other pages that it alone has: QEMU's own.
     pub qemu: u64,
 }
@@ -71,17 +73,24 @@ fn children_of(parent: u32) -> Vec<u32> {
 fn private_memory(pid: u32) -> Option<Memory> {
     let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).ok()?;
     let mut memory = Memory::default();
-    let mut of_guest = false;
+    let (mut of_guest, mut is_code) = (false, false);
     for line in smaps.lines() {
         let mut words = line.split_whitespace();
         let first = words.next()?;
         if !first.ends_with(':') {
             // "ADDRESSES MODE OFFSET DEVICE INODE [PATH]"
-            let path = words.nth(4).unwrap_or_default();
+            let mode = words.next()?;
+            let path = words.nth(3).unwrap_or_default();
+            is_code = mode.starts_with("rwx");
             of_guest = path.ends_with("/ram") || (path.is_empty() && size_kib(first)? >= PLUGGABLE_KIB);
         } else if first.starts_with("Private_") {
             let kib: u64 = words.next()?.parse().ok()?;
-            *(if of_guest { &mut memory.guest } else { &mut memory.qemu }) += kib;
+            let part = match (of_guest, is_code) {
+                (true, _) => &mut memory.guest,
+                (_, true) => &mut memory.translated,
+                _ => &mut memory.qemu,
+            };
+            *part += kib;
         }
     }
     Some(memory)
