@@ -51,13 +51,13 @@ fn gnuplot(lines: &[Line], caption: &[String]) -> String {
          '200' 200, '500' 500, '1000' 1000)\n\
          unset mxtics\n\
          unset mytics\n\
-         set grid xtics ytics linecolor rgb '#c4c4c4' linewidth 1 dashtype 1\n\
+         set grid xtics ytics linecolor rgb '#c0c0c0' linewidth 1 dashtype solid\n\
          set border 3\n\
          set tics nomirror\n\
-         set key top left reverse Left samplen 2 spacing 1.3 opaque\n\
+         set key bottom right reverse Left samplen 2 spacing 1.2\n\
          set title 'VM launch times of job arrays (Figure 4 of “HPC-VMs”, measured again)' font ',15'\n\
          set xlabel 'VMs (jobs of the array × VMs per slot)'\n\
-         set ylabel 'seconds from sbatch to the last VM’s first computation'\n",
+         set ylabel 'seconds from sbatch until the last VM has computed'\n",
     );
     // Lines of the caption stand below the axis, the last one at the lower edge.
     writeln!(text, "set bmargin {}", 4.5 + 1.4 * caption.len() as f64).unwrap();
@@ -69,7 +69,7 @@ fn gnuplot(lines: &[Line], caption: &[String]) -> String {
     let mut curves = Vec::new();
     for (number, line) in lines.iter().enumerate().filter(|(_, line)| !line.points.is_empty()) {
         let look = format!("linecolor rgb '{}'", COLOURS[number % COLOURS.len()]);
-        let point = format!("pointtype {} pointsize 0.9", POINT_TYPES[number % POINT_TYPES.len()]);
+        let point = format!("pointtype {} pointsize 1.1", POINT_TYPES[number % POINT_TYPES.len()]);
         curves.push(format!("$means{number} with lines linewidth 2 {look} notitle"));
         curves.push(format!("$cells{number} with points {point} {look} notitle"));
         // The legend shows both together.

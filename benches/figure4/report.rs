@@ -94,10 +94,8 @@ impl Report {
             .collect();
         let mut caption = vec![
             format!("Four Slurm nodes of 2 CPUs, all on one machine of {}.", machine()),
-            format!(
-                "One point per cell: the mean of its repeats ({}); lines join the means of cells with as many VMs.",
-                repeats.join(", ")
-            ),
+            format!("Points: cells of the grid, each the mean of its repeats ({}).", repeats.join(", ")),
+            "Lines: means of the cells that have as many VMs.".to_owned(),
         ];
         let left_out = Series::ALL.into_iter().filter_map(|series| {
             let count = self.left_out.iter().filter(|&&left_out| left_out == series).count();

@@ -16,9 +16,11 @@ pub struct Case {
     pub n: u32,
     /// Keys of the site's configuration that differ.
     pub config: &'static str,
-    /// Program and arguments; all of it is started as the cluster's user.
+    /// Program and arguments.
     pub argv: Vec<String>,
-    /// Lines that must come, all of them equal to one of these.
+    /// Started as the cluster's user; otherwise as whoever measures.
+    pub as_user: bool,
+    /// Lines that must come from each VM; others are not looked at.
     pub lines: &'static [&'static str],
     /// How often it is measured.
     pub runs: usize,
@@ -41,7 +43,7 @@ pub struct Run {
 impl Case {
     /// A case that prints `ready` once in each VM.
     pub fn new(name: &'static str, n: u32, argv: Vec<String>, runs: usize) -> Self {
-        Self { name, n, config: "", argv, lines: &["ready"], runs: runs.max(2), forget_templates: false }
+        Self { name, n, config: "", argv, as_user: true, lines: &["ready"], runs: runs.max(2), forget_templates: false }
     }
 
     /// Runs it once; `None`, and a word on stderr, when it did not do what it should.
@@ -49,28 +51,33 @@ impl Case {
         if self.forget_templates {
             let _ = std::fs::remove_dir_all(cluster.dir.join("templates"));
         }
-        let mut command = as_user(cluster, &self.argv[0], cwd);
+        let mut command = if self.as_user {
+            as_user(cluster, &self.argv[0], cwd)
+        } else {
+            let mut command = Command::new(&self.argv[0]);
+            command.stdin(Stdio::null());
+            command
+        };
         command.args(&self.argv[1..]).env("SPANK_VM_TIMING", "1");
         let begin = Instant::now();
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         // What a step prints to stderr is short, so it may wait in the pipe meanwhile.
-        let lines: Vec<(Duration, String)> =
-            stdout.lines().map_while(Result::ok).map(|line| (begin.elapsed(), line)).collect();
+        let is_expected = |line: &String| self.lines.contains(&line.trim());
+        let lines = stdout.lines().map_while(Result::ok).filter(is_expected);
+        let arrivals: Vec<Duration> = lines.map(|_| begin.elapsed()).collect();
         let output = child.wait_with_output().unwrap();
         let total = begin.elapsed();
         let stderr = String::from_utf8_lossy(&output.stderr);
-        let is_right = |(_, line): &(Duration, String)| self.lines.contains(&line.trim());
-        let worked =
-            output.status.success() && lines.len() == self.n as usize * self.lines.len() && lines.iter().all(is_right);
+        let worked = output.status.success() && arrivals.len() == self.n as usize * self.lines.len();
         // Let the step's end settle, so that one run is not charged to the next.
         std::thread::sleep(Duration::from_millis(100 + 10 * u64::from(self.n)));
         if !worked {
             let why = stderr.lines().find(|line| line.contains("error")).unwrap_or(&stderr);
-            eprintln!("{} × {}: {} lines, {}: {why}", self.name, self.n, lines.len(), output.status);
+            eprintln!("{} × {}: {} lines, {}: {why}", self.name, self.n, arrivals.len(), output.status);
             return None;
         }
-        let (first, last) = (lines.first()?.0, lines.last()?.0);
+        let (first, last) = (*arrivals.first()?, *arrivals.last()?);
         Some(Run { first_line: ms(first), last_line: ms(last), total: ms(total), phases: phases(&stderr) })
     }
 }
