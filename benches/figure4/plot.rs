@@ -54,7 +54,7 @@ fn gnuplot(lines: &[Line], caption: &[String]) -> String {
          set grid xtics ytics linecolor rgb '#c0c0c0' linewidth 1 dashtype solid\n\
          set border 3\n\
          set tics nomirror\n\
-         set key bottom right reverse Left samplen 2 spacing 1.2\n\
+         set key bottom right reverse Left samplen 2 spacing 1.1\n\
          set title 'VM launch times of job arrays (Figure 4 of “HPC-VMs”, measured again)' font ',15'\n\
          set xlabel 'VMs (jobs of the array × VMs per slot)'\n\
          set ylabel 'seconds from sbatch until the last VM has computed'\n",
@@ -78,7 +78,7 @@ fn gnuplot(lines: &[Line], caption: &[String]) -> String {
     }
     let curves = curves.join(", \\\n  ");
     for (terminal, file) in [
-        ("svg size 900,640 font 'DejaVu Sans,12' background rgb 'white'", "figure4.svg"),
+        ("svg size 900,640 font 'sans-serif,12' background rgb 'white'", "figure4.svg"),
         ("pngcairo size 1350,960 font 'DejaVu Sans,12' fontscale 1.5 background rgb 'white'", "figure4.png"),
     ] {
         writeln!(text, "set terminal {terminal}\nset output '{file}'\nplot {curves}\nunset output").unwrap();
