@@ -63,7 +63,7 @@ section = @printf '\n=== %s\n' '$(1)'
 help: ## this table
 	@awk 'BEGIN { FS = ":.*## "; print "make TARGET" } \
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	  /^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo demo-stop
 demo: deps build kit images ## start a small Slurm and show VM jobs in it (as root; installs what is missing)
