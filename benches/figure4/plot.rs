@@ -60,7 +60,7 @@ fn gnuplot(lines: &[Line], caption: &[String]) -> String {
          set ylabel 'seconds from sbatch until the last VM has computed'\n",
     );
     // Lines of the caption stand below the axis, the last one at the lower edge.
-    writeln!(text, "set bmargin {}", 4.5 + 1.4 * caption.len() as f64).unwrap();
+    writeln!(text, "set bmargin {}", 3.8 + 1.15 * caption.len() as f64).unwrap();
     for (number, sentence) in caption.iter().rev().enumerate() {
         let y = 0.025 + 0.030 * number as f64;
         let sentence = sentence.replace('\'', "’");
