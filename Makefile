@@ -23,6 +23,7 @@ TARGET  := target
 STAGE   := $(TARGET)/stage
 KIT     := $(TARGET)/kit
 IMAGES  := $(TARGET)/images
+FULL    := $(TARGET)/images-full
 CACHE   := $(TARGET)/cache
 AGENT_TRIPLE := x86_64-unknown-linux-gnu
 
@@ -46,7 +47,7 @@ PLUGINDIR  ?= $(or $(shell timeout 5 scontrol show config 2>/dev/null | awk '$$1
 LIBEXECDIR ?= $(PREFIX)/libexec/spank-vm
 SHAREDIR   ?= $(PREFIX)/share/spank-vm
 
-SCRIPTS := .ci/run packaging/debian-deps tests/cluster/cluster tests/cluster/demo tests/cluster/lib/v2-node \
+SCRIPTS := .ci/run packaging/debian-deps benches/paper-way tests/cluster/cluster tests/cluster/demo tests/cluster/lib/v2-node \
            $(wildcard tests/cluster/lib/*.sh tests/images/*) tests/parity/prelude.sh slurm-conf/example-job.sh
 
 # What the tests of the real cluster find the build by.
@@ -62,7 +63,7 @@ section = @printf '\n=== %s\n' '$(1)'
 help: ## this table
 	@awk 'BEGIN { FS = ":.*## "; print "make TARGET" } \
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	  /^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo demo-stop
 demo: deps build kit images ## start a small Slurm and show VM jobs in it (as root; installs what is missing)
@@ -72,7 +73,7 @@ demo: deps build kit images ## start a small Slurm and show VM jobs in it (as ro
 demo-stop: ## end the demo's Slurm
 	@tests/cluster/demo stop
 
-.PHONY: test lint lint-rust lint-shell test-unit test-hooks test-slurm test-parity test-long parity bench
+.PHONY: test lint lint-rust lint-shell test-unit test-hooks test-slurm test-parity test-long parity bench figure4
 # One after the other, whatever -j says: the machine is measured by these tests too.
 test: ## everything that must pass: lint, unit, hook, real-Slurm and parity tests (as root)
 	@$(MAKE) deps
@@ -121,14 +122,20 @@ test-long: build kit images ## the parity cases that move gigabytes or wait for 
 parity: test-parity test-long ## both, and PARITY.md anew from what was seen
 	cat $(TARGET)/PARITY.md $(TARGET)/PARITY-long.md >PARITY.md
 
-bench: build kit images ## measure start times and throughput, into target/bench/*.csv (RUNS=10; as root)
+bench: build kit images images-full ## all ways of starting and throughput, into target/bench/*.csv (RUNS=10; as root)
 	$(call section,benchmark)
 	$(CARGO) bench --quiet $(RUNNER_FEATURES) --bench start
 	$(CARGO) bench --quiet $(RUNNER_FEATURES) --bench throughput
 
+# An hour or more; benches/figure4/main.rs says which variables measure less of it.
+figure4: build kit images images-full ## the paper's Figure 4 again, into target/figure4 (REPEATS=10; as root)
+	@packaging/debian-deps figure4
+	$(call section,Figure 4)
+	$(CARGO) bench --quiet $(RUNNER_FEATURES) --bench figure4
+
 ##@ Build
 
-.PHONY: deps build kit images clean
+.PHONY: deps build kit images images-full clean
 deps: ## install missing Debian packages (as root; starts no service)
 	@packaging/debian-deps
 
@@ -175,6 +182,16 @@ $(IMAGES)/.%.made: tests/images/%
 	$(call section,image $*)
 	@mkdir -p $(IMAGES)
 	@tests/images/$* | $(PROGRAM) image import - --name $* --dir $(IMAGES) --replace --description '$(DESCRIPTION)'
+	@touch $@
+
+# What 'bench' and 'figure4' compare with; nothing else needs it.
+images-full: ## an ordinary Debian 12 with systemd for the measurements, into target/images-full (as root)
+	@$(MAKE) $(FULL)/.made
+
+$(FULL)/.made: tests/images/debian12-full
+	$(call section,image debian12-full)
+	@mkdir -p $(FULL)
+	@tests/images/debian12-full $(FULL)
 	@touch $@
 
 clean: ## remove everything that was built

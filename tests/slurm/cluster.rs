@@ -61,8 +61,14 @@ impl Ran {
 }
 
 impl Cluster {
-    /// Copies what was built to a place all users can read, and starts Slurm there.
+    /// Starts a cluster whose nodes have memory for the tests.
+    #[allow(dead_code)] // measurements choose the memory
     pub fn start() -> Result<Self, String> {
+        Self::with_memory(4096)
+    }
+
+    /// Copies what was built to a place all users can read, and starts Slurm there with so many MiB per node.
+    pub fn with_memory(node_mib: u64) -> Result<Self, String> {
         let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
         for needed in ["stage/lib/spank_vm.so", "stage/libexec/spank-vm", "kit/kit.toml", "images/tiny.toml"] {
             if !target.join(needed).exists() {
@@ -81,7 +87,7 @@ impl Cluster {
         run(Command::new(script())
             .arg("start")
             .arg(cluster.dir.join("slurm"))
-            .args(["--nodes", "4", "--cpus", "2", "--memory", "4096", "--plugstack"])
+            .args(["--nodes", "4", "--cpus", "2", "--memory", &node_mib.to_string(), "--plugstack"])
             .arg(plugstack))
         .inspect_err(|_| cluster.remove())?;
         Ok(cluster)
