@@ -1,28 +1,27 @@
 //! Starting the command: everything between "the description is complete" and its first instruction.
 
+mod stdio;
+
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::OFlag;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::pty::{OpenptyResult, Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
-use nix::unistd::{Gid, Pid, Uid, fchown, pipe2, read};
+use nix::unistd::{Pid, pipe2, read};
 
 use crate::proto::FailKind;
 
+use self::stdio::{ChildStdio, Stdio};
 use super::error::{AgentError, Doing};
-use super::task::{PreparedTask, TaskSpec, TerminalSize};
+use super::task::{PreparedTask, TaskSpec};
 
 /// How long a program may take to be loaded; it may have to come over a share.
 const EXEC_PATIENCE: Duration = Duration::from_secs(60);
-
-/// Group that owns terminals, by convention of every distribution.
-const TTY_GROUP: u32 = 5;
 
 /// The agent's ends of a started command.
 #[derive(Debug)]
@@ -115,75 +114,6 @@ fn give_birth(birth: &Birth<'_>) -> nix::Result<Pid> {
         libc::clone(child, top.cast(), flags, std::ptr::from_ref(birth).cast_mut().cast())
     };
     Errno::result(pid).map(Pid::from_raw)
-}
-
-/// Both sides' descriptors of the command's standard streams.
-#[derive(Debug)]
-struct Stdio {
-    stdin: OwnedFd,
-    stdout: OwnedFd,
-    stderr: Option<OwnedFd>,
-    terminal: Option<OwnedFd>,
-    child: ChildStdio,
-}
-
-/// What becomes 0, 1 and 2 of the command. Closed in the agent once the command has them.
-#[derive(Debug)]
-struct ChildStdio {
-    raw: [RawFd; 3],
-    is_terminal: bool,
-    _owned: Vec<OwnedFd>,
-}
-
-impl Stdio {
-    fn open(spec: &TaskSpec, uid: u32) -> Result<Self, AgentError> {
-        match spec.terminal {
-            Some(size) => Self::terminal(size, uid).doing(|| "open a terminal".to_owned()),
-            None => Self::pipes(spec.merge_stderr).doing(|| "make a pipe".to_owned()),
-        }
-    }
-
-    fn pipes(merge_stderr: bool) -> nix::Result<Self> {
-        let (child_in, stdin) = pipe2(OFlag::O_CLOEXEC)?;
-        let (stdout, child_out) = pipe2(OFlag::O_CLOEXEC)?;
-        let mut raw = [child_in.as_raw_fd(), child_out.as_raw_fd(), child_out.as_raw_fd()];
-        let mut owned = vec![child_in, child_out];
-        let mut stderr = None;
-        if !merge_stderr {
-            let (ours, child_err) = pipe2(OFlag::O_CLOEXEC)?;
-            raw[2] = child_err.as_raw_fd();
-            owned.push(child_err);
-            stderr = Some(ours);
-        }
-        // Only our ends: the command's are its own descriptions, and programs expect them to block.
-        for fd in [Some(&stdin), Some(&stdout), stderr.as_ref()].into_iter().flatten() {
-            set_nonblocking(fd)?;
-        }
-        let child = ChildStdio { raw, is_terminal: false, _owned: owned };
-        Ok(Self { stdin, stdout, stderr, terminal: None, child })
-    }
-
-    fn terminal(size: TerminalSize, uid: u32) -> nix::Result<Self> {
-        let size = Winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
-        let OpenptyResult { master, slave } = openpty(&size, None)?;
-        for fd in [&master, &slave] {
-            fcntl(fd, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
-        }
-        // EPERM: under test the agent is not root, and the terminal is the user's already.
-        match fchown(&slave, Some(Uid::from_raw(uid)), Some(Gid::from_raw(TTY_GROUP))) {
-            Ok(()) | Err(Errno::EPERM) => {}
-            Err(errno) => return Err(errno),
-        }
-        set_nonblocking(&master)?;
-        let stdin = master.try_clone().map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
-        let child = ChildStdio { raw: [slave.as_raw_fd(); 3], is_terminal: true, _owned: Vec::new() };
-        Ok(Self { stdin, stdout: master, stderr: None, terminal: Some(slave), child })
-    }
-}
-
-fn set_nonblocking(fd: &OwnedFd) -> nix::Result<()> {
-    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
-    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map(drop)
 }
 
 /// The null-terminated pointer list that execve wants.

@@ -1,0 +1,136 @@
+use super::*;
+use crate::image::ImageEntry;
+
+fn image() -> Image {
+    let entry: ImageEntry = toml::from_str("disk = 'x'\nformat = 'squashfs'\nappend = 'vsyscall=emulate'\n").unwrap();
+    Image {
+        name: "debian12".parse().unwrap(),
+        entry,
+        entry_path: "/images/debian12.toml".into(),
+        disk: "/images/a,b.squashfs".into(),
+    }
+}
+
+fn boot(image: &Image, machine: Machine, accel: Accel) -> String {
+    spec(image, machine, accel, Start::Boot(VmSize { memory_mib: 512, cpus: 2 }))
+}
+
+fn spec(image: &Image, machine: Machine, accel: Accel, start: Start) -> String {
+    let shares = [Share { tag: "s0".into(), source: "/home/ada".into(), target: "/home/ada".into(), read_only: false }];
+    let spec = VmSpec {
+        machine,
+        accel,
+        start,
+        kernel: Path::new("/kit/vmlinux"),
+        initramfs: Path::new("/kit/initramfs.cpio"),
+        image,
+        scratch: 7,
+        channel: 8,
+        console: 9,
+        monitor: 10,
+        shares: &shares,
+    };
+    spec.args().iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_whole_command_line_of_a_microvm_under_emulation() {
+    let expected = "\
+-no-user-config
+-nodefaults
+-display
+none
+-monitor
+none
+-parallel
+none
+-no-reboot
+-sandbox
+on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
+-name
+spank-vm,debug-threads=off
+-accel
+tcg,thread=multi,tb-size=64
+-cpu
+max
+-machine
+microvm,acpi=on,pic=off,pit=on,rtc=on,usb=off,isa-serial=on
+-smp
+2
+-m
+512M
+-kernel
+/kit/vmlinux
+-initrd
+/kit/initramfs.cpio
+-append
+console=ttyS0 quiet loglevel=1 panic=-1 8250.nr_uarts=1 cryptomgr.notests=1 pci=off tsc=reliable no_timer_check \
+mitigations=off rodata=off init_on_alloc=0 nosmap nosmep no5lvl \
+spank_vm.rootfs=squashfs vsyscall=emulate
+-chardev
+socket,id=monitor,fd=10
+-mon
+chardev=monitor,mode=control
+-chardev
+socket,id=console,fd=9
+-serial
+chardev:console
+-chardev
+socket,id=channel,fd=8
+-device
+virtio-serial-device,max_ports=2
+-device
+virtserialport,chardev=channel,name=org.spank-vm.agent
+-blockdev
+driver=file,node-name=root-file,read-only=on,locking=off,filename=/images/a,,b.squashfs
+-blockdev
+driver=raw,node-name=root,read-only=on,file=root-file
+-device
+virtio-blk-device,drive=root,serial=root
+-add-fd
+fd=7,set=1
+-blockdev
+driver=file,node-name=scratch-file,locking=off,discard=unmap,cache.no-flush=on,filename=/dev/fdset/1
+-blockdev
+driver=raw,node-name=scratch,discard=unmap,cache.no-flush=on,file=scratch-file
+-device
+virtio-blk-device,drive=scratch,serial=scratch
+-fsdev
+local,id=s0,security_model=none,multidevs=remap,readonly=off,path=/home/ada
+-device
+virtio-9p-device,fsdev=s0,mount_tag=s0";
+    assert_eq!(boot(&image(), Machine::Microvm, Accel::Tcg), expected);
+}
+
+#[test]
+fn kvm_on_q35_differs_in_machine_bus_and_processor_only() {
+    let line = boot(&image(), Machine::Q35, Accel::Kvm);
+    for expected in ["\nkvm\n", "\nhost\n", "\nq35,", "virtio-blk-pci,drive=root", "virtio-9p-pci,fsdev=s0"] {
+        assert!(line.contains(expected), "{expected} in {line}");
+    }
+    assert!(!line.contains("tsc=reliable") && !line.contains("pci=off"), "{line}");
+}
+
+#[test]
+fn a_clone_has_its_templates_hardware_and_a_private_view_of_its_memory() {
+    let shape = Shape::of(VmSize { memory_mib: 1000, cpus: 2 }, 1).unwrap();
+    let fds = TemplateFds { ram: 11, state: 12, abilities: Abilities { read_only_templates: true } };
+    let template = spec(&image(), Machine::Q35, Accel::Kvm, Start::Template(shape, fds));
+    let clone = spec(&image(), Machine::Q35, Accel::Kvm, Start::Clone(shape, fds));
+    for line in [&template, &clone] {
+        for expected in ["\n2\n", "\n254M,slots=1,maxmem=8446M\n", "memory-backend=ram\n", " swiotlb=noforce "] {
+            assert!(line.contains(expected), "{expected} in {line}");
+        }
+    }
+    let common = |text: &str| {
+        text.replace("share=on", "MODE")
+            .replace("share=off,readonly=on,rom=off", "MODE")
+            .replace("\n-incoming\ndefer", "")
+    };
+    assert_eq!(common(&template), common(&clone), "a difference would make the state unreadable");
+    let old = TemplateFds { abilities: Abilities { read_only_templates: false }, ..fds };
+    let line = spec(&image(), Machine::Q35, Accel::Tcg, Start::Clone(shape, old));
+    assert!(line.contains("mem-path=/proc/self/fd/11,share=off\n") && !line.contains("fd=12,"), "{line}");
+    assert_eq!(fds.abilities.state_uri(&12), StateUri::FdSet(2));
+    assert_eq!(old.abilities.state_uri(&12), StateUri::Fd(12));
+}
