@@ -15,7 +15,7 @@ pub const CASES: &[Case] = &[
         enter "sh -c 'echo three; exec sleep 100'"; see '^three'; keys C-z; see 'Stopped'; see_last '^in>'
         enter 'fg; echo resumed $?'; see "^sh -c 'echo three"; sleep 0.5; keys C-c; see_last '^in>'
         enter 'jobs; exit 5'; see '^status 5'
-        screen | grep -v -e '^vm: ' -e '^> ulimit'"#,
+        screen | grep -v -e '^vm: ' -e '^> ulimit' -e '^exit$'"#,
     ),
     same(
         "pty",
