@@ -29,6 +29,8 @@ pub mod cli;
 #[cfg(feature = "runner")]
 pub mod config;
 #[cfg(feature = "runner")]
+pub mod digest;
+#[cfg(feature = "runner")]
 pub mod image;
 #[cfg(feature = "runner")]
 pub mod kit;

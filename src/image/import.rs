@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail, ensure};
-use sha2::{Digest, Sha256};
 
 use super::catalogue::Image;
 use super::entry::{BootMode, DiskFormat, ImageEntry};
+use crate::digest;
 use crate::request::ImageName;
 
 /// What to import and as what.
@@ -45,7 +45,7 @@ pub fn import(archive: &mut dyn Read, options: &ImportOptions) -> anyhow::Result
     // A new disk gets a new name: jobs that run from the old one keep it until they end.
     let mut staged = Staged::new(dir.join(format!(".{name}.{}.partial", std::process::id())));
     pack(archive, staged.path())?;
-    let sha256 = digest(staged.path())?;
+    let sha256 = digest::of_file(staged.path()).with_context(|| staged.path().display().to_string())?;
     let disk = PathBuf::from(format!("{name}-{}.squashfs", &sha256[..12]));
     staged.rename(&dir.join(&disk))?;
 
@@ -62,23 +62,6 @@ pub fn import(archive: &mut dyn Read, options: &ImportOptions) -> anyhow::Result
     std::fs::write(staged.path(), toml::to_string(&entry)?)?;
     staged.rename(&entry_path)?;
     Ok(Image { name: name.clone(), entry, entry_path, disk: dir.join(disk) })
-}
-
-/// SHA-256 of a file in hexadecimal.
-///
-/// # Errors
-/// When it cannot be read.
-pub(super) fn digest(path: &Path) -> anyhow::Result<String> {
-    let mut file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
-    let mut hasher = Sha256::new();
-    let mut buf = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buf).with_context(|| path.display().to_string())? {
-            0 => break,
-            n => hasher.update(&buf[..n]),
-        }
-    }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn pack(archive: &mut dyn Read, disk: &Path) -> anyhow::Result<()> {

@@ -9,11 +9,12 @@ use std::process::Command;
 use anyhow::{Context, ensure};
 
 use super::cpio::Archive;
-use super::manifest::{self, FORMAT, Manifest};
+use super::manifest::{FORMAT, Manifest};
 use super::modules::{self, Selection};
 use super::package::{self, KernelSource};
 use super::replace::Draft;
 use super::{INITRAMFS, Kit, MANIFEST, SCRATCH, VMLINUX, VMLINUZ, bzimage, tool};
+use crate::digest;
 use crate::proto;
 
 /// Size of a VM's private disk unless somebody asks for another. It is sparse.
@@ -127,7 +128,7 @@ fn make_scratch(path: &Path, bytes: u64) -> anyhow::Result<()> {
 fn digests(dir: &Path) -> anyhow::Result<BTreeMap<String, String>> {
     [VMLINUZ, VMLINUX, INITRAMFS]
         .into_iter()
-        .map(|file| Ok((file.to_owned(), manifest::digest_of_file(&dir.join(file))?)))
+        .map(|file| Ok((file.to_owned(), digest::of_file(&dir.join(file))?)))
         .collect()
 }
 

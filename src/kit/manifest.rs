@@ -1,12 +1,8 @@
 //! `kit.toml`.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 /// Version of the kit directory's layout.
 pub(super) const FORMAT: u32 = 1;
@@ -54,28 +50,6 @@ impl Manifest {
     }
 }
 
-/// SHA-256 in hexadecimal.
-pub(super) fn digest(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-/// SHA-256 of a file's content.
-pub(super) fn digest_of_file(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut sha = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex(&sha.finalize())),
-            n => sha.update(&buffer[..n]),
-        }
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,10 +58,5 @@ mod tests {
     fn a_manifest_survives_its_own_file() {
         let text = Manifest::example().to_toml().unwrap();
         assert_eq!(toml::from_str::<Manifest>(&text).unwrap(), Manifest::example());
-    }
-
-    #[test]
-    fn a_digest_is_what_sha256sum_prints() {
-        assert!(digest(b"abc").starts_with("ba7816bf8f01cfea") && digest(b"abc").len() == 64);
     }
 }

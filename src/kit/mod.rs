@@ -30,6 +30,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::digest;
 use crate::proto;
 
 pub use build::{BuildOptions, DEFAULT_SCRATCH_BYTES, build};
@@ -91,7 +92,7 @@ impl Kit {
         if manifest.protocol != proto::VERSION {
             return Err(KitError::OtherProtocol { dir: dir.to_owned(), found: manifest.protocol });
         }
-        Ok(Self { dir: dir.to_owned(), digest: manifest::digest(text.as_bytes()), manifest })
+        Ok(Self { dir: dir.to_owned(), digest: digest::of_bytes(text.as_bytes()), manifest })
     }
 
     /// The directory it lies in.
@@ -146,8 +147,7 @@ impl Kit {
     pub fn verify(&self) -> Result<(), KitError> {
         for (file, expected) in &self.manifest.sha256 {
             let path = self.dir.join(file);
-            let found = manifest::digest_of_file(&path)
-                .map_err(|source| KitError::Unreadable { path: path.clone(), source })?;
+            let found = digest::of_file(&path).map_err(|source| KitError::Unreadable { path: path.clone(), source })?;
             if found != *expected {
                 return Err(KitError::Changed { path });
             }
@@ -255,7 +255,7 @@ mod tests {
     fn a_kit_is_loaded_and_its_files_are_verified() {
         let dir = tempfile::tempdir().unwrap();
         let mut manifest = Manifest::example();
-        manifest.sha256.insert(VMLINUZ.to_owned(), manifest::digest(VMLINUZ.as_bytes()));
+        manifest.sha256.insert(VMLINUZ.to_owned(), digest::of_bytes(VMLINUZ.as_bytes()));
         written(dir.path(), &manifest);
         let kit = Kit::load(dir.path()).unwrap();
         assert_eq!(kit.manifest(), &manifest);

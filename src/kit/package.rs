@@ -6,7 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use super::{manifest, tool};
+use super::tool;
+use crate::digest;
 
 /// Debian's name for "the current generic kernel".
 const DEFAULT_PACKAGE: &str = "linux-image-amd64";
@@ -127,10 +128,7 @@ impl Offer {
     /// Whether `path` is the whole file and the right one.
     fn is_here(&self, path: &Path) -> bool {
         fs::metadata(path).is_ok_and(|meta| meta.len() == self.size)
-            && self
-                .sha256
-                .as_ref()
-                .is_none_or(|wanted| manifest::digest_of_file(path).is_ok_and(|found| found == *wanted))
+            && self.sha256.as_ref().is_none_or(|wanted| digest::of_file(path).is_ok_and(|found| found == *wanted))
     }
 }
 

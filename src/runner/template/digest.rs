@@ -10,6 +10,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::super::scratch::data_extents;
+use crate::digest::hex;
 
 /// Bytes hashed at once.
 const BLOCK: u64 = 64 * 1024;
@@ -37,7 +38,7 @@ pub fn of_file(path: &Path) -> io::Result<String> {
         }
         done = block;
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&hash.finalize()))
 }
 
 fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {

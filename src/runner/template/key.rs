@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::super::qemu::{Abilities, Accel, Machine, Start, TemplateFds, VmSpec};
 use super::super::shares::Share;
 use super::{FORMAT, Shape};
+use crate::digest::hex;
 use crate::image::Image;
 use crate::kit::Kit;
 use crate::proto;
@@ -83,7 +84,7 @@ impl Recipe<'_> {
         // What a crash of the node left in files is not to be trusted, and the next boot may bring another
         // kernel or microcode.
         add(&std::fs::read("/proc/sys/kernel/random/boot_id")?);
-        Ok(Key(hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()))
+        Ok(Key(hex(&hash.finalize()[..16])))
     }
 }
 

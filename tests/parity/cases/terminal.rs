@@ -23,10 +23,10 @@ pub const CASES: &[Case] = &[
         r#"open_terminal
         enter 'PS1="in> " srun -Q $VM --pty bash --norc'; see '^in>'
         enter 'stty size'; see '^24 80'
-        in_tmux resize-window -x 100 -y 30; sleep 1
-        enter 'stty size; echo $COLUMNS'; see '^30 100'
-        enter 'printf "\033[31mred\033[0m\n"'; see '^red'
-        keys -l 'echo firxst lst'; keys Left Left a C-a C-f C-f C-f C-f C-f C-f C-f C-f C-f BSpace Enter; see '^first last'
+        see_last '^in>'; in_tmux resize-window -x 100 -y 30
+        enter 'until stty size | grep 30.100; do sleep 0.1; done; stty size; echo $COLUMNS'; see '^100'; see_last '^in>'
+        enter 'printf "\033[31mred\033[0m\n"'; see '^red'; see_last '^in>'
+        keys -l 'echo firxst lst'; keys Left Left a C-a C-f C-f C-f C-f C-f C-f C-f C-f C-f BSpace Enter; see '^first last'; see_last '^in>'
         coloured_screen | grep -v '^vm: '"#,
     ),
     same(
@@ -34,7 +34,7 @@ pub const CASES: &[Case] = &[
         "a full-screen program",
         r#"open_terminal
         enter 'PS1="in> " srun -Q $VM --pty bash --norc'; see '^in>'
-        enter 'top -d 100'; see 'load average'
+        enter 'top -d 100'; see 'load average'; see '[0-9] stopped'; see 'PID USER.*COMMAND'
         screen | grep -o -e 'load average' -e 'PID USER.*COMMAND' -e '[0-9]* stopped'
         keys q; see '^in>'; enter 'exit 3'; see '^>'; enter 'echo status $?'; see '^status 3'; screen | tail -2"#,
     ),
