@@ -2,7 +2,8 @@
 //!
 //! The plugin makes the directory (0700, the user's) before the task starts and removes it with
 //! whatever is in it when the task is over. The runner only writes a status file into it, for
-//! `spank-vm ps`; nothing that matters depends on it.
+//! `spank-vm ps`; nothing that matters depends on it. Beside each directory is a record of the task's process
+//! ([`crate::process`]): what a killed slurmstepd left is known by it, and swept when the job has left the node.
 
 #![forbid(unsafe_code)]
 
@@ -12,6 +13,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+use crate::process::{Process, RECORD};
 
 const STATUS_FILE: &str = "status.toml";
 
@@ -43,6 +46,8 @@ pub struct Entry {
     pub uid: u32,
     /// What the runner says, if it could be read.
     pub status: Option<Status>,
+    /// The task's process has ended: this is left over, until the job's epilog or the next start of slurmd.
+    pub is_stale: bool,
 }
 
 /// Writes `status` into the task's directory, replacing an earlier one as a whole.
@@ -70,14 +75,22 @@ pub fn list(state_dir: &Path) -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for item in listing {
         let item = item?;
-        let meta = item.metadata()?;
-        if meta.is_dir() {
-            let name = item.file_name().to_string_lossy().into_owned();
-            entries.push(Entry { name, uid: meta.uid(), status: read_status(&item.path()) });
+        // One that just ended is none.
+        let Ok(meta) = item.metadata() else { continue };
+        let name = item.file_name().to_string_lossy().into_owned();
+        if meta.is_dir() && !name.starts_with('.') {
+            let is_stale = has_ended(&state_dir.join(format!("{name}{RECORD}")));
+            entries.push(Entry { name, uid: meta.uid(), status: read_status(&item.path()), is_stale });
         }
     }
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(entries)
+}
+
+/// Whether the process of that record is known to have ended.
+fn has_ended(record: &Path) -> bool {
+    let text = std::fs::read_link(record).ok();
+    text.and_then(|text| text.to_str()?.parse::<Process>().ok()).is_some_and(|process| !process.is_alive())
 }
 
 fn read_status(dir: &Path) -> Option<Status> {
@@ -109,6 +122,13 @@ mod tests {
         assert_eq!(entries.len(), 2);
         assert_eq!((entries[0].name.as_str(), entries[0].status.as_ref()), ("12.0.0", Some(&status)));
         assert!(entries[1].status.is_none());
+        assert!(!entries[0].is_stale && !entries[1].is_stale, "without a record nothing is known");
+        let this = Process::this().unwrap().to_string();
+        for (name, process) in [("12.0.0", this.clone()), ("13.0.0", this.replacen('-', "0-", 1))] {
+            std::os::unix::fs::symlink(process, dir.path().join(format!("{name}{RECORD}"))).unwrap();
+        }
+        let stale: Vec<_> = list(dir.path()).unwrap().iter().map(|entry| entry.is_stale).collect();
+        assert_eq!(stale, [false, true]);
         assert!(list(Path::new("/nonexistent")).unwrap().is_empty());
     }
 }

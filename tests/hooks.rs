@@ -138,6 +138,7 @@ fn only_what_slurm_looks_for_is_exported() {
             "slurm_spank_exit",
             "slurm_spank_init",
             "slurm_spank_init_post_opt",
+            "slurm_spank_job_epilog",
             "slurm_spank_local_user_init",
             "slurm_spank_task_exit",
             "slurm_spank_task_init",
@@ -401,4 +402,66 @@ mod panics {
         assert!(answer.contains("internal error") && !answer.contains("execve"), "{answer}");
         assert!(answer.ends_with("task ended with 1\nalive\n") && !answer.contains("Failed to invoke"), "{answer}");
     }
+}
+
+/// A process that ended, as the record beside a task's directory names it.
+fn dead_process() -> String {
+    let mut child = Command::new("true").spawn().unwrap();
+    let record = format!("{}-1-no-boot", child.id());
+    child.wait().unwrap();
+    record
+}
+
+/// The state directory as killed slurmstepds leave it: of job 7 and of job 8.
+fn leave_tasks(node: &Node) -> PathBuf {
+    let state = node.path("state");
+    for name in ["7.0.0", "7.1.3", "8.0.0"] {
+        fs::create_dir_all(state.join(name).join("deep/er")).unwrap();
+        fs::write(state.join(name).join("status.toml"), "").unwrap();
+        symlink(dead_process(), state.join(format!("{name}.process"))).unwrap();
+    }
+    state
+}
+
+fn entries(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn the_epilog_of_a_job_removes_what_was_left_of_it_and_never_fails() {
+    let node = Node::new();
+    let state = leave_tasks(&node);
+    let answer = node.play(Slurm::Old, "script", &after(INIT, "hook job_epilog\nhook job_epilog\nunload\n"));
+    assert!(
+        answer.contains("verbose: vm: removed 2 left over in LIBEXEC/state\njob_epilog = 0\njob_epilog = 0\n"),
+        "{answer}"
+    );
+    assert_eq!(entries(&state), ["8.0.0", "8.0.0.process"]);
+    // Wrong arguments, no directory, no job number: nothing that should keep a node from the next job.
+    let answer = node.play(Slurm::New, "script", "load\ninit nonsense\nhook job_epilog\ndeaf\nhook job_epilog\n");
+    assert!(answer.ends_with("job_epilog = 0\njob_epilog = 0\nalive\n"), "{answer}");
+    let answer = node.play(Slurm::New, "script", "load\ninit state_dir=/nonexistent/state\nhook job_epilog\n");
+    assert!(answer.ends_with("init = 0\njob_epilog = 0\nalive\n"), "{answer}");
+}
+
+#[test]
+fn slurmd_removes_at_its_start_what_no_process_uses() {
+    let node = Node::new();
+    let state = leave_tasks(&node);
+    let draft = node.path("templates/users/1000/.abc.50");
+    fs::create_dir_all(draft.join("empty")).unwrap();
+    // A task that runs while slurmd is started anew: this process stands for it.
+    fs::create_dir(state.join("9.0.0")).unwrap();
+    let stat = fs::read_to_string("/proc/self/stat").unwrap();
+    let started = stat.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    symlink(format!("{}-{started}-{}", process::id(), boot.trim()), state.join("9.0.0.process")).unwrap();
+    let answer = node.play(Slurm::Old, "slurmd", &after(INIT, "unload\n"));
+    assert!(answer.contains("removed 3 left over in LIBEXEC/state\n") && answer.contains("init = 0\n"), "{answer}");
+    assert_eq!(entries(&state), ["9.0.0", "9.0.0.process"]);
+    assert!(!draft.exists());
+    assert_eq!(entries(&node.path("templates")), ["users"]);
 }

@@ -23,7 +23,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
                 status.qemu_pids.len(),
                 status.memory_mib,
                 status.cpus,
-                status.runner_pid
+                if entry.is_stale { "gone".to_owned() } else { status.runner_pid.to_string() }
             )),
             None => text.push_str(&format!("{:<20} {user:<12} {:<16}\n", entry.name, "?")),
         }

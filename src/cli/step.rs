@@ -3,7 +3,10 @@
 use std::ffi::OsString;
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getppid};
 
 use crate::config::Config;
 use crate::proto::ExitStatus;
@@ -16,9 +19,18 @@ const TIMING_ENV: &str = "SPANK_VM_TIMING";
 /// Set to anything, explains every phase on the step's stderr, as `srun -v` does.
 const VERBOSE_ENV: &str = "SPANK_VM_VERBOSE";
 
+/// Without slurmstepd nobody waits for this task, reads its output or could cancel it: the VM would run on unseen in
+/// a job that Slurm believes to have ended. slurmstepd starts tasks from its main thread, whose end is its own.
+fn die_with_slurmstepd() -> anyhow::Result<()> {
+    prctl::set_pdeathsig(Signal::SIGKILL).context("prctl")?;
+    ensure!(getppid() != Pid::from_raw(1), "slurmstepd is gone");
+    Ok(())
+}
+
 /// Runs the step that the plugin described in the environment; `arguments` follow `argv[0]`.
 pub fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitStatus> {
     let begin = Instant::now();
+    die_with_slurmstepd()?;
     let text = std::env::var(REQUEST_ENV)
         .with_context(|| format!("{REQUEST_ENV} is not set: this program is started by Slurm's plugin spank_vm"))?;
     let request: VmRequest = text.parse()?;

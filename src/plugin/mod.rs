@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`client`] | srun, sbatch, salloc: options, submit-time checks, the placeholder command |
 //! | [`stepd`] | slurmstepd: turns the task into `spank-vm-step`, sweeps up behind it |
+//! | [`sweep`] | slurmd and its epilog: what killed processes left |
 //! | `exports` | the functions Slurm calls; nothing else leaves the library |
 //!
 //! Two rules come from how Slurm treats failing hooks. In slurmstepd only `task_init` fails: a
@@ -19,7 +20,9 @@ mod imagecheck;
 pub mod options;
 pub mod state_dir;
 pub mod stepd;
+pub mod sweep;
 mod template_dir;
+mod trash;
 mod version;
 
 pub use exports::*;

@@ -6,31 +6,42 @@
 
 #![forbid(unsafe_code)]
 
+use super::trash::Trash;
+use crate::process::{Process, RECORD};
 use crate::spank::Step;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown, symlink};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Longest that slurmstepd waits for a directory to be emptied; the rest is left to a later sweep.
+const REMOVAL: Duration = Duration::from_secs(5);
 
 /// The directory of one task.
 pub fn path(parent: &Path, job: u32, step: Step, task: u32) -> PathBuf {
     parent.join(format!("{job}.{step}.{task}"))
 }
 
-/// Makes the directory, mode 0700, for `owner` (user and group), and its parent if need be. A
-/// leftover of the same name, of a requeued job for instance, is removed first.
+/// Makes the directory, mode 0700, for `owner` (user and group), and its parent if need be; the calling
+/// process is recorded as the one that uses it. A leftover of the same name, of a requeued job for
+/// instance, is removed first.
 ///
 /// # Errors
 /// When a file operation fails, or others than root could tamper with the parent.
 pub fn create(path: &Path, owner: (u32, u32)) -> io::Result<()> {
     let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     secure_parent(parent)?;
-    if let Err(error) = make(path, 0o700) {
+    // The record first: there never is a directory in use without one.
+    let process = Process::this()?.to_string();
+    let make_both = || symlink(&process, record(path)).and_then(|()| make(path, 0o700));
+    if let Err(error) = make_both() {
         if error.kind() != io::ErrorKind::AlreadyExists {
+            let _ = fs::remove_file(record(path));
             return Err(error);
         }
         remove(path)?;
-        make(path, 0o700)?;
+        make_both()?;
     }
     let dir = open(path)?;
     // The mode first: it was subject to the umask, and a directory that is given away stays so.
@@ -38,20 +49,39 @@ pub fn create(path: &Path, owner: (u32, u32)) -> io::Result<()> {
     fchown(&dir, Some(owner.0), Some(owner.1))
 }
 
-/// Removes the directory and all in it; that there is none is fine.
+/// The record of the process that uses the directory.
+fn record(path: &Path) -> PathBuf {
+    path.with_file_name(format!("{}{RECORD}", path.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+/// Whether the process that uses the directory still runs.
+pub(super) fn is_in_use(path: &Path) -> bool {
+    let text = fs::read_link(record(path)).ok();
+    text.and_then(|text| text.to_str()?.parse::<Process>().ok()).is_some_and(|process| process.is_alive())
+}
+
+/// Removes the directory, all in it and its record; that there is none is fine.
 ///
 /// # Errors
 /// When something cannot be removed. The rest is gone nevertheless where possible.
 pub fn remove(path: &Path) -> io::Result<()> {
-    let result = match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => {
-            // Descends by openat with O_NOFOLLOW: a symbolic link is removed, never followed, even
-            // if the user swaps it in meanwhile.
-            fs::remove_dir_all(path)
-        }
-        Ok(_) => fs::remove_file(path),
+    remove_until(path, Instant::now() + REMOVAL)
+}
+
+/// The same with a deadline; it is gone from its name in any case.
+pub(super) fn remove_until(path: &Path, deadline: Instant) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(_) => Trash::below(path.parent().ok_or(io::ErrorKind::InvalidInput)?).and_then(|mut trash| {
+            trash.take(path)?;
+            trash.empty(deadline)
+        }),
         Err(error) => Err(error),
     };
+    let recorded = fs::remove_file(record(path));
+    [removed, recorded].into_iter().try_for_each(unless_gone)
+}
+
+fn unless_gone(result: io::Result<()>) -> io::Result<()> {
     result.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
@@ -62,12 +92,17 @@ pub(super) fn secure_parent(parent: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error),
     }
-    let meta = open(parent)?.metadata()?;
+    is_secure(parent)
+}
+
+/// Refuses a directory that others than root could tamper with.
+pub(super) fn is_secure(dir: &Path) -> io::Result<()> {
+    let meta = open(dir)?.metadata()?;
     let own = fs::metadata("/proc/self")?.uid();
     if (meta.uid() != 0 && meta.uid() != own) || meta.mode() & 0o022 != 0 {
         return Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
-            format!("{} must belong to root and be writable for nobody else", parent.display()),
+            format!("{} must belong to root and be writable for nobody else", dir.display()),
         ));
     }
     Ok(())
@@ -114,6 +149,21 @@ mod tests {
         let meta = fs::metadata(&dir).unwrap();
         assert_eq!((meta.uid(), meta.gid(), mode(&dir)), (owner.0, owner.1, 0o700));
         assert_eq!(mode(&root.path().join("state")), 0o755);
+    }
+
+    #[test]
+    fn a_directory_is_in_use_while_the_process_that_made_it_lives() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("7.0.0");
+        assert!(!is_in_use(&dir));
+        create(&dir, me()).unwrap();
+        assert!(is_in_use(&dir));
+        let dead = Process::this().unwrap().to_string().replacen('-', "0-", 1);
+        fs::remove_file(record(&dir)).unwrap();
+        symlink(dead, record(&dir)).unwrap();
+        assert!(!is_in_use(&dir));
+        remove(&dir).unwrap();
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -207,6 +207,9 @@ impl Vms<'_> {
         if let (Start::Clone(shape, fds), Some(state)) = (start, &device_state) {
             process.monitor.load(fds.abilities.state_uri(state));
             memory_to_plug = shape.bytes_to_plug(parts.size);
+        } else {
+            // Only so that it tells why a machine stopped.
+            process.monitor.negotiate();
         }
         let moments = Moments { template: has_template, spawned: Some(Instant::now()), ..Moments::begin(slot.begin) };
         // Any number that an earlier session of this guest did not use: its template's was 0.

@@ -15,7 +15,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::{getppid, setsid};
 
-use super::monitor::Monitor;
+use super::monitor::{Monitor, Shutdown};
 use super::signals::passed_on;
 use super::tail::Tail;
 
@@ -147,16 +147,29 @@ impl QemuProcess {
         let how = match self.ended_by_itself() {
             Some(status) => match (status.signal(), status.code()) {
                 (Some(libc::SIGKILL), _) => {
-                    "QEMU was killed; if that was for lack of memory, ask for more with --mem".to_owned()
+                    "QEMU was killed (signal 9), by an administrator or for lack of memory: in that case ask for more with --mem"
+                        .to_owned()
                 }
                 (Some(signo), _) => format!("QEMU was killed by signal {signo}"),
-                (None, Some(0)) => "the guest stopped by itself".to_owned(),
+                (None, Some(0)) => return self.end_of_guest(),
                 (None, code) => format!("QEMU failed with code {}", code.unwrap_or(-1)),
             },
             None => "QEMU closed the channel".to_owned(),
         };
         self.read_texts();
         format!("{how}{}", self.last_words())
+    }
+
+    /// Why QEMU ended as it does when its machine stops.
+    fn end_of_guest(&mut self) -> String {
+        self.read_texts();
+        match (self.printed.panic(), self.monitor.shutdown()) {
+            (Some(reason), _) => format!("the guest's kernel panicked: \"{reason}\""),
+            (None, Some(Shutdown::PowerOff)) => "the guest powered itself off before the command ended".to_owned(),
+            (None, Some(Shutdown::Reset)) => "the guest rebooted, which ends a VM, before the command ended".to_owned(),
+            (None, Some(Shutdown::Host)) => "QEMU was told to quit by somebody on this node".to_owned(),
+            (None, None) => format!("the guest stopped by itself{}", self.last_words()),
+        }
     }
 
     /// How QEMU ended, if it did without being killed by us.

@@ -59,12 +59,32 @@ pub struct Monitor {
     resumed: Option<Instant>,
     plugged: bool,
     complaint: Option<String>,
+    shutdown: Option<Shutdown>,
+}
+
+/// Why QEMU stopped its machine and ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shutdown {
+    /// The guest powered it off.
+    PowerOff,
+    /// The guest reset it: a reboot, or a kernel that panicked.
+    Reset,
+    /// Somebody asked QEMU to.
+    Host,
 }
 
 impl Monitor {
     /// Takes a nonblocking socket whose other end QEMU got as its monitor.
     pub fn new(stream: UnixStream) -> Self {
-        Self { stream, line: Vec::new(), transfer: None, resumed: None, plugged: false, complaint: None }
+        Self {
+            stream,
+            line: Vec::new(),
+            transfer: None,
+            resumed: None,
+            plugged: false,
+            complaint: None,
+            shutdown: None,
+        }
     }
 
     /// Orders a VM that QEMU was told to await (`-incoming defer`) to be read from `state` and to run.
@@ -143,6 +163,14 @@ impl Monitor {
         }
         match (message["event"].as_str(), message["data"]["status"].as_str()) {
             (Some("MEMORY_DEVICE_SIZE_CHANGE"), _) => self.plugged = true,
+            (Some("SHUTDOWN"), _) => {
+                self.shutdown = match message["data"]["reason"].as_str() {
+                    Some("guest-shutdown") => Some(Shutdown::PowerOff),
+                    Some("guest-reset" | "guest-panic") => Some(Shutdown::Reset),
+                    Some("host-signal" | "host-qmp-quit" | "host-ui") => Some(Shutdown::Host),
+                    _ => None,
+                };
+            }
             (Some("RESUME"), _) => self.resumed = Some(Instant::now()),
             (Some("MIGRATION"), Some("completed")) => self.transfer = Some(Transfer::Completed),
             (Some("MIGRATION"), Some("failed")) => {
@@ -160,6 +188,11 @@ impl Monitor {
     /// Whether the guest has taken any memory that was plugged.
     pub fn has_plugged(&self) -> bool {
         self.plugged
+    }
+
+    /// Why the machine was stopped, if QEMU said so before it ended.
+    pub fn shutdown(&self) -> Option<Shutdown> {
+        self.shutdown
     }
 
     /// When the guest's processors began to run after loading.
@@ -211,6 +244,19 @@ mod tests {
         }
         assert_eq!(monitor.transfer(), Some(Transfer::Completed));
         assert!(monitor.resumed().is_some());
+    }
+
+    #[test]
+    fn the_reason_of_a_machine_s_end_is_known() {
+        for (reason, expected) in
+            [("guest-shutdown", Some(Shutdown::PowerOff)), ("guest-reset", Some(Shutdown::Reset)), ("new-one", None)]
+        {
+            let (mut monitor, mut qemu) = monitor();
+            let event = json!({"event": "SHUTDOWN", "data": {"guest": true, "reason": reason}});
+            qemu.write_all(format!("{event}\n").as_bytes()).unwrap();
+            monitor.read();
+            assert_eq!(monitor.shutdown(), expected, "{reason}");
+        }
     }
 
     #[test]

@@ -60,8 +60,9 @@ impl Node {
 
     fn state_dirs(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.root.path().join("state")) else { return Vec::new() };
-        let mut names: Vec<_> =
-            entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        let names = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+        // Beside each is the record of its process.
+        let mut names: Vec<_> = names.filter(|name| !name.ends_with(crate::process::RECORD)).collect();
         names.sort();
         names
     }
