@@ -1,41 +1,46 @@
-//! The private directory of a task: `STATE_DIR/<job>.<step>.<task>`.
+//! What the node knows of a task: `STATE_DIR/<job>.<step>.<task>/status.toml`.
 //!
-//! Made by root in slurmstepd for the job's user, so the work is done as if that user were hostile:
-//! the parent belongs to root and nobody else can write to it, hence no name in it can change under
-//! our hands; inside the user's directory nothing is followed.
+//! Written by root in slurmstepd, before the task becomes its user's. All of it belongs to root and nobody
+//! else can write to it: no name can change under our hands, what is read there is true, and a user cannot
+//! fill the file system, which by default is the node's /run.
 
 #![forbid(unsafe_code)]
 
 use crate::spank::Step;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+/// Name of the file in the directory; `spank-vm ps` reads it.
+const STATUS_FILE: &str = "status.toml";
 
 /// The directory of one task.
 pub fn path(parent: &Path, job: u32, step: Step, task: u32) -> PathBuf {
     parent.join(format!("{job}.{step}.{task}"))
 }
 
-/// Makes the directory, mode 0700, for `owner` (user and group), and its parent if need be. A
-/// leftover of the same name, of a requeued job for instance, is removed first.
+/// Makes the directory with `status` in it, and its parent if need be. A leftover of the same name, of a
+/// requeued job for instance, is removed first.
 ///
 /// # Errors
 /// When a file operation fails, or others than root could tamper with the parent.
-pub fn create(path: &Path, owner: (u32, u32)) -> io::Result<()> {
+pub fn create(path: &Path, status: &str) -> io::Result<()> {
     let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     secure_parent(parent)?;
-    if let Err(error) = make(path, 0o700) {
+    if let Err(error) = make(path, 0o755) {
         if error.kind() != io::ErrorKind::AlreadyExists {
             return Err(error);
         }
         remove(path)?;
-        make(path, 0o700)?;
+        make(path, 0o755)?;
     }
-    let dir = open(path)?;
-    // The mode first: it was subject to the umask, and a directory that is given away stays so.
-    dir.set_permissions(Permissions::from_mode(0o700))?;
-    fchown(&dir, Some(owner.0), Some(owner.1))
+    // Modes are subject to the umask, which in slurmstepd is anything.
+    open(path)?.set_permissions(Permissions::from_mode(0o755))?;
+    let new = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path.join(STATUS_FILE));
+    let mut file = new?;
+    file.set_permissions(Permissions::from_mode(0o644))?;
+    file.write_all(status.as_bytes())
 }
 
 /// Removes the directory and all in it; that there is none is fine.
@@ -45,8 +50,7 @@ pub fn create(path: &Path, owner: (u32, u32)) -> io::Result<()> {
 pub fn remove(path: &Path) -> io::Result<()> {
     let result = match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => {
-            // Descends by openat with O_NOFOLLOW: a symbolic link is removed, never followed, even
-            // if the user swaps it in meanwhile.
+            // Descends by openat with O_NOFOLLOW: a symbolic link is removed, never followed.
             fs::remove_dir_all(path)
         }
         Ok(_) => fs::remove_file(path),
@@ -88,9 +92,12 @@ mod tests {
     use super::*;
     use std::os::unix::fs::{chown, symlink};
 
-    fn me() -> (u32, u32) {
-        let meta = fs::metadata("/proc/self").unwrap();
-        (meta.uid(), meta.gid())
+    fn me() -> u32 {
+        fs::metadata("/proc/self").unwrap().uid()
+    }
+
+    fn owner(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().uid()
     }
 
     fn mode(path: &Path) -> u32 {
@@ -106,23 +113,24 @@ mod tests {
     }
 
     #[test]
-    fn the_directory_is_the_user_s_alone_and_its_parent_is_made_too() {
+    fn directory_and_file_belong_to_root_and_the_parent_is_made_too() {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("state").join("7.0.0");
-        let owner = if me().0 == 0 { (65534, 65534) } else { me() };
-        create(&dir, owner).unwrap();
-        let meta = fs::metadata(&dir).unwrap();
-        assert_eq!((meta.uid(), meta.gid(), mode(&dir)), (owner.0, owner.1, 0o700));
-        assert_eq!(mode(&root.path().join("state")), 0o755);
+        create(&dir, "vms = 1\n").unwrap();
+        let file = dir.join(STATUS_FILE);
+        assert_eq!((owner(&dir), mode(&dir), mode(&root.path().join("state"))), (me(), 0o755, 0o755));
+        assert_eq!((owner(&file), mode(&file)), (me(), 0o644));
+        assert_eq!(fs::read_to_string(file).unwrap(), "vms = 1\n");
     }
 
     #[test]
-    fn a_leftover_is_replaced_by_an_empty_directory() {
+    fn a_leftover_is_replaced() {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("7.0.0");
         fs::create_dir_all(dir.join("a/b")).unwrap();
-        create(&dir, me()).unwrap();
-        assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+        create(&dir, "").unwrap();
+        create(&dir, "").unwrap();
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
     }
 
     #[test]
@@ -133,7 +141,7 @@ mod tests {
         fs::write(target.join("file"), "x").unwrap();
         let dir = root.path().join("7.0.0");
         symlink(&target, &dir).unwrap();
-        create(&dir, me()).unwrap();
+        create(&dir, "").unwrap();
         assert!(fs::symlink_metadata(&dir).unwrap().is_dir());
         assert!(target.join("file").exists());
     }
@@ -159,12 +167,12 @@ mod tests {
         let parent = root.path().join("state");
         fs::create_dir(&parent).unwrap();
         fs::set_permissions(&parent, Permissions::from_mode(0o777)).unwrap();
-        let error = create(&parent.join("7.0.0"), me()).unwrap_err().to_string();
+        let error = create(&parent.join("7.0.0"), "").unwrap_err().to_string();
         assert!(error.contains("must belong to root"), "{error}");
         fs::set_permissions(&parent, Permissions::from_mode(0o755)).unwrap();
-        if me().0 == 0 {
+        if me() == 0 {
             chown(&parent, Some(65534), None).unwrap();
-            create(&parent.join("7.0.0"), me()).unwrap_err();
+            create(&parent.join("7.0.0"), "").unwrap_err();
         }
     }
 
@@ -172,6 +180,6 @@ mod tests {
     fn a_parent_that_is_a_link_is_refused() {
         let root = tempfile::tempdir().unwrap();
         symlink("/tmp", root.path().join("state")).unwrap();
-        create(&root.path().join("state/7.0.0"), me()).unwrap_err();
+        create(&root.path().join("state/7.0.0"), "").unwrap_err();
     }
 }
