@@ -32,6 +32,8 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "runner")]
 pub mod digest;
+#[cfg(all(feature = "runner", any(test, fuzzing)))]
+pub mod fuzzing;
 #[cfg(feature = "runner")]
 pub mod image;
 #[cfg(feature = "runner")]

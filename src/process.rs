@@ -9,12 +9,9 @@ use std::fmt;
 use std::io;
 use std::str::FromStr;
 
-/// What the name of a record has behind the name of the task's directory.
-pub const RECORD: &str = ".process";
-
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// A process that ran at some time. Its text, `pid-start-boot`, is that of the records in the state directory.
+/// A process that ran at some time. Its text, `pid-start-boot`, is what the state directory says of a task's runner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
     /// Its number.

@@ -176,7 +176,7 @@ fn the_task_of_a_vm_job_becomes_the_step_program_on_an_old_slurm() {
         after(
             ALL_WELL,
             "option vm-image = 0\noption vms-per-slot = 0\nexecve LIBEXEC/spank-vm-step 1\n\
-             with SPANK_VM_REQUEST=image=debian12 vms=4 argv0=sleep mem=500 state=LIBEXEC/state/7.0.0\n\
+             with SPANK_VM_REQUEST=image=debian12 vms=4 argv0=sleep mem=500\n\
              task ended with 0\nalive\n"
         )
     );
@@ -189,7 +189,7 @@ fn the_step_program_is_put_before_the_command_where_slurm_can_do_that() {
     assert!(
         answer.ends_with(
             "execve LIBEXEC/spank-vm-step sleep 1\n\
-             with SPANK_VM_REQUEST=image=debian12 vms=1 state=LIBEXEC/state/7.0.0\n\
+             with SPANK_VM_REQUEST=image=debian12 vms=1\n\
              task ended with 0\nalive\n"
         ),
         "{answer}"
@@ -287,7 +287,7 @@ fn options_lost_by_export_none_are_found_in_the_batch_step() {
     );
     let answer = node.play(Slurm::Old, "stepd", &script);
     assert!(answer.contains("execve LIBEXEC/spank-vm-step 1\n"), "{answer}");
-    assert!(answer.contains("image=debian12 vms=2 argv0=sleep script=1 state=LIBEXEC/state/7.batch.0"), "{answer}");
+    assert!(answer.contains("image=debian12 vms=2 argv0=sleep script=1"), "{answer}");
 }
 
 #[test]
@@ -404,7 +404,7 @@ mod panics {
     }
 }
 
-/// A process that ended, as the record beside a task's directory names it.
+/// A process that ended, as a task's directory names it.
 fn dead_process() -> String {
     let mut child = Command::new("true").spawn().unwrap();
     let record = format!("{}-1-no-boot", child.id());
@@ -416,11 +416,14 @@ fn dead_process() -> String {
 fn leave_tasks(node: &Node) -> PathBuf {
     let state = node.path("state");
     for name in ["7.0.0", "7.1.3", "8.0.0"] {
-        fs::create_dir_all(state.join(name).join("deep/er")).unwrap();
-        fs::write(state.join(name).join("status.toml"), "").unwrap();
-        symlink(dead_process(), state.join(format!("{name}.process"))).unwrap();
+        leave_task(&state.join(name), &dead_process());
     }
     state
+}
+
+fn leave_task(dir: &Path, process: &str) {
+    fs::create_dir_all(dir).unwrap();
+    fs::write(dir.join("status.toml"), format!("vms = 1\nrunner = \"{process}\"\n")).unwrap();
 }
 
 fn entries(dir: &Path) -> Vec<String> {
@@ -439,7 +442,7 @@ fn the_epilog_of_a_job_removes_what_was_left_of_it_and_never_fails() {
         answer.contains("verbose: vm: removed 2 left over in LIBEXEC/state\njob_epilog = 0\njob_epilog = 0\n"),
         "{answer}"
     );
-    assert_eq!(entries(&state), ["8.0.0", "8.0.0.process"]);
+    assert_eq!(entries(&state), ["8.0.0"]);
     // Wrong arguments, no directory, no job number: nothing that should keep a node from the next job.
     let answer = node.play(Slurm::New, "script", "load\ninit nonsense\nhook job_epilog\ndeaf\nhook job_epilog\n");
     assert!(answer.ends_with("job_epilog = 0\njob_epilog = 0\nalive\n"), "{answer}");
@@ -454,14 +457,13 @@ fn slurmd_removes_at_its_start_what_no_process_uses() {
     let draft = node.path("templates/users/1000/.abc.50");
     fs::create_dir_all(draft.join("empty")).unwrap();
     // A task that runs while slurmd is started anew: this process stands for it.
-    fs::create_dir(state.join("9.0.0")).unwrap();
     let stat = fs::read_to_string("/proc/self/stat").unwrap();
     let started = stat.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap();
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-    symlink(format!("{}-{started}-{}", process::id(), boot.trim()), state.join("9.0.0.process")).unwrap();
+    leave_task(&state.join("9.0.0"), &format!("{}-{started}-{}", process::id(), boot.trim()));
     let answer = node.play(Slurm::Old, "slurmd", &after(INIT, "unload\n"));
     assert!(answer.contains("removed 3 left over in LIBEXEC/state\n") && answer.contains("init = 0\n"), "{answer}");
-    assert_eq!(entries(&state), ["9.0.0", "9.0.0.process"]);
+    assert_eq!(entries(&state), ["9.0.0"]);
     assert!(!draft.exists());
     assert_eq!(entries(&node.path("templates")), ["users"]);
 }

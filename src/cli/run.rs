@@ -112,7 +112,6 @@ pub fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<ExitStatu
         label: arguments.label,
         argv: arguments.command,
         batch_script: false,
-        state_dir: None,
         timing: arguments.timing,
         begin,
     };

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::unistd::{Pid, getppid};
+use nix::unistd::{Pid, Uid, getppid};
 
 use crate::config::Config;
 use crate::proto::ExitStatus;
@@ -35,9 +35,14 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitStatus> {
         .with_context(|| format!("{REQUEST_ENV} is not set: this program is started by Slurm's plugin spank_vm"))?;
     let request: VmRequest = text.parse()?;
     runner::log::init(request.verbose || std::env::var_os(VERBOSE_ENV).is_some());
+    let config = Config::load(request.config.as_deref())?;
+    ensure!(
+        config.allow_root || !Uid::effective().is_root(),
+        "jobs of root get no VM on this site: submit as an ordinary user, or set allow_root = true in the configuration"
+    );
     let argv = request.argv0.clone().into_iter().chain(arguments).collect();
     let slot = Slot {
-        config: Config::load(request.config.as_deref())?,
+        config,
         image: request.image,
         vms: request.vms_per_slot,
         memory_mib: request.memory_mib,
@@ -49,7 +54,6 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitStatus> {
         label: request.label,
         argv,
         batch_script: request.batch_script,
-        state_dir: request.state_dir,
         timing: std::env::var_os(TIMING_ENV).is_some(),
         begin,
     };

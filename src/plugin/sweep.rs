@@ -2,8 +2,8 @@
 //!
 //! A task's directory is left when its slurmstepd was killed or the node went down; the draft of a
 //! template and its lock, when the runner that made them was. The epilog sweeps its job's, slurmd all when
-//! it starts. What somebody uses is told by what only root writes or the kernel holds: the record beside a
-//! task's directory, the lock of a draft. A sweep may be repeated and interrupted, runs beside others, and
+//! it starts. What somebody uses is told by what only root writes or the kernel holds: the process that a
+//! task's directory names, the lock of a draft. A sweep may be repeated and interrupted, runs beside others, and
 //! ends at its deadline. Nothing here ever fails a hook: a failing epilog drains the node.
 
 #![forbid(unsafe_code)]
@@ -11,12 +11,10 @@
 use super::Plugin;
 use super::state_dir::{self, is_secure, open};
 use super::trash::{self, Trash};
-use crate::process::RECORD;
 use crate::spank::{Host, Level, try_lock};
-use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
@@ -48,29 +46,29 @@ fn report(host: &dyn Host, dir: &Path, swept: io::Result<usize>) {
     match swept {
         Ok(0) => {}
         Ok(count) => host.log(Level::Admin, &format!("removed {count} left over in {}", dir.display())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => host.log(Level::Admin, &format!("not all swept in {}: {error}", dir.display())),
     }
 }
 
-/// Removes the directories and records of tasks, of `job` or of all, whose process is gone; says how many.
+/// Removes the directories of tasks, of `job` or of all, whose process is gone; says how many.
 ///
 /// # Errors
 /// The first that could not be removed; the others are tried nevertheless.
 fn tasks(state_dir: &Path, job: Option<u32>, deadline: Instant) -> io::Result<usize> {
     is_secure(state_dir)?;
-    let mut names = BTreeSet::new();
+    let mut results = Vec::new();
     for entry in fs::read_dir(state_dir)? {
-        let name = entry?.file_name();
-        let name = name.to_str().map(|name| name.strip_suffix(RECORD).unwrap_or(name));
-        names.extend(name.filter(|name| is_task(name, job)).map(str::to_owned));
+        if Instant::now() >= deadline {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        let entry = entry?;
+        let is_task = entry.file_name().to_str().is_some_and(|name| is_task(name, job));
+        if is_task && !state_dir::is_in_use(&entry.path()) {
+            results.push(state_dir::remove(&entry.path()));
+        }
     }
-    let stale = names.into_iter().map(|name| state_dir.join(name)).filter(|path| !state_dir::is_in_use(path));
-    let mut results: Vec<_> = stale.map(|path| state_dir::remove_until(&path, deadline)).collect();
     let count = results.len();
-    if job.is_none() && state_dir.join(trash::NAME).exists() {
-        results.push(Trash::below(state_dir)?.empty(deadline));
-    }
     results.into_iter().collect::<io::Result<()>>().map(|()| count)
 }
 
@@ -122,7 +120,7 @@ fn left_over(shelf: &File, name: &OsStr, trash: &mut Trash) -> Option<io::Result
     match free_lock(shelf, key) {
         Ok(None) => None,
         Ok(Some(_held)) => Some(trash.take(&path)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(trash.take(&path)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Some(trash.take(&path)),
         Err(error) => Some(Err(error)),
     }
 }
@@ -143,7 +141,7 @@ fn free_lock(shelf: &File, key: &str) -> io::Result<Option<File>> {
 mod tests {
     use super::*;
     use crate::process::Process;
-    use std::os::unix::fs::{MetadataExt, symlink};
+    use std::os::unix::fs::symlink;
     use std::path::PathBuf;
 
     fn soon() -> Instant {
@@ -159,14 +157,10 @@ mod tests {
 
     /// A task's directory as slurmstepd left it, of a process that runs or does not.
     fn task(parent: &Path, name: &str, alive: bool) -> PathBuf {
-        let meta = fs::metadata("/proc/self").unwrap();
+        let this = Process::this().unwrap().to_string();
+        let runner = if alive { this } else { this.replacen('-', "0-", 1) };
         let dir = parent.join(name);
-        state_dir::create(&dir, (meta.uid(), meta.gid())).unwrap();
-        if !alive {
-            let record = parent.join(format!("{name}{RECORD}"));
-            fs::remove_file(&record).unwrap();
-            symlink(Process::this().unwrap().to_string().replacen('-', "0-", 1), record).unwrap();
-        }
+        state_dir::create(&dir, &format!("{}\"{runner}\"\n", state_dir::RUNNER_KEY)).unwrap();
         dir
     }
 
@@ -180,10 +174,7 @@ mod tests {
         }
         fs::write(root.path().join("kvm-broken"), "").unwrap();
         assert_eq!(tasks(root.path(), Some(7), soon()).unwrap(), 2);
-        assert_eq!(
-            names(root.path()),
-            ["7.1.0", "7.1.0.process", "77.0.0", "77.0.0.process", "8.0.0", "8.0.0.process", "kvm-broken"]
-        );
+        assert_eq!(names(root.path()), ["7.1.0", "77.0.0", "8.0.0", "kvm-broken"]);
         assert_eq!(tasks(root.path(), Some(7), soon()).unwrap(), 0);
     }
 
@@ -192,13 +183,11 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         task(root.path(), "7.0.0", true);
         task(root.path(), "8.0.0", false);
-        // Half of what slurmstepd makes: a record, a directory, something that was being removed.
-        symlink("no process", root.path().join("9.0.0.process")).unwrap();
-        fs::create_dir_all(root.path().join("10.0.0/deep")).unwrap();
-        fs::create_dir_all(root.path().join(trash::NAME).join("3/deep")).unwrap();
         fs::write(root.path().join("kvm-broken"), "").unwrap();
-        assert_eq!(tasks(root.path(), None, soon()).unwrap(), 3);
-        assert_eq!(names(root.path()), ["7.0.0", "7.0.0.process", "kvm-broken"]);
+        fs::create_dir(root.path().join("of-the-site")).unwrap();
+        assert_eq!(tasks(root.path(), None, soon()).unwrap(), 1);
+        assert_eq!(names(root.path()), ["7.0.0", "kvm-broken", "of-the-site"]);
+        assert_eq!(tasks(root.path(), None, Instant::now()).unwrap_err().kind(), ErrorKind::TimedOut);
     }
 
     #[test]
@@ -211,7 +200,7 @@ mod tests {
         tasks(&state, None, soon()).unwrap_err();
         assert!(state.join("8.0.0").exists());
         let missing = tasks(Path::new("/nonexistent/state"), None, soon()).unwrap_err();
-        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        assert_eq!(missing.kind(), ErrorKind::NotFound);
     }
 
     #[test]

@@ -13,6 +13,8 @@ mod accel;
 mod attempt;
 mod child;
 mod environment;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod log;
 mod monitor;
 mod plan;
@@ -88,8 +90,6 @@ pub struct Slot {
     pub argv: Vec<OsString>,
     /// `argv[0]` is a batch script that exists on the host only.
     pub batch_script: bool,
-    /// The task's directory, made by the plugin.
-    pub state_dir: Option<PathBuf>,
     /// Print the phases of each VM to stderr at the end.
     pub timing: bool,
     /// When the work for this slot began.
@@ -263,7 +263,6 @@ pub fn try_kvm(config: &Config, image: &ImageName) -> anyhow::Result<Duration> {
         label: false,
         argv: vec!["true".into()],
         batch_script: false,
-        state_dir: None,
         timing: false,
         begin,
     };

@@ -14,6 +14,8 @@ use std::time::Instant;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
 
+use super::child::TURN;
+
 /// Id of the device that memory is plugged through, as on QEMU's command line.
 pub const MEMORY_DEVICE: &str = "plug";
 
@@ -21,7 +23,10 @@ pub const MEMORY_DEVICE: &str = "plug";
 const STATE_NAME: &str = "state";
 
 /// Longest line that is waited for; QEMU's own are shorter.
-const LINE_MAX: usize = 1 << 20;
+const LINE_MAX: usize = 64 * 1024;
+
+/// Longest complaint of QEMU that is repeated, in characters.
+const COMPLAINT_MAX: usize = 500;
 
 /// How QEMU reaches the file with the state of a template's devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,7 +148,8 @@ impl Monitor {
     /// Takes in what QEMU said.
     pub fn read(&mut self) {
         let mut buf = [0; 4096];
-        while let Ok(n @ 1..) = self.stream.read(&mut buf) {
+        for _ in 0..TURN {
+            let Ok(n @ 1..) = self.stream.read(&mut buf) else { return };
             self.line.extend_from_slice(&buf[..n]);
             while let Some(end) = self.line.iter().position(|&byte| byte == b'\n') {
                 let line: Vec<u8> = self.line.drain(..=end).collect();
@@ -158,8 +164,9 @@ impl Monitor {
     fn understand(&mut self, line: &[u8]) {
         let Ok(message) = serde_json::from_slice::<Value>(line) else { return };
         if let Some(why) = message["error"]["desc"].as_str() {
+            let why: String = why.chars().filter(|c| !c.is_control()).take(COMPLAINT_MAX).collect();
             tracing::debug!("QEMU's monitor: {why}");
-            self.complaint.get_or_insert(why.to_owned());
+            self.complaint.get_or_insert(why);
         }
         match (message["event"].as_str(), message["data"]["status"].as_str()) {
             (Some("MEMORY_DEVICE_SIZE_CHANGE"), _) => self.plugged = true,

@@ -11,6 +11,11 @@ pub struct Tail {
 /// What Linux says when it gives up.
 const PANIC: &str = "Kernel panic";
 
+/// Text of a guest, fit for a terminal and a log.
+pub fn printable(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).chars().filter(|c| !c.is_control()).take(1000).collect()
+}
+
 /// Bytes kept.
 const KEPT: usize = 16 * 1024;
 
