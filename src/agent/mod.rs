@@ -4,7 +4,7 @@
 //! boot      mounts, modules, root = image + overlay, switch root        boot, modules, rootfs
 //! port      find the runner's virtio-serial port, wait for HELLO        devices, port
 //! session   collect the task, start it, relay, report how it ended      session, task, exec, pump
-//! machine   what a session does to the guest as a whole                 machine, guest, memory, shares, accounts
+//! machine   what a session does to the guest as a whole                 machine, guest, memory, shares, accounts, traces
 //! ```
 //!
 //! Invariants:
@@ -35,6 +35,7 @@ mod session;
 mod shares;
 mod sys;
 mod task;
+mod traces;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
