@@ -60,7 +60,15 @@ impl Guest {
             .thread_block()
             .and_then(|()| SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK))
             .doing(|| "watch for dead children".to_owned())?;
-        Ok(Self { times, boot_error, shares: Shares::default(), children, keys: HostKeys::find(), traces: Traces::default(), arrival: None })
+        Ok(Self {
+            times,
+            boot_error,
+            shares: Shares::default(),
+            children,
+            keys: HostKeys::find(),
+            traces: Traces::default(),
+            arrival: None,
+        })
     }
 
     /// The shell of the account, or the one every image has.
@@ -71,11 +79,7 @@ impl Guest {
     }
 
     /// Appends to `path` the line that `missing` finds missing. A file that does not exist is empty.
-    fn append_missing(
-        &mut self,
-        path: &str,
-        missing: impl FnOnce(&[u8]) -> Option<Vec<u8>>,
-    ) -> Result<(), AgentError> {
+    fn append_missing(&mut self, path: &str, missing: impl FnOnce(&[u8]) -> Option<Vec<u8>>) -> Result<(), AgentError> {
         let text = fs::read(path).unwrap_or_default();
         let Some(line) = missing(&text) else { return Ok(()) };
         self.traces.append(Path::new(path), line).doing(|| format!("add a line to {path}"))
@@ -115,7 +119,9 @@ impl Machine for Guest {
         (id[6], id[8]) = (id[6] & 0x0f | 0x40, id[8] & 0x3f | 0x80);
         let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
         if Path::new("/etc").is_dir() {
-            self.traces.write(Path::new("/etc/machine-id"), (id + "\n").as_bytes()).doing(|| "write /etc/machine-id".to_owned())?;
+            self.traces
+                .write(Path::new("/etc/machine-id"), (id + "\n").as_bytes())
+                .doing(|| "write /etc/machine-id".to_owned())?;
         }
         self.keys.renew();
         Ok(())
@@ -179,7 +185,9 @@ impl Machine for Guest {
         self.append_missing("/etc/group", |text| missing_group_entry(text, &account.name, gid))?;
         let home = Path::new(std::ffi::OsStr::from_bytes(&account.home));
         if home.is_absolute() && !home.exists() {
-            self.traces.make_directories(Some(home)).doing(|| format!("create the home directory {}", home.display()))?;
+            self.traces
+                .make_directories(Some(home))
+                .doing(|| format!("create the home directory {}", home.display()))?;
             chown(home, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
                 .doing(|| format!("give {} to the user", home.display()))?;
         }
@@ -254,4 +262,3 @@ impl Machine for Guest {
         }
     }
 }
-

@@ -13,6 +13,7 @@ use anyhow::Context;
 use super::child::{Files, QemuProcess};
 use super::qemu::{Accel, Machine, Start, TemplateFds, VmSpec};
 use super::relay::Relay;
+use super::save::{self, RootSink, Saved};
 use super::signals::{Signal, Signals};
 use super::stdio::Output;
 use super::template::{self, Obtained, Recipe, Shape, Template, Terms};
@@ -21,6 +22,7 @@ use super::vm::{End, Outputs, Phase, Vm};
 use super::{Parts, Slot, scratch};
 use crate::config::StartChoice;
 use crate::notice;
+use crate::proto::ExitStatus;
 use crate::state::{self, Status};
 
 /// A start that takes longer than this is announced to a person who waits at a terminal.
@@ -137,6 +139,7 @@ impl Vms<'_> {
             signals: self.signals,
             task: &parts.task,
             shares: &parts.shares,
+            links: &parts.image.entry.links,
             cpus: template.filter(|(shape, _)| shape.cpus > parts.size.cpus).map(|_| parts.size.cpus as u16),
             memory: template.and_then(|(shape, _)| shape.bytes_to_plug(parts.size)).map(Shape::beyond_template),
             deadline: Instant::now() + self.boot_timeout,
@@ -144,7 +147,13 @@ impl Vms<'_> {
             notice_at: self.notice_at,
             image: slot.image.as_str(),
         };
-        let interrupted = relay.run()?;
+        if slot.save.is_some() {
+            relay.vms[0].keep = true;
+        }
+        let mut interrupted = relay.run()?;
+        if let (Some(sink), None) = (&slot.save, interrupted) {
+            interrupted = self.save(&mut relay.vms[0], &**sink);
+        }
         for vm in &mut relay.vms {
             vm.bury();
             tracing::info!(image = %slot.image, vm = vm.index, phases = %vm.moments, "vm ended");
@@ -160,6 +169,22 @@ impl Vms<'_> {
             Some(signal) => Outcome::Died(signal),
             None => Outcome::Ended(relay.vms.into_iter().map(end).collect()),
         })
+    }
+
+    /// Saves the root of a VM whose command has succeeded.
+    fn save(&self, vm: &mut Vm, sink: &dyn RootSink) -> Option<Signal> {
+        if vm.phase != Phase::Ended(End::Exited(ExitStatus::Code(0))) {
+            notice::line(&format!("warning: {} is not made, because the command failed", sink.name()));
+            return None;
+        }
+        match save::save(&mut vm.process, sink, &self.parts.image, self.signals, self.boot_timeout) {
+            Saved::Done => None,
+            Saved::Interrupted(signal) => Some(signal),
+            Saved::Failed(why) => {
+                vm.phase = Phase::Ended(End::NotSaved(why));
+                None
+            }
+        }
     }
 
     fn start(

@@ -15,6 +15,7 @@ use super::signals::{Signal, Signals, is_fatal};
 use super::stdio::terminal_size;
 use super::task::{self, Task};
 use super::vm::{Outputs, Phase, Vm};
+use crate::image::Links;
 use crate::notice;
 use crate::proto::{DATA_CHUNK, Stream, ToGuest};
 
@@ -31,6 +32,8 @@ pub struct Relay<'a> {
     pub task: &'a Task,
     /// What the guests see of the host.
     pub shares: &'a [Share],
+    /// Links that the image wants to them.
+    pub links: &'a Links,
     /// Processors that the command may use, where the guests have more.
     pub cpus: Option<u16>,
     /// Bytes that are plugged into each guest beside what its template has.
@@ -170,7 +173,7 @@ impl Relay<'_> {
             if let Some(bytes) = self.memory {
                 ToGuest::Memory(bytes).encode(0, &mut description);
             }
-            self.task.describe(vm.index as u32, count, self.shares, &mut description)?;
+            self.task.describe(vm.index as u32, count, self.shares, self.links, &mut description)?;
             vm.start(&description);
         }
         Ok(())
