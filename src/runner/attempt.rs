@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use super::child::{Files, QemuProcess};
-use super::qemu::{Accel, Machine, Start, TemplateFds, VmSpec};
+use super::qemu::{Accel, Machine, Start, System, TemplateFds, VmSpec};
 use super::relay::Relay;
 use super::signals::{Signal, Signals};
 use super::stdio::Output;
@@ -136,6 +136,7 @@ impl Vms<'_> {
             outputs,
             signals: self.signals,
             task: &parts.task,
+            takes_stdin: true,
             shares: &parts.shares,
             cpus: template.filter(|(shape, _)| shape.cpus > parts.size.cpus).map(|_| parts.size.cpus as u16),
             memory: template.and_then(|(shape, _)| shape.bytes_to_plug(parts.size)).map(Shape::beyond_template),
@@ -180,11 +181,14 @@ impl Vms<'_> {
                 let fds = TemplateFds { ram, state, abilities: template.abilities() };
                 let scratch = scratch::create(template.scratch(), scratch_dir)?;
                 device_state = Some(opened.state.try_clone()?);
-                (Start::Clone(shape, fds), Files { scratch, template: Some(opened) })
+                (Start::Clone(shape, fds), Files { scratch: Some(scratch), template: Some(opened), disks: Vec::new() })
             }
             None => {
                 let original = File::open(parts.kit.scratch()).context("the kit's scratch disk")?;
-                (Start::Boot(parts.size), Files { scratch: scratch::create(&original, scratch_dir)?, template: None })
+                (
+                    Start::Boot(parts.size),
+                    Files { scratch: Some(scratch::create(&original, scratch_dir)?), ..Files::default() },
+                )
             }
         };
         let mut process = QemuProcess::spawn(&parts.qemu, files, |inherited| {
@@ -194,8 +198,7 @@ impl Vms<'_> {
                 start,
                 kernel: &kernel,
                 initramfs: &initramfs,
-                image: &parts.image,
-                scratch: inherited.files.scratch.as_raw_fd(),
+                system: System::Image(&parts.image, inherited.files.scratch_fd()),
                 channel: inherited.channel.as_raw_fd(),
                 console: inherited.console.as_raw_fd(),
                 monitor: inherited.monitor.as_raw_fd(),

@@ -13,6 +13,7 @@ mod accel;
 mod attempt;
 mod child;
 mod environment;
+pub mod helper;
 pub mod log;
 mod monitor;
 mod plan;
@@ -48,7 +49,7 @@ use self::signals::Signals;
 use self::stdio::{RawTerminal, same_file, terminal_size};
 use self::task::Task;
 use self::vm::End;
-use crate::config::{AccelChoice, Config, MachineChoice};
+use crate::config::{AccelChoice, Config};
 use crate::image::{Catalogue, Image};
 use crate::kit::Kit;
 use crate::notice;
@@ -121,13 +122,7 @@ pub fn run(slot: &Slot) -> anyhow::Result<ExitStatus> {
     let boot_timeout = trial.unwrap_or(parts.boot_timeout);
     let mut outcome = attempt::run(slot, &parts, &signals, decision.accel, boot_timeout)?;
     if decision.may_fall_back && outcome.never_came_up() {
-        notice::line(
-            "warning: KVM does not run guests on this node although /dev/kvm can be opened; using emulation, \
-             which is slower (the administrator can set accel = 'tcg' to silence this)",
-        );
-        if let Err(error) = accel::remember_broken(&slot.config.state_dir, &parts.qemu) {
-            tracing::debug!("the verdict on KVM is not kept: {error:#}");
-        }
+        accel::report_broken(&slot.config.state_dir, &parts.qemu);
         outcome = attempt::run(slot, &parts, &signals, Accel::Tcg, parts.boot_timeout)?;
     }
     drop(terminal);
@@ -177,10 +172,7 @@ fn prepare(slot: &Slot) -> anyhow::Result<Parts> {
         ensure!(mount.source.is_dir(), "--vm-mount={mount}: {} is no directory on {}", mount.source.display(), node());
     }
     let shares = shares::choose(&[slot.mounts.as_slice(), config.shares.as_slice()].concat(), &own);
-    let machine = match config.machine {
-        MachineChoice::Microvm => Machine::Microvm,
-        MachineChoice::Auto | MachineChoice::Q35 => Machine::Q35,
-    };
+    let machine = Machine::chosen(config.machine);
     // VMs that share a processor boot one after the other in effect.
     let turns = vms.div_ceil(cpus);
     let boot_timeout = Duration::from_secs(config.boot_timeout_s) * turns;
