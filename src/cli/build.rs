@@ -63,7 +63,7 @@ fn build(config: &Config, arguments: Arguments) -> anyhow::Result<ExitStatus> {
     read.with_context(|| format!("the script {} cannot be read", script.display()))?;
     ensure!(first == *b"#!", "the script {} must begin with a line such as '#!/bin/sh'", script.display());
     let Arguments { name, dir, replace, .. } = arguments;
-    let sink = SaveAs::new(&SaveSpec { name, dir, replace }, arguments.description, config)?;
+    let save = SaveAs::new(&SaveSpec { name, dir, replace }, arguments.description, config)?;
     let slot = Slot {
         config: config.clone(),
         image: arguments.from,
@@ -74,7 +74,7 @@ fn build(config: &Config, arguments: Arguments) -> anyhow::Result<ExitStatus> {
         mounts: arguments.mount,
         as_root: true,
         variables: Vec::new(),
-        save: Some(Box::new(sink)),
+        save: Some(save),
         label: false,
         argv: vec![script.into()],
         batch_script: true,

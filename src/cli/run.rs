@@ -114,7 +114,7 @@ pub fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<ExitStatu
         mounts: arguments.mount,
         as_root: arguments.root,
         variables: arguments.env.unwrap_or_default(),
-        save: save.transpose()?.map(|sink| Box::new(sink) as _),
+        save: save.transpose()?,
         label: arguments.label,
         argv: arguments.command,
         batch_script: false,

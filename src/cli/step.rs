@@ -38,7 +38,7 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitStatus> {
         mounts: request.mounts,
         as_root: request.as_root,
         variables: request.variables,
-        save: save.transpose()?.map(|sink| Box::new(sink) as _),
+        save: save.transpose()?,
         label: request.label,
         argv,
         batch_script: request.batch_script,

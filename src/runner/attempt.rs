@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use super::child::{Files, QemuProcess};
-use super::qemu::{Accel, Machine, Start, TemplateFds, VmSpec};
+use super::qemu::{Accel, Machine, Start, System, TemplateFds, VmSpec};
 use super::relay::Relay;
-use super::save::{self, RootSink, Saved};
+use super::save::{self, SaveAs, Saved};
 use super::signals::{Signal, Signals};
 use super::stdio::Output;
 use super::template::{self, Obtained, Recipe, Shape, Template, Terms};
@@ -138,6 +138,7 @@ impl Vms<'_> {
             outputs,
             signals: self.signals,
             task: &parts.task,
+            takes_stdin: true,
             shares: &parts.shares,
             links: &parts.image.entry.links,
             cpus: template.filter(|(shape, _)| shape.cpus > parts.size.cpus).map(|_| parts.size.cpus as u16),
@@ -151,8 +152,8 @@ impl Vms<'_> {
             relay.vms[0].keep = true;
         }
         let mut interrupted = relay.run()?;
-        if let (Some(sink), None) = (&slot.save, interrupted) {
-            interrupted = self.save(&mut relay.vms[0], &**sink);
+        if let (Some(image), None) = (&slot.save, interrupted) {
+            interrupted = self.save(&mut relay.vms[0], image);
         }
         for vm in &mut relay.vms {
             vm.bury();
@@ -172,12 +173,12 @@ impl Vms<'_> {
     }
 
     /// Saves the root of a VM whose command has succeeded.
-    fn save(&self, vm: &mut Vm, sink: &dyn RootSink) -> Option<Signal> {
+    fn save(&self, vm: &mut Vm, image: &SaveAs) -> Option<Signal> {
         if vm.phase != Phase::Ended(End::Exited(ExitStatus::Code(0))) {
-            notice::line(&format!("warning: {} is not made, because the command failed", sink.name()));
+            notice::line(&format!("warning: {} is not made, because the command failed", image.name()));
             return None;
         }
-        match save::save(&mut vm.process, sink, &self.parts.image, self.signals, self.boot_timeout) {
+        match save::save(&mut vm.process, image, &self.parts.image, self.signals, self.boot_timeout) {
             Saved::Done => None,
             Saved::Interrupted(signal) => Some(signal),
             Saved::Failed(why) => {
@@ -205,11 +206,14 @@ impl Vms<'_> {
                 let fds = TemplateFds { ram, state, abilities: template.abilities() };
                 let scratch = scratch::create(template.scratch(), scratch_dir)?;
                 device_state = Some(opened.state.try_clone()?);
-                (Start::Clone(shape, fds), Files { scratch, template: Some(opened) })
+                (Start::Clone(shape, fds), Files { scratch: Some(scratch), template: Some(opened), disks: Vec::new() })
             }
             None => {
                 let original = File::open(parts.kit.scratch()).context("the kit's scratch disk")?;
-                (Start::Boot(parts.size), Files { scratch: scratch::create(&original, scratch_dir)?, template: None })
+                (
+                    Start::Boot(parts.size),
+                    Files { scratch: Some(scratch::create(&original, scratch_dir)?), ..Files::default() },
+                )
             }
         };
         let mut process = QemuProcess::spawn(&parts.qemu, files, |inherited| {
@@ -219,8 +223,7 @@ impl Vms<'_> {
                 start,
                 kernel: &kernel,
                 initramfs: &initramfs,
-                image: &parts.image,
-                scratch: inherited.files.scratch.as_raw_fd(),
+                system: System::Image(&parts.image, inherited.files.scratch_fd()),
                 channel: inherited.channel.as_raw_fd(),
                 console: inherited.console.as_raw_fd(),
                 monitor: inherited.monitor.as_raw_fd(),

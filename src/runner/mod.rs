@@ -13,6 +13,7 @@ mod accel;
 mod attempt;
 mod child;
 mod environment;
+pub mod helper;
 pub mod log;
 mod monitor;
 mod plan;
@@ -49,7 +50,7 @@ use self::signals::Signals;
 use self::stdio::{RawTerminal, same_file, terminal_size};
 use self::task::Task;
 use self::vm::End;
-use crate::config::{AccelChoice, Config, MachineChoice};
+use crate::config::{AccelChoice, Config};
 use crate::image::{Catalogue, Image};
 use crate::kit::Kit;
 use crate::notice;
@@ -57,7 +58,7 @@ use crate::proto::{ExitStatus, FailKind};
 use crate::request::{EnvEntry, ImageName, ShareSpec};
 
 pub use self::prebuild::{Prebuilt, prebuild};
-pub use self::save::{RootSink, SaveAs};
+pub use self::save::SaveAs;
 pub use self::signals::die_by;
 
 /// Exit code when not the command but the VM failed: as container runtimes do, above what programs use.
@@ -84,8 +85,8 @@ pub struct Slot {
     pub as_root: bool,
     /// Variables that the command gets in any case.
     pub variables: Vec<EnvEntry>,
-    /// Gets the root of the first VM if its command succeeds.
-    pub save: Option<Box<dyn RootSink>>,
+    /// Image that the first VM's root becomes if its command succeeds.
+    pub save: Option<SaveAs>,
     /// Each line of output is preceded by its VM's number.
     pub label: bool,
     /// The command; empty is an error.
@@ -127,13 +128,7 @@ pub fn run(slot: &Slot) -> anyhow::Result<ExitStatus> {
     let boot_timeout = trial.unwrap_or(parts.boot_timeout);
     let mut outcome = attempt::run(slot, &parts, &signals, decision.accel, boot_timeout)?;
     if decision.may_fall_back && outcome.never_came_up() {
-        notice::line(
-            "warning: KVM does not run guests on this node although /dev/kvm can be opened; using emulation, \
-             which is slower (the administrator can set accel = 'tcg' to silence this)",
-        );
-        if let Err(error) = accel::remember_broken(&slot.config.state_dir, &parts.qemu) {
-            tracing::debug!("the verdict on KVM is not kept: {error:#}");
-        }
+        accel::report_broken(&slot.config.state_dir, &parts.qemu);
         outcome = attempt::run(slot, &parts, &signals, Accel::Tcg, parts.boot_timeout)?;
     }
     drop(terminal);
@@ -196,10 +191,7 @@ fn prepare(slot: &Slot) -> anyhow::Result<Parts> {
             );
         }
     }
-    let machine = match config.machine {
-        MachineChoice::Microvm => Machine::Microvm,
-        MachineChoice::Auto | MachineChoice::Q35 => Machine::Q35,
-    };
+    let machine = Machine::chosen(config.machine);
     // VMs that share a processor boot one after the other in effect.
     let turns = vms.div_ceil(cpus);
     let boot_timeout = Duration::from_secs(config.boot_timeout_s) * turns;

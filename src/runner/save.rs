@@ -1,9 +1,8 @@
 //! Keeping a VM's root: a second session with the agent, whose command is the agent's own exporter. What it
-//! writes is an archive, which a [`RootSink`] takes.
+//! writes goes through the importer, as any archive does.
 
 #![forbid(unsafe_code)]
 
-use std::fmt;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -18,6 +17,10 @@ use crate::image::{Image, ImportOptions, NewImage, import, packer_exists};
 use crate::notice;
 use crate::proto::{self, DATA_CHUNK, Decoder, ExitStatus, ProtoError, RecvWindow, Stream, ToGuest, ToHost};
 use crate::request::SaveSpec;
+
+/// The agent as the program that writes the root as an archive. Other mounts than that over `/etc` are no part of
+/// the root: shares, the kernel's file systems, memory.
+const EXPORTER: [&str; 7] = ["/proc/self/exe", "export", "/", "--include", "/etc", "--hollow", "/tmp"];
 
 /// Memory that packing takes from the task, in MiB.
 pub const OVERHEAD_MIB: u64 = 80;
@@ -39,19 +42,7 @@ pub enum Saved {
     Interrupted(Signal),
 }
 
-/// What becomes of a root that is saved.
-pub trait RootSink: fmt::Debug {
-    /// What it will be, for messages.
-    fn name(&self) -> String;
-
-    /// Reads the tar archive of a root that was one of `base`, and says what came of it.
-    ///
-    /// # Errors
-    /// Why nothing did; the text is for the user.
-    fn take(&self, archive: &mut dyn Read, base: &Image) -> anyhow::Result<String>;
-}
-
-/// Makes an image of it. The image inherits from its base how it is started.
+/// The image that is to be made. It inherits from its base how it is started.
 #[derive(Debug)]
 pub struct SaveAs {
     place: NewImage,
@@ -68,14 +59,14 @@ impl SaveAs {
         let place = NewImage::find(spec, &config.image_dirs)?;
         Ok(Self { place, description })
     }
-}
 
-impl RootSink for SaveAs {
-    fn name(&self) -> String {
+    /// What it will be, for messages.
+    pub fn name(&self) -> String {
         format!("image '{}' in {}", self.place.name, self.place.dir.display())
     }
 
-    fn take(&self, archive: &mut dyn Read, base: &Image) -> anyhow::Result<String> {
+    /// Packs the tar archive of a root that was one of `base`, and says what came of it.
+    fn pack(&self, archive: &mut dyn Read, base: &Image) -> anyhow::Result<String> {
         let (place, entry) = (&self.place, &base.entry);
         let options = ImportOptions {
             name: place.name.clone(),
@@ -92,19 +83,19 @@ impl RootSink for SaveAs {
     }
 }
 
-/// Hands the root of the guest, whose command has ended, to `sink`; `base` is the image it started from.
+/// Hands the root of the guest, whose command has ended, to the packer; `base` is the image it started from.
 pub fn save(
     process: &mut QemuProcess,
-    sink: &dyn RootSink,
+    image: &SaveAs,
     base: &Image,
     signals: &Signals,
     boot_timeout: Duration,
 ) -> Saved {
     if io::stderr().is_terminal() {
-        notice::line(&format!("saving {} …", sink.name()));
+        notice::line(&format!("saving {} …", image.name()));
     }
     let mut archive = RootArchive::open(process, signals, boot_timeout.max(PATIENCE));
-    let outcome = sink.take(&mut archive, base);
+    let outcome = image.pack(&mut archive, base);
     let failure = archive.failure.take();
     if let Some(signal) = archive.interrupted.or_else(|| fatal_signal(signals)).filter(|_| outcome.is_err()) {
         return Saved::Interrupted(signal);
@@ -118,7 +109,7 @@ pub fn save(
             let why = failure.unwrap_or_else(|| format!("{error:#}"));
             let full = ["No space left", "quota", "limit for files"].iter().any(|word| why.contains(word));
             let advice = if full { "; make room there or choose another place" } else { "" };
-            Saved::Failed(format!("{}: {why}{advice}", sink.name()))
+            Saved::Failed(format!("{}: {why}{advice}", image.name()))
         }
     }
 }
@@ -191,7 +182,7 @@ impl<'a> RootArchive<'a> {
         self.send(&ToGuest::TakeBack);
         self.send(&ToGuest::Credentials { uid: 0, gid: 0, umask: 0o022, groups: Vec::new() });
         self.send(&ToGuest::Cwd(b"/"));
-        for word in ["/proc/self/exe", "save"] {
+        for word in EXPORTER {
             self.send(&ToGuest::Arg(word.as_bytes()));
         }
         self.send(&ToGuest::Start);
