@@ -8,7 +8,7 @@ use anyhow::Context;
 use crate::config::Config;
 use crate::proto::ExitStatus;
 use crate::request::{REQUEST_ENV, VmRequest};
-use crate::runner::{self, Slot};
+use crate::runner::{self, SaveAs, Slot};
 
 /// Set to anything, prints the phases of every VM of the step to its stderr.
 const TIMING_ENV: &str = "SPANK_VM_TIMING";
@@ -24,8 +24,12 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitStatus> {
     let request: VmRequest = text.parse()?;
     runner::log::init(request.verbose || std::env::var_os(VERBOSE_ENV).is_some());
     let argv = request.argv0.clone().into_iter().chain(arguments).collect();
+    let config = Config::load(request.config.as_deref())?;
+    // One image for the step: its first task's.
+    let save = request.save.filter(|_| is_first_task());
+    let save = save.map(|spec| SaveAs::new(&spec, None, &config).with_context(|| format!("--vm-save={spec}")));
     let slot = Slot {
-        config: Config::load(request.config.as_deref())?,
+        config,
         image: request.image,
         vms: request.vms_per_slot,
         memory_mib: request.memory_mib,
@@ -34,12 +38,19 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitStatus> {
         mounts: request.mounts,
         as_root: request.as_root,
         variables: request.variables,
+        save: save.transpose()?,
         label: request.label,
         argv,
         batch_script: request.batch_script,
+        script_path: None,
         state_dir: request.state_dir,
         timing: std::env::var_os(TIMING_ENV).is_some(),
         begin,
     };
     runner::run(&slot)
+}
+
+/// Whether this is the first task of its step. A batch script is.
+fn is_first_task() -> bool {
+    std::env::var("SLURM_PROCID").map_or(true, |rank| rank == "0")
 }
