@@ -138,6 +138,7 @@ fn only_what_slurm_looks_for_is_exported() {
             "slurm_spank_exit",
             "slurm_spank_init",
             "slurm_spank_init_post_opt",
+            "slurm_spank_job_epilog",
             "slurm_spank_local_user_init",
             "slurm_spank_task_exit",
             "slurm_spank_task_init",
@@ -175,7 +176,7 @@ fn the_task_of_a_vm_job_becomes_the_step_program_on_an_old_slurm() {
         after(
             ALL_WELL,
             "option vm-image = 0\noption vms-per-slot = 0\nexecve LIBEXEC/spank-vm-step 1\n\
-             with SPANK_VM_REQUEST=image=debian12 vms=4 argv0=sleep mem=500 state=LIBEXEC/state/7.0.0\n\
+             with SPANK_VM_REQUEST=image=debian12 vms=4 argv0=sleep mem=500\n\
              task ended with 0\nalive\n"
         )
     );
@@ -188,7 +189,7 @@ fn the_step_program_is_put_before_the_command_where_slurm_can_do_that() {
     assert!(
         answer.ends_with(
             "execve LIBEXEC/spank-vm-step sleep 1\n\
-             with SPANK_VM_REQUEST=image=debian12 vms=1 state=LIBEXEC/state/7.0.0\n\
+             with SPANK_VM_REQUEST=image=debian12 vms=1\n\
              task ended with 0\nalive\n"
         ),
         "{answer}"
@@ -286,7 +287,7 @@ fn options_lost_by_export_none_are_found_in_the_batch_step() {
     );
     let answer = node.play(Slurm::Old, "stepd", &script);
     assert!(answer.contains("execve LIBEXEC/spank-vm-step 1\n"), "{answer}");
-    assert!(answer.contains("image=debian12 vms=2 argv0=sleep script=1 state=LIBEXEC/state/7.batch.0"), "{answer}");
+    assert!(answer.contains("image=debian12 vms=2 argv0=sleep script=1"), "{answer}");
 }
 
 #[test]
@@ -401,4 +402,68 @@ mod panics {
         assert!(answer.contains("internal error") && !answer.contains("execve"), "{answer}");
         assert!(answer.ends_with("task ended with 1\nalive\n") && !answer.contains("Failed to invoke"), "{answer}");
     }
+}
+
+/// A process that ended, as a task's directory names it.
+fn dead_process() -> String {
+    let mut child = Command::new("true").spawn().unwrap();
+    let record = format!("{}-1-no-boot", child.id());
+    child.wait().unwrap();
+    record
+}
+
+/// The state directory as killed slurmstepds leave it: of job 7 and of job 8.
+fn leave_tasks(node: &Node) -> PathBuf {
+    let state = node.path("state");
+    for name in ["7.0.0", "7.1.3", "8.0.0"] {
+        leave_task(&state.join(name), &dead_process());
+    }
+    state
+}
+
+fn leave_task(dir: &Path, process: &str) {
+    fs::create_dir_all(dir).unwrap();
+    fs::write(dir.join("status.toml"), format!("vms = 1\nrunner = \"{process}\"\n")).unwrap();
+}
+
+fn entries(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn the_epilog_of_a_job_removes_what_was_left_of_it_and_never_fails() {
+    let node = Node::new();
+    let state = leave_tasks(&node);
+    let answer = node.play(Slurm::Old, "script", &after(INIT, "hook job_epilog\nhook job_epilog\nunload\n"));
+    assert!(
+        answer.contains("verbose: vm: removed 2 left over in LIBEXEC/state\njob_epilog = 0\njob_epilog = 0\n"),
+        "{answer}"
+    );
+    assert_eq!(entries(&state), ["8.0.0"]);
+    // Wrong arguments, no directory, no job number: nothing that should keep a node from the next job.
+    let answer = node.play(Slurm::New, "script", "load\ninit nonsense\nhook job_epilog\ndeaf\nhook job_epilog\n");
+    assert!(answer.ends_with("job_epilog = 0\njob_epilog = 0\nalive\n"), "{answer}");
+    let answer = node.play(Slurm::New, "script", "load\ninit state_dir=/nonexistent/state\nhook job_epilog\n");
+    assert!(answer.ends_with("init = 0\njob_epilog = 0\nalive\n"), "{answer}");
+}
+
+#[test]
+fn slurmd_removes_at_its_start_what_no_process_uses() {
+    let node = Node::new();
+    let state = leave_tasks(&node);
+    let draft = node.path("templates/users/1000/.abc.50");
+    fs::create_dir_all(draft.join("empty")).unwrap();
+    // A task that runs while slurmd is started anew: this process stands for it.
+    let stat = fs::read_to_string("/proc/self/stat").unwrap();
+    let started = stat.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    leave_task(&state.join("9.0.0"), &format!("{}-{started}-{}", process::id(), boot.trim()));
+    let answer = node.play(Slurm::Old, "slurmd", &after(INIT, "unload\n"));
+    assert!(answer.contains("removed 3 left over in LIBEXEC/state\n") && answer.contains("init = 0\n"), "{answer}");
+    assert_eq!(entries(&state), ["9.0.0"]);
+    assert!(!draft.exists());
+    assert_eq!(entries(&node.path("templates")), ["users"]);
 }

@@ -3,7 +3,7 @@
  * loads the real library, and calls its hooks in the order it reads from standard input. What the
  * hooks say and do comes out on standard output, one fact per line; tests/hooks.rs compares.
  *
- *     fake_slurmstepd LIBRARY srun|sbatch|stepd
+ *     fake_slurmstepd LIBRARY srun|sbatch|stepd|slurmd|script
  *
  *     load                  dlopen, as Slurm does; tells the release the plugin claims
  *     init [WORD...]        slurm_spank_init with these arguments from plugstack.conf
@@ -315,9 +315,11 @@ int main(int argc, char **argv)
 
 	if (argc != 3)
 		return 99;
-	context = !strcmp(argv[2], "stepd") ? S_CTX_REMOTE :
-		  !strcmp(argv[2], "srun")  ? S_CTX_LOCAL :
-					      S_CTX_ALLOCATOR;
+	context = !strcmp(argv[2], "stepd")  ? S_CTX_REMOTE :
+		  !strcmp(argv[2], "srun")   ? S_CTX_LOCAL :
+		  !strcmp(argv[2], "slurmd") ? S_CTX_SLURMD :
+		  !strcmp(argv[2], "script") ? S_CTX_JOB_SCRIPT :
+					       S_CTX_ALLOCATOR;
 	setvbuf(stdout, NULL, _IONBF, 0);
 	uid = getuid();
 	gid = getgid();
