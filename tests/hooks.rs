@@ -101,7 +101,13 @@ impl Node {
     }
 
     fn run(&self, slurm: Slurm, program: &str, script: &str, env: &[(&str, &str)]) -> Output {
-        let mut child = Command::new(fake(slurm))
+        self.run_by(Command::new("env"), slurm, program, script, env)
+    }
+
+    /// The same under another program's eyes.
+    fn run_by(&self, mut by: Command, slurm: Slurm, program: &str, script: &str, env: &[(&str, &str)]) -> Output {
+        let mut child = by
+            .arg(fake(slurm))
             .arg(library())
             .arg(program)
             .envs(env.iter().copied())
@@ -328,6 +334,79 @@ fn loading_and_unloading_over_and_over_leaves_the_host_well() {
     assert_eq!(answer.matches("task ended with 0").count(), 5, "{answer}");
     assert_eq!(answer.matches("execve LIBEXEC/spank-vm-step sleep 1").count(), 5, "{answer}");
     assert!(answer.ends_with("alive\n"), "{answer}");
+}
+
+/// What slurmstepd does from a job's begin to its end, and srun with another copy of the library.
+const ROUND: &str = "option vm-image debian12\noption vms-per-slot 65\noption vms-per-slot 4\noption vm-mount /sw:ro\n\
+                     option vm-env A=1,B\nset mem 1000\nset tasks 2\nenv A=1\ntask\nhook task_exit\nhook exit\nunload\n";
+
+#[test]
+fn no_descriptor_and_no_thread_is_left_behind() {
+    let node = Node::new();
+    let round = after(INIT, ROUND);
+    let answer = node.play(Slurm::New, "stepd", &format!("count\n{}count\n", round.repeat(50)));
+    let counts: Vec<&str> = answer.lines().filter(|line| line.contains(" descriptors, ")).collect();
+    assert!(counts[0].ends_with(", 1 threads"), "{counts:?}");
+    assert_eq!(counts[0], counts[1]);
+    assert_eq!(answer.matches("task ended with 0").count(), 50, "{answer}");
+}
+
+/// The library is loaded, called and unloaded under memcheck, which sees every use of memory that is not there.
+mod memory {
+    use super::*;
+
+    /// Plays `script`; what memcheck complained about, and bytes that were lost for good.
+    fn memcheck(program: &str, script: &str, env: &[(&str, &str)]) -> (String, u64) {
+        let node = Node::new();
+        let log = node.path("memcheck.%p");
+        let mut valgrind = Command::new("valgrind");
+        valgrind
+            .args(["--quiet", "--leak-check=full", "--show-leak-kinds=definite", "--keep-debuginfo=yes"])
+            .arg(format!("--log-file={}", log.display()));
+        let output = node.run_by(valgrind, Slurm::New, program, &after(INIT, script), env);
+        assert!(output.status.success(), "{output:?}");
+        let logs = fs::read_dir(node.root.path()).unwrap().flatten().map(|entry| entry.path());
+        let logs = logs.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("memcheck."));
+        let text: String = logs.map(|path| fs::read_to_string(path).unwrap()).collect();
+        let (leaks, errors): (Vec<&str>, Vec<&str>) = text
+            .split("== \n")
+            .filter(|block| block.contains("== "))
+            .partition(|block| block.contains("definitely lost in loss record"));
+        let bytes = leaks.iter().filter(|leak| leak.contains("spank_vm")).map(|leak| bytes_of(leak)).sum();
+        (errors.join("\n"), bytes)
+    }
+
+    /// `==7== 1,234 (1,000 direct, 234 indirect) bytes in 2 blocks are definitely lost …`
+    fn bytes_of(leak: &str) -> u64 {
+        let number = leak.split_whitespace().nth(1).unwrap().replace(',', "");
+        number.parse().unwrap_or_else(|_| panic!("{leak}"))
+    }
+
+    #[test]
+    fn nothing_is_read_or_freed_that_is_not_there_and_nothing_is_lost_per_job() {
+        let round = |n: usize| after(ROUND, &after(INIT, ROUND).repeat(n - 1));
+        let (few, lost_in_few) = memcheck("stepd", &round(2), &[]);
+        let (many, lost_in_many) = memcheck("stepd", &round(6), &[]);
+        assert_eq!((few.as_str(), many.as_str()), ("", ""));
+        assert_eq!(lost_in_few, lost_in_many);
+    }
+
+    #[test]
+    fn nor_in_a_client_that_hides_a_command() {
+        let script = "option vm-image debian12\nhook init_post_opt\nhook local_user_init\nshow\nhook exit\nunload\n";
+        assert_eq!(memcheck("srun", script, &[]).0, "");
+    }
+
+    /// The library panics on demand in debug builds only.
+    #[cfg(debug_assertions)]
+    #[test]
+    fn nor_when_a_hook_panics() {
+        let script = after(ROUND, &after(INIT, ROUND));
+        for hook in ["slurm_spank_task_init", "slurm_spank_task_exit", "slurm_spank_exit", "an option"] {
+            let (errors, _) = memcheck("stepd", &script, &[("SPANK_VM_TEST_PANIC", hook)]);
+            assert_eq!(errors, "", "{hook}");
+        }
+    }
 }
 
 #[test]
