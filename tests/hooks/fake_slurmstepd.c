@@ -239,7 +239,8 @@ static void load(const char *path)
 		die("dlopen", dlerror());
 	printf("loaded %s %s %06x\n", (char *) need("plugin_name"), (char *) need("plugin_type"),
 	       *(uint32_t *) need("plugin_version"));
-	option_count = 0;
+	while (option_count > 0)
+		free(options[--option_count].name);
 }
 
 static void set(const char *name, const char *number)
