@@ -14,6 +14,8 @@
 // println! and eprintln! panic when nobody reads any more: see `notice`.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+#[cfg(any(feature = "runner", feature = "agent"))]
+pub mod archive;
 #[cfg(any(feature = "plugin", feature = "runner"))]
 pub mod process;
 pub mod proto;

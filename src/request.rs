@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod save;
 mod share;
 mod variables;
 
@@ -16,6 +17,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+pub use self::save::SaveSpec;
 pub use self::share::{ShareSpec, parse_mounts};
 pub use self::variables::{EnvEntry, parse_variables};
 
@@ -53,6 +55,8 @@ pub struct VmRequest {
     pub as_root: bool,
     /// Variables that the command gets in any case.
     pub variables: Vec<EnvEntry>,
+    /// Keep the first VM's disk as an image.
+    pub save: Option<SaveSpec>,
     /// Every line of output is preceded by its VM's number.
     pub label: bool,
     /// Explain every phase on the step's stderr.
@@ -79,6 +83,7 @@ impl VmRequest {
             mounts: Vec::new(),
             as_root: false,
             variables: Vec::new(),
+            save: None,
             label: false,
             verbose: false,
             argv0: None,
@@ -225,6 +230,9 @@ impl fmt::Display for VmRequest {
         if !self.variables.is_empty() {
             write!(f, " env={}", Encoded(variables::variables_text(&self.variables).as_ref()))?;
         }
+        if let Some(save) = &self.save {
+            write!(f, " save={}", Encoded(save.to_string().as_ref()))?;
+        }
         if self.label {
             f.write_str(" label=1")?;
         }
@@ -266,6 +274,7 @@ impl FromStr for VmRequest {
                 "mount" => request.mounts = parse_mounts(&text(decoded()?)?)?,
                 "root" => request.as_root = value == "1",
                 "env" => request.variables = parse_variables(&text(decoded()?)?)?,
+                "save" => request.save = Some(text(decoded()?)?.parse()?),
                 "label" => request.label = value == "1",
                 "verbose" => request.verbose = value == "1",
                 "argv0" => request.argv0 = Some(decoded()?),
@@ -328,6 +337,7 @@ mod tests {
         request.mounts = parse_mounts("/sw:ro,/data 1:/mnt/%").unwrap();
         request.as_root = true;
         request.variables = parse_variables("A=x y\\,%,B").unwrap();
+        request.save = Some("/proj/x y/new,replace".parse().unwrap());
         request.label = true;
         request.verbose = true;
         request.memory_mib = Some(4096);

@@ -101,7 +101,13 @@ impl Node {
     }
 
     fn run(&self, slurm: Slurm, program: &str, script: &str, env: &[(&str, &str)]) -> Output {
-        let mut child = Command::new(fake(slurm))
+        self.run_by(Command::new("env"), slurm, program, script, env)
+    }
+
+    /// The same under another program's eyes.
+    fn run_by(&self, mut by: Command, slurm: Slurm, program: &str, script: &str, env: &[(&str, &str)]) -> Output {
+        let mut child = by
+            .arg(fake(slurm))
             .arg(library())
             .arg(program)
             .envs(env.iter().copied())
@@ -290,22 +296,26 @@ fn options_lost_by_export_none_are_found_in_the_batch_step() {
     assert!(answer.contains("image=debian12 vms=2 argv0=sleep script=1"), "{answer}");
 }
 
-#[test]
-fn the_task_s_directory_belongs_to_its_user_alone_and_is_swept_without_following_links() {
-    let node = Node::new();
-    // Root gives the directory to the job's user; a developer's test run has only itself.
+/// The job's user where root runs the tests; anybody else has only himself.
+fn user_of_job(node: &Node) -> u32 {
     let me = fs::metadata(node.root.path()).unwrap().uid();
-    let owner = if me == 0 { 65534 } else { me };
-    let script =
-        after(INIT, &format!("option vm-image debian12\nset uid {owner}\nset gid {owner}\nset tasks 2\ntask\n"));
-    // Group ids other than the own one cannot be given away by non-root either.
-    if me != 0 && fs::metadata(node.root.path()).unwrap().gid() != owner {
-        return;
-    }
+    if me == 0 { 65534 } else { me }
+}
+
+#[test]
+fn what_the_node_notes_of_a_task_is_root_s_and_is_swept_without_following_links() {
+    let node = Node::new();
+    let me = fs::metadata(node.root.path()).unwrap().uid();
+    let user = user_of_job(&node);
+    let script = after(INIT, &format!("option vm-image debian12\nset uid {user}\nset tasks 2\ntask\n"));
     node.play(Slurm::Old, "stepd", &script);
     let dir = node.path("state/7.0.0");
-    let meta = fs::metadata(&dir).unwrap();
-    assert_eq!((meta.uid(), meta.mode() & 0o7777), (owner, 0o700));
+    for (path, mode) in [(dir.clone(), 0o755), (dir.join("status.toml"), 0o644)] {
+        let meta = fs::metadata(path).unwrap();
+        assert_eq!((meta.uid(), meta.mode() & 0o7777), (me, mode));
+    }
+    let status = fs::read_to_string(dir.join("status.toml")).unwrap();
+    assert!(status.starts_with(&format!("image = \"debian12\"\nvms = 1\nuid = {user}\nrunner_pid = ")), "{status}");
 
     let precious = node.path("precious");
     fs::create_dir(&precious).unwrap();
@@ -320,6 +330,44 @@ fn the_task_s_directory_belongs_to_its_user_alone_and_is_swept_without_following
     assert!(precious.join("file").exists());
 }
 
+/// Between two jobs the user does to his own directory whatever he can think of.
+#[test]
+fn root_follows_nothing_that_a_user_puts_into_the_place_of_his_own_files() {
+    let node = Node::new();
+    fs::set_permissions(node.root.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let user = user_of_job(&node);
+    let job = after(
+        INIT,
+        &format!("option vm-image debian12\nset uid {user}\nset gid {user}\ntask\nhook task_exit\nhook exit\n"),
+    );
+    if fs::metadata(node.root.path()).unwrap().uid() != 0 {
+        // Only root can make a directory for another user.
+        return assert!(node.play(Slurm::New, "stepd", &job).ends_with("alive\n"));
+    }
+    node.play(Slurm::New, "stepd", &job);
+    let (own, precious) = (node.path(&format!("templates/users/{user}")), node.path("precious"));
+    fs::create_dir(&precious).unwrap();
+    fs::write(precious.join("file"), "kept").unwrap();
+    let before = fs::metadata(&precious).unwrap();
+    let ids = [format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".to_owned()];
+    let tricks = format!(
+        "mkfifo ram .x.1; ln -s {0} site; ln -s {0}/file x.lock; ln {0}/file hard; mkdir -p deep/er; ln -s / deep/er/root; \
+         cd ..; mv {user} other; rmdir {user}; ln -s {0} {user}; rm -rf ../users; touch ../../state/mine ../mine mine; true",
+        precious.display()
+    );
+    let mut shell = Command::new("setpriv");
+    shell.args(ids).args(["sh", "-c", &tricks]).current_dir(&own).stderr(Stdio::null());
+    assert!(shell.status().unwrap().success());
+    let answer = node.play(Slurm::New, "stepd", &job);
+    assert!(answer.contains("execve LIBEXEC/spank-vm-step") && answer.ends_with("alive\n"), "{answer}");
+    let meta = fs::symlink_metadata(&own).unwrap();
+    assert!(meta.is_dir() && meta.uid() == user && !own.with_file_name("mine").exists());
+    assert!(!node.path("state/mine").exists() && !node.path("templates/mine").exists());
+    let now = fs::metadata(&precious).unwrap();
+    assert_eq!((now.uid(), now.mode(), now.nlink()), (before.uid(), before.mode(), before.nlink()));
+    assert_eq!(fs::read_to_string(precious.join("file")).unwrap(), "kept");
+}
+
 #[test]
 fn loading_and_unloading_over_and_over_leaves_the_host_well() {
     let node = Node::new();
@@ -329,6 +377,77 @@ fn loading_and_unloading_over_and_over_leaves_the_host_well() {
     assert_eq!(answer.matches("task ended with 0").count(), 5, "{answer}");
     assert_eq!(answer.matches("execve LIBEXEC/spank-vm-step sleep 1").count(), 5, "{answer}");
     assert!(answer.ends_with("alive\n"), "{answer}");
+}
+
+/// What slurmstepd does from a job's begin to its end, and srun with another copy of the library.
+const ROUND: &str = "option vm-image debian12\noption vms-per-slot 65\noption vms-per-slot 4\noption vm-mount /sw:ro\n\
+                     option vm-env A=1,B\nset mem 1000\nset tasks 2\nenv A=1\ntask\nhook task_exit\nhook exit\nunload\n";
+
+#[test]
+fn no_descriptor_and_no_thread_is_left_behind() {
+    let node = Node::new();
+    let round = after(INIT, ROUND);
+    let answer = node.play(Slurm::New, "stepd", &format!("count\n{}count\n", round.repeat(50)));
+    let counts: Vec<&str> = answer.lines().filter(|line| line.contains(" descriptors, ")).collect();
+    assert!(counts[0].ends_with(", 1 threads"), "{counts:?}");
+    assert_eq!(counts[0], counts[1]);
+    assert_eq!(answer.matches("task ended with 0").count(), 50, "{answer}");
+}
+
+/// The library is loaded, called and unloaded under memcheck, which sees every use of memory that is not there.
+mod memory {
+    use super::*;
+
+    /// Plays `script`; what memcheck complained about, and bytes that were lost for good.
+    fn memcheck(program: &str, script: &str, env: &[(&str, &str)]) -> (String, u64) {
+        let node = Node::new();
+        let log = node.path("memcheck.%p");
+        let mut valgrind = Command::new("valgrind");
+        valgrind
+            .args(["--quiet", "--leak-check=full", "--show-leak-kinds=definite", "--keep-debuginfo=yes"])
+            .arg(format!("--log-file={}", log.display()));
+        let output = node.run_by(valgrind, Slurm::New, program, &after(INIT, script), env);
+        assert!(output.status.success(), "{output:?}");
+        let logs = fs::read_dir(node.root.path()).unwrap().flatten().map(|entry| entry.path());
+        let logs = logs.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("memcheck."));
+        let text: String = logs.map(|path| fs::read_to_string(path).unwrap()).collect();
+        let (leaks, errors): (Vec<&str>, Vec<&str>) = text
+            .split("== \n")
+            .filter(|block| block.contains("== "))
+            .partition(|block| block.contains("definitely lost in loss record"));
+        let bytes = leaks.iter().filter(|leak| leak.contains("spank_vm")).map(|leak| bytes_of(leak)).sum();
+        (errors.join("\n"), bytes)
+    }
+
+    /// `==7== 1,234 (1,000 direct, 234 indirect) bytes in 2 blocks are definitely lost …`
+    fn bytes_of(leak: &str) -> u64 {
+        let number = leak.split_whitespace().nth(1).unwrap().replace(',', "");
+        number.parse().unwrap_or_else(|_| panic!("{leak}"))
+    }
+
+    #[test]
+    fn nothing_is_read_or_freed_that_is_not_there_and_nothing_is_lost() {
+        let rounds = after(ROUND, &after(INIT, ROUND).repeat(4));
+        let (errors, lost) = memcheck("stepd", &rounds, &[]);
+        assert_eq!((errors.as_str(), lost), ("", 0));
+    }
+
+    #[test]
+    fn nor_in_a_client_that_hides_a_command() {
+        let script = "option vm-image debian12\nhook init_post_opt\nhook local_user_init\nshow\nhook exit\nunload\n";
+        assert_eq!(memcheck("srun", script, &[]).0, "");
+    }
+
+    /// The library panics on demand in debug builds only.
+    #[cfg(debug_assertions)]
+    #[test]
+    fn nor_when_a_hook_panics() {
+        let script = after(ROUND, &after(INIT, ROUND));
+        for hook in ["slurm_spank_task_init", "slurm_spank_task_exit", "slurm_spank_exit", "an option"] {
+            let (errors, _) = memcheck("stepd", &script, &[("SPANK_VM_TEST_PANIC", hook)]);
+            assert_eq!(errors, "", "{hook}");
+        }
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use nix::unistd::{Pid, Uid, getppid};
 use crate::config::Config;
 use crate::proto::ExitStatus;
 use crate::request::{REQUEST_ENV, VmRequest};
-use crate::runner::{self, Slot};
+use crate::runner::{self, SaveAs, Slot};
 
 /// Set to anything, prints the phases of every VM of the step to its stderr.
 const TIMING_ENV: &str = "SPANK_VM_TIMING";
@@ -41,6 +41,9 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitStatus> {
         "jobs of root get no VM on this site: submit as an ordinary user, or set allow_root = true in the configuration"
     );
     let argv = request.argv0.clone().into_iter().chain(arguments).collect();
+    // One image for the step: its first task's.
+    let save = request.save.filter(|_| is_first_task());
+    let save = save.map(|spec| SaveAs::new(&spec, None, &config).with_context(|| format!("--vm-save={spec}")));
     let slot = Slot {
         config,
         image: request.image,
@@ -51,11 +54,18 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitStatus> {
         mounts: request.mounts,
         as_root: request.as_root,
         variables: request.variables,
+        save: save.transpose()?,
         label: request.label,
         argv,
         batch_script: request.batch_script,
+        script_path: None,
         timing: std::env::var_os(TIMING_ENV).is_some(),
         begin,
     };
     runner::run(&slot)
+}
+
+/// Whether this is the first task of its step. A batch script is.
+fn is_first_task() -> bool {
+    std::env::var("SLURM_PROCID").map_or(true, |rank| rank == "0")
 }

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use super::child::{Files, QemuProcess};
-use super::qemu::{Accel, Machine, Start, TemplateFds, VmSpec};
+use super::qemu::{Accel, Machine, Start, System, TemplateFds, VmSpec};
 use super::relay::Relay;
+use super::save::{self, SaveAs, Saved};
 use super::signals::{Signal, Signals};
 use super::stdio::Output;
 use super::template::{self, Obtained, Recipe, Shape, Template, Terms};
@@ -21,6 +22,7 @@ use super::vm::{End, Outputs, Phase, Vm};
 use super::{Parts, Slot, scratch};
 use crate::config::StartChoice;
 use crate::notice;
+use crate::proto::ExitStatus;
 
 /// A start that takes longer than this is announced to a person who waits at a terminal.
 const NOTICE_AFTER: Duration = Duration::from_secs(1);
@@ -134,7 +136,9 @@ impl Vms<'_> {
             outputs,
             signals: self.signals,
             task: &parts.task,
+            takes_stdin: true,
             shares: &parts.shares,
+            links: &parts.image.entry.links,
             cpus: template.filter(|(shape, _)| shape.cpus > parts.size.cpus).map(|_| parts.size.cpus as u16),
             memory: template.and_then(|(shape, _)| shape.bytes_to_plug(parts.size)).map(Shape::beyond_template),
             deadline: Instant::now() + self.boot_timeout,
@@ -142,7 +146,13 @@ impl Vms<'_> {
             notice_at: self.notice_at,
             image: slot.image.as_str(),
         };
-        let interrupted = relay.run()?;
+        if slot.save.is_some() {
+            relay.vms[0].keep = true;
+        }
+        let mut interrupted = relay.run()?;
+        if let (Some(image), None) = (&slot.save, interrupted) {
+            interrupted = self.save(&mut relay.vms[0], image);
+        }
         for vm in &mut relay.vms {
             vm.bury();
             tracing::info!(image = %slot.image, vm = vm.index, phases = %vm.moments, "vm ended");
@@ -158,6 +168,22 @@ impl Vms<'_> {
             Some(signal) => Outcome::Died(signal),
             None => Outcome::Ended(relay.vms.into_iter().map(end).collect()),
         })
+    }
+
+    /// Saves the root of a VM whose command has succeeded.
+    fn save(&self, vm: &mut Vm, image: &SaveAs) -> Option<Signal> {
+        if vm.phase != Phase::Ended(End::Exited(ExitStatus::Code(0))) {
+            notice::line(&format!("warning: {} is not made, because the command failed", image.name()));
+            return None;
+        }
+        match save::save(&mut vm.process, image, &self.parts.image, self.signals, self.boot_timeout) {
+            Saved::Done => None,
+            Saved::Interrupted(signal) => Some(signal),
+            Saved::Failed(why) => {
+                vm.phase = Phase::Ended(End::NotSaved(why));
+                None
+            }
+        }
     }
 
     fn start(
@@ -178,11 +204,14 @@ impl Vms<'_> {
                 let fds = TemplateFds { ram, state, abilities: template.abilities() };
                 let scratch = scratch::create(template.scratch(), scratch_dir)?;
                 device_state = Some(opened.state.try_clone()?);
-                (Start::Clone(shape, fds), Files { scratch, template: Some(opened) })
+                (Start::Clone(shape, fds), Files { scratch: Some(scratch), template: Some(opened), disks: Vec::new() })
             }
             None => {
                 let original = File::open(parts.kit.scratch()).context("the kit's scratch disk")?;
-                (Start::Boot(parts.size), Files { scratch: scratch::create(&original, scratch_dir)?, template: None })
+                (
+                    Start::Boot(parts.size),
+                    Files { scratch: Some(scratch::create(&original, scratch_dir)?), ..Files::default() },
+                )
             }
         };
         let mut process = QemuProcess::spawn(&parts.qemu, files, |inherited| {
@@ -192,8 +221,7 @@ impl Vms<'_> {
                 start,
                 kernel: &kernel,
                 initramfs: &initramfs,
-                image: &parts.image,
-                scratch: inherited.files.scratch.as_raw_fd(),
+                system: System::Image(&parts.image, inherited.files.scratch_fd()),
                 channel: inherited.channel.as_raw_fd(),
                 console: inherited.console.as_raw_fd(),
                 monitor: inherited.monitor.as_raw_fd(),

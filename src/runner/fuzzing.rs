@@ -178,7 +178,7 @@ mod tests {
         }
         let mut frame = Vec::new();
         crate::proto::ToHost::Data(Stream::Stdout, &[b'x'; PIECE_MAX]).encode(0, &mut frame);
-        for _ in 0..10_000 {
+        for _ in 0..40_000 {
             let _ = peer.channel.write_all(&frame);
             vm.receive(&mut outputs);
             pass_on(&mut vm, &mut outputs);

@@ -40,6 +40,8 @@ pub enum End {
     NeverUp(String),
     /// The VM itself failed later; the text says how.
     Broken(String),
+    /// Its command succeeded, but its root could not be saved; the text says why.
+    NotSaved(String),
 }
 
 /// The two outputs that the VMs of a slot share, and what the agent of a new VM must be told.
@@ -78,6 +80,8 @@ pub struct Vm {
     pub phase: Phase,
     /// When what, for `--timing` and the log.
     pub moments: Moments,
+    /// It goes on after a command that succeeded: its root is to be saved.
+    pub keep: bool,
     /// Credit for stdin.
     stdin: SendWindow,
     received: [RecvWindow; 2],
@@ -101,6 +105,7 @@ impl Vm {
             process,
             phase: Phase::Booting,
             moments,
+            keep: false,
             stdin: SendWindow::default(),
             received: Default::default(),
             passed_on: [0; 2],
@@ -314,10 +319,12 @@ impl Vm {
         self.end(end, outputs);
     }
 
-    /// Ends the VM: QEMU is killed, its last unfinished lines are passed on.
+    /// Ends the VM: QEMU is killed unless it is to be kept, its last unfinished lines are passed on.
     fn end(&mut self, end: End, outputs: &mut Outputs) {
         self.moments.ended = Some(Instant::now());
-        self.process.kill();
+        if !(self.keep && end == End::Exited(ExitStatus::Code(0))) {
+            self.process.kill();
+        }
         outputs.stdout.flush_partial(self.index);
         outputs.stderr.flush_partial(self.index);
         self.unsent.clear();
