@@ -19,6 +19,7 @@ pub const FAULTS: &[Fault] = &[
     guest("root overwrites the agent's memory", 1, agent_overwritten),
     guest("root takes the channel away from the agent", 1, channel_gone),
     guest("root freezes the agent and the step is cancelled", 1, agent_frozen),
+    guest("root freezes the agent, where silence_timeout_s is 3", 1, agent_given_up),
     guest("its clock is set to 2001", 1, clock),
     guest("its kernel finds no init", 1, no_init),
     guest("its kernel hangs before the agent runs", 1, boot_hang),
@@ -60,10 +61,10 @@ fn agent_killed(cluster: &Cluster) -> Saw {
 }
 
 fn agent_overwritten(cluster: &Cluster) -> Saw {
-    // All of its code, so that whatever it does next is no instruction.
+    // All of its code; it wakes up when the command ends, and finds no instruction.
     let script = "text=$(grep -m1 r-xp /proc/1/maps); range=${text%% *}; begin=$((0x${range%-*} / 4096)); \
                   pages=$((0x${range#*-} / 4096 - begin)); \
-                  dd if=/dev/zero of=/proc/1/mem bs=4096 seek=$begin count=$pages conv=notrunc 2>/dev/null; sleep 1000";
+                  dd if=/dev/zero of=/proc/1/mem bs=4096 seek=$begin count=$pages conv=notrunc 2>/dev/null";
     let (step, since) = as_root(cluster, script);
     step.end().saw(since, 125, &["the guest's kernel panicked: \"Attempted to kill init!"])
 }
@@ -74,15 +75,29 @@ fn channel_gone(cluster: &Cluster) -> Saw {
     step.end().saw(since, 125, &["the guest's kernel panicked: \"Attempted to kill init!"])
 }
 
-fn agent_frozen(cluster: &Cluster) -> Saw {
+fn frozen(cluster: &Cluster) -> (Step, Instant) {
     let script = "mkdir /sys/fs/cgroup/ice && echo 1 > /sys/fs/cgroup/ice/cgroup.procs; echo > iced; \
                   echo 1 > /sys/fs/cgroup/ice/cgroup.freeze; sleep 1000";
     let (step, since) = as_root(cluster, script);
     wait_for("the ice", || step.dir.join("iced").exists().then_some(()));
+    (step, since)
+}
+
+fn agent_frozen(cluster: &Cluster) -> Saw {
+    let (step, since) = frozen(cluster);
     let ended = step.cancel(cluster);
     let code = ended.code;
     assert_ne!(code, 0, "{ended:?}");
     ended.saw(since, code, &["CANCELLED"])
+}
+
+fn agent_given_up(cluster: &Cluster) -> Saw {
+    let mut found = None;
+    cluster.with_config("silence_timeout_s = 3\n", || {
+        let (step, since) = frozen(cluster);
+        found = Some(step.end().saw(since, 125, &["the guest has not answered for 3 s"]));
+    });
+    found.unwrap()
 }
 
 fn clock(cluster: &Cluster) -> Saw {
