@@ -62,8 +62,10 @@ pub struct VmRequest {
     pub argv0: Option<OsString>,
     /// `argv[0]` is a batch script on the host, to be carried into the guest.
     pub batch_script: bool,
-    /// Memory of the task in MiB, when Slurm enforces one.
+    /// Memory of the task in MiB, when Slurm manages memory.
     pub memory_mib: Option<u64>,
+    /// Tasks of the step on this node, which share what is enforced for the step.
+    pub tasks: u32,
     /// The task's private directory under the state directory, made by the plugin.
     pub state_dir: Option<PathBuf>,
     /// Site configuration, when it is not the default one.
@@ -86,6 +88,7 @@ impl VmRequest {
             argv0: None,
             batch_script: false,
             memory_mib: None,
+            tasks: 1,
             state_dir: None,
             config: None,
         }
@@ -243,6 +246,9 @@ impl fmt::Display for VmRequest {
         if let Some(mib) = self.memory_mib {
             write!(f, " mem={mib}")?;
         }
+        if self.tasks != 1 {
+            write!(f, " tasks={}", self.tasks)?;
+        }
         if let Some(dir) = &self.state_dir {
             write!(f, " state={}", Encoded(dir.as_os_str()))?;
         }
@@ -277,6 +283,7 @@ impl FromStr for VmRequest {
                 "argv0" => request.argv0 = Some(decoded()?),
                 "script" => request.batch_script = value == "1",
                 "mem" => request.memory_mib = Some(value.parse().map_err(|_| wrong("mem is not a number"))?),
+                "tasks" => request.tasks = value.parse().map_err(|_| wrong("tasks is not a number"))?,
                 "state" => request.state_dir = Some(decoded()?.into()),
                 "config" => request.config = Some(decoded()?.into()),
                 _ => return Err(wrong("unknown key: plugin and runner are of different versions")),
@@ -338,6 +345,7 @@ mod tests {
         request.label = true;
         request.verbose = true;
         request.memory_mib = Some(4096);
+        request.tasks = 3;
         request.state_dir = Some("/run/spank-vm/1.0.0".into());
         request.config = Some("/etc/slurm dir/x=y %.toml".into());
         assert_eq!(request.to_string().parse(), Ok(request));

@@ -27,6 +27,7 @@ use super::kmsg;
 use super::machine::{Machine, Reaped};
 use super::memory::Arrival;
 use super::net::{self, NetSetup};
+use super::oom::Killings;
 use super::shares::Shares;
 use super::sys;
 use super::task::Credentials;
@@ -45,6 +46,7 @@ pub(super) struct Guest {
     keys: HostKeys,
     /// From the template until all memory of the clone is there.
     arrival: Option<Arrival>,
+    killings: Killings,
 }
 
 impl Guest {
@@ -57,7 +59,8 @@ impl Guest {
             .thread_block()
             .and_then(|()| SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK))
             .doing(|| "watch for dead children".to_owned())?;
-        Ok(Self { times, boot_error, shares: Shares::default(), children, keys: HostKeys::find(), arrival: None })
+        let (shares, keys, killings) = (Shares::default(), HostKeys::find(), Killings::default());
+        Ok(Self { times, boot_error, shares, children, keys, arrival: None, killings })
     }
 
     /// The shell of the account, or the one every image has.
@@ -126,6 +129,10 @@ impl Machine for Guest {
             self.arrival = None;
         }
         self.arrival.is_some()
+    }
+
+    fn killed_for_memory(&mut self) -> Option<String> {
+        self.killings.news()
     }
 
     fn configure_net(&mut self, setup: &NetSetup) -> Result<(), AgentError> {

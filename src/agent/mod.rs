@@ -28,6 +28,7 @@ mod machine;
 mod memory;
 mod modules;
 mod net;
+mod oom;
 mod port;
 mod pump;
 mod rootfs;

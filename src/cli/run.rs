@@ -10,6 +10,7 @@ use crate::proto::ExitStatus;
 use crate::request::{
     EnvEntry, ImageName, MAX_VMS_PER_SLOT, RequestError, ShareSpec, parse_cpus, parse_memory, parse_variables,
 };
+use crate::runner::limits::Memory;
 use crate::runner::{self, Slot};
 
 #[derive(Debug, clap::Args)]
@@ -103,7 +104,7 @@ pub fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<ExitStatu
         config,
         image: arguments.image,
         vms: arguments.vms,
-        memory_mib: arguments.memory,
+        memory: arguments.memory.map(|mib| Memory { mib, because: String::new() }),
         vm_memory_mib: arguments.vm_mem,
         vm_cpus: arguments.vm_cpus,
         mounts: arguments.mount,

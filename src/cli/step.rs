@@ -8,7 +8,7 @@ use anyhow::Context;
 use crate::config::Config;
 use crate::proto::ExitStatus;
 use crate::request::{REQUEST_ENV, VmRequest};
-use crate::runner::{self, Slot};
+use crate::runner::{self, Slot, limits};
 
 /// Set to anything, prints the phases of every VM of the step to its stderr.
 const TIMING_ENV: &str = "SPANK_VM_TIMING";
@@ -28,7 +28,7 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitStatus> {
         config: Config::load(request.config.as_deref())?,
         image: request.image,
         vms: request.vms_per_slot,
-        memory_mib: request.memory_mib,
+        memory: limits::memory(request.memory_mib, request.tasks),
         vm_memory_mib: request.vm_memory_mib,
         vm_cpus: request.vm_cpus,
         mounts: request.mounts,

@@ -100,7 +100,7 @@ fn unique(cluster: &Cluster) {
 fn memory(cluster: &Cluster) {
     let script = "sleep 2; sed -n 's/MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo";
     let stdout = vm(cluster, &["--mem=2G"], &["sh", "-c", script]).ok();
-    // 2048 MiB less 96 for QEMU, less what the guest's kernel takes for itself.
+    // 2048 MiB less 128 for QEMU, less what the guest's kernel takes for itself.
     let mib = stdout.trim().parse::<u64>().unwrap() / 1024;
     assert!((1850..=1952).contains(&mib), "{mib} MiB");
 }
@@ -109,7 +109,7 @@ fn smallest(cluster: &Cluster) {
     forget(cluster);
     for image in ["--vm-image=tiny", "--vm-image=debian12"] {
         for _ in 0..2 {
-            assert_eq!(cluster.srun(&[image, "--mem=224", "echo", "fine"]).ok(), "fine\n");
+            assert_eq!(cluster.srun(&[image, "--mem=256", "echo", "fine"]).ok(), "fine\n");
         }
     }
     assert_eq!(templates(cluster).len(), 2);
