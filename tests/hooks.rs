@@ -182,7 +182,7 @@ fn the_task_of_a_vm_job_becomes_the_step_program_on_an_old_slurm() {
         after(
             ALL_WELL,
             "option vm-image = 0\noption vms-per-slot = 0\nexecve LIBEXEC/spank-vm-step 1\n\
-             with SPANK_VM_REQUEST=image=debian12 vms=4 argv0=sleep mem=500\n\
+             with SPANK_VM_REQUEST=image=debian12 vms=4 argv0=sleep mem=500 tasks=2\n\
              task ended with 0\nalive\n"
         )
     );
