@@ -315,7 +315,7 @@ fn what_the_node_notes_of_a_task_is_root_s_and_is_swept_without_following_links(
         assert_eq!((meta.uid(), meta.mode() & 0o7777), (me, mode));
     }
     let status = fs::read_to_string(dir.join("status.toml")).unwrap();
-    assert!(status.starts_with(&format!("image = \"debian12\"\nvms = 1\nuid = {user}\nrunner_pid = ")), "{status}");
+    assert!(status.starts_with(&format!("image = \"debian12\"\nvms = 1\nuid = {user}\nrunner = \"")), "{status}");
 
     let precious = node.path("precious");
     fs::create_dir(&precious).unwrap();
