@@ -111,7 +111,7 @@ impl Default for Config {
             template_cache_mib: 4096,
             scratch_dir: "/var/tmp".into(),
             default_memory_mib: 512,
-            memory_overhead_mib: 96,
+            memory_overhead_mib: 128,
             max_vms_per_slot: MAX_VMS_PER_SLOT,
             boot_timeout_s: 60,
             silence_timeout_s: 0,

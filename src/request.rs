@@ -66,8 +66,10 @@ pub struct VmRequest {
     pub argv0: Option<OsString>,
     /// `argv[0]` is a batch script on the host, to be carried into the guest.
     pub batch_script: bool,
-    /// Memory of the task in MiB, when Slurm enforces one.
+    /// Memory of the task in MiB, when Slurm manages memory.
     pub memory_mib: Option<u64>,
+    /// Tasks of the step on this node, which share what is enforced for the step.
+    pub tasks: u32,
     /// Site configuration, when it is not the default one.
     pub config: Option<PathBuf>,
 }
@@ -89,6 +91,7 @@ impl VmRequest {
             argv0: None,
             batch_script: false,
             memory_mib: None,
+            tasks: 1,
             config: None,
         }
     }
@@ -248,6 +251,9 @@ impl fmt::Display for VmRequest {
         if let Some(mib) = self.memory_mib {
             write!(f, " mem={mib}")?;
         }
+        if self.tasks != 1 {
+            write!(f, " tasks={}", self.tasks)?;
+        }
         if let Some(path) = &self.config {
             write!(f, " config={}", Encoded(path.as_os_str()))?;
         }
@@ -280,6 +286,7 @@ impl FromStr for VmRequest {
                 "argv0" => request.argv0 = Some(decoded()?),
                 "script" => request.batch_script = value == "1",
                 "mem" => request.memory_mib = Some(value.parse().map_err(|_| wrong("mem is not a number"))?),
+                "tasks" => request.tasks = value.parse().map_err(|_| wrong("tasks is not a number"))?,
                 "config" => request.config = Some(decoded()?.into()),
                 _ => return Err(wrong("unknown key: plugin and runner are of different versions")),
             }
@@ -341,6 +348,7 @@ mod tests {
         request.label = true;
         request.verbose = true;
         request.memory_mib = Some(4096);
+        request.tasks = 3;
         request.config = Some("/etc/slurm dir/x=y %.toml".into());
         assert_eq!(request.to_string().parse(), Ok(request));
     }

@@ -182,7 +182,7 @@ fn the_task_of_a_vm_job_becomes_the_step_program_on_an_old_slurm() {
         after(
             ALL_WELL,
             "option vm-image = 0\noption vms-per-slot = 0\nexecve LIBEXEC/spank-vm-step 1\n\
-             with SPANK_VM_REQUEST=image=debian12 vms=4 argv0=sleep mem=500\n\
+             with SPANK_VM_REQUEST=image=debian12 vms=4 argv0=sleep mem=500 tasks=2\n\
              task ended with 0\nalive\n"
         )
     );
@@ -315,7 +315,7 @@ fn what_the_node_notes_of_a_task_is_root_s_and_is_swept_without_following_links(
         assert_eq!((meta.uid(), meta.mode() & 0o7777), (me, mode));
     }
     let status = fs::read_to_string(dir.join("status.toml")).unwrap();
-    assert!(status.starts_with(&format!("image = \"debian12\"\nvms = 1\nuid = {user}\nrunner_pid = ")), "{status}");
+    assert!(status.starts_with(&format!("image = \"debian12\"\nvms = 1\nuid = {user}\nrunner = \"")), "{status}");
 
     let precious = node.path("precious");
     fs::create_dir(&precious).unwrap();

@@ -68,7 +68,7 @@ fn build(config: &Config, arguments: Arguments) -> anyhow::Result<ExitStatus> {
         config: config.clone(),
         image: arguments.from,
         vms: 1,
-        memory_mib: None,
+        memory: None,
         vm_memory_mib: arguments.memory,
         vm_cpus: arguments.cpus,
         mounts: arguments.mount,

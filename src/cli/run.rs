@@ -11,6 +11,7 @@ use crate::proto::ExitStatus;
 use crate::request::{
     EnvEntry, ImageName, MAX_VMS_PER_SLOT, RequestError, SaveSpec, ShareSpec, parse_cpus, parse_memory, parse_variables,
 };
+use crate::runner::limits::Memory;
 use crate::runner::{self, SaveAs, Slot};
 
 #[derive(Debug, clap::Args)]
@@ -108,7 +109,7 @@ pub fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<ExitStatu
         config,
         image: arguments.image,
         vms: arguments.vms,
-        memory_mib: arguments.memory,
+        memory: arguments.memory.map(|mib| Memory { mib, because: String::new() }),
         vm_memory_mib: arguments.vm_mem,
         vm_cpus: arguments.vm_cpus,
         mounts: arguments.mount,

@@ -11,7 +11,7 @@ use nix::unistd::{Pid, Uid, getppid};
 use crate::config::Config;
 use crate::proto::ExitStatus;
 use crate::request::{REQUEST_ENV, VmRequest};
-use crate::runner::{self, SaveAs, Slot};
+use crate::runner::{self, SaveAs, Slot, limits};
 
 /// Set to anything, prints the phases of every VM of the step to its stderr.
 const TIMING_ENV: &str = "SPANK_VM_TIMING";
@@ -48,7 +48,7 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitStatus> {
         config,
         image: request.image,
         vms: request.vms_per_slot,
-        memory_mib: request.memory_mib,
+        memory: limits::memory(request.memory_mib, request.tasks),
         vm_memory_mib: request.vm_memory_mib,
         vm_cpus: request.vm_cpus,
         mounts: request.mounts,

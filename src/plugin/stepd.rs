@@ -90,7 +90,8 @@ fn become_step(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
 
     request.verbose = verbose;
     request.batch_script = step == Step::Batch;
-    request.memory_mib = task_memory(host)?;
+    request.tasks = host.local_tasks()?.max(1);
+    request.memory_mib = task_memory(host, request.tasks)?;
     request.config = args.config.clone();
     if !host.can_prepend_argv() {
         request.argv0 = command.clone();
@@ -157,9 +158,9 @@ fn sweep(host: &dyn Host, path: &Path) {
 }
 
 /// Memory of one task, when Slurm manages memory.
-fn task_memory(host: &dyn Host) -> Result<Option<u64>, Error> {
-    let (step, tasks) = (host.step_memory_mib()?, host.local_tasks()?);
-    Ok((step > 0).then(|| step / u64::from(tasks.max(1))))
+fn task_memory(host: &dyn Host, tasks: u32) -> Result<Option<u64>, Error> {
+    let step = host.step_memory_mib()?;
+    Ok((step > 0).then(|| step / u64::from(tasks)))
 }
 
 /// `sbatch --export=NONE` before Slurm 23.11 loses a plugin's options on the way to the batch

@@ -16,6 +16,7 @@ mod environment;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod helper;
+pub mod limits;
 pub mod log;
 mod monitor;
 mod plan;
@@ -42,8 +43,6 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use nix::sched::{CpuSet, sched_getaffinity};
-use nix::unistd::Pid;
 
 use self::attempt::Outcome;
 use self::plan::{SlotResources, VmSize};
@@ -76,8 +75,8 @@ pub struct Slot {
     pub image: ImageName,
     /// VMs of this slot.
     pub vms: u32,
-    /// Memory of the whole slot in MiB, where it is limited.
-    pub memory_mib: Option<u64>,
+    /// Memory of the whole slot, where it is limited.
+    pub memory: Option<limits::Memory>,
     /// Guest memory per VM in MiB, instead of the slot's share.
     pub vm_memory_mib: Option<u64>,
     /// Processors per VM, instead of the slot's share.
@@ -159,10 +158,10 @@ fn prepare(slot: &Slot) -> anyhow::Result<Parts> {
     );
     let kit = Kit::load(&config.kit)?;
     let qemu = config.qemu_path()?;
-    let cpus = usable_cpus()?;
+    let cpus = limits::processors()?;
     let size = plan::divide(&SlotResources {
         vms: *vms,
-        memory_mib: slot.memory_mib,
+        memory: slot.memory.clone(),
         default_mib: config.default_memory_mib,
         overhead_mib: config.memory_overhead_mib + if slot.save.is_some() { save::OVERHEAD_MIB } else { 0 },
         cpus,
@@ -197,13 +196,6 @@ fn prepare(slot: &Slot) -> anyhow::Result<Parts> {
     let turns = vms.div_ceil(cpus);
     let boot_timeout = Duration::from_secs(config.boot_timeout_s) * turns;
     Ok(Parts { image, kit, qemu, machine, size, boot_timeout, shares, task })
-}
-
-/// Processors this process may run on: what Slurm bound the task to.
-fn usable_cpus() -> anyhow::Result<u32> {
-    let set = sched_getaffinity(Pid::from_raw(0)).context("processor affinity")?;
-    let count = (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).count();
-    Ok(count.max(1) as u32)
 }
 
 /// With a terminal on stdin and stdout, the command gets one of its own and this one is only a wire.
@@ -267,7 +259,7 @@ pub fn try_kvm(config: &Config, image: &ImageName) -> anyhow::Result<Duration> {
         config,
         image: image.clone(),
         vms: 1,
-        memory_mib: None,
+        memory: None,
         vm_memory_mib: None,
         vm_cpus: None,
         mounts: Vec::new(),
