@@ -1,6 +1,7 @@
 //! Processes of the node are killed or stopped.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
 use crate::cluster::Cluster;
@@ -81,7 +82,23 @@ fn slurmstepd_killed(cluster: &Cluster) -> Saw {
     let (slurmstepd, qemu) = (step.slurmstepd(), step.qemu());
     let since = signal(slurmstepd, libc::SIGKILL);
     wait_for("QEMU's end", || is_gone(qemu).then_some(()));
-    cancelled(step, cluster, since)
+    let saw = cancelled(step, cluster, since);
+    remove_cgroups(&node(cluster));
+    saw
+}
+
+/// Slurm's own empty control groups, which only a living slurmstepd removes. One with a process in it stays.
+fn remove_cgroups(node: &str) {
+    for controller in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        let top = controller.path().join(format!("slurm_{node}"));
+        if top.exists() {
+            let top = top.display().to_string();
+            let _ = Command::new("find")
+                .args([&top, "-mindepth", "1", "-depth", "-type", "d"])
+                .args(["-exec", "rmdir", "{}", "+"])
+                .output();
+        }
+    }
 }
 
 fn is_gone(pid: i32) -> bool {
@@ -130,7 +147,9 @@ fn node_reboot(cluster: &Cluster) -> Saw {
     assert!(listed.contains(" gone"), "{listed}");
     restart(cluster, &node);
     wait_for("the sweep", || (std::fs::read_dir(cluster.dir.join("state")).unwrap().count() == 0).then_some(()));
-    cancelled(step, cluster, since)
+    let saw = cancelled(step, cluster, since);
+    remove_cgroups(&node);
+    saw
 }
 
 fn qemu_paused(cluster: &Cluster) -> Saw {
