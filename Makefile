@@ -73,7 +73,7 @@ demo: deps build kit images ## start a small Slurm and show VM jobs in it (as ro
 demo-stop: ## end the demo's Slurm
 	@tests/cluster/demo stop
 
-.PHONY: test lint lint-rust lint-shell test-unit test-hooks test-slurm test-parity test-long parity bench figure4
+.PHONY: test lint lint-rust lint-shell test-unit test-hooks test-slurm test-parity test-faults test-long parity reliability bench figure4
 # One after the other, whatever -j says: the machine is measured by these tests too.
 test: ## everything that must pass: lint, unit, hook, real-Slurm and parity tests (as root)
 	@$(MAKE) deps
@@ -82,6 +82,7 @@ test: ## everything that must pass: lint, unit, hook, real-Slurm and parity test
 	@$(MAKE) test-hooks
 	@$(MAKE) test-slurm
 	@$(MAKE) test-parity
+	@$(MAKE) test-faults
 	$(call section,all tests passed)
 
 lint: lint-rust lint-shell ## formatting, compiler and shell warnings
@@ -115,11 +116,22 @@ test-parity: build kit images ## the same scripts bare and in a VM, compared (as
 	$(call section,parity of bare-metal and VM steps)
 	$(CARGO) test --quiet $(RUNNER_FEATURES) --test parity
 
-test-long: build kit images ## the parity cases that move gigabytes or wait for time limits (as root)
+test-long: build kit images ## what takes minutes: parity cases with gigabytes or time limits, faults among hundreds of VMs (as root)
 	$(call section,long cases of parity)
 	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test parity
+	$(call section,long rows of the fault matrix)
+	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test faults
 
-parity: test-parity test-long ## both, and PARITY.md anew from what was seen
+test-faults: build kit images ## what breaks, one fault at a time, and what is left then (as root)
+	$(call section,faults on a real Slurm)
+	$(CARGO) test --quiet $(RUNNER_FEATURES) --test faults
+
+reliability: test-faults ## the same with hundreds of VMs, and RELIABILITY.md anew from what was seen
+	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test faults
+	cat $(TARGET)/RELIABILITY.md $(TARGET)/RELIABILITY-long.md >RELIABILITY.md
+
+parity: test-parity ## short and long cases, and PARITY.md anew from what was seen
+	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test parity
 	cat $(TARGET)/PARITY.md $(TARGET)/PARITY-long.md >PARITY.md
 
 bench: build kit images images-full ## all ways of starting and throughput, into target/bench/*.csv (RUNS=10; as root)
