@@ -40,6 +40,14 @@ fn fine(cluster: &Cluster) -> Ran {
     cluster.srun(&["-w", &node(cluster), "--vm-image=tiny", "echo", "fine"])
 }
 
+/// A step that the node cannot run, for the reason given.
+fn fails(cluster: &Cluster, since: Instant, words: &[&str]) -> Saw {
+    let ended = fine(cluster);
+    let code = ended.code;
+    assert!(code != 0 && ended.stdout.is_empty(), "{ended:?}");
+    ended.saw(since, code, words)
+}
+
 /// The template that a VM of one processor on this cluster clones.
 fn template(cluster: &Cluster) -> PathBuf {
     assert_eq!(fine(cluster).ok(), "fine\n");
@@ -104,7 +112,7 @@ fn state_full(cluster: &Cluster) -> Saw {
     let state = cluster.dir.join("state");
     under(&state, "nr_inodes=1,mode=755", || {
         let since = Instant::now();
-        fine(cluster).saw(since, 1, &["vm: ", "No space left on device"])
+        fails(cluster, since, &["vm: ", "No space left on device"])
     })
 }
 
@@ -112,7 +120,7 @@ fn state_read_only(cluster: &Cluster) -> Saw {
     let state = cluster.dir.join("state");
     under(&state, "ro,mode=755", || {
         let since = Instant::now();
-        fine(cluster).saw(since, 1, &["vm: ", "Read-only file system"])
+        fails(cluster, since, &["vm: ", "Read-only file system"])
     })
 }
 
@@ -128,7 +136,7 @@ fn scratch_full(cluster: &Cluster) -> Saw {
     let scratch = cluster.dir.join("scratch");
     under(&scratch, "size=16k,mode=1777", || {
         let since = Instant::now();
-        fine(cluster).saw(since, 125, &["vm: error: no private disk can be made in ", "No space left on device"])
+        fails(cluster, since, &["no private disk can be made in ", "No space left on device"])
     })
 }
 
