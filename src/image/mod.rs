@@ -8,6 +8,7 @@
 mod catalogue;
 mod entry;
 mod import;
+pub mod probe;
 
 pub use catalogue::{Catalogue, Image, ImageError};
 pub use entry::{DiskFormat, ImageEntry};
