@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod catalogue;
 mod check;
 mod image;
 mod kit;

@@ -24,9 +24,13 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitStatus> {
     let request: VmRequest = text.parse()?;
     runner::log::init(request.verbose || std::env::var_os(VERBOSE_ENV).is_some());
     let argv = request.argv0.clone().into_iter().chain(arguments).collect();
+    let mut config = Config::load(request.config.as_deref())?;
+    // The plugin knows this node's name for certain, and has made the directory.
+    config.image_cache_dir = request.image_cache_dir.unwrap_or(config.image_cache_dir);
     let slot = Slot {
-        config: Config::load(request.config.as_deref())?,
+        config,
         image: request.image,
+        job: request.job,
         vms: request.vms_per_slot,
         memory_mib: request.memory_mib,
         vm_memory_mib: request.vm_memory_mib,

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::allow::Allow;
+
 /// What the disk file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -69,6 +71,25 @@ pub struct ImageEntry {
     /// SHA-256 of the disk file in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// Who may use it, and where.
+    #[serde(default, skip_serializing_if = "Allow::is_empty")]
+    pub allow: Allow,
+}
+
+impl ImageEntry {
+    /// The entry of a disk of which nothing else is said: kit boot, this node's architecture.
+    pub fn new(disk: PathBuf, format: DiskFormat) -> Self {
+        Self {
+            description: String::new(),
+            disk,
+            format,
+            boot: BootMode::default(),
+            append: String::new(),
+            arch: default_arch(),
+            sha256: None,
+            allow: Allow::default(),
+        }
+    }
 }
 
 fn default_arch() -> String {

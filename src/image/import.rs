@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail, ensure};
 
+use super::allow::Allow;
 use super::catalogue::Image;
 use super::entry::{BootMode, DiskFormat, ImageEntry};
 use crate::digest;
@@ -57,6 +58,7 @@ pub fn import(archive: &mut dyn Read, options: &ImportOptions) -> anyhow::Result
         append: options.append.clone(),
         arch: std::env::consts::ARCH.to_owned(),
         sha256: Some(sha256),
+        allow: Allow::default(),
     };
     let mut staged = Staged::new(dir.join(format!(".{name}.{}.toml", std::process::id())));
     std::fs::write(staged.path(), toml::to_string(&entry)?)?;

@@ -19,7 +19,7 @@ mod imagecheck;
 pub mod options;
 pub mod state_dir;
 pub mod stepd;
-mod template_dir;
+mod user_dir;
 mod version;
 
 pub use exports::*;
@@ -43,6 +43,10 @@ pub const MULTI_PROG_ENV: &str = "SLURM_SPANK_VM_MULTI_PROG";
 /// Environment variable by which srun says that it was called with `-v`.
 pub const VERBOSE_ENV: &str = "SLURM_SPANK_VM_VERBOSE";
 
+/// Environment variable in which a client sends the directory that a relative path of `--vm-image` starts at:
+/// the node gets the option's value as the user wrote it.
+pub const IMAGE_DIR_ENV: &str = "SLURM_SPANK_VM_IMAGE_DIR";
+
 /// What the plugin remembers from one hook to the next.
 #[derive(Debug)]
 pub struct Plugin {
@@ -54,6 +58,8 @@ pub struct Plugin {
     parked: Option<Error>,
     /// The task's private directory, once made.
     state_dir: Option<PathBuf>,
+    /// This node's directory for copies of images.
+    image_cache_dir: Option<PathBuf>,
     /// The image that was last found to be good, since clients ask once per component of a
     /// heterogeneous job.
     checked: Option<String>,
@@ -62,7 +68,14 @@ pub struct Plugin {
 impl Plugin {
     /// The state at `slurm_spank_init`.
     pub fn new(arguments: &[OsString]) -> Self {
-        Self { args: Args::parse(arguments), wish: Wish::default(), parked: None, state_dir: None, checked: None }
+        Self {
+            args: Args::parse(arguments),
+            wish: Wish::default(),
+            parked: None,
+            state_dir: None,
+            image_cache_dir: None,
+            checked: None,
+        }
     }
 
     /// The arguments, for a VM step.

@@ -18,13 +18,10 @@ use super::stdio::Output;
 use super::template::{self, Obtained, Recipe, Shape, Template, Terms};
 use super::timing::Moments;
 use super::vm::{End, Outputs, Phase, Vm};
-use super::{Parts, Slot, scratch};
+use super::{NOTICE_AFTER, Parts, Slot, scratch};
 use crate::config::StartChoice;
 use crate::notice;
 use crate::state::{self, Status};
-
-/// A start that takes longer than this is announced to a person who waits at a terminal.
-const NOTICE_AFTER: Duration = Duration::from_secs(1);
 
 /// How an attempt ended.
 #[derive(Debug)]
@@ -101,6 +98,7 @@ impl Vms<'_> {
         let introduction = parts.task.introduction();
         let recipe = Recipe {
             image: &parts.image,
+            disk: &parts.disk,
             kit: &parts.kit,
             qemu: &parts.qemu,
             machine: parts.machine,
@@ -173,6 +171,7 @@ impl Vms<'_> {
         let scratch_dir = &slot.config.scratch_dir;
         // Kept until QEMU has it.
         let mut device_state = None;
+        let disk = parts.disk.file().try_clone().context("the image's disk")?;
         let (start, files) = match template {
             Some((shape, template)) => {
                 let opened = template.files().context("the template's files")?;
@@ -180,11 +179,12 @@ impl Vms<'_> {
                 let fds = TemplateFds { ram, state, abilities: template.abilities() };
                 let scratch = scratch::create(template.scratch(), scratch_dir)?;
                 device_state = Some(opened.state.try_clone()?);
-                (Start::Clone(shape, fds), Files { scratch, template: Some(opened) })
+                (Start::Clone(shape, fds), Files { disk, scratch, template: Some(opened) })
             }
             None => {
                 let original = File::open(parts.kit.scratch()).context("the kit's scratch disk")?;
-                (Start::Boot(parts.size), Files { scratch: scratch::create(&original, scratch_dir)?, template: None })
+                let scratch = scratch::create(&original, scratch_dir)?;
+                (Start::Boot(parts.size), Files { disk, scratch, template: None })
             }
         };
         let mut process = QemuProcess::spawn(&parts.qemu, files, |inherited| {
@@ -195,6 +195,7 @@ impl Vms<'_> {
                 kernel: &kernel,
                 initramfs: &initramfs,
                 image: &parts.image,
+                disk: inherited.files.disk.as_raw_fd(),
                 scratch: inherited.files.scratch.as_raw_fd(),
                 channel: inherited.channel.as_raw_fd(),
                 console: inherited.console.as_raw_fd(),
@@ -221,7 +222,7 @@ impl Vms<'_> {
             "{} {} x {} with {} MiB and {} processors each, {:?}, {:?}; the guest has {} s to come up",
             if clones { "cloned" } else { "started" },
             slot.vms,
-            parts.image.disk.display(),
+            parts.disk,
             parts.size.memory_mib,
             parts.size.cpus,
             self.accel,

@@ -22,6 +22,8 @@ use super::tail::Tail;
 /// Open files that QEMU works on.
 #[derive(Debug)]
 pub struct Files {
+    /// The image's disk, which QEMU only reads.
+    pub disk: File,
     /// The VM's private disk, read-write.
     pub scratch: File,
     /// Memory and device state of a template: written when it is made, read when it is cloned.
@@ -54,7 +56,8 @@ impl Inherited {
     fn descriptors(&self) -> Vec<RawFd> {
         let sockets = [&self.channel, &self.console, &self.monitor].map(AsRawFd::as_raw_fd);
         let template = self.files.template.iter().flat_map(|files| [files.ram.as_raw_fd(), files.state.as_raw_fd()]);
-        sockets.into_iter().chain([self.files.scratch.as_raw_fd()]).chain(template).collect()
+        let disks = [&self.files.disk, &self.files.scratch].map(AsRawFd::as_raw_fd);
+        sockets.into_iter().chain(disks).chain(template).collect()
     }
 }
 

@@ -66,6 +66,8 @@ pub struct Abilities {
 const SCRATCH_SET: u32 = 1;
 /// Number of the descriptor set that holds a template's device state.
 const STATE_SET: u32 = 2;
+/// Number of the descriptor set that holds the image's disk.
+const DISK_SET: u32 = 3;
 
 impl Abilities {
     /// How the monitor is told of the device state, which this process must keep open until QEMU has it.
@@ -92,6 +94,8 @@ pub struct VmSpec<'a> {
     pub initramfs: &'a Path,
     /// The image whose disk becomes the guest's root.
     pub image: &'a Image,
+    /// Open descriptor of that disk.
+    pub disk: RawFd,
     /// Open descriptor of the VM's private disk.
     pub scratch: RawFd,
     /// QEMU's end of the channel.
@@ -178,11 +182,10 @@ impl VmSpec<'_> {
         let bus = self.machine.bus();
         let format: DiskFormat = self.image.entry.format;
         // locking=off: the image may lie on a file system without locks, and nobody ever writes to it.
-        args.list(
-            "-blockdev",
-            "driver=file,node-name=root-file,read-only=on,locking=off,filename=",
-            self.image.disk.as_os_str(),
-        );
+        // By descriptor: whatever becomes of its name, the VM keeps the file that was looked at.
+        args.pair("-add-fd", format!("fd={},set={DISK_SET}", self.disk));
+        let file = "driver=file,node-name=root-file,read-only=on,locking=off";
+        args.pair("-blockdev", format!("{file},filename=/dev/fdset/{DISK_SET}"));
         let driver = format.block_driver();
         args.pair("-blockdev", format!("driver={driver},node-name=root,read-only=on,file=root-file"));
         args.pair("-device", format!("virtio-blk-{bus},drive=root,serial=root"));

@@ -68,7 +68,11 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> anyhow::Re
     let scratch = create(SCRATCH, true)?;
     copy_sparse(&File::open(recipe.kit.scratch())?, &scratch).context("the private disk")?;
     let state = create(STATE, false)?;
-    let files = Files { scratch, template: Some(TemplateFiles { ram, state: state.try_clone()? }) };
+    let files = Files {
+        disk: recipe.disk.file().try_clone()?,
+        scratch,
+        template: Some(TemplateFiles { ram, state: state.try_clone()? }),
+    };
     let process = start(recipe, &path(EMPTY), files, abilities)?;
 
     let save_to = abilities.state_uri(&state);
@@ -117,6 +121,7 @@ fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) 
             kernel: &kernel,
             initramfs: &initramfs,
             image: recipe.image,
+            disk: inherited.files.disk.as_raw_fd(),
             scratch: inherited.files.scratch.as_raw_fd(),
             channel: inherited.channel.as_raw_fd(),
             console: inherited.console.as_raw_fd(),
