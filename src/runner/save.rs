@@ -56,7 +56,7 @@ impl SaveAs {
     /// The text is for the user.
     pub fn new(spec: &SaveSpec, description: Option<String>, config: &Config) -> anyhow::Result<Self> {
         packer_exists()?;
-        let place = NewImage::find(spec, &config.image_dirs)?;
+        let place = NewImage::find(spec, config.catalogue().dir_for_new())?;
         Ok(Self { place, description })
     }
 
