@@ -4,7 +4,10 @@
 //! be nothing. `cargo test --test slurm -- NAME` runs those whose name contains NAME.
 
 mod batch;
+mod catalogue;
+mod central;
 mod cluster;
+mod delivery;
 mod failures;
 mod identity;
 mod options;
@@ -33,6 +36,8 @@ fn main() -> ExitCode {
         terminal::CASES,
         slots::CASES,
         options::CASES,
+        catalogue::CASES,
+        delivery::CASES,
         batch::CASES,
         templates::CASES,
         failures::CASES,
