@@ -47,7 +47,7 @@ PLUGINDIR  ?= $(or $(shell timeout 5 scontrol show config 2>/dev/null | awk '$$1
 LIBEXECDIR ?= $(PREFIX)/libexec/spank-vm
 SHAREDIR   ?= $(PREFIX)/share/spank-vm
 
-SCRIPTS := .ci/run packaging/debian-deps benches/paper-way tests/cluster/cluster tests/cluster/demo tests/cluster/lib/v2-node \
+SCRIPTS := .ci/run fuzz/run packaging/debian-deps benches/paper-way tests/cluster/cluster tests/cluster/demo tests/cluster/lib/v2-node \
            $(wildcard tests/cluster/lib/*.sh tests/images/*) tests/parity/prelude.sh slurm-conf/example-job.sh
 
 # What the tests of the real cluster find the build by.
@@ -73,7 +73,7 @@ demo: deps build kit images ## start a small Slurm and show VM jobs in it (as ro
 demo-stop: ## end the demo's Slurm
 	@tests/cluster/demo stop
 
-.PHONY: test lint lint-rust lint-shell test-unit test-hooks test-slurm test-parity test-faults test-long parity reliability bench figure4
+.PHONY: test lint lint-rust lint-shell test-unit test-hooks test-slurm test-parity test-faults test-long fuzz miri parity reliability bench bench-plugin figure4
 # One after the other, whatever -j says: the machine is measured by these tests too.
 test: ## everything that must pass: lint, unit, hook, real-Slurm and parity tests (as root)
 	@$(MAKE) deps
@@ -116,11 +116,22 @@ test-parity: build kit images ## the same scripts bare and in a VM, compared (as
 	$(call section,parity of bare-metal and VM steps)
 	$(CARGO) test --quiet $(RUNNER_FEATURES) --test parity
 
-test-long: build kit images ## what takes minutes: parity cases with gigabytes or time limits, faults among hundreds of VMs (as root)
+test-long: build kit images ## what takes minutes: parity cases with gigabytes or time limits, faults among hundreds of VMs, fuzzing (as root)
 	$(call section,long cases of parity)
 	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test parity
 	$(call section,long rows of the fault matrix)
 	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test faults
+	@$(MAKE) fuzz
+
+# Not called SECONDS in recipes: that is a variable of the shell.
+fuzz: ## what guests and users can forge, 10 s per reader; SECONDS=3600 for an hour each
+	$(call section,fuzzing)
+	CARGO=$(CARGO) fuzz/run $(or $(SECONDS),10)
+
+# Interprets what unsafe code there is to interpret; tests that start programs or need Slurm are left out.
+miri: ## wire format, request and Slurm's face under miri (needs: rustup toolchain install nightly -c miri)
+	MIRIFLAGS=-Zmiri-disable-isolation $(CARGO) +nightly miri test --target-dir $(TARGET)/miri \
+	  --no-default-features --features plugin --lib -- proto:: request:: spank:: plugin::options plugin::args
 
 test-faults: build kit images ## what breaks, one fault at a time, and what is left then (as root)
 	$(call section,faults on a real Slurm)
@@ -138,6 +149,10 @@ bench: build kit images images-full ## all ways of starting and throughput, into
 	$(call section,benchmark)
 	$(CARGO) bench --quiet $(RUNNER_FEATURES) --bench start
 	$(CARGO) bench --quiet $(RUNNER_FEATURES) --bench throughput
+
+bench-plugin: build kit images ## what the plugin adds to a bare-metal srun, into target/bench/plugin.csv (RUNS=200; as root)
+	$(call section,the plugin's cost)
+	$(CARGO) bench --quiet $(RUNNER_FEATURES) --bench plugin
 
 # An hour or more; benches/figure4/main.rs says which variables measure less of it.
 figure4: build kit images images-full ## the paper's Figure 4 again, into target/figure4 (REPEATS=10; as root)
