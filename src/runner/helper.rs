@@ -26,6 +26,7 @@ use super::task::Task;
 use super::timing::Moments;
 use super::vm::{End, Outputs, Phase, Vm};
 use crate::config::Config;
+use crate::image::Links;
 use crate::kit::Kit;
 use crate::proto::{ExitStatus, FailKind};
 
@@ -158,7 +159,9 @@ pub fn run(
     }
     match end {
         End::Exited(status) => Ok(Finished { status, said }),
-        End::NotStarted(FailKind::Setup, why) | End::NeverUp(why) | End::Broken(why) => bail!("the helper VM: {why}"),
+        End::NotStarted(FailKind::Setup, why) | End::NeverUp(why) | End::Broken(why) | End::NotSaved(why) => {
+            bail!("the helper VM: {why}")
+        }
         End::NotStarted(_, why) => bail!("the helper VM: {why}: rebuild the boot kit with 'spank-vm kit build'"),
     }
 }
@@ -184,6 +187,7 @@ impl Helper<'_> {
             task: &self.task,
             takes_stdin: false,
             shares: &[],
+            links: &Links::default(),
             cpus: None,
             memory: None,
             deadline: begin + boot_timeout,
