@@ -8,6 +8,7 @@ mod cluster;
 mod failures;
 mod identity;
 mod options;
+mod save;
 mod slots;
 mod streams;
 mod templates;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         streams::CASES,
         terminal::CASES,
         slots::CASES,
+        save::CASES,
         options::CASES,
         batch::CASES,
         templates::CASES,
