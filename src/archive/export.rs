@@ -84,7 +84,7 @@ impl<W: Write> Walk<'_, W> {
             Err(error) if is_gone(&error) => return Ok(()),
             Err(error) => return Err(unreadable(path, error)),
         };
-        self.entry(path, if name.is_empty() { b"./" } else { name }, meta, Kind::Directory, &mut io::empty())?;
+        self.entry(path, if name.is_empty() { b"." } else { name }, meta, Kind::Directory, &mut io::empty())?;
         names.sort_unstable();
         for child in names {
             let path = path.join(&child);

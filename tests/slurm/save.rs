@@ -134,8 +134,8 @@ struct Small(PathBuf);
 impl Small {
     fn mount(dir: PathBuf) -> Self {
         fs::create_dir(&dir).unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k,mode=1777", "none"]).arg(&dir);
-        assert!({ mounted }.status().unwrap().success());
+        let options = ["-t", "tmpfs", "-o", "size=256k,mode=1777", "none"];
+        assert!(Command::new("mount").args(options).arg(&dir).status().unwrap().success());
         Self(dir)
     }
 }
