@@ -6,6 +6,7 @@ mod build;
 mod check;
 mod image;
 mod kit;
+mod optimise;
 mod ps;
 mod run;
 mod step;

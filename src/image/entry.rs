@@ -75,6 +75,22 @@ pub struct ImageEntry {
     pub links: Links,
 }
 
+impl ImageEntry {
+    /// The entry of a disk of which nothing else is said: kit boot, this node's architecture.
+    pub fn new(disk: PathBuf, format: DiskFormat) -> Self {
+        Self {
+            description: String::new(),
+            disk,
+            format,
+            boot: BootMode::default(),
+            append: String::new(),
+            arch: default_arch(),
+            sha256: None,
+            links: Links::default(),
+        }
+    }
+}
+
 fn default_arch() -> String {
     std::env::consts::ARCH.to_owned()
 }

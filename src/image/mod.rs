@@ -7,13 +7,13 @@
 
 mod catalogue;
 mod entry;
-mod import;
+pub mod import;
 mod links;
 mod place;
-mod staged;
+pub mod slim;
 
 pub use catalogue::{Catalogue, Image, ImageError};
 pub use entry::{DiskFormat, ImageEntry};
-pub use import::{ImportOptions, import, packer_exists};
+pub use import::{ImportOptions, Imported, import, runs_here};
 pub use links::Links;
 pub use place::NewImage;

@@ -25,23 +25,20 @@ struct Rule {
 }
 
 const RULES: [Rule; 5] = [
-    Rule {
-        what: "kernels and boot loader",
-        documents: false,
-        below: &["boot/"],
-        at_top: &["vmlinuz", "initrd.img"],
-    },
-    Rule {
-        what: "kernel modules",
-        documents: false,
-        below: &["lib/modules/", "usr/lib/modules/"],
-        at_top: &[],
-    },
+    Rule { what: "kernels and boot loader", documents: false, below: &["boot/"], at_top: &["vmlinuz", "initrd.img"] },
+    Rule { what: "kernel modules", documents: false, below: &["lib/modules/", "usr/lib/modules/"], at_top: &[] },
     Rule { what: "firmware", documents: false, below: &["lib/firmware/", "usr/lib/firmware/"], at_top: &[] },
     Rule {
         what: "package caches",
         documents: false,
-        below: &["var/cache/apt/", "var/lib/apt/lists/", "var/cache/dnf/", "var/cache/yum/", "var/cache/apk/", "var/cache/zypp/"],
+        below: &[
+            "var/cache/apt/",
+            "var/lib/apt/lists/",
+            "var/cache/dnf/",
+            "var/cache/yum/",
+            "var/cache/apk/",
+            "var/cache/zypp/",
+        ],
         at_top: &[],
     },
     Rule {
@@ -134,10 +131,7 @@ pub fn slim(archive: &File, documents: bool, out: Option<&File>) -> anyhow::Resu
 }
 
 /// Calls `visit` with each entry of the archive and its content.
-fn each(
-    archive: &File,
-    mut visit: impl FnMut(&Entry, &mut dyn io::Read) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+fn each(archive: &File, mut visit: impl FnMut(&Entry, &mut dyn io::Read) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let mut file = archive;
     file.rewind()?;
     let mut reader = Reader::new(Stream(BufReader::new(file)));

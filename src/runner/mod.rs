@@ -51,7 +51,7 @@ use self::stdio::{RawTerminal, same_file, terminal_size};
 use self::task::Task;
 use self::vm::End;
 use crate::config::{AccelChoice, Config};
-use crate::image::{Catalogue, Image};
+use crate::image::{Catalogue, Image, runs_here};
 use crate::kit::Kit;
 use crate::notice;
 use crate::proto::{ExitStatus, FailKind};
@@ -150,7 +150,7 @@ fn prepare(slot: &Slot) -> anyhow::Result<Parts> {
     let image = Catalogue::new(&config.image_dirs).find(&slot.image)?;
     image.open_disk()?;
     ensure!(
-        image.entry.arch == std::env::consts::ARCH,
+        runs_here(&image.entry.arch),
         "image '{}' is for {}, this node is {}",
         image.name,
         image.entry.arch,

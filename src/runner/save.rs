@@ -13,7 +13,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::child::QemuProcess;
 use super::signals::{Signal, Signals, is_fatal};
 use crate::config::Config;
-use crate::image::{Image, ImportOptions, NewImage, import, packer_exists};
+use crate::image::import::{DEFAULT_MAX_BYTES, packer_exists};
+use crate::image::{Image, ImportOptions, NewImage, import};
 use crate::notice;
 use crate::proto::{self, DATA_CHUNK, Decoder, ExitStatus, ProtoError, RecvWindow, Stream, ToGuest, ToHost};
 use crate::request::SaveSpec;
@@ -74,10 +75,10 @@ impl SaveAs {
             description: self.description.clone().unwrap_or_else(|| entry.description.clone()),
             append: entry.append.clone(),
             replace: place.replace,
-            links: entry.links.clone(),
-            arch: entry.arch.clone(),
+            inherits: Some(entry.clone()),
+            max_bytes: DEFAULT_MAX_BYTES,
         };
-        let image = import(archive, &options)?;
+        let image = import(archive, &options)?.image;
         let mib = image.disk.metadata().map_or(0, |meta| meta.len() >> 20);
         Ok(format!("image '{}' is saved: {} ({mib} MiB)", image.name, image.entry_path.display()))
     }

@@ -1,0 +1,93 @@
+//! The disk and its entry appear in the catalogue, whole and at once.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+
+use super::ImportOptions;
+use super::staged::Staged;
+use crate::digest;
+use crate::image::catalogue::Image;
+use crate::image::entry::{BootMode, DiskFormat, ImageEntry};
+
+/// What is wrong with the name shows before anything is read.
+///
+/// # Errors
+/// The name is taken.
+pub fn name_must_be_free(options: &ImportOptions) -> anyhow::Result<()> {
+    let ImportOptions { name, dir, .. } = options;
+    if entry_path(options).exists() && !options.replace {
+        bail!("image '{name}' exists in {}: --replace overwrites it", dir.display());
+    }
+    Ok(())
+}
+
+fn entry_path(options: &ImportOptions) -> PathBuf {
+    options.dir.join(format!("{}.toml", options.name))
+}
+
+/// The file to write the disk to.
+///
+/// # Errors
+/// When the directory cannot be written.
+pub fn begin(options: &ImportOptions) -> anyhow::Result<Staged> {
+    let dir = &options.dir;
+    fs::create_dir_all(dir).with_context(|| format!("image directory {}", dir.display()))?;
+    Staged::new(dir, options.name.as_str(), "disk")
+}
+
+/// Gives the disk its name and writes the entry.
+///
+/// # Errors
+/// When a file cannot be written; nothing has changed then.
+pub fn publish(staged: Staged, options: &ImportOptions, arch: String) -> anyhow::Result<Image> {
+    let ImportOptions { name, dir, .. } = options;
+    let sha256 = digest::of_file(staged.path()).with_context(|| staged.path().display().to_string())?;
+    // A new disk gets a new name: jobs that run from the old one keep it until they end.
+    let disk = PathBuf::from(format!("{name}-{}.squashfs", &sha256[..12]));
+    let inherited = options.inherits.clone().unwrap_or_else(|| ImageEntry::new(PathBuf::new(), DiskFormat::Squashfs));
+    let entry = ImageEntry {
+        description: options.description.clone(),
+        disk: disk.clone(),
+        format: DiskFormat::Squashfs,
+        boot: BootMode::Kit,
+        append: options.append.clone(),
+        arch,
+        sha256: Some(sha256),
+        ..inherited
+    };
+    let draft = Staged::new(dir, name.as_str(), "entry")?;
+    fs::write(draft.path(), toml::to_string(&entry)?).with_context(|| draft.path().display().to_string())?;
+    name_must_be_free(options)?;
+    ensure!(!is_interrupted(), "interrupted by a signal");
+    let entry_path = entry_path(options);
+    let old = disk_of(&entry_path).filter(|old| *old != dir.join(&disk));
+    staged.publish(&dir.join(&disk))?;
+    draft.publish(&entry_path)?;
+    if let Some(old) = old {
+        // Who runs from it has it open; who is about to looks the entry up.
+        let _ = fs::remove_file(old);
+    }
+    Ok(Image { name: name.clone(), entry, entry_path, disk: dir.join(disk) })
+}
+
+/// The disk beside an entry that is about to be replaced; one that lies elsewhere is not ours to remove.
+fn disk_of(entry_path: &Path) -> Option<PathBuf> {
+    let entry: ImageEntry = toml::from_str(&fs::read_to_string(entry_path).ok()?).ok()?;
+    let dir = entry_path.parent()?;
+    Some(dir.join(entry.disk)).filter(|disk| disk.parent() == Some(dir))
+}
+
+/// Whether a signal waits that will end this process: where a VM is saved, signals are blocked and read later, and
+/// who was told to end must not publish anything any more.
+fn is_interrupted() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let pending = |key| {
+        let mask = status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+        mask.and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(0)
+    };
+    let ending =
+        [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM].iter().fold(0, |mask, n| mask | 1 << (n - 1));
+    (pending("SigPnd:") | pending("ShdPnd:")) & ending != 0
+}
