@@ -68,8 +68,6 @@ pub struct VmRequest {
     pub batch_script: bool,
     /// Memory of the task in MiB, when Slurm enforces one.
     pub memory_mib: Option<u64>,
-    /// The task's private directory under the state directory, made by the plugin.
-    pub state_dir: Option<PathBuf>,
     /// Site configuration, when it is not the default one.
     pub config: Option<PathBuf>,
 }
@@ -91,7 +89,6 @@ impl VmRequest {
             argv0: None,
             batch_script: false,
             memory_mib: None,
-            state_dir: None,
             config: None,
         }
     }
@@ -251,9 +248,6 @@ impl fmt::Display for VmRequest {
         if let Some(mib) = self.memory_mib {
             write!(f, " mem={mib}")?;
         }
-        if let Some(dir) = &self.state_dir {
-            write!(f, " state={}", Encoded(dir.as_os_str()))?;
-        }
         if let Some(path) = &self.config {
             write!(f, " config={}", Encoded(path.as_os_str()))?;
         }
@@ -286,7 +280,6 @@ impl FromStr for VmRequest {
                 "argv0" => request.argv0 = Some(decoded()?),
                 "script" => request.batch_script = value == "1",
                 "mem" => request.memory_mib = Some(value.parse().map_err(|_| wrong("mem is not a number"))?),
-                "state" => request.state_dir = Some(decoded()?.into()),
                 "config" => request.config = Some(decoded()?.into()),
                 _ => return Err(wrong("unknown key: plugin and runner are of different versions")),
             }
@@ -348,7 +341,6 @@ mod tests {
         request.label = true;
         request.verbose = true;
         request.memory_mib = Some(4096);
-        request.state_dir = Some("/run/spank-vm/1.0.0".into());
         request.config = Some("/etc/slurm dir/x=y %.toml".into());
         assert_eq!(request.to_string().parse(), Ok(request));
     }

@@ -12,7 +12,7 @@
 //! Invariants:
 //! - One thread, one poll loop. Nothing sleeps; every wait for the guest's own devices has a deadline.
 //! - It depends on [`crate::proto`] and [`crate::archive`] alone and trusts its peer: the runner is the host's side.
-//! - `unsafe` is in `sys` (system calls nix lacks) and `exec` (between fork and exec), nowhere else.
+//! - `unsafe` is in `sys` (system calls nix lacks) and `exec` (the child before it executes the command), nowhere else.
 //! - A boot that fails still answers the runner's HELLO with a sentence, if there is a port at all.
 //! - A session never signals more than its task unless it runs as PID 1 of a guest.
 

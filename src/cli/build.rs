@@ -79,7 +79,6 @@ fn build(config: &Config, arguments: Arguments) -> anyhow::Result<ExitStatus> {
         argv: vec![script.into()],
         batch_script: true,
         script_path: Some(SCRIPT.into()),
-        state_dir: None,
         timing: false,
         begin,
     };

@@ -11,8 +11,8 @@ use clap::Subcommand;
 use super::{build, optimise};
 use crate::config::Config;
 use crate::image::import::disk::{self, Disk};
-use crate::image::import::{clean_up_on_signals, import_path};
-use crate::image::{Catalogue, ImportOptions, Imported, NewImage, import};
+use crate::image::import::import_path;
+use crate::image::{Catalogue, ImportOptions, Imported, NewImage, clean_up_on_signals, import};
 use crate::proto::ExitStatus;
 use crate::request::{ImageName, SaveSpec, parse_memory};
 use crate::runner::helper::{self, BlockFormat, HelperDisk};
@@ -112,8 +112,9 @@ fn manage(config: &Config, command: Command) -> anyhow::Result<()> {
                 Some(dir) => dir,
                 None => anyhow::bail!("no directory for the image: 'image_dirs' is empty and --dir was not given"),
             };
+            let (inherits, arch) = (None, None);
             let options =
-                ImportOptions { name, dir, description, append, replace, max_bytes: max_size, inherits: None };
+                ImportOptions { name, dir, description, append, replace, inherits, arch, max_bytes: max_size };
             import_source(config, &source, &options, partition)
         }
         Command::Remove { name } => {

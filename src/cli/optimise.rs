@@ -11,9 +11,8 @@ use anyhow::{Context, bail, ensure};
 
 use super::image::print;
 use crate::config::{Config, StartChoice};
-use crate::image::import::{DEFAULT_MAX_BYTES, clean_up_on_signals};
 use crate::image::slim::{Findings, slim};
-use crate::image::{Catalogue, DiskFormat, Image, ImportOptions, import};
+use crate::image::{Catalogue, DEFAULT_MAX_BYTES, DiskFormat, Image, ImportOptions, clean_up_on_signals, import};
 use crate::proto::ExitStatus;
 use crate::request::ImageName;
 use crate::runner::helper::{self, BlockFormat, HelperDisk};
@@ -110,6 +109,7 @@ fn pack(mut files: File, old: &Image, name: &ImageName, staging: &Path) -> anyho
         replace: false,
         max_bytes: DEFAULT_MAX_BYTES,
         inherits: Some(old.entry.clone()),
+        arch: Some(old.entry.arch.clone()),
     };
     Ok(import(&mut files, &options)?.image)
 }
@@ -212,7 +212,6 @@ fn once(config: &Config, image: &ImageName) -> anyhow::Result<Duration> {
         argv: ["/bin/sh", "-c", ":"].map(Into::into).to_vec(),
         batch_script: false,
         script_path: None,
-        state_dir: None,
         timing: false,
         begin,
     };

@@ -119,7 +119,6 @@ pub fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<ExitStatu
         argv: arguments.command,
         batch_script: false,
         script_path: None,
-        state_dir: None,
         timing: arguments.timing,
         begin,
     };

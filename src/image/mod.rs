@@ -11,9 +11,11 @@ pub mod import;
 mod links;
 mod place;
 pub mod slim;
+mod staged;
 
 pub use catalogue::{Catalogue, Image, ImageError};
 pub use entry::{DiskFormat, ImageEntry};
-pub use import::{ImportOptions, Imported, import, runs_here};
+pub use import::{DEFAULT_MAX_BYTES, ImportOptions, Imported, import, packer_exists, runs_here};
 pub use links::Links;
 pub use place::NewImage;
+pub use staged::clean_up_on_signals;

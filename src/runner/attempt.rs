@@ -23,7 +23,6 @@ use super::{Parts, Slot, scratch};
 use crate::config::StartChoice;
 use crate::notice;
 use crate::proto::ExitStatus;
-use crate::state::{self, Status};
 
 /// A start that takes longer than this is announced to a person who waits at a terminal.
 const NOTICE_AFTER: Duration = Duration::from_secs(1);
@@ -122,7 +121,6 @@ impl Vms<'_> {
         let has_template = template.is_some().then(Instant::now);
         let start = |index| self.start(template, has_template, index);
         let vms = (0..count).map(start).collect::<anyhow::Result<Vec<_>>>()?;
-        self.report(&vms);
         self.explain(template.is_some());
         let mut outputs = Outputs {
             stdout: Output::new(io::stdout().as_fd(), count)?,
@@ -235,6 +233,9 @@ impl Vms<'_> {
         if let (Start::Clone(shape, fds), Some(state)) = (start, &device_state) {
             process.monitor.load(fds.abilities.state_uri(state));
             memory_to_plug = shape.bytes_to_plug(parts.size);
+        } else {
+            // Only so that it tells why a machine stopped.
+            process.monitor.negotiate();
         }
         let moments = Moments { template: has_template, spawned: Some(Instant::now()), ..Moments::begin(slot.begin) };
         // Any number that an earlier session of this guest did not use: its template's was 0.
@@ -259,22 +260,6 @@ impl Vms<'_> {
         for share in &parts.shares {
             let mode = if share.read_only { "read-only" } else { "read and write" };
             tracing::debug!("share {} at {}, {mode}", share.source.display(), share.target.display());
-        }
-    }
-
-    /// Tells `spank-vm ps` what runs. Nothing depends on it, so nothing fails for it.
-    fn report(&self, vms: &[Vm]) {
-        let Self { slot, parts, .. } = self;
-        let Some(dir) = &slot.state_dir else { return };
-        let status = Status {
-            image: slot.image.to_string(),
-            runner_pid: std::process::id(),
-            qemu_pids: vms.iter().map(|vm| vm.process.pid()).collect(),
-            memory_mib: parts.size.memory_mib,
-            cpus: parts.size.cpus,
-        };
-        if let Err(error) = state::write_status(dir, &status) {
-            tracing::debug!("no status in {}: {error}", dir.display());
         }
     }
 }

@@ -13,6 +13,8 @@ mod accel;
 mod attempt;
 mod child;
 mod environment;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod helper;
 pub mod log;
 mod monitor;
@@ -95,8 +97,6 @@ pub struct Slot {
     pub batch_script: bool,
     /// Where the guest has that script, if not at the same path.
     pub script_path: Option<PathBuf>,
-    /// The task's directory, made by the plugin.
-    pub state_dir: Option<PathBuf>,
     /// Print the phases of each VM to stderr at the end.
     pub timing: bool,
     /// When the work for this slot began.
@@ -277,7 +277,6 @@ pub fn try_kvm(config: &Config, image: &ImageName) -> anyhow::Result<Duration> {
         argv: vec!["true".into()],
         batch_script: false,
         script_path: None,
-        state_dir: None,
         timing: false,
         begin,
     };

@@ -134,8 +134,8 @@ impl Relay<'_> {
     }
 
     fn timeout(&self) -> PollTimeout {
-        let booting = self.vms.iter().any(|vm| vm.phase == Phase::Booting);
-        let next = [booting.then_some(self.deadline), self.notice_at].into_iter().flatten().min();
+        let deadlines = self.vms.iter().filter_map(|vm| vm.deadline(self.deadline, self.boot_timeout));
+        let next = deadlines.chain(self.notice_at).min();
         match next {
             // Rounded up: waking before the moment would spin.
             Some(moment) => {
@@ -154,12 +154,12 @@ impl Relay<'_> {
                 notice::line(&format!("{} starting …", self.image));
             }
         }
-        if now < self.deadline {
-            return;
-        }
-        for vm in self.vms.iter_mut().filter(|vm| vm.phase == Phase::Booting) {
+        let (boot_deadline, patience) = (self.deadline, self.boot_timeout);
+        let is_late = |vm: &&mut Vm| vm.deadline(boot_deadline, patience).is_some_and(|deadline| now >= deadline);
+        for vm in self.vms.iter_mut().filter(is_late) {
             vm.process.read_texts();
-            let why = format!("no answer within {} s{}", self.boot_timeout.as_secs(), vm.process.last_words());
+            let what = if vm.is_up() { "it came up, but its command did not start" } else { "no answer" };
+            let why = format!("{what} within {} s{}", patience.as_secs(), vm.process.last_words());
             vm.fail(why, &mut self.outputs);
         }
     }

@@ -13,8 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::child::QemuProcess;
 use super::signals::{Signal, Signals, is_fatal};
 use crate::config::Config;
-use crate::image::import::{DEFAULT_MAX_BYTES, packer_exists};
-use crate::image::{Image, ImportOptions, NewImage, import};
+use crate::image::{DEFAULT_MAX_BYTES, Image, ImportOptions, NewImage, import, packer_exists};
 use crate::notice;
 use crate::proto::{self, DATA_CHUNK, Decoder, ExitStatus, ProtoError, RecvWindow, Stream, ToGuest, ToHost};
 use crate::request::SaveSpec;
@@ -76,6 +75,7 @@ impl SaveAs {
             append: entry.append.clone(),
             replace: place.replace,
             inherits: Some(entry.clone()),
+            arch: Some(entry.arch.clone()),
             max_bytes: DEFAULT_MAX_BYTES,
         };
         let image = import(archive, &options)?.image;
@@ -116,7 +116,9 @@ pub fn save(
 }
 
 fn fatal_signal(signals: &Signals) -> Option<Signal> {
-    std::iter::from_fn(|| signals.next()).find(|&signal| is_fatal(signal))
+    // A file that has become too large is an error of its own.
+    let ends = |signal: &Signal| is_fatal(*signal) && i32::from(*signal) != libc::SIGXFSZ;
+    std::iter::from_fn(|| signals.next()).find(ends)
 }
 
 /// How far the session has come.

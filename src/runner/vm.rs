@@ -3,10 +3,11 @@
 #![forbid(unsafe_code)]
 
 use std::io::{self, Read, Write};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::child::QemuProcess;
 use super::stdio::Output;
+use super::tail::printable;
 use super::timing::Moments;
 use crate::notice;
 use crate::proto::{
@@ -62,6 +63,9 @@ impl Outputs {
     }
 }
 
+/// Lines that one agent may log; ours says a handful.
+const LOG_LINES: usize = 200;
+
 /// Bytes taken from one VM before the others get their turn.
 const TURN: usize = 4 * DATA_CHUNK;
 
@@ -81,6 +85,10 @@ pub struct Vm {
     /// Credit for stdin.
     stdin: SendWindow,
     received: [RecvWindow; 2],
+    /// Bytes of each output that were passed on, and that `received` was not told of yet.
+    passed_on: [usize; 2],
+    /// Lines that the agent may still log.
+    log_lines: usize,
     decoder: Decoder,
     nonce: u64,
     unsent: Vec<u8>,
@@ -100,6 +108,8 @@ impl Vm {
             keep: false,
             stdin: SendWindow::default(),
             received: Default::default(),
+            passed_on: [0; 2],
+            log_lines: LOG_LINES,
             decoder: Decoder::new(),
             nonce,
             unsent: Vec::new(),
@@ -148,14 +158,32 @@ impl Vm {
 
     /// Notes that output of this VM was written, and returns the credit.
     pub fn output_written(&mut self, stream: Stream, bytes: usize) {
-        if let Some(credit) = self.received[stream as usize - 1].consume(bytes) {
-            self.send(ToGuest::Window(stream, credit));
+        self.passed_on[stream as usize - 1] += bytes;
+        self.return_credit();
+    }
+
+    /// A guest that sends and does not read gets no credit, else what is queued for it would grow.
+    fn return_credit(&mut self) {
+        if self.unsent.len() > DATA_CHUNK || self.has_ended() {
+            return;
+        }
+        for (number, stream) in [Stream::Stdout, Stream::Stderr].into_iter().enumerate() {
+            let bytes = std::mem::take(&mut self.passed_on[number]);
+            if let Some(credit) = self.received[number].consume(bytes) {
+                self.send(ToGuest::Window(stream, credit));
+            }
         }
     }
 
     /// Whether something waits to be sent.
     pub fn wants_to_send(&self) -> bool {
         !self.unsent.is_empty()
+    }
+
+    /// Bytes that wait to be sent.
+    #[cfg(any(test, fuzzing))]
+    pub fn unsent(&self) -> usize {
+        self.unsent.len()
     }
 
     /// Sends what the channel takes now.
@@ -170,6 +198,7 @@ impl Vm {
             }
         }
         self.unsent.drain(..sent);
+        self.return_credit();
     }
 
     /// Takes what the agent sent.
@@ -225,14 +254,7 @@ impl Vm {
                     }
                 }
             }
-            (_, ToHost::Log { level, text }) => {
-                let text = printable(text);
-                match level {
-                    Level::Warn => notice::line(&format!("warning: {text}")),
-                    Level::Info => tracing::info!(vm = self.index, "agent: {text}"),
-                    Level::Debug => tracing::debug!(vm = self.index, "agent: {text}"),
-                }
-            }
+            (_, ToHost::Log { level, text }) => self.log(level, text),
             (Phase::Starting, ToHost::Started(_)) => {
                 self.moments.started = Some(Instant::now());
                 self.phase = Phase::Running;
@@ -268,6 +290,29 @@ impl Vm {
         Ok(())
     }
 
+    /// Passes a line of the agent on. Their number is limited: they are not under flow control, and the
+    /// administrator's journal is not the guest's to fill.
+    fn log(&mut self, level: Level, text: &[u8]) {
+        let Some(left) = self.log_lines.checked_sub(1) else { return };
+        self.log_lines = left;
+        let text = if left > 0 { printable(text) } else { "the agent says too much; the rest is left out".to_owned() };
+        match level {
+            Level::Warn => notice::line(&format!("warning: {text}")),
+            Level::Info => tracing::info!(vm = self.index, "agent: {text}"),
+            Level::Debug => tracing::debug!(vm = self.index, "agent: {text}"),
+        }
+    }
+
+    /// By when the guest must have come further; `boot_deadline` is for its first answer, and what is left to do
+    /// until its command runs may take `patience`.
+    pub fn deadline(&self, boot_deadline: Instant, patience: Duration) -> Option<Instant> {
+        match self.phase {
+            Phase::Booting => Some(boot_deadline),
+            Phase::Up | Phase::Starting => self.moments.ready.map(|ready| ready + patience),
+            Phase::Running | Phase::Ended(_) => None,
+        }
+    }
+
     /// Ends the VM because of something that is not its command's doing.
     pub fn fail(&mut self, why: String, outputs: &mut Outputs) {
         let end = if self.phase == Phase::Booting { End::NeverUp(why) } else { End::Broken(why) };
@@ -298,9 +343,4 @@ impl Vm {
         let why = self.process.obituary();
         self.fail(why, outputs);
     }
-}
-
-/// Text of the guest, fit for a terminal and a log.
-fn printable(text: &[u8]) -> String {
-    String::from_utf8_lossy(text).chars().filter(|c| !c.is_control()).take(1000).collect()
 }

@@ -25,7 +25,6 @@ mod plan;
 mod progress;
 mod source;
 mod spool;
-mod staged;
 mod tree;
 
 use std::fs::File;
@@ -48,7 +47,6 @@ use crate::request::ImageName;
 
 pub use self::arch::runs_here;
 pub use self::pack::packer_exists;
-pub use self::staged::clean_up_on_signals;
 
 /// What to import and as what.
 #[derive(Debug, Clone)]
@@ -65,6 +63,8 @@ pub struct ImportOptions {
     pub replace: bool,
     /// Entry of an image that this one is made of: whatever else it says holds for the new one.
     pub inherits: Option<ImageEntry>,
+    /// Processor architecture of its programs, instead of what they tell themselves.
+    pub arch: Option<String>,
     /// Most bytes that the files of the image may have together.
     pub max_bytes: u64,
 }
@@ -206,7 +206,7 @@ fn finish(
     progress.pack(plan.bytes());
     let staged = enter::begin(options)?;
     let mut arch = arch::Seen::of(&tree);
-    let mut packer = pack::Packer::start(staged.path(), tree.root())?;
+    let mut packer = pack::Packer::start(&staged.path(), tree.root())?;
     let packed = (|| {
         for entry in plan.without_content() {
             packer.entry(entry)?;
@@ -229,8 +229,11 @@ fn finish(
     })();
     packer.finish(packed)?;
     progress.end();
-    let (arch, note) = arch.conclude();
-    notes.extend(note);
+    let arch = options.arch.clone().unwrap_or_else(|| {
+        let (arch, note) = arch.conclude();
+        notes.extend(note);
+        arch
+    });
     let image = enter::publish(staged, options, arch)?;
     Ok(Imported { image, notes })
 }

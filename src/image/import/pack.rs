@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 
 use anyhow::{Context, bail};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -15,8 +15,7 @@ use crate::archive::{Entry, Kind, Writer};
 /// Bytes collected before they are written to the pipe.
 const BUFFER: usize = 256 * 1024;
 
-/// What `sqfstar` may use beside its program, where its own default is a quarter of the machine's memory: a task whose
-/// VM is saved has only its share of that.
+/// What the packer may use beside its program: its own default is a quarter of the machine's memory.
 const MEMORY: &str = "64M";
 
 /// Whether this machine has what packs images.
@@ -46,6 +45,7 @@ impl Packer {
         let said = File::from(memfd_create(c"sqfstar", MFdFlags::MFD_CLOEXEC)?);
         // lz4: under emulation the guest decompresses on a slow processor, and size matters less than start time.
         let mut child = Command::new("sqfstar")
+            // The file is there already, and is this process's alone. The memory is the task's when a VM is saved.
             .args(["-quiet", "-no-progress", "-force", "-mem", MEMORY, "-comp", "lz4", "-b", "128K"])
             .args(["-root-mode", &format!("{:o}", root.mode & 0o7777)])
             .args(["-root-uid", &root.uid.to_string(), "-root-gid", &root.gid.to_string()])
@@ -109,14 +109,20 @@ impl Packer {
         if status.success() {
             return Ok(());
         }
-        if status.signal() == Some(libc::SIGXFSZ) {
-            bail!("the image cannot be written: it is larger than the limit for files (ulimit -f)");
-        }
         let mut said = String::new();
         self.said.rewind()?;
         let _ = self.said.take(1 << 20).read_to_string(&mut said);
-        let telling = said.lines().find(|line| line.contains("No space left") || line.contains("quota"));
-        let why = telling.or(said.lines().last()).unwrap_or("it was killed").trim();
-        bail!("the image cannot be written: {why}");
+        bail!("the image cannot be written: {}", reason(status, &said));
     }
+}
+
+/// Why the packer failed, in its words or from how it ended.
+fn reason(status: ExitStatus, said: &str) -> String {
+    if status.signal() == Some(libc::SIGXFSZ) {
+        return "the file grew beyond the limit for files (ulimit -f)".to_owned();
+    }
+    let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty());
+    // The cause comes before the announcement that it is fatal.
+    let line = lines().find(|line| line.contains("because")).or_else(|| lines().next_back());
+    line.map_or_else(|| format!("the packer ended with {status}"), str::to_owned)
 }

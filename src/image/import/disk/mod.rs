@@ -63,7 +63,7 @@ impl Disk {
             return disk(Format::Qcow2);
         }
         if vdi::is_vdi(start) {
-            vdi::check(start).with_context(context)?;
+            vdi::check(start, part.len).with_context(context)?;
             return disk(Format::Vdi);
         }
         if start.starts_with(vmdk::DESCRIPTOR) {
