@@ -9,6 +9,7 @@ mod confinement;
 mod failures;
 mod hostile;
 mod identity;
+mod images;
 mod options;
 mod save;
 mod slots;
@@ -43,8 +44,11 @@ fn main() -> ExitCode {
         hostile::CASES,
         confinement::CASES,
         tools::CASES,
+        images::CASES,
     ]
     .concat();
+    // What takes minutes runs by itself: make test-long.
+    let cases = if std::env::var_os("SPANK_VM_LONG").is_some() { images::LONG_CASES.to_vec() } else { cases };
     if arguments.list {
         return libtest_mimic::run(&arguments, cases.into_iter().map(|(name, _)| trial(name, || Ok(()))).collect())
             .exit_code();
