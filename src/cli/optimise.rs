@@ -12,7 +12,7 @@ use anyhow::{Context, bail, ensure};
 use super::image::print;
 use crate::config::{Config, StartChoice};
 use crate::image::slim::{Findings, slim};
-use crate::image::{Catalogue, DEFAULT_MAX_BYTES, DiskFormat, Image, ImportOptions, clean_up_on_signals, import};
+use crate::image::{DEFAULT_MAX_BYTES, DiskFormat, Image, ImportOptions, clean_up_on_signals, import};
 use crate::proto::ExitStatus;
 use crate::request::ImageName;
 use crate::runner::helper::{self, BlockFormat, HelperDisk};
@@ -38,7 +38,7 @@ pub struct Arguments {
 
 /// Optimises the image; one that fails any check is not published, and the old one stays.
 pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
-    let image = Catalogue::new(&config.image_dirs).find(&arguments.name)?;
+    let image = config.catalogue().find(&arguments.name)?;
     ensure!(
         image.entry.boot == Default::default(),
         "image '{}' boots its own kernel: nothing of it can be left out",
@@ -199,9 +199,10 @@ fn once(config: &Config, image: &ImageName) -> anyhow::Result<Duration> {
     let begin = Instant::now();
     let slot = Slot {
         config: config.clone(),
-        image: image.clone(),
+        image: image.clone().into(),
+        job: None,
         vms: 1,
-        memory_mib: None,
+        memory: None,
         vm_memory_mib: None,
         vm_cpus: None,
         mounts: Vec::new(),

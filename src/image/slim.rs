@@ -135,7 +135,7 @@ fn each(archive: &File, mut visit: impl FnMut(&Entry, &mut dyn io::Read) -> anyh
     let mut file = archive;
     file.rewind()?;
     let mut reader = Reader::new(Stream(BufReader::new(file)));
-    while let Some(entry) = reader.next().context("the root's archive")? {
+    while let Some(entry) = reader.next_entry().context("the root's archive")? {
         visit(&entry, &mut reader.content())?;
     }
     Ok(())

@@ -22,8 +22,10 @@ pub const CASES: &[Case] = &[
 
 /// Runs `work` with a catalogue directory of the user's before the site's.
 fn with_catalogue(cluster: &Cluster, work: impl FnOnce(&Path)) {
-    let dir = cluster.work_dir();
-    let config = format!("image_dirs = ['{}', '{}/images']\n", dir.display(), cluster.dir.display());
+    let parent = cluster.work_dir();
+    let config = format!("image_dirs = ['{}/of-%u', '{}/images']\n", parent.display(), cluster.dir.display());
+    let dir = parent.join(format!("of-{}", cluster.user));
+    assert!(Command::new("install").args(["-d", "-o", &cluster.user]).arg(&dir).status().unwrap().success());
     cluster.with_config(&config, || work(&dir));
 }
 
@@ -124,7 +126,7 @@ fn bad_places(cluster: &Cluster) {
     refused("mine,over", &["'replace'"]);
     refused("/nonexistent/mine", &["/nonexistent", "no directory"]);
     refused("/etc/mine", &["/etc", "cannot be written"]);
-    refused("mine", &["no directory of the catalogue"]);
+    refused("mine", &["no directory of yours"]);
     cluster.srun(&["--vm-save=mine", "true"]).fails_with_one_line(&["--vm-save", "--vm-image"]);
 }
 
