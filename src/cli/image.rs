@@ -8,12 +8,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Subcommand;
 
-use super::build;
-use super::catalogue;
+use super::{build, catalogue, optimise};
 use crate::config::Config;
 use crate::image::import::disk::{self, Disk};
 use crate::image::import::import_path;
-use crate::image::{ImportOptions, Imported, Links, NewImage, clean_up_on_signals, import};
+use crate::image::{ImportOptions, Imported, NewImage, clean_up_on_signals, import};
 use crate::proto::ExitStatus;
 use crate::request::{ImageName, ImageRef, SaveSpec, parse_memory};
 use crate::runner::helper::{self, BlockFormat, HelperDisk};
@@ -81,6 +80,8 @@ pub enum Command {
     },
     /// Make an image from another: run a script as root in a VM and save that VM
     Build(build::Arguments),
+    /// Leave out what a kit boot never uses, pack the rest anew, and compare the start times
+    Optimise(optimise::Arguments),
     /// Remove an image of yours; VMs that run from it are not harmed
     Remove {
         /// Name of the image, or path of its entry
@@ -100,6 +101,7 @@ fn manage(config: &Config, command: Command) -> anyhow::Result<()> {
     match command {
         // It has exit codes of its own.
         Command::Build(_) => Ok(()),
+        Command::Optimise(arguments) => optimise::run(config, &arguments),
         Command::List => catalogue::list(config),
         Command::Check { image, save } => {
             catalogue::check(config, &from_here(image)?)?;
@@ -120,8 +122,9 @@ fn manage(config: &Config, command: Command) -> anyhow::Result<()> {
                 Some(dir) => dir,
                 None => anyhow::bail!("no directory for your image among 'image_dirs', and --dir was not given"),
             };
-            let (links, arch) = (Links::default(), None);
-            let options = ImportOptions { name, dir, description, append, replace, links, arch, max_bytes: max_size };
+            let (inherits, arch) = (None, None);
+            let options =
+                ImportOptions { name, dir, description, append, replace, inherits, arch, max_bytes: max_size };
             import_source(config, &source, &options, partition)
         }
     }

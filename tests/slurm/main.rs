@@ -14,6 +14,7 @@ mod hostile;
 mod identity;
 mod images;
 mod options;
+mod save;
 mod slots;
 mod streams;
 mod templates;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         streams::CASES,
         terminal::CASES,
         slots::CASES,
+        save::CASES,
         options::CASES,
         catalogue::CASES,
         delivery::CASES,
