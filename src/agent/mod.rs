@@ -31,6 +31,7 @@ mod machine;
 mod memory;
 mod modules;
 mod net;
+mod oom;
 mod port;
 mod pump;
 mod rootfs;

@@ -4,8 +4,11 @@
 //! be nothing. `cargo test --test slurm -- NAME` runs those whose name contains NAME.
 
 mod batch;
+mod catalogue;
+mod central;
 mod cluster;
 mod confinement;
+mod delivery;
 mod failures;
 mod hostile;
 mod identity;
@@ -36,6 +39,8 @@ fn main() -> ExitCode {
         terminal::CASES,
         slots::CASES,
         options::CASES,
+        catalogue::CASES,
+        delivery::CASES,
         batch::CASES,
         templates::CASES,
         failures::CASES,
