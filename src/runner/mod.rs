@@ -24,6 +24,7 @@ pub mod log;
 mod monitor;
 mod plan;
 mod prebuild;
+mod pulse;
 mod qemu;
 mod relay;
 mod save;
