@@ -8,6 +8,7 @@ use anyhow::Context;
 use crate::config::Config;
 use crate::proto::ExitStatus;
 use crate::request::{REQUEST_ENV, VmRequest};
+use crate::runner::fault::BlameNode;
 use crate::runner::{self, Slot, limits};
 
 /// Set to anything, prints the phases of every VM of the step to its stderr.
@@ -25,7 +26,7 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitStatus> {
     runner::log::init(request.verbose || std::env::var_os(VERBOSE_ENV).is_some());
     let argv = request.argv0.clone().into_iter().chain(arguments).collect();
     let slot = Slot {
-        config: Config::load(request.config.as_deref())?,
+        config: Config::load(request.config.as_deref()).blame_node()?,
         image: request.image,
         vms: request.vms_per_slot,
         memory: limits::memory(request.memory_mib, request.tasks),

@@ -13,6 +13,7 @@ mod accel;
 mod attempt;
 mod child;
 mod environment;
+pub mod fault;
 pub mod limits;
 pub mod log;
 mod monitor;
@@ -40,6 +41,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 
 use self::attempt::Outcome;
+use self::fault::{BlameNode, NodeFault, node};
 use self::plan::{SlotResources, VmSize};
 use self::qemu::{Accel, Machine};
 use self::shares::Share;
@@ -48,7 +50,7 @@ use self::stdio::{RawTerminal, same_file, terminal_size};
 use self::task::Task;
 use self::vm::End;
 use crate::config::{AccelChoice, Config, MachineChoice};
-use crate::image::{Catalogue, Image};
+use crate::image::{Catalogue, Image, ImageError};
 use crate::kit::Kit;
 use crate::notice;
 use crate::proto::{ExitStatus, FailKind};
@@ -59,6 +61,10 @@ pub use self::signals::die_by;
 
 /// Exit code when not the command but the VM failed: as container runtimes do, above what programs use.
 pub const EXIT_VM_FAILED: u8 = 125;
+
+/// Exit code when this node is at fault and another may do: `EX_TEMPFAIL` of sysexits.h, which asks for another try.
+/// The plugin uses it too.
+pub const EXIT_NODE_FAILED: u8 = crate::request::EXIT_NODE_FAILED;
 
 /// A slot and what is to run in it.
 #[derive(Debug)]
@@ -115,7 +121,7 @@ pub fn run(slot: &Slot) -> anyhow::Result<ExitStatus> {
     let signals = Signals::watch().context("signals")?;
     let mut parts = prepare(slot)?;
     let terminal = enter_terminal(&mut parts.task)?;
-    let decision = accel::decide(slot.config.accel, &slot.config.state_dir, &parts.qemu)?;
+    let decision = accel::decide(slot.config.accel, &slot.config.state_dir, &parts.qemu).blame_node()?;
     let trial = decision.may_fall_back.then(|| Duration::from_secs(slot.config.kvm_timeout_s));
     let boot_timeout = trial.unwrap_or(parts.boot_timeout);
     let mut outcome = attempt::run(slot, &parts, &signals, decision.accel, boot_timeout)?;
@@ -145,7 +151,12 @@ fn prepare(slot: &Slot) -> anyhow::Result<Parts> {
         "--vms-per-slot={vms}: this site allows at most {} ('max_vms_per_slot')",
         config.max_vms_per_slot
     );
-    let image = Catalogue::new(&config.image_dirs).find(&slot.image)?;
+    let image = Catalogue::new(&config.image_dirs).find(&slot.image);
+    let image = match image {
+        // An image of another name would not be found either.
+        Err(error @ ImageError::Directory { .. }) => return Err(error).blame_node(),
+        found => found?,
+    };
     image.open_disk()?;
     ensure!(
         image.entry.arch == std::env::consts::ARCH,
@@ -154,8 +165,8 @@ fn prepare(slot: &Slot) -> anyhow::Result<Parts> {
         image.entry.arch,
         std::env::consts::ARCH
     );
-    let kit = Kit::load(&config.kit)?;
-    let qemu = config.qemu_path()?;
+    let kit = Kit::load(&config.kit).blame_node()?;
+    let qemu = config.qemu_path().blame_node()?;
     let cpus = limits::processors()?;
     let size = plan::divide(&SlotResources {
         vms: *vms,
@@ -203,7 +214,10 @@ fn enter_terminal(task: &mut Task) -> anyhow::Result<Option<RawTerminal>> {
 /// Combines the ends of all VMs: the highest code wins, and a signal counts as 128 + its number as in a shell.
 /// Reports what the user cannot see otherwise, each sentence once.
 fn conclude(slot: &Slot, ends: &[End]) -> ExitStatus {
+    let blames_node = ends.iter().any(|end| matches!(end, End::NodeFailed(_)));
+    // That a node is at fault is not hidden by what became of the other VMs.
     let rank = |status: &ExitStatus| match status {
+        ExitStatus::Code(EXIT_NODE_FAILED) if blames_node => u16::MAX,
         ExitStatus::Code(code) => u16::from(*code),
         ExitStatus::Signal(signo) => 128 + u16::from(*signo),
     };
@@ -216,6 +230,11 @@ fn conclude(slot: &Slot, ends: &[End]) -> ExitStatus {
             }
             End::NotStarted(FailKind::NotFound, why) => (127, why.clone()),
             End::NotStarted(FailKind::NotExecutable, why) => (126, why.clone()),
+            End::NodeFailed(why) => (EXIT_NODE_FAILED, format!("{NodeFault}: {why}")),
+            // Nothing of the user's has run yet, and the image has no say in what the site demands.
+            End::NeverUp(why) if slot.config.accel == AccelChoice::Kvm => {
+                (EXIT_NODE_FAILED, format!("{NodeFault} with KVM: {why}"))
+            }
             End::NeverUp(why) | End::Broken(why) => {
                 (EXIT_VM_FAILED, format!("image '{}' on {}: {why}", slot.image, node()))
             }
@@ -227,12 +246,6 @@ fn conclude(slot: &Slot, ends: &[End]) -> ExitStatus {
         ExitStatus::Code(status)
     });
     statuses.max_by_key(rank).unwrap_or(ExitStatus::Code(0))
-}
-
-/// This node's name as Slurm knows it.
-fn node() -> String {
-    let host = || nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-    std::env::var("SLURMD_NODENAME").ok().or_else(host).unwrap_or_else(|| "this node".to_owned())
 }
 
 /// Tries whether KVM really runs a guest: the image's own boot, and a command that does nothing.

@@ -59,12 +59,21 @@ pub struct Monitor {
     resumed: Option<Instant>,
     plugged: bool,
     complaint: Option<String>,
+    disk_error: Option<String>,
 }
 
 impl Monitor {
     /// Takes a nonblocking socket whose other end QEMU got as its monitor.
     pub fn new(stream: UnixStream) -> Self {
-        Self { stream, line: Vec::new(), transfer: None, resumed: None, plugged: false, complaint: None }
+        Self {
+            stream,
+            line: Vec::new(),
+            transfer: None,
+            resumed: None,
+            plugged: false,
+            complaint: None,
+            disk_error: None,
+        }
     }
 
     /// Orders a VM that QEMU was told to await (`-incoming defer`) to be read from `state` and to run.
@@ -143,6 +152,9 @@ impl Monitor {
         }
         match (message["event"].as_str(), message["data"]["status"].as_str()) {
             (Some("MEMORY_DEVICE_SIZE_CHANGE"), _) => self.plugged = true,
+            (Some("BLOCK_IO_ERROR"), _) => {
+                self.disk_error.get_or_insert_with(|| disk_error(&message["data"]));
+            }
             (Some("RESUME"), _) => self.resumed = Some(Instant::now()),
             (Some("MIGRATION"), Some("completed")) => self.transfer = Some(Transfer::Completed),
             (Some("MIGRATION"), Some("failed")) => {
@@ -162,9 +174,28 @@ impl Monitor {
         self.plugged
     }
 
+    /// Why the VM was stopped, if one of its disks cannot be read or written; for the user.
+    pub fn disk_error(&self) -> Option<String> {
+        self.disk_error.clone()
+    }
+
     /// When the guest's processors began to run after loading.
     pub fn resumed(&self) -> Option<Instant> {
         self.resumed
+    }
+}
+
+/// What QEMU tells in the event `BLOCK_IO_ERROR` (`qapi/block-core.json`).
+fn disk_error(data: &Value) -> String {
+    let reason = data["reason"].as_str().unwrap_or("input/output error");
+    let place = match data["node-name"].as_str() {
+        Some("scratch") => "the VM's private disk in 'scratch_dir'",
+        _ => "the image's disk",
+    };
+    match (data["operation"].as_str(), data["nospace"].as_bool()) {
+        (_, Some(true)) => format!("no space is left for {place}; the VM was ended"),
+        (Some("write"), _) => format!("{place} cannot be written: {reason}; the VM was ended"),
+        _ => format!("{place} cannot be read: {reason}; the VM was ended"),
     }
 }
 
@@ -211,6 +242,20 @@ mod tests {
         }
         assert_eq!(monitor.transfer(), Some(Transfer::Completed));
         assert!(monitor.resumed().is_some());
+    }
+
+    #[test]
+    fn a_disk_that_is_full_or_unreadable_is_told_in_a_sentence() {
+        let (mut monitor, mut qemu) = monitor();
+        assert_eq!(monitor.disk_error(), None);
+        let full = json!({"event": "BLOCK_IO_ERROR", "data": {"node-name": "scratch", "operation": "write",
+            "action": "stop", "nospace": true, "reason": "No space left on device"}});
+        qemu.write_all(format!("{full}\n").as_bytes()).unwrap();
+        monitor.read();
+        let told = "no space is left for the VM's private disk in 'scratch_dir'; the VM was ended";
+        assert_eq!(monitor.disk_error().unwrap(), told);
+        let gone = json!({"node-name": "root", "operation": "read", "nospace": false, "reason": "Stale file handle"});
+        assert_eq!(disk_error(&gone), "the image's disk cannot be read: Stale file handle; the VM was ended");
     }
 
     #[test]

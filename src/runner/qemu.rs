@@ -62,6 +62,9 @@ pub struct Abilities {
     pub read_only_templates: bool,
 }
 
+/// A disk that fails stops the VM, and the runner ends it: a guest would go on with what it has not written.
+const ON_ERROR: &str = "werror=stop,rerror=stop";
+
 /// Number of the descriptor set that holds the private disk.
 const SCRATCH_SET: u32 = 1;
 /// Number of the descriptor set that holds a template's device state.
@@ -185,13 +188,13 @@ impl VmSpec<'_> {
         );
         let driver = format.block_driver();
         args.pair("-blockdev", format!("driver={driver},node-name=root,read-only=on,file=root-file"));
-        args.pair("-device", format!("virtio-blk-{bus},drive=root,serial=root"));
+        args.pair("-device", format!("virtio-blk-{bus},drive=root,serial=root,{ON_ERROR}"));
         // The scratch disk dies with the VM: flushing it to the host's disk would be work for nothing.
         args.pair("-add-fd", format!("fd={},set={SCRATCH_SET}", self.scratch));
         let file = "driver=file,node-name=scratch-file,locking=off,discard=unmap,cache.no-flush=on";
         args.pair("-blockdev", format!("{file},filename=/dev/fdset/{SCRATCH_SET}"));
         args.pair("-blockdev", "driver=raw,node-name=scratch,discard=unmap,cache.no-flush=on,file=scratch-file");
-        args.pair("-device", format!("virtio-blk-{bus},drive=scratch,serial=scratch"));
+        args.pair("-device", format!("virtio-blk-{bus},drive=scratch,serial=scratch,{ON_ERROR}"));
     }
 
     fn shares(&self, args: &mut Args) {

@@ -39,6 +39,8 @@ pub enum End {
     NeverUp(String),
     /// The VM itself failed later; the text says how.
     Broken(String),
+    /// This node lacks something that the VM needs: room for its disk, say.
+    NodeFailed(String),
 }
 
 /// The two outputs that the VMs of a slot share, and what the agent of a new VM must be told.
@@ -261,6 +263,14 @@ impl Vm {
             (_, ToHost::Exit(_)) => return Err(ProtoError::OutOfOrder("EXIT")),
         }
         Ok(())
+    }
+
+    /// Reads what QEMU has to tell beside the channel. A disk that cannot be written or read has stopped the VM.
+    pub fn read_texts(&mut self, outputs: &mut Outputs) {
+        self.process.read_texts();
+        if let Some(why) = self.process.monitor.disk_error() {
+            self.end(End::NodeFailed(why), outputs);
+        }
     }
 
     /// Ends the VM because of something that is not its command's doing.
