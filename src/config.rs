@@ -87,6 +87,8 @@ pub struct Config {
     pub boot_timeout_s: u64,
     /// Seconds after which a boot under KVM counts as broken when `accel` is `auto`.
     pub kvm_timeout_s: u64,
+    /// Whether root's own jobs get VMs.
+    pub allow_root: bool,
     /// Share the user's home directory.
     pub share_home: bool,
     /// More shares for every guest.
@@ -111,6 +113,7 @@ impl Default for Config {
             max_vms_per_slot: MAX_VMS_PER_SLOT,
             boot_timeout_s: 60,
             kvm_timeout_s: 10,
+            allow_root: false,
             share_home: true,
             shares: Vec::new(),
         }
@@ -175,10 +178,7 @@ impl Config {
                 .find(|path| path.exists())
         };
         found.with_context(|| {
-            format!(
-                "no QEMU at '{}' on this node: install qemu-system-x86 or set 'qemu' in the configuration",
-                self.qemu.display()
-            )
+            format!("no QEMU at '{}': install qemu-system-x86 or set 'qemu' in the configuration", self.qemu.display())
         })
     }
 }

@@ -1,5 +1,6 @@
 //! `spank-vm image`: the catalogue from the command line.
 
+use std::env::consts::ARCH;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -7,9 +8,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Subcommand;
 
+use super::build;
 use crate::config::Config;
-use crate::image::{Catalogue, ImportOptions, import};
-use crate::request::ImageName;
+use crate::image::{Catalogue, ImportOptions, Links, NewImage, import};
+use crate::proto::ExitStatus;
+use crate::request::{ImageName, SaveSpec};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -19,6 +22,9 @@ pub enum Command {
     Check {
         /// Name of the image
         name: ImageName,
+        /// Say too whether a new image can be made there
+        #[arg(long, value_name = "NAME|/PATH[,replace]")]
+        save: Option<SaveSpec>,
     },
     /// Show what is known of an image
     Show {
@@ -45,6 +51,8 @@ pub enum Command {
         #[arg(long)]
         replace: bool,
     },
+    /// Make an image from another: run a script as root in a VM and save that VM
+    Build(build::Arguments),
     /// Remove an image; VMs that run from it are not harmed
     Remove {
         /// Name of the image
@@ -53,12 +61,24 @@ pub enum Command {
 }
 
 /// Carries out `command`.
-pub fn run(config: &Config, command: Command) -> anyhow::Result<()> {
+pub fn run(config: &Config, command: Command) -> anyhow::Result<ExitStatus> {
+    if let Command::Build(arguments) = command {
+        return Ok(build::run(config, arguments));
+    }
+    manage(config, command).map(|()| ExitStatus::Code(0))
+}
+
+fn manage(config: &Config, command: Command) -> anyhow::Result<()> {
     let catalogue = Catalogue::new(&config.image_dirs);
     match command {
+        // It has exit codes of its own.
+        Command::Build(_) => Ok(()),
         Command::List => list(&catalogue),
-        Command::Check { name } => {
+        Command::Check { name, save } => {
             catalogue.find(&name)?.open_disk()?;
+            if let Some(save) = save {
+                NewImage::find(&save, &config.image_dirs).with_context(|| format!("--vm-save={save}"))?;
+            }
             Ok(())
         }
         Command::Show { name } => {
@@ -76,7 +96,15 @@ pub fn run(config: &Config, command: Command) -> anyhow::Result<()> {
                 Some(dir) => dir,
                 None => anyhow::bail!("no directory for the image: 'image_dirs' is empty and --dir was not given"),
             };
-            let options = ImportOptions { name, dir, description, append, replace };
+            let options = ImportOptions {
+                name,
+                dir,
+                description,
+                append,
+                replace,
+                links: Links::default(),
+                arch: ARCH.to_owned(),
+            };
             let image = import(&mut *open(&archive)?, &options)?;
             print(&format!("image '{}' is ready: {}\n", image.name, image.disk.display()))
         }

@@ -8,7 +8,12 @@
 mod catalogue;
 mod entry;
 mod import;
+mod links;
+mod place;
+mod staged;
 
 pub use catalogue::{Catalogue, Image, ImageError};
 pub use entry::{DiskFormat, ImageEntry};
-pub use import::{ImportOptions, import};
+pub use import::{ImportOptions, import, packer_exists};
+pub use links::Links;
+pub use place::NewImage;

@@ -45,7 +45,7 @@ pub enum Error {
     LostOption,
     /// One of the others, met on a node and that node's fault.
     Node(Box<Error>),
-    /// No private directory for the task.
+    /// The task could not be noted in the state directory.
     StateDir {
         /// The directory.
         path: PathBuf,

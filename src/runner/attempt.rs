@@ -12,8 +12,9 @@ use anyhow::Context;
 
 use super::child::{Files, QemuProcess};
 use super::fault::BlameNode;
-use super::qemu::{Accel, Machine, Start, TemplateFds, VmSpec};
+use super::qemu::{Accel, Machine, Start, System, TemplateFds, VmSpec};
 use super::relay::Relay;
+use super::save::{self, SaveAs, Saved};
 use super::signals::{Signal, Signals};
 use super::stdio::Output;
 use super::template::{self, Obtained, Recipe, Shape, Template, Terms};
@@ -22,7 +23,7 @@ use super::vm::{End, Outputs, Phase, Vm};
 use super::{Parts, Slot, scratch};
 use crate::config::StartChoice;
 use crate::notice;
-use crate::state::{self, Status};
+use crate::proto::ExitStatus;
 
 /// A start that takes longer than this is announced to a person who waits at a terminal.
 const NOTICE_AFTER: Duration = Duration::from_secs(1);
@@ -121,7 +122,6 @@ impl Vms<'_> {
         let has_template = template.is_some().then(Instant::now);
         let start = |index| self.start(template, has_template, index);
         let vms = (0..count).map(start).collect::<anyhow::Result<Vec<_>>>()?;
-        self.report(&vms);
         self.explain(template.is_some());
         let mut outputs = Outputs {
             stdout: Output::new(io::stdout().as_fd(), count)?,
@@ -137,7 +137,9 @@ impl Vms<'_> {
             outputs,
             signals: self.signals,
             task: &parts.task,
+            takes_stdin: true,
             shares: &parts.shares,
+            links: &parts.image.entry.links,
             cpus: template.filter(|(shape, _)| shape.cpus > parts.size.cpus).map(|_| parts.size.cpus as u16),
             memory: template.and_then(|(shape, _)| shape.bytes_to_plug(parts.size)).map(Shape::beyond_template),
             deadline: Instant::now() + self.boot_timeout,
@@ -145,7 +147,13 @@ impl Vms<'_> {
             notice_at: self.notice_at,
             image: slot.image.as_str(),
         };
-        let interrupted = relay.run()?;
+        if slot.save.is_some() {
+            relay.vms[0].keep = true;
+        }
+        let mut interrupted = relay.run()?;
+        if let (Some(image), None) = (&slot.save, interrupted) {
+            interrupted = self.save(&mut relay.vms[0], image);
+        }
         for vm in &mut relay.vms {
             vm.bury();
             tracing::info!(image = %slot.image, vm = vm.index, phases = %vm.moments, "vm ended");
@@ -161,6 +169,22 @@ impl Vms<'_> {
             Some(signal) => Outcome::Died(signal),
             None => Outcome::Ended(relay.vms.into_iter().map(end).collect()),
         })
+    }
+
+    /// Saves the root of a VM whose command has succeeded.
+    fn save(&self, vm: &mut Vm, image: &SaveAs) -> Option<Signal> {
+        if vm.phase != Phase::Ended(End::Exited(ExitStatus::Code(0))) {
+            notice::line(&format!("warning: {} is not made, because the command failed", image.name()));
+            return None;
+        }
+        match save::save(&mut vm.process, image, &self.parts.image, self.signals, self.boot_timeout) {
+            Saved::Done => None,
+            Saved::Interrupted(signal) => Some(signal),
+            Saved::Failed(why) => {
+                vm.phase = Phase::Ended(End::NotSaved(why));
+                None
+            }
+        }
     }
 
     fn start(
@@ -181,12 +205,12 @@ impl Vms<'_> {
                 let fds = TemplateFds { ram, state, abilities: template.abilities() };
                 let scratch = scratch::create(template.scratch(), scratch_dir).blame_node()?;
                 device_state = Some(opened.state.try_clone()?);
-                (Start::Clone(shape, fds), Files { scratch, template: Some(opened) })
+                (Start::Clone(shape, fds), Files { scratch: Some(scratch), template: Some(opened), disks: Vec::new() })
             }
             None => {
                 let original = File::open(parts.kit.scratch()).context("the kit's scratch disk")?;
                 let scratch = scratch::create(&original, scratch_dir).blame_node()?;
-                (Start::Boot(parts.size), Files { scratch, template: None })
+                (Start::Boot(parts.size), Files { scratch: Some(scratch), ..Files::default() })
             }
         };
         let mut process = QemuProcess::spawn(&parts.qemu, files, |inherited| {
@@ -196,8 +220,7 @@ impl Vms<'_> {
                 start,
                 kernel: &kernel,
                 initramfs: &initramfs,
-                image: &parts.image,
-                scratch: inherited.files.scratch.as_raw_fd(),
+                system: System::Image(&parts.image, inherited.files.scratch_fd()),
                 channel: inherited.channel.as_raw_fd(),
                 console: inherited.console.as_raw_fd(),
                 monitor: inherited.monitor.as_raw_fd(),
@@ -210,6 +233,9 @@ impl Vms<'_> {
         if let (Start::Clone(shape, fds), Some(state)) = (start, &device_state) {
             process.monitor.load(fds.abilities.state_uri(state));
             memory_to_plug = shape.bytes_to_plug(parts.size);
+        } else {
+            // Only so that it tells why a machine stopped.
+            process.monitor.negotiate();
         }
         let moments = Moments { template: has_template, spawned: Some(Instant::now()), ..Moments::begin(slot.begin) };
         // Any number that an earlier session of this guest did not use: its template's was 0.
@@ -234,22 +260,6 @@ impl Vms<'_> {
         for share in &parts.shares {
             let mode = if share.read_only { "read-only" } else { "read and write" };
             tracing::debug!("share {} at {}, {mode}", share.source.display(), share.target.display());
-        }
-    }
-
-    /// Tells `spank-vm ps` what runs. Nothing depends on it, so nothing fails for it.
-    fn report(&self, vms: &[Vm]) {
-        let Self { slot, parts, .. } = self;
-        let Some(dir) = &slot.state_dir else { return };
-        let status = Status {
-            image: slot.image.to_string(),
-            runner_pid: std::process::id(),
-            qemu_pids: vms.iter().map(|vm| vm.process.pid()).collect(),
-            memory_mib: parts.size.memory_mib,
-            cpus: parts.size.cpus,
-        };
-        if let Err(error) = state::write_status(dir, &status) {
-            tracing::debug!("no status in {}: {error}", dir.display());
         }
     }
 }

@@ -14,6 +14,9 @@ mod attempt;
 mod child;
 mod environment;
 pub mod fault;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+pub mod helper;
 pub mod limits;
 pub mod log;
 mod monitor;
@@ -21,6 +24,7 @@ mod plan;
 mod prebuild;
 mod qemu;
 mod relay;
+mod save;
 mod scratch;
 mod shares;
 mod signals;
@@ -49,7 +53,7 @@ use self::signals::Signals;
 use self::stdio::{RawTerminal, same_file, terminal_size};
 use self::task::Task;
 use self::vm::End;
-use crate::config::{AccelChoice, Config, MachineChoice};
+use crate::config::{AccelChoice, Config};
 use crate::image::{Catalogue, Image, ImageError};
 use crate::kit::Kit;
 use crate::notice;
@@ -57,6 +61,7 @@ use crate::proto::{ExitStatus, FailKind};
 use crate::request::{EnvEntry, ImageName, ShareSpec};
 
 pub use self::prebuild::{Prebuilt, prebuild};
+pub use self::save::SaveAs;
 pub use self::signals::die_by;
 
 /// Exit code when not the command but the VM failed: as container runtimes do, above what programs use.
@@ -87,14 +92,16 @@ pub struct Slot {
     pub as_root: bool,
     /// Variables that the command gets in any case.
     pub variables: Vec<EnvEntry>,
+    /// Image that the first VM's root becomes if its command succeeds.
+    pub save: Option<SaveAs>,
     /// Each line of output is preceded by its VM's number.
     pub label: bool,
     /// The command; empty is an error.
     pub argv: Vec<OsString>,
     /// `argv[0]` is a batch script that exists on the host only.
     pub batch_script: bool,
-    /// The task's directory, made by the plugin.
-    pub state_dir: Option<PathBuf>,
+    /// Where the guest has that script, if not at the same path.
+    pub script_path: Option<PathBuf>,
     /// Print the phases of each VM to stderr at the end.
     pub timing: bool,
     /// When the work for this slot began.
@@ -126,13 +133,7 @@ pub fn run(slot: &Slot) -> anyhow::Result<ExitStatus> {
     let boot_timeout = trial.unwrap_or(parts.boot_timeout);
     let mut outcome = attempt::run(slot, &parts, &signals, decision.accel, boot_timeout)?;
     if decision.may_fall_back && outcome.never_came_up() {
-        notice::line(
-            "warning: KVM does not run guests on this node although /dev/kvm can be opened; using emulation, \
-             which is slower (the administrator can set accel = 'tcg' to silence this)",
-        );
-        if let Err(error) = accel::remember_broken(&slot.config.state_dir, &parts.qemu) {
-            tracing::debug!("the verdict on KVM is not kept: {error:#}");
-        }
+        accel::report_broken(&slot.config.state_dir, &parts.qemu);
         outcome = attempt::run(slot, &parts, &signals, Accel::Tcg, parts.boot_timeout)?;
     }
     drop(terminal);
@@ -172,7 +173,7 @@ fn prepare(slot: &Slot) -> anyhow::Result<Parts> {
         vms: *vms,
         memory: slot.memory.clone(),
         default_mib: config.default_memory_mib,
-        overhead_mib: config.memory_overhead_mib,
+        overhead_mib: config.memory_overhead_mib + if slot.save.is_some() { save::OVERHEAD_MIB } else { 0 },
         cpus,
         wanted_mib: slot.vm_memory_mib,
         wanted_cpus: slot.vm_cpus,
@@ -182,15 +183,25 @@ fn prepare(slot: &Slot) -> anyhow::Result<Parts> {
     if slot.as_root {
         task.run_as_root();
     }
+    if let Some(path) = &slot.script_path {
+        task.move_script(path);
+    }
     task.set_variables(slot.variables.clone());
     for mount in &slot.mounts {
         ensure!(mount.source.is_dir(), "--vm-mount={mount}: {} is no directory on {}", mount.source.display(), node());
     }
     let shares = shares::choose(&[slot.mounts.as_slice(), config.shares.as_slice()].concat(), &own);
-    let machine = match config.machine {
-        MachineChoice::Microvm => Machine::Microvm,
-        MachineChoice::Auto | MachineChoice::Q35 => Machine::Q35,
-    };
+    for (path, _) in image.entry.links.iter() {
+        // It would be made on the host.
+        if let Some(share) = shares.iter().find(|share| path.starts_with(&share.target)) {
+            let (link, share) = (path.display(), share.target.display());
+            bail!(
+                "image '{}': its link {link} would lie in the share {share}; correct [links] in its entry",
+                image.name
+            );
+        }
+    }
+    let machine = Machine::chosen(config.machine);
     // VMs that share a processor boot one after the other in effect.
     let turns = vms.div_ceil(cpus);
     let boot_timeout = Duration::from_secs(config.boot_timeout_s) * turns;
@@ -235,6 +246,7 @@ fn conclude(slot: &Slot, ends: &[End]) -> ExitStatus {
             End::NeverUp(why) if slot.config.accel == AccelChoice::Kvm => {
                 (EXIT_NODE_FAILED, format!("{NodeFault} with KVM: {why}"))
             }
+            End::NotSaved(why) => (EXIT_VM_FAILED, format!("the command succeeded, its VM is not saved: {why}")),
             End::NeverUp(why) | End::Broken(why) => {
                 (EXIT_VM_FAILED, format!("image '{}' on {}: {why}", slot.image, node()))
             }
@@ -265,10 +277,11 @@ pub fn try_kvm(config: &Config, image: &ImageName) -> anyhow::Result<Duration> {
         mounts: Vec::new(),
         as_root: false,
         variables: Vec::new(),
+        save: None,
         label: false,
         argv: vec!["true".into()],
         batch_script: false,
-        state_dir: None,
+        script_path: None,
         timing: false,
         begin,
     };

@@ -14,6 +14,8 @@ use std::time::Instant;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
 
+use super::child::TURN;
+
 /// Id of the device that memory is plugged through, as on QEMU's command line.
 pub const MEMORY_DEVICE: &str = "plug";
 
@@ -21,7 +23,10 @@ pub const MEMORY_DEVICE: &str = "plug";
 const STATE_NAME: &str = "state";
 
 /// Longest line that is waited for; QEMU's own are shorter.
-const LINE_MAX: usize = 1 << 20;
+const LINE_MAX: usize = 64 * 1024;
+
+/// Longest complaint of QEMU that is repeated, in characters.
+const COMPLAINT_MAX: usize = 500;
 
 /// How QEMU reaches the file with the state of a template's devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +65,18 @@ pub struct Monitor {
     plugged: bool,
     complaint: Option<String>,
     disk_error: Option<String>,
+    shutdown: Option<Shutdown>,
+}
+
+/// Why QEMU stopped its machine and ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shutdown {
+    /// The guest powered it off.
+    PowerOff,
+    /// The guest reset it: a reboot, or a kernel that panicked.
+    Reset,
+    /// Somebody asked QEMU to.
+    Host,
 }
 
 impl Monitor {
@@ -73,6 +90,7 @@ impl Monitor {
             plugged: false,
             complaint: None,
             disk_error: None,
+            shutdown: None,
         }
     }
 
@@ -132,7 +150,8 @@ impl Monitor {
     /// Takes in what QEMU said.
     pub fn read(&mut self) {
         let mut buf = [0; 4096];
-        while let Ok(n @ 1..) = self.stream.read(&mut buf) {
+        for _ in 0..TURN {
+            let Ok(n @ 1..) = self.stream.read(&mut buf) else { return };
             self.line.extend_from_slice(&buf[..n]);
             while let Some(end) = self.line.iter().position(|&byte| byte == b'\n') {
                 let line: Vec<u8> = self.line.drain(..=end).collect();
@@ -147,13 +166,22 @@ impl Monitor {
     fn understand(&mut self, line: &[u8]) {
         let Ok(message) = serde_json::from_slice::<Value>(line) else { return };
         if let Some(why) = message["error"]["desc"].as_str() {
+            let why: String = why.chars().filter(|c| !c.is_control()).take(COMPLAINT_MAX).collect();
             tracing::debug!("QEMU's monitor: {why}");
-            self.complaint.get_or_insert(why.to_owned());
+            self.complaint.get_or_insert(why);
         }
         match (message["event"].as_str(), message["data"]["status"].as_str()) {
             (Some("MEMORY_DEVICE_SIZE_CHANGE"), _) => self.plugged = true,
             (Some("BLOCK_IO_ERROR"), _) => {
                 self.disk_error.get_or_insert_with(|| disk_error(&message["data"]));
+            }
+            (Some("SHUTDOWN"), _) => {
+                self.shutdown = match message["data"]["reason"].as_str() {
+                    Some("guest-shutdown") => Some(Shutdown::PowerOff),
+                    Some("guest-reset" | "guest-panic") => Some(Shutdown::Reset),
+                    Some("host-signal" | "host-qmp-quit" | "host-ui") => Some(Shutdown::Host),
+                    _ => None,
+                };
             }
             (Some("RESUME"), _) => self.resumed = Some(Instant::now()),
             (Some("MIGRATION"), Some("completed")) => self.transfer = Some(Transfer::Completed),
@@ -177,6 +205,11 @@ impl Monitor {
     /// Why the VM was stopped, if one of its disks cannot be read or written; for the user.
     pub fn disk_error(&self) -> Option<String> {
         self.disk_error.clone()
+    }
+
+    /// Why the machine was stopped, if QEMU said so before it ended.
+    pub fn shutdown(&self) -> Option<Shutdown> {
+        self.shutdown
     }
 
     /// When the guest's processors began to run after loading.
@@ -256,6 +289,19 @@ mod tests {
         assert_eq!(monitor.disk_error().unwrap(), told);
         let gone = json!({"node-name": "root", "operation": "read", "nospace": false, "reason": "Stale file handle"});
         assert_eq!(disk_error(&gone), "the image's disk cannot be read: Stale file handle; the VM was ended");
+    }
+
+    #[test]
+    fn the_reason_of_a_machine_s_end_is_known() {
+        for (reason, expected) in
+            [("guest-shutdown", Some(Shutdown::PowerOff)), ("guest-reset", Some(Shutdown::Reset)), ("new-one", None)]
+        {
+            let (mut monitor, mut qemu) = monitor();
+            let event = json!({"event": "SHUTDOWN", "data": {"guest": true, "reason": reason}});
+            qemu.write_all(format!("{event}\n").as_bytes()).unwrap();
+            monitor.read();
+            assert_eq!(monitor.shutdown(), expected, "{reason}");
+        }
     }
 
     #[test]

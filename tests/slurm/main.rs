@@ -5,7 +5,9 @@
 
 mod batch;
 mod cluster;
+mod confinement;
 mod failures;
+mod hostile;
 mod identity;
 mod options;
 mod slots;
@@ -36,6 +38,8 @@ fn main() -> ExitCode {
         batch::CASES,
         templates::CASES,
         failures::CASES,
+        hostile::CASES,
+        confinement::CASES,
         tools::CASES,
     ]
     .concat();

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::super::qemu::{Abilities, Accel, Machine, Start, TemplateFds, VmSpec};
+use super::super::qemu::{Abilities, Accel, Machine, Start, System, TemplateFds, VmSpec};
 use super::super::shares::Share;
 use super::{FORMAT, Shape};
 use crate::digest::hex;
@@ -73,8 +73,7 @@ impl Recipe<'_> {
             start: Start::Template(self.shape, fds),
             kernel: &kernel,
             initramfs: &initramfs,
-            image: self.image,
-            scratch: 0,
+            system: System::Image(self.image, 0),
             channel: 0,
             console: 0,
             monitor: 0,
