@@ -4,12 +4,15 @@
 //! be nothing. `cargo test --test slurm -- NAME` runs those whose name contains NAME.
 
 mod batch;
+mod blame;
 mod cluster;
 mod confinement;
+mod fail_closed;
 mod failures;
 mod hostile;
 mod identity;
 mod options;
+mod resources;
 mod slots;
 mod streams;
 mod templates;
@@ -38,6 +41,9 @@ fn main() -> ExitCode {
         batch::CASES,
         templates::CASES,
         failures::CASES,
+        fail_closed::CASES,
+        blame::CASES,
+        resources::CASES,
         hostile::CASES,
         confinement::CASES,
         tools::CASES,
