@@ -10,26 +10,42 @@ use clap::Subcommand;
 
 use super::build;
 use crate::config::Config;
-use crate::image::{Catalogue, ImportOptions, Links, NewImage, import};
+use crate::image::{ImportOptions, Links, NewImage, import};
 use crate::proto::ExitStatus;
-use crate::request::{ImageName, SaveSpec};
+use crate::request::{ImageName, ImageRef, SaveSpec};
+
+use super::catalogue;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// List all images with their descriptions
+    /// List all images: size, where they come from, whether you can use them
     List,
-    /// Say whether an image can be used, by the exit code and one line
+    /// Say whether you can use an image, by the exit code and one line
     Check {
-        /// Name of the image
-        name: ImageName,
+        /// Name of the image, or path
+        image: ImageRef,
         /// Say too whether a new image can be made there
         #[arg(long, value_name = "NAME|/PATH[,replace]")]
         save: Option<SaveSpec>,
     },
-    /// Show what is known of an image
+    /// Show what is known of an image, of its disk and of its copy on this node
     Show {
-        /// Name of the image
-        name: ImageName,
+        /// Name of the image, or path
+        image: ImageRef,
+    },
+    /// Compare an image's disk, and its copies on this node, with the digest in its entry
+    Verify {
+        /// Name of the image, or path
+        image: ImageRef,
+    },
+    /// Copy images to this node before a job needs them: as root for everybody, else for yourself
+    Fetch {
+        /// Names of the images, or paths
+        #[arg(required_unless_present = "all")]
+        images: Vec<ImageRef>,
+        /// All images of the site
+        #[arg(long, conflicts_with = "images")]
+        all: bool,
     },
     /// Make an image from a tar archive of a root file system
     Import {
@@ -38,7 +54,7 @@ pub enum Command {
         /// Name of the new image
         #[arg(long)]
         name: ImageName,
-        /// Directory for disk and entry [default: the first of 'image_dirs']
+        /// Directory for disk and entry [default: root's is the site's, the first of 'image_dirs'; a user's the first with '~' or '%u']
         #[arg(long)]
         dir: Option<PathBuf>,
         /// One line for people
@@ -53,10 +69,10 @@ pub enum Command {
     },
     /// Make an image from another: run a script as root in a VM and save that VM
     Build(build::Arguments),
-    /// Remove an image; VMs that run from it are not harmed
+    /// Remove an image of yours; VMs that run from it are not harmed
     Remove {
-        /// Name of the image
-        name: ImageName,
+        /// Name of the image, or path of its entry
+        image: ImageRef,
     },
 }
 
@@ -69,32 +85,28 @@ pub fn run(config: &Config, command: Command) -> anyhow::Result<ExitStatus> {
 }
 
 fn manage(config: &Config, command: Command) -> anyhow::Result<()> {
-    let catalogue = Catalogue::new(&config.image_dirs);
     match command {
         // It has exit codes of its own.
         Command::Build(_) => Ok(()),
-        Command::List => list(&catalogue),
-        Command::Check { name, save } => {
-            catalogue.find(&name)?.open_disk()?;
+        Command::List => catalogue::list(config),
+        Command::Check { image, save } => {
+            catalogue::check(config, &from_here(image)?)?;
             if let Some(save) = save {
-                NewImage::find(&save, &config.image_dirs).with_context(|| format!("--vm-save={save}"))?;
+                NewImage::find(&save, config.catalogue().dir_for_new()).with_context(|| format!("--vm-save={save}"))?;
             }
             Ok(())
         }
-        Command::Show { name } => {
-            let image = catalogue.find(&name)?;
-            let size = image.open_disk()?.metadata()?.len();
-            print(&format!(
-                "name = {name}\nentry = {}\ndisk_path = {}\ndisk_bytes = {size}\n{}",
-                image.entry_path.display(),
-                image.disk.display(),
-                toml::to_string(&image.entry)?
-            ))
+        Command::Show { image } => catalogue::show(config, &from_here(image)?),
+        Command::Verify { image } => catalogue::verify(config, &from_here(image)?),
+        Command::Fetch { images, all } => {
+            let images = images.into_iter().map(from_here).collect::<anyhow::Result<Vec<_>>>()?;
+            catalogue::fetch_all(config, &images, all)
         }
+        Command::Remove { image } => catalogue::remove(config, &from_here(image)?),
         Command::Import { archive, name, dir, description, append, replace } => {
-            let dir = match dir.or_else(|| config.image_dirs.first().cloned()) {
+            let dir = match dir.or_else(|| config.catalogue().dir_for_new().map(Path::to_owned)) {
                 Some(dir) => dir,
-                None => anyhow::bail!("no directory for the image: 'image_dirs' is empty and --dir was not given"),
+                None => anyhow::bail!("no directory for your image among 'image_dirs', and --dir was not given"),
             };
             let options = ImportOptions {
                 name,
@@ -108,15 +120,14 @@ fn manage(config: &Config, command: Command) -> anyhow::Result<()> {
             let image = import(&mut *open(&archive)?, &options)?;
             print(&format!("image '{}' is ready: {}\n", image.name, image.disk.display()))
         }
-        Command::Remove { name } => {
-            let image = catalogue.find(&name)?;
-            std::fs::remove_file(&image.entry_path).with_context(|| image.entry_path.display().to_string())?;
-            // Only a disk that lies beside its entry came with it.
-            if image.disk.parent() == image.entry_path.parent() {
-                std::fs::remove_file(&image.disk).with_context(|| image.disk.display().to_string())?;
-            }
-            Ok(())
-        }
+    }
+}
+
+/// A relative path starts in the working directory.
+pub(super) fn from_here(image: ImageRef) -> anyhow::Result<ImageRef> {
+    match image.relative_path() {
+        Some(_) => Ok(image.seen_from(&std::env::current_dir().context("the working directory")?)),
+        None => Ok(image),
     }
 }
 
@@ -125,21 +136,6 @@ fn open(archive: &Path) -> anyhow::Result<Box<dyn Read>> {
         return Ok(Box::new(io::stdin().lock()));
     }
     Ok(Box::new(File::open(archive).with_context(|| archive.display().to_string())?))
-}
-
-fn list(catalogue: &Catalogue<'_>) -> anyhow::Result<()> {
-    let images = catalogue.list()?;
-    if images.is_empty() {
-        return print("no images yet: 'spank-vm image import' makes one\n");
-    }
-    let mut text = String::new();
-    for image in images {
-        match image {
-            Ok(image) => text.push_str(&format!("{:<20} {}\n", image.name.as_str(), image.entry.description)),
-            Err(error) => text.push_str(&format!("{:<20} {error}\n", "(broken)")),
-        }
-    }
-    print(&text)
 }
 
 /// Writes to stdout; a reader that left (`| head`) is not an error.

@@ -36,18 +36,21 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitStatus> {
         .with_context(|| format!("{REQUEST_ENV} is not set: this program is started by Slurm's plugin spank_vm"))?;
     let request: VmRequest = text.parse()?;
     runner::log::init(request.verbose || std::env::var_os(VERBOSE_ENV).is_some());
-    let config = Config::load(request.config.as_deref()).blame_node()?;
+    let mut config = Config::load(request.config.as_deref()).blame_node()?;
     ensure!(
         config.allow_root || !Uid::effective().is_root(),
         "jobs of root get no VM on this site: submit as an ordinary user, or set allow_root = true in the configuration"
     );
     let argv = request.argv0.clone().into_iter().chain(arguments).collect();
+    // The plugin knows this node's name for certain, and has made the directory.
+    config.image_cache_dir = request.image_cache_dir.unwrap_or(config.image_cache_dir);
     // One image for the step: its first task's.
     let save = request.save.filter(|_| is_first_task());
     let save = save.map(|spec| SaveAs::new(&spec, None, &config).with_context(|| format!("--vm-save={spec}")));
     let slot = Slot {
         config,
         image: request.image,
+        job: request.job,
         vms: request.vms_per_slot,
         memory: limits::memory(request.memory_mib, request.tasks),
         vm_memory_mib: request.vm_memory_mib,

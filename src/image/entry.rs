@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use super::links::Links;
 use serde::{Deserialize, Serialize};
 
+use super::allow::Allow;
+
 /// What the disk file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -73,6 +75,26 @@ pub struct ImageEntry {
     /// Files of the guest that are links to a share.
     #[serde(default, skip_serializing_if = "Links::is_empty")]
     pub links: Links,
+    /// Who may use it, and where.
+    #[serde(default, skip_serializing_if = "Allow::is_empty")]
+    pub allow: Allow,
+}
+
+impl ImageEntry {
+    /// The entry of a disk of which nothing else is said: kit boot, this node's architecture.
+    pub fn new(disk: PathBuf, format: DiskFormat) -> Self {
+        Self {
+            description: String::new(),
+            disk,
+            format,
+            boot: BootMode::default(),
+            append: String::new(),
+            arch: default_arch(),
+            sha256: None,
+            links: Links::default(),
+            allow: Allow::default(),
+        }
+    }
 }
 
 fn default_arch() -> String {

@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, bail, ensure};
 
+use super::allow::Allow;
 use super::catalogue::Image;
 use super::entry::{BootMode, DiskFormat, ImageEntry};
 use super::links::Links;
@@ -69,6 +70,7 @@ pub fn import(archive: &mut dyn Read, options: &ImportOptions) -> anyhow::Result
         arch: options.arch.clone(),
         sha256: Some(sha256),
         links: options.links.clone(),
+        allow: Allow::default(),
     };
     let published = Staged::create(dir).map_err(anyhow::Error::from).and_then(|staged| {
         staged.file().write_all(toml::to_string(&entry)?.as_bytes())?;

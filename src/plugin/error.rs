@@ -45,6 +45,15 @@ pub enum Error {
     LostOption,
     /// One of the others, met on a node and that node's fault.
     Node(Box<Error>),
+    /// A relative path, and no directory to start at.
+    NoWorkDir {
+        /// The path.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A relative path arrived without the directory it starts at.
+    LostImageDir(String),
     /// The task could not be noted in the state directory.
     StateDir {
         /// The directory.
@@ -89,6 +98,12 @@ impl fmt::Display for Error {
                 "this step was submitted for a VM, but its --vm-image did not arrive; nothing was run. \
                  ('{STEP_PROGRAM}' is not a command of its own)"
             ),
+            Self::NoWorkDir { path, source } => {
+                write!(f, "--vm-image={path}: the working directory is not known: {}", Reason(source))
+            }
+            Self::LostImageDir(path) => {
+                write!(f, "--vm-image={path}: the directory of the submission did not arrive; give the path from / on")
+            }
             Self::StateDir { path, source } => {
                 write!(f, "cannot make the task's directory {}: {}", path.display(), Reason(source))
             }

@@ -12,12 +12,15 @@
 mod accel;
 mod attempt;
 mod child;
+pub mod delivery;
 mod environment;
 pub mod fault;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod helper;
+mod job;
 pub mod limits;
+mod lock;
 pub mod log;
 mod monitor;
 mod plan;
@@ -33,6 +36,7 @@ mod tail;
 mod task;
 pub mod template;
 mod timing;
+mod trust;
 mod vm;
 
 use std::ffi::OsString;
@@ -45,20 +49,21 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 
 use self::attempt::Outcome;
+use self::delivery::{Delivered, Disk};
 use self::fault::{BlameNode, NodeFault, node};
 use self::plan::{SlotResources, VmSize};
 use self::qemu::{Accel, Machine};
 use self::shares::Share;
-use self::signals::Signals;
+use self::signals::{Signal, Signals};
 use self::stdio::{RawTerminal, same_file, terminal_size};
 use self::task::Task;
 use self::vm::End;
 use crate::config::{AccelChoice, Config};
-use crate::image::{Catalogue, Image, ImageError};
+use crate::image::{Image, ImageError};
 use crate::kit::Kit;
 use crate::notice;
 use crate::proto::{ExitStatus, FailKind};
-use crate::request::{EnvEntry, ImageName, ShareSpec};
+use crate::request::{EnvEntry, ImageName, ImageRef, JobRef, ShareSpec};
 
 pub use self::prebuild::{Prebuilt, prebuild};
 pub use self::save::SaveAs;
@@ -70,6 +75,8 @@ pub const EXIT_VM_FAILED: u8 = 125;
 /// Exit code when this node is at fault and another may do: `EX_TEMPFAIL` of sysexits.h, which asks for another try.
 /// The plugin uses it too.
 pub const EXIT_NODE_FAILED: u8 = crate::request::EXIT_NODE_FAILED;
+/// A start that takes longer than this is announced to a person who waits at a terminal.
+const NOTICE_AFTER: Duration = Duration::from_secs(1);
 
 /// A slot and what is to run in it.
 #[derive(Debug)]
@@ -77,7 +84,9 @@ pub struct Slot {
     /// The site's configuration.
     pub config: Config,
     /// The image asked for.
-    pub image: ImageName,
+    pub image: ImageRef,
+    /// The job, where there is one.
+    pub job: Option<JobRef>,
     /// VMs of this slot.
     pub vms: u32,
     /// Memory of the whole slot, where it is limited.
@@ -111,6 +120,7 @@ pub struct Slot {
 /// What a slot's VMs are made of: everything that is looked up once.
 struct Parts {
     image: Image,
+    disk: Disk,
     kit: Kit,
     qemu: PathBuf,
     machine: Machine,
@@ -120,13 +130,23 @@ struct Parts {
     task: Task,
 }
 
+/// What came of looking everything up.
+enum Prepared {
+    Parts(Box<Parts>),
+    /// A signal came that ends the task.
+    Interrupted(Signal),
+}
+
 /// Runs the command in the slot's VMs and says how it ended: the highest exit code of all VMs.
 ///
 /// # Errors
 /// When a VM could not be started or broke; the text is for the user. Nothing is left behind.
 pub fn run(slot: &Slot) -> anyhow::Result<ExitStatus> {
     let signals = Signals::watch().context("signals")?;
-    let mut parts = prepare(slot)?;
+    let mut parts = match prepare(slot, &signals)? {
+        Prepared::Parts(parts) => *parts,
+        Prepared::Interrupted(signal) => return Ok(ExitStatus::Signal(signal)),
+    };
     let terminal = enter_terminal(&mut parts.task)?;
     let decision = accel::decide(slot.config.accel, &slot.config.state_dir, &parts.qemu).blame_node()?;
     let trial = decision.may_fall_back.then(|| Duration::from_secs(slot.config.kvm_timeout_s));
@@ -144,7 +164,7 @@ pub fn run(slot: &Slot) -> anyhow::Result<ExitStatus> {
 }
 
 /// Looks up everything the VMs need; all that can be wrong with a request or a node shows here.
-fn prepare(slot: &Slot) -> anyhow::Result<Parts> {
+fn prepare(slot: &Slot, signals: &Signals) -> anyhow::Result<Prepared> {
     let Slot { config, vms, .. } = slot;
     ensure!(!slot.argv.is_empty(), "no command to run");
     ensure!(
@@ -152,13 +172,16 @@ fn prepare(slot: &Slot) -> anyhow::Result<Parts> {
         "--vms-per-slot={vms}: this site allows at most {} ('max_vms_per_slot')",
         config.max_vms_per_slot
     );
-    let image = Catalogue::new(&config.image_dirs).find(&slot.image);
-    let image = match image {
+    let image = match config.catalogue().resolve(&slot.image) {
         // An image of another name would not be found either.
         Err(error @ ImageError::Directory { .. }) => return Err(error).blame_node(),
         found => found?,
     };
-    image.open_disk()?;
+    if image.entry.allow.depends_on_job() {
+        let facts = job::facts(slot.job.as_ref()).with_context(|| format!("image '{}'", image.name))?;
+        let refused = |refusal| ImageError::Refused { name: image.name.clone(), refusal };
+        image.entry.allow.permits_job(&facts).map_err(refused)?;
+    }
     ensure!(
         image.entry.arch == std::env::consts::ARCH,
         "image '{}' is for {}, this node is {}",
@@ -205,7 +228,13 @@ fn prepare(slot: &Slot) -> anyhow::Result<Parts> {
     // VMs that share a processor boot one after the other in effect.
     let turns = vms.div_ceil(cpus);
     let boot_timeout = Duration::from_secs(config.boot_timeout_s) * turns;
-    Ok(Parts { image, kit, qemu, machine, size, boot_timeout, shares, task })
+    // Last: it may take as long as a copy of the image does.
+    let notice_at = io::stderr().is_terminal().then(|| slot.begin + NOTICE_AFTER);
+    let disk = match delivery::deliver(&image, &delivery::Terms::of(config, signals, notice_at))? {
+        Delivered::Disk(disk) => disk,
+        Delivered::Interrupted(signal) => return Ok(Prepared::Interrupted(signal)),
+    };
+    Ok(Prepared::Parts(Box::new(Parts { image, disk, kit, qemu, machine, size, boot_timeout, shares, task })))
 }
 
 /// With a terminal on stdin and stdout, the command gets one of its own and this one is only a wire.
@@ -269,7 +298,8 @@ pub fn try_kvm(config: &Config, image: &ImageName) -> anyhow::Result<Duration> {
     let begin = Instant::now();
     let slot = Slot {
         config,
-        image: image.clone(),
+        image: image.clone().into(),
+        job: None,
         vms: 1,
         memory: None,
         vm_memory_mib: None,
@@ -288,6 +318,22 @@ pub fn try_kvm(config: &Config, image: &ImageName) -> anyhow::Result<Duration> {
     match run(&slot)? {
         ExitStatus::Code(0) => Ok(begin.elapsed()),
         status => bail!("the guest did not come up: {status:?}"),
+    }
+}
+
+/// Brings an image to this node, as the first job that wants it would.
+///
+/// # Errors
+/// When it cannot be used.
+pub fn fetch(config: &Config, image: &ImageRef) -> anyhow::Result<Disk> {
+    let image = config.catalogue().resolve(image)?;
+    let signals = Signals::watch().context("signals")?;
+    match delivery::deliver(&image, &delivery::Terms::of(config, &signals, None))? {
+        Delivered::Disk(disk) => Ok(disk),
+        Delivered::Interrupted(signal) => {
+            die_by(signal);
+            bail!("interrupted by {signal}")
+        }
     }
 }
 

@@ -9,13 +9,13 @@ use anyhow::{Context, bail};
 use nix::unistd::Uid;
 
 use super::accel;
+use super::delivery::{self, Delivered};
 use super::plan::VmSize;
 use super::qemu::{Accel, Machine};
 use super::signals::{Signals, die_by};
 use super::task::Task;
 use super::template::{self, Obtained, Recipe, Shape, Shelf, Template, Terms};
 use crate::config::{Config, MachineChoice};
-use crate::image::Catalogue;
 use crate::kit::Kit;
 use crate::request::ImageName;
 
@@ -44,11 +44,18 @@ pub fn prebuild(
         bail!("machine = 'microvm' cannot plug memory, so its VMs always boot");
     }
     let begin = Instant::now();
-    let image = Catalogue::new(&config.image_dirs).find(image)?;
-    image.open_disk()?;
+    let image = config.catalogue().resolve(&image.clone().into())?;
     let kit = Kit::load(&config.kit)?;
     let qemu = config.qemu_path()?;
     let signals = Signals::watch().context("signals")?;
+    let copying = delivery::Terms::of(config, &signals, io::stderr().is_terminal().then_some(begin));
+    let disk = match delivery::deliver(&image, &copying)? {
+        Delivered::Disk(disk) => disk,
+        Delivered::Interrupted(signal) => {
+            die_by(signal);
+            bail!("interrupted by {signal}")
+        }
+    };
     let shape = Shape::of(VmSize { memory_mib, cpus }, shares)
         .with_context(|| format!("no template serves VMs with {memory_mib} MiB and {cpus} processors"))?;
     let for_everybody = Uid::effective().is_root();
@@ -59,8 +66,16 @@ pub fn prebuild(
     let decision = accel::decide(config.accel, &config.state_dir, &qemu)?;
     let make = |accel: Accel, seconds: u64| {
         let machine = Machine::Q35;
-        let recipe =
-            Recipe { image: &image, kit: &kit, qemu: &qemu, machine, accel, shape, introduction: &introduction };
+        let recipe = Recipe {
+            image: &image,
+            disk: &disk,
+            kit: &kit,
+            qemu: &qemu,
+            machine,
+            accel,
+            shape,
+            introduction: &introduction,
+        };
         let notice_at = io::stderr().is_terminal().then_some(begin);
         let terms = Terms { signals: &signals, boot_timeout: Duration::from_secs(seconds), notice_at };
         match for_everybody {

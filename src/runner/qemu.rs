@@ -74,6 +74,8 @@ const NO_DUMP: &str = ",dump-guest-core=off";
 const SCRATCH_SET: u32 = 1;
 /// Number of the descriptor set that holds a template's device state.
 const STATE_SET: u32 = 2;
+/// Number of the descriptor set that holds the image's disk.
+const DISK_SET: u32 = 3;
 
 /// First of the descriptor sets of a helper's disks.
 const FIRST_DISK_SET: u32 = 10;
@@ -88,11 +90,20 @@ impl Abilities {
     }
 }
 
+/// The open disks of a VM with an image.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ImageFds {
+    /// The image's, which is only read.
+    pub image: RawFd,
+    /// The VM's private one.
+    pub scratch: RawFd,
+}
+
 /// What a guest works on.
 #[derive(Debug, Clone, Copy)]
 pub enum System<'a> {
-    /// An image's disk, which becomes the root, under a private disk by its open descriptor.
-    Image(&'a Image, RawFd),
+    /// An image's disk, which becomes the root, under a private one.
+    Image(&'a Image, ImageFds),
     /// No image: the agent of the kit alone, and these disks with their descriptors.
     Helper(&'a [HelperDisk], &'a [RawFd]),
 }
@@ -140,7 +151,7 @@ impl VmSpec<'_> {
         args.pair("-append", self.kernel_command_line());
         self.console_and_channel(&mut args);
         match self.system {
-            System::Image(image, scratch) => self.image_disks(&mut args, image, scratch),
+            System::Image(image, fds) => self.image_disks(&mut args, image, fds),
             System::Helper(disks, fds) => self.helper_disks(&mut args, disks, fds),
         }
         self.shares(&mut args);
@@ -195,20 +206,19 @@ impl VmSpec<'_> {
         args.pair("-device", format!("virtserialport,chardev=channel,name={PORT_NAME}"));
     }
 
-    fn image_disks(&self, args: &mut Args, image: &Image, scratch: RawFd) {
+    fn image_disks(&self, args: &mut Args, image: &Image, fds: ImageFds) {
         let bus = self.machine.bus();
         let format: DiskFormat = image.entry.format;
         // locking=off: the image may lie on a file system without locks, and nobody ever writes to it.
-        args.list(
-            "-blockdev",
-            "driver=file,node-name=root-file,read-only=on,locking=off,filename=",
-            image.disk.as_os_str(),
-        );
+        // By descriptor: whatever becomes of its name, the VM keeps the file that was looked at.
+        args.pair("-add-fd", format!("fd={},set={DISK_SET}", fds.image));
+        let file = "driver=file,node-name=root-file,read-only=on,locking=off";
+        args.pair("-blockdev", format!("{file},filename=/dev/fdset/{DISK_SET}"));
         let driver = format.block_driver();
         args.pair("-blockdev", format!("driver={driver},node-name=root,read-only=on,file=root-file"));
         args.pair("-device", format!("virtio-blk-{bus},drive=root,serial=root,{ON_ERROR}"));
         // The scratch disk dies with the VM: flushing it to the host's disk would be work for nothing.
-        args.pair("-add-fd", format!("fd={scratch},set={SCRATCH_SET}"));
+        args.pair("-add-fd", format!("fd={},set={SCRATCH_SET}", fds.scratch));
         let file = "driver=file,node-name=scratch-file,locking=off,discard=unmap,cache.no-flush=on";
         args.pair("-blockdev", format!("{file},filename=/dev/fdset/{SCRATCH_SET}"));
         args.pair("-blockdev", "driver=raw,node-name=scratch,discard=unmap,cache.no-flush=on,file=scratch-file");

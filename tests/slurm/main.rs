@@ -5,8 +5,11 @@
 
 mod batch;
 mod blame;
+mod catalogue;
+mod central;
 mod cluster;
 mod confinement;
+mod delivery;
 mod fail_closed;
 mod failures;
 mod hostile;
@@ -38,6 +41,8 @@ fn main() -> ExitCode {
         terminal::CASES,
         slots::CASES,
         options::CASES,
+        catalogue::CASES,
+        delivery::CASES,
         batch::CASES,
         templates::CASES,
         failures::CASES,

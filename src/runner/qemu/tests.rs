@@ -23,7 +23,7 @@ fn spec(image: &Image, machine: Machine, accel: Accel, start: Start) -> String {
         start,
         kernel: Path::new("/kit/vmlinux"),
         initramfs: Path::new("/kit/initramfs.cpio"),
-        system: System::Image(image, 7),
+        system: System::Image(image, ImageFds { image: 6, scratch: 7 }),
         channel: 8,
         console: 9,
         monitor: 10,
@@ -80,8 +80,10 @@ socket,id=channel,fd=8
 virtio-serial-device,max_ports=2
 -device
 virtserialport,chardev=channel,name=org.spank-vm.agent
+-add-fd
+fd=6,set=3
 -blockdev
-driver=file,node-name=root-file,read-only=on,locking=off,filename=/images/a,,b.squashfs
+driver=file,node-name=root-file,read-only=on,locking=off,filename=/dev/fdset/3
 -blockdev
 driver=raw,node-name=root,read-only=on,file=root-file
 -device
