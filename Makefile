@@ -49,7 +49,7 @@ LIBEXECDIR ?= $(PREFIX)/libexec/spank-vm
 SHAREDIR   ?= $(PREFIX)/share/spank-vm
 
 SCRIPTS := .ci/run fuzz/run packaging/debian-deps benches/paper-way tests/cluster/cluster tests/cluster/demo tests/cluster/lib/v2-node \
-           $(wildcard tests/cluster/lib/*.sh tests/images/*) tests/parity/prelude.sh slurm-conf/example-job.sh
+           $(wildcard tests/cluster/lib/*.sh tests/images/*) tests/parity/prelude.sh slurm-conf/example-job.sh slurm-conf/prolog
 
 # What the tests of the real cluster find the build by.
 export SPANK_VM_STAGE  := $(abspath $(STAGE))
@@ -254,6 +254,8 @@ install: build ## plugin, program and samples; DESTDIR=, PREFIX=/usr, PLUGINDIR=
 	install -d $(DESTDIR)$(PREFIX)/sbin
 	ln -sfn $(LIBEXECDIR)/spank-vm $(DESTDIR)$(PREFIX)/sbin/spank-vm
 	install -D -m 644 -t $(DESTDIR)$(SHAREDIR) slurm-conf/plugstack.conf slurm-conf/spank-vm.toml slurm-conf/example-job.sh
+	install -D -m 644 slurm-conf/job_submit.lua $(DESTDIR)$(SHAREDIR)/job_submit.lua
+	install -D -m 755 slurm-conf/prolog $(DESTDIR)$(SHAREDIR)/prolog
 	install -D -m 644 packaging/spank-vm-templates.service $(DESTDIR)$(PREFIX)/lib/systemd/system/spank-vm-templates.service
 	@conf=$(DESTDIR)$(SYSCONFDIR)/slurm/spank-vm.toml; \
 	  if [[ -e $$conf ]]; then echo "kept your $$conf"; else install -D -m 644 slurm-conf/spank-vm.toml "$$conf"; fi

@@ -247,10 +247,7 @@ impl Config {
                 .find(|path| path.exists())
         };
         found.with_context(|| {
-            format!(
-                "no QEMU at '{}' on this node: install qemu-system-x86 or set 'qemu' in the configuration",
-                self.qemu.display()
-            )
+            format!("no QEMU at '{}': install qemu-system-x86 or set 'qemu' in the configuration", self.qemu.display())
         })
     }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use super::child::{Files, QemuProcess};
+use super::fault::BlameNode;
 use super::qemu::{Accel, Machine, Start, System, TemplateFds, VmSpec};
 use super::relay::Relay;
 use super::save::{self, SaveAs, Saved};
@@ -201,14 +202,14 @@ impl Vms<'_> {
                 let opened = template.files().context("the template's files")?;
                 let (ram, state) = (opened.ram.as_raw_fd(), opened.state.as_raw_fd());
                 let fds = TemplateFds { ram, state, abilities: template.abilities() };
-                let scratch = scratch::create(template.scratch(), scratch_dir)?;
+                let scratch = scratch::create(template.scratch(), scratch_dir).blame_node()?;
                 device_state = Some(opened.state.try_clone()?);
                 let files = Files { image, scratch: Some(scratch), template: Some(opened), ..Files::default() };
                 (Start::Clone(shape, fds), files)
             }
             None => {
                 let original = File::open(parts.kit.scratch()).context("the kit's scratch disk")?;
-                let scratch = Some(scratch::create(&original, scratch_dir)?);
+                let scratch = Some(scratch::create(&original, scratch_dir).blame_node()?);
                 (Start::Boot(parts.size), Files { image, scratch, ..Files::default() })
             }
         };
@@ -226,7 +227,8 @@ impl Vms<'_> {
                 shares: &parts.shares,
             }
             .args()
-        })?;
+        })
+        .blame_node()?;
         let mut memory_to_plug = None;
         if let (Start::Clone(shape, fds), Some(state)) = (start, &device_state) {
             process.monitor.load(fds.abilities.state_uri(state));

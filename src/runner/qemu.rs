@@ -64,6 +64,9 @@ pub struct Abilities {
     pub read_only_templates: bool,
 }
 
+/// A disk that fails stops the VM, and the runner ends it: a guest would go on with what it has not written.
+const ON_ERROR: &str = "werror=stop,rerror=stop";
+
 /// Keeps the guest's memory out of core dumps, wherever the node sends those.
 const NO_DUMP: &str = ",dump-guest-core=off";
 
@@ -213,13 +216,13 @@ impl VmSpec<'_> {
         args.pair("-blockdev", format!("{file},filename=/dev/fdset/{DISK_SET}"));
         let driver = format.block_driver();
         args.pair("-blockdev", format!("driver={driver},node-name=root,read-only=on,file=root-file"));
-        args.pair("-device", format!("virtio-blk-{bus},drive=root,serial=root"));
+        args.pair("-device", format!("virtio-blk-{bus},drive=root,serial=root,{ON_ERROR}"));
         // The scratch disk dies with the VM: flushing it to the host's disk would be work for nothing.
         args.pair("-add-fd", format!("fd={},set={SCRATCH_SET}", fds.scratch));
         let file = "driver=file,node-name=scratch-file,locking=off,discard=unmap,cache.no-flush=on";
         args.pair("-blockdev", format!("{file},filename=/dev/fdset/{SCRATCH_SET}"));
         args.pair("-blockdev", "driver=raw,node-name=scratch,discard=unmap,cache.no-flush=on,file=scratch-file");
-        args.pair("-device", format!("virtio-blk-{bus},drive=scratch,serial=scratch"));
+        args.pair("-device", format!("virtio-blk-{bus},drive=scratch,serial=scratch,{ON_ERROR}"));
     }
 
     fn helper_disks(&self, args: &mut Args, disks: &[HelperDisk], fds: &[RawFd]) {

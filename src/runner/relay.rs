@@ -92,7 +92,7 @@ impl Relay<'_> {
                             self.vms[vm].receive(&mut self.outputs);
                         }
                     }
-                    Source::Texts(vm) => self.vms[vm].process.read_texts(),
+                    Source::Texts(vm) => self.vms[vm].read_texts(&mut self.outputs),
                 }
             }
             self.watch_the_clock();

@@ -4,16 +4,19 @@
 //! be nothing. `cargo test --test slurm -- NAME` runs those whose name contains NAME.
 
 mod batch;
+mod blame;
 mod catalogue;
 mod central;
 mod cluster;
 mod confinement;
 mod delivery;
+mod fail_closed;
 mod failures;
 mod hostile;
 mod identity;
 mod images;
 mod options;
+mod resources;
 mod save;
 mod slots;
 mod streams;
@@ -46,6 +49,9 @@ fn main() -> ExitCode {
         batch::CASES,
         templates::CASES,
         failures::CASES,
+        fail_closed::CASES,
+        blame::CASES,
+        resources::CASES,
         hostile::CASES,
         confinement::CASES,
         tools::CASES,

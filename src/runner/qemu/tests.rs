@@ -87,7 +87,7 @@ driver=file,node-name=root-file,read-only=on,locking=off,filename=/dev/fdset/3
 -blockdev
 driver=raw,node-name=root,read-only=on,file=root-file
 -device
-virtio-blk-device,drive=root,serial=root
+virtio-blk-device,drive=root,serial=root,werror=stop,rerror=stop
 -add-fd
 fd=7,set=1
 -blockdev
@@ -95,7 +95,7 @@ driver=file,node-name=scratch-file,locking=off,discard=unmap,cache.no-flush=on,f
 -blockdev
 driver=raw,node-name=scratch,discard=unmap,cache.no-flush=on,file=scratch-file
 -device
-virtio-blk-device,drive=scratch,serial=scratch
+virtio-blk-device,drive=scratch,serial=scratch,werror=stop,rerror=stop
 -fsdev
 local,id=s0,security_model=none,multidevs=remap,readonly=off,path=/home/ada
 -device
