@@ -122,6 +122,8 @@ pub struct Config {
     pub boot_timeout_s: u64,
     /// Seconds after which a boot under KVM counts as broken when `accel` is `auto`.
     pub kvm_timeout_s: u64,
+    /// Whether root's own jobs get VMs.
+    pub allow_root: bool,
     /// Share the user's home directory.
     pub share_home: bool,
     /// More shares for every guest.
@@ -151,10 +153,11 @@ impl Default for Config {
             template_cache_mib: 4096,
             scratch_dir: "/var/tmp".into(),
             default_memory_mib: 512,
-            memory_overhead_mib: 96,
+            memory_overhead_mib: 128,
             max_vms_per_slot: MAX_VMS_PER_SLOT,
             boot_timeout_s: 60,
             kvm_timeout_s: 10,
+            allow_root: false,
             share_home: true,
             shares: Vec::new(),
         }

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod image;
+mod save;
 mod share;
 mod variables;
 
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 pub use self::image::{ImageName, ImageRef};
+pub use self::save::SaveSpec;
 pub use self::share::{ShareSpec, parse_mounts};
 pub use self::variables::{EnvEntry, parse_variables};
 
@@ -52,6 +54,8 @@ pub struct VmRequest {
     pub as_root: bool,
     /// Variables that the command gets in any case.
     pub variables: Vec<EnvEntry>,
+    /// Keep the first VM's disk as an image.
+    pub save: Option<SaveSpec>,
     /// Every line of output is preceded by its VM's number.
     pub label: bool,
     /// Explain every phase on the step's stderr.
@@ -61,10 +65,10 @@ pub struct VmRequest {
     pub argv0: Option<OsString>,
     /// `argv[0]` is a batch script on the host, to be carried into the guest.
     pub batch_script: bool,
-    /// Memory of the task in MiB, when Slurm enforces one.
+    /// Memory of the task in MiB, when Slurm manages memory.
     pub memory_mib: Option<u64>,
-    /// The task's private directory under the state directory, made by the plugin.
-    pub state_dir: Option<PathBuf>,
+    /// Tasks of the step on this node, which share what is enforced for the step.
+    pub tasks: u32,
     /// Site configuration, when it is not the default one.
     pub config: Option<PathBuf>,
     /// The job, when there is one.
@@ -93,12 +97,13 @@ impl VmRequest {
             mounts: Vec::new(),
             as_root: false,
             variables: Vec::new(),
+            save: None,
             label: false,
             verbose: false,
             argv0: None,
             batch_script: false,
             memory_mib: None,
-            state_dir: None,
+            tasks: 1,
             config: None,
             job: None,
             image_cache_dir: None,
@@ -199,6 +204,9 @@ impl fmt::Display for VmRequest {
         if !self.variables.is_empty() {
             write!(f, " env={}", Encoded(variables::variables_text(&self.variables).as_ref()))?;
         }
+        if let Some(save) = &self.save {
+            write!(f, " save={}", Encoded(save.to_string().as_ref()))?;
+        }
         if self.label {
             f.write_str(" label=1")?;
         }
@@ -214,8 +222,8 @@ impl fmt::Display for VmRequest {
         if let Some(mib) = self.memory_mib {
             write!(f, " mem={mib}")?;
         }
-        if let Some(dir) = &self.state_dir {
-            write!(f, " state={}", Encoded(dir.as_os_str()))?;
+        if self.tasks != 1 {
+            write!(f, " tasks={}", self.tasks)?;
         }
         if let Some(path) = &self.config {
             write!(f, " config={}", Encoded(path.as_os_str()))?;
@@ -253,12 +261,13 @@ impl FromStr for VmRequest {
                 "mount" => request.mounts = parse_mounts(&text(decoded()?)?)?,
                 "root" => request.as_root = value == "1",
                 "env" => request.variables = parse_variables(&text(decoded()?)?)?,
+                "save" => request.save = Some(text(decoded()?)?.parse()?),
                 "label" => request.label = value == "1",
                 "verbose" => request.verbose = value == "1",
                 "argv0" => request.argv0 = Some(decoded()?),
                 "script" => request.batch_script = value == "1",
                 "mem" => request.memory_mib = Some(value.parse().map_err(|_| wrong("mem is not a number"))?),
-                "state" => request.state_dir = Some(decoded()?.into()),
+                "tasks" => request.tasks = value.parse().map_err(|_| wrong("tasks is not a number"))?,
                 "config" => request.config = Some(decoded()?.into()),
                 "job" => job = Some(value.parse().map_err(|_| wrong("job is not a number"))?),
                 "slurmconf" => slurm_conf = Some(decoded()?.into()),
@@ -323,10 +332,11 @@ mod tests {
         request.mounts = parse_mounts("/sw:ro,/data 1:/mnt/%").unwrap();
         request.as_root = true;
         request.variables = parse_variables("A=x y\\,%,B").unwrap();
+        request.save = Some("/proj/x y/new,replace".parse().unwrap());
         request.label = true;
         request.verbose = true;
         request.memory_mib = Some(4096);
-        request.state_dir = Some("/run/spank-vm/1.0.0".into());
+        request.tasks = 3;
         request.config = Some("/etc/slurm dir/x=y %.toml".into());
         request.job = Some(JobRef { id: 7, slurm_conf: None });
         assert_eq!(request.to_string().parse(), Ok(request.clone()));

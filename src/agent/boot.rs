@@ -19,7 +19,7 @@ use super::error::{AgentError, Doing};
 use super::kmsg;
 use super::modules::Modules;
 use super::rootfs::{FsType, SUPER_BLOCK_AREA};
-use super::{net, sys};
+use super::{net, oom, sys};
 
 /// Where the parts of the root are put together, in the initramfs.
 const IMAGE: &str = "/image";
@@ -84,6 +84,11 @@ pub(super) fn bring_up(devices: &Devices, times: &mut BootTimes) -> Result<(), A
 
     let cmdline = fs::read_to_string("/proc/cmdline").doing(|| "read /proc/cmdline".to_owned())?;
     let options = BootOptions::parse(&cmdline)?;
+    if options.without_image {
+        times.modules_ms = sys::uptime_ms();
+        furnish();
+        return Ok(());
+    }
     let image = devices.wait_for_disk("root")?;
     let scratch = devices.disk("scratch");
     let kind = match options.rootfs {
@@ -221,6 +226,7 @@ fn furnish() {
     }
     complain(open_tmp());
     complain(net::loopback_up());
+    complain(oom::set_policy());
     // Memory that the runner plugs after a clone comes into use by itself. It never leaves again,
     // so it need not be movable: the kernel may keep its own data there.
     let policy = "/sys/devices/system/memory/auto_online_blocks";

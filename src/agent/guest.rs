@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -27,9 +27,11 @@ use super::kmsg;
 use super::machine::{Machine, Reaped};
 use super::memory::Arrival;
 use super::net::{self, NetSetup};
+use super::oom::Killings;
 use super::shares::Shares;
 use super::sys;
 use super::task::Credentials;
+use super::traces::Traces;
 
 /// How long killed processes may take to vanish before a session goes on without them: one that
 /// waits for a dead share cannot be killed.
@@ -43,8 +45,11 @@ pub(super) struct Guest {
     shares: Shares,
     children: SignalFd,
     keys: HostKeys,
+    /// What sessions changed in the root for their own sake.
+    traces: Traces,
     /// From the template until all memory of the clone is there.
     arrival: Option<Arrival>,
+    killings: Killings,
 }
 
 impl Guest {
@@ -57,7 +62,16 @@ impl Guest {
             .thread_block()
             .and_then(|()| SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK))
             .doing(|| "watch for dead children".to_owned())?;
-        Ok(Self { times, boot_error, shares: Shares::default(), children, keys: HostKeys::find(), arrival: None })
+        Ok(Self {
+            times,
+            boot_error,
+            shares: Shares::default(),
+            children,
+            keys: HostKeys::find(),
+            traces: Traces::default(),
+            arrival: None,
+            killings: Killings::default(),
+        })
     }
 
     /// The shell of the account, or the one every image has.
@@ -65,6 +79,13 @@ impl Guest {
         let shell = std::ffi::OsStr::from_bytes(&account.shell);
         let shell = if Path::new(shell).exists() { account.shell.clone() } else { b"/bin/sh".to_vec() };
         Account { shell, ..account.clone() }
+    }
+
+    /// Appends to `path` the line that `missing` finds missing. A file that does not exist is empty.
+    fn append_missing(&mut self, path: &str, missing: impl FnOnce(&[u8]) -> Option<Vec<u8>>) -> Result<(), AgentError> {
+        let text = fs::read(path).unwrap_or_default();
+        let Some(line) = missing(&text) else { return Ok(()) };
+        self.traces.append(Path::new(path), line).doing(|| format!("add a line to {path}"))
     }
 }
 
@@ -87,8 +108,8 @@ impl Machine for Guest {
         let mut line = name.to_vec();
         line.push(b'\n');
         // Only for programs that read the file; most ask the kernel.
-        let _ = fs::write("/etc/hostname", line);
-        append_missing("/etc/hosts", |text| missing_hosts_entry(text, name))
+        let _ = self.traces.write(Path::new("/etc/hostname"), &line);
+        self.append_missing("/etc/hosts", |text| missing_hosts_entry(text, name))
     }
 
     fn add_entropy(&mut self, seed: &[u8]) -> Result<(), AgentError> {
@@ -101,7 +122,9 @@ impl Machine for Guest {
         (id[6], id[8]) = (id[6] & 0x0f | 0x40, id[8] & 0x3f | 0x80);
         let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
         if Path::new("/etc").is_dir() {
-            fs::write("/etc/machine-id", id + "\n").doing(|| "write /etc/machine-id".to_owned())?;
+            self.traces
+                .write(Path::new("/etc/machine-id"), (id + "\n").as_bytes())
+                .doing(|| "write /etc/machine-id".to_owned())?;
         }
         self.keys.renew();
         Ok(())
@@ -128,22 +151,50 @@ impl Machine for Guest {
         self.arrival.is_some()
     }
 
+    fn killed_for_memory(&mut self) -> Option<String> {
+        self.killings.news()
+    }
+
     fn configure_net(&mut self, setup: &NetSetup) -> Result<(), AgentError> {
         net::configure(setup)
     }
 
     fn mount_share(&mut self, tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError> {
+        if !path.is_absolute() {
+            return Err(AgentError::Unfit(format!("the share {} has no absolute path", path.display())));
+        }
+        let made = self.traces.make_directories(Some(path));
+        made.doing(|| format!("create the mount point {}", path.display()))?;
         self.shares.mount(tag, path, read_only)
+    }
+
+    fn link(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
+        self.traces.link(path, target)
+    }
+
+    fn check_links(&self) -> Result<(), AgentError> {
+        self.traces.check_links()
+    }
+
+    fn expect_file(&mut self, path: &Path) -> Result<(), AgentError> {
+        self.traces.expect_file(path).doing(|| format!("make room for {}", path.display()))
+    }
+
+    fn take_back(&mut self) -> Result<(), AgentError> {
+        let keys = self.keys.take_back().doing(|| "restore the SSH host keys of the image".to_owned());
+        self.traces.take_back().and(keys)
     }
 
     fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError> {
         let account = Self::with_a_shell_that_exists(account);
         let (uid, gid) = (credentials.uid, credentials.gid);
-        append_missing("/etc/passwd", |text| missing_passwd_entry(text, &account, uid, gid))?;
-        append_missing("/etc/group", |text| missing_group_entry(text, &account.name, gid))?;
+        self.append_missing("/etc/passwd", |text| missing_passwd_entry(text, &account, uid, gid))?;
+        self.append_missing("/etc/group", |text| missing_group_entry(text, &account.name, gid))?;
         let home = Path::new(std::ffi::OsStr::from_bytes(&account.home));
         if home.is_absolute() && !home.exists() {
-            fs::create_dir_all(home).doing(|| format!("create the home directory {}", home.display()))?;
+            self.traces
+                .make_directories(Some(home))
+                .doing(|| format!("create the home directory {}", home.display()))?;
             chown(home, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
                 .doing(|| format!("give {} to the user", home.display()))?;
         }
@@ -217,15 +268,4 @@ impl Machine for Guest {
             let _ = poll(&mut set, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
         }
     }
-}
-
-/// Appends to `path` the line that `missing` finds missing. A file that does not exist is empty.
-fn append_missing(path: &str, missing: impl FnOnce(&[u8]) -> Option<Vec<u8>>) -> Result<(), AgentError> {
-    let text = fs::read(path).unwrap_or_default();
-    let Some(line) = missing(&text) else { return Ok(()) };
-    let append = || {
-        fs::create_dir_all("/etc")?;
-        OpenOptions::new().append(true).create(true).open(path)?.write_all(&line)
-    };
-    append().doing(|| format!("add a line to {path}"))
 }

@@ -4,17 +4,20 @@
 //! boot      mounts, modules, root = image + overlay, switch root        boot, modules, rootfs
 //! port      find the runner's virtio-serial port, wait for HELLO        devices, port
 //! session   collect the task, start it, relay, report how it ended      session, task, exec, pump
-//! machine   what a session does to the guest as a whole                 machine, guest, memory, shares, accounts
+//! machine   what a session does to the guest as a whole                 machine, guest, memory, shares, accounts, traces
 //! ```
+//!
+//! Started as any other process, the same binary is a few small programs: see [`applet`].
 //!
 //! Invariants:
 //! - One thread, one poll loop. Nothing sleeps; every wait for the guest's own devices has a deadline.
-//! - It depends on [`crate::proto`] alone and trusts its peer: the runner is the host's side.
-//! - `unsafe` is in `sys` (system calls nix lacks) and `exec` (between fork and exec), nowhere else.
+//! - It depends on [`crate::proto`] and [`crate::archive`] alone and trusts its peer: the runner is the host's side.
+//! - `unsafe` is in `sys` (system calls nix lacks) and `exec` (the child before it executes the command), nowhere else.
 //! - A boot that fails still answers the runner's HELLO with a sentence, if there is a port at all.
 //! - A session never signals more than its task unless it runs as PID 1 of a guest.
 
 mod accounts;
+mod applet;
 mod boot;
 mod cmdline;
 mod devices;
@@ -28,6 +31,7 @@ mod machine;
 mod memory;
 mod modules;
 mod net;
+mod oom;
 mod port;
 mod pump;
 mod rootfs;
@@ -35,8 +39,8 @@ mod session;
 mod shares;
 mod sys;
 mod task;
+mod traces;
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use crate::proto::{BootTimes, PORT_NAME};
@@ -53,8 +57,7 @@ use session::Session;
 /// and a VM started with `panic=-1` ends at once instead of at the runner's deadline.
 pub fn main() -> ExitCode {
     if std::process::id() != 1 {
-        let _ = writeln!(io::stderr(), "spank-vm-agent is the init of a spank-vm boot kit; it does nothing elsewhere");
-        return ExitCode::FAILURE;
+        return applet::main();
     }
     match run() {
         Ok(never) => match never {},

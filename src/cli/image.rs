@@ -1,5 +1,6 @@
 //! `spank-vm image`: the catalogue from the command line.
 
+use std::env::consts::ARCH;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -7,9 +8,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Subcommand;
 
+use super::build;
 use crate::config::Config;
-use crate::image::{ImportOptions, import};
-use crate::request::{ImageName, ImageRef};
+use crate::image::{ImportOptions, Links, NewImage, import};
+use crate::proto::ExitStatus;
+use crate::request::{ImageName, ImageRef, SaveSpec};
 
 use super::catalogue;
 
@@ -21,6 +24,9 @@ pub enum Command {
     Check {
         /// Name of the image, or path
         image: ImageRef,
+        /// Say too whether a new image can be made there
+        #[arg(long, value_name = "NAME|/PATH[,replace]")]
+        save: Option<SaveSpec>,
     },
     /// Show what is known of an image, of its disk and of its copy on this node
     Show {
@@ -61,6 +67,8 @@ pub enum Command {
         #[arg(long)]
         replace: bool,
     },
+    /// Make an image from another: run a script as root in a VM and save that VM
+    Build(build::Arguments),
     /// Remove an image of yours; VMs that run from it are not harmed
     Remove {
         /// Name of the image, or path of its entry
@@ -69,10 +77,25 @@ pub enum Command {
 }
 
 /// Carries out `command`.
-pub fn run(config: &Config, command: Command) -> anyhow::Result<()> {
+pub fn run(config: &Config, command: Command) -> anyhow::Result<ExitStatus> {
+    if let Command::Build(arguments) = command {
+        return Ok(build::run(config, arguments));
+    }
+    manage(config, command).map(|()| ExitStatus::Code(0))
+}
+
+fn manage(config: &Config, command: Command) -> anyhow::Result<()> {
     match command {
+        // It has exit codes of its own.
+        Command::Build(_) => Ok(()),
         Command::List => catalogue::list(config),
-        Command::Check { image } => catalogue::check(config, &from_here(image)?),
+        Command::Check { image, save } => {
+            catalogue::check(config, &from_here(image)?)?;
+            if let Some(save) = save {
+                NewImage::find(&save, config.catalogue().dir_for_new()).with_context(|| format!("--vm-save={save}"))?;
+            }
+            Ok(())
+        }
         Command::Show { image } => catalogue::show(config, &from_here(image)?),
         Command::Verify { image } => catalogue::verify(config, &from_here(image)?),
         Command::Fetch { images, all } => {
@@ -85,7 +108,15 @@ pub fn run(config: &Config, command: Command) -> anyhow::Result<()> {
                 Some(dir) => dir,
                 None => anyhow::bail!("no directory for your image among 'image_dirs', and --dir was not given"),
             };
-            let options = ImportOptions { name, dir, description, append, replace };
+            let options = ImportOptions {
+                name,
+                dir,
+                description,
+                append,
+                replace,
+                links: Links::default(),
+                arch: ARCH.to_owned(),
+            };
             let image = import(&mut *open(&archive)?, &options)?;
             print(&format!("image '{}' is ready: {}\n", image.name, image.disk.display()))
         }

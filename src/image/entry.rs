@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::links::Links;
 use serde::{Deserialize, Serialize};
 
 use super::allow::Allow;
@@ -71,6 +72,9 @@ pub struct ImageEntry {
     /// SHA-256 of the disk file in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// Files of the guest that are links to a share.
+    #[serde(default, skip_serializing_if = "Links::is_empty")]
+    pub links: Links,
     /// Who may use it, and where.
     #[serde(default, skip_serializing_if = "Allow::is_empty")]
     pub allow: Allow,
@@ -87,6 +91,7 @@ impl ImageEntry {
             append: String::new(),
             arch: default_arch(),
             sha256: None,
+            links: Links::default(),
             allow: Allow::default(),
         }
     }

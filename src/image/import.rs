@@ -1,14 +1,17 @@
 //! Making an image from a root file system archive.
 
 use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, bail, ensure};
 
 use super::allow::Allow;
 use super::catalogue::Image;
 use super::entry::{BootMode, DiskFormat, ImageEntry};
+use super::links::Links;
+use super::staged::Staged;
 use crate::digest;
 use crate::request::ImageName;
 
@@ -25,7 +28,14 @@ pub struct ImportOptions {
     pub append: String,
     /// Replace an image of that name.
     pub replace: bool,
+    /// Files of the guest that are links to a share.
+    pub links: Links,
+    /// Processor architecture of its programs.
+    pub arch: String,
 }
+
+/// What the packer may use beside its program: its own default is a quarter of the machine's memory.
+const PACKER_MEMORY: &str = "64M";
 
 /// Packs the tar archive that `archive` yields into a squashfs image and enters it in the catalogue.
 ///
@@ -44,11 +54,12 @@ pub fn import(archive: &mut dyn Read, options: &ImportOptions) -> anyhow::Result
     }
 
     // A new disk gets a new name: jobs that run from the old one keep it until they end.
-    let mut staged = Staged::new(dir.join(format!(".{name}.{}.partial", std::process::id())));
-    pack(archive, staged.path())?;
-    let sha256 = digest::of_file(staged.path()).with_context(|| staged.path().display().to_string())?;
+    let staged = Staged::create(dir).with_context(|| format!("image directory {}", dir.display()))?;
+    pack(archive, &staged.path())?;
+    let sha256 = digest::of_file(&staged.path()).context("reading the new disk")?;
     let disk = PathBuf::from(format!("{name}-{}.squashfs", &sha256[..12]));
-    staged.rename(&dir.join(&disk))?;
+    let old = options.replace.then(|| disk_of(&entry_path)).flatten().filter(|old| *old != dir.join(&disk));
+    staged.publish(&dir.join(&disk), true)?;
 
     let entry = ImageEntry {
         description: options.description.clone(),
@@ -56,20 +67,40 @@ pub fn import(archive: &mut dyn Read, options: &ImportOptions) -> anyhow::Result
         format: DiskFormat::Squashfs,
         boot: BootMode::Kit,
         append: options.append.clone(),
-        arch: std::env::consts::ARCH.to_owned(),
+        arch: options.arch.clone(),
         sha256: Some(sha256),
+        links: options.links.clone(),
         allow: Allow::default(),
     };
-    let mut staged = Staged::new(dir.join(format!(".{name}.{}.toml", std::process::id())));
-    std::fs::write(staged.path(), toml::to_string(&entry)?)?;
-    staged.rename(&entry_path)?;
+    let published = Staged::create(dir).map_err(anyhow::Error::from).and_then(|staged| {
+        staged.file().write_all(toml::to_string(&entry)?.as_bytes())?;
+        staged.publish(&entry_path, options.replace)
+    });
+    if let Err(error) = published {
+        let _ = std::fs::remove_file(dir.join(&disk));
+        return Err(error);
+    }
+    if let Some(old) = old {
+        // Who runs from it has it open; who is about to looks the entry up.
+        let _ = std::fs::remove_file(old);
+    }
     Ok(Image { name: name.clone(), entry, entry_path, disk: dir.join(disk) })
+}
+
+/// Whether this machine has what packs images.
+///
+/// # Errors
+/// When not; the text says how to get it.
+pub fn packer_exists() -> anyhow::Result<()> {
+    let tried = Command::new("sqfstar").arg("-version").stdin(Stdio::null()).stdout(Stdio::null()).status();
+    tried.map(drop).context("sqfstar cannot be started: install squashfs-tools")
 }
 
 fn pack(archive: &mut dyn Read, disk: &Path) -> anyhow::Result<()> {
     // lz4: under emulation the guest decompresses on a slow processor, and size matters less than start time.
     let mut packer = Command::new("sqfstar")
-        .args(["-quiet", "-no-progress", "-comp", "lz4", "-b", "128K"])
+        // The file is there already, and is this process's alone. The memory is the task's when a VM is saved.
+        .args(["-quiet", "-no-progress", "-force", "-mem", PACKER_MEMORY, "-comp", "lz4", "-b", "128K"])
         .arg(disk)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -80,40 +111,27 @@ fn pack(archive: &mut dyn Read, disk: &Path) -> anyhow::Result<()> {
     let copied = std::io::copy(archive, &mut input).and_then(|bytes| input.flush().map(|()| bytes));
     drop(input);
     let output = packer.wait_with_output().context("waiting for sqfstar")?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    let last_line = said.lines().last().unwrap_or("no reason given").trim();
-    ensure!(output.status.success(), "the archive cannot be packed: {last_line}");
+    ensure!(output.status.success(), "the archive cannot be packed: {}", reason(&output));
     let bytes = copied.context("reading the archive")?;
     ensure!(bytes > 0, "the archive is empty");
     Ok(())
 }
 
-/// A file that disappears unless it is renamed to its final place.
-struct Staged {
-    path: PathBuf,
-    done: bool,
+/// Why the packer failed, in its words or from how it ended.
+fn reason(output: &Output) -> String {
+    if output.status.signal() == Some(libc::SIGXFSZ) {
+        return "the file grew beyond the limit for files (ulimit -f)".to_owned();
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty());
+    // The cause comes before the announcement that it is fatal.
+    let line = lines().find(|line| line.contains("because")).or_else(|| lines().next_back());
+    line.map_or_else(|| format!("the packer ended with {}", output.status), str::to_owned)
 }
 
-impl Staged {
-    fn new(path: PathBuf) -> Self {
-        Self { path, done: false }
-    }
-
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn rename(&mut self, to: &Path) -> anyhow::Result<()> {
-        std::fs::rename(&self.path, to).with_context(|| to.display().to_string())?;
-        self.done = true;
-        Ok(())
-    }
-}
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        if !self.done {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
+/// The disk beside an entry that is about to be replaced; one that lies elsewhere is not ours to remove.
+fn disk_of(entry_path: &Path) -> Option<PathBuf> {
+    let entry: ImageEntry = toml::from_str(&std::fs::read_to_string(entry_path).ok()?).ok()?;
+    let dir = entry_path.parent()?;
+    Some(dir.join(entry.disk)).filter(|disk| disk.parent() == Some(dir))
 }

@@ -11,9 +11,14 @@ mod dirs;
 mod entry;
 mod fitness;
 mod import;
+mod links;
+mod place;
 pub mod probe;
+mod staged;
 
 pub use catalogue::{Catalogue, Image, ImageError};
 pub use dirs::{ImageDir, Owner, Person, check_pattern};
 pub use entry::{DiskFormat, ImageEntry};
-pub use import::{ImportOptions, import};
+pub use import::{ImportOptions, import, packer_exists};
+pub use links::Links;
+pub use place::NewImage;

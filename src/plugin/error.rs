@@ -51,7 +51,7 @@ pub enum Error {
     },
     /// A relative path arrived without the directory it starts at.
     LostImageDir(String),
-    /// No private directory for the task.
+    /// The task could not be noted in the state directory.
     StateDir {
         /// The directory.
         path: PathBuf,

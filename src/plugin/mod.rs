@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`client`] | srun, sbatch, salloc: options, submit-time checks, the placeholder command |
 //! | [`stepd`] | slurmstepd: turns the task into `spank-vm-step`, sweeps up behind it |
+//! | [`sweep`] | slurmd and its epilog: what killed processes left |
 //! | `exports` | the functions Slurm calls; nothing else leaves the library |
 //!
 //! Two rules come from how Slurm treats failing hooks. In slurmstepd only `task_init` fails: a
@@ -19,6 +20,8 @@ mod imagecheck;
 pub mod options;
 pub mod state_dir;
 pub mod stepd;
+pub mod sweep;
+mod trash;
 mod user_dir;
 mod version;
 
@@ -56,8 +59,6 @@ pub struct Plugin {
     pub wish: Wish,
     /// What went wrong in a hook that must not fail.
     parked: Option<Error>,
-    /// The task's private directory, once made.
-    state_dir: Option<PathBuf>,
     /// This node's directory for copies of images.
     image_cache_dir: Option<PathBuf>,
     /// The image that was last found to be good, since clients ask once per component of a
@@ -68,14 +69,7 @@ pub struct Plugin {
 impl Plugin {
     /// The state at `slurm_spank_init`.
     pub fn new(arguments: &[OsString]) -> Self {
-        Self {
-            args: Args::parse(arguments),
-            wish: Wish::default(),
-            parked: None,
-            state_dir: None,
-            image_cache_dir: None,
-            checked: None,
-        }
+        Self { args: Args::parse(arguments), wish: Wish::default(), parked: None, image_cache_dir: None, checked: None }
     }
 
     /// The arguments, for a VM step.

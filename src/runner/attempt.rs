@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use super::child::{Files, QemuProcess};
-use super::qemu::{Accel, Machine, Start, TemplateFds, VmSpec};
+use super::qemu::{Accel, Machine, Start, System, TemplateFds, VmSpec};
 use super::relay::Relay;
+use super::save::{self, SaveAs, Saved};
 use super::signals::{Signal, Signals};
 use super::stdio::Output;
 use super::template::{self, Obtained, Recipe, Shape, Template, Terms};
@@ -21,7 +22,7 @@ use super::vm::{End, Outputs, Phase, Vm};
 use super::{NOTICE_AFTER, Parts, Slot, scratch};
 use crate::config::StartChoice;
 use crate::notice;
-use crate::state::{self, Status};
+use crate::proto::ExitStatus;
 
 /// How an attempt ended.
 #[derive(Debug)]
@@ -118,7 +119,6 @@ impl Vms<'_> {
         let has_template = template.is_some().then(Instant::now);
         let start = |index| self.start(template, has_template, index);
         let vms = (0..count).map(start).collect::<anyhow::Result<Vec<_>>>()?;
-        self.report(&vms);
         self.explain(template.is_some());
         let mut outputs = Outputs {
             stdout: Output::new(io::stdout().as_fd(), count)?,
@@ -134,7 +134,9 @@ impl Vms<'_> {
             outputs,
             signals: self.signals,
             task: &parts.task,
+            takes_stdin: true,
             shares: &parts.shares,
+            links: &parts.image.entry.links,
             cpus: template.filter(|(shape, _)| shape.cpus > parts.size.cpus).map(|_| parts.size.cpus as u16),
             memory: template.and_then(|(shape, _)| shape.bytes_to_plug(parts.size)).map(Shape::beyond_template),
             deadline: Instant::now() + self.boot_timeout,
@@ -142,7 +144,13 @@ impl Vms<'_> {
             notice_at: self.notice_at,
             image: slot.image.as_str(),
         };
-        let interrupted = relay.run()?;
+        if slot.save.is_some() {
+            relay.vms[0].keep = true;
+        }
+        let mut interrupted = relay.run()?;
+        if let (Some(image), None) = (&slot.save, interrupted) {
+            interrupted = self.save(&mut relay.vms[0], image);
+        }
         for vm in &mut relay.vms {
             vm.bury();
             tracing::info!(image = %slot.image, vm = vm.index, phases = %vm.moments, "vm ended");
@@ -160,6 +168,22 @@ impl Vms<'_> {
         })
     }
 
+    /// Saves the root of a VM whose command has succeeded.
+    fn save(&self, vm: &mut Vm, image: &SaveAs) -> Option<Signal> {
+        if vm.phase != Phase::Ended(End::Exited(ExitStatus::Code(0))) {
+            notice::line(&format!("warning: {} is not made, because the command failed", image.name()));
+            return None;
+        }
+        match save::save(&mut vm.process, image, &self.parts.image, self.signals, self.boot_timeout) {
+            Saved::Done => None,
+            Saved::Interrupted(signal) => Some(signal),
+            Saved::Failed(why) => {
+                vm.phase = Phase::Ended(End::NotSaved(why));
+                None
+            }
+        }
+    }
+
     fn start(
         &self,
         template: Option<(Shape, &Template)>,
@@ -171,7 +195,7 @@ impl Vms<'_> {
         let scratch_dir = &slot.config.scratch_dir;
         // Kept until QEMU has it.
         let mut device_state = None;
-        let disk = parts.disk.file().try_clone().context("the image's disk")?;
+        let image = Some(parts.disk.file().try_clone().context("the image's disk")?);
         let (start, files) = match template {
             Some((shape, template)) => {
                 let opened = template.files().context("the template's files")?;
@@ -179,12 +203,13 @@ impl Vms<'_> {
                 let fds = TemplateFds { ram, state, abilities: template.abilities() };
                 let scratch = scratch::create(template.scratch(), scratch_dir)?;
                 device_state = Some(opened.state.try_clone()?);
-                (Start::Clone(shape, fds), Files { disk, scratch, template: Some(opened) })
+                let files = Files { image, scratch: Some(scratch), template: Some(opened), ..Files::default() };
+                (Start::Clone(shape, fds), files)
             }
             None => {
                 let original = File::open(parts.kit.scratch()).context("the kit's scratch disk")?;
-                let scratch = scratch::create(&original, scratch_dir)?;
-                (Start::Boot(parts.size), Files { disk, scratch, template: None })
+                let scratch = Some(scratch::create(&original, scratch_dir)?);
+                (Start::Boot(parts.size), Files { image, scratch, ..Files::default() })
             }
         };
         let mut process = QemuProcess::spawn(&parts.qemu, files, |inherited| {
@@ -194,9 +219,7 @@ impl Vms<'_> {
                 start,
                 kernel: &kernel,
                 initramfs: &initramfs,
-                image: &parts.image,
-                disk: inherited.files.disk.as_raw_fd(),
-                scratch: inherited.files.scratch.as_raw_fd(),
+                system: System::Image(&parts.image, inherited.files.image_fds()),
                 channel: inherited.channel.as_raw_fd(),
                 console: inherited.console.as_raw_fd(),
                 monitor: inherited.monitor.as_raw_fd(),
@@ -208,6 +231,9 @@ impl Vms<'_> {
         if let (Start::Clone(shape, fds), Some(state)) = (start, &device_state) {
             process.monitor.load(fds.abilities.state_uri(state));
             memory_to_plug = shape.bytes_to_plug(parts.size);
+        } else {
+            // Only so that it tells why a machine stopped.
+            process.monitor.negotiate();
         }
         let moments = Moments { template: has_template, spawned: Some(Instant::now()), ..Moments::begin(slot.begin) };
         // Any number that an earlier session of this guest did not use: its template's was 0.
@@ -232,22 +258,6 @@ impl Vms<'_> {
         for share in &parts.shares {
             let mode = if share.read_only { "read-only" } else { "read and write" };
             tracing::debug!("share {} at {}, {mode}", share.source.display(), share.target.display());
-        }
-    }
-
-    /// Tells `spank-vm ps` what runs. Nothing depends on it, so nothing fails for it.
-    fn report(&self, vms: &[Vm]) {
-        let Self { slot, parts, .. } = self;
-        let Some(dir) = &slot.state_dir else { return };
-        let status = Status {
-            image: slot.image.to_string(),
-            runner_pid: std::process::id(),
-            qemu_pids: vms.iter().map(|vm| vm.process.pid()).collect(),
-            memory_mib: parts.size.memory_mib,
-            cpus: parts.size.cpus,
-        };
-        if let Err(error) = state::write_status(dir, &status) {
-            tracing::debug!("no status in {}: {error}", dir.display());
         }
     }
 }

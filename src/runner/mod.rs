@@ -14,7 +14,11 @@ mod attempt;
 mod child;
 pub mod delivery;
 mod environment;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+pub mod helper;
 mod job;
+pub mod limits;
 mod lock;
 pub mod log;
 mod monitor;
@@ -22,6 +26,7 @@ mod plan;
 mod prebuild;
 mod qemu;
 mod relay;
+mod save;
 mod scratch;
 mod shares;
 mod signals;
@@ -41,8 +46,6 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use nix::sched::{CpuSet, sched_getaffinity};
-use nix::unistd::Pid;
 
 use self::attempt::Outcome;
 use self::delivery::{Delivered, Disk};
@@ -53,7 +56,7 @@ use self::signals::{Signal, Signals};
 use self::stdio::{RawTerminal, same_file, terminal_size};
 use self::task::Task;
 use self::vm::End;
-use crate::config::{AccelChoice, Config, MachineChoice};
+use crate::config::{AccelChoice, Config};
 use crate::image::{Image, ImageError};
 use crate::kit::Kit;
 use crate::notice;
@@ -61,6 +64,7 @@ use crate::proto::{ExitStatus, FailKind};
 use crate::request::{EnvEntry, ImageName, ImageRef, JobRef, ShareSpec};
 
 pub use self::prebuild::{Prebuilt, prebuild};
+pub use self::save::SaveAs;
 pub use self::signals::die_by;
 
 /// Exit code when not the command but the VM failed: as container runtimes do, above what programs use.
@@ -80,8 +84,8 @@ pub struct Slot {
     pub job: Option<JobRef>,
     /// VMs of this slot.
     pub vms: u32,
-    /// Memory of the whole slot in MiB, where it is limited.
-    pub memory_mib: Option<u64>,
+    /// Memory of the whole slot, where it is limited.
+    pub memory: Option<limits::Memory>,
     /// Guest memory per VM in MiB, instead of the slot's share.
     pub vm_memory_mib: Option<u64>,
     /// Processors per VM, instead of the slot's share.
@@ -92,14 +96,16 @@ pub struct Slot {
     pub as_root: bool,
     /// Variables that the command gets in any case.
     pub variables: Vec<EnvEntry>,
+    /// Image that the first VM's root becomes if its command succeeds.
+    pub save: Option<SaveAs>,
     /// Each line of output is preceded by its VM's number.
     pub label: bool,
     /// The command; empty is an error.
     pub argv: Vec<OsString>,
     /// `argv[0]` is a batch script that exists on the host only.
     pub batch_script: bool,
-    /// The task's directory, made by the plugin.
-    pub state_dir: Option<PathBuf>,
+    /// Where the guest has that script, if not at the same path.
+    pub script_path: Option<PathBuf>,
     /// Print the phases of each VM to stderr at the end.
     pub timing: bool,
     /// When the work for this slot began.
@@ -142,13 +148,7 @@ pub fn run(slot: &Slot) -> anyhow::Result<ExitStatus> {
     let boot_timeout = trial.unwrap_or(parts.boot_timeout);
     let mut outcome = attempt::run(slot, &parts, &signals, decision.accel, boot_timeout)?;
     if decision.may_fall_back && outcome.never_came_up() {
-        notice::line(
-            "warning: KVM does not run guests on this node although /dev/kvm can be opened; using emulation, \
-             which is slower (the administrator can set accel = 'tcg' to silence this)",
-        );
-        if let Err(error) = accel::remember_broken(&slot.config.state_dir, &parts.qemu) {
-            tracing::debug!("the verdict on KVM is not kept: {error:#}");
-        }
+        accel::report_broken(&slot.config.state_dir, &parts.qemu);
         outcome = attempt::run(slot, &parts, &signals, Accel::Tcg, parts.boot_timeout)?;
     }
     drop(terminal);
@@ -182,12 +182,12 @@ fn prepare(slot: &Slot, signals: &Signals) -> anyhow::Result<Prepared> {
     );
     let kit = Kit::load(&config.kit)?;
     let qemu = config.qemu_path()?;
-    let cpus = usable_cpus()?;
+    let cpus = limits::processors()?;
     let size = plan::divide(&SlotResources {
         vms: *vms,
-        memory_mib: slot.memory_mib,
+        memory: slot.memory.clone(),
         default_mib: config.default_memory_mib,
-        overhead_mib: config.memory_overhead_mib,
+        overhead_mib: config.memory_overhead_mib + if slot.save.is_some() { save::OVERHEAD_MIB } else { 0 },
         cpus,
         wanted_mib: slot.vm_memory_mib,
         wanted_cpus: slot.vm_cpus,
@@ -197,15 +197,25 @@ fn prepare(slot: &Slot, signals: &Signals) -> anyhow::Result<Prepared> {
     if slot.as_root {
         task.run_as_root();
     }
+    if let Some(path) = &slot.script_path {
+        task.move_script(path);
+    }
     task.set_variables(slot.variables.clone());
     for mount in &slot.mounts {
         ensure!(mount.source.is_dir(), "--vm-mount={mount}: {} is no directory on {}", mount.source.display(), node());
     }
     let shares = shares::choose(&[slot.mounts.as_slice(), config.shares.as_slice()].concat(), &own);
-    let machine = match config.machine {
-        MachineChoice::Microvm => Machine::Microvm,
-        MachineChoice::Auto | MachineChoice::Q35 => Machine::Q35,
-    };
+    for (path, _) in image.entry.links.iter() {
+        // It would be made on the host.
+        if let Some(share) = shares.iter().find(|share| path.starts_with(&share.target)) {
+            let (link, share) = (path.display(), share.target.display());
+            bail!(
+                "image '{}': its link {link} would lie in the share {share}; correct [links] in its entry",
+                image.name
+            );
+        }
+    }
+    let machine = Machine::chosen(config.machine);
     // VMs that share a processor boot one after the other in effect.
     let turns = vms.div_ceil(cpus);
     let boot_timeout = Duration::from_secs(config.boot_timeout_s) * turns;
@@ -216,13 +226,6 @@ fn prepare(slot: &Slot, signals: &Signals) -> anyhow::Result<Prepared> {
         Delivered::Interrupted(signal) => return Ok(Prepared::Interrupted(signal)),
     };
     Ok(Prepared::Parts(Box::new(Parts { image, disk, kit, qemu, machine, size, boot_timeout, shares, task })))
-}
-
-/// Processors this process may run on: what Slurm bound the task to.
-fn usable_cpus() -> anyhow::Result<u32> {
-    let set = sched_getaffinity(Pid::from_raw(0)).context("processor affinity")?;
-    let count = (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).count();
-    Ok(count.max(1) as u32)
 }
 
 /// With a terminal on stdin and stdout, the command gets one of its own and this one is only a wire.
@@ -255,6 +258,7 @@ fn conclude(slot: &Slot, ends: &[End]) -> ExitStatus {
             }
             End::NotStarted(FailKind::NotFound, why) => (127, why.clone()),
             End::NotStarted(FailKind::NotExecutable, why) => (126, why.clone()),
+            End::NotSaved(why) => (EXIT_VM_FAILED, format!("the command succeeded, its VM is not saved: {why}")),
             End::NeverUp(why) | End::Broken(why) => {
                 (EXIT_VM_FAILED, format!("image '{}' on {}: {why}", slot.image, node()))
             }
@@ -286,16 +290,17 @@ pub fn try_kvm(config: &Config, image: &ImageName) -> anyhow::Result<Duration> {
         image: image.clone().into(),
         job: None,
         vms: 1,
-        memory_mib: None,
+        memory: None,
         vm_memory_mib: None,
         vm_cpus: None,
         mounts: Vec::new(),
         as_root: false,
         variables: Vec::new(),
+        save: None,
         label: false,
         argv: vec!["true".into()],
         batch_script: false,
-        state_dir: None,
+        script_path: None,
         timing: false,
         begin,
     };

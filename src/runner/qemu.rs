@@ -7,10 +7,12 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
+use super::helper::HelperDisk;
 use super::monitor::{MEMORY_DEVICE, StateUri};
 use super::plan::VmSize;
 use super::shares::Share;
 use super::template::{BLOCK_MIB, Shape};
+use crate::config::MachineChoice;
 use crate::image::{DiskFormat, Image};
 use crate::proto::PORT_NAME;
 
@@ -62,12 +64,18 @@ pub struct Abilities {
     pub read_only_templates: bool,
 }
 
+/// Keeps the guest's memory out of core dumps, wherever the node sends those.
+const NO_DUMP: &str = ",dump-guest-core=off";
+
 /// Number of the descriptor set that holds the private disk.
 const SCRATCH_SET: u32 = 1;
 /// Number of the descriptor set that holds a template's device state.
 const STATE_SET: u32 = 2;
 /// Number of the descriptor set that holds the image's disk.
 const DISK_SET: u32 = 3;
+
+/// First of the descriptor sets of a helper's disks.
+const FIRST_DISK_SET: u32 = 10;
 
 impl Abilities {
     /// How the monitor is told of the device state, which this process must keep open until QEMU has it.
@@ -77,6 +85,24 @@ impl Abilities {
             false => StateUri::Fd(state.as_raw_fd()),
         }
     }
+}
+
+/// The open disks of a VM with an image.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ImageFds {
+    /// The image's, which is only read.
+    pub image: RawFd,
+    /// The VM's private one.
+    pub scratch: RawFd,
+}
+
+/// What a guest works on.
+#[derive(Debug, Clone, Copy)]
+pub enum System<'a> {
+    /// An image's disk, which becomes the root, under a private one.
+    Image(&'a Image, ImageFds),
+    /// No image: the agent of the kit alone, and these disks with their descriptors.
+    Helper(&'a [HelperDisk], &'a [RawFd]),
 }
 
 /// Everything the command line says.
@@ -92,12 +118,8 @@ pub struct VmSpec<'a> {
     pub kernel: &'a Path,
     /// The kit's initramfs.
     pub initramfs: &'a Path,
-    /// The image whose disk becomes the guest's root.
-    pub image: &'a Image,
-    /// Open descriptor of that disk.
-    pub disk: RawFd,
-    /// Open descriptor of the VM's private disk.
-    pub scratch: RawFd,
+    /// What the guest is for.
+    pub system: System<'a>,
     /// QEMU's end of the channel.
     pub channel: RawFd,
     /// QEMU's end of the console.
@@ -125,7 +147,10 @@ impl VmSpec<'_> {
         args.pair("-initrd", self.initramfs);
         args.pair("-append", self.kernel_command_line());
         self.console_and_channel(&mut args);
-        self.disks(&mut args);
+        match self.system {
+            System::Image(image, fds) => self.image_disks(&mut args, image, fds),
+            System::Helper(disks, fds) => self.helper_disks(&mut args, disks, fds),
+        }
         self.shares(&mut args);
         args.0
     }
@@ -134,7 +159,7 @@ impl VmSpec<'_> {
         let machine = self.machine.option();
         let (shape, fds, private) = match self.start {
             Start::Boot(size) => {
-                args.pair("-machine", machine);
+                args.pair("-machine", format!("{machine}{NO_DUMP}"));
                 args.pair("-smp", size.cpus.to_string());
                 args.pair("-m", format!("{}M", size.memory_mib));
                 return;
@@ -146,7 +171,7 @@ impl VmSpec<'_> {
             Start::Clone(shape, fds) => (shape, fds, "share=off"),
         };
         let Shape { base_mib, pluggable_mib, cpus, .. } = shape;
-        args.pair("-machine", format!("{machine},memory-backend=ram"));
+        args.pair("-machine", format!("{machine}{NO_DUMP},memory-backend=ram"));
         args.pair("-smp", cpus.to_string());
         args.pair("-m", format!("{base_mib}M,slots=1,maxmem={}M", base_mib + pluggable_mib));
         // By descriptor: the file may have lost its name meanwhile, and is the one that was looked at.
@@ -178,23 +203,35 @@ impl VmSpec<'_> {
         args.pair("-device", format!("virtserialport,chardev=channel,name={PORT_NAME}"));
     }
 
-    fn disks(&self, args: &mut Args) {
+    fn image_disks(&self, args: &mut Args, image: &Image, fds: ImageFds) {
         let bus = self.machine.bus();
-        let format: DiskFormat = self.image.entry.format;
+        let format: DiskFormat = image.entry.format;
         // locking=off: the image may lie on a file system without locks, and nobody ever writes to it.
         // By descriptor: whatever becomes of its name, the VM keeps the file that was looked at.
-        args.pair("-add-fd", format!("fd={},set={DISK_SET}", self.disk));
+        args.pair("-add-fd", format!("fd={},set={DISK_SET}", fds.image));
         let file = "driver=file,node-name=root-file,read-only=on,locking=off";
         args.pair("-blockdev", format!("{file},filename=/dev/fdset/{DISK_SET}"));
         let driver = format.block_driver();
         args.pair("-blockdev", format!("driver={driver},node-name=root,read-only=on,file=root-file"));
         args.pair("-device", format!("virtio-blk-{bus},drive=root,serial=root"));
         // The scratch disk dies with the VM: flushing it to the host's disk would be work for nothing.
-        args.pair("-add-fd", format!("fd={},set={SCRATCH_SET}", self.scratch));
+        args.pair("-add-fd", format!("fd={},set={SCRATCH_SET}", fds.scratch));
         let file = "driver=file,node-name=scratch-file,locking=off,discard=unmap,cache.no-flush=on";
         args.pair("-blockdev", format!("{file},filename=/dev/fdset/{SCRATCH_SET}"));
         args.pair("-blockdev", "driver=raw,node-name=scratch,discard=unmap,cache.no-flush=on,file=scratch-file");
         args.pair("-device", format!("virtio-blk-{bus},drive=scratch,serial=scratch"));
+    }
+
+    fn helper_disks(&self, args: &mut Args, disks: &[HelperDisk], fds: &[RawFd]) {
+        let bus = self.machine.bus();
+        for (number, (disk, fd)) in disks.iter().zip(fds).enumerate() {
+            let (set, serial) = (FIRST_DISK_SET + number as u32, &disk.serial);
+            args.pair("-add-fd", format!("fd={fd},set={set}"));
+            for node in disk.nodes(&format!("/dev/fdset/{set}")) {
+                args.pair("-blockdev", node.to_string());
+            }
+            args.pair("-device", format!("virtio-blk-{bus},drive={serial},serial={serial}"));
+        }
     }
 
     fn shares(&self, args: &mut Args) {
@@ -213,7 +250,6 @@ impl VmSpec<'_> {
     }
 
     fn kernel_command_line(&self) -> String {
-        let entry = &self.image.entry;
         // cryptomgr.notests: half a second of self-tests of ciphers that no guest uses.
         let mut words = vec!["console=ttyS0 quiet loglevel=1 panic=-1 8250.nr_uarts=1 cryptomgr.notests=1".to_owned()];
         words.push(self.machine.kernel_words().to_owned());
@@ -223,14 +259,27 @@ impl VmSpec<'_> {
             // memory might reach beyond 4 GiB.
             words.push("swiotlb=noforce".to_owned());
         }
-        words.push(format!("spank_vm.rootfs={}", entry.format.root_fs()));
-        words.push(entry.append.clone());
+        match self.system {
+            System::Image(image, _) => {
+                words.push(format!("spank_vm.rootfs={}", image.entry.format.root_fs()));
+                words.push(image.entry.append.clone());
+            }
+            System::Helper(..) => words.push("spank_vm.root=none".to_owned()),
+        }
         words.retain(|word| !word.is_empty());
         words.join(" ")
     }
 }
 
 impl Machine {
+    /// What the site's choice comes to.
+    pub fn chosen(choice: MachineChoice) -> Self {
+        match choice {
+            MachineChoice::Microvm => Self::Microvm,
+            MachineChoice::Auto | MachineChoice::Q35 => Self::Q35,
+        }
+    }
+
     fn option(self) -> &'static str {
         match self {
             // pic=off: the ACPI tables promise a machine without one, and its first tick is a divide error.

@@ -8,6 +8,14 @@ pub struct Tail {
     bytes: Vec<u8>,
 }
 
+/// What Linux says when it gives up.
+const PANIC: &str = "Kernel panic";
+
+/// Text of a guest, fit for a terminal and a log.
+pub fn printable(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).chars().filter(|c| !c.is_control()).take(1000).collect()
+}
+
 /// Bytes kept.
 const KEPT: usize = 16 * 1024;
 
@@ -23,12 +31,26 @@ impl Tail {
     /// The line that most likely says what happened: the last kernel panic, else the last line
     /// that has text. Control characters are taken out, they come from the guest.
     pub fn telling_line(&self) -> Option<String> {
+        let lines = self.lines();
+        let panic = lines.iter().rfind(|line| line.contains(PANIC) || line.contains("spank-vm-agent:"));
+        panic.or(lines.last()).cloned()
+    }
+
+    /// What the kernel gave as the reason of its panic, if it panicked.
+    pub fn panic(&self) -> Option<String> {
+        let lines = self.lines();
+        // The trace after it ends with the same words.
+        let line = lines.iter().find(|line| line.contains(PANIC) && !line.contains("end Kernel panic"))?;
+        let reason = line.split_once(PANIC).map(|(_, after)| after.trim_start_matches(" - "))?;
+        Some(reason.trim_start_matches("not syncing: ").to_owned())
+    }
+
+    /// The lines that have text.
+    fn lines(&self) -> Vec<String> {
         let text = String::from_utf8_lossy(&self.bytes);
         let clean =
             |line: &str| line.chars().filter(|c| !c.is_control()).take(200).collect::<String>().trim().to_owned();
-        let lines: Vec<String> = text.lines().map(clean).filter(|line| !line.is_empty()).collect();
-        let panic = lines.iter().rfind(|line| line.contains("Kernel panic") || line.contains("spank-vm-agent:"));
-        panic.or(lines.last()).cloned()
+        text.lines().map(clean).filter(|line| !line.is_empty()).collect()
     }
 }
 
@@ -42,10 +64,12 @@ mod tests {
         assert_eq!(tail.telling_line(), None);
         tail.push(b"[ 1.0] Kernel panic - not syncing: VFS\r\n[ 1.1] Rebooting\x1b[0m..\r\n\r\n");
         assert_eq!(tail.telling_line().unwrap(), "[ 1.0] Kernel panic - not syncing: VFS");
+        assert_eq!(tail.panic().unwrap(), "VFS");
         for _ in 0..10_000 {
             tail.push(b"a line\x07 of noise\n");
         }
         assert_eq!(tail.telling_line().unwrap(), "a line of noise");
+        assert_eq!(tail.panic(), None);
         assert!(tail.bytes.len() <= 2 * KEPT);
     }
 }

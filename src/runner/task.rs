@@ -17,6 +17,7 @@ use nix::unistd::{Gid, Uid, User, getgroups};
 
 use super::environment;
 use super::shares::Share;
+use crate::image::Links;
 use crate::proto::{DATA_CHUNK, ToGuest};
 use crate::request::EnvEntry;
 
@@ -80,6 +81,24 @@ impl Task {
         })
     }
 
+    /// Describes a program of the agent itself, as root in a guest that has nothing else and knows nobody.
+    pub fn of_helper(argv: Vec<OsString>) -> Self {
+        let root = Uid::from_raw(0);
+        Self {
+            argv,
+            env: Vec::new(),
+            variables: Vec::new(),
+            cwd: "/".into(),
+            user: User { name: "root".into(), ..nameless(root) },
+            gid: Gid::from_raw(0),
+            groups: Vec::new(),
+            umask: 0o022,
+            script: None,
+            terminal: None,
+            merge_stderr: false,
+        }
+    }
+
     /// Gives the command a terminal of this size.
     pub fn set_terminal(&mut self, size: (u16, u16)) {
         self.terminal = Some(size);
@@ -100,6 +119,13 @@ impl Task {
     /// Gives the command these variables whatever the rules for the environment say.
     pub fn set_variables(&mut self, variables: Vec<EnvEntry>) {
         self.variables = variables;
+    }
+
+    /// Puts the script to another place in the guest.
+    pub fn move_script(&mut self, path: &Path) {
+        if let (Some(_), Some(command)) = (&self.script, self.argv.first_mut()) {
+            *command = path.into();
+        }
     }
 
     /// Whether the command gets a terminal.
@@ -151,11 +177,22 @@ impl Task {
     ///
     /// # Errors
     /// When the host's random generator cannot be read.
-    pub fn describe(&self, index: u32, vms: u32, shares: &[Share], out: &mut Vec<u8>) -> anyhow::Result<()> {
+    pub fn describe(
+        &self,
+        index: u32,
+        vms: u32,
+        shares: &[Share],
+        links: &Links,
+        out: &mut Vec<u8>,
+    ) -> anyhow::Result<()> {
         let mut send = |message: ToGuest<'_>| message.encode(0, out);
         send(clock());
         send(ToGuest::Hostname(self.hostname(index, vms).as_bytes()));
         send(ToGuest::Entropy(&host_entropy()?));
+        for (path, target) in links.iter() {
+            let (path, target) = (path.as_os_str().as_bytes(), target.as_os_str().as_bytes());
+            send(ToGuest::Link { path, target });
+        }
         for Share { tag, target, read_only, .. } in shares {
             let path = target.as_os_str().as_bytes();
             send(ToGuest::Share { tag: tag.as_bytes(), path, read_only: *read_only });

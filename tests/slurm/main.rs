@@ -7,8 +7,10 @@ mod batch;
 mod catalogue;
 mod central;
 mod cluster;
+mod confinement;
 mod delivery;
 mod failures;
+mod hostile;
 mod identity;
 mod options;
 mod slots;
@@ -41,6 +43,8 @@ fn main() -> ExitCode {
         batch::CASES,
         templates::CASES,
         failures::CASES,
+        hostile::CASES,
+        confinement::CASES,
         tools::CASES,
     ]
     .concat();

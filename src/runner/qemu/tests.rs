@@ -23,9 +23,7 @@ fn spec(image: &Image, machine: Machine, accel: Accel, start: Start) -> String {
         start,
         kernel: Path::new("/kit/vmlinux"),
         initramfs: Path::new("/kit/initramfs.cpio"),
-        image,
-        disk: 6,
-        scratch: 7,
+        system: System::Image(image, ImageFds { image: 6, scratch: 7 }),
         channel: 8,
         console: 9,
         monitor: 10,
@@ -55,7 +53,7 @@ tcg,thread=multi,tb-size=64
 -cpu
 max
 -machine
-microvm,acpi=on,pic=off,pit=on,rtc=on,usb=off,isa-serial=on
+microvm,acpi=on,pic=off,pit=on,rtc=on,usb=off,isa-serial=on,dump-guest-core=off
 -smp
 2
 -m
@@ -136,4 +134,41 @@ fn a_clone_has_its_templates_hardware_and_a_private_view_of_its_memory() {
     assert!(line.contains("mem-path=/proc/self/fd/11,share=off\n") && !line.contains("fd=12,"), "{line}");
     assert_eq!(fds.abilities.state_uri(&12), StateUri::FdSet(2));
     assert_eq!(old.abilities.state_uri(&12), StateUri::Fd(12));
+}
+
+#[test]
+fn a_helper_has_no_image_and_its_disks_by_descriptor_and_format() {
+    use crate::runner::helper::BlockFormat;
+    let disk = HelperDisk {
+        serial: "disk".into(),
+        file: std::fs::File::open("/dev/null").unwrap(),
+        format: BlockFormat::Vmdk,
+        part: Some((1536, 65536)),
+        writable: false,
+    };
+    let disks = [disk];
+    let spec = VmSpec {
+        machine: Machine::Q35,
+        accel: Accel::Tcg,
+        start: Start::Boot(VmSize { memory_mib: 256, cpus: 1 }),
+        kernel: Path::new("/kit/vmlinux"),
+        initramfs: Path::new("/kit/initramfs.cpio"),
+        system: System::Helper(&disks, &[7]),
+        channel: 8,
+        console: 9,
+        monitor: 10,
+        shares: &[],
+    };
+    let line = spec.args().iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n");
+    for expected in [
+        " spank_vm.root=none\n",
+        "\nfd=7,set=10\n",
+        r#"{"driver":"file","filename":"/dev/fdset/10","locking":"off","node-name":"disk-file","read-only":true}"#,
+        r#"{"driver":"raw","file":"disk-file","node-name":"disk-part","offset":1536,"read-only":true,"size":65536}"#,
+        r#"{"backing":null,"driver":"vmdk","file":"disk-part","node-name":"disk","read-only":true}"#,
+        "\nvirtio-blk-pci,drive=disk,serial=disk",
+    ] {
+        assert!(line.contains(expected), "{expected} in {line}");
+    }
+    assert!(!line.contains("scratch") && !line.contains("rootfs"), "{line}");
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::super::delivery::{Disk, identity};
-use super::super::qemu::{Abilities, Accel, Machine, Start, TemplateFds, VmSpec};
+use super::super::qemu::{Abilities, Accel, ImageFds, Machine, Start, System, TemplateFds, VmSpec};
 use super::super::shares::Share;
 use super::{FORMAT, Shape};
 use crate::digest::hex;
@@ -77,9 +77,7 @@ impl Recipe<'_> {
             start: Start::Template(self.shape, fds),
             kernel: &kernel,
             initramfs: &initramfs,
-            image: self.image,
-            disk: 0,
-            scratch: 0,
+            system: System::Image(self.image, ImageFds::default()),
             channel: 0,
             console: 0,
             monitor: 0,
