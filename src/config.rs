@@ -85,6 +85,8 @@ pub struct Config {
     pub max_vms_per_slot: u32,
     /// Seconds from the start of QEMU until the agent must have answered.
     pub boot_timeout_s: u64,
+    /// The same for images that boot their own kernel and init.
+    pub full_boot_timeout_s: u64,
     /// Seconds after which a boot under KVM counts as broken when `accel` is `auto`.
     pub kvm_timeout_s: u64,
     /// Share the user's home directory.
@@ -110,6 +112,7 @@ impl Default for Config {
             memory_overhead_mib: 96,
             max_vms_per_slot: MAX_VMS_PER_SLOT,
             boot_timeout_s: 60,
+            full_boot_timeout_s: 240,
             kvm_timeout_s: 10,
             share_home: true,
             shares: Vec::new(),
@@ -146,6 +149,7 @@ impl Config {
         let at_least_one = [
             ("default_memory_mib", self.default_memory_mib),
             ("boot_timeout_s", self.boot_timeout_s),
+            ("full_boot_timeout_s", self.full_boot_timeout_s),
             ("kvm_timeout_s", self.kvm_timeout_s),
             ("max_vms_per_slot", self.max_vms_per_slot.into()),
         ];

@@ -184,6 +184,7 @@ fn entry_name(path: &Path) -> Option<ImageName> {
 fn parse(name: ImageName, entry_path: PathBuf, text: &str) -> Result<Image, ImageError> {
     let entry: ImageEntry = toml::from_str(text)
         .map_err(|error| ImageError::Entry { path: entry_path.clone(), why: one_line(&error.to_string()) })?;
+    entry.validate().map_err(|why| ImageError::Entry { path: entry_path.clone(), why })?;
     let dir = entry_path.parent().unwrap_or(Path::new("/"));
     let disk = dir.join(&entry.disk);
     Ok(Image { name, entry, entry_path, disk })

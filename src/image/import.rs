@@ -57,6 +57,7 @@ pub fn import(archive: &mut dyn Read, options: &ImportOptions) -> anyhow::Result
         append: options.append.clone(),
         arch: std::env::consts::ARCH.to_owned(),
         sha256: Some(sha256),
+        full: None,
     };
     let mut staged = Staged::new(dir.join(format!(".{name}.{}.toml", std::process::id())));
     std::fs::write(staged.path(), toml::to_string(&entry)?)?;

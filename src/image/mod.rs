@@ -10,5 +10,5 @@ mod entry;
 mod import;
 
 pub use catalogue::{Catalogue, Image, ImageError};
-pub use entry::{DiskFormat, ImageEntry};
+pub use entry::{BootMode, DiskBus, DiskFormat, FullBootEntry, ImageEntry};
 pub use import::{ImportOptions, import};

@@ -15,6 +15,7 @@ mod child;
 mod environment;
 pub mod log;
 mod monitor;
+mod overlay;
 mod plan;
 mod prebuild;
 mod qemu;
@@ -22,6 +23,7 @@ mod relay;
 mod scratch;
 mod shares;
 mod signals;
+mod source;
 mod stdio;
 mod tail;
 mod task;
@@ -45,10 +47,11 @@ use self::plan::{SlotResources, VmSize};
 use self::qemu::{Accel, Machine};
 use self::shares::Share;
 use self::signals::Signals;
+use self::source::BootSource;
 use self::stdio::{RawTerminal, same_file, terminal_size};
 use self::task::Task;
 use self::vm::End;
-use crate::config::{AccelChoice, Config, MachineChoice};
+use crate::config::{AccelChoice, Config};
 use crate::image::{Catalogue, Image};
 use crate::kit::Kit;
 use crate::notice;
@@ -99,7 +102,7 @@ pub struct Slot {
 /// What a slot's VMs are made of: everything that is looked up once.
 struct Parts {
     image: Image,
-    kit: Kit,
+    source: BootSource,
     qemu: PathBuf,
     machine: Machine,
     size: VmSize,
@@ -117,7 +120,7 @@ pub fn run(slot: &Slot) -> anyhow::Result<ExitStatus> {
     let mut parts = prepare(slot)?;
     let terminal = enter_terminal(&mut parts.task)?;
     let decision = accel::decide(slot.config.accel, &slot.config.state_dir, &parts.qemu)?;
-    let trial = decision.may_fall_back.then(|| Duration::from_secs(slot.config.kvm_timeout_s));
+    let trial = decision.may_fall_back.then(|| parts.source.kvm_trial(&slot.config));
     let boot_timeout = trial.unwrap_or(parts.boot_timeout);
     let mut outcome = attempt::run(slot, &parts, &signals, decision.accel, boot_timeout)?;
     if decision.may_fall_back && outcome.never_came_up() {
@@ -125,10 +128,12 @@ pub fn run(slot: &Slot) -> anyhow::Result<ExitStatus> {
             "warning: KVM does not run guests on this node although /dev/kvm can be opened; using emulation, \
              which is slower (the administrator can set accel = 'tcg' to silence this)",
         );
-        if let Err(error) = accel::remember_broken(&slot.config.state_dir, &parts.qemu) {
+        outcome = attempt::run(slot, &parts, &signals, Accel::Tcg, parts.boot_timeout)?;
+        // An image that brings its own kernel may be what does not come up: then the node is not to blame.
+        let proven = matches!(parts.source, BootSource::Kit(_)) || !outcome.never_came_up();
+        if proven && let Err(error) = accel::remember_broken(&slot.config.state_dir, &parts.qemu) {
             tracing::debug!("the verdict on KVM is not kept: {error:#}");
         }
-        outcome = attempt::run(slot, &parts, &signals, Accel::Tcg, parts.boot_timeout)?;
     }
     drop(terminal);
     match outcome {
@@ -155,7 +160,7 @@ fn prepare(slot: &Slot) -> anyhow::Result<Parts> {
         image.entry.arch,
         std::env::consts::ARCH
     );
-    let kit = Kit::load(&config.kit)?;
+    let source = BootSource::of(&image, config)?;
     let qemu = config.qemu_path()?;
     let cpus = usable_cpus()?;
     let size = plan::divide(&SlotResources {
@@ -176,15 +181,24 @@ fn prepare(slot: &Slot) -> anyhow::Result<Parts> {
     for mount in &slot.mounts {
         ensure!(mount.source.is_dir(), "--vm-mount={mount}: {} is no directory on {}", mount.source.display(), node());
     }
-    let shares = shares::choose(&[slot.mounts.as_slice(), config.shares.as_slice()].concat(), &own);
-    let machine = match config.machine {
-        MachineChoice::Microvm => Machine::Microvm,
-        MachineChoice::Auto | MachineChoice::Q35 => Machine::Q35,
-    };
+    let mut shares = shares::choose(&[slot.mounts.as_slice(), config.shares.as_slice()].concat(), &own);
+    if !image.entry.full_boot().shares {
+        ensure!(
+            slot.mounts.is_empty(),
+            "--vm-mount: the kernel of image '{}' cannot mount host directories",
+            image.name
+        );
+        notice::line(&format!(
+            "warning: the kernel of image '{}' cannot mount host directories; none is there",
+            image.name
+        ));
+        shares.clear();
+    }
+    let machine = source.machine(config.machine);
     // VMs that share a processor boot one after the other in effect.
     let turns = vms.div_ceil(cpus);
-    let boot_timeout = Duration::from_secs(config.boot_timeout_s) * turns;
-    Ok(Parts { image, kit, qemu, machine, size, boot_timeout, shares, task })
+    let boot_timeout = source.boot_timeout(config) * turns;
+    Ok(Parts { image, source, qemu, machine, size, boot_timeout, shares, task })
 }
 
 /// Processors this process may run on: what Slurm bound the task to.

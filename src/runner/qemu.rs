@@ -5,13 +5,13 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
 
 use super::monitor::{MEMORY_DEVICE, StateUri};
 use super::plan::VmSize;
 use super::shares::Share;
+use super::source::{BootSource, FullBoot};
 use super::template::{BLOCK_MIB, Shape};
-use crate::image::{DiskFormat, Image};
+use crate::image::{DiskBus, Image};
 use crate::proto::PORT_NAME;
 
 /// Virtual hardware.
@@ -21,6 +21,8 @@ pub enum Machine {
     Microvm,
     /// A PC with PCI Express.
     Q35,
+    /// A PC of the time before, for systems that know only its disk controller.
+    Pc,
 }
 
 /// Who executes the guest's instructions.
@@ -86,10 +88,8 @@ pub struct VmSpec<'a> {
     pub accel: Accel,
     /// How it comes up, with which memory and processors.
     pub start: Start,
-    /// The kit's kernel (an ELF file with a PVH note, or a bzImage).
-    pub kernel: &'a Path,
-    /// The kit's initramfs.
-    pub initramfs: &'a Path,
+    /// What the guest comes up from.
+    pub source: &'a BootSource,
     /// The image whose disk becomes the guest's root.
     pub image: &'a Image,
     /// Open descriptor of the VM's private disk.
@@ -117,17 +117,18 @@ impl VmSpec<'_> {
         args.pair("-accel", self.accel.option());
         args.pair("-cpu", self.accel.cpu_model());
         self.processors_and_memory(&mut args);
-        args.pair("-kernel", self.kernel);
-        args.pair("-initrd", self.initramfs);
-        args.pair("-append", self.kernel_command_line());
+        self.kernel(&mut args);
         self.console_and_channel(&mut args);
-        self.disks(&mut args);
+        match self.source {
+            BootSource::Kit(_) => self.image_and_scratch(&mut args),
+            BootSource::Image(full) => self.own_disk(full, &mut args),
+        }
         self.shares(&mut args);
         args.0
     }
 
     fn processors_and_memory(&self, args: &mut Args) {
-        let machine = self.machine.option();
+        let machine = self.machine.option(self.source);
         let (shape, fds, private) = match self.start {
             Start::Boot(size) => {
                 args.pair("-machine", machine);
@@ -144,16 +145,24 @@ impl VmSpec<'_> {
         let Shape { base_mib, pluggable_mib, cpus, .. } = shape;
         args.pair("-machine", format!("{machine},memory-backend=ram"));
         args.pair("-smp", cpus.to_string());
-        args.pair("-m", format!("{base_mib}M,slots=1,maxmem={}M", base_mib + pluggable_mib));
+        args.pair(
+            "-m",
+            match pluggable_mib {
+                0 => format!("{base_mib}M"),
+                more => format!("{base_mib}M,slots=1,maxmem={}M", base_mib + more),
+            },
+        );
         // By descriptor: the file may have lost its name meanwhile, and is the one that was looked at.
         let ram = format!("memory-backend-file,id=ram,size={base_mib}M,mem-path=/proc/self/fd/{},{private}", fds.ram);
         args.pair("-object", ram);
-        args.pair("-object", format!("memory-backend-ram,id=plug-ram,size={pluggable_mib}M,reserve=off"));
-        let bus = self.machine.bus();
-        args.pair(
-            "-device",
-            format!("virtio-mem-{bus},id={MEMORY_DEVICE},memdev=plug-ram,requested-size=0,block-size={BLOCK_MIB}M"),
-        );
+        if pluggable_mib > 0 {
+            args.pair("-object", format!("memory-backend-ram,id=plug-ram,size={pluggable_mib}M,reserve=off"));
+            let bus = self.machine.bus();
+            args.pair(
+                "-device",
+                format!("virtio-mem-{bus},id={MEMORY_DEVICE},memdev=plug-ram,requested-size=0,block-size={BLOCK_MIB}M"),
+            );
+        }
         if fds.abilities.read_only_templates {
             args.pair("-add-fd", format!("fd={},set={STATE_SET}", fds.state));
         }
@@ -174,24 +183,63 @@ impl VmSpec<'_> {
         args.pair("-device", format!("virtserialport,chardev=channel,name={PORT_NAME}"));
     }
 
-    fn disks(&self, args: &mut Args) {
-        let bus = self.machine.bus();
-        let format: DiskFormat = self.image.entry.format;
+    /// The kernel that QEMU itself loads; without one the firmware starts the disk's boot loader.
+    fn kernel(&self, args: &mut Args) {
+        let (kernel, initrd) = match self.source {
+            BootSource::Kit(kit) => (&kit.kernel, Some(&kit.initramfs)),
+            BootSource::Image(FullBoot { kernel: Some(kernel), initrd, .. }) => (kernel, initrd.as_ref()),
+            BootSource::Image(FullBoot { kernel: None, .. }) => return,
+        };
+        args.pair("-kernel", kernel);
+        if let Some(initrd) = initrd {
+            args.pair("-initrd", initrd);
+        }
+        args.pair("-append", self.kernel_command_line());
+    }
+
+    /// The image's file: read-only as the node `image`.
+    fn image(&self, node: &str, args: &mut Args) {
         // locking=off: the image may lie on a file system without locks, and nobody ever writes to it.
         args.list(
             "-blockdev",
-            "driver=file,node-name=root-file,read-only=on,locking=off,filename=",
+            &format!("driver=file,node-name={node}-file,read-only=on,locking=off,filename="),
             self.image.disk.as_os_str(),
         );
-        let driver = format.block_driver();
-        args.pair("-blockdev", format!("driver={driver},node-name=root,read-only=on,file=root-file"));
-        args.pair("-device", format!("virtio-blk-{bus},drive=root,serial=root"));
-        // The scratch disk dies with the VM: flushing it to the host's disk would be work for nothing.
+        let driver = self.image.entry.format.block_driver();
+        args.pair("-blockdev", format!("driver={driver},node-name={node},read-only=on,file={node}-file"));
+    }
+
+    /// The file of the private disk. It dies with the VM: flushing it to the host's disk would be work for nothing.
+    fn scratch_file(&self, args: &mut Args) {
         args.pair("-add-fd", format!("fd={},set={SCRATCH_SET}", self.scratch));
         let file = "driver=file,node-name=scratch-file,locking=off,discard=unmap,cache.no-flush=on";
         args.pair("-blockdev", format!("{file},filename=/dev/fdset/{SCRATCH_SET}"));
+    }
+
+    /// Two disks, which the agent puts together.
+    fn image_and_scratch(&self, args: &mut Args) {
+        let bus = self.machine.bus();
+        self.image("root", args);
+        args.pair("-device", format!("virtio-blk-{bus},drive=root,serial=root"));
+        self.scratch_file(args);
         args.pair("-blockdev", "driver=raw,node-name=scratch,discard=unmap,cache.no-flush=on,file=scratch-file");
         args.pair("-device", format!("virtio-blk-{bus},drive=scratch,serial=scratch"));
+    }
+
+    /// One disk that the guest may write: QEMU keeps what it writes in the private file and the rest is the image's.
+    fn own_disk(&self, full: &FullBoot, args: &mut Args) {
+        self.image("image", args);
+        self.scratch_file(args);
+        let overlay = "driver=qcow2,node-name=root,discard=unmap,cache.no-flush=on";
+        args.pair("-blockdev", format!("{overlay},file=scratch-file,backing=image"));
+        match full.disk_bus {
+            DiskBus::Virtio => args.pair("-device", "virtio-blk-pci,drive=root,serial=root,bootindex=1"),
+            DiskBus::Sata => {
+                args.pair("-device", "ich9-ahci,id=sata");
+                args.pair("-device", "ide-hd,drive=root,bus=sata.0,serial=root,bootindex=1");
+            }
+            DiskBus::Ide => args.pair("-device", "ide-hd,drive=root,bus=ide.0,serial=root,bootindex=1"),
+        }
     }
 
     fn shares(&self, args: &mut Args) {
@@ -211,6 +259,10 @@ impl VmSpec<'_> {
 
     fn kernel_command_line(&self) -> String {
         let entry = &self.image.entry;
+        if let BootSource::Image(_) = self.source {
+            // Kernel and init are the image's: they are told where to talk, and to end rather than to hang.
+            return format!("console=ttyS0 panic=-1 {}", entry.append).trim_end().to_owned();
+        }
         // cryptomgr.notests: half a second of self-tests of ciphers that no guest uses.
         let mut words = vec!["console=ttyS0 quiet loglevel=1 panic=-1 8250.nr_uarts=1 cryptomgr.notests=1".to_owned()];
         words.push(self.machine.kernel_words().to_owned());
@@ -228,13 +280,16 @@ impl VmSpec<'_> {
 }
 
 impl Machine {
-    fn option(self) -> &'static str {
-        match self {
+    fn option(self, source: &BootSource) -> &'static str {
+        match (self, source) {
             // pic=off: the ACPI tables promise a machine without one, and its first tick is a divide error.
             // pit, rtc: without them the kernel waits seconds to find out how fast time passes.
-            Self::Microvm => "microvm,acpi=on,pic=off,pit=on,rtc=on,usb=off,isa-serial=on",
+            (Self::Microvm, _) => "microvm,acpi=on,pic=off,pit=on,rtc=on,usb=off,isa-serial=on",
             // The kernel spends 200 ms of emulated time on a HPET that nothing uses.
-            Self::Q35 => "q35,usb=off,vmport=off,smbus=off,sata=off,i8042=off,hpet=off",
+            (Self::Q35, BootSource::Kit(_)) => "q35,usb=off,vmport=off,smbus=off,sata=off,i8042=off,hpet=off",
+            // graphics=off: firmware and boot loader speak to the serial console, as there is no screen.
+            (Self::Q35, BootSource::Image(_)) => "q35,usb=off,vmport=off,sata=off,hpet=off,graphics=off",
+            (Self::Pc, _) => "pc,usb=off,vmport=off,hpet=off,graphics=off",
         }
     }
 
@@ -242,14 +297,14 @@ impl Machine {
     fn bus(self) -> &'static str {
         match self {
             Self::Microvm => "device",
-            Self::Q35 => "pci",
+            Self::Q35 | Self::Pc => "pci",
         }
     }
 
     fn kernel_words(self) -> &'static str {
         match self {
             Self::Microvm => "pci=off",
-            Self::Q35 => "",
+            Self::Q35 | Self::Pc => "",
         }
     }
 }

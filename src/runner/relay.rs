@@ -39,6 +39,8 @@ pub struct Relay<'a> {
     pub deadline: Instant,
     /// How long that was, for the message.
     pub boot_timeout: Duration,
+    /// What to look for when one has not, for the message.
+    pub advice: &'a str,
     /// When to tell a waiting person that a boot is under way.
     pub notice_at: Option<Instant>,
     /// The image's name, for messages.
@@ -154,7 +156,8 @@ impl Relay<'_> {
         }
         for vm in self.vms.iter_mut().filter(|vm| vm.phase == Phase::Booting) {
             vm.process.read_texts();
-            let why = format!("no answer within {} s{}", self.boot_timeout.as_secs(), vm.process.last_words());
+            let (within, last_words) = (self.boot_timeout.as_secs(), vm.process.last_words());
+            let why = format!("no answer within {within} s{last_words}{}", self.advice);
             vm.fail(why, &mut self.outputs);
         }
     }

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -66,13 +66,15 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> anyhow::Re
     let ram = create(RAM, true)?;
     ram.set_len(recipe.shape.base_mib << 20)?;
     let scratch = create(SCRATCH, true)?;
-    copy_sparse(&File::open(recipe.kit.scratch())?, &scratch).context("the private disk")?;
+    // Made without a name where the draft is, and copied: it is some KiB.
+    copy_sparse(&recipe.source.private_disk(draft)?, &scratch).context("the private disk")?;
     let state = create(STATE, false)?;
     let files = Files { scratch, template: Some(TemplateFiles { ram, state: state.try_clone()? }) };
     let process = start(recipe, &path(EMPTY), files, abilities)?;
 
     let save_to = abilities.state_uri(&state);
-    let mut builder = Builder { process, decoder: Decoder::new(), stage: Stage::Booting, save_to };
+    let plugs = recipe.shape.pluggable_mib > 0;
+    let mut builder = Builder { process, decoder: Decoder::new(), stage: Stage::Booting, save_to, plugs };
     match builder.run(recipe, terms)? {
         Built::Complete => {}
         other => return Ok(other),
@@ -106,7 +108,6 @@ fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) 
         read_only: true,
     };
     let shares: Vec<Share> = (0..recipe.shape.shares).map(share).collect();
-    let (kernel, initramfs) = (recipe.kit.kernel(), recipe.kit.initramfs());
     let template = files.template.as_ref().context("no template files")?;
     let fds = TemplateFds { ram: template.ram.as_raw_fd(), state: template.state.as_raw_fd(), abilities };
     QemuProcess::spawn(recipe.qemu, files, |inherited| {
@@ -114,8 +115,7 @@ fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) 
             machine: recipe.machine,
             accel: recipe.accel,
             start: Start::Template(recipe.shape, fds),
-            kernel: &kernel,
-            initramfs: &initramfs,
+            source: recipe.source,
             image: recipe.image,
             scratch: inherited.files.scratch.as_raw_fd(),
             channel: inherited.channel.as_raw_fd(),
@@ -145,6 +145,8 @@ struct Builder {
     decoder: Decoder,
     stage: Stage,
     save_to: StateUri,
+    /// Whether the guest has a device through which it gets more memory.
+    plugs: bool,
 }
 
 impl Builder {
@@ -166,7 +168,8 @@ impl Builder {
             if now >= deadline {
                 self.process.read_texts();
                 let within = terms.boot_timeout.as_secs();
-                return Ok(Built::NoBoot(format!("no answer within {within} s{}", self.process.last_words())));
+                let (last_words, advice) = (self.process.last_words(), recipe.source.advice());
+                return Ok(Built::NoBoot(format!("no answer within {within} s{last_words}{advice}")));
             }
             let until = notice_at.map_or(deadline, |moment| moment.min(deadline));
             self.wait(terms.signals, until)?;
@@ -177,7 +180,7 @@ impl Builder {
             }
             self.process.read_texts();
             self.listen()?;
-            if self.stage == Stage::Plugging && self.process.monitor.has_plugged() {
+            if self.stage == Stage::Plugging && (!self.plugs || self.process.monitor.has_plugged()) {
                 self.stage = Stage::Settling;
                 let mut orders = recipe.introduction.to_vec();
                 ToGuest::Settle.encode(0, &mut orders);
@@ -224,7 +227,9 @@ impl Builder {
                 (Stage::Booting, ToHost::Hello { version: proto::VERSION, nonce: 0, .. }) => {
                     self.stage = Stage::Plugging;
                     self.process.monitor.negotiate();
-                    self.process.monitor.plug(BLOCK_MIB << 20);
+                    if self.plugs {
+                        self.process.monitor.plug(BLOCK_MIB << 20);
+                    }
                 }
                 (Stage::Settling, ToHost::Synced) => {
                     self.stage = Stage::Saving;

@@ -12,10 +12,10 @@ use sha2::{Digest, Sha256};
 
 use super::super::qemu::{Abilities, Accel, Machine, Start, TemplateFds, VmSpec};
 use super::super::shares::Share;
+use super::super::source::BootSource;
 use super::{FORMAT, Shape};
 use crate::digest::hex;
 use crate::image::Image;
-use crate::kit::Kit;
 use crate::proto;
 
 /// A template's name: 32 hexadecimal digits.
@@ -27,8 +27,8 @@ pub struct Key(String);
 pub struct Recipe<'a> {
     /// The image.
     pub image: &'a Image,
-    /// The boot kit.
-    pub kit: &'a Kit,
+    /// What it comes up from.
+    pub source: &'a BootSource,
     /// The QEMU binary.
     pub qemu: &'a Path,
     /// Virtual hardware.
@@ -56,9 +56,10 @@ impl Recipe<'_> {
         add(&FORMAT.to_le_bytes());
         add(&proto::VERSION.to_le_bytes());
         add(self.introduction);
-        add(self.kit.digest().as_bytes());
-        let (kernel, initramfs) = (self.kit.kernel(), self.kit.initramfs());
-        for file in [&kernel, &initramfs, &self.kit.scratch(), &self.image.disk, self.qemu] {
+        if let BootSource::Kit(kit) = self.source {
+            add(kit.digest.as_bytes());
+        }
+        for file in self.source.files().into_iter().chain([self.image.disk.as_path(), self.qemu]) {
             add(file.as_os_str().as_bytes());
             add(identity(file)?.as_bytes());
         }
@@ -71,8 +72,7 @@ impl Recipe<'_> {
             machine: self.machine,
             accel: self.accel,
             start: Start::Template(self.shape, fds),
-            kernel: &kernel,
-            initramfs: &initramfs,
+            source: self.source,
             image: self.image,
             scratch: 0,
             channel: 0,
