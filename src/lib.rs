@@ -14,6 +14,8 @@
 // println! and eprintln! panic when nobody reads any more: see `notice`.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+#[cfg(any(feature = "runner", feature = "agent"))]
+pub mod archive;
 pub mod proto;
 pub mod request;
 

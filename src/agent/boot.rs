@@ -84,6 +84,11 @@ pub(super) fn bring_up(devices: &Devices, times: &mut BootTimes) -> Result<(), A
 
     let cmdline = fs::read_to_string("/proc/cmdline").doing(|| "read /proc/cmdline".to_owned())?;
     let options = BootOptions::parse(&cmdline)?;
+    if options.without_image {
+        times.modules_ms = sys::uptime_ms();
+        furnish();
+        return Ok(());
+    }
     let image = devices.wait_for_disk("root")?;
     let scratch = devices.disk("scratch");
     let kind = match options.rootfs {

@@ -10,6 +10,8 @@ use super::rootfs::FsType;
 pub(super) struct BootOptions {
     /// File system of the image; `None` recognises it by its super block.
     pub rootfs: Option<FsType>,
+    /// No image: the kit's own files stay the root, for work on disks as such.
+    pub without_image: bool,
 }
 
 impl BootOptions {
@@ -27,6 +29,7 @@ impl BootOptions {
                         AgentError::Unfit(format!("spank_vm.rootfs={name}: this kit knows no such file system"))
                     })?);
                 }
+                ("spank_vm.root", "none") => options.without_image = true,
                 (key, _) if key.starts_with("spank_vm.") => {
                     return Err(AgentError::Unfit(format!(
                         "{key} on the kernel command line: this kit knows no such key"

@@ -52,7 +52,7 @@ impl Devices {
 
     /// The disk that carries this serial number, if it is there.
     pub fn disk(&self, serial: &str) -> Option<PathBuf> {
-        find_by_attribute("/sys/block", "serial", serial).map(|name| Path::new("/dev").join(name))
+        disk_with_serial(serial)
     }
 
     /// The disk that carries this serial number, waited for.
@@ -124,6 +124,11 @@ impl Devices {
             Ok(_) | Err(Errno::ENOBUFS | Errno::EINTR)
         ) {}
     }
+}
+
+/// The disk that carries this serial number, if it is there.
+pub(super) fn disk_with_serial(serial: &str) -> Option<PathBuf> {
+    find_by_attribute("/sys/block", "serial", serial).map(|name| Path::new("/dev").join(name))
 }
 
 /// The entry of `directory` whose `attribute` reads `value`.

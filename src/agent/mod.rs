@@ -10,15 +10,18 @@
 //!             as PID 1: guest; as a service: system, processes
 //! ```
 //!
+//! Started as any other process, the same binary is a few small programs: see [`applet`].
+//!
 //! Invariants:
 //! - One thread, one poll loop. Nothing sleeps; every wait for the guest's own devices has a deadline.
-//! - It depends on [`crate::proto`] alone and trusts its peer: the runner is the host's side.
+//! - It depends on [`crate::proto`] and [`crate::archive`] alone and trusts its peer: the runner is the host's side.
 //! - `unsafe` is in `sys` (system calls nix lacks) and `exec` (between fork and exec), nowhere else.
 //! - A boot that fails still answers the runner's HELLO with a sentence, if there is a port at all.
 //! - A session never signals more than its task unless it runs as PID 1 of a guest.
 //! - As a service it runs on kernels since 3.2 (what its C library needs), and does without newer system calls.
 
 mod accounts;
+mod applet;
 mod boot;
 mod children;
 mod cmdline;
@@ -46,7 +49,6 @@ mod system;
 mod task;
 
 use std::convert::Infallible;
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use crate::proto::{BootTimes, PORT_NAME};
@@ -70,11 +72,7 @@ pub fn main() -> ExitCode {
     let outcome = match (std::process::id(), as_service) {
         (1, _) => run().map(|never| match never {}),
         (_, true) => service::run(),
-        (_, false) => {
-            let text = "spank-vm-agent is the init of a spank-vm boot kit, or with --service a service in an image;                         it does nothing elsewhere";
-            let _ = writeln!(io::stderr(), "{text}");
-            return ExitCode::FAILURE;
-        }
+        (_, false) => return applet::main(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,8 +12,8 @@ pub(super) enum FsType {
     Btrfs,
 }
 
-/// Bytes from the start of a disk that [`FsType::detect`] wants to see.
-pub(super) const SUPER_BLOCK_AREA: usize = 0x10048;
+/// Bytes from the start of a disk that hold every super block.
+pub(super) const SUPER_BLOCK_AREA: usize = 0x10400;
 
 impl FsType {
     const ALL: [Self; 5] = [Self::Squashfs, Self::Erofs, Self::Ext4, Self::Xfs, Self::Btrfs];
@@ -69,6 +69,32 @@ impl FsType {
             Self::Xfs => Some("norecovery,nouuid"),
             Self::Btrfs => Some("rescue=nologreplay"),
         }
+    }
+
+    /// The UUID as fstab writes it, from the bytes of [`SUPER_BLOCK_AREA`].
+    pub fn uuid(self, start: &[u8]) -> Option<String> {
+        let at = match self {
+            Self::Ext4 => 1024 + 0x68,
+            Self::Xfs => 32,
+            Self::Btrfs => 0x10020,
+            Self::Squashfs | Self::Erofs => return None,
+        };
+        let digits: String = start.get(at..at + 16)?.iter().map(|byte| format!("{byte:02x}")).collect();
+        let groups = [0..8, 8..12, 12..16, 16..20, 20..32].map(|range| &digits[range]);
+        Some(groups.join("-"))
+    }
+
+    /// The label, from the bytes of [`SUPER_BLOCK_AREA`].
+    pub fn label(self, start: &[u8]) -> Option<String> {
+        let (at, len) = match self {
+            Self::Ext4 => (1024 + 0x78, 16),
+            Self::Xfs => (108, 12),
+            Self::Btrfs => (0x1012b, 256),
+            Self::Squashfs | Self::Erofs => return None,
+        };
+        let field = start.get(at..at + len)?;
+        let name = field.split(|&byte| byte == 0).next().unwrap_or_default();
+        (!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned())
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use super::child::{Files, QemuProcess};
-use super::qemu::{Accel, Machine, Start, TemplateFds, VmSpec};
+use super::qemu::{Accel, Machine, Start, System, TemplateFds, VmSpec};
 use super::relay::Relay;
 use super::signals::{Signal, Signals};
 use super::stdio::Output;
@@ -135,6 +135,7 @@ impl Vms<'_> {
             outputs,
             signals: self.signals,
             task: &parts.task,
+            takes_stdin: true,
             shares: &parts.shares,
             cpus: template.filter(|(shape, _)| shape.cpus > parts.size.cpus).map(|_| parts.size.cpus as u16),
             memory: template.and_then(|(shape, _)| shape.bytes_to_plug(parts.size)).map(Shape::beyond_template),
@@ -179,11 +180,11 @@ impl Vms<'_> {
                 let fds = TemplateFds { ram, state, abilities: template.abilities() };
                 let scratch = scratch::create(template.scratch(), scratch_dir)?;
                 device_state = Some(opened.state.try_clone()?);
-                (Start::Clone(shape, fds), Files { scratch, template: Some(opened) })
+                (Start::Clone(shape, fds), Files { scratch: Some(scratch), template: Some(opened), disks: Vec::new() })
             }
             None => {
-                let scratch = parts.source.private_disk(scratch_dir)?;
-                (Start::Boot(parts.size), Files { scratch, template: None })
+                let scratch = Some(parts.source.private_disk(scratch_dir)?);
+                (Start::Boot(parts.size), Files { scratch, ..Files::default() })
             }
         };
         let mut process = QemuProcess::spawn(&parts.qemu, files, |inherited| {
@@ -192,8 +193,7 @@ impl Vms<'_> {
                 accel: self.accel,
                 start,
                 source: &parts.source,
-                image: &parts.image,
-                scratch: inherited.files.scratch.as_raw_fd(),
+                system: System::Image(&parts.image, inherited.files.scratch_fd()),
                 channel: inherited.channel.as_raw_fd(),
                 console: inherited.console.as_raw_fd(),
                 monitor: inherited.monitor.as_raw_fd(),

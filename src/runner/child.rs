@@ -20,12 +20,21 @@ use super::signals::passed_on;
 use super::tail::Tail;
 
 /// Open files that QEMU works on.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Files {
-    /// The VM's private disk, read-write.
-    pub scratch: File,
+    /// The private disk of a VM with an image, read-write.
+    pub scratch: Option<File>,
     /// Memory and device state of a template: written when it is made, read when it is cloned.
     pub template: Option<TemplateFiles>,
+    /// What a helper works on: nothing but descriptors, the rest is in its command line.
+    pub disks: Vec<OwnedFd>,
+}
+
+impl Files {
+    /// The number of the private disk's descriptor; no number of any without one.
+    pub fn scratch_fd(&self) -> RawFd {
+        self.scratch.as_ref().map_or(-1, AsRawFd::as_raw_fd)
+    }
 }
 
 /// The files of a template that are not a disk.
@@ -54,7 +63,9 @@ impl Inherited {
     fn descriptors(&self) -> Vec<RawFd> {
         let sockets = [&self.channel, &self.console, &self.monitor].map(AsRawFd::as_raw_fd);
         let template = self.files.template.iter().flat_map(|files| [files.ram.as_raw_fd(), files.state.as_raw_fd()]);
-        sockets.into_iter().chain([self.files.scratch.as_raw_fd()]).chain(template).collect()
+        let scratch = self.files.scratch.iter().map(AsRawFd::as_raw_fd);
+        let disks = self.files.disks.iter().map(AsRawFd::as_raw_fd);
+        sockets.into_iter().chain(scratch).chain(template).chain(disks).collect()
     }
 }
 

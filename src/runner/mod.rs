@@ -13,6 +13,7 @@ mod accel;
 mod attempt;
 mod child;
 mod environment;
+pub mod helper;
 pub mod log;
 mod monitor;
 mod overlay;
@@ -124,15 +125,11 @@ pub fn run(slot: &Slot) -> anyhow::Result<ExitStatus> {
     let boot_timeout = trial.unwrap_or(parts.boot_timeout);
     let mut outcome = attempt::run(slot, &parts, &signals, decision.accel, boot_timeout)?;
     if decision.may_fall_back && outcome.never_came_up() {
-        notice::line(
-            "warning: KVM does not run guests on this node although /dev/kvm can be opened; using emulation, \
-             which is slower (the administrator can set accel = 'tcg' to silence this)",
-        );
+        accel::warn_broken();
         outcome = attempt::run(slot, &parts, &signals, Accel::Tcg, parts.boot_timeout)?;
         // An image that brings its own kernel may be what does not come up: then the node is not to blame.
-        let proven = matches!(parts.source, BootSource::Kit(_)) || !outcome.never_came_up();
-        if proven && let Err(error) = accel::remember_broken(&slot.config.state_dir, &parts.qemu) {
-            tracing::debug!("the verdict on KVM is not kept: {error:#}");
+        if matches!(parts.source, BootSource::Kit(_)) || !outcome.never_came_up() {
+            accel::remember_broken(&slot.config.state_dir, &parts.qemu);
         }
     }
     drop(terminal);

@@ -6,6 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
+use super::helper::HelperDisk;
 use super::monitor::{MEMORY_DEVICE, StateUri};
 use super::plan::VmSize;
 use super::shares::Share;
@@ -69,6 +70,9 @@ const SCRATCH_SET: u32 = 1;
 /// Number of the descriptor set that holds a template's device state.
 const STATE_SET: u32 = 2;
 
+/// First of the descriptor sets of a helper's disks.
+const FIRST_DISK_SET: u32 = 10;
+
 impl Abilities {
     /// How the monitor is told of the device state, which this process must keep open until QEMU has it.
     pub fn state_uri(self, state: &impl AsRawFd) -> StateUri {
@@ -77,6 +81,15 @@ impl Abilities {
             false => StateUri::Fd(state.as_raw_fd()),
         }
     }
+}
+
+/// What a guest works on.
+#[derive(Debug, Clone, Copy)]
+pub enum System<'a> {
+    /// An image's disk, which becomes the root, under a private disk by its open descriptor.
+    Image(&'a Image, RawFd),
+    /// No image: the agent of the kit alone, and these disks with their descriptors.
+    Helper(&'a [HelperDisk], &'a [RawFd]),
 }
 
 /// Everything the command line says.
@@ -90,10 +103,8 @@ pub struct VmSpec<'a> {
     pub start: Start,
     /// What the guest comes up from.
     pub source: &'a BootSource,
-    /// The image whose disk becomes the guest's root.
-    pub image: &'a Image,
-    /// Open descriptor of the VM's private disk.
-    pub scratch: RawFd,
+    /// What the guest is for.
+    pub system: System<'a>,
     /// QEMU's end of the channel.
     pub channel: RawFd,
     /// QEMU's end of the console.
@@ -119,9 +130,10 @@ impl VmSpec<'_> {
         self.processors_and_memory(&mut args);
         self.kernel(&mut args);
         self.console_and_channel(&mut args);
-        match self.source {
-            BootSource::Kit(_) => self.image_and_scratch(&mut args),
-            BootSource::Image(full) => self.own_disk(full, &mut args),
+        match (self.system, self.source) {
+            (System::Image(image, scratch), BootSource::Kit(_)) => self.image_and_scratch(image, scratch, &mut args),
+            (System::Image(image, scratch), BootSource::Image(full)) => own_disk(full, image, scratch, &mut args),
+            (System::Helper(disks, fds), _) => self.helper_disks(&mut args, disks, fds),
         }
         self.shares(&mut args);
         args.0
@@ -197,48 +209,25 @@ impl VmSpec<'_> {
         args.pair("-append", self.kernel_command_line());
     }
 
-    /// The image's file: read-only as the node `image`.
-    fn image(&self, node: &str, args: &mut Args) {
-        // locking=off: the image may lie on a file system without locks, and nobody ever writes to it.
-        args.list(
-            "-blockdev",
-            &format!("driver=file,node-name={node}-file,read-only=on,locking=off,filename="),
-            self.image.disk.as_os_str(),
-        );
-        let driver = self.image.entry.format.block_driver();
-        args.pair("-blockdev", format!("driver={driver},node-name={node},read-only=on,file={node}-file"));
-    }
-
-    /// The file of the private disk. It dies with the VM: flushing it to the host's disk would be work for nothing.
-    fn scratch_file(&self, args: &mut Args) {
-        args.pair("-add-fd", format!("fd={},set={SCRATCH_SET}", self.scratch));
-        let file = "driver=file,node-name=scratch-file,locking=off,discard=unmap,cache.no-flush=on";
-        args.pair("-blockdev", format!("{file},filename=/dev/fdset/{SCRATCH_SET}"));
-    }
-
     /// Two disks, which the agent puts together.
-    fn image_and_scratch(&self, args: &mut Args) {
+    fn image_and_scratch(&self, image: &Image, scratch: RawFd, args: &mut Args) {
         let bus = self.machine.bus();
-        self.image("root", args);
+        image_node("root", image, args);
         args.pair("-device", format!("virtio-blk-{bus},drive=root,serial=root"));
-        self.scratch_file(args);
+        scratch_file(scratch, args);
         args.pair("-blockdev", "driver=raw,node-name=scratch,discard=unmap,cache.no-flush=on,file=scratch-file");
         args.pair("-device", format!("virtio-blk-{bus},drive=scratch,serial=scratch"));
     }
 
-    /// One disk that the guest may write: QEMU keeps what it writes in the private file and the rest is the image's.
-    fn own_disk(&self, full: &FullBoot, args: &mut Args) {
-        self.image("image", args);
-        self.scratch_file(args);
-        let overlay = "driver=qcow2,node-name=root,discard=unmap,cache.no-flush=on";
-        args.pair("-blockdev", format!("{overlay},file=scratch-file,backing=image"));
-        match full.disk_bus {
-            DiskBus::Virtio => args.pair("-device", "virtio-blk-pci,drive=root,serial=root,bootindex=1"),
-            DiskBus::Sata => {
-                args.pair("-device", "ich9-ahci,id=sata");
-                args.pair("-device", "ide-hd,drive=root,bus=sata.0,serial=root,bootindex=1");
+    fn helper_disks(&self, args: &mut Args, disks: &[HelperDisk], fds: &[RawFd]) {
+        let bus = self.machine.bus();
+        for (number, (disk, fd)) in disks.iter().zip(fds).enumerate() {
+            let (set, serial) = (FIRST_DISK_SET + number as u32, &disk.serial);
+            args.pair("-add-fd", format!("fd={fd},set={set}"));
+            for node in disk.nodes(&format!("/dev/fdset/{set}")) {
+                args.pair("-blockdev", node.to_string());
             }
-            DiskBus::Ide => args.pair("-device", "ide-hd,drive=root,bus=ide.0,serial=root,bootindex=1"),
+            args.pair("-device", format!("virtio-blk-{bus},drive={serial},serial={serial}"));
         }
     }
 
@@ -258,10 +247,9 @@ impl VmSpec<'_> {
     }
 
     fn kernel_command_line(&self) -> String {
-        let entry = &self.image.entry;
-        if let BootSource::Image(_) = self.source {
+        if let (System::Image(image, _), BootSource::Image(_)) = (self.system, self.source) {
             // Kernel and init are the image's: they are told where to talk, and to end rather than to hang.
-            return format!("console=ttyS0 panic=-1 {}", entry.append).trim_end().to_owned();
+            return format!("console=ttyS0 panic=-1 {}", image.entry.append).trim_end().to_owned();
         }
         // cryptomgr.notests: half a second of self-tests of ciphers that no guest uses.
         let mut words = vec!["console=ttyS0 quiet loglevel=1 panic=-1 8250.nr_uarts=1 cryptomgr.notests=1".to_owned()];
@@ -272,10 +260,50 @@ impl VmSpec<'_> {
             // memory might reach beyond 4 GiB.
             words.push("swiotlb=noforce".to_owned());
         }
-        words.push(format!("spank_vm.rootfs={}", entry.format.root_fs()));
-        words.push(entry.append.clone());
+        match self.system {
+            System::Image(image, _) => {
+                words.push(format!("spank_vm.rootfs={}", image.entry.format.root_fs()));
+                words.push(image.entry.append.clone());
+            }
+            System::Helper(..) => words.push("spank_vm.root=none".to_owned()),
+        }
         words.retain(|word| !word.is_empty());
         words.join(" ")
+    }
+}
+
+/// The image's file: read-only as this node.
+fn image_node(node: &str, image: &Image, args: &mut Args) {
+    // locking=off: the image may lie on a file system without locks, and nobody ever writes to it.
+    args.list(
+        "-blockdev",
+        &format!("driver=file,node-name={node}-file,read-only=on,locking=off,filename="),
+        image.disk.as_os_str(),
+    );
+    let driver = image.entry.format.block_driver();
+    args.pair("-blockdev", format!("driver={driver},node-name={node},read-only=on,file={node}-file"));
+}
+
+/// The file of the private disk. It dies with the VM: flushing it to the host's disk would be work for nothing.
+fn scratch_file(scratch: RawFd, args: &mut Args) {
+    args.pair("-add-fd", format!("fd={scratch},set={SCRATCH_SET}"));
+    let file = "driver=file,node-name=scratch-file,locking=off,discard=unmap,cache.no-flush=on";
+    args.pair("-blockdev", format!("{file},filename=/dev/fdset/{SCRATCH_SET}"));
+}
+
+/// One disk that the guest may write: QEMU keeps what it writes in the private file and the rest is the image's.
+fn own_disk(full: &FullBoot, image: &Image, scratch: RawFd, args: &mut Args) {
+    image_node("image", image, args);
+    scratch_file(scratch, args);
+    let overlay = "driver=qcow2,node-name=root,discard=unmap,cache.no-flush=on";
+    args.pair("-blockdev", format!("{overlay},file=scratch-file,backing=image"));
+    match full.disk_bus {
+        DiskBus::Virtio => args.pair("-device", "virtio-blk-pci,drive=root,serial=root,bootindex=1"),
+        DiskBus::Sata => {
+            args.pair("-device", "ich9-ahci,id=sata");
+            args.pair("-device", "ide-hd,drive=root,bus=sata.0,serial=root,bootindex=1");
+        }
+        DiskBus::Ide => args.pair("-device", "ide-hd,drive=root,bus=ide.0,serial=root,bootindex=1"),
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Relay<'a> {
     pub signals: &'a Signals,
     /// The command.
     pub task: &'a Task,
+    /// Whether the commands get this process's standard input.
+    pub takes_stdin: bool,
     /// What the guests see of the host.
     pub shares: &'a [Share],
     /// Processors that the command may use, where the guests have more.
@@ -64,7 +66,7 @@ impl Relay<'_> {
     /// # Errors
     /// When the task's own output cannot be written (a full disk) or the system refuses to poll.
     pub fn run(&mut self) -> anyhow::Result<Option<Signal>> {
-        let mut stdin_open = true;
+        let mut stdin_open = self.takes_stdin;
         loop {
             self.flush_outputs()?;
             let idle = !self.outputs.stdout.is_waiting() && !self.outputs.stderr.is_waiting();

@@ -47,6 +47,14 @@ impl Signals {
         Ok(Self { fd: SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)? })
     }
 
+    /// Watches for none: they keep the effect they have on any process.
+    ///
+    /// # Errors
+    /// When descriptors run out.
+    pub fn none() -> nix::Result<Self> {
+        Ok(Self { fd: SignalFd::with_flags(&SigSet::empty(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)? })
+    }
+
     /// The number of the next signal that arrived.
     pub fn next(&self) -> Option<Signal> {
         let info = self.fd.read_signal().ok().flatten()?;

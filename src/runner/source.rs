@@ -60,17 +60,19 @@ impl BootSource {
     /// When the kit, or a file that the entry names, is missing or not what it should be.
     pub fn of(image: &Image, config: &Config) -> anyhow::Result<Self> {
         match image.entry.boot {
-            BootMode::Kit => {
-                let kit = Kit::load(&config.kit)?;
-                Ok(Self::Kit(KitFiles {
-                    kernel: kit.kernel(),
-                    initramfs: kit.initramfs(),
-                    scratch: kit.scratch().to_owned(),
-                    digest: kit.digest().to_owned(),
-                }))
-            }
+            BootMode::Kit => Self::kit(config),
             BootMode::Full => FullBoot::of(image).map(Self::Image).with_context(|| format!("image '{}'", image.name)),
         }
+    }
+
+    /// The site's boot kit.
+    ///
+    /// # Errors
+    /// When it is missing or not fit.
+    pub fn kit(config: &Config) -> anyhow::Result<Self> {
+        let kit = Kit::load(&config.kit)?;
+        let (kernel, initramfs) = (kit.kernel(), kit.initramfs());
+        Ok(Self::Kit(KitFiles { kernel, initramfs, scratch: kit.scratch(), digest: kit.digest().to_owned() }))
     }
 
     /// Makes a VM's private disk, without a name in `dir`: what the guest writes goes there.

@@ -80,6 +80,24 @@ impl Task {
         })
     }
 
+    /// Describes a program of the agent itself, as root in a guest that has nothing else and knows nobody.
+    pub fn of_helper(argv: Vec<OsString>) -> Self {
+        let root = Uid::from_raw(0);
+        Self {
+            argv,
+            env: Vec::new(),
+            variables: Vec::new(),
+            cwd: "/".into(),
+            user: User { name: "root".into(), ..nameless(root) },
+            gid: Gid::from_raw(0),
+            groups: Vec::new(),
+            umask: 0o022,
+            script: None,
+            terminal: None,
+            merge_stderr: false,
+        }
+    }
+
     /// Gives the command a terminal of this size.
     pub fn set_terminal(&mut self, size: (u16, u16)) {
         self.terminal = Some(size);

@@ -18,15 +18,19 @@ fn boot(image: &Image, machine: Machine, accel: Accel) -> String {
     spec(image, machine, accel, Start::Boot(VmSize { memory_mib: 512, cpus: 2 }))
 }
 
+fn kit() -> BootSource {
+    BootSource::Kit(KitFiles {
+        kernel: "/kit/vmlinux".into(),
+        initramfs: "/kit/initramfs.cpio".into(),
+        scratch: "/kit/scratch.ext4".into(),
+        digest: String::new(),
+    })
+}
+
 fn spec(image: &Image, machine: Machine, accel: Accel, start: Start) -> String {
     let shares = [Share { tag: "s0".into(), source: "/home/ada".into(), target: "/home/ada".into(), read_only: false }];
     let source = match image.entry.boot {
-        BootMode::Kit => BootSource::Kit(KitFiles {
-            kernel: "/kit/vmlinux".into(),
-            initramfs: "/kit/initramfs.cpio".into(),
-            scratch: "/kit/scratch.ext4".into(),
-            digest: String::new(),
-        }),
+        BootMode::Kit => kit(),
         BootMode::Full => {
             let full = image.entry.full_boot();
             BootSource::Image(FullBoot {
@@ -43,8 +47,7 @@ fn spec(image: &Image, machine: Machine, accel: Accel, start: Start) -> String {
         accel,
         start,
         source: &source,
-        image,
-        scratch: 7,
+        system: System::Image(image, 7),
         channel: 8,
         console: 9,
         monitor: 10,
@@ -195,4 +198,40 @@ fn a_template_of_a_kernel_that_takes_no_memory_has_no_device_for_it() {
     let fds = TemplateFds { ram: 11, state: 12, abilities: Abilities { read_only_templates: true } };
     let line = spec(&full(""), Machine::Q35, Accel::Tcg, Start::Template(shape, fds));
     assert!(line.contains("-m\n1000M\n") && !line.contains("virtio-mem"), "{line}");
+}
+
+#[test]
+fn a_helper_has_no_image_and_its_disks_by_descriptor_and_format() {
+    use crate::runner::helper::BlockFormat;
+    let disk = HelperDisk {
+        serial: "disk".into(),
+        file: std::fs::File::open("/dev/null").unwrap(),
+        format: BlockFormat::Vmdk,
+        part: Some((1536, 65536)),
+        writable: false,
+    };
+    let disks = [disk];
+    let spec = VmSpec {
+        machine: Machine::Q35,
+        accel: Accel::Tcg,
+        start: Start::Boot(VmSize { memory_mib: 256, cpus: 1 }),
+        source: &kit(),
+        system: System::Helper(&disks, &[7]),
+        channel: 8,
+        console: 9,
+        monitor: 10,
+        shares: &[],
+    };
+    let line = spec.args().iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n");
+    for expected in [
+        " spank_vm.root=none\n",
+        "\nfd=7,set=10\n",
+        r#"{"driver":"file","filename":"/dev/fdset/10","locking":"off","node-name":"disk-file","read-only":true}"#,
+        r#"{"driver":"raw","file":"disk-file","node-name":"disk-part","offset":1536,"read-only":true,"size":65536}"#,
+        r#"{"backing":null,"driver":"vmdk","file":"disk-part","node-name":"disk","read-only":true}"#,
+        "\nvirtio-blk-pci,drive=disk,serial=disk",
+    ] {
+        assert!(line.contains(expected), "{expected} in {line}");
+    }
+    assert!(!line.contains("scratch") && !line.contains("rootfs"), "{line}");
 }

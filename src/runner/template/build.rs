@@ -16,7 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::super::child::{Files, QemuProcess, TemplateFiles};
 use super::super::monitor::{StateUri, Transfer};
-use super::super::qemu::{Abilities, Start, TemplateFds, VmSpec};
+use super::super::qemu::{Abilities, Start, System, TemplateFds, VmSpec};
 use super::super::scratch::copy_sparse;
 use super::super::shares::Share;
 use super::super::signals::{Signal, Signals, is_fatal};
@@ -69,7 +69,11 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> anyhow::Re
     // Made without a name where the draft is, and copied: it is some KiB.
     copy_sparse(&recipe.source.private_disk(draft)?, &scratch).context("the private disk")?;
     let state = create(STATE, false)?;
-    let files = Files { scratch, template: Some(TemplateFiles { ram, state: state.try_clone()? }) };
+    let files = Files {
+        scratch: Some(scratch),
+        template: Some(TemplateFiles { ram, state: state.try_clone()? }),
+        disks: Vec::new(),
+    };
     let process = start(recipe, &path(EMPTY), files, abilities)?;
 
     let save_to = abilities.state_uri(&state);
@@ -116,8 +120,7 @@ fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) 
             accel: recipe.accel,
             start: Start::Template(recipe.shape, fds),
             source: recipe.source,
-            image: recipe.image,
-            scratch: inherited.files.scratch.as_raw_fd(),
+            system: System::Image(recipe.image, inherited.files.scratch_fd()),
             channel: inherited.channel.as_raw_fd(),
             console: inherited.console.as_raw_fd(),
             monitor: inherited.monitor.as_raw_fd(),

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::super::qemu::{Abilities, Accel, Machine, Start, TemplateFds, VmSpec};
+use super::super::qemu::{Abilities, Accel, Machine, Start, System, TemplateFds, VmSpec};
 use super::super::shares::Share;
 use super::super::source::BootSource;
 use super::{FORMAT, Shape};
@@ -73,8 +73,7 @@ impl Recipe<'_> {
             accel: self.accel,
             start: Start::Template(self.shape, fds),
             source: self.source,
-            image: self.image,
-            scratch: 0,
+            system: System::Image(self.image, 0),
             channel: 0,
             console: 0,
             monitor: 0,
