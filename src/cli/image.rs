@@ -9,7 +9,9 @@ use clap::Subcommand;
 
 use crate::config::Config;
 use crate::image::{Catalogue, ImportOptions, import};
+use crate::notice;
 use crate::request::ImageName;
+use crate::runner::{InstallOptions, install_agent};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -45,6 +47,17 @@ pub enum Command {
         #[arg(long)]
         replace: bool,
     },
+    /// Put the agent into an image that boots its own kernel and init (boot = "full")
+    InstallAgent {
+        /// Name of the image, whose disk is raw or qcow2
+        name: ImageName,
+        /// Partition that holds the root, where there are several systems
+        #[arg(long, value_name = "N")]
+        partition: Option<u32>,
+        /// Take a kernel that cannot mount host directories (9p)
+        #[arg(long)]
+        without_shares: bool,
+    },
     /// Remove an image; VMs that run from it are not harmed
     Remove {
         /// Name of the image
@@ -79,6 +92,21 @@ pub fn run(config: &Config, command: Command) -> anyhow::Result<()> {
             let options = ImportOptions { name, dir, description, append, replace };
             let image = import(&mut *open(&archive)?, &options)?;
             print(&format!("image '{}' is ready: {}\n", image.name, image.disk.display()))
+        }
+        Command::InstallAgent { name, partition, without_shares } => {
+            let image = catalogue.find(&name)?;
+            let installed = install_agent(config, &image, InstallOptions { partition, without_shares })?;
+            for warning in &installed.warnings {
+                notice::line(&format!("warning: {warning}"));
+            }
+            print(&format!(
+                "image '{name}' boots its own kernel {} with the agent as a service of {}: {}\n\
+                 the disk without it stays for the jobs that use it: {}\n",
+                installed.kernel,
+                installed.init,
+                installed.disk.display(),
+                image.disk.display()
+            ))
         }
         Command::Remove { name } => {
             let image = catalogue.find(&name)?;

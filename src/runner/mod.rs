@@ -14,6 +14,7 @@ mod attempt;
 mod child;
 mod environment;
 pub mod helper;
+mod install;
 pub mod log;
 mod monitor;
 mod overlay;
@@ -59,6 +60,7 @@ use crate::notice;
 use crate::proto::{ExitStatus, FailKind};
 use crate::request::{EnvEntry, ImageName, ShareSpec};
 
+pub use self::install::{InstallOptions, Installed, install_agent};
 pub use self::prebuild::{Prebuilt, prebuild};
 pub use self::signals::die_by;
 
