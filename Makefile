@@ -24,6 +24,7 @@ STAGE   := $(TARGET)/stage
 KIT     := $(TARGET)/kit
 IMAGES  := $(TARGET)/images
 FULL    := $(TARGET)/images-full
+DISKS   := $(TARGET)/disks
 CACHE   := $(TARGET)/cache
 AGENT_TRIPLE := x86_64-unknown-linux-gnu
 
@@ -107,7 +108,7 @@ test-hooks: ## the plugin's hooks, called by a stand-in for slurmstepd
 	$(call section,hook tests)
 	$(CARGO) test --quiet --test hooks
 
-test-slurm: build kit images ## tests on a real private Slurm with real VMs (as root)
+test-slurm: build kit images disks ## tests on a real private Slurm with real VMs (as root)
 	$(call section,tests on a real Slurm)
 	$(CARGO) test --quiet $(RUNNER_FEATURES) --test slurm
 
@@ -115,9 +116,12 @@ test-parity: build kit images ## the same scripts bare and in a VM, compared (as
 	$(call section,parity of bare-metal and VM steps)
 	$(CARGO) test --quiet $(RUNNER_FEATURES) --test parity
 
-test-long: build kit images ## the parity cases that move gigabytes or wait for time limits (as root)
+test-long: build kit images disks ## what moves gigabytes, waits for time limits or boots other systems (as root)
 	$(call section,long cases of parity)
 	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test parity
+	@$(MAKE) $(DISKS)/.debian11-disk.made
+	$(call section,long cases on a real Slurm)
+	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test slurm
 
 parity: test-parity test-long ## both, and PARITY.md anew from what was seen
 	cat $(TARGET)/PARITY.md $(TARGET)/PARITY-long.md >PARITY.md
@@ -135,7 +139,7 @@ figure4: build kit images images-full ## the paper's Figure 4 again, into target
 
 ##@ Build
 
-.PHONY: deps build kit images images-full clean
+.PHONY: deps build kit images disks images-full clean
 deps: ## install missing Debian packages (as root; starts no service)
 	@packaging/debian-deps
 
@@ -182,6 +186,18 @@ $(IMAGES)/.%.made: tests/images/%
 	$(call section,image $*)
 	@mkdir -p $(IMAGES)
 	@tests/images/$* | $(PROGRAM) image import - --name $* --dir $(IMAGES) --replace --description '$(DESCRIPTION)'
+	@touch $@
+
+disks: ## the disk 'debian12-disk', a Debian that boots its own kernel, into target/disks (as root)
+	@$(MAKE) $(DISKS)/.debian12-disk.made
+
+$(DISKS)/.debian12-disk.made: SUITE := bookworm
+$(DISKS)/.debian11-disk.made: SUITE := bullseye
+
+$(DISKS)/.%.made: tests/images/systemd-disk
+	$(call section,disk $*)
+	@mkdir -p $(DISKS)
+	@tests/images/systemd-disk $* $(SUITE) $(DISKS)
 	@touch $@
 
 # What 'bench' and 'figure4' compare with; nothing else needs it.

@@ -6,6 +6,7 @@
 mod batch;
 mod cluster;
 mod failures;
+mod fullboot;
 mod identity;
 mod options;
 mod slots;
@@ -24,21 +25,28 @@ use cluster::Cluster;
 /// A test: a sentence and a function of the cluster.
 type Case = (&'static str, fn(&Cluster));
 
+/// Set to run the cases that take minutes instead of the others.
+const LONG: &str = "SPANK_VM_LONG";
+
+const CASES: &[&[Case]] = &[
+    identity::CASES,
+    streams::CASES,
+    terminal::CASES,
+    slots::CASES,
+    options::CASES,
+    batch::CASES,
+    templates::CASES,
+    fullboot::CASES,
+    failures::CASES,
+    tools::CASES,
+];
+
+const LONG_CASES: &[&[Case]] = &[fullboot::LONG_CASES];
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let cases = [
-        identity::CASES,
-        streams::CASES,
-        terminal::CASES,
-        slots::CASES,
-        options::CASES,
-        batch::CASES,
-        templates::CASES,
-        failures::CASES,
-        tools::CASES,
-    ]
-    .concat();
+    let cases = if std::env::var_os(LONG).is_some() { LONG_CASES.concat() } else { CASES.concat() };
     if arguments.list {
         return libtest_mimic::run(&arguments, cases.into_iter().map(|(name, _)| trial(name, || Ok(()))).collect())
             .exit_code();
