@@ -7,8 +7,8 @@
 
 mod catalogue;
 mod entry;
-mod import;
+pub mod import;
 
 pub use catalogue::{Catalogue, Image, ImageError};
 pub use entry::{BootMode, DiskBus, DiskFormat, FullBootEntry, ImageEntry};
-pub use import::{ImportOptions, import};
+pub use import::{ImportOptions, Imported, import, runs_here};

@@ -3,9 +3,8 @@
 #![forbid(unsafe_code)]
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
@@ -14,7 +13,10 @@ use super::helper::{self, BlockFormat, HelperDisk};
 use super::scratch::copy_sparse;
 use crate::config::Config;
 use crate::digest;
+use crate::image::import::disk::{Disk, Format};
+use crate::image::import::{Staged, clean_up_on_signals};
 use crate::image::{BootMode, DiskFormat, FullBootEntry, Image, ImageEntry};
+use crate::request::ImageName;
 
 /// The disk's name in the helper.
 const SERIAL: &str = "target";
@@ -46,6 +48,35 @@ pub struct Installed {
     pub disk: PathBuf,
 }
 
+/// The image that a disk which is in no catalogue yet becomes in the directory `dir`.
+///
+/// # Errors
+/// When the name is taken, or the file is no disk that VMs can run from.
+pub fn image_of_disk(disk: &Path, name: ImageName, dir: &Path, description: String) -> anyhow::Result<Image> {
+    let entry_path = dir.join(format!("{name}.toml"));
+    ensure!(!entry_path.exists(), "image '{name}' exists in {}: 'spank-vm image remove' removes it", dir.display());
+    let format = match Disk::of_path(disk)?.format {
+        Format::Raw => DiskFormat::Raw,
+        Format::Qcow2 => DiskFormat::Qcow2,
+        Format::Vdi | Format::Vmdk => bail!(
+            "{0} has a format that VMs do not run from: 'qemu-img convert -O qcow2 {0} NEW.qcow2' makes one that they do",
+            disk.display()
+        ),
+    };
+    let disk = fs::canonicalize(disk).with_context(|| disk.display().to_string())?;
+    let entry = ImageEntry {
+        description,
+        disk: disk.clone(),
+        format,
+        boot: BootMode::Kit,
+        append: String::new(),
+        arch: std::env::consts::ARCH.to_owned(),
+        sha256: None,
+        full: None,
+    };
+    Ok(Image { name, entry, entry_path, disk })
+}
+
 /// Puts the agent into `image`: a changed copy of its disk takes the place of the old one in the entry, which becomes
 /// `boot = "full"`. The old disk stays where it is, for the jobs that run from it.
 ///
@@ -64,14 +95,17 @@ pub fn install_agent(config: &Config, image: &Image, options: InstallOptions) ->
     };
     let dir = image.entry_path.parent().unwrap_or(Path::new("/"));
     let original = image.open_disk()?;
-    let mut copy = Staged::create(dir.join(format!(".{}.{}.partial", image.name, std::process::id())))?;
-    copy_sparse(&original, copy.file()?).with_context(|| format!("copying {}", image.disk.display()))?;
+    clean_up_on_signals()?;
+    let draft = Staged::new(dir, image.name.as_str(), "disk")?;
+    let copy = OpenOptions::new().read(true).write(true).open(draft.path());
+    let copy = copy.with_context(|| draft.path().display().to_string())?;
+    copy_sparse(&original, &copy).with_context(|| format!("copying {}", image.disk.display()))?;
 
     let has_kernel = entry.full_boot().kernel.is_some();
-    let answer = run_helper(config, copy.file()?, format, has_kernel, options)
-        .with_context(|| format!("image '{}'", image.name))?;
+    let answer =
+        run_helper(config, &copy, format, has_kernel, options).with_context(|| format!("image '{}'", image.name))?;
 
-    let sha256 = digest::of_file(copy.path()).with_context(|| copy.path().display().to_string())?;
+    let sha256 = digest::of_file(draft.path()).with_context(|| draft.path().display().to_string())?;
     let extension = format.driver();
     let disk = PathBuf::from(format!("{}-{}.{extension}", image.name, &sha256[..12]));
     let full = FullBootEntry {
@@ -95,10 +129,10 @@ pub fn install_agent(config: &Config, image: &Image, options: InstallOptions) ->
         ..entry.clone()
     };
     changed.validate().map_err(anyhow::Error::msg)?;
-    copy.rename(&dir.join(&disk))?;
-    let mut text = Staged::create(dir.join(format!(".{}.{}.toml", image.name, std::process::id())))?;
-    text.file()?.write_all(toml::to_string(&changed)?.as_bytes())?;
-    text.rename(&image.entry_path)?;
+    let text = Staged::new(dir, image.name.as_str(), "entry")?;
+    fs::write(text.path(), toml::to_string(&changed)?).with_context(|| text.path().display().to_string())?;
+    draft.publish(&dir.join(&disk))?;
+    text.publish(&image.entry_path)?;
     Ok(Installed {
         kernel: answer.value("kernel").to_owned(),
         init: answer.value("init").to_owned(),
@@ -161,43 +195,6 @@ fn run_helper(
     let answer = Answer { warnings, ..Answer::parse(&text) };
     ensure!(!answer.value("kernel").is_empty(), "the helper VM gave no answer");
     Ok(answer)
-}
-
-/// A file that disappears unless it is renamed to its final place.
-struct Staged {
-    path: PathBuf,
-    file: Option<File>,
-}
-
-impl Staged {
-    fn create(path: PathBuf) -> anyhow::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(&path);
-        let file = file.with_context(|| path.display().to_string())?;
-        Ok(Self { path, file: Some(file) })
-    }
-
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn file(&mut self) -> anyhow::Result<&File> {
-        self.file.as_ref().context("the file has its name already")
-    }
-
-    fn rename(&mut self, to: &Path) -> anyhow::Result<()> {
-        self.file()?.sync_all().with_context(|| self.path.display().to_string())?;
-        fs::rename(&self.path, to).with_context(|| to.display().to_string())?;
-        self.file = None;
-        Ok(())
-    }
-}
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        if self.file.is_some() {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
 }
 
 #[cfg(test)]

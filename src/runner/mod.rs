@@ -54,13 +54,13 @@ use self::stdio::{RawTerminal, same_file, terminal_size};
 use self::task::Task;
 use self::vm::End;
 use crate::config::{AccelChoice, Config};
-use crate::image::{Catalogue, Image};
+use crate::image::{Catalogue, Image, runs_here};
 use crate::kit::Kit;
 use crate::notice;
 use crate::proto::{ExitStatus, FailKind};
 use crate::request::{EnvEntry, ImageName, ShareSpec};
 
-pub use self::install::{InstallOptions, Installed, install_agent};
+pub use self::install::{InstallOptions, Installed, image_of_disk, install_agent};
 pub use self::prebuild::{Prebuilt, prebuild};
 pub use self::signals::die_by;
 
@@ -153,7 +153,7 @@ fn prepare(slot: &Slot) -> anyhow::Result<Parts> {
     let image = Catalogue::new(&config.image_dirs).find(&slot.image)?;
     image.open_disk()?;
     ensure!(
-        image.entry.arch == std::env::consts::ARCH,
+        runs_here(&image.entry.arch),
         "image '{}' is for {}, this node is {}",
         image.name,
         image.entry.arch,

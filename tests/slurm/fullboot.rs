@@ -13,19 +13,19 @@ use crate::terminal::in_terminal;
 use crate::tools::tool;
 
 pub const CASES: &[Case] = &[
-    ("a_disk_without_agent_is_told_so_at_the_deadline_with_its_console_and_advice", agent_missing),
-    ("an_agent_is_refused_where_no_boot_loader_or_no_kernel_is", nothing_to_boot),
-    ("install_agent_changes_a_copy_and_the_entry", installed),
+    ("a_full_boot_without_agent_ends_at_the_deadline_with_its_console_and_advice", agent_missing),
+    ("a_full_boot_is_refused_where_no_boot_loader_or_no_kernel_is", nothing_to_boot),
+    ("a_full_boot_gets_its_agent_by_a_copy_and_a_new_entry", installed),
     ("a_step_in_a_full_boot_is_like_any_other", step),
     ("vms_of_a_full_boot_differ_and_take_memory", differ),
     ("signals_and_terminals_reach_a_full_boot", signals_and_terminals),
-    ("what_a_command_leaves_running_ends_with_it_and_the_system_lives_on", leftovers),
-    ("a_guest_that_powers_itself_off_is_an_error_and_no_hang", poweroff),
+    ("what_a_command_leaves_in_a_full_boot_ends_with_it_and_the_system_lives_on", leftovers),
+    ("a_full_boot_that_powers_itself_off_is_an_error_and_no_hang", poweroff),
 ];
 
 /// Not for every run: another boot each.
 pub const LONG_CASES: &[Case] = &[
-    ("debian_11_boots_its_own_kernel_and_runs_a_step", debian11),
+    ("a_full_boot_of_debian_11_has_its_own_kernel_and_runs_a_step", debian11),
     ("a_full_boot_finds_its_disk_on_other_controllers_and_without_its_boot_loader", other_hardware),
 ];
 
@@ -55,9 +55,9 @@ fn with_images(cluster: &Cluster, more: &str, work: impl FnOnce()) {
 fn add_image(cluster: &Cluster, name: &str, disk: &Path, keys: &str) {
     let dir = image_dir(cluster);
     fs::create_dir_all(&dir).unwrap();
-    let copied = Command::new("cp").args(["--sparse=always", "--no-preserve=ownership"]).arg(disk);
-    let copied = copied.arg(dir.join(format!("{name}.raw"))).status().unwrap();
-    assert!(copied.success());
+    let copy = dir.join(format!("{name}.raw"));
+    let copied = Command::new("cp").args(["--sparse=always", "--no-preserve=ownership"]).arg(disk).arg(copy).status();
+    assert!(copied.unwrap().success());
     fs::write(dir.join(format!("{name}.toml")), format!("disk = '{name}.raw'\nformat = 'raw'\n{keys}")).unwrap();
 }
 
