@@ -23,6 +23,7 @@ TARGET  := target
 STAGE   := $(TARGET)/stage
 KIT     := $(TARGET)/kit
 IMAGES  := $(TARGET)/images
+ROOTS   := $(TARGET)/rootfs
 FULL    := $(TARGET)/images-full
 DISKS   := $(TARGET)/disks
 CACHE   := $(TARGET)/cache
@@ -116,12 +117,12 @@ test-parity: build kit images ## the same scripts bare and in a VM, compared (as
 	$(call section,parity of bare-metal and VM steps)
 	$(CARGO) test --quiet $(RUNNER_FEATURES) --test parity
 
-test-long: build kit images disks ## what moves gigabytes, waits for time limits or boots other systems (as root)
-	$(call section,long cases of parity)
-	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test parity
+test-long: build kit images-long disks ## cases that move gigabytes, wait for time limits, or need many images (as root)
 	@$(MAKE) $(DISKS)/.debian11-disk.made
 	$(call section,long cases on a real Slurm)
 	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test slurm
+	$(call section,long cases of parity)
+	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test parity
 
 parity: test-parity test-long ## both, and PARITY.md anew from what was seen
 	cat $(TARGET)/PARITY.md $(TARGET)/PARITY-long.md >PARITY.md
@@ -139,7 +140,7 @@ figure4: build kit images images-full ## the paper's Figure 4 again, into target
 
 ##@ Build
 
-.PHONY: deps build kit images disks images-full clean
+.PHONY: deps build kit images images-long disks images-full clean
 deps: ## install missing Debian packages (as root; starts no service)
 	@packaging/debian-deps
 
@@ -175,17 +176,23 @@ $(KIT)/.made: $(AGENT)
 	$(PROGRAM) kit build --agent $(AGENT) --output $(KIT) --cache $(CACHE)
 	@touch $@
 
-images: build ## the images 'tiny' and 'debian12', into target/images
-	@$(MAKE) $(IMAGES)/.tiny.made $(IMAGES)/.debian12.made
+images: build ## the images 'tiny', 'debian12' and 'debian12-i386', into target/images
+	@$(MAKE) $(foreach image,tiny debian12 debian12-i386,$(IMAGES)/.$(image).made)
 
-$(IMAGES)/.tiny.made:     DESCRIPTION := busybox and nothing else, for tests
-$(IMAGES)/.debian12.made: DESCRIPTION := Debian 12 (bookworm), minimal
+images-long: images
+	@$(MAKE) $(foreach image,debian11 debian13,$(IMAGES)/.$(image).made)
+
+$(IMAGES)/.tiny.made:          DESCRIPTION := busybox and nothing else, for tests
+$(IMAGES)/.debian11.made:      DESCRIPTION := Debian 11 (bullseye), minimal
+$(IMAGES)/.debian12.made:      DESCRIPTION := Debian 12 (bookworm), minimal
+$(IMAGES)/.debian12-i386.made: DESCRIPTION := Debian 12 (bookworm) with 32-bit programs, minimal
+$(IMAGES)/.debian13.made:      DESCRIPTION := Debian 13 (trixie), minimal
 
 # Made again when the recipe changes, not with every build.
-$(IMAGES)/.%.made: tests/images/%
+$(IMAGES)/.%.made: $(ROOTS)/%.tar
 	$(call section,image $*)
 	@mkdir -p $(IMAGES)
-	@tests/images/$* | $(PROGRAM) image import - --name $* --dir $(IMAGES) --replace --description '$(DESCRIPTION)'
+	@$(PROGRAM) image import $< --name $* --dir $(IMAGES) --replace --description '$(DESCRIPTION)'
 	@touch $@
 
 disks: ## the disk 'debian12-disk', a Debian that boots its own kernel, into target/disks (as root)
@@ -199,6 +206,16 @@ $(DISKS)/.%.made: tests/images/systemd-disk
 	@mkdir -p $(DISKS)
 	@tests/images/systemd-disk $* $(SUITE) $(DISKS)
 	@touch $@
+
+# Kept, because the tests make disks and container images of them.
+.PRECIOUS: $(ROOTS)/%.tar
+$(ROOTS)/%.tar: tests/images/%
+	$(call section,root of $*)
+	@mkdir -p $(ROOTS)
+	@tests/images/$* >$@.partial
+	@mv $@.partial $@
+
+$(foreach image,debian11 debian12 debian12-i386 debian13,$(ROOTS)/$(image).tar): tests/images/debian
 
 # What 'bench' and 'figure4' compare with; nothing else needs it.
 images-full: ## an ordinary Debian 12 with systemd for the measurements, into target/images-full (as root)

@@ -4,12 +4,19 @@
 #[path = "../tests/slurm/cluster.rs"]
 #[allow(dead_code)]
 mod cluster;
+#[path = "common/mod.rs"]
+#[allow(dead_code)]
+mod common;
 
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
 use cluster::Cluster;
+use common::{on_a_cluster, setting};
+
+/// Memory of a node in MiB.
+const NODE_MIB: u64 = 4096;
 
 /// One thing that is measured. `script` prints the seconds it took on its last line, measured where
 /// the work is done, so that neither Slurm's nor the VM's start counts.
@@ -71,26 +78,8 @@ const CASES: &[Case] = &[
 ];
 
 fn main() -> ExitCode {
-    // cargo passes --bench; a run as part of `cargo test --benches` measures nothing.
-    if !std::env::args().any(|argument| argument == "--bench") {
-        return ExitCode::SUCCESS;
-    }
-    let runs = std::env::var("RUNS").ok().and_then(|text| text.parse().ok()).unwrap_or(3_usize).clamp(1, 5);
-    let cluster = match Cluster::start() {
-        Ok(cluster) => cluster,
-        Err(why) => {
-            eprintln!("the cluster does not start: {why}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| measure_all(&cluster, runs)));
-    if let Err(why) = cluster.stop() {
-        eprintln!("{why}");
-    }
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
+    let runs = setting("RUNS", 3_usize).clamp(1, 5);
+    on_a_cluster(NODE_MIB, |cluster| measure_all(cluster, runs))
 }
 
 fn measure_all(cluster: &Cluster, runs: usize) {

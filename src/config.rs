@@ -89,6 +89,8 @@ pub struct Config {
     pub full_boot_timeout_s: u64,
     /// Seconds after which a boot under KVM counts as broken when `accel` is `auto`.
     pub kvm_timeout_s: u64,
+    /// Whether root's own jobs get VMs.
+    pub allow_root: bool,
     /// Share the user's home directory.
     pub share_home: bool,
     /// More shares for every guest.
@@ -114,6 +116,7 @@ impl Default for Config {
             boot_timeout_s: 60,
             full_boot_timeout_s: 240,
             kvm_timeout_s: 10,
+            allow_root: false,
             share_home: true,
             shares: Vec::new(),
         }

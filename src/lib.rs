@@ -16,6 +16,8 @@
 
 #[cfg(any(feature = "runner", feature = "agent"))]
 pub mod archive;
+#[cfg(any(feature = "plugin", feature = "runner"))]
+pub mod process;
 pub mod proto;
 pub mod request;
 
@@ -32,6 +34,8 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "runner")]
 pub mod digest;
+#[cfg(all(feature = "runner", any(test, fuzzing)))]
+pub mod fuzzing;
 #[cfg(feature = "runner")]
 pub mod image;
 #[cfg(feature = "runner")]

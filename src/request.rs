@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod save;
 mod share;
 mod variables;
 
@@ -16,6 +17,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+pub use self::save::SaveSpec;
 pub use self::share::{ShareSpec, parse_mounts};
 pub use self::variables::{EnvEntry, parse_variables};
 
@@ -53,6 +55,8 @@ pub struct VmRequest {
     pub as_root: bool,
     /// Variables that the command gets in any case.
     pub variables: Vec<EnvEntry>,
+    /// Keep the first VM's disk as an image.
+    pub save: Option<SaveSpec>,
     /// Every line of output is preceded by its VM's number.
     pub label: bool,
     /// Explain every phase on the step's stderr.
@@ -64,8 +68,6 @@ pub struct VmRequest {
     pub batch_script: bool,
     /// Memory of the task in MiB, when Slurm enforces one.
     pub memory_mib: Option<u64>,
-    /// The task's private directory under the state directory, made by the plugin.
-    pub state_dir: Option<PathBuf>,
     /// Site configuration, when it is not the default one.
     pub config: Option<PathBuf>,
 }
@@ -81,12 +83,12 @@ impl VmRequest {
             mounts: Vec::new(),
             as_root: false,
             variables: Vec::new(),
+            save: None,
             label: false,
             verbose: false,
             argv0: None,
             batch_script: false,
             memory_mib: None,
-            state_dir: None,
             config: None,
         }
     }
@@ -228,6 +230,9 @@ impl fmt::Display for VmRequest {
         if !self.variables.is_empty() {
             write!(f, " env={}", Encoded(variables::variables_text(&self.variables).as_ref()))?;
         }
+        if let Some(save) = &self.save {
+            write!(f, " save={}", Encoded(save.to_string().as_ref()))?;
+        }
         if self.label {
             f.write_str(" label=1")?;
         }
@@ -242,9 +247,6 @@ impl fmt::Display for VmRequest {
         }
         if let Some(mib) = self.memory_mib {
             write!(f, " mem={mib}")?;
-        }
-        if let Some(dir) = &self.state_dir {
-            write!(f, " state={}", Encoded(dir.as_os_str()))?;
         }
         if let Some(path) = &self.config {
             write!(f, " config={}", Encoded(path.as_os_str()))?;
@@ -272,12 +274,12 @@ impl FromStr for VmRequest {
                 "mount" => request.mounts = parse_mounts(&text(decoded()?)?)?,
                 "root" => request.as_root = value == "1",
                 "env" => request.variables = parse_variables(&text(decoded()?)?)?,
+                "save" => request.save = Some(text(decoded()?)?.parse()?),
                 "label" => request.label = value == "1",
                 "verbose" => request.verbose = value == "1",
                 "argv0" => request.argv0 = Some(decoded()?),
                 "script" => request.batch_script = value == "1",
                 "mem" => request.memory_mib = Some(value.parse().map_err(|_| wrong("mem is not a number"))?),
-                "state" => request.state_dir = Some(decoded()?.into()),
                 "config" => request.config = Some(decoded()?.into()),
                 _ => return Err(wrong("unknown key: plugin and runner are of different versions")),
             }
@@ -335,10 +337,10 @@ mod tests {
         request.mounts = parse_mounts("/sw:ro,/data 1:/mnt/%").unwrap();
         request.as_root = true;
         request.variables = parse_variables("A=x y\\,%,B").unwrap();
+        request.save = Some("/proj/x y/new,replace".parse().unwrap());
         request.label = true;
         request.verbose = true;
         request.memory_mib = Some(4096);
-        request.state_dir = Some("/run/spank-vm/1.0.0".into());
         request.config = Some("/etc/slurm dir/x=y %.toml".into());
         assert_eq!(request.to_string().parse(), Ok(request));
     }

@@ -1,37 +1,43 @@
 //! What runs on this node: one directory per task under the root-owned state directory.
 //!
-//! The plugin makes the directory (0700, the user's) before the task starts and removes it with
-//! whatever is in it when the task is over. The runner only writes a status file into it, for
-//! `spank-vm ps`; nothing that matters depends on it.
+//! The plugin makes it as root before the task starts and removes it when the task is over. Nothing in it
+//! was written by a user, so what it says is true. What a killed slurmstepd left is known by its process, which is
+//! gone, and is swept when the job has left the node.
 
 #![forbid(unsafe_code)]
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer};
+
+use crate::process::Process;
 
 const STATUS_FILE: &str = "status.toml";
 
-/// Largest status file that is read: its owner may have written anything.
+/// Largest status file that is read.
 const STATUS_MAX: u64 = 64 * 1024;
 
-/// What a runner says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What the plugin noted of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Status {
     /// Name of the image.
     pub image: String,
-    /// Process id of the runner.
-    pub runner_pid: u32,
-    /// Process ids of its QEMUs.
-    pub qemu_pids: Vec<u32>,
-    /// Guest memory per VM in MiB.
-    pub memory_mib: u64,
-    /// Processors per VM.
-    pub cpus: u32,
+    /// VMs asked for.
+    pub vms: u32,
+    /// The user's id.
+    pub uid: u32,
+    /// The process of the runner.
+    #[serde(deserialize_with = "process")]
+    pub runner: Process,
+}
+
+fn process<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Process, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(|()| serde::de::Error::custom("no process"))
 }
 
 /// One running task as found on the node.
@@ -39,22 +45,17 @@ pub struct Status {
 pub struct Entry {
     /// `JOB.STEP.TASK`.
     pub name: String,
-    /// The user's id.
-    pub uid: u32,
-    /// What the runner says, if it could be read.
+    /// What was noted, unless the directory is not the plugin's work.
     pub status: Option<Status>,
 }
 
-/// Writes `status` into the task's directory, replacing an earlier one as a whole.
-///
-/// # Errors
-/// When the directory is gone or full.
-pub fn write_status(dir: &Path, status: &Status) -> io::Result<()> {
-    let text = toml::to_string(status).map_err(io::Error::other)?;
-    let staged = dir.join(".status");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged)?;
-    file.write_all(text.as_bytes())?;
-    std::fs::rename(staged, dir.join(STATUS_FILE))
+/// The processes of a task's VMs as they are now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Running {
+    /// How many there are.
+    pub vms: usize,
+    /// MiB of memory that they have in use together.
+    pub resident_mib: u64,
 }
 
 /// Lists the tasks under `state_dir`. A directory that does not exist holds none.
@@ -62,7 +63,7 @@ pub fn write_status(dir: &Path, status: &Status) -> io::Result<()> {
 /// # Errors
 /// When the directory cannot be read.
 pub fn list(state_dir: &Path) -> io::Result<Vec<Entry>> {
-    let listing = match std::fs::read_dir(state_dir) {
+    let listing = match fs::read_dir(state_dir) {
         Ok(listing) => listing,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
@@ -70,10 +71,10 @@ pub fn list(state_dir: &Path) -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for item in listing {
         let item = item?;
-        let meta = item.metadata()?;
-        if meta.is_dir() {
+        // A task may end meanwhile.
+        if item.file_type().is_ok_and(|kind| kind.is_dir()) {
             let name = item.file_name().to_string_lossy().into_owned();
-            entries.push(Entry { name, uid: meta.uid(), status: read_status(&item.path()) });
+            entries.push(Entry { name, status: read_status(&item.path()) });
         }
     }
     entries.sort_by(|a, b| a.name.cmp(&b.name));
@@ -81,34 +82,85 @@ pub fn list(state_dir: &Path) -> io::Result<Vec<Entry>> {
 }
 
 fn read_status(dir: &Path) -> Option<Status> {
-    // O_NOFOLLOW and O_NONBLOCK: the directory is the user's, the reader may be root.
-    let file: File = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(dir.join(STATUS_FILE))
-        .ok()?;
+    // Only what root wrote is believed, should the site have made the directory writable for others.
+    let mut open = OpenOptions::new();
+    open.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file: File = open.open(dir.join(STATUS_FILE)).ok()?;
+    let meta = file.metadata().ok()?;
+    let parent = fs::symlink_metadata(dir).ok()?;
+    if meta.uid() != parent.uid() || meta.mode() & 0o022 != 0 {
+        return None;
+    }
     let mut text = String::new();
     file.take(STATUS_MAX).read_to_string(&mut text).ok()?;
-    toml::from_str(&text).ok()
+    parse_status(&text)
+}
+
+/// Reads a status file's text.
+pub fn parse_status(text: &str) -> Option<Status> {
+    toml::from_str(text).ok()
+}
+
+/// The children of the task's runner, if its process is still the user's.
+pub fn running(status: &Status) -> Running {
+    let mut running = Running::default();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let is_child = parent_of(&process.path()) == Some(status.runner.pid);
+        if is_child && process.metadata().is_ok_and(|meta| meta.uid() == status.uid) {
+            running.vms += 1;
+            running.resident_mib += resident_mib(&process.path()).unwrap_or(0);
+        }
+    }
+    running
+}
+
+/// The field after the state in `/proc/PID/stat`; the name before it may hold anything.
+fn parent_of(process: &Path) -> Option<u32> {
+    let stat = fs::read(process.join("stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn resident_mib(process: &Path) -> Option<u64> {
+    let status = fs::read_to_string(process.join("status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib / 1024)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const TEXT: &str = "image = \"tiny\"\nvms = 2\nuid = 1000\nrunner = \"7-42-boot\"\n";
+
     #[test]
-    fn what_a_runner_writes_is_listed_and_nonsense_is_not_believed() {
+    fn what_the_plugin_wrote_is_listed_and_nothing_else_is_believed() {
         let dir = tempfile::tempdir().unwrap();
-        let status = Status { image: "tiny".into(), runner_pid: 7, qemu_pids: vec![8, 9], memory_mib: 256, cpus: 1 };
-        let [task, odd] = ["12.0.0", "13.0.0"].map(|name| dir.path().join(name));
-        std::fs::create_dir(&task).unwrap();
-        write_status(&task, &status).unwrap();
-        std::fs::create_dir(&odd).unwrap();
-        std::os::unix::fs::symlink("/etc/passwd", odd.join(STATUS_FILE)).unwrap();
+        let [task, link, wide] = ["12.0.0", "13.0.0", "14.0.0"].map(|name| dir.path().join(name));
+        for dir in [&task, &link, &wide] {
+            fs::create_dir(dir).unwrap();
+        }
+        fs::write(task.join(STATUS_FILE), TEXT).unwrap();
+        std::os::unix::fs::symlink(task.join(STATUS_FILE), link.join(STATUS_FILE)).unwrap();
+        fs::write(wide.join(STATUS_FILE), TEXT).unwrap();
+        fs::set_permissions(wide.join(STATUS_FILE), std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
         let entries = list(dir.path()).unwrap();
-        assert_eq!(entries.len(), 2);
+        let status = Status { image: "tiny".into(), vms: 2, uid: 1000, runner: "7-42-boot".parse().unwrap() };
         assert_eq!((entries[0].name.as_str(), entries[0].status.as_ref()), ("12.0.0", Some(&status)));
-        assert!(entries[1].status.is_none());
+        assert!(entries.len() == 3 && entries[1].status.is_none() && entries[2].status.is_none(), "{entries:?}");
         assert!(list(Path::new("/nonexistent")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_vms_of_a_task_are_the_children_of_its_runner() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let uid = fs::metadata("/proc/self").unwrap().uid();
+        let status = Status { image: "x".into(), vms: 1, uid, runner: Process::this().unwrap() };
+        let found = running(&status);
+        let of_another = running(&Status { uid: uid + 1, ..status });
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(found.vms >= 1, "{found:?}");
+        assert_eq!(of_another, Running::default());
     }
 }

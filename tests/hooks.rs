@@ -101,7 +101,13 @@ impl Node {
     }
 
     fn run(&self, slurm: Slurm, program: &str, script: &str, env: &[(&str, &str)]) -> Output {
-        let mut child = Command::new(fake(slurm))
+        self.run_by(Command::new("env"), slurm, program, script, env)
+    }
+
+    /// The same under another program's eyes.
+    fn run_by(&self, mut by: Command, slurm: Slurm, program: &str, script: &str, env: &[(&str, &str)]) -> Output {
+        let mut child = by
+            .arg(fake(slurm))
             .arg(library())
             .arg(program)
             .envs(env.iter().copied())
@@ -138,6 +144,7 @@ fn only_what_slurm_looks_for_is_exported() {
             "slurm_spank_exit",
             "slurm_spank_init",
             "slurm_spank_init_post_opt",
+            "slurm_spank_job_epilog",
             "slurm_spank_local_user_init",
             "slurm_spank_task_exit",
             "slurm_spank_task_init",
@@ -175,7 +182,7 @@ fn the_task_of_a_vm_job_becomes_the_step_program_on_an_old_slurm() {
         after(
             ALL_WELL,
             "option vm-image = 0\noption vms-per-slot = 0\nexecve LIBEXEC/spank-vm-step 1\n\
-             with SPANK_VM_REQUEST=image=debian12 vms=4 argv0=sleep mem=500 state=LIBEXEC/state/7.0.0\n\
+             with SPANK_VM_REQUEST=image=debian12 vms=4 argv0=sleep mem=500\n\
              task ended with 0\nalive\n"
         )
     );
@@ -188,7 +195,7 @@ fn the_step_program_is_put_before_the_command_where_slurm_can_do_that() {
     assert!(
         answer.ends_with(
             "execve LIBEXEC/spank-vm-step sleep 1\n\
-             with SPANK_VM_REQUEST=image=debian12 vms=1 state=LIBEXEC/state/7.0.0\n\
+             with SPANK_VM_REQUEST=image=debian12 vms=1\n\
              task ended with 0\nalive\n"
         ),
         "{answer}"
@@ -286,25 +293,29 @@ fn options_lost_by_export_none_are_found_in_the_batch_step() {
     );
     let answer = node.play(Slurm::Old, "stepd", &script);
     assert!(answer.contains("execve LIBEXEC/spank-vm-step 1\n"), "{answer}");
-    assert!(answer.contains("image=debian12 vms=2 argv0=sleep script=1 state=LIBEXEC/state/7.batch.0"), "{answer}");
+    assert!(answer.contains("image=debian12 vms=2 argv0=sleep script=1"), "{answer}");
+}
+
+/// The job's user where root runs the tests; anybody else has only himself.
+fn user_of_job(node: &Node) -> u32 {
+    let me = fs::metadata(node.root.path()).unwrap().uid();
+    if me == 0 { 65534 } else { me }
 }
 
 #[test]
-fn the_task_s_directory_belongs_to_its_user_alone_and_is_swept_without_following_links() {
+fn what_the_node_notes_of_a_task_is_root_s_and_is_swept_without_following_links() {
     let node = Node::new();
-    // Root gives the directory to the job's user; a developer's test run has only itself.
     let me = fs::metadata(node.root.path()).unwrap().uid();
-    let owner = if me == 0 { 65534 } else { me };
-    let script =
-        after(INIT, &format!("option vm-image debian12\nset uid {owner}\nset gid {owner}\nset tasks 2\ntask\n"));
-    // Group ids other than the own one cannot be given away by non-root either.
-    if me != 0 && fs::metadata(node.root.path()).unwrap().gid() != owner {
-        return;
-    }
+    let user = user_of_job(&node);
+    let script = after(INIT, &format!("option vm-image debian12\nset uid {user}\nset tasks 2\ntask\n"));
     node.play(Slurm::Old, "stepd", &script);
     let dir = node.path("state/7.0.0");
-    let meta = fs::metadata(&dir).unwrap();
-    assert_eq!((meta.uid(), meta.mode() & 0o7777), (owner, 0o700));
+    for (path, mode) in [(dir.clone(), 0o755), (dir.join("status.toml"), 0o644)] {
+        let meta = fs::metadata(path).unwrap();
+        assert_eq!((meta.uid(), meta.mode() & 0o7777), (me, mode));
+    }
+    let status = fs::read_to_string(dir.join("status.toml")).unwrap();
+    assert!(status.starts_with(&format!("image = \"debian12\"\nvms = 1\nuid = {user}\nrunner_pid = ")), "{status}");
 
     let precious = node.path("precious");
     fs::create_dir(&precious).unwrap();
@@ -319,6 +330,44 @@ fn the_task_s_directory_belongs_to_its_user_alone_and_is_swept_without_following
     assert!(precious.join("file").exists());
 }
 
+/// Between two jobs the user does to his own directory whatever he can think of.
+#[test]
+fn root_follows_nothing_that_a_user_puts_into_the_place_of_his_own_files() {
+    let node = Node::new();
+    fs::set_permissions(node.root.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let user = user_of_job(&node);
+    let job = after(
+        INIT,
+        &format!("option vm-image debian12\nset uid {user}\nset gid {user}\ntask\nhook task_exit\nhook exit\n"),
+    );
+    if fs::metadata(node.root.path()).unwrap().uid() != 0 {
+        // Only root can make a directory for another user.
+        return assert!(node.play(Slurm::New, "stepd", &job).ends_with("alive\n"));
+    }
+    node.play(Slurm::New, "stepd", &job);
+    let (own, precious) = (node.path(&format!("templates/users/{user}")), node.path("precious"));
+    fs::create_dir(&precious).unwrap();
+    fs::write(precious.join("file"), "kept").unwrap();
+    let before = fs::metadata(&precious).unwrap();
+    let ids = [format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".to_owned()];
+    let tricks = format!(
+        "mkfifo ram .x.1; ln -s {0} site; ln -s {0}/file x.lock; ln {0}/file hard; mkdir -p deep/er; ln -s / deep/er/root; \
+         cd ..; mv {user} other; rmdir {user}; ln -s {0} {user}; rm -rf ../users; touch ../../state/mine ../mine mine; true",
+        precious.display()
+    );
+    let mut shell = Command::new("setpriv");
+    shell.args(ids).args(["sh", "-c", &tricks]).current_dir(&own).stderr(Stdio::null());
+    assert!(shell.status().unwrap().success());
+    let answer = node.play(Slurm::New, "stepd", &job);
+    assert!(answer.contains("execve LIBEXEC/spank-vm-step") && answer.ends_with("alive\n"), "{answer}");
+    let meta = fs::symlink_metadata(&own).unwrap();
+    assert!(meta.is_dir() && meta.uid() == user && !own.with_file_name("mine").exists());
+    assert!(!node.path("state/mine").exists() && !node.path("templates/mine").exists());
+    let now = fs::metadata(&precious).unwrap();
+    assert_eq!((now.uid(), now.mode(), now.nlink()), (before.uid(), before.mode(), before.nlink()));
+    assert_eq!(fs::read_to_string(precious.join("file")).unwrap(), "kept");
+}
+
 #[test]
 fn loading_and_unloading_over_and_over_leaves_the_host_well() {
     let node = Node::new();
@@ -328,6 +377,77 @@ fn loading_and_unloading_over_and_over_leaves_the_host_well() {
     assert_eq!(answer.matches("task ended with 0").count(), 5, "{answer}");
     assert_eq!(answer.matches("execve LIBEXEC/spank-vm-step sleep 1").count(), 5, "{answer}");
     assert!(answer.ends_with("alive\n"), "{answer}");
+}
+
+/// What slurmstepd does from a job's begin to its end, and srun with another copy of the library.
+const ROUND: &str = "option vm-image debian12\noption vms-per-slot 65\noption vms-per-slot 4\noption vm-mount /sw:ro\n\
+                     option vm-env A=1,B\nset mem 1000\nset tasks 2\nenv A=1\ntask\nhook task_exit\nhook exit\nunload\n";
+
+#[test]
+fn no_descriptor_and_no_thread_is_left_behind() {
+    let node = Node::new();
+    let round = after(INIT, ROUND);
+    let answer = node.play(Slurm::New, "stepd", &format!("count\n{}count\n", round.repeat(50)));
+    let counts: Vec<&str> = answer.lines().filter(|line| line.contains(" descriptors, ")).collect();
+    assert!(counts[0].ends_with(", 1 threads"), "{counts:?}");
+    assert_eq!(counts[0], counts[1]);
+    assert_eq!(answer.matches("task ended with 0").count(), 50, "{answer}");
+}
+
+/// The library is loaded, called and unloaded under memcheck, which sees every use of memory that is not there.
+mod memory {
+    use super::*;
+
+    /// Plays `script`; what memcheck complained about, and bytes that were lost for good.
+    fn memcheck(program: &str, script: &str, env: &[(&str, &str)]) -> (String, u64) {
+        let node = Node::new();
+        let log = node.path("memcheck.%p");
+        let mut valgrind = Command::new("valgrind");
+        valgrind
+            .args(["--quiet", "--leak-check=full", "--show-leak-kinds=definite", "--keep-debuginfo=yes"])
+            .arg(format!("--log-file={}", log.display()));
+        let output = node.run_by(valgrind, Slurm::New, program, &after(INIT, script), env);
+        assert!(output.status.success(), "{output:?}");
+        let logs = fs::read_dir(node.root.path()).unwrap().flatten().map(|entry| entry.path());
+        let logs = logs.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("memcheck."));
+        let text: String = logs.map(|path| fs::read_to_string(path).unwrap()).collect();
+        let (leaks, errors): (Vec<&str>, Vec<&str>) = text
+            .split("== \n")
+            .filter(|block| block.contains("== "))
+            .partition(|block| block.contains("definitely lost in loss record"));
+        let bytes = leaks.iter().filter(|leak| leak.contains("spank_vm")).map(|leak| bytes_of(leak)).sum();
+        (errors.join("\n"), bytes)
+    }
+
+    /// `==7== 1,234 (1,000 direct, 234 indirect) bytes in 2 blocks are definitely lost …`
+    fn bytes_of(leak: &str) -> u64 {
+        let number = leak.split_whitespace().nth(1).unwrap().replace(',', "");
+        number.parse().unwrap_or_else(|_| panic!("{leak}"))
+    }
+
+    #[test]
+    fn nothing_is_read_or_freed_that_is_not_there_and_nothing_is_lost() {
+        let rounds = after(ROUND, &after(INIT, ROUND).repeat(4));
+        let (errors, lost) = memcheck("stepd", &rounds, &[]);
+        assert_eq!((errors.as_str(), lost), ("", 0));
+    }
+
+    #[test]
+    fn nor_in_a_client_that_hides_a_command() {
+        let script = "option vm-image debian12\nhook init_post_opt\nhook local_user_init\nshow\nhook exit\nunload\n";
+        assert_eq!(memcheck("srun", script, &[]).0, "");
+    }
+
+    /// The library panics on demand in debug builds only.
+    #[cfg(debug_assertions)]
+    #[test]
+    fn nor_when_a_hook_panics() {
+        let script = after(ROUND, &after(INIT, ROUND));
+        for hook in ["slurm_spank_task_init", "slurm_spank_task_exit", "slurm_spank_exit", "an option"] {
+            let (errors, _) = memcheck("stepd", &script, &[("SPANK_VM_TEST_PANIC", hook)]);
+            assert_eq!(errors, "", "{hook}");
+        }
+    }
 }
 
 #[test]
@@ -401,4 +521,68 @@ mod panics {
         assert!(answer.contains("internal error") && !answer.contains("execve"), "{answer}");
         assert!(answer.ends_with("task ended with 1\nalive\n") && !answer.contains("Failed to invoke"), "{answer}");
     }
+}
+
+/// A process that ended, as a task's directory names it.
+fn dead_process() -> String {
+    let mut child = Command::new("true").spawn().unwrap();
+    let record = format!("{}-1-no-boot", child.id());
+    child.wait().unwrap();
+    record
+}
+
+/// The state directory as killed slurmstepds leave it: of job 7 and of job 8.
+fn leave_tasks(node: &Node) -> PathBuf {
+    let state = node.path("state");
+    for name in ["7.0.0", "7.1.3", "8.0.0"] {
+        leave_task(&state.join(name), &dead_process());
+    }
+    state
+}
+
+fn leave_task(dir: &Path, process: &str) {
+    fs::create_dir_all(dir).unwrap();
+    fs::write(dir.join("status.toml"), format!("vms = 1\nrunner = \"{process}\"\n")).unwrap();
+}
+
+fn entries(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn the_epilog_of_a_job_removes_what_was_left_of_it_and_never_fails() {
+    let node = Node::new();
+    let state = leave_tasks(&node);
+    let answer = node.play(Slurm::Old, "script", &after(INIT, "hook job_epilog\nhook job_epilog\nunload\n"));
+    assert!(
+        answer.contains("verbose: vm: removed 2 left over in LIBEXEC/state\njob_epilog = 0\njob_epilog = 0\n"),
+        "{answer}"
+    );
+    assert_eq!(entries(&state), ["8.0.0"]);
+    // Wrong arguments, no directory, no job number: nothing that should keep a node from the next job.
+    let answer = node.play(Slurm::New, "script", "load\ninit nonsense\nhook job_epilog\ndeaf\nhook job_epilog\n");
+    assert!(answer.ends_with("job_epilog = 0\njob_epilog = 0\nalive\n"), "{answer}");
+    let answer = node.play(Slurm::New, "script", "load\ninit state_dir=/nonexistent/state\nhook job_epilog\n");
+    assert!(answer.ends_with("init = 0\njob_epilog = 0\nalive\n"), "{answer}");
+}
+
+#[test]
+fn slurmd_removes_at_its_start_what_no_process_uses() {
+    let node = Node::new();
+    let state = leave_tasks(&node);
+    let draft = node.path("templates/users/1000/.abc.50");
+    fs::create_dir_all(draft.join("empty")).unwrap();
+    // A task that runs while slurmd is started anew: this process stands for it.
+    let stat = fs::read_to_string("/proc/self/stat").unwrap();
+    let started = stat.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    leave_task(&state.join("9.0.0"), &format!("{}-{started}-{}", process::id(), boot.trim()));
+    let answer = node.play(Slurm::Old, "slurmd", &after(INIT, "unload\n"));
+    assert!(answer.contains("removed 3 left over in LIBEXEC/state\n") && answer.contains("init = 0\n"), "{answer}");
+    assert_eq!(entries(&state), ["9.0.0"]);
+    assert!(!draft.exists());
+    assert_eq!(entries(&node.path("templates")), ["users"]);
 }

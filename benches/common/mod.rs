@@ -1,12 +1,33 @@
 //! What the measurements have in common.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::str::FromStr;
 
 use nix::unistd::User;
 
 use crate::cluster::Cluster;
+
+/// The `main` of a measurement on a cluster whose nodes have so many MiB each. The cluster is ended whatever happens.
+pub fn on_a_cluster(node_mib: u64, measure: impl FnOnce(&Cluster)) -> ExitCode {
+    // cargo passes --bench; a run as part of `cargo test --benches` measures nothing.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return ExitCode::SUCCESS;
+    }
+    let cluster = match Cluster::with_memory(node_mib) {
+        Ok(cluster) => cluster,
+        Err(why) => {
+            eprintln!("the cluster does not start: {why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = catch_unwind(AssertUnwindSafe(|| measure(&cluster)));
+    if let Err(why) = cluster.stop() {
+        eprintln!("{why}");
+    }
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
 
 /// A command that the cluster's user runs, without any wrapper that would cost time of its own.
 pub fn as_user(cluster: &Cluster, program: &str, cwd: &Path) -> Command {

@@ -24,7 +24,7 @@ use std::process::ExitCode;
 
 use cell::{Bench, Cell};
 use cluster::Cluster;
-use common::setting;
+use common::{on_a_cluster, setting};
 use logger::Logger;
 use report::Report;
 use series::{Series, Site};
@@ -44,22 +44,7 @@ impl std::str::FromStr for Numbers {
 }
 
 fn main() -> ExitCode {
-    // cargo passes --bench; a run as part of `cargo test --benches` measures nothing.
-    if !std::env::args().any(|argument| argument == "--bench") {
-        return ExitCode::SUCCESS;
-    }
-    let cluster = match Cluster::with_memory(NODE_MIB) {
-        Ok(cluster) => cluster,
-        Err(why) => {
-            eprintln!("the cluster does not start: {why}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| measure_all(&cluster)));
-    if let Err(why) = cluster.stop() {
-        eprintln!("{why}");
-    }
-    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    on_a_cluster(NODE_MIB, measure_all)
 }
 
 fn measure_all(cluster: &Cluster) {

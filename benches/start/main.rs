@@ -18,7 +18,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use cluster::Cluster;
-use common::{machine, quantile, setting};
+use common::{machine, on_a_cluster, quantile, setting};
 use resources::{cpu_ms_per_vm, memory_of_idle_clones};
 use step::{Case, Run, is_installed};
 use table::Table;
@@ -30,23 +30,8 @@ const NODE_MIB: u64 = 64 * (256 + 96) + 64;
 const VNG_KERNEL: &str = "VNG_KERNEL";
 
 fn main() -> ExitCode {
-    // cargo passes --bench; a run as part of `cargo test --benches` measures nothing.
-    if !std::env::args().any(|argument| argument == "--bench") {
-        return ExitCode::SUCCESS;
-    }
     let runs = setting("RUNS", 10_usize).max(2);
-    let cluster = match Cluster::with_memory(NODE_MIB) {
-        Ok(cluster) => cluster,
-        Err(why) => {
-            eprintln!("the cluster does not start: {why}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| measure_all(&cluster, runs)));
-    if let Err(why) = cluster.stop() {
-        eprintln!("{why}");
-    }
-    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    on_a_cluster(NODE_MIB, |cluster| measure_all(cluster, runs))
 }
 
 fn measure_all(cluster: &Cluster, runs: usize) {

@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn reads_own_keys_and_ignores_the_kernels() {
         let line = "console=ttyS0 quiet panic=-1 spank_vm.rootfs=erofs vsyscall=emulate\n";
-        assert_eq!(BootOptions::parse(line), Ok(BootOptions { rootfs: Some(FsType::Erofs), ..BootOptions::default() }));
+        assert_eq!(BootOptions::parse(line), Ok(BootOptions { rootfs: Some(FsType::Erofs), without_image: false }));
         assert_eq!(BootOptions::parse("quiet"), Ok(BootOptions::default()));
         assert_eq!(BootOptions::parse("spank_vm.rootfs=auto"), Ok(BootOptions::default()));
     }

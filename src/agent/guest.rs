@@ -21,6 +21,7 @@ use super::memory::Arrival;
 use super::net::{self, NetSetup};
 use super::shares::Shares;
 use super::task::Credentials;
+use super::traces::Traces;
 use super::{identity, sys};
 
 /// The guest whose PID 1 this process is.
@@ -31,6 +32,8 @@ pub(super) struct Guest {
     shares: Shares,
     children: Children,
     keys: HostKeys,
+    /// What sessions changed in the root for their own sake.
+    traces: Traces,
     /// From the template until all memory of the clone is there.
     arrival: Option<Arrival>,
 }
@@ -40,7 +43,15 @@ impl Guest {
     pub fn new(times: BootTimes, boot_error: Option<AgentError>) -> Result<Self, AgentError> {
         assert_eq!(std::process::id(), 1, "kill(-1) is only sane in a guest of our own");
         let children = Children::watch()?;
-        Ok(Self { times, boot_error, shares: Shares::default(), children, keys: HostKeys::find(), arrival: None })
+        Ok(Self {
+            times,
+            boot_error,
+            shares: Shares::default(),
+            children,
+            keys: HostKeys::find(),
+            traces: Traces::default(),
+            arrival: None,
+        })
     }
 }
 
@@ -58,7 +69,7 @@ impl Machine for Guest {
     }
 
     fn set_hostname(&mut self, name: &[u8]) -> Result<(), AgentError> {
-        identity::set_hostname(name)
+        identity::set_hostname(name, &mut self.traces)
     }
 
     fn add_entropy(&mut self, seed: &[u8]) -> Result<(), AgentError> {
@@ -66,7 +77,9 @@ impl Machine for Guest {
         let id = identity::seed_and_draw(seed)?;
         let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
         if Path::new("/etc").is_dir() {
-            fs::write("/etc/machine-id", id + "\n").doing(|| "write /etc/machine-id".to_owned())?;
+            self.traces
+                .write(Path::new("/etc/machine-id"), (id + "\n").as_bytes())
+                .doing(|| "write /etc/machine-id".to_owned())?;
         }
         self.keys.renew();
         Ok(())
@@ -94,11 +107,33 @@ impl Machine for Guest {
     }
 
     fn mount_share(&mut self, tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError> {
+        if !path.is_absolute() {
+            return Err(AgentError::Unfit(format!("the share {} has no absolute path", path.display())));
+        }
+        let made = self.traces.make_directories(Some(path));
+        made.doing(|| format!("create the mount point {}", path.display()))?;
         self.shares.mount(tag, path, read_only)
     }
 
+    fn link(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
+        self.traces.link(path, target)
+    }
+
+    fn check_links(&self) -> Result<(), AgentError> {
+        self.traces.check_links()
+    }
+
+    fn expect_file(&mut self, path: &Path) -> Result<(), AgentError> {
+        self.traces.expect_file(path).doing(|| format!("make room for {}", path.display()))
+    }
+
+    fn take_back(&mut self) -> Result<(), AgentError> {
+        let keys = self.keys.take_back().doing(|| "restore the SSH host keys of the image".to_owned());
+        self.traces.take_back().and(keys)
+    }
+
     fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError> {
-        identity::add_user(account, credentials)
+        identity::add_user(account, credentials, &mut self.traces)
     }
 
     fn sync_shares(&mut self) -> Result<(), AgentError> {

@@ -3,8 +3,8 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use super::accounts::{Account, missing_group_entry, missing_hosts_entry, missing
 use super::error::{AgentError, Doing};
 use super::sys;
 use super::task::Credentials;
+use super::traces::Traces;
 
 /// Sets the wall clock to nanoseconds since the epoch.
 pub(super) fn set_clock(nanoseconds: u64) -> Result<(), AgentError> {
@@ -26,13 +27,13 @@ pub(super) fn set_clock(nanoseconds: u64) -> Result<(), AgentError> {
 }
 
 /// Names the guest, and sees to it that the name resolves.
-pub(super) fn set_hostname(name: &[u8]) -> Result<(), AgentError> {
+pub(super) fn set_hostname(name: &[u8], traces: &mut Traces) -> Result<(), AgentError> {
     sethostname(OsStr::from_bytes(name)).doing(|| "set the host name".to_owned())?;
     let mut line = name.to_vec();
     line.push(b'\n');
     // Only for programs that read the file; most ask the kernel.
-    let _ = fs::write("/etc/hostname", line);
-    append_missing("/etc/hosts", |text| missing_hosts_entry(text, name))
+    let _ = traces.write(Path::new("/etc/hostname"), &line);
+    append_missing(traces, "/etc/hosts", |text| missing_hosts_entry(text, name))
 }
 
 /// Reseeds the kernel's random generator and draws an id from it: a UUID (version 4, variant 1), as bytes.
@@ -54,14 +55,14 @@ pub(super) fn use_cpus(count: u16) -> Result<(), AgentError> {
 }
 
 /// Enters the user where the image does not know the number, and makes a home directory that is missing.
-pub(super) fn add_user(account: &Account, credentials: &Credentials) -> Result<(), AgentError> {
+pub(super) fn add_user(account: &Account, credentials: &Credentials, traces: &mut Traces) -> Result<(), AgentError> {
     let account = with_a_shell_that_exists(account);
     let (uid, gid) = (credentials.uid, credentials.gid);
-    append_missing("/etc/passwd", |text| missing_passwd_entry(text, &account, uid, gid))?;
-    append_missing("/etc/group", |text| missing_group_entry(text, &account.name, gid))?;
+    append_missing(traces, "/etc/passwd", |text| missing_passwd_entry(text, &account, uid, gid))?;
+    append_missing(traces, "/etc/group", |text| missing_group_entry(text, &account.name, gid))?;
     let home = Path::new(OsStr::from_bytes(&account.home));
     if home.is_absolute() && !home.exists() {
-        fs::create_dir_all(home).doing(|| format!("create the home directory {}", home.display()))?;
+        traces.make_directories(Some(home)).doing(|| format!("create the home directory {}", home.display()))?;
         chown(home, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
             .doing(|| format!("give {} to the user", home.display()))?;
     }
@@ -76,12 +77,12 @@ fn with_a_shell_that_exists(account: &Account) -> Account {
 }
 
 /// Appends to `path` the line that `missing` finds missing. A file that does not exist is empty.
-fn append_missing(path: &str, missing: impl FnOnce(&[u8]) -> Option<Vec<u8>>) -> Result<(), AgentError> {
+fn append_missing(
+    traces: &mut Traces,
+    path: &str,
+    missing: impl FnOnce(&[u8]) -> Option<Vec<u8>>,
+) -> Result<(), AgentError> {
     let text = fs::read(path).unwrap_or_default();
     let Some(line) = missing(&text) else { return Ok(()) };
-    let append = || {
-        fs::create_dir_all("/etc")?;
-        OpenOptions::new().append(true).create(true).open(path)?.write_all(&line)
-    };
-    append().doing(|| format!("add a line to {path}"))
+    traces.append(Path::new(path), line).doing(|| format!("add a line to {path}"))
 }

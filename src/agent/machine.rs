@@ -49,6 +49,14 @@ pub(super) trait Machine {
     fn configure_net(&mut self, setup: &NetSetup) -> Result<(), AgentError>;
     /// Mounts a share.
     fn mount_share(&mut self, tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError>;
+    /// Makes a symbolic link for the task.
+    fn link(&mut self, path: &Path, target: &Path) -> Result<(), AgentError>;
+    /// Checks that the links lead somewhere, now that the shares are there.
+    fn check_links(&self) -> Result<(), AgentError>;
+    /// Makes room for a file that the runner sends.
+    fn expect_file(&mut self, path: &Path) -> Result<(), AgentError>;
+    /// Takes back what sessions added to the root for their own sake.
+    fn take_back(&mut self) -> Result<(), AgentError>;
     /// Makes the user known to the guest.
     fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError>;
 

@@ -6,7 +6,7 @@
 //! service   what there is to do where all that is done already          service
 //! port      find the runner's virtio-serial port, wait for HELLO        devices, port
 //! session   collect the task, start it, relay, report how it ended      session, task, exec, pump
-//! machine   what a session does to the guest as a whole                 machine, identity, shares, memory
+//! machine   what a session does to the guest as a whole                 machine, identity, shares, memory, traces
 //!             as PID 1: guest; as a service: system, processes
 //! ```
 //!
@@ -15,7 +15,7 @@
 //! Invariants:
 //! - One thread, one poll loop. Nothing sleeps; every wait for the guest's own devices has a deadline.
 //! - It depends on [`crate::proto`] and [`crate::archive`] alone and trusts its peer: the runner is the host's side.
-//! - `unsafe` is in `sys` (system calls nix lacks) and `exec` (between fork and exec), nowhere else.
+//! - `unsafe` is in `sys` (system calls nix lacks) and `exec` (the child before it executes the command), nowhere else.
 //! - A boot that fails still answers the runner's HELLO with a sentence, if there is a port at all.
 //! - A session never signals more than its task unless it runs as PID 1 of a guest.
 //! - As a service it runs on kernels since 3.2 (what its C library needs), and does without newer system calls.
@@ -47,6 +47,7 @@ mod shares;
 mod sys;
 mod system;
 mod task;
+mod traces;
 
 use std::convert::Infallible;
 use std::process::ExitCode;

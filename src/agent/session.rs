@@ -239,7 +239,7 @@ impl<M: Machine> Conversation<'_, M> {
         self.phase = Phase::Over;
         // A file that is open for writing cannot be executed (ETXTBSY), and the last one may be the command.
         collected.file = None;
-        if let Some(error) = collected.failure {
+        if let Some(error) = collected.failure.or_else(|| self.machine.check_links().err()) {
             out.send(task, &ToHost::Failed(FailKind::Setup, error.to_string().as_bytes()));
             return;
         }
@@ -287,6 +287,8 @@ impl Collecting {
             ToGuest::Hostname(name) => return Ok(machine.set_hostname(name)),
             ToGuest::Entropy(seed) => return Ok(machine.add_entropy(seed)),
             ToGuest::Share { tag, path, read_only } => return Ok(machine.mount_share(tag, as_path(path), read_only)),
+            ToGuest::Link { path, target } => return Ok(machine.link(as_path(path), as_path(target))),
+            ToGuest::TakeBack => return Ok(machine.take_back()),
             ToGuest::Cpus(count) => return Ok(machine.use_cpus(count)),
             ToGuest::Memory(bytes) => machine.expect_memory(bytes),
             ToGuest::Net { mac, address, prefix, gateway, dns } => {
@@ -311,7 +313,8 @@ impl Collecting {
             ToGuest::MergeStderr => spec.merge_stderr = true,
             ToGuest::File { mode, path } => {
                 let owner = spec.credentials.as_ref().map(|credentials| (credentials.uid, credentials.gid));
-                let created = IncomingFile::create(as_path(path), mode, owner);
+                let room = machine.expect_file(as_path(path));
+                let created = room.and_then(|()| IncomingFile::create(as_path(path), mode, owner));
                 return Ok(created.map(|file| self.file = Some(file)));
             }
             ToGuest::FileData(bytes) => match &mut self.file {

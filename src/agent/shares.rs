@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -29,14 +29,8 @@ pub(super) struct Shares {
 }
 
 impl Shares {
-    /// Mounts `tag` at `path`, which is created where the image lacks it.
+    /// Mounts `tag` at `path`, a directory that is there.
     pub fn mount(&mut self, tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError> {
-        if !path.is_absolute() {
-            return Err(AgentError::Unfit(format!("the share {} has no absolute path", path.display())));
-        }
-        if !path.exists() {
-            fs::create_dir_all(path).doing(|| format!("create the mount point {}", path.display()))?;
-        }
         let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         flags.set(MsFlags::MS_RDONLY, read_only);
         let source = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(tag);

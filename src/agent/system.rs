@@ -28,6 +28,7 @@ use super::memory::Arrival;
 use super::net::{self, NetSetup};
 use super::shares::Shares;
 use super::task::Credentials;
+use super::traces::Traces;
 use super::{identity, kmsg, processes, sys};
 
 /// Rounds of looking for processes that were started while others were killed.
@@ -50,6 +51,8 @@ pub(super) struct System {
     adopts_orphans: bool,
     /// This is a template, or a clone of one.
     settled: bool,
+    /// What sessions changed in the root for their own sake.
+    traces: Traces,
     arrival: Option<Arrival>,
 }
 
@@ -57,7 +60,8 @@ impl System {
     /// Takes up the service.
     pub fn new(times: BootTimes, adopts_orphans: bool) -> Result<Self, AgentError> {
         let children = Children::watch()?;
-        Ok(Self { times, shares: Shares::default(), children, adopts_orphans, settled: false, arrival: None })
+        let (shares, traces) = (Shares::default(), Traces::default());
+        Ok(Self { times, shares, children, adopts_orphans, settled: false, traces, arrival: None })
     }
 
     /// Whether there is certainly nothing to kill.
@@ -96,7 +100,7 @@ impl Machine for System {
     }
 
     fn set_hostname(&mut self, name: &[u8]) -> Result<(), AgentError> {
-        identity::set_hostname(name)
+        identity::set_hostname(name, &mut self.traces)
     }
 
     fn add_entropy(&mut self, seed: &[u8]) -> Result<(), AgentError> {
@@ -129,8 +133,24 @@ impl Machine for System {
         self.shares.mount(tag, path, read_only)
     }
 
+    fn link(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
+        self.traces.link(path, target)
+    }
+
+    fn check_links(&self) -> Result<(), AgentError> {
+        self.traces.check_links()
+    }
+
+    fn expect_file(&mut self, path: &Path) -> Result<(), AgentError> {
+        self.traces.expect_file(path).doing(|| format!("make room for {}", path.display()))
+    }
+
+    fn take_back(&mut self) -> Result<(), AgentError> {
+        self.traces.take_back()
+    }
+
     fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError> {
-        identity::add_user(account, credentials)
+        identity::add_user(account, credentials, &mut self.traces)
     }
 
     fn sync_shares(&mut self) -> Result<(), AgentError> {

@@ -20,6 +20,8 @@ pub struct Export {
     pub root: PathBuf,
     /// Paths below it, as the file system has them, that are left out with all they hold.
     pub exclude: Vec<PathBuf>,
+    /// Directories below it that are exported empty.
+    pub hollow: Vec<PathBuf>,
     /// Mount points below it whose file systems belong to the tree. Of any other the mere directory is exported.
     pub include: Vec<PathBuf>,
     /// Everything mounted below belongs to the tree.
@@ -95,6 +97,9 @@ impl<W: Write> Walk<'_, W> {
             }
             name.extend_from_slice(child.as_bytes());
             match fs::symlink_metadata(&path) {
+                Ok(found) if self.tree.hollow.contains(&path) => {
+                    self.entry(&path, &name, &found, Kind::Directory, &mut io::empty())?;
+                }
                 Ok(found) if !found.is_dir() => self.leaf(&path, &name, &found)?,
                 Ok(found) if found.dev() == meta.dev() || self.tree.across || self.tree.include.contains(&path) => {
                     self.directory(&path, &name, &found)?;

@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Subcommand;
 
+use super::build;
 use crate::config::Config;
 use crate::image::import::disk::{self, Disk};
-use crate::image::import::{clean_up_on_signals, import_path};
-use crate::image::{Catalogue, ImportOptions, Imported, import};
+use crate::image::import::import_path;
+use crate::image::{Catalogue, ImportOptions, Imported, Links, NewImage, clean_up_on_signals, import};
 use crate::notice;
-use crate::request::{ImageName, parse_memory};
+use crate::proto::ExitStatus;
+use crate::request::{ImageName, SaveSpec, parse_memory};
 use crate::runner::helper::{self, BlockFormat, HelperDisk};
 use crate::runner::{InstallOptions, Installed, image_of_disk, install_agent};
 
@@ -25,6 +27,9 @@ pub enum Command {
     Check {
         /// Name of the image
         name: ImageName,
+        /// Say too whether a new image can be made there
+        #[arg(long, value_name = "NAME|/PATH[,replace]")]
+        save: Option<SaveSpec>,
     },
     /// Show what is known of an image
     Show {
@@ -82,6 +87,8 @@ pub enum Command {
         #[arg(long)]
         without_shares: bool,
     },
+    /// Make an image from another: run a script as root in a VM and save that VM
+    Build(build::Arguments),
     /// Remove an image; VMs that run from it are not harmed
     Remove {
         /// Name of the image
@@ -90,12 +97,24 @@ pub enum Command {
 }
 
 /// Carries out `command`.
-pub fn run(config: &Config, command: Command) -> anyhow::Result<()> {
+pub fn run(config: &Config, command: Command) -> anyhow::Result<ExitStatus> {
+    if let Command::Build(arguments) = command {
+        return Ok(build::run(config, arguments));
+    }
+    manage(config, command).map(|()| ExitStatus::Code(0))
+}
+
+fn manage(config: &Config, command: Command) -> anyhow::Result<()> {
     let catalogue = Catalogue::new(&config.image_dirs);
     match command {
+        // It has exit codes of its own.
+        Command::Build(_) => Ok(()),
         Command::List => list(&catalogue),
-        Command::Check { name } => {
+        Command::Check { name, save } => {
             catalogue.find(&name)?.open_disk()?;
+            if let Some(save) = save {
+                NewImage::find(&save, &config.image_dirs).with_context(|| format!("--vm-save={save}"))?;
+            }
             Ok(())
         }
         Command::Show { name } => {
@@ -110,7 +129,8 @@ pub fn run(config: &Config, command: Command) -> anyhow::Result<()> {
         }
         Command::Import { source, name, dir, description, append, replace, max_size, partition } => {
             let dir = image_dir(config, dir)?;
-            let options = ImportOptions { name, dir, description, append, replace, max_bytes: max_size };
+            let (links, arch) = (Links::default(), None);
+            let options = ImportOptions { name, dir, description, append, replace, links, arch, max_bytes: max_size };
             import_source(config, &source, &options, partition)
         }
         Command::InstallAgent { target, name, dir, description, partition, without_shares } => {

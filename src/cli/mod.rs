@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod build;
 mod check;
 mod image;
 mod kit;
@@ -64,7 +65,7 @@ pub fn main() -> ExitCode {
     let done = |result: anyhow::Result<()>| result.map(|()| ExitStatus::Code(0));
     match arguments.command {
         Command::Run(arguments) => finish(config().and_then(|config| run::run(config, arguments))),
-        Command::Image(command) => finish_plain(done(config().and_then(|config| image::run(&config, command)))),
+        Command::Image(command) => finish_plain(config().and_then(|config| image::run(&config, command))),
         Command::Kit(command) => finish_plain(done(config().and_then(|config| kit::run(&config, command)))),
         Command::Template(command) => finish_plain(done(config().and_then(|config| template::run(&config, command)))),
         Command::Check(arguments) => finish_plain(config().and_then(|config| check::run(&config, &arguments))),

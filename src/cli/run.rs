@@ -3,14 +3,15 @@
 use std::ffi::OsString;
 use std::time::Instant;
 
+use anyhow::Context;
 use clap::ValueEnum;
 
 use crate::config::{AccelChoice, Config, MachineChoice};
 use crate::proto::ExitStatus;
 use crate::request::{
-    EnvEntry, ImageName, MAX_VMS_PER_SLOT, RequestError, ShareSpec, parse_cpus, parse_memory, parse_variables,
+    EnvEntry, ImageName, MAX_VMS_PER_SLOT, RequestError, SaveSpec, ShareSpec, parse_cpus, parse_memory, parse_variables,
 };
-use crate::runner::{self, Slot};
+use crate::runner::{self, SaveAs, Slot};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -38,6 +39,9 @@ pub struct Arguments {
     /// Variables for the command: with this value, or NAME alone as it is here
     #[arg(long, value_name = "NAME[=VALUE],...", value_parser = variables)]
     env: Option<Variables>,
+    /// Keep the first VM's disk as an image if its command succeeds
+    #[arg(long, value_name = "NAME|/PATH[,replace]")]
+    save: Option<SaveSpec>,
     /// Put the number of its VM before each line of output
     #[arg(long)]
     label: bool,
@@ -99,6 +103,7 @@ pub fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<ExitStatu
     runner::log::init(arguments.verbose);
     config.accel = arguments.accel.unwrap_or(config.accel);
     config.machine = arguments.machine.unwrap_or(config.machine);
+    let save = arguments.save.map(|spec| SaveAs::new(&spec, None, &config).with_context(|| format!("--save={spec}")));
     let slot = Slot {
         config,
         image: arguments.image,
@@ -109,10 +114,11 @@ pub fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<ExitStatu
         mounts: arguments.mount,
         as_root: arguments.root,
         variables: arguments.env.unwrap_or_default(),
+        save: save.transpose()?,
         label: arguments.label,
         argv: arguments.command,
         batch_script: false,
-        state_dir: None,
+        script_path: None,
         timing: arguments.timing,
         begin,
     };

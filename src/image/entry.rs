@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::links::Links;
 use serde::{Deserialize, Serialize};
 
 /// What the disk file is.
@@ -108,6 +109,9 @@ pub struct ImageEntry {
     /// SHA-256 of the disk file in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// Files of the guest that are links to a share.
+    #[serde(default, skip_serializing_if = "Links::is_empty")]
+    pub links: Links,
     /// What a full boot needs to know; only with `boot = "full"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub full: Option<FullBootEntry>,

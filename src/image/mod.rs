@@ -8,7 +8,13 @@
 mod catalogue;
 mod entry;
 pub mod import;
+mod links;
+mod place;
+mod staged;
 
 pub use catalogue::{Catalogue, Image, ImageError};
 pub use entry::{BootMode, DiskBus, DiskFormat, FullBootEntry, ImageEntry};
-pub use import::{ImportOptions, Imported, import, runs_here};
+pub use import::{DEFAULT_MAX_BYTES, ImportOptions, Imported, import, packer_exists, runs_here};
+pub use links::Links;
+pub use place::NewImage;
+pub use staged::{Staged, clean_up_on_signals};

@@ -51,11 +51,14 @@ pub fn check_options(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Err
         return Ok(());
     };
     let image = vms.image.as_str();
-    if plugin.checked.as_deref() == Some(image) {
+    let save = vms.save.as_ref().map(|save| format!("--save={save}"));
+    let words: Vec<&str> = ["image", "check", image].into_iter().chain(save.as_deref()).collect();
+    let asked = words.join(" ");
+    if plugin.checked.as_deref() == Some(&asked) {
         return Ok(());
     }
     let args = plugin.args()?;
-    let words = with_config(["image", "check", image], args.config.as_deref());
+    let words = with_config(&words, args.config.as_deref());
     match imagecheck::run(&args.command_line(), &words, CHECK_TIME) {
         Verdict::Good => {}
         Verdict::Bad(why) => return Err(Error::ImageRefused(why)),
@@ -68,7 +71,7 @@ pub fn check_options(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Err
             &format!("could not check image '{image}' within {} s; the node will", CHECK_TIME.as_secs()),
         ),
     }
-    plugin.checked = Some(image.to_owned());
+    plugin.checked = Some(asked);
     Ok(())
 }
 
@@ -122,7 +125,7 @@ impl Plugin {
     /// The program that shows the catalogue, with its arguments.
     pub(super) fn list_command(&self) -> Result<(OsString, Vec<OsString>), Error> {
         let args = self.args()?;
-        Ok((args.command_line().into(), with_config(["image", "list"], args.config.as_deref())))
+        Ok((args.command_line().into(), with_config(&["image", "list"], args.config.as_deref())))
     }
 }
 
@@ -137,7 +140,7 @@ pub fn is_scrontab() -> bool {
     env::current_exe().is_ok_and(|path| path.file_name() == Some(OsStr::new("scrontab")))
 }
 
-fn with_config<const N: usize>(words: [&str; N], config: Option<&Path>) -> Vec<OsString> {
+fn with_config(words: &[&str], config: Option<&Path>) -> Vec<OsString> {
     let mut words: Vec<OsString> = words.iter().map(OsString::from).collect();
     if let Some(config) = config {
         words.push("--config".into());

@@ -42,7 +42,7 @@ pub enum Error {
     LostCommand,
     /// The placeholder arrived, the option did not.
     LostOption,
-    /// No private directory for the task.
+    /// The task could not be noted in the state directory.
     StateDir {
         /// The directory.
         path: PathBuf,

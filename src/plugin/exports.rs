@@ -1,11 +1,11 @@
-//! The functions Slurm calls: from C to [`client`] and [`stepd`] and back.
+//! The functions Slurm calls: from C to [`client`], [`stepd`] and [`sweep`] and back.
 //!
 //! Every one is guarded, reports through Slurm's log and returns 0 or -1. Never a positive number:
 //! releases differ in how they read it.
 
 use super::error::Error;
 use super::options::{IMAGE, LIST, TABLE};
-use super::{Plugin, client, stepd};
+use super::{Plugin, client, stepd, sweep};
 use crate::spank::log::user_error;
 use crate::spank::{
     Context, Host, Level, Spank, end_task, exit_client, guard, log, own_words, register, spank_t, text,
@@ -76,6 +76,9 @@ pub unsafe extern "C" fn slurm_spank_init(spank: spank_t, argc: c_int, argv: *mu
                 host.log(Level::Admin, &error.to_string());
             }
         }
+        if host.context() == Context::Slurmd {
+            sweep::at_start(&plugin, host);
+        }
         let wants_list = client::start(host);
         let command = plugin.list_command();
         *PLUGIN.lock().unwrap_or_else(PoisonError::into_inner) = Some(plugin);
@@ -99,7 +102,7 @@ pub unsafe extern "C" fn slurm_spank_init(spank: spank_t, argc: c_int, argv: *mu
 pub unsafe extern "C" fn slurm_spank_init_post_opt(spank: spank_t, _: c_int, _: *mut *mut c_char) -> c_int {
     let check = |host: &mut Spank| match host.context() {
         Context::Srun | Context::Allocator => with_plugin(|plugin| client::check_options(plugin, host)),
-        Context::Stepd | Context::Other => Ok(()),
+        Context::Stepd | Context::Slurmd | Context::Other => Ok(()),
     };
     // SAFETY: as this function's.
     let code = unsafe { hook("slurm_spank_init_post_opt", spank, check) };
@@ -120,7 +123,7 @@ fn exit_unless_stepd(spank: spank_t, code: c_int) -> c_int {
         let host = unsafe { Spank::new(spank) };
         match host.context() {
             Context::Srun | Context::Allocator => exit_client(client::error_status(&host)),
-            Context::Stepd | Context::Other => 0,
+            Context::Stepd | Context::Slurmd | Context::Other => 0,
         }
     });
     code.min(0)
@@ -187,6 +190,21 @@ pub unsafe extern "C" fn slurm_spank_task_exit(spank: spank_t, _: c_int, _: *mut
     };
     // SAFETY: as this function's.
     unsafe { hook("slurm_spank_task_exit", spank, sweep) };
+    0
+}
+
+/// A job has left the node. Called as root by a helper of slurmd's, if slurmd saw this function when it started.
+///
+/// # Safety
+/// For Slurm to call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn slurm_spank_job_epilog(spank: spank_t, _: c_int, _: *mut *mut c_char) -> c_int {
+    let sweep = |host: &mut Spank| {
+        with_plugin(|plugin| sweep::after_job(plugin, host));
+        Ok(())
+    };
+    // SAFETY: as this function's. The code is dropped: a failing epilog drains the node.
+    unsafe { hook("slurm_spank_job_epilog", spank, sweep) };
     0
 }
 

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`client`] | srun, sbatch, salloc: options, submit-time checks, the placeholder command |
 //! | [`stepd`] | slurmstepd: turns the task into `spank-vm-step`, sweeps up behind it |
+//! | [`sweep`] | slurmd and its epilog: what killed processes left |
 //! | `exports` | the functions Slurm calls; nothing else leaves the library |
 //!
 //! Two rules come from how Slurm treats failing hooks. In slurmstepd only `task_init` fails: a
@@ -19,7 +20,9 @@ mod imagecheck;
 pub mod options;
 pub mod state_dir;
 pub mod stepd;
+pub mod sweep;
 mod template_dir;
+mod trash;
 mod version;
 
 pub use exports::*;
@@ -29,7 +32,6 @@ use args::{Args, ArgsError};
 use error::Error;
 use options::Wish;
 use std::ffi::OsString;
-use std::path::PathBuf;
 
 /// Environment variable in which srun sends the user's own `argv[0]` when the placeholder
 /// [`crate::request::STEP_PROGRAM`] stands in its place. The name starts with SLURM because
@@ -52,8 +54,6 @@ pub struct Plugin {
     pub wish: Wish,
     /// What went wrong in a hook that must not fail.
     parked: Option<Error>,
-    /// The task's private directory, once made.
-    state_dir: Option<PathBuf>,
     /// The image that was last found to be good, since clients ask once per component of a
     /// heterogeneous job.
     checked: Option<String>,
@@ -62,7 +62,7 @@ pub struct Plugin {
 impl Plugin {
     /// The state at `slurm_spank_init`.
     pub fn new(arguments: &[OsString]) -> Self {
-        Self { args: Args::parse(arguments), wish: Wish::default(), parked: None, state_dir: None, checked: None }
+        Self { args: Args::parse(arguments), wish: Wish::default(), parked: None, checked: None }
     }
 
     /// The arguments, for a VM step.

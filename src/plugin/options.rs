@@ -4,8 +4,8 @@
 
 use super::error::Error;
 use crate::request::{
-    EnvEntry, ImageName, RequestError, ShareSpec, VmRequest, parse_cpus, parse_memory, parse_mounts, parse_switch,
-    parse_variables, parse_vms_per_slot,
+    EnvEntry, ImageName, RequestError, SaveSpec, ShareSpec, VmRequest, parse_cpus, parse_memory, parse_mounts,
+    parse_switch, parse_variables, parse_vms_per_slot,
 };
 use crate::spank::CliOption;
 use std::ffi::{CStr, OsString};
@@ -54,7 +54,7 @@ pub const LIST: &str = "list";
 pub const IMAGE: usize = 0;
 
 /// Every option; its place is the number Slurm hands to the callback.
-pub static TABLE: [VmOption; 8] = [
+pub static TABLE: [VmOption; 9] = [
     VmOption::new(
         c"vm-image",
         Some(c"NAME"),
@@ -104,6 +104,12 @@ pub static TABLE: [VmOption; 8] = [
         c"[vm] put the number of the virtual machine within its slot before each line of its output",
         Wish::store_label,
     ),
+    VmOption::new(
+        c"vm-save",
+        Some(c"NAME|/PATH[,replace]"),
+        c"[vm] if the command succeeds, keep the disk of the first virtual machine as a new image",
+        Wish::store_save,
+    ),
 ];
 
 /// What the options given so far ask for.
@@ -121,6 +127,7 @@ pub struct Wish {
     as_root: bool,
     variables: Vec<EnvEntry>,
     label: bool,
+    save: Option<SaveSpec>,
     /// Per option the last value, and whether it was good.
     given: [Option<(String, Result<(), RequestError>)>; TABLE.len()],
 }
@@ -163,6 +170,7 @@ impl Wish {
             as_root: self.as_root,
             variables: self.variables.clone(),
             label: self.label,
+            save: self.save.clone(),
             ..VmRequest::new(image)
         }))
     }
@@ -234,6 +242,12 @@ impl Wish {
     fn store_label(&mut self, value: &str) -> Result<(), RequestError> {
         self.label = false;
         self.label = parse_switch("--vm-label", value)?;
+        Ok(())
+    }
+
+    fn store_save(&mut self, value: &str) -> Result<(), RequestError> {
+        self.save = None;
+        self.save = Some(value.parse()?);
         Ok(())
     }
 }

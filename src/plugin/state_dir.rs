@@ -1,41 +1,67 @@
-//! The private directory of a task: `STATE_DIR/<job>.<step>.<task>`.
+//! What the node knows of a task: `STATE_DIR/<job>.<step>.<task>/status.toml`.
 //!
-//! Made by root in slurmstepd for the job's user, so the work is done as if that user were hostile:
-//! the parent belongs to root and nobody else can write to it, hence no name in it can change under
-//! our hands; inside the user's directory nothing is followed.
+//! Written by root in slurmstepd, before the task becomes its user's. All of it belongs to root and nobody
+//! else can write to it: no name can change under our hands, what is read there is true, and a user cannot
+//! fill the file system, which by default is the node's /run.
 
 #![forbid(unsafe_code)]
 
+use crate::process::Process;
 use crate::spank::Step;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Name of the file in the directory; `spank-vm ps` reads it.
+const STATUS_FILE: &str = "status.toml";
+
+/// How the file's line about the task's process begins.
+pub(super) const RUNNER_KEY: &str = "runner = ";
+
+/// A directory whose file is not complete yet is being made, unless it is older than this.
+const MAKING: Duration = Duration::from_secs(60);
 
 /// The directory of one task.
 pub fn path(parent: &Path, job: u32, step: Step, task: u32) -> PathBuf {
     parent.join(format!("{job}.{step}.{task}"))
 }
 
-/// Makes the directory, mode 0700, for `owner` (user and group), and its parent if need be. A
-/// leftover of the same name, of a requeued job for instance, is removed first.
+/// Makes the directory with `status` in it, and its parent if need be. A leftover of the same name, of a
+/// requeued job for instance, is removed first.
 ///
 /// # Errors
 /// When a file operation fails, or others than root could tamper with the parent.
-pub fn create(path: &Path, owner: (u32, u32)) -> io::Result<()> {
+pub fn create(path: &Path, status: &str) -> io::Result<()> {
     let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     secure_parent(parent)?;
-    if let Err(error) = make(path, 0o700) {
+    if let Err(error) = make(path, 0o755) {
         if error.kind() != io::ErrorKind::AlreadyExists {
             return Err(error);
         }
         remove(path)?;
-        make(path, 0o700)?;
+        make(path, 0o755)?;
     }
-    let dir = open(path)?;
-    // The mode first: it was subject to the umask, and a directory that is given away stays so.
-    dir.set_permissions(Permissions::from_mode(0o700))?;
-    fchown(&dir, Some(owner.0), Some(owner.1))
+    // Modes are subject to the umask, which in slurmstepd is anything.
+    open(path)?.set_permissions(Permissions::from_mode(0o755))?;
+    let new = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path.join(STATUS_FILE));
+    let mut file = new?;
+    file.set_permissions(Permissions::from_mode(0o644))?;
+    file.write_all(status.as_bytes())
+}
+
+/// Whether the process of the task still runs. A killed slurmstepd leaves the directory of one that does not.
+pub(super) fn is_in_use(path: &Path) -> bool {
+    let text = fs::read_to_string(path.join(STATUS_FILE)).unwrap_or_default();
+    let runner = text.lines().find_map(|line| line.strip_prefix(RUNNER_KEY));
+    match runner.and_then(|text| text.trim_matches('"').parse::<Process>().ok()) {
+        Some(process) => process.is_alive(),
+        None => {
+            let made = fs::symlink_metadata(path).and_then(|meta| meta.modified()).ok();
+            made.and_then(|made| made.elapsed().ok()).is_some_and(|age| age < MAKING)
+        }
+    }
 }
 
 /// Removes the directory and all in it; that there is none is fine.
@@ -45,8 +71,7 @@ pub fn create(path: &Path, owner: (u32, u32)) -> io::Result<()> {
 pub fn remove(path: &Path) -> io::Result<()> {
     let result = match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => {
-            // Descends by openat with O_NOFOLLOW: a symbolic link is removed, never followed, even
-            // if the user swaps it in meanwhile.
+            // Descends by openat with O_NOFOLLOW: a symbolic link is removed, never followed.
             fs::remove_dir_all(path)
         }
         Ok(_) => fs::remove_file(path),
@@ -62,12 +87,17 @@ pub(super) fn secure_parent(parent: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error),
     }
-    let meta = open(parent)?.metadata()?;
+    is_secure(parent)
+}
+
+/// Refuses a directory that others than root could tamper with.
+pub(super) fn is_secure(dir: &Path) -> io::Result<()> {
+    let meta = open(dir)?.metadata()?;
     let own = fs::metadata("/proc/self")?.uid();
     if (meta.uid() != 0 && meta.uid() != own) || meta.mode() & 0o022 != 0 {
         return Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
-            format!("{} must belong to root and be writable for nobody else", parent.display()),
+            format!("{} must belong to root and be writable for nobody else", dir.display()),
         ));
     }
     Ok(())
@@ -88,9 +118,12 @@ mod tests {
     use super::*;
     use std::os::unix::fs::{chown, symlink};
 
-    fn me() -> (u32, u32) {
-        let meta = fs::metadata("/proc/self").unwrap();
-        (meta.uid(), meta.gid())
+    fn me() -> u32 {
+        fs::metadata("/proc/self").unwrap().uid()
+    }
+
+    fn owner(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().uid()
     }
 
     fn mode(path: &Path) -> u32 {
@@ -106,23 +139,40 @@ mod tests {
     }
 
     #[test]
-    fn the_directory_is_the_user_s_alone_and_its_parent_is_made_too() {
+    fn directory_and_file_belong_to_root_and_the_parent_is_made_too() {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("state").join("7.0.0");
-        let owner = if me().0 == 0 { (65534, 65534) } else { me() };
-        create(&dir, owner).unwrap();
-        let meta = fs::metadata(&dir).unwrap();
-        assert_eq!((meta.uid(), meta.gid(), mode(&dir)), (owner.0, owner.1, 0o700));
-        assert_eq!(mode(&root.path().join("state")), 0o755);
+        create(&dir, "vms = 1\n").unwrap();
+        let file = dir.join(STATUS_FILE);
+        assert_eq!((owner(&dir), mode(&dir), mode(&root.path().join("state"))), (me(), 0o755, 0o755));
+        assert_eq!((owner(&file), mode(&file)), (me(), 0o644));
+        assert_eq!(fs::read_to_string(file).unwrap(), "vms = 1\n");
     }
 
     #[test]
-    fn a_leftover_is_replaced_by_an_empty_directory() {
+    fn a_directory_is_in_use_while_its_process_lives_or_while_it_is_being_made() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("7.0.0");
+        let runner = Process::this().unwrap().to_string();
+        create(&dir, &format!("vms = 1\n{RUNNER_KEY}\"{runner}\"\n")).unwrap();
+        assert!(is_in_use(&dir));
+        create(&dir, &format!("vms = 1\n{RUNNER_KEY}\"{}\"\n", runner.replacen('-', "0-", 1))).unwrap();
+        assert!(!is_in_use(&dir));
+        create(&dir, "vms = 1\n").unwrap();
+        assert!(is_in_use(&dir));
+        let an_hour_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+        open(&dir).unwrap().set_modified(an_hour_ago).unwrap();
+        assert!(!is_in_use(&dir));
+    }
+
+    #[test]
+    fn a_leftover_is_replaced() {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("7.0.0");
         fs::create_dir_all(dir.join("a/b")).unwrap();
-        create(&dir, me()).unwrap();
-        assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+        create(&dir, "").unwrap();
+        create(&dir, "").unwrap();
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
     }
 
     #[test]
@@ -133,7 +183,7 @@ mod tests {
         fs::write(target.join("file"), "x").unwrap();
         let dir = root.path().join("7.0.0");
         symlink(&target, &dir).unwrap();
-        create(&dir, me()).unwrap();
+        create(&dir, "").unwrap();
         assert!(fs::symlink_metadata(&dir).unwrap().is_dir());
         assert!(target.join("file").exists());
     }
@@ -159,12 +209,12 @@ mod tests {
         let parent = root.path().join("state");
         fs::create_dir(&parent).unwrap();
         fs::set_permissions(&parent, Permissions::from_mode(0o777)).unwrap();
-        let error = create(&parent.join("7.0.0"), me()).unwrap_err().to_string();
+        let error = create(&parent.join("7.0.0"), "").unwrap_err().to_string();
         assert!(error.contains("must belong to root"), "{error}");
         fs::set_permissions(&parent, Permissions::from_mode(0o755)).unwrap();
-        if me().0 == 0 {
+        if me() == 0 {
             chown(&parent, Some(65534), None).unwrap();
-            create(&parent.join("7.0.0"), me()).unwrap_err();
+            create(&parent.join("7.0.0"), "").unwrap_err();
         }
     }
 
@@ -172,6 +222,6 @@ mod tests {
     fn a_parent_that_is_a_link_is_refused() {
         let root = tempfile::tempdir().unwrap();
         symlink("/tmp", root.path().join("state")).unwrap();
-        create(&root.path().join("state/7.0.0"), me()).unwrap_err();
+        create(&root.path().join("state/7.0.0"), "").unwrap_err();
     }
 }

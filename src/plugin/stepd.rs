@@ -8,13 +8,15 @@
 
 use super::error::Error;
 use super::options::{IMAGE, TABLE};
+use super::state_dir::RUNNER_KEY;
 use super::{COMMAND_ENV, MULTI_PROG_ENV, Plugin, VERBOSE_ENV, state_dir, template_dir};
-use crate::request::{REQUEST_ENV, STEP_PROGRAM};
+use crate::process::Process;
+use crate::request::{REQUEST_ENV, STEP_PROGRAM, VmRequest};
 use crate::spank::{Host, Level, SpankError, Step, is_executable};
 use std::ffi::OsString;
 use std::path::Path;
 
-/// As root: makes the task's private directory. What goes wrong is said in [`task_init`].
+/// As root: notes what the task is for the node. What goes wrong is said in [`task_init`].
 pub fn task_init_privileged(plugin: &mut Plugin, host: &mut dyn Host) {
     match make_state_dir(plugin, host) {
         Ok(()) => {}
@@ -25,18 +27,24 @@ pub fn task_init_privileged(plugin: &mut Plugin, host: &mut dyn Host) {
 fn make_state_dir(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     let step = host.step()?;
     adopt_lost_options(plugin, host, step)?;
-    if plugin.wish.vms()?.is_none() || step == Step::Extern {
-        return Ok(());
-    }
+    let Some(request) = plugin.wish.vms()?.filter(|_| step != Step::Extern) else { return Ok(()) };
     let path = state_dir::path(&plugin.args()?.state_dir, host.job_id()?, step, host.task_id()?);
     let owner = host.owner()?;
-    state_dir::create(&path, owner).map_err(|source| Error::StateDir { path: path.clone(), source })?;
-    plugin.state_dir = Some(path);
+    let noted = Process::this().and_then(|runner| state_dir::create(&path, &status(&request, owner.0, &runner)));
+    noted.map_err(|source| Error::StateDir { path, source })?;
     // Without it every VM boots: slower, not wrong.
     if let Err(error) = template_dir::ensure(&plugin.args()?.template_dir, owner) {
         host.log(Level::Admin, &format!("no directory for templates: {error}"));
     }
     Ok(())
+}
+
+/// What `spank-vm ps` reads; `crate::state` has the other half. This process becomes the task.
+fn status(request: &VmRequest, uid: u32, runner: &Process) -> String {
+    let image: String =
+        request.image.as_str().chars().filter(|c| !c.is_control() && !['"', '\\'].contains(c)).collect();
+    let vms = request.vms_per_slot;
+    format!("image = \"{image}\"\nvms = {vms}\nuid = {uid}\n{RUNNER_KEY}\"{runner}\"\n")
 }
 
 /// As the user, last before execve: turns the task into the step program.
@@ -83,7 +91,6 @@ fn become_step(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     request.verbose = verbose;
     request.batch_script = step == Step::Batch;
     request.memory_mib = task_memory(host)?;
-    request.state_dir = plugin.state_dir.clone();
     request.config = args.config.clone();
     if !host.can_prepend_argv() {
         request.argv0 = command.clone();

@@ -13,6 +13,8 @@ pub(super) mod kind {
     pub const CPUS: u8 = 20;
     pub const NET: u8 = 21;
     pub const MEMORY: u8 = 22;
+    pub const LINK: u8 = 26;
+    pub const TAKE_BACK: u8 = 27;
     // Runner to agent: the task.
     pub const USER: u8 = 32;
     pub const CREDENTIALS: u8 = 33;

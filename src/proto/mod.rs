@@ -10,7 +10,7 @@
 //! runner                                        agent
 //!   HELLO version nonce            ───────────►   (waits for it, drops anything before)
 //!                                  ◄───────────   HELLO version same-nonce boot-times
-//!   CLOCK HOSTNAME ENTROPY SHARE…  ───────────►   (also CPUS, MEMORY, NET)
+//!   CLOCK HOSTNAME ENTROPY SHARE…  ───────────►   (also CPUS, MEMORY, NET, LINK)
 //!   USER CREDENTIALS CWD ARG… ENV… ───────────►
 //!   FILE FILE-DATA… START          ───────────►
 //!                                  ◄───────────   STARTED pid   or   FAILED why
@@ -20,6 +20,9 @@
 //!   SETTLE                         ───────────►   (only before a template is saved; answered by SYNCED)
 //!   BYE                            ───────────►   (the VM may now vanish)
 //! ```
+//!
+//! To save a VM's root, the runner opens another session after EXIT: HELLO, TAKE-BACK, and the agent's own exporter
+//! as the command.
 //!
 //! The agent also carries out NET and SYNC, which the runner does not send yet.
 //!
@@ -53,7 +56,7 @@ pub use window::{RecvWindow, SendWindow};
 
 /// Version of the wire format. Runner and agent must agree exactly: they are built from one source
 /// and travel in one package, the check is there to say so when somebody kept an old kit.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// Name of the virtio-serial port, as the guest sees it in `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "org.spank-vm.agent";

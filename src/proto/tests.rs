@@ -23,6 +23,8 @@ fn every_message_to_the_guest_arrives_as_it_was_sent() {
         ToGuest::Hostname(b"vm12-0"),
         ToGuest::Entropy(&[1; 64]),
         ToGuest::Share { tag: b"s0", path: b"/home/a b", read_only: true },
+        ToGuest::Link { path: b"/usr/lib/libx.so.1", target: b"/sw/x/lib/libx.so.1" },
+        ToGuest::TakeBack,
         ToGuest::Cpus(16),
         ToGuest::Memory(3 << 30),
         ToGuest::Net {

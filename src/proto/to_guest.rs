@@ -29,6 +29,16 @@ pub enum ToGuest<'a> {
         /// Mount it read-only.
         read_only: bool,
     },
+    /// Make a symbolic link, in the place of a file that is there. Before the shares, so that none of them is
+    /// written to; at START the target must be there.
+    Link {
+        /// Absolute path of the link.
+        path: &'a [u8],
+        /// Absolute path that it leads to.
+        target: &'a [u8],
+    },
+    /// The root is about to be saved: take back what sessions added to it for their own sake.
+    TakeBack,
     /// Keep the command to this many processors (a template may have more than the VM should).
     Cpus(u16),
     /// This many bytes more than the template has are being plugged.
@@ -151,6 +161,12 @@ impl<'a> ToGuest<'a> {
                 scratch.extend_from_slice(path);
                 (kind::SHARE, 0, &scratch)
             }
+            Self::Link { path, target } => {
+                put_counted(&mut scratch, path);
+                scratch.extend_from_slice(target);
+                (kind::LINK, 0, &scratch)
+            }
+            Self::TakeBack => (kind::TAKE_BACK, 0, &[]),
             Self::Cpus(count) => {
                 scratch.extend(count.to_le_bytes());
                 (kind::CPUS, 0, &scratch)
@@ -241,6 +257,11 @@ impl<'a> ToGuest<'a> {
                 let read_only = r.u8()? != 0;
                 Self::Share { read_only, tag: r.counted()?, path: r.rest() }
             }
+            kind::LINK => {
+                let mut r = Reader::new(p, "LINK");
+                Self::Link { path: r.counted()?, target: r.rest() }
+            }
+            kind::TAKE_BACK => Self::TakeBack,
             kind::CPUS => {
                 let mut r = Reader::new(p, "CPUS");
                 let count = r.u16()?;

@@ -12,6 +12,7 @@ use anyhow::Context;
 use super::child::{Files, QemuProcess};
 use super::qemu::{Accel, Machine, Start, System, TemplateFds, VmSpec};
 use super::relay::Relay;
+use super::save::{self, SaveAs, Saved};
 use super::signals::{Signal, Signals};
 use super::stdio::Output;
 use super::template::{self, Obtained, Recipe, Shape, Template, Terms};
@@ -20,7 +21,7 @@ use super::vm::{End, Outputs, Phase, Vm};
 use super::{Parts, Slot, scratch};
 use crate::config::StartChoice;
 use crate::notice;
-use crate::state::{self, Status};
+use crate::proto::ExitStatus;
 
 /// A start that takes longer than this is announced to a person who waits at a terminal.
 const NOTICE_AFTER: Duration = Duration::from_secs(1);
@@ -119,7 +120,6 @@ impl Vms<'_> {
         let has_template = template.is_some().then(Instant::now);
         let start = |index| self.start(template, has_template, index);
         let vms = (0..count).map(start).collect::<anyhow::Result<Vec<_>>>()?;
-        self.report(&vms);
         self.explain(template.is_some());
         let mut outputs = Outputs {
             stdout: Output::new(io::stdout().as_fd(), count)?,
@@ -137,6 +137,7 @@ impl Vms<'_> {
             task: &parts.task,
             takes_stdin: true,
             shares: &parts.shares,
+            links: &parts.image.entry.links,
             cpus: template.filter(|(shape, _)| shape.cpus > parts.size.cpus).map(|_| parts.size.cpus as u16),
             memory: template.and_then(|(shape, _)| shape.bytes_to_plug(parts.size)).map(Shape::beyond_template),
             deadline: Instant::now() + self.boot_timeout,
@@ -145,7 +146,13 @@ impl Vms<'_> {
             notice_at: self.notice_at,
             image: slot.image.as_str(),
         };
-        let interrupted = relay.run()?;
+        if slot.save.is_some() {
+            relay.vms[0].keep = true;
+        }
+        let mut interrupted = relay.run()?;
+        if let (Some(image), None) = (&slot.save, interrupted) {
+            interrupted = self.save(&mut relay.vms[0], image);
+        }
         for vm in &mut relay.vms {
             vm.bury();
             tracing::info!(image = %slot.image, vm = vm.index, phases = %vm.moments, "vm ended");
@@ -161,6 +168,22 @@ impl Vms<'_> {
             Some(signal) => Outcome::Died(signal),
             None => Outcome::Ended(relay.vms.into_iter().map(end).collect()),
         })
+    }
+
+    /// Saves the root of a VM whose command has succeeded.
+    fn save(&self, vm: &mut Vm, image: &SaveAs) -> Option<Signal> {
+        if vm.phase != Phase::Ended(End::Exited(ExitStatus::Code(0))) {
+            notice::line(&format!("warning: {} is not made, because the command failed", image.name()));
+            return None;
+        }
+        match save::save(&mut vm.process, image, &self.parts.image, self.signals, self.boot_timeout) {
+            Saved::Done => None,
+            Saved::Interrupted(signal) => Some(signal),
+            Saved::Failed(why) => {
+                vm.phase = Phase::Ended(End::NotSaved(why));
+                None
+            }
+        }
     }
 
     fn start(
@@ -205,6 +228,9 @@ impl Vms<'_> {
         if let (Start::Clone(shape, fds), Some(state)) = (start, &device_state) {
             process.monitor.load(fds.abilities.state_uri(state));
             memory_to_plug = shape.bytes_to_plug(parts.size);
+        } else {
+            // Only so that it tells why a machine stopped.
+            process.monitor.negotiate();
         }
         let moments = Moments { template: has_template, spawned: Some(Instant::now()), ..Moments::begin(slot.begin) };
         // Any number that an earlier session of this guest did not use: its template's was 0.
@@ -229,22 +255,6 @@ impl Vms<'_> {
         for share in &parts.shares {
             let mode = if share.read_only { "read-only" } else { "read and write" };
             tracing::debug!("share {} at {}, {mode}", share.source.display(), share.target.display());
-        }
-    }
-
-    /// Tells `spank-vm ps` what runs. Nothing depends on it, so nothing fails for it.
-    fn report(&self, vms: &[Vm]) {
-        let Self { slot, parts, .. } = self;
-        let Some(dir) = &slot.state_dir else { return };
-        let status = Status {
-            image: slot.image.to_string(),
-            runner_pid: std::process::id(),
-            qemu_pids: vms.iter().map(|vm| vm.process.pid()).collect(),
-            memory_mib: parts.size.memory_mib,
-            cpus: parts.size.cpus,
-        };
-        if let Err(error) = state::write_status(dir, &status) {
-            tracing::debug!("no status in {}: {error}", dir.display());
         }
     }
 }

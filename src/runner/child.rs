@@ -12,12 +12,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
-use nix::unistd::{getppid, setsid};
+use nix::unistd::{geteuid, getppid, setsid};
 
-use super::monitor::Monitor;
+use super::monitor::{Monitor, Shutdown};
 use super::signals::passed_on;
 use super::tail::Tail;
+
+/// Reads of one text before it is somebody else's turn: a guest that never stops printing must not
+/// keep the runner from its signals and deadlines.
+pub(super) const TURN: usize = 16;
 
 /// Open files that QEMU works on.
 #[derive(Debug, Default)]
@@ -72,7 +77,8 @@ impl Inherited {
 /// A running QEMU and the runner's ends of its streams, all nonblocking. Dropping it kills QEMU.
 #[derive(Debug)]
 pub struct QemuProcess {
-    child: Child,
+    /// `None` for what tests and fuzzers put in the place of a QEMU.
+    child: Option<Child>,
     /// The channel to the agent. It ends when QEMU does.
     pub channel: UnixStream,
     /// Orders to QEMU.
@@ -110,7 +116,7 @@ impl QemuProcess {
         let stderr: OwnedFd = child.stderr.take().context("no pipe for QEMU's messages")?.into();
         set_nonblocking(&stderr)?;
         Ok(Self {
-            child,
+            child: Some(child),
             channel,
             monitor: Monitor::new(monitor),
             console,
@@ -120,9 +126,12 @@ impl QemuProcess {
         })
     }
 
-    /// QEMU's process id.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    /// No process at all: who holds the other ends of the nonblocking sockets plays QEMU and its guest.
+    #[cfg(any(test, fuzzing))]
+    pub fn stand_in([channel, console, monitor, stderr]: [UnixStream; 4]) -> Self {
+        let monitor = Monitor::new(monitor);
+        let (printed, complaints) = Default::default();
+        Self { child: None, channel, monitor, console, stderr: stderr.into(), printed, complaints }
     }
 
     /// What is to be polled beside the channel, each to be followed by [`QemuProcess::read_texts`].
@@ -134,10 +143,12 @@ impl QemuProcess {
     /// Reads what the guest's kernel and QEMU printed and what the monitor answered.
     pub fn read_texts(&mut self) {
         let mut buf = [0; 4096];
-        while let Ok(n @ 1..) = self.console.read(&mut buf) {
+        for _ in 0..TURN {
+            let Ok(n @ 1..) = self.console.read(&mut buf) else { break };
             self.printed.push(&buf[..n]);
         }
-        while let Ok(n @ 1..) = nix::unistd::read(&self.stderr, &mut buf) {
+        for _ in 0..TURN {
+            let Ok(n @ 1..) = nix::unistd::read(&self.stderr, &mut buf) else { break };
             self.complaints.push(&buf[..n]);
         }
         self.monitor.read();
@@ -158,16 +169,29 @@ impl QemuProcess {
         let how = match self.ended_by_itself() {
             Some(status) => match (status.signal(), status.code()) {
                 (Some(libc::SIGKILL), _) => {
-                    "QEMU was killed; if that was for lack of memory, ask for more with --mem".to_owned()
+                    "QEMU was killed (signal 9), by an administrator or for lack of memory: in that case ask for more with --mem"
+                        .to_owned()
                 }
                 (Some(signo), _) => format!("QEMU was killed by signal {signo}"),
-                (None, Some(0)) => "the guest stopped by itself".to_owned(),
+                (None, Some(0)) => return self.end_of_guest(),
                 (None, code) => format!("QEMU failed with code {}", code.unwrap_or(-1)),
             },
             None => "QEMU closed the channel".to_owned(),
         };
         self.read_texts();
         format!("{how}{}", self.last_words())
+    }
+
+    /// Why QEMU ended as it does when its machine stops.
+    fn end_of_guest(&mut self) -> String {
+        self.read_texts();
+        match (self.printed.panic(), self.monitor.shutdown()) {
+            (Some(reason), _) => format!("the guest's kernel panicked: \"{reason}\""),
+            (None, Some(Shutdown::PowerOff)) => "the guest powered itself off before the command ended".to_owned(),
+            (None, Some(Shutdown::Reset)) => "the guest rebooted, which ends a VM, before the command ended".to_owned(),
+            (None, Some(Shutdown::Host)) => "QEMU was told to quit by somebody on this node".to_owned(),
+            (None, None) => format!("the guest stopped by itself{}", self.last_words()),
+        }
     }
 
     /// How QEMU ended, if it did without being killed by us.
@@ -177,7 +201,7 @@ impl QemuProcess {
     fn ended_by_itself(&mut self) -> Option<ExitStatus> {
         let deadline = Instant::now() + Duration::from_secs(1);
         while Instant::now() < deadline {
-            if let Ok(Some(status)) = self.child.try_wait() {
+            if let Ok(Some(status)) = self.child.as_mut()?.try_wait() {
                 return Some(status);
             }
             // Only on the way to an error message: not worth a descriptor to wait on.
@@ -190,13 +214,13 @@ impl QemuProcess {
     /// other VMs go on.
     pub fn kill(&mut self) {
         // A child that was not waited for keeps its id, so this cannot hit a stranger.
-        let _ = self.child.kill();
+        let _ = self.child.as_mut().map(Child::kill);
     }
 
     /// Kills QEMU and waits for its end.
     pub fn finish(&mut self) {
         self.kill();
-        let _ = self.child.wait();
+        let _ = self.child.as_mut().map(Child::wait);
     }
 }
 
@@ -218,6 +242,8 @@ fn detach(runner: nix::unistd::Pid, mask: &SigSet, keep: &[RawFd]) -> io::Result
     if getppid() != runner {
         return Err(io::Error::other("the runner is gone"));
     }
+    no_core_dump()?;
+    no_capabilities()?;
     // PMI sockets and whatever else slurmstepd left open is not for QEMU.
     // SAFETY: close_range with CLOSE_RANGE_CLOEXEC only sets flags on descriptors of this process.
     let rc = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
@@ -231,6 +257,30 @@ fn detach(runner: nix::unistd::Pid, mask: &SigSet, keep: &[RawFd]) -> io::Result
         }
     }
     Ok(())
+}
+
+/// A core dump would put the memory of a guest into a file; dropping the hard limit, too, is final.
+fn no_core_dump() -> io::Result<()> {
+    Ok(setrlimit(Resource::RLIMIT_CORE, 0, 0)?)
+}
+
+/// QEMU never has a capability, root's neither: it then acts as the user with the number 0 and cannot change
+/// owners, make devices, or overrule permissions on behalf of a guest.
+fn no_capabilities() -> io::Result<()> {
+    if !geteuid().is_root() {
+        // exec gives none to other users: there is nothing to inherit, and no ambient set without privilege.
+        return Ok(());
+    }
+    const SECBIT_NOROOT: libc::c_ulong = 1 << 0;
+    const SECBIT_NOROOT_LOCKED: libc::c_ulong = 1 << 1;
+    // SAFETY: prctl with integers only; it changes credentials of this process alone.
+    let unroot = || unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NOROOT_LOCKED) };
+    // SAFETY: as before.
+    let no_ambient = || unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
+    match (no_ambient(), unroot()) {
+        (0, 0) => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn set_nonblocking(fd: &OwnedFd) -> anyhow::Result<()> {

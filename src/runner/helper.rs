@@ -27,6 +27,7 @@ use super::task::Task;
 use super::timing::Moments;
 use super::vm::{End, Outputs, Phase, Vm};
 use crate::config::Config;
+use crate::image::Links;
 use crate::proto::{ExitStatus, FailKind};
 
 /// The agent's own name in a guest without an image.
@@ -159,7 +160,9 @@ pub fn run(
     }
     match end {
         End::Exited(status) => Ok(Finished { status, said }),
-        End::NotStarted(FailKind::Setup, why) | End::NeverUp(why) | End::Broken(why) => bail!("the helper VM: {why}"),
+        End::NotStarted(FailKind::Setup, why) | End::NeverUp(why) | End::Broken(why) | End::NotSaved(why) => {
+            bail!("the helper VM: {why}")
+        }
         End::NotStarted(_, why) => bail!("the helper VM: {why}: rebuild the boot kit with 'spank-vm kit build'"),
     }
 }
@@ -185,6 +188,7 @@ impl Helper<'_> {
             task: &self.task,
             takes_stdin: false,
             shares: &[],
+            links: &Links::default(),
             cpus: None,
             memory: None,
             deadline: begin + boot_timeout,

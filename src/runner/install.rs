@@ -2,8 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Read;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -14,8 +14,7 @@ use super::scratch::copy_sparse;
 use crate::config::Config;
 use crate::digest;
 use crate::image::import::disk::{Disk, Format};
-use crate::image::import::{Staged, clean_up_on_signals};
-use crate::image::{BootMode, DiskFormat, FullBootEntry, Image, ImageEntry};
+use crate::image::{BootMode, DiskFormat, FullBootEntry, Image, ImageEntry, Links, Staged, clean_up_on_signals};
 use crate::request::ImageName;
 
 /// The disk's name in the helper.
@@ -72,6 +71,7 @@ pub fn image_of_disk(disk: &Path, name: ImageName, dir: &Path, description: Stri
         append: String::new(),
         arch: std::env::consts::ARCH.to_owned(),
         sha256: None,
+        links: Links::default(),
         full: None,
     };
     Ok(Image { name, entry, entry_path, disk })
@@ -96,16 +96,15 @@ pub fn install_agent(config: &Config, image: &Image, options: InstallOptions) ->
     let dir = image.entry_path.parent().unwrap_or(Path::new("/"));
     let original = image.open_disk()?;
     clean_up_on_signals()?;
-    let draft = Staged::new(dir, image.name.as_str(), "disk")?;
-    let copy = OpenOptions::new().read(true).write(true).open(draft.path());
-    let copy = copy.with_context(|| draft.path().display().to_string())?;
-    copy_sparse(&original, &copy).with_context(|| format!("copying {}", image.disk.display()))?;
+    let draft =
+        Staged::create(dir).with_context(|| format!("the image directory {} cannot be written", dir.display()))?;
+    copy_sparse(&original, draft.file()).with_context(|| format!("copying {}", image.disk.display()))?;
 
     let has_kernel = entry.full_boot().kernel.is_some();
-    let answer =
-        run_helper(config, &copy, format, has_kernel, options).with_context(|| format!("image '{}'", image.name))?;
+    let answer = run_helper(config, draft.file(), format, has_kernel, options)
+        .with_context(|| format!("image '{}'", image.name))?;
 
-    let sha256 = digest::of_file(draft.path()).with_context(|| draft.path().display().to_string())?;
+    let sha256 = digest::of_file(&draft.path()).context("the digest of the disk")?;
     let extension = format.driver();
     let disk = PathBuf::from(format!("{}-{}.{extension}", image.name, &sha256[..12]));
     let full = FullBootEntry {
@@ -129,10 +128,10 @@ pub fn install_agent(config: &Config, image: &Image, options: InstallOptions) ->
         ..entry.clone()
     };
     changed.validate().map_err(anyhow::Error::msg)?;
-    let text = Staged::new(dir, image.name.as_str(), "entry")?;
-    fs::write(text.path(), toml::to_string(&changed)?).with_context(|| text.path().display().to_string())?;
-    draft.publish(&dir.join(&disk))?;
-    text.publish(&image.entry_path)?;
+    let text = Staged::create(dir).context("the entry")?;
+    text.file().write_all(toml::to_string(&changed)?.as_bytes()).context("the entry")?;
+    draft.publish(&dir.join(&disk), true)?;
+    text.publish(&image.entry_path, true)?;
     Ok(Installed {
         kernel: answer.value("kernel").to_owned(),
         init: answer.value("init").to_owned(),

@@ -13,6 +13,8 @@ mod accel;
 mod attempt;
 mod child;
 mod environment;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod helper;
 mod install;
 pub mod log;
@@ -22,6 +24,7 @@ mod plan;
 mod prebuild;
 mod qemu;
 mod relay;
+mod save;
 mod scratch;
 mod shares;
 mod signals;
@@ -62,6 +65,7 @@ use crate::request::{EnvEntry, ImageName, ShareSpec};
 
 pub use self::install::{InstallOptions, Installed, image_of_disk, install_agent};
 pub use self::prebuild::{Prebuilt, prebuild};
+pub use self::save::SaveAs;
 pub use self::signals::die_by;
 
 /// Exit code when not the command but the VM failed: as container runtimes do, above what programs use.
@@ -88,14 +92,16 @@ pub struct Slot {
     pub as_root: bool,
     /// Variables that the command gets in any case.
     pub variables: Vec<EnvEntry>,
+    /// Image that the first VM's root becomes if its command succeeds.
+    pub save: Option<SaveAs>,
     /// Each line of output is preceded by its VM's number.
     pub label: bool,
     /// The command; empty is an error.
     pub argv: Vec<OsString>,
     /// `argv[0]` is a batch script that exists on the host only.
     pub batch_script: bool,
-    /// The task's directory, made by the plugin.
-    pub state_dir: Option<PathBuf>,
+    /// Where the guest has that script, if not at the same path.
+    pub script_path: Option<PathBuf>,
     /// Print the phases of each VM to stderr at the end.
     pub timing: bool,
     /// When the work for this slot began.
@@ -166,7 +172,7 @@ fn prepare(slot: &Slot) -> anyhow::Result<Parts> {
         vms: *vms,
         memory_mib: slot.memory_mib,
         default_mib: config.default_memory_mib,
-        overhead_mib: config.memory_overhead_mib,
+        overhead_mib: config.memory_overhead_mib + if slot.save.is_some() { save::OVERHEAD_MIB } else { 0 },
         cpus,
         wanted_mib: slot.vm_memory_mib,
         wanted_cpus: slot.vm_cpus,
@@ -175,6 +181,9 @@ fn prepare(slot: &Slot) -> anyhow::Result<Parts> {
     let own = task.own_directories(config.share_home);
     if slot.as_root {
         task.run_as_root();
+    }
+    if let Some(path) = &slot.script_path {
+        task.move_script(path);
     }
     task.set_variables(slot.variables.clone());
     for mount in &slot.mounts {
@@ -192,6 +201,16 @@ fn prepare(slot: &Slot) -> anyhow::Result<Parts> {
             image.name
         ));
         shares.clear();
+    }
+    for (path, _) in image.entry.links.iter() {
+        // It would be made on the host.
+        if let Some(share) = shares.iter().find(|share| path.starts_with(&share.target)) {
+            let (link, share) = (path.display(), share.target.display());
+            bail!(
+                "image '{}': its link {link} would lie in the share {share}; correct [links] in its entry",
+                image.name
+            );
+        }
     }
     let machine = source.machine(config.machine);
     // VMs that share a processor boot one after the other in effect.
@@ -237,6 +256,7 @@ fn conclude(slot: &Slot, ends: &[End]) -> ExitStatus {
             }
             End::NotStarted(FailKind::NotFound, why) => (127, why.clone()),
             End::NotStarted(FailKind::NotExecutable, why) => (126, why.clone()),
+            End::NotSaved(why) => (EXIT_VM_FAILED, format!("the command succeeded, its VM is not saved: {why}")),
             End::NeverUp(why) | End::Broken(why) => {
                 (EXIT_VM_FAILED, format!("image '{}' on {}: {why}", slot.image, node()))
             }
@@ -273,10 +293,11 @@ pub fn try_kvm(config: &Config, image: &ImageName) -> anyhow::Result<Duration> {
         mounts: Vec::new(),
         as_root: false,
         variables: Vec::new(),
+        save: None,
         label: false,
         argv: vec!["true".into()],
         batch_script: false,
-        state_dir: None,
+        script_path: None,
         timing: false,
         begin,
     };

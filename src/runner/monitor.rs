@@ -14,6 +14,8 @@ use std::time::Instant;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
 
+use super::child::TURN;
+
 /// Id of the device that memory is plugged through, as on QEMU's command line.
 pub const MEMORY_DEVICE: &str = "plug";
 
@@ -21,7 +23,10 @@ pub const MEMORY_DEVICE: &str = "plug";
 const STATE_NAME: &str = "state";
 
 /// Longest line that is waited for; QEMU's own are shorter.
-const LINE_MAX: usize = 1 << 20;
+const LINE_MAX: usize = 64 * 1024;
+
+/// Longest complaint of QEMU that is repeated, in characters.
+const COMPLAINT_MAX: usize = 500;
 
 /// How QEMU reaches the file with the state of a template's devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,12 +64,32 @@ pub struct Monitor {
     resumed: Option<Instant>,
     plugged: bool,
     complaint: Option<String>,
+    shutdown: Option<Shutdown>,
+}
+
+/// Why QEMU stopped its machine and ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shutdown {
+    /// The guest powered it off.
+    PowerOff,
+    /// The guest reset it: a reboot, or a kernel that panicked.
+    Reset,
+    /// Somebody asked QEMU to.
+    Host,
 }
 
 impl Monitor {
     /// Takes a nonblocking socket whose other end QEMU got as its monitor.
     pub fn new(stream: UnixStream) -> Self {
-        Self { stream, line: Vec::new(), transfer: None, resumed: None, plugged: false, complaint: None }
+        Self {
+            stream,
+            line: Vec::new(),
+            transfer: None,
+            resumed: None,
+            plugged: false,
+            complaint: None,
+            shutdown: None,
+        }
     }
 
     /// Orders a VM that QEMU was told to await (`-incoming defer`) to be read from `state` and to run.
@@ -123,7 +148,8 @@ impl Monitor {
     /// Takes in what QEMU said.
     pub fn read(&mut self) {
         let mut buf = [0; 4096];
-        while let Ok(n @ 1..) = self.stream.read(&mut buf) {
+        for _ in 0..TURN {
+            let Ok(n @ 1..) = self.stream.read(&mut buf) else { return };
             self.line.extend_from_slice(&buf[..n]);
             while let Some(end) = self.line.iter().position(|&byte| byte == b'\n') {
                 let line: Vec<u8> = self.line.drain(..=end).collect();
@@ -138,11 +164,20 @@ impl Monitor {
     fn understand(&mut self, line: &[u8]) {
         let Ok(message) = serde_json::from_slice::<Value>(line) else { return };
         if let Some(why) = message["error"]["desc"].as_str() {
+            let why: String = why.chars().filter(|c| !c.is_control()).take(COMPLAINT_MAX).collect();
             tracing::debug!("QEMU's monitor: {why}");
-            self.complaint.get_or_insert(why.to_owned());
+            self.complaint.get_or_insert(why);
         }
         match (message["event"].as_str(), message["data"]["status"].as_str()) {
             (Some("MEMORY_DEVICE_SIZE_CHANGE"), _) => self.plugged = true,
+            (Some("SHUTDOWN"), _) => {
+                self.shutdown = match message["data"]["reason"].as_str() {
+                    Some("guest-shutdown") => Some(Shutdown::PowerOff),
+                    Some("guest-reset" | "guest-panic") => Some(Shutdown::Reset),
+                    Some("host-signal" | "host-qmp-quit" | "host-ui") => Some(Shutdown::Host),
+                    _ => None,
+                };
+            }
             (Some("RESUME"), _) => self.resumed = Some(Instant::now()),
             (Some("MIGRATION"), Some("completed")) => self.transfer = Some(Transfer::Completed),
             (Some("MIGRATION"), Some("failed")) => {
@@ -160,6 +195,11 @@ impl Monitor {
     /// Whether the guest has taken any memory that was plugged.
     pub fn has_plugged(&self) -> bool {
         self.plugged
+    }
+
+    /// Why the machine was stopped, if QEMU said so before it ended.
+    pub fn shutdown(&self) -> Option<Shutdown> {
+        self.shutdown
     }
 
     /// When the guest's processors began to run after loading.
@@ -211,6 +251,19 @@ mod tests {
         }
         assert_eq!(monitor.transfer(), Some(Transfer::Completed));
         assert!(monitor.resumed().is_some());
+    }
+
+    #[test]
+    fn the_reason_of_a_machine_s_end_is_known() {
+        for (reason, expected) in
+            [("guest-shutdown", Some(Shutdown::PowerOff)), ("guest-reset", Some(Shutdown::Reset)), ("new-one", None)]
+        {
+            let (mut monitor, mut qemu) = monitor();
+            let event = json!({"event": "SHUTDOWN", "data": {"guest": true, "reason": reason}});
+            qemu.write_all(format!("{event}\n").as_bytes()).unwrap();
+            monitor.read();
+            assert_eq!(monitor.shutdown(), expected, "{reason}");
+        }
     }
 
     #[test]

@@ -65,6 +65,9 @@ pub struct Abilities {
     pub read_only_templates: bool,
 }
 
+/// Keeps the guest's memory out of core dumps, wherever the node sends those.
+const NO_DUMP: &str = ",dump-guest-core=off";
+
 /// Number of the descriptor set that holds the private disk.
 const SCRATCH_SET: u32 = 1;
 /// Number of the descriptor set that holds a template's device state.
@@ -143,7 +146,7 @@ impl VmSpec<'_> {
         let machine = self.machine.option(self.source);
         let (shape, fds, private) = match self.start {
             Start::Boot(size) => {
-                args.pair("-machine", machine);
+                args.pair("-machine", format!("{machine}{NO_DUMP}"));
                 args.pair("-smp", size.cpus.to_string());
                 args.pair("-m", format!("{}M", size.memory_mib));
                 return;
@@ -155,7 +158,7 @@ impl VmSpec<'_> {
             Start::Clone(shape, fds) => (shape, fds, "share=off"),
         };
         let Shape { base_mib, pluggable_mib, cpus, .. } = shape;
-        args.pair("-machine", format!("{machine},memory-backend=ram"));
+        args.pair("-machine", format!("{machine}{NO_DUMP},memory-backend=ram"));
         args.pair("-smp", cpus.to_string());
         args.pair(
             "-m",

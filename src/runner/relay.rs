@@ -15,6 +15,7 @@ use super::signals::{Signal, Signals, is_fatal};
 use super::stdio::terminal_size;
 use super::task::{self, Task};
 use super::vm::{Outputs, Phase, Vm};
+use crate::image::Links;
 use crate::notice;
 use crate::proto::{DATA_CHUNK, Stream, ToGuest};
 
@@ -33,6 +34,8 @@ pub struct Relay<'a> {
     pub takes_stdin: bool,
     /// What the guests see of the host.
     pub shares: &'a [Share],
+    /// Links that the image wants to them.
+    pub links: &'a Links,
     /// Processors that the command may use, where the guests have more.
     pub cpus: Option<u16>,
     /// Bytes that are plugged into each guest beside what its template has.
@@ -133,8 +136,8 @@ impl Relay<'_> {
     }
 
     fn timeout(&self) -> PollTimeout {
-        let booting = self.vms.iter().any(|vm| vm.phase == Phase::Booting);
-        let next = [booting.then_some(self.deadline), self.notice_at].into_iter().flatten().min();
+        let deadlines = self.vms.iter().filter_map(|vm| vm.deadline(self.deadline, self.boot_timeout));
+        let next = deadlines.chain(self.notice_at).min();
         match next {
             // Rounded up: waking before the moment would spin.
             Some(moment) => {
@@ -153,13 +156,15 @@ impl Relay<'_> {
                 notice::line(&format!("{} starting …", self.image));
             }
         }
-        if now < self.deadline {
-            return;
-        }
-        for vm in self.vms.iter_mut().filter(|vm| vm.phase == Phase::Booting) {
+        let (boot_deadline, patience) = (self.deadline, self.boot_timeout);
+        let is_late = |vm: &&mut Vm| vm.deadline(boot_deadline, patience).is_some_and(|deadline| now >= deadline);
+        for vm in self.vms.iter_mut().filter(is_late) {
             vm.process.read_texts();
-            let (within, last_words) = (self.boot_timeout.as_secs(), vm.process.last_words());
-            let why = format!("no answer within {within} s{last_words}{}", self.advice);
+            let (within, last_words) = (patience.as_secs(), vm.process.last_words());
+            let why = match vm.is_up() {
+                true => format!("it came up, but its command did not start within {within} s{last_words}"),
+                false => format!("no answer within {within} s{last_words}{}", self.advice),
+            };
             vm.fail(why, &mut self.outputs);
         }
     }
@@ -175,7 +180,7 @@ impl Relay<'_> {
             if let Some(bytes) = self.memory {
                 ToGuest::Memory(bytes).encode(0, &mut description);
             }
-            self.task.describe(vm.index as u32, count, self.shares, &mut description)?;
+            self.task.describe(vm.index as u32, count, self.shares, self.links, &mut description)?;
             vm.start(&description);
         }
         Ok(())

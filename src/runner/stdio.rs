@@ -116,6 +116,13 @@ impl Output {
         !self.queue.is_empty()
     }
 
+    /// Bytes that wait.
+    #[cfg(any(test, fuzzing))]
+    pub fn held(&self) -> usize {
+        let queued: usize = self.queue.iter().map(|chunk| chunk.bytes.len() - chunk.written).sum();
+        queued + self.partial.iter().map(Vec::len).sum::<usize>()
+    }
+
     /// Whether the reader has left since this was asked last.
     pub fn take_reader_left(&mut self) -> bool {
         self.broken && !std::mem::replace(&mut self.told, true)

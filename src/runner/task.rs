@@ -17,6 +17,7 @@ use nix::unistd::{Gid, Uid, User, getgroups};
 
 use super::environment;
 use super::shares::Share;
+use crate::image::Links;
 use crate::proto::{DATA_CHUNK, ToGuest};
 use crate::request::EnvEntry;
 
@@ -120,6 +121,13 @@ impl Task {
         self.variables = variables;
     }
 
+    /// Puts the script to another place in the guest.
+    pub fn move_script(&mut self, path: &Path) {
+        if let (Some(_), Some(command)) = (&self.script, self.argv.first_mut()) {
+            *command = path.into();
+        }
+    }
+
     /// Whether the command gets a terminal.
     pub fn has_terminal(&self) -> bool {
         self.terminal.is_some()
@@ -169,11 +177,22 @@ impl Task {
     ///
     /// # Errors
     /// When the host's random generator cannot be read.
-    pub fn describe(&self, index: u32, vms: u32, shares: &[Share], out: &mut Vec<u8>) -> anyhow::Result<()> {
+    pub fn describe(
+        &self,
+        index: u32,
+        vms: u32,
+        shares: &[Share],
+        links: &Links,
+        out: &mut Vec<u8>,
+    ) -> anyhow::Result<()> {
         let mut send = |message: ToGuest<'_>| message.encode(0, out);
         send(clock());
         send(ToGuest::Hostname(self.hostname(index, vms).as_bytes()));
         send(ToGuest::Entropy(&host_entropy()?));
+        for (path, target) in links.iter() {
+            let (path, target) = (path.as_os_str().as_bytes(), target.as_os_str().as_bytes());
+            send(ToGuest::Link { path, target });
+        }
         for Share { tag, target, read_only, .. } in shares {
             let path = target.as_os_str().as_bytes();
             send(ToGuest::Share { tag: tag.as_bytes(), path, read_only: *read_only });

@@ -3,10 +3,11 @@
 #![forbid(unsafe_code)]
 
 use std::io::{self, Read, Write};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::child::QemuProcess;
 use super::stdio::Output;
+use super::tail::printable;
 use super::timing::Moments;
 use crate::notice;
 use crate::proto::{
@@ -39,6 +40,8 @@ pub enum End {
     NeverUp(String),
     /// The VM itself failed later; the text says how.
     Broken(String),
+    /// Its command succeeded, but its root could not be saved; the text says why.
+    NotSaved(String),
 }
 
 /// The two outputs that the VMs of a slot share, and what the agent of a new VM must be told.
@@ -60,6 +63,9 @@ impl Outputs {
     }
 }
 
+/// Lines that one agent may log; ours says a handful.
+const LOG_LINES: usize = 200;
+
 /// Bytes taken from one VM before the others get their turn.
 const TURN: usize = 4 * DATA_CHUNK;
 
@@ -74,9 +80,15 @@ pub struct Vm {
     pub phase: Phase,
     /// When what, for `--timing` and the log.
     pub moments: Moments,
+    /// It goes on after a command that succeeded: its root is to be saved.
+    pub keep: bool,
     /// Credit for stdin.
     stdin: SendWindow,
     received: [RecvWindow; 2],
+    /// Bytes of each output that were passed on, and that `received` was not told of yet.
+    passed_on: [usize; 2],
+    /// Lines that the agent may still log.
+    log_lines: usize,
     decoder: Decoder,
     nonce: u64,
     unsent: Vec<u8>,
@@ -93,8 +105,11 @@ impl Vm {
             process,
             phase: Phase::Booting,
             moments,
+            keep: false,
             stdin: SendWindow::default(),
             received: Default::default(),
+            passed_on: [0; 2],
+            log_lines: LOG_LINES,
             decoder: Decoder::new(),
             nonce,
             unsent: Vec::new(),
@@ -143,14 +158,32 @@ impl Vm {
 
     /// Notes that output of this VM was written, and returns the credit.
     pub fn output_written(&mut self, stream: Stream, bytes: usize) {
-        if let Some(credit) = self.received[stream as usize - 1].consume(bytes) {
-            self.send(ToGuest::Window(stream, credit));
+        self.passed_on[stream as usize - 1] += bytes;
+        self.return_credit();
+    }
+
+    /// A guest that sends and does not read gets no credit, else what is queued for it would grow.
+    fn return_credit(&mut self) {
+        if self.unsent.len() > DATA_CHUNK || self.has_ended() {
+            return;
+        }
+        for (number, stream) in [Stream::Stdout, Stream::Stderr].into_iter().enumerate() {
+            let bytes = std::mem::take(&mut self.passed_on[number]);
+            if let Some(credit) = self.received[number].consume(bytes) {
+                self.send(ToGuest::Window(stream, credit));
+            }
         }
     }
 
     /// Whether something waits to be sent.
     pub fn wants_to_send(&self) -> bool {
         !self.unsent.is_empty()
+    }
+
+    /// Bytes that wait to be sent.
+    #[cfg(any(test, fuzzing))]
+    pub fn unsent(&self) -> usize {
+        self.unsent.len()
     }
 
     /// Sends what the channel takes now.
@@ -165,6 +198,7 @@ impl Vm {
             }
         }
         self.unsent.drain(..sent);
+        self.return_credit();
     }
 
     /// Takes what the agent sent.
@@ -220,14 +254,7 @@ impl Vm {
                     }
                 }
             }
-            (_, ToHost::Log { level, text }) => {
-                let text = printable(text);
-                match level {
-                    Level::Warn => notice::line(&format!("warning: {text}")),
-                    Level::Info => tracing::info!(vm = self.index, "agent: {text}"),
-                    Level::Debug => tracing::debug!(vm = self.index, "agent: {text}"),
-                }
-            }
+            (_, ToHost::Log { level, text }) => self.log(level, text),
             (Phase::Starting, ToHost::Started(_)) => {
                 self.moments.started = Some(Instant::now());
                 self.phase = Phase::Running;
@@ -263,16 +290,41 @@ impl Vm {
         Ok(())
     }
 
+    /// Passes a line of the agent on. Their number is limited: they are not under flow control, and the
+    /// administrator's journal is not the guest's to fill.
+    fn log(&mut self, level: Level, text: &[u8]) {
+        let Some(left) = self.log_lines.checked_sub(1) else { return };
+        self.log_lines = left;
+        let text = if left > 0 { printable(text) } else { "the agent says too much; the rest is left out".to_owned() };
+        match level {
+            Level::Warn => notice::line(&format!("warning: {text}")),
+            Level::Info => tracing::info!(vm = self.index, "agent: {text}"),
+            Level::Debug => tracing::debug!(vm = self.index, "agent: {text}"),
+        }
+    }
+
+    /// By when the guest must have come further; `boot_deadline` is for its first answer, and what is left to do
+    /// until its command runs may take `patience`.
+    pub fn deadline(&self, boot_deadline: Instant, patience: Duration) -> Option<Instant> {
+        match self.phase {
+            Phase::Booting => Some(boot_deadline),
+            Phase::Up | Phase::Starting => self.moments.ready.map(|ready| ready + patience),
+            Phase::Running | Phase::Ended(_) => None,
+        }
+    }
+
     /// Ends the VM because of something that is not its command's doing.
     pub fn fail(&mut self, why: String, outputs: &mut Outputs) {
         let end = if self.phase == Phase::Booting { End::NeverUp(why) } else { End::Broken(why) };
         self.end(end, outputs);
     }
 
-    /// Ends the VM: QEMU is killed, its last unfinished lines are passed on.
+    /// Ends the VM: QEMU is killed unless it is to be kept, its last unfinished lines are passed on.
     fn end(&mut self, end: End, outputs: &mut Outputs) {
         self.moments.ended = Some(Instant::now());
-        self.process.kill();
+        if !(self.keep && end == End::Exited(ExitStatus::Code(0))) {
+            self.process.kill();
+        }
         outputs.stdout.flush_partial(self.index);
         outputs.stderr.flush_partial(self.index);
         self.unsent.clear();
@@ -291,9 +343,4 @@ impl Vm {
         let why = self.process.obituary();
         self.fail(why, outputs);
     }
-}
-
-/// Text of the guest, fit for a terminal and a log.
-fn printable(text: &[u8]) -> String {
-    String::from_utf8_lossy(text).chars().filter(|c| !c.is_control()).take(1000).collect()
 }

@@ -61,6 +61,7 @@ impl Host for Spank {
             sys::S_CTX_LOCAL => Context::Srun,
             sys::S_CTX_ALLOCATOR => Context::Allocator,
             sys::S_CTX_REMOTE => Context::Stepd,
+            sys::S_CTX_SLURMD => Context::Slurmd,
             _ => Context::Other,
         }
     }

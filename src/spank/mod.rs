@@ -18,7 +18,7 @@ pub mod testing;
 pub use guard::guard;
 pub use handle::{Spank, own_words, text};
 pub use option::{Callback, CliOption, register};
-pub use process::{end_task, exit_client, is_executable, readable_within, symbol};
+pub use process::{end_task, exit_client, is_executable, readable_within, symbol, try_lock};
 
 pub use crate::sys::spank_t;
 
@@ -34,7 +34,9 @@ pub enum Context {
     Allocator,
     /// slurmstepd: the side that runs the task.
     Stepd,
-    /// slurmd, `slurmstepd spank prolog|epilog`, or something Slurm could not name.
+    /// slurmd: the node's daemon, when it starts and ends.
+    Slurmd,
+    /// `slurmstepd spank prolog|epilog`, or something Slurm could not name.
     Other,
 }
 

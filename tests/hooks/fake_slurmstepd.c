@@ -3,7 +3,7 @@
  * loads the real library, and calls its hooks in the order it reads from standard input. What the
  * hooks say and do comes out on standard output, one fact per line; tests/hooks.rs compares.
  *
- *     fake_slurmstepd LIBRARY srun|sbatch|stepd
+ *     fake_slurmstepd LIBRARY srun|sbatch|stepd|slurmd|script
  *
  *     load                  dlopen, as Slurm does; tells the release the plugin claims
  *     init [WORD...]        slurm_spank_init with these arguments from plugstack.conf
@@ -15,11 +15,13 @@
  *     task                  forks as slurmstepd does: task_init_privileged, task_init, "execve"
  *     show                  the command line that srun would send, and the hidden command
  *     deaf                  from now on every item is refused
+ *     count                 the number of open descriptors and of threads of this process
  *     unload                dlclose
  *
  * -DAPI=N: API_CURRENT of the Slurm release that is played. -DPREPEND: that of 23.11 and later.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -237,7 +239,8 @@ static void load(const char *path)
 		die("dlopen", dlerror());
 	printf("loaded %s %s %06x\n", (char *) need("plugin_name"), (char *) need("plugin_type"),
 	       *(uint32_t *) need("plugin_version"));
-	option_count = 0;
+	while (option_count > 0)
+		free(options[--option_count].name);
 }
 
 static void set(const char *name, const char *number)
@@ -309,15 +312,30 @@ static void show(void)
 	printf(", for %s\n", hidden ? hidden : "nobody");
 }
 
+/* Entries of a directory of /proc that are numbers. */
+static int entries(const char *path)
+{
+	struct dirent *entry;
+	DIR *directory = opendir(path);
+	int count = 0;
+
+	while (directory && (entry = readdir(directory)))
+		count += entry->d_name[0] != '.';
+	closedir(directory);
+	return count;
+}
+
 int main(int argc, char **argv)
 {
 	char line[10000], *words[MAX + 1];
 
 	if (argc != 3)
 		return 99;
-	context = !strcmp(argv[2], "stepd") ? S_CTX_REMOTE :
-		  !strcmp(argv[2], "srun")  ? S_CTX_LOCAL :
-					      S_CTX_ALLOCATOR;
+	context = !strcmp(argv[2], "stepd")  ? S_CTX_REMOTE :
+		  !strcmp(argv[2], "srun")   ? S_CTX_LOCAL :
+		  !strcmp(argv[2], "slurmd") ? S_CTX_SLURMD :
+		  !strcmp(argv[2], "script") ? S_CTX_JOB_SCRIPT :
+					       S_CTX_ALLOCATOR;
 	setvbuf(stdout, NULL, _IONBF, 0);
 	uid = getuid();
 	gid = getgid();
@@ -348,6 +366,8 @@ int main(int argc, char **argv)
 			show();
 		else if (!strcmp(verb, "deaf"))
 			deaf = 1;
+		else if (!strcmp(verb, "count"))
+			printf("%d descriptors, %d threads\n", entries("/proc/self/fd"), entries("/proc/self/task"));
 		else if (!strcmp(verb, "unload"))
 			dlclose(library);
 		else

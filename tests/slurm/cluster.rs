@@ -107,6 +107,7 @@ impl Cluster {
             ("image_dirs", format!("['{dir}/images']")),
             ("kit", format!("'{dir}/kit'")),
             ("accel", "'tcg'".to_owned()),
+            ("allow_root", "true".to_owned()),
             ("state_dir", format!("'{dir}/state'")),
             ("template_dir", format!("'{dir}/templates'")),
             ("scratch_dir", format!("'{dir}/scratch'")),

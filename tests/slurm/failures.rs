@@ -110,7 +110,7 @@ fn bad_configuration(cluster: &Cluster) {
     cluster.with_config("colour = 'red'\n", || {
         let ran = cluster.srun(&["--vm-image=tiny", "true"]);
         assert_ne!(ran.code, 0);
-        for word in ["spank-vm.toml", "colour", "line 7"] {
+        for word in ["spank-vm.toml", "colour", "line 8"] {
             assert!(ran.stderr.contains(word), "{word}: {}", ran.stderr);
         }
     });

@@ -5,9 +5,12 @@
 
 mod batch;
 mod cluster;
+mod confinement;
 mod failures;
 mod fullboot;
+mod hostile;
 mod identity;
+mod images;
 mod options;
 mod slots;
 mod streams;
@@ -38,10 +41,13 @@ const CASES: &[&[Case]] = &[
     templates::CASES,
     fullboot::CASES,
     failures::CASES,
+    hostile::CASES,
+    confinement::CASES,
     tools::CASES,
+    images::CASES,
 ];
 
-const LONG_CASES: &[&[Case]] = &[fullboot::LONG_CASES];
+const LONG_CASES: &[&[Case]] = &[images::LONG_CASES, fullboot::LONG_CASES];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();

@@ -8,6 +8,7 @@ use std::process::Stdio;
 
 use crate::Case;
 use crate::cluster::{Cluster, Ran};
+use crate::tools::tool;
 
 pub const CASES: &[Case] = &[
     ("four_tasks_that_start_at_once_make_one_template", made_once),
@@ -98,7 +99,8 @@ fn unique(cluster: &Cluster) {
 }
 
 fn memory(cluster: &Cluster) {
-    let script = "sleep 2; sed -n 's/MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo";
+    let script = "for try in $(seq 100); do kib=$(awk '/MemTotal/ { print $2 }' /proc/meminfo); \
+                  [ $kib -lt $((1850 * 1024)) ] || break; sleep 0.1; done; echo $kib";
     let stdout = vm(cluster, &["--mem=2G"], &["sh", "-c", script]).ok();
     // 2048 MiB less 96 for QEMU, less what the guest's kernel takes for itself.
     let mib = stdout.trim().parse::<u64>().unwrap() / 1024;
@@ -266,10 +268,6 @@ fn tools(cluster: &Cluster) {
 fn newest(cluster: &Cluster) -> PathBuf {
     let used = |path: &PathBuf| fs::metadata(path).unwrap().modified().unwrap();
     templates(cluster).into_iter().max_by_key(used).expect("a template")
-}
-
-fn tool(cluster: &Cluster, user: &str, arguments: &[&str]) -> Ran {
-    crate::tools::tool(cluster, user, arguments)
 }
 
 fn no_room(cluster: &Cluster) {

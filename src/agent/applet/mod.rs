@@ -1,7 +1,7 @@
 //! What the agent does when it is not PID 1: small programs that the runner starts in a guest.
 //!
 //! ```text
-//! export DIR [--exclude PATH]… [--include MOUNT]… [--limit BYTES]     DIR as a tar to stdout
+//! export DIR [--exclude PATH]… [--hollow PATH]… [--include MOUNT]… [--limit BYTES]     DIR as a tar to stdout
 //! disk export SERIAL [--partition N] [--limit BYTES]                  the root found on a disk, likewise
 //! disk install-agent SERIAL [--partition N] [--kernel own|given]      this program as a service of the system
 //!                           [--shares needed|optional]                  on a disk
@@ -52,6 +52,7 @@ fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
         (Some("export"), Some(directory)) => write_out(&Export {
             root: directory.into(),
             exclude: arguments.all("--exclude"),
+            hollow: arguments.all("--hollow"),
             include: arguments.all("--include"),
             limit: arguments.number("--limit")?,
             ..Export::default()

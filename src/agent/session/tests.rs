@@ -61,6 +61,19 @@ impl Machine for StandIn {
     fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError> {
         self.note(format!("user {} {}", String::from_utf8_lossy(&account.name), credentials.uid))
     }
+    fn link(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
+        self.note(format!("link {} {}", path.display(), target.display()))
+    }
+    fn check_links(&self) -> Result<(), AgentError> {
+        let dangling = self.calls.iter().any(|call| call.contains("nowhere"));
+        if dangling { Err(AgentError::Unfit("the link leads nowhere".to_owned())) } else { Ok(()) }
+    }
+    fn expect_file(&mut self, _path: &Path) -> Result<(), AgentError> {
+        Ok(())
+    }
+    fn take_back(&mut self) -> Result<(), AgentError> {
+        self.note("take back".to_owned())
+    }
     fn sync_shares(&mut self) -> Result<(), AgentError> {
         self.note("sync shares".to_owned())
     }

@@ -1,15 +1,16 @@
 //! The disk and its entry appear in the catalogue, whole and at once.
 
 use std::fs;
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
 use super::ImportOptions;
-use super::staged::Staged;
 use crate::digest;
 use crate::image::catalogue::Image;
 use crate::image::entry::{BootMode, DiskFormat, ImageEntry};
+use crate::image::staged::Staged;
 
 /// What is wrong with the name shows before anything is read.
 ///
@@ -33,8 +34,9 @@ fn entry_path(options: &ImportOptions) -> PathBuf {
 /// When the directory cannot be written.
 pub fn begin(options: &ImportOptions) -> anyhow::Result<Staged> {
     let dir = &options.dir;
-    fs::create_dir_all(dir).with_context(|| format!("image directory {}", dir.display()))?;
-    Staged::new(dir, options.name.as_str(), "disk")
+    fs::create_dir_all(dir)
+        .and_then(|()| Staged::create(dir))
+        .with_context(|| format!("the image directory {} cannot be written", dir.display()))
 }
 
 /// Gives the disk its name and writes the entry.
@@ -43,9 +45,14 @@ pub fn begin(options: &ImportOptions) -> anyhow::Result<Staged> {
 /// When a file cannot be written; nothing has changed then.
 pub fn publish(staged: Staged, options: &ImportOptions, arch: String) -> anyhow::Result<Image> {
     let ImportOptions { name, dir, .. } = options;
-    let sha256 = digest::of_file(staged.path()).with_context(|| staged.path().display().to_string())?;
+    staged.file().sync_all().context("writing the new disk")?;
+    let sha256 = digest::of_file(&staged.path()).context("reading the new disk")?;
     // A new disk gets a new name: jobs that run from the old one keep it until they end.
     let disk = PathBuf::from(format!("{name}-{}.squashfs", &sha256[..12]));
+    let entry_path = entry_path(options);
+    let old = options.replace.then(|| disk_of(&entry_path)).flatten().filter(|old| *old != dir.join(&disk));
+    staged.publish(&dir.join(&disk), true)?;
+
     let entry = ImageEntry {
         description: options.description.clone(),
         disk: disk.clone(),
@@ -54,13 +61,27 @@ pub fn publish(staged: Staged, options: &ImportOptions, arch: String) -> anyhow:
         append: options.append.clone(),
         arch,
         sha256: Some(sha256),
+        links: options.links.clone(),
         full: None,
     };
-    let draft = Staged::new(dir, name.as_str(), "entry")?;
-    fs::write(draft.path(), toml::to_string(&entry)?).with_context(|| draft.path().display().to_string())?;
-    name_must_be_free(options)?;
-    staged.publish(&dir.join(&disk))?;
-    let entry_path = entry_path(options);
-    draft.publish(&entry_path)?;
+    let published = Staged::create(dir).map_err(anyhow::Error::from).and_then(|staged| {
+        staged.file().write_all(toml::to_string(&entry)?.as_bytes())?;
+        staged.publish(&entry_path, options.replace)
+    });
+    if let Err(error) = published {
+        let _ = fs::remove_file(dir.join(&disk));
+        return Err(error);
+    }
+    if let Some(old) = old {
+        // Who runs from it has it open; who is about to looks the entry up.
+        let _ = fs::remove_file(old);
+    }
     Ok(Image { name: name.clone(), entry, entry_path, disk: dir.join(disk) })
+}
+
+/// The disk beside an entry that is about to be replaced; one that lies elsewhere is not ours to remove.
+fn disk_of(entry_path: &Path) -> Option<PathBuf> {
+    let entry: ImageEntry = toml::from_str(&fs::read_to_string(entry_path).ok()?).ok()?;
+    let dir = entry_path.parent()?;
+    Some(dir.join(entry.disk)).filter(|disk| disk.parent() == Some(dir))
 }

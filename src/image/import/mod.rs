@@ -25,7 +25,6 @@ mod plan;
 mod progress;
 mod source;
 mod spool;
-mod staged;
 mod tree;
 
 use std::fs::File;
@@ -42,11 +41,12 @@ use self::source::Source;
 use self::spool::Spool;
 use self::tree::Tree;
 use super::catalogue::Image;
+use super::links::Links;
 use crate::archive::{Entry, Export, Kind, Reader};
 use crate::request::ImageName;
 
 pub use self::arch::runs_here;
-pub use self::staged::{Staged, clean_up_on_signals};
+pub use self::pack::packer_exists;
 
 /// What to import and as what.
 #[derive(Debug, Clone)]
@@ -61,6 +61,10 @@ pub struct ImportOptions {
     pub append: String,
     /// Replace an image of that name.
     pub replace: bool,
+    /// Files of the guest that are links to a share.
+    pub links: Links,
+    /// Processor architecture of its programs, instead of what they tell themselves.
+    pub arch: Option<String>,
     /// Most bytes that the files of the image may have together.
     pub max_bytes: u64,
 }
@@ -202,7 +206,7 @@ fn finish(
     progress.pack(plan.bytes());
     let staged = enter::begin(options)?;
     let mut arch = arch::Seen::of(&tree);
-    let mut packer = pack::Packer::start(staged.path(), tree.root())?;
+    let mut packer = pack::Packer::start(&staged.path(), tree.root())?;
     let packed = (|| {
         for entry in plan.without_content() {
             packer.entry(entry)?;
@@ -225,8 +229,11 @@ fn finish(
     })();
     packer.finish(packed)?;
     progress.end();
-    let (arch, note) = arch.conclude();
-    notes.extend(note);
+    let arch = options.arch.clone().unwrap_or_else(|| {
+        let (arch, note) = arch.conclude();
+        notes.extend(note);
+        arch
+    });
     let image = enter::publish(staged, options, arch)?;
     Ok(Imported { image, notes })
 }

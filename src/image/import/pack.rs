@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 
 use anyhow::{Context, bail};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -13,6 +14,18 @@ use crate::archive::{Entry, Kind, Writer};
 
 /// Bytes collected before they are written to the pipe.
 const BUFFER: usize = 256 * 1024;
+
+/// What the packer may use beside its program: its own default is a quarter of the machine's memory.
+const MEMORY: &str = "64M";
+
+/// Whether this machine has what packs images.
+///
+/// # Errors
+/// When not; the text says how to get it.
+pub fn packer_exists() -> anyhow::Result<()> {
+    let tried = Command::new("sqfstar").arg("-version").stdin(Stdio::null()).stdout(Stdio::null()).status();
+    tried.map(drop).context("sqfstar cannot be started: install squashfs-tools")
+}
 
 /// A running `sqfstar`.
 #[derive(Debug)]
@@ -32,7 +45,8 @@ impl Packer {
         let said = File::from(memfd_create(c"sqfstar", MFdFlags::MFD_CLOEXEC)?);
         // lz4: under emulation the guest decompresses on a slow processor, and size matters less than start time.
         let mut child = Command::new("sqfstar")
-            .args(["-quiet", "-no-progress", "-force", "-comp", "lz4", "-b", "128K"])
+            // The file is there already, and is this process's alone. The memory is the task's when a VM is saved.
+            .args(["-quiet", "-no-progress", "-force", "-mem", MEMORY, "-comp", "lz4", "-b", "128K"])
             .args(["-root-mode", &format!("{:o}", root.mode & 0o7777)])
             .args(["-root-uid", &root.uid.to_string(), "-root-gid", &root.gid.to_string()])
             .args(["-root-time", &root.mtime.to_string()])
@@ -98,8 +112,17 @@ impl Packer {
         let mut said = String::new();
         self.said.rewind()?;
         let _ = self.said.take(1 << 20).read_to_string(&mut said);
-        let telling = said.lines().find(|line| line.contains("No space left") || line.contains("quota"));
-        let why = telling.or(said.lines().last()).unwrap_or("it was killed").trim();
-        bail!("the image cannot be written: {why}");
+        bail!("the image cannot be written: {}", reason(status, &said));
     }
+}
+
+/// Why the packer failed, in its words or from how it ended.
+fn reason(status: ExitStatus, said: &str) -> String {
+    if status.signal() == Some(libc::SIGXFSZ) {
+        return "the file grew beyond the limit for files (ulimit -f)".to_owned();
+    }
+    let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty());
+    // The cause comes before the announcement that it is fatal.
+    let line = lines().find(|line| line.contains("because")).or_else(|| lines().next_back());
+    line.map_or_else(|| format!("the packer ended with {status}"), str::to_owned)
 }

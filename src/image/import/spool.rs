@@ -33,7 +33,10 @@ impl Spool {
     /// When it cannot be read or the disk is full.
     pub fn filled(self, content: &mut dyn Read, progress: &Progress) -> io::Result<Self> {
         progress.wait("reading");
-        io::copy(content, &mut &self.file)?;
+        io::copy(content, &mut &self.file).map_err(|error| match error.raw_os_error() {
+            Some(libc::EFBIG) => io::Error::other("the archive grew beyond the limit for files (ulimit -f)"),
+            _ => error,
+        })?;
         Ok(self)
     }
 

@@ -113,7 +113,9 @@ fn each_task_gets_its_share_of_the_memory_and_a_directory_of_its_own() {
     node.start().unwrap();
     let request = node.request();
     assert_eq!(request.memory_mib, Some(1025));
-    assert_eq!(request.state_dir, Some(node.root.path().join("state/7.0.2")));
+    let status = fs::read_to_string(node.root.path().join("state/7.0.2/status.toml")).unwrap();
+    let expected = format!("vms = 1\nuid = {}\nrunner = \"{}-", node.host.owner.0, std::process::id());
+    assert!(status.starts_with("image = \"") && status.contains(&expected), "{status}");
     task_exit(&mut node.plugin, &mut node.host);
     assert_eq!(node.state_dirs(), [""; 0]);
 }

@@ -77,7 +77,7 @@ tcg,thread=multi,tb-size=64
 -cpu
 max
 -machine
-microvm,acpi=on,pic=off,pit=on,rtc=on,usb=off,isa-serial=on
+microvm,acpi=on,pic=off,pit=on,rtc=on,usb=off,isa-serial=on,dump-guest-core=off
 -smp
 2
 -m

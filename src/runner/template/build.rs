@@ -14,12 +14,13 @@ use anyhow::{Context, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::super::child::{Files, QemuProcess, TemplateFiles};
+use super::super::child::{Files, QemuProcess, TURN, TemplateFiles};
 use super::super::monitor::{StateUri, Transfer};
 use super::super::qemu::{Abilities, Start, System, TemplateFds, VmSpec};
 use super::super::scratch::copy_sparse;
 use super::super::shares::Share;
 use super::super::signals::{Signal, Signals, is_fatal};
+use super::super::tail::printable;
 use super::store::{EMPTY, FileRecord, MANIFEST, Manifest, RAM, SCRATCH, STATE};
 use super::{BLOCK_MIB, FORMAT, Recipe, digest};
 use crate::notice;
@@ -181,21 +182,27 @@ impl Builder {
                     return Ok(Built::Interrupted(signal));
                 }
             }
-            self.process.read_texts();
-            self.listen()?;
-            if self.stage == Stage::Plugging && (!self.plugs || self.process.monitor.has_plugged()) {
-                self.stage = Stage::Settling;
-                let mut orders = recipe.introduction.to_vec();
-                ToGuest::Settle.encode(0, &mut orders);
-                self.say(&orders)?;
-            }
-            match (self.stage, self.process.monitor.transfer()) {
-                (Stage::Saving, Some(Transfer::Completed)) => self.stage = Stage::Done,
-                (_, Some(Transfer::Failed(why))) => bail!("QEMU cannot save the template: {why}"),
-                _ => {}
-            }
+            self.advance(recipe.introduction)?;
         }
         Ok(Built::Complete)
+    }
+
+    /// Takes in what agent and QEMU have said, and does what follows from it.
+    fn advance(&mut self, introduction: &[u8]) -> anyhow::Result<()> {
+        self.process.read_texts();
+        self.listen()?;
+        if self.stage == Stage::Plugging && (!self.plugs || self.process.monitor.has_plugged()) {
+            self.stage = Stage::Settling;
+            let mut orders = introduction.to_vec();
+            ToGuest::Settle.encode(0, &mut orders);
+            self.say(&orders)?;
+        }
+        match (self.stage, self.process.monitor.transfer()) {
+            (Stage::Saving, Some(Transfer::Completed)) => self.stage = Stage::Done,
+            (_, Some(Transfer::Failed(why))) => bail!("QEMU cannot save the template: {why}"),
+            _ => {}
+        }
+        Ok(())
     }
 
     fn wait(&self, signals: &Signals, until: Instant) -> anyhow::Result<()> {
@@ -211,7 +218,8 @@ impl Builder {
     /// Takes what the agent says; an error if the guest has ended or is not fit to be cloned.
     fn listen(&mut self) -> anyhow::Result<()> {
         let mut buf = [0; DATA_CHUNK];
-        loop {
+        // An agent that never falls silent must not keep this process from its signals and its deadline.
+        for _ in 0..TURN {
             match self.process.channel.read(&mut buf) {
                 Ok(0) => bail!(self.process.obituary()),
                 Ok(n) => self.decoder.push(&buf[..n]),
@@ -221,6 +229,7 @@ impl Builder {
             }
             self.understand()?;
         }
+        Ok(())
     }
 
     fn understand(&mut self) -> anyhow::Result<()> {
@@ -238,9 +247,9 @@ impl Builder {
                     self.stage = Stage::Saving;
                     self.process.monitor.save(self.save_to);
                 }
-                (_, ToHost::Failed(_, text)) => bail!("{}", String::from_utf8_lossy(text)),
+                (_, ToHost::Failed(_, text)) => bail!("{}", printable(text)),
                 (_, ToHost::Log { .. }) => {}
-                (_, message) => bail!("the agent said {message:?} out of turn"),
+                (stage, _) => bail!("the agent said something out of turn ({stage:?})"),
             }
         }
         self.decoder = decoder;
@@ -251,6 +260,19 @@ impl Builder {
     fn say(&mut self, frames: &[u8]) -> anyhow::Result<()> {
         self.process.channel.write_all(frames).context("the channel to the guest")
     }
+}
+
+/// Lets a builder hear what a guest and a QEMU say that are played through `process`, until it gives up.
+#[cfg(any(test, fuzzing))]
+pub fn hear(process: QemuProcess, more: &mut dyn FnMut() -> bool) -> bool {
+    let mut builder =
+        Builder { process, decoder: Decoder::new(), stage: Stage::Booting, save_to: StateUri::FdSet(0), plugs: true };
+    while more() && builder.stage != Stage::Done {
+        if builder.advance(&[]).is_err() {
+            return false;
+        }
+    }
+    builder.stage == Stage::Done
 }
 
 /// What this QEMU is able to, from its version.

@@ -32,6 +32,8 @@ use super::signals::Signal;
 use build::Built;
 use lock::Waited;
 
+#[cfg(any(test, fuzzing))]
+pub use self::{build::hear, store::Manifest};
 pub use build::Terms;
 pub use key::{Key, Recipe};
 pub use shape::{BLOCK_MIB, Shape};

@@ -14,7 +14,7 @@ pub const CASES: &[Case] = &[
         enter 'echo quit $?'; see '^quit 131'; see_last '^in>'
         enter "sh -c 'echo three; exec sleep 100'"; see '^three'; keys C-z; see 'Stopped'; see_last '^in>'
         enter 'fg; echo resumed $?'; see "^sh -c 'echo three"; sleep 0.5; keys C-c; see_last '^in>'
-        enter 'jobs; exit 5'; see '^status 5'
+        enter 'jobs; exit 5'; see '^status 5'; see_last '^>'
         screen | grep -v -e '^vm: ' -e '^> ulimit' -e '^exit$'"#,
     ),
     same(
@@ -36,13 +36,13 @@ pub const CASES: &[Case] = &[
         enter 'PS1="in> " srun -Q $VM --pty bash --norc'; see '^in>'
         enter 'top -d 100'; see 'load average'; see '[0-9] stopped'; see 'PID USER.*COMMAND'
         screen | grep -o -e 'load average' -e 'PID USER.*COMMAND' -e '[0-9]* stopped'
-        keys q; see '^in>'; enter 'exit 3'; see '^>'; enter 'echo status $?'; see '^status 3'; screen | tail -2"#,
+        keys q; see_last '^in>'; enter 'exit 3'; see_last '^>'; enter 'echo status $?'; see '^status 3'; see_last '^>'; screen | tail -2"#,
     ),
     same(
         "pty",
         "the terminal works again after the step was killed",
         r#"open_terminal
-        enter 'srun -Q -J victim $VM --pty bash -c ": > started; stty raw -echo; sleep 100"'; until_file started; sleep 0.5
+        enter 'srun -Q -J victim $VM --pty bash -c "stty raw -echo; : > started; sleep 100"'; until_file started; sleep 0.5
         kill -9 $(task_pids victim); while [ -n "$(job victim)" ]; do sleep 0.1; done; sleep 1
         enter 'stty -a | tr " ;" "\n" | grep -xE -e "-?(icanon|echo|isig|opost|icrnl)" | tr "\n" " "; echo end'; see '^-?icrnl.*end$'
         screen | grep -E '^-?icrnl.*end$'"#,
@@ -62,8 +62,9 @@ pub const CASES: &[Case] = &[
         r#"open_terminal
         enter 'PS1="alloc> " salloc -Q $VM bash --norc'; see '^alloc>'
         enter 'PS1="in> " srun -Q --pty bash --norc 2> /dev/null'; see '^in>'
-        enter 'tty | tr -d 0-9; test -t 0 -a -t 1 -a -t 2 && echo all three; exit 4'; see '^all three'; sleep 0.5
-        enter 'echo step $?'; see '^step 4'; enter 'exit 6'; sleep 0.5; enter 'echo salloc $?'; see '^salloc 6'
+        enter 'tty | tr -d 0-9; test -t 0 -a -t 1 -a -t 2 && echo all three; exit 4'; see '^all three'; see_last '^alloc>'
+        enter 'echo step $?'; see '^step 4'; see_last '^alloc>'; enter 'exit 6'; see_last '^>'
+        enter 'echo salloc $?'; see '^salloc 6'; see_last '^>'
         screen | grep -v '^vm: '"#,
     ),
 ];

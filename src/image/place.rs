@@ -1,0 +1,71 @@
+//! Where a new image goes, and whether it can.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use nix::unistd::{AccessFlags, access};
+
+use crate::request::{ImageName, SaveSpec};
+
+/// A place that was looked at: the directory is there and this user may write it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewImage {
+    /// Name of the image.
+    pub name: ImageName,
+    /// Directory for disk and entry.
+    pub dir: PathBuf,
+    /// Replace an image of that name.
+    pub replace: bool,
+}
+
+impl NewImage {
+    /// Finds the directory that `spec` means; `catalogue` are the site's, of which the first that this user may
+    /// write is meant by a name alone.
+    ///
+    /// # Errors
+    /// When there is no such directory or the name is taken; the text is for the user.
+    pub fn find(spec: &SaveSpec, catalogue: &[PathBuf]) -> anyhow::Result<Self> {
+        let SaveSpec { name, dir, replace } = spec.clone();
+        let dir = match dir {
+            Some(dir) => dir,
+            None => catalogue.iter().find(|dir| writable(dir).is_ok()).cloned().with_context(|| {
+                format!(
+                    "'{name}': you may write to no directory of the catalogue; give a path, as in /DIRECTORY/{name}"
+                )
+            })?,
+        };
+        writable(&dir)?;
+        let entry = dir.join(format!("{name}.toml"));
+        if !replace && entry.symlink_metadata().is_ok() {
+            bail!("image '{name}' exists in {}; choose another name, or say that it shall be replaced", dir.display());
+        }
+        Ok(Self { name, dir, replace })
+    }
+}
+
+fn writable(dir: &Path) -> anyhow::Result<()> {
+    ensure!(dir.is_dir(), "{} is no directory", dir.display());
+    let rights = AccessFlags::W_OK | AccessFlags::X_OK;
+    access(dir, rights).with_context(|| format!("the directory {} cannot be written", dir.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_goes_to_the_first_directory_that_can_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalogue = [PathBuf::from("/nonexistent"), dir.path().to_owned()];
+        let find = |text: &str| NewImage::find(&text.parse().unwrap(), &catalogue);
+        assert_eq!(find("mine").unwrap().dir, dir.path());
+        std::fs::write(dir.path().join("mine.toml"), "").unwrap();
+        let error = find("mine").unwrap_err().to_string();
+        assert!(error.contains("'mine' exists in"), "{error}");
+        assert!(find("mine,replace").unwrap().replace);
+        let error = find("/nonexistent/mine").unwrap_err().to_string();
+        assert!(error.contains("/nonexistent is no directory"), "{error}");
+        let error = NewImage::find(&"mine".parse().unwrap(), &[]).unwrap_err().to_string();
+        assert!(error.contains("give a path"), "{error}");
+    }
+}

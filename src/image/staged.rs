@@ -1,0 +1,149 @@
+//! Files that appear under their name complete or not at all.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::Context;
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::linkat;
+
+/// Names that files of this process have only until they are published.
+static NAMES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn names() -> MutexGuard<'static, Vec<PathBuf>> {
+    NAMES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From now on, a signal that ends this process removes what it has staged under a name first. To be called
+/// before any thread is started.
+///
+/// # Errors
+/// When the system refuses.
+pub fn clean_up_on_signals() -> anyhow::Result<()> {
+    let mut ending = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
+        ending.add(signal);
+    }
+    ending.thread_block().context("signals")?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let Ok(signal) = ending.wait() else { return };
+        // Held until the end, so that nothing is named any more.
+        let names = names();
+        for path in names.iter() {
+            let _ = std::fs::remove_file(path);
+        }
+        std::process::exit(128 + signal as i32);
+    })?;
+    Ok(())
+}
+
+/// A file that is being written. Dropping it leaves nothing.
+///
+/// Where the file system can, it has no name until it is published, so that not even a killed process
+/// leaves it behind (NFS and some others cannot).
+#[derive(Debug)]
+pub struct Staged {
+    file: File,
+    /// The name it has meanwhile, where it needs one.
+    name: Option<PathBuf>,
+}
+
+impl Staged {
+    /// An empty file in `dir`, which must be on the file system of its final place.
+    ///
+    /// # Errors
+    /// When `dir` cannot be written.
+    pub fn create(dir: &Path) -> io::Result<Self> {
+        match OpenOptions::new().read(true).write(true).mode(0o666).custom_flags(libc::O_TMPFILE).open(dir) {
+            Ok(file) => return Ok(Self { file, name: None }),
+            // EISDIR: a kernel or file system that does not know O_TMPFILE opens the directory.
+            Err(error) if !matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR)) => return Err(error),
+            Err(_) => {}
+        }
+        let name = dir.join(format!(".spank-vm.{}.partial", std::process::id()));
+        let mut names = names();
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o666).open(&name)?;
+        names.push(name.clone());
+        Ok(Self { file, name: Some(name) })
+    }
+
+    /// What it holds.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// A path that this process and its children can open it by, as long as it is staged.
+    pub fn path(&self) -> PathBuf {
+        match &self.name {
+            Some(name) => name.clone(),
+            None => format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()).into(),
+        }
+    }
+
+    /// Gives it the name `to`, in the place of whatever has that name if `replace`.
+    ///
+    /// # Errors
+    /// When the name is taken and `replace` is not wanted, or the system refuses.
+    pub fn publish(mut self, to: &Path, replace: bool) -> anyhow::Result<()> {
+        let named = |path: &Path| linkat(AT_FDCWD, &self.path(), AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW);
+        if !replace {
+            return named(to).with_context(|| to.display().to_string());
+        }
+        if self.name.is_none() {
+            // A link cannot take another's place, a name can.
+            let meanwhile = to.with_file_name(format!(".spank-vm.{}.partial", std::process::id()));
+            let _ = std::fs::remove_file(&meanwhile);
+            names().push(meanwhile.clone());
+            named(&meanwhile).with_context(|| meanwhile.display().to_string())?;
+            self.name = Some(meanwhile);
+        }
+        let from = self.name.take().unwrap_or_default();
+        std::fs::rename(&from, to).with_context(|| to.display().to_string()).inspect_err(|_| {
+            let _ = std::fs::remove_file(&from);
+        })?;
+        names().retain(|other| *other != from);
+        Ok(())
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name {
+            let _ = std::fs::remove_file(name);
+            names().retain(|other| other != name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn staged(dir: &Path, text: &str) -> Staged {
+        let staged = Staged::create(dir).unwrap();
+        std::fs::write(staged.path(), text).unwrap();
+        staged.file().write_all(b"").unwrap();
+        staged
+    }
+
+    #[test]
+    fn a_file_appears_complete_and_takes_another_s_place_only_if_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("image.toml");
+        drop(staged(dir.path(), "dropped"));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        staged(dir.path(), "one").publish(&to, false).unwrap();
+        let error = staged(dir.path(), "two").publish(&to, false).unwrap_err();
+        assert!(error.to_string().contains("image.toml"), "{error:#}");
+        assert_eq!(std::fs::read_to_string(&to).unwrap(), "one");
+        staged(dir.path(), "three").publish(&to, true).unwrap();
+        assert_eq!(std::fs::read_to_string(&to).unwrap(), "three");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

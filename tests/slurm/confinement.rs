@@ -1,0 +1,146 @@
+//! What a VM's processes may do on the node, and what other users may do to them.
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::Case;
+use crate::cluster::{Cluster, ran};
+use crate::hostile::{field, processes};
+use crate::streams::wait_for;
+
+pub const CASES: &[Case] = &[
+    ("qemu_has_no_right_descriptor_or_variable_that_it_does_not_need", confined),
+    ("jobs_of_root_are_refused_unless_the_site_allows_them", no_root),
+    ("a_job_of_root_acts_on_its_shares_without_the_capabilities_of_root", tame_root),
+];
+
+/// The user id of `nobody`: another user of the node.
+const STRANGER: &str = "65534";
+
+/// Runs `look` at the QEMU of a step that waits meanwhile.
+fn with_qemu(cluster: &Cluster, look: impl FnOnce(&Path)) {
+    let dir = cluster.work_dir();
+    let script = "echo > running; while [ ! -e seen ]; do sleep 0.1; done";
+    let mut step = cluster.command_in(&dir, &["srun", "--vm-image=tiny", "sh", "-c", script]);
+    let step = step.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for(&dir.join("running"));
+    let kit = format!("{}/kit/", cluster.dir.display());
+    let is_qemu = |process: &PathBuf| {
+        let words = fs::read(process.join("cmdline")).unwrap_or_default();
+        words.starts_with(b"/usr/bin/qemu") && String::from_utf8_lossy(&words).contains(&kit)
+    };
+    let found: Vec<PathBuf> = processes().filter(is_qemu).collect();
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        assert_eq!(found.len(), 1, "{found:?}");
+        look(&found[0]);
+    }));
+    fs::write(dir.join("seen"), "").unwrap();
+    ran(step.wait_with_output().unwrap()).ok();
+    if let Err(panic) = result {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn confined(cluster: &Cluster) {
+    with_qemu(cluster, |qemu| {
+        let user = fs::metadata(cluster.work_dir()).unwrap().uid();
+        let threads: Vec<PathBuf> = fs::read_dir(qemu.join("task")).unwrap().map(|task| task.unwrap().path()).collect();
+        for thread in threads.iter().chain([&qemu.to_owned()]) {
+            let is = |name: &str, value: &str| assert_eq!(field(thread, name).unwrap(), value, "{name}");
+            is("Uid:", &format!("{user} {user} {user} {user}"));
+            is("NoNewPrivs:", "1");
+            // 2: a filter is on.
+            is("Seccomp:", "2");
+            for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+                is(set, "0000000000000000");
+            }
+        }
+        assert_eq!(fs::read(qemu.join("environ")).unwrap(), b"PATH=/usr/bin:/bin\0");
+        assert_eq!(fs::read_link(qemu.join("cwd")).unwrap(), Path::new("/"));
+        let limits = fs::read_to_string(qemu.join("limits")).unwrap();
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        assert_eq!(core.split_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
+        let session = fs::read_to_string(qemu.join("stat")).unwrap();
+        let session = session.rsplit_once(')').unwrap().1.split_whitespace().nth(3).unwrap();
+        assert_eq!(session, qemu.file_name().unwrap(), "a session of its own");
+        descriptors(cluster, qemu);
+        strangers(cluster, qemu, user);
+    });
+}
+
+/// Every open descriptor is of a kind that was meant.
+fn descriptors(cluster: &Cluster, qemu: &Path) {
+    let below = |dir: &str| cluster.dir.join(dir).display().to_string();
+    let places = ["images", "kit", "templates", "scratch", "work"].map(below);
+    let home = Command::new("sh").arg("-c").arg(format!("echo ~{}", cluster.user)).output().unwrap();
+    let home = String::from_utf8(home.stdout).unwrap().trim().to_owned();
+    let (mut sockets, mut scratch) = (0, 0);
+    for descriptor in fs::read_dir(qemu.join("fd")).unwrap().flatten() {
+        // It may be gone: 9p opens and closes.
+        let Ok(target) = fs::read_link(descriptor.path()) else { continue };
+        let target = target.to_str().unwrap().to_owned();
+        sockets += usize::from(target.starts_with("socket:"));
+        scratch += usize::from(target.starts_with(&places[3]));
+        let meant = target == "/dev/null"
+            || target == home
+            || ["socket:", "pipe:", "anon_inode:", "/dev/kvm", "/memfd:"].iter().any(|kind| target.starts_with(kind))
+            || places.iter().any(|place| target.starts_with(place));
+        assert!(meant, "QEMU has {target} open");
+    }
+    // Channel, console, monitor; and one private disk that has no name.
+    assert_eq!(sockets, 3);
+    assert!(scratch >= 1);
+}
+
+/// Another user of the node, and the job's own user where things are root's.
+fn strangers(cluster: &Cluster, qemu: &Path, user: u32) {
+    let may = |uid: &str, words: &[&str]| {
+        let ids = [format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".to_owned()];
+        let mut command = Command::new("setpriv");
+        command.args(ids).arg("--").args(words).stdout(Stdio::null()).stderr(Stdio::null()).stdin(Stdio::null());
+        command.status().unwrap().success()
+    };
+    assert!(may(STRANGER, &["ls", "/proc"]), "another user can do something");
+    let qemu = |name: &str| qemu.join(name).display().to_string();
+    for file in ["environ", "maps", "fd/0", "mem"] {
+        assert!(!may(STRANGER, &["head", "-c1", &qemu(file)]), "{file}");
+    }
+    let templates = cluster.dir.join(format!("templates/users/{user}")).display().to_string();
+    assert!(!may(STRANGER, &["ls", &templates]), "templates of another user");
+    let user = user.to_string();
+    let state = cluster.dir.join("state");
+    let task = fs::read_dir(&state).unwrap().flatten().map(|entry| entry.path()).find(|path| path.is_dir()).unwrap();
+    for dir in [&state, &task, &cluster.dir.join("templates"), &cluster.dir.join("templates/users")] {
+        let file = dir.join("mine").display().to_string();
+        for uid in [user.as_str(), STRANGER] {
+            assert!(!may(uid, &["touch", &file]), "user {uid} can fill {}", dir.display());
+        }
+    }
+    let status = task.join("status.toml").display().to_string();
+    assert!(!may(&user, &["sh", "-c", &format!("echo >> {status}")]) && !may(&user, &["rm", "-f", &status]));
+}
+
+fn no_root(cluster: &Cluster) {
+    cluster.with_config("allow_root = false\n", || {
+        let srun = cluster.command_as("root", Path::new("/"), &["srun", "--vm-image=tiny", "true"]).output();
+        ran(srun.unwrap()).fails_with_one_line(&["jobs of root", "allow_root = true"]);
+    });
+}
+
+fn tame_root(cluster: &Cluster) {
+    let dir = cluster.dir.join("of-root");
+    DirBuilder::new().mode(0o700).create(&dir).unwrap();
+    let foreign = dir.join("foreign");
+    fs::write(&foreign, "LEAK\n").unwrap();
+    std::os::unix::fs::chown(&foreign, Some(65534), Some(65534)).unwrap();
+    fs::set_permissions(&foreign, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let script = "cat foreign 2>/dev/null; mknod zero c 1 5 2>/dev/null; [ -c zero ] && echo 'made a device'; \
+                  echo mine >mine; chown 65534 mine 2>/dev/null; id -u";
+    let words = ["srun", "--vm-image=tiny", "sh", "-c", script];
+    let stdout = ran(cluster.command_as("root", &dir, &words).output().unwrap()).ok();
+    assert_eq!(stdout, "0\n");
+    assert_eq!(fs::metadata(dir.join("mine")).unwrap().uid(), 0);
+    fs::remove_dir_all(dir).unwrap();
+}
