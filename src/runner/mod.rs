@@ -166,6 +166,11 @@ fn prepare(slot: &Slot) -> anyhow::Result<Parts> {
         std::env::consts::ARCH
     );
     let source = BootSource::of(&image, config)?;
+    ensure!(
+        slot.save.is_none() || matches!(source, BootSource::Kit(_)),
+        "image '{}' boots its own kernel (boot = \"full\"): a VM of it cannot be saved",
+        image.name
+    );
     let qemu = config.qemu_path()?;
     let cpus = usable_cpus()?;
     let size = plan::divide(&SlotResources {
