@@ -75,7 +75,7 @@ impl<R: Skip> Reader<R> {
         Self { input, position: 0, stored: 0, pad: 0, map: None, read: 0, size: 0, globals: Vec::new() }
     }
 
-    /// Where the stream is: after [`Reader::next`], the first byte of the entry's content.
+    /// Where the stream is: after [`Reader::next_entry`], the first byte of the entry's content.
     pub fn position(&self) -> u64 {
         self.position
     }
@@ -89,7 +89,7 @@ impl<R: Skip> Reader<R> {
     ///
     /// # Errors
     /// The archive is cut off or damaged, or the stream cannot be read.
-    pub fn next(&mut self) -> io::Result<Option<Entry>> {
+    pub fn next_entry(&mut self) -> io::Result<Option<Entry>> {
         self.leave_entry()?;
         let mut extended = Extended { records: self.globals.clone(), ..Extended::default() };
         loop {

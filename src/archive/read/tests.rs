@@ -8,7 +8,7 @@ use super::*;
 fn all(bytes: &[u8]) -> io::Result<Vec<(Entry, Vec<u8>)>> {
     let mut reader = Reader::new(bytes);
     let mut found = Vec::new();
-    while let Some(entry) = reader.next()? {
+    while let Some(entry) = reader.next_entry()? {
         let mut content = Vec::new();
         reader.content().read_to_end(&mut content)?;
         found.push((entry, content));
@@ -106,7 +106,7 @@ fn every_dialect_of_gnu_tar_is_understood_with_holes_and_long_names() {
         // Content that nobody reads is passed over just as well.
         let mut reader = Reader::new(&bytes[..]);
         let mut count = 0;
-        while let Some(_entry) = reader.next().unwrap() {
+        while let Some(_entry) = reader.next_entry().unwrap() {
             count += 1;
         }
         assert_eq!(count, found.len(), "{format:?}");

@@ -239,7 +239,7 @@ fn finish(
 }
 
 fn next<R: crate::archive::Skip>(reader: &mut Reader<R>) -> anyhow::Result<Option<Entry>> {
-    let entry = reader.next()?;
+    let entry = reader.next_entry()?;
     if let Some(Entry { kind: Kind::File(size), .. }) = &entry {
         ensure!(*size <= i64::MAX as u64, "the archive has a file of {size} bytes");
     }

@@ -68,7 +68,7 @@ pub fn of_archive(part: Part) -> anyhow::Result<Vec<Layer>> {
     let mut files = HashMap::new();
     let mut links = HashMap::new();
     let mut reader = Reader::new(part.reader(&Progress::none()));
-    while let Some(entry) = reader.next()? {
+    while let Some(entry) = reader.next_entry()? {
         let name = String::from_utf8_lossy(&entry.path).trim_start_matches("./").to_owned();
         ensure!(files.len() + links.len() < FILES_MAX, "the archive has too many files for a container image");
         match entry.kind {

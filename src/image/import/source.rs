@@ -81,5 +81,5 @@ impl Source {
 fn is_tar(start: &[u8]) -> bool {
     start.len() >= 512
         && start[..512].iter().any(|&byte| byte != 0)
-        && !matches!(Reader::new(start).next(), Err(error) if error.to_string().contains("check sum"))
+        && !matches!(Reader::new(start).next_entry(), Err(error) if error.to_string().contains("check sum"))
 }

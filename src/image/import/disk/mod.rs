@@ -165,12 +165,12 @@ fn is_btrfs_like(start: &[u8]) -> bool {
 pub fn in_appliance(archive: &Part, name: &str) -> anyhow::Result<Option<Disk>> {
     let mut reader = Reader::new(archive.reader(&Progress::none()));
     // The description comes first, so other archives are not read for this.
-    match reader.next() {
+    match reader.next_entry() {
         Ok(Some(entry)) if entry.path.ends_with(b".ovf") => {}
         _ => return Ok(None),
     }
     let mut disks = Vec::new();
-    while let Some(entry) = reader.next().with_context(|| name.to_owned())? {
+    while let Some(entry) = reader.next_entry().with_context(|| name.to_owned())? {
         let Kind::File(size) = entry.kind else { continue };
         let part = archive.range(reader.position(), size).with_context(|| format!("{name} is cut off"))?;
         if [&b".ovf"[..], b".mf", b".cert", b".iso", b".nvram"].iter().any(|ending| entry.path.ends_with(ending)) {
