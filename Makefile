@@ -49,7 +49,7 @@ PLUGINDIR  ?= $(or $(shell timeout 5 scontrol show config 2>/dev/null | awk '$$1
 LIBEXECDIR ?= $(PREFIX)/libexec/spank-vm
 SHAREDIR   ?= $(PREFIX)/share/spank-vm
 
-SCRIPTS := .ci/run packaging/debian-deps benches/paper-way tests/cluster/cluster tests/cluster/demo tests/cluster/lib/v2-node \
+SCRIPTS := .ci/run fuzz/run packaging/debian-deps benches/paper-way tests/cluster/cluster tests/cluster/demo tests/cluster/lib/v2-node \
            $(wildcard tests/cluster/lib/*.sh tests/images/*) tests/parity/prelude.sh slurm-conf/example-job.sh
 
 # What the tests of the real cluster find the build by.
@@ -75,7 +75,7 @@ demo: deps build kit images ## start a small Slurm and show VM jobs in it (as ro
 demo-stop: ## end the demo's Slurm
 	@tests/cluster/demo stop
 
-.PHONY: test lint lint-rust lint-shell test-unit test-hooks test-slurm test-parity test-long parity bench figure4
+.PHONY: test lint lint-rust lint-shell test-unit test-hooks test-slurm test-parity test-long fuzz miri parity bench bench-plugin figure4
 # One after the other, whatever -j says: the machine is measured by these tests too.
 test: ## everything that must pass: lint, unit, hook, real-Slurm and parity tests (as root)
 	@$(MAKE) deps
@@ -123,6 +123,17 @@ test-long: build kit images-long disks ## cases that move gigabytes, wait for ti
 	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test slurm
 	$(call section,long cases of parity)
 	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test parity
+	@$(MAKE) fuzz
+
+# Not called SECONDS in recipes: that is a variable of the shell.
+fuzz: ## what guests and users can forge, 10 s per reader; SECONDS=3600 for an hour each
+	$(call section,fuzzing)
+	CARGO=$(CARGO) fuzz/run $(or $(SECONDS),10)
+
+# Interprets what unsafe code there is to interpret; tests that start programs or need Slurm are left out.
+miri: ## wire format, request and Slurm's face under miri (needs: rustup toolchain install nightly -c miri)
+	MIRIFLAGS=-Zmiri-disable-isolation $(CARGO) +nightly miri test --target-dir $(TARGET)/miri \
+	  --no-default-features --features plugin --lib -- proto:: request:: spank:: plugin::options plugin::args
 
 parity: test-parity test-long ## both, and PARITY.md anew from what was seen
 	cat $(TARGET)/PARITY.md $(TARGET)/PARITY-long.md >PARITY.md
@@ -131,6 +142,10 @@ bench: build kit images images-full ## all ways of starting and throughput, into
 	$(call section,benchmark)
 	$(CARGO) bench --quiet $(RUNNER_FEATURES) --bench start
 	$(CARGO) bench --quiet $(RUNNER_FEATURES) --bench throughput
+
+bench-plugin: build kit images ## what the plugin adds to a bare-metal srun, into target/bench/plugin.csv (RUNS=200; as root)
+	$(call section,the plugin's cost)
+	$(CARGO) bench --quiet $(RUNNER_FEATURES) --bench plugin
 
 # An hour or more; benches/figure4/main.rs says which variables measure less of it.
 figure4: build kit images images-full ## the paper's Figure 4 again, into target/figure4 (REPEATS=10; as root)

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Deserialize;
 
+use crate::image::{Catalogue, Person, check_pattern};
 use crate::request::{MAX_VMS_PER_SLOT, ShareSpec};
 
 /// Where the configuration is looked for unless the plugin or `--config` names another file.
@@ -37,6 +38,29 @@ pub enum MachineChoice {
     Q35,
 }
 
+/// Where VMs read their image from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Delivery {
+    /// From a copy on the node, if the image's own place is not a disk of the node already.
+    Auto,
+    /// From a copy on the node.
+    Cache,
+    /// From where the image is.
+    InPlace,
+}
+
+impl Delivery {
+    /// The value as it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Cache => "cache",
+            Self::InPlace => "in-place",
+        }
+    }
+}
+
 /// How VMs start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -57,8 +81,19 @@ impl<'de> Deserialize<'de> for ShareSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Directories with image entries; the first that has a name wins.
+    /// Directories with image entries; the first that has a name wins. `~`, `%u` and `%g` in them are the user's
+    /// home, name and groups.
     pub image_dirs: Vec<PathBuf>,
+    /// Users may bring images of their own: paths, and the directories with `~` or `%u`.
+    pub user_images: bool,
+    /// Where VMs read their image from.
+    pub delivery: Delivery,
+    /// Root-owned directory on this node's disk for copies of images; `%n` in it is the node's name.
+    pub image_cache_dir: PathBuf,
+    /// What the copies of one user, or of the site, may take of it, in MiB.
+    pub image_cache_mib: u64,
+    /// Seconds that a job waits for the copy of its image before it reads it where it is.
+    pub image_copy_timeout_s: u64,
     /// The boot kit's directory.
     pub kit: PathBuf,
     /// The QEMU binary; a name without a slash is looked for in `/usr/bin`, `/usr/local/bin` and `/usr/libexec`.
@@ -100,7 +135,16 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            image_dirs: vec!["/var/lib/spank-vm/images".into(), "/usr/share/spank-vm/images".into()],
+            image_dirs: vec![
+                "/var/lib/spank-vm/images".into(),
+                "/usr/share/spank-vm/images".into(),
+                "~/.local/share/spank-vm/images".into(),
+            ],
+            user_images: true,
+            delivery: Delivery::Auto,
+            image_cache_dir: "/var/cache/spank-vm/images".into(),
+            image_cache_mib: 20480,
+            image_copy_timeout_s: 600,
             kit: "/var/lib/spank-vm/kit".into(),
             qemu: "qemu-system-x86_64".into(),
             accel: AccelChoice::Auto,
@@ -111,7 +155,7 @@ impl Default for Config {
             template_cache_mib: 4096,
             scratch_dir: "/var/tmp".into(),
             default_memory_mib: 512,
-            memory_overhead_mib: 96,
+            memory_overhead_mib: 128,
             max_vms_per_slot: MAX_VMS_PER_SLOT,
             boot_timeout_s: 60,
             full_boot_timeout_s: 240,
@@ -154,6 +198,7 @@ impl Config {
             ("boot_timeout_s", self.boot_timeout_s),
             ("full_boot_timeout_s", self.full_boot_timeout_s),
             ("kvm_timeout_s", self.kvm_timeout_s),
+            ("image_copy_timeout_s", self.image_copy_timeout_s),
             ("max_vms_per_slot", self.max_vms_per_slot.into()),
         ];
         for (key, value) in at_least_one {
@@ -164,7 +209,28 @@ impl Config {
             "max_vms_per_slot = {}: at most {MAX_VMS_PER_SLOT}",
             self.max_vms_per_slot
         );
+        for dir in &self.image_dirs {
+            check_pattern(dir)?;
+        }
+        anyhow::ensure!(
+            self.image_cache_dir.is_absolute(),
+            "image_cache_dir = {:?}: an absolute path is needed",
+            self.image_cache_dir
+        );
         Ok(())
+    }
+
+    /// The directory for copies of images on this node.
+    pub fn image_cache_dir(&self) -> PathBuf {
+        match self.image_cache_dir.to_str() {
+            Some(text) if text.contains("%n") => text.replace("%n", &node_name()).into(),
+            _ => self.image_cache_dir.clone(),
+        }
+    }
+
+    /// The images that whoever runs this process finds.
+    pub fn catalogue(&self) -> Catalogue {
+        Catalogue::of(&self.image_dirs, Person::of_process(), self.user_images)
     }
 
     /// The QEMU binary's path.
@@ -188,6 +254,14 @@ impl Config {
             )
         })
     }
+}
+
+/// This node's name: Slurm's for it in a job or a prolog, else the host's.
+fn node_name() -> String {
+    let is_plain = |name: &String| !name.is_empty() && !name.starts_with('.') && !name.contains('/');
+    let of_slurm = std::env::var("SLURMD_NODENAME").ok().filter(is_plain);
+    let of_host = || nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
+    of_slurm.unwrap_or_else(|| of_host().split('.').next().unwrap_or_default().to_owned())
 }
 
 #[cfg(test)]

@@ -85,8 +85,8 @@ impl Series {
     /// Memory of a job that starts `vms` VMs, in MiB.
     pub fn job_mib(self, vms: u32) -> u32 {
         match self {
-            // Guest, 96 MiB for QEMU, and a part of what the job's own processes need.
-            Self::Bare | Self::Clone | Self::KitBoot => vms * (GUEST_MIB + 96 + 32),
+            // Guest, 128 MiB for QEMU, and a part of what the job's own processes need.
+            Self::Bare | Self::Clone | Self::KitBoot => vms * (GUEST_MIB + 128 + 32),
             // 256 MiB for the guest; the rest is QEMU's, 64 MiB of it for translated code.
             Self::Paper => vms * 368,
         }

@@ -23,8 +23,8 @@ use resources::{cpu_ms_per_vm, memory_of_idle_clones};
 use step::{Case, Run, is_installed};
 use table::Table;
 
-/// Memory of a node in MiB: 64 VMs of 256 MiB and 96 MiB more. Slurm only counts it; clones share most of theirs.
-const NODE_MIB: u64 = 64 * (256 + 96) + 64;
+/// Memory of a node in MiB: 64 VMs of 256 MiB and 128 MiB more. Slurm only counts it; clones share most of theirs.
+const NODE_MIB: u64 = 64 * (256 + 128) + 64;
 
 /// The kernel that virtme-ng boots, with its modules in ../lib/modules; without, it takes the host's.
 const VNG_KERNEL: &str = "VNG_KERNEL";
@@ -129,7 +129,7 @@ fn cases(cluster: &Cluster, runs: usize) -> Vec<Case> {
 /// `srun` of a command in `n` VMs on one node.
 fn srun_vm(n: u32, vm_mib: u32, command: &[&str]) -> Vec<String> {
     let mut argv = words(&["srun", "-Q", "-N1", "-n1", "-c2", "--vm-image=debian12", "--vm-cpus=1"]);
-    argv.extend([format!("--vms-per-slot={n}"), format!("--vm-mem={vm_mib}"), format!("--mem={}", n * (vm_mib + 96))]);
+    argv.extend([format!("--vms-per-slot={n}"), format!("--vm-mem={vm_mib}"), format!("--mem={}", n * (vm_mib + 128))]);
     argv.extend(words(command));
     argv
 }

@@ -19,7 +19,7 @@ use super::error::{AgentError, Doing};
 use super::kmsg;
 use super::modules::Modules;
 use super::rootfs::{FsType, SUPER_BLOCK_AREA};
-use super::{net, sys};
+use super::{net, oom, sys};
 
 /// Where the parts of the root are put together, in the initramfs.
 const IMAGE: &str = "/image";
@@ -226,6 +226,7 @@ fn furnish() {
     }
     complain(open_tmp());
     complain(net::loopback_up());
+    complain(oom::set_policy());
     // Memory that the runner plugs after a clone comes into use by itself. It never leaves again,
     // so it need not be movable: the kernel may keep its own data there.
     let policy = "/sys/devices/system/memory/auto_online_blocks";

@@ -19,6 +19,7 @@ use super::hostkeys::HostKeys;
 use super::machine::{Machine, Reaped};
 use super::memory::Arrival;
 use super::net::{self, NetSetup};
+use super::oom::Killings;
 use super::shares::Shares;
 use super::task::Credentials;
 use super::traces::Traces;
@@ -36,6 +37,7 @@ pub(super) struct Guest {
     traces: Traces,
     /// From the template until all memory of the clone is there.
     arrival: Option<Arrival>,
+    killings: Killings,
 }
 
 impl Guest {
@@ -51,6 +53,7 @@ impl Guest {
             keys: HostKeys::find(),
             traces: Traces::default(),
             arrival: None,
+            killings: Killings::default(),
         })
     }
 }
@@ -100,6 +103,10 @@ impl Machine for Guest {
             self.arrival = None;
         }
         self.arrival.is_some()
+    }
+
+    fn killed_for_memory(&mut self) -> Option<String> {
+        self.killings.news()
     }
 
     fn configure_net(&mut self, setup: &NetSetup) -> Result<(), AgentError> {

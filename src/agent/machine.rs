@@ -45,6 +45,8 @@ pub(super) trait Machine {
     fn expect_memory(&mut self, bytes: u64);
     /// Whether memory may still be on its way; asked again every [`super::memory::LOOK_EVERY`] while a command runs.
     fn awaits_memory(&mut self) -> bool;
+    /// What there is to tell of processes that the guest's kernel killed for lack of memory.
+    fn killed_for_memory(&mut self) -> Option<String>;
     /// Configures the network interface.
     fn configure_net(&mut self, setup: &NetSetup) -> Result<(), AgentError>;
     /// Mounts a share.

@@ -37,6 +37,7 @@ mod machine;
 mod memory;
 mod modules;
 mod net;
+mod oom;
 mod port;
 mod processes;
 mod pump;

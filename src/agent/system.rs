@@ -26,6 +26,7 @@ use super::error::{AgentError, Doing};
 use super::machine::{Machine, Reaped};
 use super::memory::Arrival;
 use super::net::{self, NetSetup};
+use super::oom::Killings;
 use super::shares::Shares;
 use super::task::Credentials;
 use super::traces::Traces;
@@ -53,6 +54,7 @@ pub(super) struct System {
     settled: bool,
     /// What sessions changed in the root for their own sake.
     traces: Traces,
+    killings: Killings,
     arrival: Option<Arrival>,
 }
 
@@ -61,7 +63,8 @@ impl System {
     pub fn new(times: BootTimes, adopts_orphans: bool) -> Result<Self, AgentError> {
         let children = Children::watch()?;
         let (shares, traces) = (Shares::default(), Traces::default());
-        Ok(Self { times, shares, children, adopts_orphans, settled: false, traces, arrival: None })
+        let killings = Killings::default();
+        Ok(Self { times, shares, children, adopts_orphans, settled: false, traces, killings, arrival: None })
     }
 
     /// Whether there is certainly nothing to kill.
@@ -125,11 +128,20 @@ impl Machine for System {
         self.arrival.is_some()
     }
 
+    fn killed_for_memory(&mut self) -> Option<String> {
+        self.killings.news()
+    }
+
     fn configure_net(&mut self, setup: &NetSetup) -> Result<(), AgentError> {
         net::configure(setup)
     }
 
     fn mount_share(&mut self, tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError> {
+        if !path.is_absolute() {
+            return Err(AgentError::Unfit(format!("the share {} has no absolute path", path.display())));
+        }
+        let made = self.traces.make_directories(Some(path));
+        made.doing(|| format!("create the mount point {}", path.display()))?;
         self.shares.mount(tag, path, read_only)
     }
 

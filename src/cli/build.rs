@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 use crate::config::Config;
 use crate::notice;
 use crate::proto::ExitStatus;
-use crate::request::{ImageName, SaveSpec, ShareSpec, parse_cpus, parse_memory};
+use crate::request::{ImageName, ImageRef, SaveSpec, ShareSpec, parse_cpus, parse_memory};
 use crate::runner::{self, EXIT_VM_FAILED, SaveAs, Slot};
 
 /// Where the guest has the script: in memory, so that it is in no image.
@@ -22,7 +22,7 @@ pub struct Arguments {
     name: ImageName,
     /// Image to start from
     #[arg(long, value_name = "BASE")]
-    from: ImageName,
+    from: ImageRef,
     /// Script that is run as root in a VM of the base; its first line names the interpreter
     #[arg(long, value_name = "SCRIPT")]
     run: PathBuf,
@@ -66,9 +66,10 @@ fn build(config: &Config, arguments: Arguments) -> anyhow::Result<ExitStatus> {
     let save = SaveAs::new(&SaveSpec { name, dir, replace }, arguments.description, config)?;
     let slot = Slot {
         config: config.clone(),
-        image: arguments.from,
+        image: super::image::from_here(arguments.from)?,
+        job: None,
         vms: 1,
-        memory_mib: None,
+        memory: None,
         vm_memory_mib: arguments.memory,
         vm_cpus: arguments.cpus,
         mounts: arguments.mount,

@@ -5,11 +5,12 @@ use std::process::Command;
 use anyhow::Context;
 
 use super::image::print;
-use crate::config::{AccelChoice, Config, StartChoice};
-use crate::image::Catalogue;
+use crate::config::{AccelChoice, Config, Delivery, StartChoice};
+use crate::image::{Image, ImageError};
 use crate::kit::Kit;
 use crate::proto::ExitStatus;
 use crate::request::ImageName;
+use crate::runner::delivery::Shelf;
 use crate::runner::{self, template::shelves};
 
 #[derive(Debug, clap::Args)]
@@ -34,6 +35,7 @@ pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitStatus>
         ("qemu", qemu(config)),
         ("kit", kit(config)),
         ("images", images(config)),
+        ("copies", copies(config)),
         ("scratch", scratch(config)),
         ("state", state(config)),
         ("templates", templates(config)),
@@ -57,6 +59,11 @@ pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitStatus>
 fn settings(config: &Config) -> String {
     let Config {
         image_dirs,
+        user_images,
+        delivery,
+        image_cache_dir,
+        image_cache_mib,
+        image_copy_timeout_s,
         kit,
         qemu,
         accel,
@@ -78,7 +85,9 @@ fn settings(config: &Config) -> String {
     } = config;
     let shares: Vec<String> = shares.iter().map(ToString::to_string).collect();
     format!(
-        "image_dirs = {image_dirs:?}\nkit = {kit:?}\nqemu = {qemu:?}\naccel = {:?}\nmachine = {:?}\nstart = {:?}\n\
+        "image_dirs = {image_dirs:?}\nuser_images = {user_images}\ndelivery = {:?}\n\
+         image_cache_dir = {image_cache_dir:?}\nimage_cache_mib = {image_cache_mib}\n\
+         image_copy_timeout_s = {image_copy_timeout_s}\nkit = {kit:?}\nqemu = {qemu:?}\naccel = {:?}\nmachine = {:?}\nstart = {:?}\n\
          state_dir = {state_dir:?}\ntemplate_dir = {template_dir:?}\ntemplate_cache_mib = {template_cache_mib}\n\
          scratch_dir = {scratch_dir:?}\ndefault_memory_mib = {default_memory_mib}\n\
          memory_overhead_mib = {memory_overhead_mib}\nmax_vms_per_slot = {max_vms_per_slot}\n\
@@ -86,6 +95,7 @@ fn settings(config: &Config) -> String {
          kvm_timeout_s = {kvm_timeout_s}\nallow_root = {allow_root}\n\
          share_home = {share_home}\n\
          shares = {shares:?}\n\n",
+        delivery.as_str(),
         format!("{accel:?}").to_lowercase(),
         format!("{machine:?}").to_lowercase(),
         format!("{start:?}").to_lowercase(),
@@ -110,17 +120,57 @@ fn kit(config: &Config) -> Finding {
 }
 
 fn images(config: &Config) -> Finding {
-    let images = match Catalogue::new(&config.image_dirs).list() {
+    let catalogue = config.catalogue();
+    let images = match catalogue.list() {
         Ok(images) => images,
         Err(error) => return Finding::Bad(error.to_string()),
     };
-    let usable = images.into_iter().map(|image| image.and_then(|image| image.open_disk().map(|_| image.name)));
+    let usable = images.into_iter().map(|image| image.and_then(|image| usable(&image).map(|()| image.name)));
     let (good, bad): (Vec<_>, Vec<_>) = usable.partition(Result::is_ok);
-    let names: Vec<String> = good.into_iter().flatten().map(|name| name.to_string()).collect();
+    let usable: Vec<String> = good.into_iter().flatten().map(|name| name.to_string()).collect();
+    let dirs = catalogue.dirs().iter().filter(|dir| dir.path.is_dir());
+    let dirs: Vec<String> = dirs.map(|dir| format!("{} ({})", dir.path.display(), dir.owner.as_str())).collect();
+    let names = format!("{} in {}", usable.join(" "), dirs.join(", "));
     match bad.into_iter().find_map(Result::err) {
-        Some(error) => Finding::Limited(format!("{}; {error}", names.join(" "))),
-        None if names.is_empty() => Finding::Bad("no images: 'spank-vm image import' makes one".to_owned()),
-        None => Finding::Good(names.join(" ")),
+        Some(error) => Finding::Limited(format!("{names}; {error}")),
+        None if usable.is_empty() => Finding::Bad("no images: 'spank-vm image import' makes one".to_owned()),
+        None => Finding::Good(names),
+    }
+}
+
+fn usable(image: &Image) -> Result<(), ImageError> {
+    image.check_disk(&image.open_disk()?).map(drop)
+}
+
+/// Where copies of images are kept on this node.
+fn copies(config: &Config) -> Finding {
+    use std::os::unix::fs::MetadataExt;
+    if config.delivery == Delivery::InPlace {
+        return Finding::Good("delivery = 'in-place': VMs read images where they are".to_owned());
+    }
+    let dir = config.image_cache_dir();
+    match std::fs::symlink_metadata(&dir) {
+        Ok(meta) if meta.is_dir() && meta.uid() == 0 && meta.mode() & 0o022 == 0 => {
+            let shelf = Shelf::for_process(&dir);
+            let copies = shelf.list();
+            let mib = copies.iter().map(|copy| copy.bytes).sum::<u64>() >> 20;
+            let whose = if shelf.is_site() { "of the site" } else { "of this user" };
+            let free =
+                nix::sys::statvfs::statvfs(&dir).map_or(0, |at| at.blocks_available() * at.fragment_size()) >> 20;
+            let text = format!("{}: {} {whose} with {mib} MiB, {free} MiB are free", dir.display(), copies.len());
+            if free < 1024 {
+                return Finding::Limited(format!("{text}: images that do not fit are read in place"));
+            }
+            Finding::Good(text)
+        }
+        Ok(_) => Finding::Limited(format!(
+            "{} must be a directory that only root can write; VMs read images in place until then",
+            dir.display()
+        )),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Finding::Good(format!("{}: made by the first VM step", dir.display()))
+        }
+        Err(error) => Finding::Limited(format!("{}: {error}; VMs read images in place", dir.display())),
     }
 }
 
@@ -191,7 +241,7 @@ fn kvm(config: &Config, image: Option<&ImageName>) -> Finding {
 }
 
 fn first_image(config: &Config) -> Option<Result<ImageName, crate::image::ImageError>> {
-    match Catalogue::new(&config.image_dirs).names() {
+    match config.catalogue().names() {
         Ok(names) => names.into_iter().next().map(Ok),
         Err(error) => Some(Err(error)),
     }

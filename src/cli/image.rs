@@ -12,29 +12,45 @@ use super::build;
 use crate::config::Config;
 use crate::image::import::disk::{self, Disk};
 use crate::image::import::import_path;
-use crate::image::{Catalogue, ImportOptions, Imported, Links, NewImage, clean_up_on_signals, import};
+use crate::image::{ImportOptions, Imported, Links, NewImage, clean_up_on_signals, import};
 use crate::notice;
 use crate::proto::ExitStatus;
-use crate::request::{ImageName, SaveSpec, parse_memory};
+use crate::request::{ImageName, ImageRef, SaveSpec, parse_memory};
 use crate::runner::helper::{self, BlockFormat, HelperDisk};
 use crate::runner::{InstallOptions, Installed, image_of_disk, install_agent};
 
+use super::catalogue;
+
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// List all images with their descriptions
+    /// List all images: size, where they come from, whether you can use them
     List,
-    /// Say whether an image can be used, by the exit code and one line
+    /// Say whether you can use an image, by the exit code and one line
     Check {
-        /// Name of the image
-        name: ImageName,
+        /// Name of the image, or path
+        image: ImageRef,
         /// Say too whether a new image can be made there
         #[arg(long, value_name = "NAME|/PATH[,replace]")]
         save: Option<SaveSpec>,
     },
-    /// Show what is known of an image
+    /// Show what is known of an image, of its disk and of its copy on this node
     Show {
-        /// Name of the image
-        name: ImageName,
+        /// Name of the image, or path
+        image: ImageRef,
+    },
+    /// Compare an image's disk, and its copies on this node, with the digest in its entry
+    Verify {
+        /// Name of the image, or path
+        image: ImageRef,
+    },
+    /// Copy images to this node before a job needs them: as root for everybody, else for yourself
+    Fetch {
+        /// Names of the images, or paths
+        #[arg(required_unless_present = "all")]
+        images: Vec<ImageRef>,
+        /// All images of the site
+        #[arg(long, conflicts_with = "images")]
+        all: bool,
     },
     /// Make an image from an archive, a directory, a container image or a disk
     ///
@@ -47,7 +63,7 @@ pub enum Command {
         /// Name of the new image
         #[arg(long)]
         name: ImageName,
-        /// Directory for disk and entry [default: the first of 'image_dirs']
+        /// Directory for disk and entry [default: root's is the site's, the first of 'image_dirs'; a user's the first with '~' or '%u']
         #[arg(long)]
         dir: Option<PathBuf>,
         /// One line for people
@@ -89,10 +105,10 @@ pub enum Command {
     },
     /// Make an image from another: run a script as root in a VM and save that VM
     Build(build::Arguments),
-    /// Remove an image; VMs that run from it are not harmed
+    /// Remove an image of yours; VMs that run from it are not harmed
     Remove {
-        /// Name of the image
-        name: ImageName,
+        /// Name of the image, or path of its entry
+        image: ImageRef,
     },
 }
 
@@ -105,28 +121,24 @@ pub fn run(config: &Config, command: Command) -> anyhow::Result<ExitStatus> {
 }
 
 fn manage(config: &Config, command: Command) -> anyhow::Result<()> {
-    let catalogue = Catalogue::new(&config.image_dirs);
     match command {
         // It has exit codes of its own.
         Command::Build(_) => Ok(()),
-        Command::List => list(&catalogue),
-        Command::Check { name, save } => {
-            catalogue.find(&name)?.open_disk()?;
+        Command::List => catalogue::list(config),
+        Command::Check { image, save } => {
+            catalogue::check(config, &from_here(image)?)?;
             if let Some(save) = save {
-                NewImage::find(&save, &config.image_dirs).with_context(|| format!("--vm-save={save}"))?;
+                NewImage::find(&save, config.catalogue().dir_for_new()).with_context(|| format!("--vm-save={save}"))?;
             }
             Ok(())
         }
-        Command::Show { name } => {
-            let image = catalogue.find(&name)?;
-            let size = image.open_disk()?.metadata()?.len();
-            print(&format!(
-                "name = {name}\nentry = {}\ndisk_path = {}\ndisk_bytes = {size}\n{}",
-                image.entry_path.display(),
-                image.disk.display(),
-                toml::to_string(&image.entry)?
-            ))
+        Command::Show { image } => catalogue::show(config, &from_here(image)?),
+        Command::Verify { image } => catalogue::verify(config, &from_here(image)?),
+        Command::Fetch { images, all } => {
+            let images = images.into_iter().map(from_here).collect::<anyhow::Result<Vec<_>>>()?;
+            catalogue::fetch_all(config, &images, all)
         }
+        Command::Remove { image } => catalogue::remove(config, &from_here(image)?),
         Command::Import { source, name, dir, description, append, replace, max_size, partition } => {
             let dir = image_dir(config, dir)?;
             let (links, arch) = (Links::default(), None);
@@ -136,7 +148,7 @@ fn manage(config: &Config, command: Command) -> anyhow::Result<()> {
         Command::InstallAgent { target, name, dir, description, partition, without_shares } => {
             let image = match name {
                 Some(name) => image_of_disk(&target, name, &image_dir(config, dir)?, description)?,
-                None => catalogue.find(&catalogued(&target)?)?,
+                None => config.catalogue().resolve(&catalogued(&target)?.into())?,
             };
             let installed = install_agent(config, &image, InstallOptions { partition, without_shares })?;
             for warning in &installed.warnings {
@@ -149,22 +161,21 @@ fn manage(config: &Config, command: Command) -> anyhow::Result<()> {
                  the disk without the agent is still there: {old}\n"
             ))
         }
-        Command::Remove { name } => {
-            let image = catalogue.find(&name)?;
-            std::fs::remove_file(&image.entry_path).with_context(|| image.entry_path.display().to_string())?;
-            // Only a disk that lies beside its entry came with it.
-            if image.disk.parent() == image.entry_path.parent() {
-                std::fs::remove_file(&image.disk).with_context(|| image.disk.display().to_string())?;
-            }
-            Ok(())
-        }
+    }
+}
+
+/// A relative path starts in the working directory.
+pub(super) fn from_here(image: ImageRef) -> anyhow::Result<ImageRef> {
+    match image.relative_path() {
+        Some(_) => Ok(image.seen_from(&std::env::current_dir().context("the working directory")?)),
+        None => Ok(image),
     }
 }
 
 /// Where a new image goes.
 fn image_dir(config: &Config, wanted: Option<PathBuf>) -> anyhow::Result<PathBuf> {
-    let dir = wanted.or_else(|| config.image_dirs.first().cloned());
-    dir.context("no directory for the image: 'image_dirs' is empty and --dir was not given")
+    let dir = wanted.or_else(|| config.catalogue().dir_for_new().map(Path::to_owned));
+    dir.context("no directory for your image among 'image_dirs', and --dir was not given")
 }
 
 /// The name of an image in the catalogue; a file needs `--name`.
@@ -220,21 +231,6 @@ fn export_disk(
 fn size(text: &str) -> Result<u64, String> {
     let mib = parse_memory(text).map_err(|_| "a size is needed, in MiB or with K, M, G or T behind it".to_owned())?;
     mib.checked_mul(1 << 20).ok_or_else(|| "that is too much".to_owned())
-}
-
-fn list(catalogue: &Catalogue<'_>) -> anyhow::Result<()> {
-    let images = catalogue.list()?;
-    if images.is_empty() {
-        return print("no images yet: 'spank-vm image import' makes one\n");
-    }
-    let mut text = String::new();
-    for image in images {
-        match image {
-            Ok(image) => text.push_str(&format!("{:<20} {}\n", image.name.as_str(), image.entry.description)),
-            Err(error) => text.push_str(&format!("{:<20} {error}\n", "(broken)")),
-        }
-    }
-    print(&text)
 }
 
 /// Writes to stdout; a reader that left (`| head`) is not an error.

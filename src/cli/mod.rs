@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod catalogue;
 mod check;
 mod image;
 mod kit;

@@ -9,15 +9,16 @@ use clap::ValueEnum;
 use crate::config::{AccelChoice, Config, MachineChoice};
 use crate::proto::ExitStatus;
 use crate::request::{
-    EnvEntry, ImageName, MAX_VMS_PER_SLOT, RequestError, SaveSpec, ShareSpec, parse_cpus, parse_memory, parse_variables,
+    EnvEntry, ImageRef, MAX_VMS_PER_SLOT, RequestError, SaveSpec, ShareSpec, parse_cpus, parse_memory, parse_variables,
 };
+use crate::runner::limits::Memory;
 use crate::runner::{self, SaveAs, Slot};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Image to run the command in ('spank-vm image list' shows all)
+    /// Image to run the command in: a name ('spank-vm image list' shows all) or a path with a slash
     #[arg(long)]
-    image: ImageName,
+    image: ImageRef,
     /// Number of VMs, each running the command
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=MAX_VMS_PER_SLOT as i64))]
     vms: u32,
@@ -106,9 +107,10 @@ pub fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<ExitStatu
     let save = arguments.save.map(|spec| SaveAs::new(&spec, None, &config).with_context(|| format!("--save={spec}")));
     let slot = Slot {
         config,
-        image: arguments.image,
+        image: super::image::from_here(arguments.image)?,
+        job: None,
         vms: arguments.vms,
-        memory_mib: arguments.memory,
+        memory: arguments.memory.map(|mib| Memory { mib, because: String::new() }),
         vm_memory_mib: arguments.vm_mem,
         vm_cpus: arguments.vm_cpus,
         mounts: arguments.mount,

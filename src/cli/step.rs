@@ -11,7 +11,7 @@ use nix::unistd::{Pid, Uid, getppid};
 use crate::config::Config;
 use crate::proto::ExitStatus;
 use crate::request::{REQUEST_ENV, VmRequest};
-use crate::runner::{self, SaveAs, Slot};
+use crate::runner::{self, SaveAs, Slot, limits};
 
 /// Set to anything, prints the phases of every VM of the step to its stderr.
 const TIMING_ENV: &str = "SPANK_VM_TIMING";
@@ -35,20 +35,23 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitStatus> {
         .with_context(|| format!("{REQUEST_ENV} is not set: this program is started by Slurm's plugin spank_vm"))?;
     let request: VmRequest = text.parse()?;
     runner::log::init(request.verbose || std::env::var_os(VERBOSE_ENV).is_some());
-    let config = Config::load(request.config.as_deref())?;
+    let mut config = Config::load(request.config.as_deref())?;
     ensure!(
         config.allow_root || !Uid::effective().is_root(),
         "jobs of root get no VM on this site: submit as an ordinary user, or set allow_root = true in the configuration"
     );
     let argv = request.argv0.clone().into_iter().chain(arguments).collect();
+    // The plugin knows this node's name for certain, and has made the directory.
+    config.image_cache_dir = request.image_cache_dir.unwrap_or(config.image_cache_dir);
     // One image for the step: its first task's.
     let save = request.save.filter(|_| is_first_task());
     let save = save.map(|spec| SaveAs::new(&spec, None, &config).with_context(|| format!("--vm-save={spec}")));
     let slot = Slot {
         config,
         image: request.image,
+        job: request.job,
         vms: request.vms_per_slot,
-        memory_mib: request.memory_mib,
+        memory: limits::memory(request.memory_mib, request.tasks),
         vm_memory_mib: request.vm_memory_mib,
         vm_cpus: request.vm_cpus,
         mounts: request.mounts,

@@ -9,7 +9,6 @@ use nix::unistd::{Uid, User};
 
 use super::image::print;
 use crate::config::Config;
-use crate::image::Catalogue;
 use crate::request::{ImageName, parse_cpus, parse_memory};
 use crate::runner::prebuild;
 use crate::runner::template::{Shelf, Template, remove, shelves};
@@ -54,7 +53,7 @@ pub fn run(config: &Config, command: Command) -> anyhow::Result<()> {
     match command {
         Command::List => list(config),
         Command::Build { images, all, vm_cpus, vm_mem, shares } => {
-            let images = if all { Catalogue::new(&config.image_dirs).names()? } else { images };
+            let images = if all { config.catalogue().names()? } else { images };
             let shares = shares.unwrap_or(config.shares.len() + 1);
             for image in images {
                 let made = prebuild(config, &image, vm_mem, vm_cpus, shares)?;

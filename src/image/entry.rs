@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use super::links::Links;
 use serde::{Deserialize, Serialize};
 
+use super::allow::Allow;
+
 /// What the disk file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -112,12 +114,31 @@ pub struct ImageEntry {
     /// Files of the guest that are links to a share.
     #[serde(default, skip_serializing_if = "Links::is_empty")]
     pub links: Links,
+    /// Who may use it, and where.
+    #[serde(default, skip_serializing_if = "Allow::is_empty")]
+    pub allow: Allow,
     /// What a full boot needs to know; only with `boot = "full"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub full: Option<FullBootEntry>,
 }
 
 impl ImageEntry {
+    /// The entry of a disk of which nothing else is said: kit boot, this node's architecture.
+    pub fn new(disk: PathBuf, format: DiskFormat) -> Self {
+        Self {
+            description: String::new(),
+            disk,
+            format,
+            boot: BootMode::default(),
+            append: String::new(),
+            arch: default_arch(),
+            sha256: None,
+            links: Links::default(),
+            allow: Allow::default(),
+            full: None,
+        }
+    }
+
     /// What a full boot needs to know, as written or by default.
     pub fn full_boot(&self) -> FullBootEntry {
         self.full.clone().unwrap_or_default()

@@ -1,18 +1,23 @@
 //! Images: named guest operating systems.
 //!
-//! An image is an entry `NAME.toml` in one of the site's image directories, beside or pointing to
-//! its disk. Images are read-only and are never copied for a job.
+//! An image is an entry `NAME.toml` in one of the catalogue's directories, beside or pointing to
+//! its disk, or a disk file that a user names. Images are read-only.
 
 #![forbid(unsafe_code)]
 
+pub mod allow;
 mod catalogue;
+mod dirs;
 mod entry;
+mod fitness;
 pub mod import;
 mod links;
 mod place;
+pub mod probe;
 mod staged;
 
 pub use catalogue::{Catalogue, Image, ImageError};
+pub use dirs::{ImageDir, Owner, Person, check_pattern};
 pub use entry::{BootMode, DiskBus, DiskFormat, FullBootEntry, ImageEntry};
 pub use import::{DEFAULT_MAX_BYTES, ImportOptions, Imported, import, packer_exists, runs_here};
 pub use links::Links;

@@ -19,20 +19,22 @@ pub struct NewImage {
 }
 
 impl NewImage {
-    /// Finds the directory that `spec` means; `catalogue` are the site's, of which the first that this user may
-    /// write is meant by a name alone.
+    /// Finds the directory that `spec` means: with a name alone `own`, the catalogue's for new images of this
+    /// person, which is made if it is not there yet.
     ///
     /// # Errors
     /// When there is no such directory or the name is taken; the text is for the user.
-    pub fn find(spec: &SaveSpec, catalogue: &[PathBuf]) -> anyhow::Result<Self> {
+    pub fn find(spec: &SaveSpec, own: Option<&Path>) -> anyhow::Result<Self> {
         let SaveSpec { name, dir, replace } = spec.clone();
         let dir = match dir {
             Some(dir) => dir,
-            None => catalogue.iter().find(|dir| writable(dir).is_ok()).cloned().with_context(|| {
-                format!(
-                    "'{name}': you may write to no directory of the catalogue; give a path, as in /DIRECTORY/{name}"
-                )
-            })?,
+            None => {
+                let own = own.with_context(|| {
+                    format!("'{name}': the catalogue has no directory of yours; give a path, as in /DIRECTORY/{name}")
+                })?;
+                std::fs::create_dir_all(own).with_context(|| format!("your image directory {}", own.display()))?;
+                own.to_owned()
+            }
         };
         writable(&dir)?;
         let entry = dir.join(format!("{name}.toml"));
@@ -54,18 +56,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_goes_to_the_first_directory_that_can_be_written() {
+    fn a_name_goes_to_the_persons_own_directory() {
         let dir = tempfile::tempdir().unwrap();
-        let catalogue = [PathBuf::from("/nonexistent"), dir.path().to_owned()];
-        let find = |text: &str| NewImage::find(&text.parse().unwrap(), &catalogue);
-        assert_eq!(find("mine").unwrap().dir, dir.path());
-        std::fs::write(dir.path().join("mine.toml"), "").unwrap();
+        let own = dir.path().join("not yet/images");
+        let find = |text: &str| NewImage::find(&text.parse().unwrap(), Some(&own));
+        assert_eq!(find("mine").unwrap().dir, own);
+        std::fs::write(own.join("mine.toml"), "").unwrap();
         let error = find("mine").unwrap_err().to_string();
         assert!(error.contains("'mine' exists in"), "{error}");
         assert!(find("mine,replace").unwrap().replace);
         let error = find("/nonexistent/mine").unwrap_err().to_string();
         assert!(error.contains("/nonexistent is no directory"), "{error}");
-        let error = NewImage::find(&"mine".parse().unwrap(), &[]).unwrap_err().to_string();
+        let error = NewImage::find(&"mine".parse().unwrap(), None).unwrap_err().to_string();
         assert!(error.contains("give a path"), "{error}");
     }
 }

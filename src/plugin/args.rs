@@ -18,6 +18,8 @@ pub struct Args {
     pub state_dir: PathBuf,
     /// Root's directory for templates.
     pub template_dir: PathBuf,
+    /// Root's directory for copies of images; `%n` in it is the node's name.
+    pub image_cache_dir: PathBuf,
 }
 
 impl Default for Args {
@@ -27,6 +29,7 @@ impl Default for Args {
             config: None,
             state_dir: "/run/spank-vm".into(),
             template_dir: "/var/cache/spank-vm/templates".into(),
+            image_cache_dir: "/var/cache/spank-vm/images".into(),
         }
     }
 }
@@ -49,6 +52,7 @@ impl Args {
                 "config" => args.config = Some(path.into()),
                 "state_dir" => args.state_dir = path.into(),
                 "template_dir" => args.template_dir = path.into(),
+                "image_cache_dir" => args.image_cache_dir = path.into(),
                 _ => return Err(refused()),
             }
         }
@@ -74,8 +78,8 @@ impl fmt::Display for ArgsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "plugstack.conf: wrong argument '{}' of spank_vm.so; it takes libexec=DIR, config=FILE, state_dir=DIR \
-             and template_dir=DIR with absolute paths",
+            "plugstack.conf: wrong argument '{}' of spank_vm.so; it takes libexec=DIR, config=FILE, state_dir=DIR, \
+             template_dir=DIR and image_cache_dir=DIR with absolute paths",
             self.0
         )
     }
@@ -101,9 +105,11 @@ mod tests {
 
     #[test]
     fn each_place_can_be_moved() {
-        let args = parse(&["libexec=/a", "config=/b=c", "state_dir=/d/", "template_dir=/t"]).unwrap();
+        let args =
+            parse(&["libexec=/a", "config=/b=c", "state_dir=/d/", "template_dir=/t", "image_cache_dir=/i/%n"]).unwrap();
         let (config, state_dir) = (Some("/b=c".into()), "/d/".into());
-        assert_eq!(args, Args { libexec: "/a".into(), config, state_dir, template_dir: "/t".into() });
+        let (template_dir, image_cache_dir) = ("/t".into(), "/i/%n".into());
+        assert_eq!(args, Args { libexec: "/a".into(), config, state_dir, template_dir, image_cache_dir });
     }
 
     #[test]

@@ -4,15 +4,15 @@
 
 use super::error::Error;
 use super::imagecheck::{self, Verdict};
-use super::options::TABLE;
-use super::{COMMAND_ENV, MULTI_PROG_ENV, Plugin, VERBOSE_ENV};
-use crate::request::STEP_PROGRAM;
+use super::options::{IMAGE, TABLE};
+use super::{COMMAND_ENV, IMAGE_DIR_ENV, MULTI_PROG_ENV, Plugin, VERBOSE_ENV};
+use crate::request::{ImageRef, STEP_PROGRAM};
 use crate::spank::{Context, Host, Level};
 use std::env;
 use std::ffi::{OsStr, OsString, c_int};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -37,8 +37,21 @@ pub fn start(host: &mut dyn Host) -> bool {
             host.set_own_env(&variable, &default);
         }
     }
+    resolve_inherited_image(host);
     // sbatch reads its script, from the terminal if need be, before it looks at plugin options.
     env::args_os().skip(1).eq(["--vm-image=list"])
+}
+
+/// A path that comes from the environment starts where its submission did, or else here; after this, a relative
+/// one can only be from the command line or the script.
+fn resolve_inherited_image(host: &mut dyn Host) {
+    let variable = TABLE[IMAGE].slurm_variable();
+    let inherited = host.own_env(&variable).and_then(|value| value.to_str()?.parse::<ImageRef>().ok());
+    let Some(image) = inherited.filter(|image| image.relative_path().is_some()) else { return };
+    let dir = host.own_env(IMAGE_DIR_ENV).map(PathBuf::from).or_else(|| env::current_dir().ok());
+    if let Some(dir) = dir {
+        host.set_own_env(&variable, OsStr::new(image.seen_from(&dir).as_str()));
+    }
 }
 
 /// All options are known.
@@ -50,9 +63,14 @@ pub fn check_options(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Err
     let Some(vms) = plugin.wish.vms()? else {
         return Ok(());
     };
-    let image = vms.image.as_str();
+    let mut image = vms.image;
+    if image.relative_path().is_some() {
+        let dir = env::current_dir().map_err(|source| Error::NoWorkDir { path: image.to_string(), source })?;
+        host.set_own_env(IMAGE_DIR_ENV, dir.as_os_str());
+        image = image.seen_from(&dir);
+    }
     let save = vms.save.as_ref().map(|save| format!("--save={save}"));
-    let words: Vec<&str> = ["image", "check", image].into_iter().chain(save.as_deref()).collect();
+    let words: Vec<&str> = ["image", "check", image.as_str()].into_iter().chain(save.as_deref()).collect();
     let asked = words.join(" ");
     if plugin.checked.as_deref() == Some(&asked) {
         return Ok(());
@@ -152,7 +170,6 @@ fn with_config(words: &[&str], config: Option<&Path>) -> Vec<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::options::IMAGE;
     use crate::spank::testing::FakeHost;
     use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
@@ -186,6 +203,25 @@ mod tests {
         host.own_env.insert(TABLE[IMAGE].slurm_variable(), "none".into());
         start(&mut host);
         assert_eq!(host.own_env[&TABLE[IMAGE].slurm_variable()], "none");
+    }
+
+    #[test]
+    fn a_relative_path_starts_where_it_was_written() {
+        let variable = TABLE[IMAGE].slurm_variable();
+        let here = env::current_dir().unwrap();
+        let mut host = FakeHost::new(Context::Allocator);
+        host.own_env.insert("SPANK_VM_IMAGE".into(), "./my.qcow2".into());
+        start(&mut host);
+        assert_eq!(host.own_env[&variable], here.join("my.qcow2"), "a default starts here");
+        host.own_env.insert(variable.clone(), "./my.qcow2".into());
+        host.own_env.insert(IMAGE_DIR_ENV.into(), "/of/salloc".into());
+        start(&mut host);
+        assert_eq!(host.own_env[&variable], "/of/salloc/my.qcow2", "an inherited one where the job was submitted");
+
+        let (_dir, mut plugin) = plugin(&format!("[ \"$3\" = {}/my.qcow2 ]", here.display()));
+        plugin.wish.set(IMAGE, Some("./my.qcow2"));
+        check_options(&mut plugin, &mut host).unwrap();
+        assert_eq!(host.own_env[IMAGE_DIR_ENV], here.as_os_str(), "one from the command line here");
     }
 
     #[test]

@@ -42,6 +42,15 @@ pub enum Error {
     LostCommand,
     /// The placeholder arrived, the option did not.
     LostOption,
+    /// A relative path, and no directory to start at.
+    NoWorkDir {
+        /// The path.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A relative path arrived without the directory it starts at.
+    LostImageDir(String),
     /// The task could not be noted in the state directory.
     StateDir {
         /// The directory.
@@ -85,6 +94,12 @@ impl fmt::Display for Error {
                 "this step was submitted for a VM, but its --vm-image did not arrive; nothing was run. \
                  ('{STEP_PROGRAM}' is not a command of its own)"
             ),
+            Self::NoWorkDir { path, source } => {
+                write!(f, "--vm-image={path}: the working directory is not known: {}", Reason(source))
+            }
+            Self::LostImageDir(path) => {
+                write!(f, "--vm-image={path}: the directory of the submission did not arrive; give the path from / on")
+            }
             Self::StateDir { path, source } => {
                 write!(f, "cannot make the task's directory {}: {}", path.display(), Reason(source))
             }

@@ -21,8 +21,8 @@ pub mod options;
 pub mod state_dir;
 pub mod stepd;
 pub mod sweep;
-mod template_dir;
 mod trash;
+mod user_dir;
 mod version;
 
 pub use exports::*;
@@ -32,6 +32,7 @@ use args::{Args, ArgsError};
 use error::Error;
 use options::Wish;
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 /// Environment variable in which srun sends the user's own `argv[0]` when the placeholder
 /// [`crate::request::STEP_PROGRAM`] stands in its place. The name starts with SLURM because
@@ -45,6 +46,10 @@ pub const MULTI_PROG_ENV: &str = "SLURM_SPANK_VM_MULTI_PROG";
 /// Environment variable by which srun says that it was called with `-v`.
 pub const VERBOSE_ENV: &str = "SLURM_SPANK_VM_VERBOSE";
 
+/// Environment variable in which a client sends the directory that a relative path of `--vm-image` starts at:
+/// the node gets the option's value as the user wrote it.
+pub const IMAGE_DIR_ENV: &str = "SLURM_SPANK_VM_IMAGE_DIR";
+
 /// What the plugin remembers from one hook to the next.
 #[derive(Debug)]
 pub struct Plugin {
@@ -54,6 +59,8 @@ pub struct Plugin {
     pub wish: Wish,
     /// What went wrong in a hook that must not fail.
     parked: Option<Error>,
+    /// This node's directory for copies of images.
+    image_cache_dir: Option<PathBuf>,
     /// The image that was last found to be good, since clients ask once per component of a
     /// heterogeneous job.
     checked: Option<String>,
@@ -62,7 +69,7 @@ pub struct Plugin {
 impl Plugin {
     /// The state at `slurm_spank_init`.
     pub fn new(arguments: &[OsString]) -> Self {
-        Self { args: Args::parse(arguments), wish: Wish::default(), parked: None, checked: None }
+        Self { args: Args::parse(arguments), wish: Wish::default(), parked: None, image_cache_dir: None, checked: None }
     }
 
     /// The arguments, for a VM step.

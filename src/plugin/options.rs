@@ -4,7 +4,7 @@
 
 use super::error::Error;
 use crate::request::{
-    EnvEntry, ImageName, RequestError, SaveSpec, ShareSpec, VmRequest, parse_cpus, parse_memory, parse_mounts,
+    EnvEntry, ImageRef, RequestError, SaveSpec, ShareSpec, VmRequest, parse_cpus, parse_memory, parse_mounts,
     parse_switch, parse_variables, parse_vms_per_slot,
 };
 use crate::spank::CliOption;
@@ -57,9 +57,9 @@ pub const IMAGE: usize = 0;
 pub static TABLE: [VmOption; 9] = [
     VmOption::new(
         c"vm-image",
-        Some(c"NAME"),
-        c"[vm] run in a virtual machine with this image; 'list' prints the images, 'none' switches an inherited \
-          value off",
+        Some(c"NAME|PATH"),
+        c"[vm] run in a virtual machine with this image, by its name or as a file (./my.qcow2); 'list' prints \
+          the images, 'none' switches an inherited value off",
         Wish::store_image,
     ),
     VmOption::new(
@@ -119,7 +119,7 @@ pub static TABLE: [VmOption; 9] = [
 /// and a bad value counts only if it is the last.
 #[derive(Debug, Default)]
 pub struct Wish {
-    image: Option<ImageName>,
+    image: Option<ImageRef>,
     vms_per_slot: Option<u32>,
     memory_mib: Option<u64>,
     cpus: Option<u32>,
@@ -285,9 +285,9 @@ mod tests {
 
     #[test]
     fn a_bad_default_is_forgiven_when_the_command_line_overrides_it() {
-        assert!(wish(&[(IMAGE, "a/b"), (IMAGE, "a")]).vms().unwrap().is_some());
-        let error = wish(&[(IMAGE, "a"), (IMAGE, "a/b")]).vms().unwrap_err();
-        assert!(error.to_string().contains("'a/b'"), "{error}");
+        assert!(wish(&[(IMAGE, "a;b"), (IMAGE, "a")]).vms().unwrap().is_some());
+        let error = wish(&[(IMAGE, "a"), (IMAGE, "a;b")]).vms().unwrap_err();
+        assert!(error.to_string().contains("'a;b'"), "{error}");
     }
 
     #[test]

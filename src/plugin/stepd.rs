@@ -9,12 +9,12 @@
 use super::error::Error;
 use super::options::{IMAGE, TABLE};
 use super::state_dir::RUNNER_KEY;
-use super::{COMMAND_ENV, MULTI_PROG_ENV, Plugin, VERBOSE_ENV, state_dir, template_dir};
+use super::{COMMAND_ENV, IMAGE_DIR_ENV, MULTI_PROG_ENV, Plugin, VERBOSE_ENV, state_dir, user_dir};
 use crate::process::Process;
-use crate::request::{REQUEST_ENV, STEP_PROGRAM, VmRequest};
+use crate::request::{JobRef, REQUEST_ENV, STEP_PROGRAM, VmRequest};
 use crate::spank::{Host, Level, SpankError, Step, is_executable};
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// As root: notes what the task is for the node. What goes wrong is said in [`task_init`].
 pub fn task_init_privileged(plugin: &mut Plugin, host: &mut dyn Host) {
@@ -32,10 +32,17 @@ fn make_state_dir(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error>
     let owner = host.owner()?;
     let noted = Process::this().and_then(|runner| state_dir::create(&path, &status(&request, owner.0, &runner)));
     noted.map_err(|source| Error::StateDir { path, source })?;
+    let args = plugin.args()?;
     // Without it every VM boots: slower, not wrong.
-    if let Err(error) = template_dir::ensure(&plugin.args()?.template_dir, owner) {
+    if let Err(error) = user_dir::ensure(&args.template_dir, owner) {
         host.log(Level::Admin, &format!("no directory for templates: {error}"));
     }
+    // Without it images are read where they are.
+    let image_cache_dir = on_this_node(&args.image_cache_dir, host)?;
+    if let Err(error) = user_dir::ensure(&image_cache_dir, owner) {
+        host.log(Level::Admin, &format!("no directory for copies of images: {error}"));
+    }
+    plugin.image_cache_dir = Some(image_cache_dir);
     Ok(())
 }
 
@@ -71,6 +78,7 @@ fn become_step(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     let sent = take_job_env(host, COMMAND_ENV)?;
     let multi_prog = take_job_env(host, MULTI_PROG_ENV)?.is_some();
     let verbose = take_job_env(host, VERBOSE_ENV)?.is_some();
+    let image_dir = take_job_env(host, IMAGE_DIR_ENV)?;
     let argv = host.argv()?;
     let replaced = !multi_prog && argv.first().is_some_and(|word| word == STEP_PROGRAM);
     let Some(mut request) = plugin.wish.vms()? else {
@@ -88,9 +96,17 @@ fn become_step(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     }
     let command = if replaced { Some(sent.ok_or(Error::LostCommand)?) } else { argv.first().cloned() };
 
+    if let Some(path) = request.image.relative_path() {
+        let dir = image_dir.filter(|dir| Path::new(dir).is_absolute());
+        let dir = dir.ok_or_else(|| Error::LostImageDir(path.display().to_string()))?;
+        request.image = request.image.seen_from(Path::new(&dir));
+    }
+    request.job = Some(JobRef { id: host.job_id()?, slurm_conf: host.own_env("SLURM_CONF").map(Into::into) });
+    request.image_cache_dir = plugin.image_cache_dir.clone();
     request.verbose = verbose;
     request.batch_script = step == Step::Batch;
-    request.memory_mib = task_memory(host)?;
+    request.tasks = host.local_tasks()?.max(1);
+    request.memory_mib = task_memory(host, request.tasks)?;
     request.config = args.config.clone();
     if !host.can_prepend_argv() {
         request.argv0 = command.clone();
@@ -135,7 +151,7 @@ pub fn exit(plugin: &mut Plugin, host: &mut dyn Host) {
     }
 }
 
-type Swept = Option<(std::path::PathBuf, u32, Step)>;
+type Swept = Option<(PathBuf, u32, Step)>;
 
 /// Whether there is anything to sweep, and where. A bare-metal step costs nothing.
 fn sweeps(plugin: &mut Plugin, host: &dyn Host) -> Result<Swept, SpankError> {
@@ -156,10 +172,31 @@ fn sweep(host: &dyn Host, path: &Path) {
     }
 }
 
+/// The directory with the node's name for every `%n`.
+fn on_this_node(dir: &Path, host: &dyn Host) -> Result<PathBuf, SpankError> {
+    match dir.to_str().filter(|text| text.contains("%n")) {
+        Some(text) => Ok(text.replace("%n", &node_name(host)?).into()),
+        None => Ok(dir.to_owned()),
+    }
+}
+
+/// The node's name in Slurm: the end of its address in the topology, which slurmstepd sets whatever the job's
+/// environment said, in time for the first hook; other variables come later.
+fn node_name(host: &dyn Host) -> Result<String, SpankError> {
+    let variable = |name: &str| Ok(host.job_env(name)?.and_then(|value| value.into_string().ok()));
+    let parts = variable("SLURM_TOPOLOGY_ADDR_PATTERN")?.map_or(1, |pattern: String| pattern.split('.').count());
+    let address = variable("SLURM_TOPOLOGY_ADDR")?;
+    let name = address.and_then(|address: String| Some(address.splitn(parts, '.').last()?.to_owned()));
+    // Nothing that leads out of the directory, whatever Slurm this is.
+    let is_plain = |name: &String| !name.is_empty() && !name.starts_with('.') && !name.contains('/');
+    let host_name = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Ok(name.filter(is_plain).unwrap_or_else(|| host_name().split(['.', '\n']).next().unwrap_or_default().to_owned()))
+}
+
 /// Memory of one task, when Slurm manages memory.
-fn task_memory(host: &dyn Host) -> Result<Option<u64>, Error> {
-    let (step, tasks) = (host.step_memory_mib()?, host.local_tasks()?);
-    Ok((step > 0).then(|| step / u64::from(tasks.max(1))))
+fn task_memory(host: &dyn Host, tasks: u32) -> Result<Option<u64>, Error> {
+    let step = host.step_memory_mib()?;
+    Ok((step > 0).then(|| step / u64::from(tasks)))
 }
 
 /// `sbatch --export=NONE` before Slurm 23.11 loses a plugin's options on the way to the batch

@@ -18,13 +18,10 @@ use super::stdio::Output;
 use super::template::{self, Obtained, Recipe, Shape, Template, Terms};
 use super::timing::Moments;
 use super::vm::{End, Outputs, Phase, Vm};
-use super::{Parts, Slot, scratch};
+use super::{NOTICE_AFTER, Parts, Slot, scratch};
 use crate::config::StartChoice;
 use crate::notice;
 use crate::proto::ExitStatus;
-
-/// A start that takes longer than this is announced to a person who waits at a terminal.
-const NOTICE_AFTER: Duration = Duration::from_secs(1);
 
 /// How an attempt ended.
 #[derive(Debug)]
@@ -102,6 +99,7 @@ impl Vms<'_> {
         let recipe = Recipe {
             image: &parts.image,
             source: &parts.source,
+            disk: &parts.disk,
             qemu: &parts.qemu,
             machine: parts.machine,
             accel: self.accel,
@@ -196,6 +194,7 @@ impl Vms<'_> {
         let scratch_dir = &slot.config.scratch_dir;
         // Kept until QEMU has it.
         let mut device_state = None;
+        let image = Some(parts.disk.file().try_clone().context("the image's disk")?);
         let (start, files) = match template {
             Some((shape, template)) => {
                 let opened = template.files().context("the template's files")?;
@@ -203,11 +202,12 @@ impl Vms<'_> {
                 let fds = TemplateFds { ram, state, abilities: template.abilities() };
                 let scratch = scratch::create(template.scratch(), scratch_dir)?;
                 device_state = Some(opened.state.try_clone()?);
-                (Start::Clone(shape, fds), Files { scratch: Some(scratch), template: Some(opened), disks: Vec::new() })
+                let files = Files { image, scratch: Some(scratch), template: Some(opened), ..Files::default() };
+                (Start::Clone(shape, fds), files)
             }
             None => {
-                let scratch = Some(parts.source.private_disk(scratch_dir)?);
-                (Start::Boot(parts.size), Files { scratch, ..Files::default() })
+                let scratch = Some(parts.source.private_disk(parts.disk.file(), scratch_dir)?);
+                (Start::Boot(parts.size), Files { image, scratch, ..Files::default() })
             }
         };
         let mut process = QemuProcess::spawn(&parts.qemu, files, |inherited| {
@@ -216,7 +216,7 @@ impl Vms<'_> {
                 accel: self.accel,
                 start,
                 source: &parts.source,
-                system: System::Image(&parts.image, inherited.files.scratch_fd()),
+                system: System::Image(&parts.image, inherited.files.image_fds()),
                 channel: inherited.channel.as_raw_fd(),
                 console: inherited.console.as_raw_fd(),
                 monitor: inherited.monitor.as_raw_fd(),
@@ -245,7 +245,7 @@ impl Vms<'_> {
             "{} {} x {} with {} MiB and {} processors each, {:?}, {:?}; the guest has {} s to come up",
             if clones { "cloned" } else { "started" },
             slot.vms,
-            parts.image.disk.display(),
+            parts.disk,
             parts.size.memory_mib,
             parts.size.cpus,
             self.accel,

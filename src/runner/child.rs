@@ -17,6 +17,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::{geteuid, getppid, setsid};
 
 use super::monitor::{Monitor, Shutdown};
+use super::qemu::ImageFds;
 use super::signals::passed_on;
 use super::tail::Tail;
 
@@ -27,6 +28,8 @@ pub(super) const TURN: usize = 16;
 /// Open files that QEMU works on.
 #[derive(Debug, Default)]
 pub struct Files {
+    /// The image's disk, which QEMU only reads.
+    pub image: Option<File>,
     /// The private disk of a VM with an image, read-write.
     pub scratch: Option<File>,
     /// Memory and device state of a template: written when it is made, read when it is cloned.
@@ -36,9 +39,10 @@ pub struct Files {
 }
 
 impl Files {
-    /// The number of the private disk's descriptor; no number of any without one.
-    pub fn scratch_fd(&self) -> RawFd {
-        self.scratch.as_ref().map_or(-1, AsRawFd::as_raw_fd)
+    /// The numbers of the descriptors of a VM with an image; no number of any where there is none.
+    pub fn image_fds(&self) -> ImageFds {
+        let number = |file: &Option<File>| file.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+        ImageFds { image: number(&self.image), scratch: number(&self.scratch) }
     }
 }
 
@@ -68,9 +72,10 @@ impl Inherited {
     fn descriptors(&self) -> Vec<RawFd> {
         let sockets = [&self.channel, &self.console, &self.monitor].map(AsRawFd::as_raw_fd);
         let template = self.files.template.iter().flat_map(|files| [files.ram.as_raw_fd(), files.state.as_raw_fd()]);
-        let scratch = self.files.scratch.iter().map(AsRawFd::as_raw_fd);
-        let disks = self.files.disks.iter().map(AsRawFd::as_raw_fd);
-        sockets.into_iter().chain(scratch).chain(template).chain(disks).collect()
+        let files = &self.files;
+        let own = [&files.image, &files.scratch].into_iter().flatten().map(AsRawFd::as_raw_fd);
+        let disks = files.disks.iter().map(AsRawFd::as_raw_fd);
+        sockets.into_iter().chain(own).chain(template).chain(disks).collect()
     }
 }
 

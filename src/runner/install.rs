@@ -14,7 +14,7 @@ use super::scratch::copy_sparse;
 use crate::config::Config;
 use crate::digest;
 use crate::image::import::disk::{Disk, Format};
-use crate::image::{BootMode, DiskFormat, FullBootEntry, Image, ImageEntry, Links, Staged, clean_up_on_signals};
+use crate::image::{BootMode, DiskFormat, FullBootEntry, Image, ImageEntry, Staged, clean_up_on_signals};
 use crate::request::ImageName;
 
 /// The disk's name in the helper.
@@ -63,17 +63,7 @@ pub fn image_of_disk(disk: &Path, name: ImageName, dir: &Path, description: Stri
         ),
     };
     let disk = fs::canonicalize(disk).with_context(|| disk.display().to_string())?;
-    let entry = ImageEntry {
-        description,
-        disk: disk.clone(),
-        format,
-        boot: BootMode::Kit,
-        append: String::new(),
-        arch: std::env::consts::ARCH.to_owned(),
-        sha256: None,
-        links: Links::default(),
-        full: None,
-    };
+    let entry = ImageEntry { description, ..ImageEntry::new(disk.clone(), format) };
     Ok(Image { name, entry, entry_path, disk })
 }
 
@@ -211,8 +201,9 @@ mod tests {
     fn a_file_system_image_is_refused_before_anything_is_copied() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("x.toml"), "disk = 'x'\nformat = 'squashfs'\n").unwrap();
-        let dirs = [dir.path().to_owned()];
-        let image = crate::image::Catalogue::new(&dirs).find(&"x".parse().unwrap()).unwrap();
+        let entry = toml::from_str("disk = 'x'\nformat = 'squashfs'\n").unwrap();
+        let (entry_path, disk) = (dir.path().join("x.toml"), dir.path().join("x"));
+        let image = Image { name: "x".parse().unwrap(), entry, entry_path, disk };
         let error = install_agent(&Config::default(), &image, InstallOptions::default()).unwrap_err().to_string();
         assert!(error.contains("a full boot needs a whole disk"), "{error}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);

@@ -12,11 +12,15 @@
 mod accel;
 mod attempt;
 mod child;
+pub mod delivery;
 mod environment;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod helper;
 mod install;
+mod job;
+pub mod limits;
+mod lock;
 pub mod log;
 mod monitor;
 mod overlay;
@@ -34,6 +38,7 @@ mod tail;
 mod task;
 pub mod template;
 mod timing;
+mod trust;
 mod vm;
 
 use std::ffi::OsString;
@@ -44,24 +49,23 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use nix::sched::{CpuSet, sched_getaffinity};
-use nix::unistd::Pid;
 
 use self::attempt::Outcome;
+use self::delivery::{Delivered, Disk};
 use self::plan::{SlotResources, VmSize};
 use self::qemu::{Accel, Machine};
 use self::shares::Share;
-use self::signals::Signals;
+use self::signals::{Signal, Signals};
 use self::source::BootSource;
 use self::stdio::{RawTerminal, same_file, terminal_size};
 use self::task::Task;
 use self::vm::End;
 use crate::config::{AccelChoice, Config};
-use crate::image::{Catalogue, Image, runs_here};
+use crate::image::{Image, ImageError, runs_here};
 use crate::kit::Kit;
 use crate::notice;
 use crate::proto::{ExitStatus, FailKind};
-use crate::request::{EnvEntry, ImageName, ShareSpec};
+use crate::request::{EnvEntry, ImageName, ImageRef, JobRef, ShareSpec};
 
 pub use self::install::{InstallOptions, Installed, image_of_disk, install_agent};
 pub use self::prebuild::{Prebuilt, prebuild};
@@ -71,17 +75,22 @@ pub use self::signals::die_by;
 /// Exit code when not the command but the VM failed: as container runtimes do, above what programs use.
 pub const EXIT_VM_FAILED: u8 = 125;
 
+/// A start that takes longer than this is announced to a person who waits at a terminal.
+const NOTICE_AFTER: Duration = Duration::from_secs(1);
+
 /// A slot and what is to run in it.
 #[derive(Debug)]
 pub struct Slot {
     /// The site's configuration.
     pub config: Config,
     /// The image asked for.
-    pub image: ImageName,
+    pub image: ImageRef,
+    /// The job, where there is one.
+    pub job: Option<JobRef>,
     /// VMs of this slot.
     pub vms: u32,
-    /// Memory of the whole slot in MiB, where it is limited.
-    pub memory_mib: Option<u64>,
+    /// Memory of the whole slot, where it is limited.
+    pub memory: Option<limits::Memory>,
     /// Guest memory per VM in MiB, instead of the slot's share.
     pub vm_memory_mib: Option<u64>,
     /// Processors per VM, instead of the slot's share.
@@ -112,6 +121,7 @@ pub struct Slot {
 struct Parts {
     image: Image,
     source: BootSource,
+    disk: Disk,
     qemu: PathBuf,
     machine: Machine,
     size: VmSize,
@@ -120,13 +130,23 @@ struct Parts {
     task: Task,
 }
 
+/// What came of looking everything up.
+enum Prepared {
+    Parts(Box<Parts>),
+    /// A signal came that ends the task.
+    Interrupted(Signal),
+}
+
 /// Runs the command in the slot's VMs and says how it ended: the highest exit code of all VMs.
 ///
 /// # Errors
 /// When a VM could not be started or broke; the text is for the user. Nothing is left behind.
 pub fn run(slot: &Slot) -> anyhow::Result<ExitStatus> {
     let signals = Signals::watch().context("signals")?;
-    let mut parts = prepare(slot)?;
+    let mut parts = match prepare(slot, &signals)? {
+        Prepared::Parts(parts) => *parts,
+        Prepared::Interrupted(signal) => return Ok(ExitStatus::Signal(signal)),
+    };
     let terminal = enter_terminal(&mut parts.task)?;
     let decision = accel::decide(slot.config.accel, &slot.config.state_dir, &parts.qemu)?;
     let trial = decision.may_fall_back.then(|| parts.source.kvm_trial(&slot.config));
@@ -148,7 +168,7 @@ pub fn run(slot: &Slot) -> anyhow::Result<ExitStatus> {
 }
 
 /// Looks up everything the VMs need; all that can be wrong with a request or a node shows here.
-fn prepare(slot: &Slot) -> anyhow::Result<Parts> {
+fn prepare(slot: &Slot, signals: &Signals) -> anyhow::Result<Prepared> {
     let Slot { config, vms, .. } = slot;
     ensure!(!slot.argv.is_empty(), "no command to run");
     ensure!(
@@ -156,8 +176,12 @@ fn prepare(slot: &Slot) -> anyhow::Result<Parts> {
         "--vms-per-slot={vms}: this site allows at most {} ('max_vms_per_slot')",
         config.max_vms_per_slot
     );
-    let image = Catalogue::new(&config.image_dirs).find(&slot.image)?;
-    image.open_disk()?;
+    let image = config.catalogue().resolve(&slot.image)?;
+    if image.entry.allow.depends_on_job() {
+        let facts = job::facts(slot.job.as_ref()).with_context(|| format!("image '{}'", image.name))?;
+        let refused = |refusal| ImageError::Refused { name: image.name.clone(), refusal };
+        image.entry.allow.permits_job(&facts).map_err(refused)?;
+    }
     ensure!(
         runs_here(&image.entry.arch),
         "image '{}' is for {}, this node is {}",
@@ -172,10 +196,10 @@ fn prepare(slot: &Slot) -> anyhow::Result<Parts> {
         image.name
     );
     let qemu = config.qemu_path()?;
-    let cpus = usable_cpus()?;
+    let cpus = limits::processors()?;
     let size = plan::divide(&SlotResources {
         vms: *vms,
-        memory_mib: slot.memory_mib,
+        memory: slot.memory.clone(),
         default_mib: config.default_memory_mib,
         overhead_mib: config.memory_overhead_mib + if slot.save.is_some() { save::OVERHEAD_MIB } else { 0 },
         cpus,
@@ -221,14 +245,13 @@ fn prepare(slot: &Slot) -> anyhow::Result<Parts> {
     // VMs that share a processor boot one after the other in effect.
     let turns = vms.div_ceil(cpus);
     let boot_timeout = source.boot_timeout(config) * turns;
-    Ok(Parts { image, source, qemu, machine, size, boot_timeout, shares, task })
-}
-
-/// Processors this process may run on: what Slurm bound the task to.
-fn usable_cpus() -> anyhow::Result<u32> {
-    let set = sched_getaffinity(Pid::from_raw(0)).context("processor affinity")?;
-    let count = (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).count();
-    Ok(count.max(1) as u32)
+    // Last: it may take as long as a copy of the image does.
+    let notice_at = io::stderr().is_terminal().then(|| slot.begin + NOTICE_AFTER);
+    let disk = match delivery::deliver(&image, &delivery::Terms::of(config, signals, notice_at))? {
+        Delivered::Disk(disk) => disk,
+        Delivered::Interrupted(signal) => return Ok(Prepared::Interrupted(signal)),
+    };
+    Ok(Prepared::Parts(Box::new(Parts { image, source, disk, qemu, machine, size, boot_timeout, shares, task })))
 }
 
 /// With a terminal on stdin and stdout, the command gets one of its own and this one is only a wire.
@@ -290,9 +313,10 @@ pub fn try_kvm(config: &Config, image: &ImageName) -> anyhow::Result<Duration> {
     let begin = Instant::now();
     let slot = Slot {
         config,
-        image: image.clone(),
+        image: image.clone().into(),
+        job: None,
         vms: 1,
-        memory_mib: None,
+        memory: None,
         vm_memory_mib: None,
         vm_cpus: None,
         mounts: Vec::new(),
@@ -309,6 +333,22 @@ pub fn try_kvm(config: &Config, image: &ImageName) -> anyhow::Result<Duration> {
     match run(&slot)? {
         ExitStatus::Code(0) => Ok(begin.elapsed()),
         status => bail!("the guest did not come up: {status:?}"),
+    }
+}
+
+/// Brings an image to this node, as the first job that wants it would.
+///
+/// # Errors
+/// When it cannot be used.
+pub fn fetch(config: &Config, image: &ImageRef) -> anyhow::Result<Disk> {
+    let image = config.catalogue().resolve(image)?;
+    let signals = Signals::watch().context("signals")?;
+    match delivery::deliver(&image, &delivery::Terms::of(config, &signals, None))? {
+        Delivered::Disk(disk) => Ok(disk),
+        Delivered::Interrupted(signal) => {
+            die_by(signal);
+            bail!("interrupted by {signal}")
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use nix::unistd::Uid;
 
 use super::accel;
+use super::delivery::{self, Delivered};
 use super::plan::VmSize;
 use super::qemu::{Accel, Machine};
 use super::signals::{Signals, die_by};
@@ -16,7 +17,6 @@ use super::source::BootSource;
 use super::task::Task;
 use super::template::{self, Obtained, Recipe, Shelf, Template, Terms};
 use crate::config::Config;
-use crate::image::Catalogue;
 use crate::request::ImageName;
 
 /// A template that is ready.
@@ -41,8 +41,7 @@ pub fn prebuild(
     shares: usize,
 ) -> anyhow::Result<Prebuilt> {
     let begin = Instant::now();
-    let image = Catalogue::new(&config.image_dirs).find(image)?;
-    image.open_disk()?;
+    let image = config.catalogue().resolve(&image.clone().into())?;
     let source = BootSource::of(&image, config)?;
     let machine = source.machine(config.machine);
     if machine == Machine::Microvm {
@@ -50,6 +49,14 @@ pub fn prebuild(
     }
     let qemu = config.qemu_path()?;
     let signals = Signals::watch().context("signals")?;
+    let copying = delivery::Terms::of(config, &signals, io::stderr().is_terminal().then_some(begin));
+    let disk = match delivery::deliver(&image, &copying)? {
+        Delivered::Disk(disk) => disk,
+        Delivered::Interrupted(signal) => {
+            die_by(signal);
+            bail!("interrupted by {signal}")
+        }
+    };
     let shape = source
         .shape(VmSize { memory_mib, cpus }, shares)
         .with_context(|| format!("no template serves VMs with {memory_mib} MiB and {cpus} processors"))?;
@@ -60,8 +67,16 @@ pub fn prebuild(
     };
     let decision = accel::decide(config.accel, &config.state_dir, &qemu)?;
     let make = |accel: Accel, boot_timeout: Duration| {
-        let recipe =
-            Recipe { image: &image, source: &source, qemu: &qemu, machine, accel, shape, introduction: &introduction };
+        let recipe = Recipe {
+            image: &image,
+            source: &source,
+            disk: &disk,
+            qemu: &qemu,
+            machine,
+            accel,
+            shape,
+            introduction: &introduction,
+        };
         let notice_at = io::stderr().is_terminal().then_some(begin);
         let terms = Terms { signals: &signals, boot_timeout, notice_at };
         match for_everybody {

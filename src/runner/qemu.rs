@@ -72,6 +72,8 @@ const NO_DUMP: &str = ",dump-guest-core=off";
 const SCRATCH_SET: u32 = 1;
 /// Number of the descriptor set that holds a template's device state.
 const STATE_SET: u32 = 2;
+/// Number of the descriptor set that holds the image's disk.
+const DISK_SET: u32 = 3;
 
 /// First of the descriptor sets of a helper's disks.
 const FIRST_DISK_SET: u32 = 10;
@@ -86,11 +88,20 @@ impl Abilities {
     }
 }
 
+/// The open disks of a VM with an image.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ImageFds {
+    /// The image's, which is only read.
+    pub image: RawFd,
+    /// The VM's private one.
+    pub scratch: RawFd,
+}
+
 /// What a guest works on.
 #[derive(Debug, Clone, Copy)]
 pub enum System<'a> {
-    /// An image's disk, which becomes the root, under a private disk by its open descriptor.
-    Image(&'a Image, RawFd),
+    /// An image's disk, which becomes the root, under a private one.
+    Image(&'a Image, ImageFds),
     /// No image: the agent of the kit alone, and these disks with their descriptors.
     Helper(&'a [HelperDisk], &'a [RawFd]),
 }
@@ -134,8 +145,8 @@ impl VmSpec<'_> {
         self.kernel(&mut args);
         self.console_and_channel(&mut args);
         match (self.system, self.source) {
-            (System::Image(image, scratch), BootSource::Kit(_)) => self.image_and_scratch(image, scratch, &mut args),
-            (System::Image(image, scratch), BootSource::Image(full)) => own_disk(full, image, scratch, &mut args),
+            (System::Image(image, fds), BootSource::Kit(_)) => self.image_and_scratch(image, fds, &mut args),
+            (System::Image(image, fds), BootSource::Image(full)) => own_disk(full, image, fds, &mut args),
             (System::Helper(disks, fds), _) => self.helper_disks(&mut args, disks, fds),
         }
         self.shares(&mut args);
@@ -213,11 +224,11 @@ impl VmSpec<'_> {
     }
 
     /// Two disks, which the agent puts together.
-    fn image_and_scratch(&self, image: &Image, scratch: RawFd, args: &mut Args) {
+    fn image_and_scratch(&self, image: &Image, fds: ImageFds, args: &mut Args) {
         let bus = self.machine.bus();
-        image_node("root", image, args);
+        image_node("root", image, fds.image, args);
         args.pair("-device", format!("virtio-blk-{bus},drive=root,serial=root"));
-        scratch_file(scratch, args);
+        scratch_file(fds.scratch, args);
         args.pair("-blockdev", "driver=raw,node-name=scratch,discard=unmap,cache.no-flush=on,file=scratch-file");
         args.pair("-device", format!("virtio-blk-{bus},drive=scratch,serial=scratch"));
     }
@@ -276,13 +287,12 @@ impl VmSpec<'_> {
 }
 
 /// The image's file: read-only as this node.
-fn image_node(node: &str, image: &Image, args: &mut Args) {
+fn image_node(node: &str, image: &Image, fd: RawFd, args: &mut Args) {
     // locking=off: the image may lie on a file system without locks, and nobody ever writes to it.
-    args.list(
-        "-blockdev",
-        &format!("driver=file,node-name={node}-file,read-only=on,locking=off,filename="),
-        image.disk.as_os_str(),
-    );
+    // By descriptor: whatever becomes of its name, the VM keeps the file that was looked at.
+    args.pair("-add-fd", format!("fd={fd},set={DISK_SET}"));
+    let file = format!("driver=file,node-name={node}-file,read-only=on,locking=off");
+    args.pair("-blockdev", format!("{file},filename=/dev/fdset/{DISK_SET}"));
     let driver = image.entry.format.block_driver();
     args.pair("-blockdev", format!("driver={driver},node-name={node},read-only=on,file={node}-file"));
 }
@@ -295,9 +305,9 @@ fn scratch_file(scratch: RawFd, args: &mut Args) {
 }
 
 /// One disk that the guest may write: QEMU keeps what it writes in the private file and the rest is the image's.
-fn own_disk(full: &FullBoot, image: &Image, scratch: RawFd, args: &mut Args) {
-    image_node("image", image, args);
-    scratch_file(scratch, args);
+fn own_disk(full: &FullBoot, image: &Image, fds: ImageFds, args: &mut Args) {
+    image_node("image", image, fds.image, args);
+    scratch_file(fds.scratch, args);
     let overlay = "driver=qcow2,node-name=root,discard=unmap,cache.no-flush=on";
     args.pair("-blockdev", format!("{overlay},file=scratch-file,backing=image"));
     match full.disk_bus {

@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::child::QemuProcess;
 use super::signals::{Signal, Signals, is_fatal};
+use super::tail::printable;
 use crate::config::Config;
 use crate::image::{DEFAULT_MAX_BYTES, Image, ImportOptions, NewImage, import, packer_exists};
 use crate::notice;
@@ -56,7 +57,7 @@ impl SaveAs {
     /// The text is for the user.
     pub fn new(spec: &SaveSpec, description: Option<String>, config: &Config) -> anyhow::Result<Self> {
         packer_exists()?;
-        let place = NewImage::find(spec, &config.image_dirs)?;
+        let place = NewImage::find(spec, config.catalogue().dir_for_new())?;
         Ok(Self { place, description })
     }
 
@@ -257,7 +258,7 @@ impl<'a> RootArchive<'a> {
             // The rest of the command's session.
             (Stage::Greeting, _) | (_, ToHost::Log { .. } | ToHost::Eof(_)) => {}
             (Stage::Starting, ToHost::Started(_)) => self.stage = Stage::Exporting,
-            (_, ToHost::Failed(_, text)) => return Err(String::from_utf8_lossy(text).into_owned()),
+            (_, ToHost::Failed(_, text)) => return Err(printable(text)),
             (Stage::Exporting, ToHost::Data(Stream::Stdout, bytes)) => {
                 self.received[0].receive(Stream::Stdout as u8, bytes.len()).map_err(alien)?;
                 self.arrived.extend_from_slice(bytes);
@@ -272,11 +273,11 @@ impl<'a> RootArchive<'a> {
             }
             (Stage::Exporting, ToHost::Exit(ExitStatus::Code(0))) => self.stage = Stage::Over,
             (Stage::Exporting, ToHost::Exit(status)) => {
-                let said = String::from_utf8_lossy(&self.complaint).into_owned();
-                let said = said.lines().last().unwrap_or_default();
+                let said =
+                    printable(self.complaint.trim_ascii_end().rsplit(|&byte| byte == b'\n').next().unwrap_or_default());
                 return Err(format!("the guest could not export its root: {said} ({status:?})"));
             }
-            (_, message) => return Err(format!("the agent said {message:?} out of turn")),
+            (stage, _) => return Err(format!("the agent said something out of turn ({stage:?})")),
         }
         Ok(())
     }

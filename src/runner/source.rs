@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 
 use super::plan::VmSize;
 use super::qemu::Machine;
@@ -43,8 +43,8 @@ pub struct KitFiles {
 pub struct FullBoot {
     /// Where the guest finds its disk.
     pub disk_bus: DiskBus,
-    /// Size of the disk as the guest sees it.
-    pub disk_bytes: u64,
+    /// What the image's disk file is.
+    pub format: DiskFormat,
     /// A kernel to be loaded instead of the disk's boot loader.
     pub kernel: Option<PathBuf>,
     /// Its initial RAM disk.
@@ -75,14 +75,21 @@ impl BootSource {
         Ok(Self::Kit(KitFiles { kernel, initramfs, scratch: kit.scratch(), digest: kit.digest().to_owned() }))
     }
 
-    /// Makes a VM's private disk, without a name in `dir`: what the guest writes goes there.
+    /// Makes a VM's private disk, without a name in `dir`: what the guest writes goes there. `image` is the image's,
+    /// open.
     ///
     /// # Errors
     /// When `dir` cannot be written or is full.
-    pub fn private_disk(&self, dir: &Path) -> anyhow::Result<File> {
+    pub fn private_disk(&self, image: &File, dir: &Path) -> anyhow::Result<File> {
         match self {
             Self::Kit(kit) => scratch::create(&File::open(&kit.scratch).context("the kit's scratch disk")?, dir),
-            Self::Image(full) => overlay::create(full.disk_bytes, dir),
+            Self::Image(full) => {
+                let bytes = match full.format {
+                    DiskFormat::Qcow2 => overlay::virtual_size(image).context("the image's disk")?,
+                    _ => image.metadata().context("the image's disk")?.len(),
+                };
+                overlay::create(bytes, dir)
+            }
         }
     }
 
@@ -144,12 +151,6 @@ impl BootSource {
 impl FullBoot {
     fn of(image: &Image) -> anyhow::Result<Self> {
         let entry = image.entry.full_boot();
-        let disk = image.open_disk()?;
-        let disk_bytes = match image.entry.format {
-            DiskFormat::Qcow2 => overlay::virtual_size(&disk).context("its disk")?,
-            _ => disk.metadata().context("its disk")?.len(),
-        };
-        ensure!(disk_bytes > 0, "its disk is empty");
         let beside = |file: &PathBuf| -> anyhow::Result<PathBuf> {
             let path = image.entry_path.parent().unwrap_or(Path::new("/")).join(file);
             File::open(&path).with_context(|| format!("{} cannot be used", path.display()))?;
@@ -157,7 +158,7 @@ impl FullBoot {
         };
         Ok(Self {
             disk_bus: entry.disk_bus,
-            disk_bytes,
+            format: image.entry.format,
             kernel: entry.kernel.as_ref().map(beside).transpose()?,
             initrd: entry.initrd.as_ref().map(beside).transpose()?,
             memory_hotplug: entry.memory_hotplug,

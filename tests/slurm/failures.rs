@@ -9,7 +9,7 @@ use crate::cluster::{Cluster, ran};
 
 pub const CASES: &[Case] = &[
     ("an_unknown_image_is_refused_with_a_suggestion_before_a_job_exists", unknown_image),
-    ("a_name_that_could_be_a_path_is_refused", path_as_name),
+    ("a_name_that_is_none_and_a_path_that_is_no_disk_are_refused", path_as_name),
     ("a_number_of_vms_that_is_none_is_refused", bad_numbers),
     ("vms_per_slot_without_an_image_is_refused", number_without_image),
     ("a_catalogue_that_cannot_be_read_is_named", unreadable_catalogue),
@@ -33,7 +33,7 @@ fn unknown_image(cluster: &Cluster) {
 
 fn path_as_name(cluster: &Cluster) {
     for bad in ["../tiny", "/etc/passwd", "tiny;id", ""] {
-        cluster.srun(&[&format!("--vm-image={bad}"), "true"]).fails_with_one_line(&["--vm-image", bad]);
+        cluster.srun(&[&format!("--vm-image={bad}"), "true"]).fails_with_one_line(&["image", bad]);
     }
 }
 

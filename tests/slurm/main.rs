@@ -4,8 +4,11 @@
 //! be nothing. `cargo test --test slurm -- NAME` runs those whose name contains NAME.
 
 mod batch;
+mod catalogue;
+mod central;
 mod cluster;
 mod confinement;
+mod delivery;
 mod failures;
 mod fullboot;
 mod hostile;
@@ -37,6 +40,8 @@ const CASES: &[&[Case]] = &[
     terminal::CASES,
     slots::CASES,
     options::CASES,
+    catalogue::CASES,
+    delivery::CASES,
     batch::CASES,
     templates::CASES,
     fullboot::CASES,

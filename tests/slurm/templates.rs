@@ -102,7 +102,7 @@ fn memory(cluster: &Cluster) {
     let script = "for try in $(seq 100); do kib=$(awk '/MemTotal/ { print $2 }' /proc/meminfo); \
                   [ $kib -lt $((1850 * 1024)) ] || break; sleep 0.1; done; echo $kib";
     let stdout = vm(cluster, &["--mem=2G"], &["sh", "-c", script]).ok();
-    // 2048 MiB less 96 for QEMU, less what the guest's kernel takes for itself.
+    // 2048 MiB less 128 for QEMU, less what the guest's kernel takes for itself.
     let mib = stdout.trim().parse::<u64>().unwrap() / 1024;
     assert!((1850..=1952).contains(&mib), "{mib} MiB");
 }
@@ -111,7 +111,7 @@ fn smallest(cluster: &Cluster) {
     forget(cluster);
     for image in ["--vm-image=tiny", "--vm-image=debian12"] {
         for _ in 0..2 {
-            assert_eq!(cluster.srun(&[image, "--mem=224", "echo", "fine"]).ok(), "fine\n");
+            assert_eq!(cluster.srun(&[image, "--mem=256", "echo", "fine"]).ok(), "fine\n");
         }
     }
     assert_eq!(templates(cluster).len(), 2);

@@ -196,6 +196,9 @@ impl Running {
         if !self.outputs.iter().all(OutputPump::has_ended) {
             return;
         }
+        if let Some(text) = machine.killed_for_memory() {
+            out.send(self.task, &ToHost::Log { level: Level::Warn, text: text.as_bytes() });
+        }
         if let Err(error) = machine.sync_shares() {
             out.send(self.task, &ToHost::Log { level: Level::Warn, text: error.to_string().as_bytes() });
         }

@@ -78,6 +78,9 @@ impl Machine for StandIn {
         self.note("sync shares".to_owned())
     }
     fn settle(&mut self) {}
+    fn killed_for_memory(&mut self) -> Option<String> {
+        None
+    }
     fn expect_memory(&mut self, _bytes: u64) {}
     fn awaits_memory(&mut self) -> bool {
         false

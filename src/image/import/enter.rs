@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 
 use super::ImportOptions;
 use crate::digest;
+use crate::image::allow::Allow;
 use crate::image::catalogue::Image;
 use crate::image::entry::{BootMode, DiskFormat, ImageEntry};
 use crate::image::staged::Staged;
@@ -62,6 +63,7 @@ pub fn publish(staged: Staged, options: &ImportOptions, arch: String) -> anyhow:
         arch,
         sha256: Some(sha256),
         links: options.links.clone(),
+        allow: Allow::default(),
         full: None,
     };
     let published = Staged::create(dir).map_err(anyhow::Error::from).and_then(|staged| {

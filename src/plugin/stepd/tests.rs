@@ -22,7 +22,12 @@ impl Node {
         let meta = fs::metadata(root.path()).unwrap();
         host.owner = (meta.uid(), meta.gid());
         let place = root.path().display();
-        let words = [("libexec", ""), ("state_dir", "/state"), ("template_dir", "/templates")];
+        let words = [
+            ("libexec", ""),
+            ("state_dir", "/state"),
+            ("template_dir", "/templates"),
+            ("image_cache_dir", "/images-%n"),
+        ];
         let plugin = Plugin::new(&words.map(|(key, below)| format!("{key}={place}{below}").into()));
         Self { root, plugin, host }
     }
@@ -218,7 +223,7 @@ fn a_node_without_the_step_program_says_which_file_is_missing() {
 #[test]
 fn a_bad_value_or_a_bad_plugstack_stops_the_task() {
     let mut node = Node::new();
-    node.plugin.wish.set(IMAGE, Some("../etc"));
+    node.plugin.wish.set(IMAGE, Some("a;b"));
     assert!(matches!(node.start(), Err(Error::Request(_))));
     let mut node = Node::new().with_image();
     node.plugin.args = super::super::args::Args::parse(&["x=1".into()]);
@@ -241,4 +246,37 @@ fn the_extern_step_is_none_of_our_business() {
     node.host.step = Step::Extern;
     node.start().unwrap();
     assert_eq!((node.command().as_str(), node.state_dirs().len()), ("sleep 1", 0));
+}
+
+#[test]
+fn a_relative_path_starts_in_the_directory_of_the_submission() {
+    let mut node = Node::new();
+    node.plugin.wish.set(IMAGE, Some("../my.qcow2"));
+    assert!(matches!(node.start(), Err(Error::LostImageDir(_))));
+    node.host.job_env.insert(IMAGE_DIR_ENV.into(), "not/absolute".into());
+    assert!(matches!(node.start(), Err(Error::LostImageDir(_))));
+    node.host.job_env.insert(IMAGE_DIR_ENV.into(), "/home/ada/x".into());
+    node.start().unwrap();
+    assert_eq!(node.request().image.as_str(), "/home/ada/x/../my.qcow2");
+    assert!(!node.host.job_env.contains_key(IMAGE_DIR_ENV));
+}
+
+#[test]
+fn each_node_has_a_directory_for_copies_of_images_that_no_environment_leads_elsewhere() {
+    for (pattern, address, name) in
+        [("node", "n1", "n1"), ("switch.node", "s0.n1.example", "n1.example"), ("node", "../x", "")]
+    {
+        let mut node = Node::new().with_image();
+        node.host.job_env.insert("SLURM_TOPOLOGY_ADDR_PATTERN".into(), pattern.into());
+        node.host.job_env.insert("SLURM_TOPOLOGY_ADDR".into(), address.into());
+        node.start().unwrap();
+        let (root, request) = (node.root.path(), node.request());
+        let dir = request.image_cache_dir.unwrap();
+        assert_eq!(dir.parent(), Some(root), "{address}");
+        if !name.is_empty() {
+            assert_eq!(dir, root.join(format!("images-{name}")));
+        }
+        assert!(dir.join("users").join(node.host.owner.0.to_string()).is_dir());
+        assert_eq!(request.job.unwrap().id, 7);
+    }
 }

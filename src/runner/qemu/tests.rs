@@ -35,7 +35,7 @@ fn spec(image: &Image, machine: Machine, accel: Accel, start: Start) -> String {
             let full = image.entry.full_boot();
             BootSource::Image(FullBoot {
                 disk_bus: full.disk_bus,
-                disk_bytes: 1 << 30,
+                format: image.entry.format,
                 kernel: full.kernel.map(|file| Path::new("/images").join(file)),
                 initrd: full.initrd.map(|file| Path::new("/images").join(file)),
                 memory_hotplug: full.memory_hotplug,
@@ -47,7 +47,7 @@ fn spec(image: &Image, machine: Machine, accel: Accel, start: Start) -> String {
         accel,
         start,
         source: &source,
-        system: System::Image(image, 7),
+        system: System::Image(image, ImageFds { image: 6, scratch: 7 }),
         channel: 8,
         console: 9,
         monitor: 10,
@@ -104,8 +104,10 @@ socket,id=channel,fd=8
 virtio-serial-device,max_ports=2
 -device
 virtserialport,chardev=channel,name=org.spank-vm.agent
+-add-fd
+fd=6,set=3
 -blockdev
-driver=file,node-name=root-file,read-only=on,locking=off,filename=/images/a,,b.squashfs
+driver=file,node-name=root-file,read-only=on,locking=off,filename=/dev/fdset/3
 -blockdev
 driver=raw,node-name=root,read-only=on,file=root-file
 -device
@@ -167,7 +169,7 @@ fn full(keys: &str) -> Image {
 fn a_full_boot_gets_the_firmware_and_one_disk_whose_changes_are_private() {
     let line = boot(&full(""), Machine::Q35, Accel::Tcg);
     for expected in [
-        "driver=file,node-name=image-file,read-only=on,locking=off,filename=/images/x.raw",
+        "driver=file,node-name=image-file,read-only=on,locking=off,filename=/dev/fdset/3",
         "driver=raw,node-name=image,read-only=on,file=image-file",
         "driver=qcow2,node-name=root,discard=unmap,cache.no-flush=on,file=scratch-file,backing=image",
         "virtio-blk-pci,drive=root,",

@@ -68,12 +68,13 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> anyhow::Re
     ram.set_len(recipe.shape.base_mib << 20)?;
     let scratch = create(SCRATCH, true)?;
     // Made without a name where the draft is, and copied: it is some KiB.
-    copy_sparse(&recipe.source.private_disk(draft)?, &scratch).context("the private disk")?;
+    copy_sparse(&recipe.source.private_disk(recipe.disk.file(), draft)?, &scratch).context("the private disk")?;
     let state = create(STATE, false)?;
     let files = Files {
+        image: Some(recipe.disk.file().try_clone()?),
         scratch: Some(scratch),
         template: Some(TemplateFiles { ram, state: state.try_clone()? }),
-        disks: Vec::new(),
+        ..Files::default()
     };
     let process = start(recipe, &path(EMPTY), files, abilities)?;
 
@@ -121,7 +122,7 @@ fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) 
             accel: recipe.accel,
             start: Start::Template(recipe.shape, fds),
             source: recipe.source,
-            system: System::Image(recipe.image, inherited.files.scratch_fd()),
+            system: System::Image(recipe.image, inherited.files.image_fds()),
             channel: inherited.channel.as_raw_fd(),
             console: inherited.console.as_raw_fd(),
             monitor: inherited.monitor.as_raw_fd(),

@@ -5,12 +5,12 @@
 use std::fmt;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::super::qemu::{Abilities, Accel, Machine, Start, System, TemplateFds, VmSpec};
+use super::super::delivery::{Disk, identity};
+use super::super::qemu::{Abilities, Accel, ImageFds, Machine, Start, System, TemplateFds, VmSpec};
 use super::super::shares::Share;
 use super::super::source::BootSource;
 use super::{FORMAT, Shape};
@@ -29,6 +29,8 @@ pub struct Recipe<'a> {
     pub image: &'a Image,
     /// What it comes up from.
     pub source: &'a BootSource,
+    /// Its disk, open.
+    pub disk: &'a Disk,
     /// The QEMU binary.
     pub qemu: &'a Path,
     /// Virtual hardware.
@@ -59,10 +61,12 @@ impl Recipe<'_> {
         if let BootSource::Kit(kit) = self.source {
             add(kit.digest.as_bytes());
         }
-        for file in self.source.files().into_iter().chain([self.image.disk.as_path(), self.qemu]) {
+        for file in self.source.files().into_iter().chain([self.qemu]) {
             add(file.as_os_str().as_bytes());
-            add(identity(file)?.as_bytes());
+            add(identity(&std::fs::metadata(file)?).as_bytes());
         }
+        // Of the file that QEMU will get, whatever has its name by now.
+        add(self.disk.identity().as_bytes());
         // The whole command line, with descriptors and shares that stand for any.
         let placeholder =
             |number| Share { tag: format!("s{number}"), source: "/".into(), target: "/".into(), read_only: false };
@@ -73,7 +77,7 @@ impl Recipe<'_> {
             accel: self.accel,
             start: Start::Template(self.shape, fds),
             source: self.source,
-            system: System::Image(self.image, 0),
+            system: System::Image(self.image, ImageFds::default()),
             channel: 0,
             console: 0,
             monitor: 0,
@@ -85,12 +89,6 @@ impl Recipe<'_> {
         add(&std::fs::read("/proc/sys/kernel/random/boot_id")?);
         Ok(Key(hex(&hash.finalize()[..16])))
     }
-}
-
-/// Tells a file from any that takes its place later.
-fn identity(path: &Path) -> io::Result<String> {
-    let meta = std::fs::metadata(path)?;
-    Ok(format!("{} {} {} {} {}", meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()))
 }
 
 impl Key {

@@ -16,7 +16,6 @@
 mod build;
 mod digest;
 mod key;
-mod lock;
 mod shape;
 mod store;
 
@@ -27,10 +26,10 @@ use std::time::Instant;
 use anyhow::Context;
 use nix::unistd::Uid;
 
+use super::lock::{self, Waited};
 use super::signals::Signal;
 
 use build::Built;
-use lock::Waited;
 
 #[cfg(any(test, fuzzing))]
 pub use self::{build::hear, store::Manifest};
@@ -115,7 +114,7 @@ pub fn make_for_site(recipe: &Recipe<'_>, template_dir: &Path, terms: &Terms<'_>
     shelf.prepare(0o755).with_context(|| shelf.dir.display().to_string())?;
     let key = recipe.key().context("key")?;
     // Memory holds what was read from the disk: who may not read that must not read this.
-    let disk = recipe.image.disk.metadata()?;
+    let disk = recipe.disk.file().metadata()?;
     let files = FileMode { mode: 0o600 | (disk.mode() & 0o044), group: Some(disk.gid()) };
     make_once(&shelf, recipe, &key, files, terms)
 }

@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::child::TemplateFiles;
 use super::super::qemu::Abilities;
+use super::super::trust::{believe, make_private};
 use super::{FORMAT, Key};
 
 pub const MANIFEST: &str = "template.toml";
@@ -154,14 +155,6 @@ impl Template {
     }
 }
 
-/// Whether what is behind the descriptor can have been put there by `owner` alone.
-fn believe(file: &File, owner: Uid) -> anyhow::Result<()> {
-    let meta = file.metadata()?;
-    ensure!(meta.uid() == owner.as_raw(), "belongs to user {} and not to {owner}", meta.uid());
-    ensure!(meta.mode() & 0o022 == 0, "others may write to it (mode {:o})", meta.mode() & 0o7777);
-    Ok(())
-}
-
 /// Who may read the files of a template.
 #[derive(Debug, Clone, Copy)]
 pub struct FileMode {
@@ -219,12 +212,7 @@ impl Shelf {
     /// # Errors
     /// When it is not there, or not fit to hold what this user will run.
     pub fn prepare(&self, mode: u32) -> anyhow::Result<()> {
-        if self.dir.symlink_metadata().is_err() && Uid::effective().is_root() {
-            DirBuilder::new().recursive(true).mode(0o755).create(self.dir.parent().unwrap_or(Path::new("/")))?;
-            DirBuilder::new().mode(mode).create(&self.dir).or_else(exists)?;
-        }
-        let dir = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(&self.dir);
-        believe(&dir?, self.owner)
+        make_private(&self.dir, self.owner, mode)
     }
 
     /// Where a template of that key is built, empty.
@@ -336,8 +324,4 @@ pub fn remove(dir: &Path) -> io::Result<()> {
 fn disk_use(dir: &Path) -> u64 {
     let files = fs::read_dir(dir).into_iter().flatten().flatten();
     files.filter_map(|file| file.metadata().ok()).map(|meta| meta.blocks() * 512).sum()
-}
-
-fn exists(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) }
 }

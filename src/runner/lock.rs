@@ -1,4 +1,5 @@
-//! One builder at a time: a lock that dies with its holder, and a wait for it without polling.
+//! One producer at a time, of a template or of a copy of an image: a lock that dies with its holder, and a wait
+//! for it without polling.
 
 #![forbid(unsafe_code)]
 
@@ -14,7 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use super::super::signals::{Signal, Signals, is_fatal};
+use super::signals::{Signal, Signals, is_fatal};
 
 /// The lock, held. Its file is gone when it is released.
 #[derive(Debug)]

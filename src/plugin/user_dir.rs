@@ -1,4 +1,4 @@
-//! The user's directory for templates: `TEMPLATE_DIR/users/<uid>`.
+//! A user's directory in a place of root's: `DIR/users/<uid>`, for templates and for copies of images.
 //!
 //! Made by root in slurmstepd, because only root can make a directory that belongs to one user below one
 //! that no user can write to. The same care as for the task's private directory applies.
@@ -14,16 +14,16 @@ use std::path::Path;
 /// Makes the directory of `owner` (user and group), mode 0700, and those above it, unless it is there.
 ///
 /// # Errors
-/// When a file operation fails, or something is there that others could tamper with. VMs then boot.
-pub fn ensure(template_dir: &Path, owner: (u32, u32)) -> io::Result<()> {
-    let users = template_dir.join("users");
+/// When a file operation fails, or something is there that others could tamper with. VMs then do without.
+pub fn ensure(base: &Path, owner: (u32, u32)) -> io::Result<()> {
+    let users = base.join("users");
     let dir = users.join(owner.0.to_string());
     if dir.symlink_metadata().is_ok() {
         return believe(&dir, owner);
     }
     // A package of the site may not have made /var/cache/spank-vm.
-    let _ = template_dir.parent().map(|parent| make(parent, 0o755));
-    secure_parent(template_dir)?;
+    let _ = base.parent().map(|parent| make(parent, 0o755));
+    secure_parent(base)?;
     secure_parent(&users)?;
     match make(&dir, 0o700) {
         // Another task of the step was faster; it gives the directory to the same user.
@@ -56,14 +56,14 @@ mod tests {
     #[test]
     fn the_directory_is_made_once_for_its_user_alone() {
         let root = tempfile::tempdir().unwrap();
-        let template_dir = root.path().join("cache/templates");
+        let base = root.path().join("cache/base");
         let owner = if me().0 == 0 { (65534, 65534) } else { me() };
-        ensure(&template_dir, owner).unwrap();
-        let dir = template_dir.join("users").join(owner.0.to_string());
+        ensure(&base, owner).unwrap();
+        let dir = base.join("users").join(owner.0.to_string());
         let meta = fs::metadata(&dir).unwrap();
         assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (owner.0, owner.1, 0o700));
         fs::write(dir.join("kept"), "").unwrap();
-        ensure(&template_dir, owner).unwrap();
+        ensure(&base, owner).unwrap();
         assert!(dir.join("kept").exists());
     }
 

@@ -1,0 +1,143 @@
+//! The control groups of this process, read in whichever layout the node has.
+//!
+//! Slurm's trees, from the task up:
+//!
+//! | layout | path |
+//! | --- | --- |
+//! | v1 | `/sys/fs/cgroup/memory/slurm[_NODE]/uid_U/job_J/step_S/task_T` |
+//! | v2 | `/sys/fs/cgroup/system.slice/[NODE_]slurmstepd.scope/job_J/step_S/user/task_T` |
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Whose memory a control group holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// The step's or one of its tasks'.
+    Step,
+    /// The whole job's on this node.
+    Job,
+    /// More than one job's.
+    Node,
+}
+
+/// One control group on the way from this process to the root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Level {
+    /// Its own name.
+    pub name: String,
+    /// Whose it is.
+    pub owner: Owner,
+    /// What the kernel enforces, in MiB.
+    pub limit_mib: Option<u64>,
+    /// What it holds now and cannot give back, in MiB: all but the page cache of files.
+    pub used_mib: u64,
+}
+
+/// Names of what is needed, which the two layouts have in common but for the spelling.
+struct Layout {
+    limit: &'static str,
+    usage: &'static str,
+    /// In `memory.stat`: what is dropped when memory is short, of this group and those below.
+    reclaimable: [&'static str; 2],
+}
+
+const V1: Layout = Layout {
+    limit: "memory.limit_in_bytes",
+    usage: "memory.usage_in_bytes",
+    reclaimable: ["total_active_file", "total_inactive_file"],
+};
+
+const V2: Layout =
+    Layout { limit: "memory.max", usage: "memory.current", reclaimable: ["active_file", "inactive_file"] };
+
+/// v1 writes "no limit" as the highest multiple of a page.
+const NO_LIMIT: u64 = 1 << 60;
+
+/// The control groups of this process, its own first. Empty where there are none or they cannot be read: then Slurm's
+/// word is all there is. `root` is `/` but for tests.
+pub(super) fn levels(root: &Path) -> Vec<Level> {
+    find(root).unwrap_or_default()
+}
+
+fn find(root: &Path) -> Option<Vec<Level>> {
+    let membership = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
+    let mounts = fs::read_to_string(root.join("proc/self/mountinfo")).ok()?;
+    // A line is `number:controllers:path`. Hybrid systems have v1 controllers and a v2 tree without any.
+    let lines = || membership.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
+    let v1 = lines().find(|(controllers, _)| controllers.split(',').any(|name| name == "memory"));
+    let (layout, path, mount) = match v1 {
+        Some((_, path)) => (V1, path, mount(&mounts, "cgroup", Some("memory"))?),
+        None => (V2, lines().find(|(controllers, _)| controllers.is_empty())?.1, mount(&mounts, "cgroup2", None)?),
+    };
+    // In a container the mount shows a part of the tree.
+    let below = Path::new(path).strip_prefix(&mount.root).unwrap_or(Path::new(""));
+    let top = root.join(mount.point.strip_prefix("/").ok()?);
+    Some(below.ancestors().filter_map(|part| level(&layout, &top.join(part), part)).collect())
+}
+
+struct Mount {
+    root: PathBuf,
+    point: PathBuf,
+}
+
+/// The mount of a file system type, with this word among its options (proc_pid_mountinfo(5)).
+fn mount(mounts: &str, kind: &str, option: Option<&str>) -> Option<Mount> {
+    mounts.lines().find_map(|line| {
+        let (place, what) = line.split_once(" - ")?;
+        let mut what = what.split(' ');
+        let is_kind = what.next() == Some(kind);
+        let options = what.nth(1)?;
+        let has_option = option.is_none_or(|option| options.split(',').any(|word| word == option));
+        let mut place = place.split(' ').skip(3).map(unescape);
+        (is_kind && has_option).then_some(Mount { root: place.next()?, point: place.next()? })
+    })
+}
+
+/// Blanks in paths are octal there.
+fn unescape(text: &str) -> PathBuf {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        let octal = tail.get(..3).filter(|_| first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => (bytes.push(byte), rest = &tail[3..]).1,
+            None => (bytes.push(first), rest = tail).1,
+        }
+    }
+    PathBuf::from(OsStr::from_bytes(&bytes))
+}
+
+/// `None` for the root of a tree, which has no limit, and for a group that is not readable.
+fn level(layout: &Layout, dir: &Path, below: &Path) -> Option<Level> {
+    let number = |file: &str| fs::read_to_string(dir.join(file)).ok()?.trim().parse::<u64>().ok();
+    let usage = number(layout.usage)?;
+    let stat = fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
+    let reclaimable: u64 = stat
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter(|(name, _)| layout.reclaimable.contains(name))
+        .filter_map(|(_, value)| value.parse::<u64>().ok())
+        .sum();
+    Some(Level {
+        name: below.file_name()?.to_string_lossy().into_owned(),
+        owner: owner(below),
+        // v2 says "max".
+        limit_mib: number(layout.limit).filter(|&limit| limit < NO_LIMIT).map(|limit| limit >> 20),
+        used_mib: usage.saturating_sub(reclaimable) >> 20,
+    })
+}
+
+fn owner(below: &Path) -> Owner {
+    let has = |prefix: &str| below.iter().any(|name| name.as_bytes().starts_with(prefix.as_bytes()));
+    match (has("job_"), has("step_")) {
+        (true, true) => Owner::Step,
+        (true, false) => Owner::Job,
+        (false, _) => Owner::Node,
+    }
+}
+
+#[cfg(test)]
+mod tests;
