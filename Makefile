@@ -25,6 +25,7 @@ KIT     := $(TARGET)/kit
 IMAGES  := $(TARGET)/images
 ROOTS   := $(TARGET)/rootfs
 FULL    := $(TARGET)/images-full
+DISKS   := $(TARGET)/disks
 CACHE   := $(TARGET)/cache
 AGENT_TRIPLE := x86_64-unknown-linux-gnu
 
@@ -109,7 +110,7 @@ test-hooks: ## the plugin's hooks, called by a stand-in for slurmstepd
 	$(call section,hook tests)
 	$(CARGO) test --quiet --test hooks
 
-test-slurm: build kit images ## tests on a real private Slurm with real VMs (as root)
+test-slurm: build kit images disks ## tests on a real private Slurm with real VMs (as root)
 	$(call section,tests on a real Slurm)
 	$(CARGO) test --quiet $(RUNNER_FEATURES) --test slurm
 
@@ -117,7 +118,8 @@ test-parity: build kit images ## the same scripts bare and in a VM, compared (as
 	$(call section,parity of bare-metal and VM steps)
 	$(CARGO) test --quiet $(RUNNER_FEATURES) --test parity
 
-test-long: build kit images-long ## what takes minutes: gigabytes, time limits, many images, faults among hundreds of VMs, fuzzing (as root)
+test-long: build kit images-long disks ## what takes minutes: gigabytes, time limits, many images, faults among hundreds of VMs, fuzzing (as root)
+	@$(MAKE) $(DISKS)/.debian11-disk.made
 	$(call section,long cases on a real Slurm)
 	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test slurm
 	$(call section,long cases of parity)
@@ -165,7 +167,7 @@ figure4: build kit images images-full ## the paper's Figure 4 again, into target
 
 ##@ Build
 
-.PHONY: deps build kit images images-long images-full clean
+.PHONY: deps build kit images images-long disks images-full clean
 deps: ## install missing Debian packages (as root; starts no service)
 	@packaging/debian-deps
 
@@ -218,6 +220,18 @@ $(IMAGES)/.%.made: $(ROOTS)/%.tar
 	$(call section,image $*)
 	@mkdir -p $(IMAGES)
 	@$(PROGRAM) image import $< --name $* --dir $(IMAGES) --replace --description '$(DESCRIPTION)'
+	@touch $@
+
+disks: ## the disk 'debian12-disk', a Debian that boots its own kernel, into target/disks (as root)
+	@$(MAKE) $(DISKS)/.debian12-disk.made
+
+$(DISKS)/.debian12-disk.made: SUITE := bookworm
+$(DISKS)/.debian11-disk.made: SUITE := bullseye
+
+$(DISKS)/.%.made: tests/images/systemd-disk
+	$(call section,disk $*)
+	@mkdir -p $(DISKS)
+	@tests/images/systemd-disk $* $(SUITE) $(DISKS)
 	@touch $@
 
 # Kept, because the tests make disks and container images of them.

@@ -3,7 +3,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
@@ -91,17 +90,17 @@ impl Vms<'_> {
         if slot.config.start == StartChoice::Boot {
             return Obtained::Unavailable("the configuration says so (start = 'boot')".to_owned());
         }
-        if parts.machine != Machine::Q35 {
+        if parts.machine == Machine::Microvm {
             return Obtained::Unavailable(format!("machine {:?} cannot plug memory", parts.machine));
         }
-        let Some(shape) = Shape::of(parts.size, parts.shares.len()) else {
+        let Some(shape) = parts.source.shape(parts.size, parts.shares.len()) else {
             return Obtained::Unavailable(format!("{:?} is larger than templates are", parts.size));
         };
         let introduction = parts.task.introduction();
         let recipe = Recipe {
             image: &parts.image,
+            source: &parts.source,
             disk: &parts.disk,
-            kit: &parts.kit,
             qemu: &parts.qemu,
             machine: parts.machine,
             accel: self.accel,
@@ -142,6 +141,7 @@ impl Vms<'_> {
             memory: template.and_then(|(shape, _)| shape.bytes_to_plug(parts.size)).map(Shape::beyond_template),
             deadline: Instant::now() + self.boot_timeout,
             boot_timeout: self.boot_timeout,
+            advice: parts.source.advice(),
             notice_at: self.notice_at,
             image: slot.image.as_str(),
         };
@@ -192,7 +192,6 @@ impl Vms<'_> {
         index: usize,
     ) -> anyhow::Result<Vm> {
         let Self { slot, parts, .. } = self;
-        let (kernel, initramfs) = (parts.kit.kernel(), parts.kit.initramfs());
         let scratch_dir = &slot.config.scratch_dir;
         // Kept until QEMU has it.
         let mut device_state = None;
@@ -208,8 +207,7 @@ impl Vms<'_> {
                 (Start::Clone(shape, fds), files)
             }
             None => {
-                let original = File::open(parts.kit.scratch()).context("the kit's scratch disk")?;
-                let scratch = Some(scratch::create(&original, scratch_dir).blame_node()?);
+                let scratch = Some(parts.source.private_disk(parts.disk.file(), scratch_dir).blame_node()?);
                 (Start::Boot(parts.size), Files { image, scratch, ..Files::default() })
             }
         };
@@ -218,8 +216,7 @@ impl Vms<'_> {
                 machine: parts.machine,
                 accel: self.accel,
                 start,
-                kernel: &kernel,
-                initramfs: &initramfs,
+                source: &parts.source,
                 system: System::Image(&parts.image, inherited.files.image_fds()),
                 channel: inherited.channel.as_raw_fd(),
                 console: inherited.console.as_raw_fd(),

@@ -18,11 +18,13 @@ pub mod fault;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod helper;
+mod install;
 mod job;
 pub mod limits;
 mod lock;
 pub mod log;
 mod monitor;
+mod overlay;
 mod plan;
 mod prebuild;
 mod pulse;
@@ -32,6 +34,7 @@ mod save;
 mod scratch;
 mod shares;
 mod signals;
+mod source;
 mod stdio;
 mod tail;
 mod task;
@@ -56,6 +59,7 @@ use self::plan::{SlotResources, VmSize};
 use self::qemu::{Accel, Machine};
 use self::shares::Share;
 use self::signals::{Signal, Signals};
+use self::source::BootSource;
 use self::stdio::{RawTerminal, same_file, terminal_size};
 use self::task::Task;
 use self::vm::End;
@@ -66,6 +70,7 @@ use crate::notice;
 use crate::proto::{ExitStatus, FailKind};
 use crate::request::{EnvEntry, ImageName, ImageRef, JobRef, ShareSpec};
 
+pub use self::install::{InstallOptions, Installed, image_of_disk, install_agent};
 pub use self::prebuild::{Prebuilt, prebuild};
 pub use self::save::SaveAs;
 pub use self::signals::die_by;
@@ -121,8 +126,8 @@ pub struct Slot {
 /// What a slot's VMs are made of: everything that is looked up once.
 struct Parts {
     image: Image,
+    source: BootSource,
     disk: Disk,
-    kit: Kit,
     qemu: PathBuf,
     machine: Machine,
     size: VmSize,
@@ -150,12 +155,16 @@ pub fn run(slot: &Slot) -> anyhow::Result<ExitStatus> {
     };
     let terminal = enter_terminal(&mut parts.task)?;
     let decision = accel::decide(slot.config.accel, &slot.config.state_dir, &parts.qemu).blame_node()?;
-    let trial = decision.may_fall_back.then(|| Duration::from_secs(slot.config.kvm_timeout_s));
+    let trial = decision.may_fall_back.then(|| parts.source.kvm_trial(&slot.config));
     let boot_timeout = trial.unwrap_or(parts.boot_timeout);
     let mut outcome = attempt::run(slot, &parts, &signals, decision.accel, boot_timeout)?;
     if decision.may_fall_back && outcome.never_came_up() {
-        accel::report_broken(&slot.config.state_dir, &parts.qemu);
+        accel::warn_broken();
         outcome = attempt::run(slot, &parts, &signals, Accel::Tcg, parts.boot_timeout)?;
+        // An image that brings its own kernel may be what does not come up: then the node is not to blame.
+        if matches!(parts.source, BootSource::Kit(_)) || !outcome.never_came_up() {
+            accel::remember_broken(&slot.config.state_dir, &parts.qemu);
+        }
     }
     drop(terminal);
     match outcome {
@@ -190,7 +199,12 @@ fn prepare(slot: &Slot, signals: &Signals) -> anyhow::Result<Prepared> {
         image.entry.arch,
         std::env::consts::ARCH
     );
-    let kit = Kit::load(&config.kit).blame_node()?;
+    let source = BootSource::of(&image, config)?;
+    ensure!(
+        slot.save.is_none() || matches!(source, BootSource::Kit(_)),
+        "image '{}' boots its own kernel (boot = \"full\"): a VM of it cannot be saved",
+        image.name
+    );
     let qemu = config.qemu_path().blame_node()?;
     let cpus = limits::processors()?;
     let size = plan::divide(&SlotResources {
@@ -214,7 +228,19 @@ fn prepare(slot: &Slot, signals: &Signals) -> anyhow::Result<Prepared> {
     for mount in &slot.mounts {
         ensure!(mount.source.is_dir(), "--vm-mount={mount}: {} is no directory on {}", mount.source.display(), node());
     }
-    let shares = shares::choose(&[slot.mounts.as_slice(), config.shares.as_slice()].concat(), &own);
+    let mut shares = shares::choose(&[slot.mounts.as_slice(), config.shares.as_slice()].concat(), &own);
+    if !image.entry.full_boot().shares {
+        ensure!(
+            slot.mounts.is_empty(),
+            "--vm-mount: the kernel of image '{}' cannot mount host directories",
+            image.name
+        );
+        notice::line(&format!(
+            "warning: the kernel of image '{}' cannot mount host directories; none is there",
+            image.name
+        ));
+        shares.clear();
+    }
     for (path, _) in image.entry.links.iter() {
         // It would be made on the host.
         if let Some(share) = shares.iter().find(|share| path.starts_with(&share.target)) {
@@ -225,17 +251,17 @@ fn prepare(slot: &Slot, signals: &Signals) -> anyhow::Result<Prepared> {
             );
         }
     }
-    let machine = Machine::chosen(config.machine);
+    let machine = source.machine(config.machine);
     // VMs that share a processor boot one after the other in effect.
     let turns = vms.div_ceil(cpus);
-    let boot_timeout = Duration::from_secs(config.boot_timeout_s) * turns;
+    let boot_timeout = source.boot_timeout(config) * turns;
     // Last: it may take as long as a copy of the image does.
     let notice_at = io::stderr().is_terminal().then(|| slot.begin + NOTICE_AFTER);
     let disk = match delivery::deliver(&image, &delivery::Terms::of(config, signals, notice_at))? {
         Delivered::Disk(disk) => disk,
         Delivered::Interrupted(signal) => return Ok(Prepared::Interrupted(signal)),
     };
-    Ok(Prepared::Parts(Box::new(Parts { image, disk, kit, qemu, machine, size, boot_timeout, shares, task })))
+    Ok(Prepared::Parts(Box::new(Parts { image, source, disk, qemu, machine, size, boot_timeout, shares, task })))
 }
 
 /// With a terminal on stdin and stdout, the command gets one of its own and this one is only a wire.
