@@ -12,8 +12,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::child::QemuProcess;
 use super::signals::{Signal, Signals, is_fatal};
+use super::tail::printable;
 use crate::config::Config;
-use crate::image::{Image, ImportOptions, NewImage, import, packer_exists};
+use crate::image::{DEFAULT_MAX_BYTES, Image, ImportOptions, NewImage, import, packer_exists};
 use crate::notice;
 use crate::proto::{self, DATA_CHUNK, Decoder, ExitStatus, ProtoError, RecvWindow, Stream, ToGuest, ToHost};
 use crate::request::SaveSpec;
@@ -74,10 +75,11 @@ impl SaveAs {
             description: self.description.clone().unwrap_or_else(|| entry.description.clone()),
             append: entry.append.clone(),
             replace: place.replace,
-            links: entry.links.clone(),
-            arch: entry.arch.clone(),
+            inherits: Some(entry.clone()),
+            arch: Some(entry.arch.clone()),
+            max_bytes: DEFAULT_MAX_BYTES,
         };
-        let image = import(archive, &options)?;
+        let image = import(archive, &options)?.image;
         let mib = image.disk.metadata().map_or(0, |meta| meta.len() >> 20);
         Ok(format!("image '{}' is saved: {} ({mib} MiB)", image.name, image.entry_path.display()))
     }
@@ -115,7 +117,9 @@ pub fn save(
 }
 
 fn fatal_signal(signals: &Signals) -> Option<Signal> {
-    std::iter::from_fn(|| signals.next()).find(|&signal| is_fatal(signal))
+    // A file that has become too large is an error of its own.
+    let ends = |signal: &Signal| is_fatal(*signal) && i32::from(*signal) != libc::SIGXFSZ;
+    std::iter::from_fn(|| signals.next()).find(ends)
 }
 
 /// How far the session has come.
@@ -254,7 +258,7 @@ impl<'a> RootArchive<'a> {
             // The rest of the command's session.
             (Stage::Greeting, _) | (_, ToHost::Log { .. } | ToHost::Eof(_)) => {}
             (Stage::Starting, ToHost::Started(_)) => self.stage = Stage::Exporting,
-            (_, ToHost::Failed(_, text)) => return Err(String::from_utf8_lossy(text).into_owned()),
+            (_, ToHost::Failed(_, text)) => return Err(printable(text)),
             (Stage::Exporting, ToHost::Data(Stream::Stdout, bytes)) => {
                 self.received[0].receive(Stream::Stdout as u8, bytes.len()).map_err(alien)?;
                 self.arrived.extend_from_slice(bytes);
@@ -269,11 +273,11 @@ impl<'a> RootArchive<'a> {
             }
             (Stage::Exporting, ToHost::Exit(ExitStatus::Code(0))) => self.stage = Stage::Over,
             (Stage::Exporting, ToHost::Exit(status)) => {
-                let said = String::from_utf8_lossy(&self.complaint).into_owned();
-                let said = said.lines().last().unwrap_or_default();
+                let said =
+                    printable(self.complaint.trim_ascii_end().rsplit(|&byte| byte == b'\n').next().unwrap_or_default());
                 return Err(format!("the guest could not export its root: {said} ({status:?})"));
             }
-            (_, message) => return Err(format!("the agent said {message:?} out of turn")),
+            (stage, _) => return Err(format!("the agent said something out of turn ({stage:?})")),
         }
         Ok(())
     }
