@@ -116,13 +116,11 @@ fn shared_job(cluster: &Cluster) {
 }
 
 fn hungry_guest(cluster: &Cluster) {
-    for _ in 0..2 {
-        let ran = cluster.srun(&["--vm-image=debian12", "--mem=450", "perl", "-e", EAT_ALL]);
-        assert_eq!(ran.code, 128 + 9, "{ran:?}");
-        let told = ran.stderr.lines().filter(|line| line.contains("the VM ran out of memory")).collect::<Vec<_>>();
-        assert!(told.len() == 1 && told[0].contains("'perl'") && told[0].contains("--mem"), "{ran:?}");
-        assert!(!ran.stderr.contains("oom-kill") && !ran.stderr.contains("Out Of Memory"), "{ran:?}");
-    }
+    let ran = cluster.srun(&["--vm-image=debian12", "--mem=450", "perl", "-e", EAT_ALL]);
+    assert_eq!(ran.code, 128 + 9, "{ran:?}");
+    let told = ran.stderr.lines().filter(|line| line.contains("the VM ran out of memory")).collect::<Vec<_>>();
+    assert!(told.len() == 1 && told[0].contains("'perl'") && told[0].contains("--mem"), "{ran:?}");
+    assert!(!ran.stderr.contains("oom-kill") && !ran.stderr.contains("Out Of Memory"), "{ran:?}");
     // A command that survives its child says how it went on.
     let script = format!("perl -e '{EAT_ALL}'; echo status $?");
     let ran = cluster.srun(&["--vm-image=debian12", "--mem=450", "sh", "-c", &script]);
@@ -130,10 +128,10 @@ fn hungry_guest(cluster: &Cluster) {
 }
 
 fn page_cache(cluster: &Cluster) {
-    let script = "dd if=/dev/zero of=/var/big bs=1M count=300 2>/dev/null && wc -c </var/big && \
-                  dd if=/dev/zero of=share bs=1M count=300 2>/dev/null && wc -c <share && rm share";
-    let ran = cluster.srun(&["--vm-image=tiny", "--vm-root", "--mem=320", "sh", "-c", script]);
-    assert_eq!(ran.ok(), "314572800\n314572800\n");
+    let script = "for file in /var/big big; do dd if=/dev/zero of=$file bs=1M count=200 2>/dev/null && \
+                  cat $file >/dev/null && echo $file; done; rm big";
+    let ran = cluster.srun(&["--vm-image=tiny", "--vm-root", "--mem=300", "sh", "-c", script]);
+    assert_eq!(ran.ok(), "/var/big\nbig\n");
 }
 
 /// The guest has what its step was promised, and a neighbour in the job takes it away.
