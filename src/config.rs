@@ -120,6 +120,8 @@ pub struct Config {
     pub max_vms_per_slot: u32,
     /// Seconds from the start of QEMU until the agent must have answered.
     pub boot_timeout_s: u64,
+    /// Seconds without an answer of a guest whose command runs after which it is given up; 0 is never.
+    pub silence_timeout_s: u64,
     /// Seconds after which a boot under KVM counts as broken when `accel` is `auto`.
     pub kvm_timeout_s: u64,
     /// Whether root's own jobs get VMs.
@@ -156,6 +158,7 @@ impl Default for Config {
             memory_overhead_mib: 128,
             max_vms_per_slot: MAX_VMS_PER_SLOT,
             boot_timeout_s: 60,
+            silence_timeout_s: 0,
             kvm_timeout_s: 10,
             allow_root: false,
             share_home: true,

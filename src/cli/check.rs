@@ -109,6 +109,7 @@ fn settings(config: &Config) -> String {
         memory_overhead_mib,
         max_vms_per_slot,
         boot_timeout_s,
+        silence_timeout_s,
         kvm_timeout_s,
         allow_root,
         share_home,
@@ -122,7 +123,7 @@ fn settings(config: &Config) -> String {
          state_dir = {state_dir:?}\ntemplate_dir = {template_dir:?}\ntemplate_cache_mib = {template_cache_mib}\n\
          scratch_dir = {scratch_dir:?}\ndefault_memory_mib = {default_memory_mib}\n\
          memory_overhead_mib = {memory_overhead_mib}\nmax_vms_per_slot = {max_vms_per_slot}\n\
-         boot_timeout_s = {boot_timeout_s}\nkvm_timeout_s = {kvm_timeout_s}\nallow_root = {allow_root}\n\
+         boot_timeout_s = {boot_timeout_s}\nsilence_timeout_s = {silence_timeout_s}\nkvm_timeout_s = {kvm_timeout_s}\nallow_root = {allow_root}\n\
          share_home = {share_home}\n\
          shares = {shares:?}\n\n",
         delivery.as_str(),

@@ -7,6 +7,7 @@ mod catalogue;
 mod check;
 mod image;
 mod kit;
+mod optimise;
 mod ps;
 mod run;
 mod step;

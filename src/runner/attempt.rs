@@ -240,7 +240,9 @@ impl Vms<'_> {
         let moments = Moments { template: has_template, spawned: Some(Instant::now()), ..Moments::begin(slot.begin) };
         // Any number that an earlier session of this guest did not use: its template's was 0.
         let nonce = u64::from(std::process::id()) << 32 | index as u64;
-        Ok(Vm::new(index, process, nonce, memory_to_plug, moments))
+        let mut vm = Vm::new(index, process, nonce, memory_to_plug, moments);
+        vm.silence_limit = Some(slot.config.silence_timeout_s).filter(|&s| s > 0).map(Duration::from_secs);
+        Ok(vm)
     }
 
     /// For `-v`.

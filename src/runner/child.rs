@@ -221,6 +221,13 @@ impl QemuProcess {
         None
     }
 
+    /// Whether somebody stopped QEMU: SIGSTOP, a debugger.
+    pub fn is_stopped(&self) -> bool {
+        let stat = self.child.as_ref().map(|child| std::fs::read_to_string(format!("/proc/{}/stat", child.id())));
+        let Some(Ok(stat)) = stat else { return false };
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
+    }
+
     /// Kills QEMU without waiting for its end: giving back its memory takes milliseconds in which the
     /// other VMs go on.
     pub fn kill(&mut self) {

@@ -25,6 +25,7 @@ pub mod log;
 mod monitor;
 mod plan;
 mod prebuild;
+mod pulse;
 mod qemu;
 mod relay;
 mod save;
@@ -59,7 +60,7 @@ use self::stdio::{RawTerminal, same_file, terminal_size};
 use self::task::Task;
 use self::vm::End;
 use crate::config::{AccelChoice, Config};
-use crate::image::{Image, ImageError};
+use crate::image::{Image, ImageError, runs_here};
 use crate::kit::Kit;
 use crate::notice;
 use crate::proto::{ExitStatus, FailKind};
@@ -183,7 +184,7 @@ fn prepare(slot: &Slot, signals: &Signals) -> anyhow::Result<Prepared> {
         image.entry.allow.permits_job(&facts).map_err(refused)?;
     }
     ensure!(
-        image.entry.arch == std::env::consts::ARCH,
+        runs_here(&image.entry.arch),
         "image '{}' is for {}, this node is {}",
         image.name,
         image.entry.arch,

@@ -155,7 +155,12 @@ impl Relay<'_> {
             }
         }
         let (boot_deadline, patience) = (self.deadline, self.boot_timeout);
-        let is_late = |vm: &&mut Vm| vm.deadline(boot_deadline, patience).is_some_and(|deadline| now >= deadline);
+        for vm in self.vms.iter_mut().filter(|vm| vm.phase == Phase::Running) {
+            vm.feel_pulse(now, &mut self.outputs);
+        }
+        let is_late = |vm: &&mut Vm| {
+            vm.phase != Phase::Running && vm.deadline(boot_deadline, patience).is_some_and(|deadline| now >= deadline)
+        };
         for vm in self.vms.iter_mut().filter(is_late) {
             vm.process.read_texts();
             let what = if vm.is_up() { "it came up, but its command did not start" } else { "no answer" };

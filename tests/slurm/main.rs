@@ -14,8 +14,10 @@ mod fail_closed;
 mod failures;
 mod hostile;
 mod identity;
+mod images;
 mod options;
 mod resources;
+mod save;
 mod slots;
 mod streams;
 mod templates;
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         streams::CASES,
         terminal::CASES,
         slots::CASES,
+        save::CASES,
         options::CASES,
         catalogue::CASES,
         delivery::CASES,
@@ -52,8 +55,11 @@ fn main() -> ExitCode {
         hostile::CASES,
         confinement::CASES,
         tools::CASES,
+        images::CASES,
     ]
     .concat();
+    // What takes minutes runs by itself: make test-long.
+    let cases = if std::env::var_os("SPANK_VM_LONG").is_some() { images::LONG_CASES.to_vec() } else { cases };
     if arguments.list {
         return libtest_mimic::run(&arguments, cases.into_iter().map(|(name, _)| trial(name, || Ok(()))).collect())
             .exit_code();

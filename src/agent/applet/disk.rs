@@ -7,6 +7,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::super::devices::disk_with_serial;
@@ -186,8 +187,16 @@ impl Place {
         };
         let words: Vec<&str> = own.into_iter().chain([options]).filter(|word| !word.is_empty()).collect();
         let all = words.join(",");
-        mount(Some(&self.device), target, Some(kind.name()), flags | MsFlags::MS_NOATIME, Some(all.as_str()))
-            .map_err(|errno| AgentError::Os { doing: format!("mount {} as {}", self.name(), kind.name()), errno })
+        mount(Some(&self.device), target, Some(kind.name()), flags | MsFlags::MS_NOATIME, Some(all.as_str())).map_err(
+            |errno| match errno {
+                // The file system's driver knows more, and tells nobody but the kernel's log.
+                Errno::EINVAL | Errno::EUCLEAN => AgentError::Unfit(format!(
+                    "its {} is damaged, cut off, or newer than the boot kit's kernel",
+                    kind.name()
+                )),
+                _ => AgentError::Os { doing: format!("mount it as {}", kind.name()), errno },
+            },
+        )
     }
 }
 
