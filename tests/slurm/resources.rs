@@ -82,7 +82,7 @@ fn membership(cluster: &Cluster) {
 
 /// Starts a bare step that holds so many MiB until it is killed, and returns once it has them.
 fn start_holding(cluster: &Cluster, dir: &Path, options: &[&str], mib: u32) -> Child {
-    let hold = format!("$| = 1; my $n = {mib}; my $b = q(x) x ($n << 20); print qq(held\\n); sleep 200");
+    let hold = format!("$| = 1; my $b; $b .= q(x) x 1048576 for 1..{mib}; print qq(held\\n); sleep 200");
     let argv = [&["srun", "-o", "held"], options, &["perl", "-e", &hold]].concat();
     let child = cluster.command_in(dir, &argv).stderr(Stdio::null()).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -140,7 +140,7 @@ fn hungry_neighbour(cluster: &Cluster) {
         return;
     }
     let dir = cluster.work_dir();
-    let eat = "exec perl -e 'my $n = 380; my $b = q(x) x ($n << 20); sleep 120'";
+    let eat = "exec perl -e 'my $b; $b .= q(x) x 1048576 for 1..380; sleep 120'";
     let step = start_waiting(cluster, &dir, &["--vm-image=debian12", "--mem=600"], eat);
     let job = only_job(cluster);
     let options = [&format!("--jobid={job}"), "--overlap", "--mem=600"];
