@@ -23,4 +23,4 @@ pub use entry::{DiskFormat, ImageEntry};
 pub use import::{DEFAULT_MAX_BYTES, ImportOptions, Imported, import, packer_exists, runs_here};
 pub use links::Links;
 pub use place::NewImage;
-pub use staged::clean_up_on_signals;
+pub use staged::{StagedDir, clean_up_on_signals};
