@@ -122,6 +122,8 @@ pub struct Config {
     pub boot_timeout_s: u64,
     /// The same for images that boot their own kernel and init.
     pub full_boot_timeout_s: u64,
+    /// Seconds without an answer of a guest whose command runs after which it is given up; 0 is never.
+    pub silence_timeout_s: u64,
     /// Seconds after which a boot under KVM counts as broken when `accel` is `auto`.
     pub kvm_timeout_s: u64,
     /// Whether root's own jobs get VMs.
@@ -159,6 +161,7 @@ impl Default for Config {
             max_vms_per_slot: MAX_VMS_PER_SLOT,
             boot_timeout_s: 60,
             full_boot_timeout_s: 240,
+            silence_timeout_s: 0,
             kvm_timeout_s: 10,
             allow_root: false,
             share_home: true,
@@ -248,10 +251,7 @@ impl Config {
                 .find(|path| path.exists())
         };
         found.with_context(|| {
-            format!(
-                "no QEMU at '{}' on this node: install qemu-system-x86 or set 'qemu' in the configuration",
-                self.qemu.display()
-            )
+            format!("no QEMU at '{}': install qemu-system-x86 or set 'qemu' in the configuration", self.qemu.display())
         })
     }
 }

@@ -8,18 +8,16 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Subcommand;
 
-use super::build;
+use super::{build, catalogue, optimise};
 use crate::config::Config;
 use crate::image::import::disk::{self, Disk};
 use crate::image::import::import_path;
-use crate::image::{ImportOptions, Imported, Links, NewImage, clean_up_on_signals, import};
+use crate::image::{ImportOptions, Imported, NewImage, clean_up_on_signals, import};
 use crate::notice;
 use crate::proto::ExitStatus;
 use crate::request::{ImageName, ImageRef, SaveSpec, parse_memory};
 use crate::runner::helper::{self, BlockFormat, HelperDisk};
 use crate::runner::{InstallOptions, Installed, image_of_disk, install_agent};
-
-use super::catalogue;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -105,6 +103,8 @@ pub enum Command {
     },
     /// Make an image from another: run a script as root in a VM and save that VM
     Build(build::Arguments),
+    /// Leave out what a kit boot never uses, pack the rest anew, and compare the start times
+    Optimise(optimise::Arguments),
     /// Remove an image of yours; VMs that run from it are not harmed
     Remove {
         /// Name of the image, or path of its entry
@@ -124,6 +124,7 @@ fn manage(config: &Config, command: Command) -> anyhow::Result<()> {
     match command {
         // It has exit codes of its own.
         Command::Build(_) => Ok(()),
+        Command::Optimise(arguments) => optimise::run(config, &arguments),
         Command::List => catalogue::list(config),
         Command::Check { image, save } => {
             catalogue::check(config, &from_here(image)?)?;
@@ -141,8 +142,9 @@ fn manage(config: &Config, command: Command) -> anyhow::Result<()> {
         Command::Remove { image } => catalogue::remove(config, &from_here(image)?),
         Command::Import { source, name, dir, description, append, replace, max_size, partition } => {
             let dir = image_dir(config, dir)?;
-            let (links, arch) = (Links::default(), None);
-            let options = ImportOptions { name, dir, description, append, replace, links, arch, max_bytes: max_size };
+            let (inherits, arch) = (None, None);
+            let options =
+                ImportOptions { name, dir, description, append, replace, inherits, arch, max_bytes: max_size };
             import_source(config, &source, &options, partition)
         }
         Command::InstallAgent { target, name, dir, description, partition, without_shares } => {

@@ -14,6 +14,7 @@ pub mod import;
 mod links;
 mod place;
 pub mod probe;
+pub mod slim;
 mod staged;
 
 pub use catalogue::{Catalogue, Image, ImageError};

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use super::child::{Files, QemuProcess};
+use super::fault::BlameNode;
 use super::qemu::{Accel, Machine, Start, System, TemplateFds, VmSpec};
 use super::relay::Relay;
 use super::save::{self, SaveAs, Saved};
@@ -200,13 +201,13 @@ impl Vms<'_> {
                 let opened = template.files().context("the template's files")?;
                 let (ram, state) = (opened.ram.as_raw_fd(), opened.state.as_raw_fd());
                 let fds = TemplateFds { ram, state, abilities: template.abilities() };
-                let scratch = scratch::create(template.scratch(), scratch_dir)?;
+                let scratch = scratch::create(template.scratch(), scratch_dir).blame_node()?;
                 device_state = Some(opened.state.try_clone()?);
                 let files = Files { image, scratch: Some(scratch), template: Some(opened), ..Files::default() };
                 (Start::Clone(shape, fds), files)
             }
             None => {
-                let scratch = Some(parts.source.private_disk(parts.disk.file(), scratch_dir)?);
+                let scratch = Some(parts.source.private_disk(parts.disk.file(), scratch_dir).blame_node()?);
                 (Start::Boot(parts.size), Files { image, scratch, ..Files::default() })
             }
         };
@@ -223,7 +224,8 @@ impl Vms<'_> {
                 shares: &parts.shares,
             }
             .args()
-        })?;
+        })
+        .blame_node()?;
         let mut memory_to_plug = None;
         if let (Start::Clone(shape, fds), Some(state)) = (start, &device_state) {
             process.monitor.load(fds.abilities.state_uri(state));
@@ -235,7 +237,9 @@ impl Vms<'_> {
         let moments = Moments { template: has_template, spawned: Some(Instant::now()), ..Moments::begin(slot.begin) };
         // Any number that an earlier session of this guest did not use: its template's was 0.
         let nonce = u64::from(std::process::id()) << 32 | index as u64;
-        Ok(Vm::new(index, process, nonce, memory_to_plug, moments))
+        let mut vm = Vm::new(index, process, nonce, memory_to_plug, moments);
+        vm.silence_limit = Some(slot.config.silence_timeout_s).filter(|&s| s > 0).map(Duration::from_secs);
+        Ok(vm)
     }
 
     /// For `-v`.

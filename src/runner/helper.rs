@@ -160,7 +160,11 @@ pub fn run(
     }
     match end {
         End::Exited(status) => Ok(Finished { status, said }),
-        End::NotStarted(FailKind::Setup, why) | End::NeverUp(why) | End::Broken(why) | End::NotSaved(why) => {
+        End::NotStarted(FailKind::Setup, why)
+        | End::NeverUp(why)
+        | End::Broken(why)
+        | End::NodeFailed(why)
+        | End::NotSaved(why) => {
             bail!("the helper VM: {why}")
         }
         End::NotStarted(_, why) => bail!("the helper VM: {why}: rebuild the boot kit with 'spank-vm kit build'"),

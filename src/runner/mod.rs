@@ -14,6 +14,7 @@ mod attempt;
 mod child;
 pub mod delivery;
 mod environment;
+pub mod fault;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod helper;
@@ -26,6 +27,7 @@ mod monitor;
 mod overlay;
 mod plan;
 mod prebuild;
+mod pulse;
 mod qemu;
 mod relay;
 mod save;
@@ -52,6 +54,7 @@ use anyhow::{Context, bail, ensure};
 
 use self::attempt::Outcome;
 use self::delivery::{Delivered, Disk};
+use self::fault::{BlameNode, NodeFault, node};
 use self::plan::{SlotResources, VmSize};
 use self::qemu::{Accel, Machine};
 use self::shares::Share;
@@ -75,6 +78,9 @@ pub use self::signals::die_by;
 /// Exit code when not the command but the VM failed: as container runtimes do, above what programs use.
 pub const EXIT_VM_FAILED: u8 = 125;
 
+/// Exit code when this node is at fault and another may do: `EX_TEMPFAIL` of sysexits.h, which asks for another try.
+/// The plugin uses it too.
+pub const EXIT_NODE_FAILED: u8 = crate::request::EXIT_NODE_FAILED;
 /// A start that takes longer than this is announced to a person who waits at a terminal.
 const NOTICE_AFTER: Duration = Duration::from_secs(1);
 
@@ -148,7 +154,7 @@ pub fn run(slot: &Slot) -> anyhow::Result<ExitStatus> {
         Prepared::Interrupted(signal) => return Ok(ExitStatus::Signal(signal)),
     };
     let terminal = enter_terminal(&mut parts.task)?;
-    let decision = accel::decide(slot.config.accel, &slot.config.state_dir, &parts.qemu)?;
+    let decision = accel::decide(slot.config.accel, &slot.config.state_dir, &parts.qemu).blame_node()?;
     let trial = decision.may_fall_back.then(|| parts.source.kvm_trial(&slot.config));
     let boot_timeout = trial.unwrap_or(parts.boot_timeout);
     let mut outcome = attempt::run(slot, &parts, &signals, decision.accel, boot_timeout)?;
@@ -176,7 +182,11 @@ fn prepare(slot: &Slot, signals: &Signals) -> anyhow::Result<Prepared> {
         "--vms-per-slot={vms}: this site allows at most {} ('max_vms_per_slot')",
         config.max_vms_per_slot
     );
-    let image = config.catalogue().resolve(&slot.image)?;
+    let image = match config.catalogue().resolve(&slot.image) {
+        // An image of another name would not be found either.
+        Err(error @ ImageError::Directory { .. }) => return Err(error).blame_node(),
+        found => found?,
+    };
     if image.entry.allow.depends_on_job() {
         let facts = job::facts(slot.job.as_ref()).with_context(|| format!("image '{}'", image.name))?;
         let refused = |refusal| ImageError::Refused { name: image.name.clone(), refusal };
@@ -195,7 +205,7 @@ fn prepare(slot: &Slot, signals: &Signals) -> anyhow::Result<Prepared> {
         "image '{}' boots its own kernel (boot = \"full\"): a VM of it cannot be saved",
         image.name
     );
-    let qemu = config.qemu_path()?;
+    let qemu = config.qemu_path().blame_node()?;
     let cpus = limits::processors()?;
     let size = plan::divide(&SlotResources {
         vms: *vms,
@@ -271,7 +281,10 @@ fn enter_terminal(task: &mut Task) -> anyhow::Result<Option<RawTerminal>> {
 /// Combines the ends of all VMs: the highest code wins, and a signal counts as 128 + its number as in a shell.
 /// Reports what the user cannot see otherwise, each sentence once.
 fn conclude(slot: &Slot, ends: &[End]) -> ExitStatus {
+    let blames_node = ends.iter().any(|end| matches!(end, End::NodeFailed(_)));
+    // That a node is at fault is not hidden by what became of the other VMs.
     let rank = |status: &ExitStatus| match status {
+        ExitStatus::Code(EXIT_NODE_FAILED) if blames_node => u16::MAX,
         ExitStatus::Code(code) => u16::from(*code),
         ExitStatus::Signal(signo) => 128 + u16::from(*signo),
     };
@@ -284,6 +297,11 @@ fn conclude(slot: &Slot, ends: &[End]) -> ExitStatus {
             }
             End::NotStarted(FailKind::NotFound, why) => (127, why.clone()),
             End::NotStarted(FailKind::NotExecutable, why) => (126, why.clone()),
+            End::NodeFailed(why) => (EXIT_NODE_FAILED, format!("{NodeFault}: {why}")),
+            // Nothing of the user's has run yet, and the image has no say in what the site demands.
+            End::NeverUp(why) if slot.config.accel == AccelChoice::Kvm => {
+                (EXIT_NODE_FAILED, format!("{NodeFault} with KVM: {why}"))
+            }
             End::NotSaved(why) => (EXIT_VM_FAILED, format!("the command succeeded, its VM is not saved: {why}")),
             End::NeverUp(why) | End::Broken(why) => {
                 (EXIT_VM_FAILED, format!("image '{}' on {}: {why}", slot.image, node()))
@@ -296,12 +314,6 @@ fn conclude(slot: &Slot, ends: &[End]) -> ExitStatus {
         ExitStatus::Code(status)
     });
     statuses.max_by_key(rank).unwrap_or(ExitStatus::Code(0))
-}
-
-/// This node's name as Slurm knows it.
-fn node() -> String {
-    let host = || nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-    std::env::var("SLURMD_NODENAME").ok().or_else(host).unwrap_or_else(|| "this node".to_owned())
 }
 
 /// Tries whether KVM really runs a guest: the image's own boot, and a command that does nothing.

@@ -65,6 +65,9 @@ pub struct Abilities {
     pub read_only_templates: bool,
 }
 
+/// A disk that fails stops the VM, and the runner ends it: a guest would go on with what it has not written.
+const ON_ERROR: &str = "werror=stop,rerror=stop";
+
 /// Keeps the guest's memory out of core dumps, wherever the node sends those.
 const NO_DUMP: &str = ",dump-guest-core=off";
 
@@ -227,10 +230,10 @@ impl VmSpec<'_> {
     fn image_and_scratch(&self, image: &Image, fds: ImageFds, args: &mut Args) {
         let bus = self.machine.bus();
         image_node("root", image, fds.image, args);
-        args.pair("-device", format!("virtio-blk-{bus},drive=root,serial=root"));
+        args.pair("-device", format!("virtio-blk-{bus},drive=root,serial=root,{ON_ERROR}"));
         scratch_file(fds.scratch, args);
         args.pair("-blockdev", "driver=raw,node-name=scratch,discard=unmap,cache.no-flush=on,file=scratch-file");
-        args.pair("-device", format!("virtio-blk-{bus},drive=scratch,serial=scratch"));
+        args.pair("-device", format!("virtio-blk-{bus},drive=scratch,serial=scratch,{ON_ERROR}"));
     }
 
     fn helper_disks(&self, args: &mut Args, disks: &[HelperDisk], fds: &[RawFd]) {
@@ -310,14 +313,15 @@ fn own_disk(full: &FullBoot, image: &Image, fds: ImageFds, args: &mut Args) {
     scratch_file(fds.scratch, args);
     let overlay = "driver=qcow2,node-name=root,discard=unmap,cache.no-flush=on";
     args.pair("-blockdev", format!("{overlay},file=scratch-file,backing=image"));
-    match full.disk_bus {
-        DiskBus::Virtio => args.pair("-device", "virtio-blk-pci,drive=root,serial=root,bootindex=1"),
-        DiskBus::Sata => {
-            args.pair("-device", "ich9-ahci,id=sata");
-            args.pair("-device", "ide-hd,drive=root,bus=sata.0,serial=root,bootindex=1");
-        }
-        DiskBus::Ide => args.pair("-device", "ide-hd,drive=root,bus=ide.0,serial=root,bootindex=1"),
+    if full.disk_bus == DiskBus::Sata {
+        args.pair("-device", "ich9-ahci,id=sata");
     }
+    let device = match full.disk_bus {
+        DiskBus::Virtio => "virtio-blk-pci",
+        DiskBus::Sata => "ide-hd,bus=sata.0",
+        DiskBus::Ide => "ide-hd,bus=ide.0",
+    };
+    args.pair("-device", format!("{device},drive=root,serial=root,bootindex=1,{ON_ERROR}"));
 }
 
 impl Machine {

@@ -94,7 +94,7 @@ impl Relay<'_> {
                             self.vms[vm].receive(&mut self.outputs);
                         }
                     }
-                    Source::Texts(vm) => self.vms[vm].process.read_texts(),
+                    Source::Texts(vm) => self.vms[vm].read_texts(&mut self.outputs),
                 }
             }
             self.watch_the_clock();
@@ -157,7 +157,12 @@ impl Relay<'_> {
             }
         }
         let (boot_deadline, patience) = (self.deadline, self.boot_timeout);
-        let is_late = |vm: &&mut Vm| vm.deadline(boot_deadline, patience).is_some_and(|deadline| now >= deadline);
+        for vm in self.vms.iter_mut().filter(|vm| vm.phase == Phase::Running) {
+            vm.feel_pulse(now, &mut self.outputs);
+        }
+        let is_late = |vm: &&mut Vm| {
+            vm.phase != Phase::Running && vm.deadline(boot_deadline, patience).is_some_and(|deadline| now >= deadline)
+        };
         for vm in self.vms.iter_mut().filter(is_late) {
             vm.process.read_texts();
             let (within, last_words) = (patience.as_secs(), vm.process.last_words());

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use super::fault::BlameNode;
 use super::plan::VmSize;
 use super::qemu::Machine;
 use super::template::Shape;
@@ -70,7 +71,7 @@ impl BootSource {
     /// # Errors
     /// When it is missing or not fit.
     pub fn kit(config: &Config) -> anyhow::Result<Self> {
-        let kit = Kit::load(&config.kit)?;
+        let kit = Kit::load(&config.kit).blame_node()?;
         let (kernel, initramfs) = (kit.kernel(), kit.initramfs());
         Ok(Self::Kit(KitFiles { kernel, initramfs, scratch: kit.scratch(), digest: kit.digest().to_owned() }))
     }

@@ -4,17 +4,21 @@
 //! be nothing. `cargo test --test slurm -- NAME` runs those whose name contains NAME.
 
 mod batch;
+mod blame;
 mod catalogue;
 mod central;
 mod cluster;
 mod confinement;
 mod delivery;
+mod fail_closed;
 mod failures;
 mod fullboot;
 mod hostile;
 mod identity;
 mod images;
 mod options;
+mod resources;
+mod save;
 mod slots;
 mod streams;
 mod templates;
@@ -39,6 +43,7 @@ const CASES: &[&[Case]] = &[
     streams::CASES,
     terminal::CASES,
     slots::CASES,
+    save::CASES,
     options::CASES,
     catalogue::CASES,
     delivery::CASES,
@@ -46,6 +51,9 @@ const CASES: &[&[Case]] = &[
     templates::CASES,
     fullboot::CASES,
     failures::CASES,
+    fail_closed::CASES,
+    blame::CASES,
+    resources::CASES,
     hostile::CASES,
     confinement::CASES,
     tools::CASES,
