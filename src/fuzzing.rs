@@ -6,6 +6,9 @@
 
 #![forbid(unsafe_code)]
 
+use std::io::{self, Read};
+
+use crate::archive::Reader;
 use crate::image::ImageEntry;
 use crate::image::probe::Probe;
 use crate::proto::{Decoder, Frame, HEADER_LEN, MAX_PAYLOAD, ToGuest, ToHost};
@@ -19,7 +22,7 @@ pub use crate::runner::fuzzing::{guest, template_guest, texts};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets by the names of their directories in `fuzz/seeds`.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("frames", frames),
     ("guest", guest),
     ("template_guest", template_guest),
@@ -27,6 +30,7 @@ pub const TARGETS: [Target; 7] = [
     ("request", request),
     ("files", files),
     ("disk", disk),
+    ("archive", archive),
 ];
 
 /// Cutting a stream into frames and reading the messages of both directions.
@@ -114,6 +118,14 @@ pub fn disk(data: &[u8]) {
     let probe = Probe::of_head(head, bytes);
     assert!(!probe.content.to_string().chars().any(char::is_control));
     assert!(probe.missing_bytes() != Some(0));
+}
+
+/// An archive that a user imports. A sparse entry may claim any size, so a mebibyte of each is looked at.
+pub fn archive(data: &[u8]) {
+    let mut reader = Reader::new(data);
+    while let Ok(Some(_)) = reader.next_entry() {
+        let _ = io::copy(&mut reader.content().take(1 << 20), &mut io::sink());
+    }
 }
 
 #[cfg(test)]
