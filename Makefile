@@ -23,7 +23,9 @@ TARGET  := target
 STAGE   := $(TARGET)/stage
 KIT     := $(TARGET)/kit
 IMAGES  := $(TARGET)/images
+ROOTS   := $(TARGET)/rootfs
 FULL    := $(TARGET)/images-full
+DISKS   := $(TARGET)/disks
 CACHE   := $(TARGET)/cache
 AGENT_TRIPLE := x86_64-unknown-linux-gnu
 
@@ -48,7 +50,7 @@ LIBEXECDIR ?= $(PREFIX)/libexec/spank-vm
 SHAREDIR   ?= $(PREFIX)/share/spank-vm
 
 SCRIPTS := .ci/run fuzz/run packaging/debian-deps benches/paper-way tests/cluster/cluster tests/cluster/demo tests/cluster/lib/v2-node \
-           $(wildcard tests/cluster/lib/*.sh tests/images/*) tests/parity/prelude.sh slurm-conf/example-job.sh
+           $(wildcard tests/cluster/lib/*.sh tests/images/*) tests/parity/prelude.sh slurm-conf/example-job.sh slurm-conf/prolog
 
 # What the tests of the real cluster find the build by.
 export SPANK_VM_STAGE  := $(abspath $(STAGE))
@@ -108,7 +110,7 @@ test-hooks: ## the plugin's hooks, called by a stand-in for slurmstepd
 	$(call section,hook tests)
 	$(CARGO) test --quiet --test hooks
 
-test-slurm: build kit images ## tests on a real private Slurm with real VMs (as root)
+test-slurm: build kit images disks ## tests on a real private Slurm with real VMs (as root)
 	$(call section,tests on a real Slurm)
 	$(CARGO) test --quiet $(RUNNER_FEATURES) --test slurm
 
@@ -116,7 +118,10 @@ test-parity: build kit images ## the same scripts bare and in a VM, compared (as
 	$(call section,parity of bare-metal and VM steps)
 	$(CARGO) test --quiet $(RUNNER_FEATURES) --test parity
 
-test-long: build kit images ## what takes minutes: parity cases with gigabytes or time limits, faults among hundreds of VMs, fuzzing (as root)
+test-long: build kit images-long disks ## what takes minutes: gigabytes, time limits, many images, faults among hundreds of VMs, fuzzing (as root)
+	@$(MAKE) $(DISKS)/.debian11-disk.made
+	$(call section,long cases on a real Slurm)
+	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test slurm
 	$(call section,long cases of parity)
 	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test parity
 	$(call section,long rows of the fault matrix)
@@ -162,7 +167,7 @@ figure4: build kit images images-full ## the paper's Figure 4 again, into target
 
 ##@ Build
 
-.PHONY: deps build kit images images-full clean
+.PHONY: deps build kit images images-long disks images-full clean
 deps: ## install missing Debian packages (as root; starts no service)
 	@packaging/debian-deps
 
@@ -198,18 +203,46 @@ $(KIT)/.made: $(AGENT)
 	$(PROGRAM) kit build --agent $(AGENT) --output $(KIT) --cache $(CACHE)
 	@touch $@
 
-images: build ## the images 'tiny' and 'debian12', into target/images
-	@$(MAKE) $(IMAGES)/.tiny.made $(IMAGES)/.debian12.made
+images: build ## the images 'tiny', 'debian12' and 'debian12-i386', into target/images
+	@$(MAKE) $(foreach image,tiny debian12 debian12-i386,$(IMAGES)/.$(image).made)
 
-$(IMAGES)/.tiny.made:     DESCRIPTION := busybox and nothing else, for tests
-$(IMAGES)/.debian12.made: DESCRIPTION := Debian 12 (bookworm), minimal
+images-long: images
+	@$(MAKE) $(foreach image,debian11 debian13,$(IMAGES)/.$(image).made)
+
+$(IMAGES)/.tiny.made:          DESCRIPTION := busybox and nothing else, for tests
+$(IMAGES)/.debian11.made:      DESCRIPTION := Debian 11 (bullseye), minimal
+$(IMAGES)/.debian12.made:      DESCRIPTION := Debian 12 (bookworm), minimal
+$(IMAGES)/.debian12-i386.made: DESCRIPTION := Debian 12 (bookworm) with 32-bit programs, minimal
+$(IMAGES)/.debian13.made:      DESCRIPTION := Debian 13 (trixie), minimal
 
 # Made again when the recipe changes, not with every build.
-$(IMAGES)/.%.made: tests/images/%
+$(IMAGES)/.%.made: $(ROOTS)/%.tar
 	$(call section,image $*)
 	@mkdir -p $(IMAGES)
-	@tests/images/$* | $(PROGRAM) image import - --name $* --dir $(IMAGES) --replace --description '$(DESCRIPTION)'
+	@$(PROGRAM) image import $< --name $* --dir $(IMAGES) --replace --description '$(DESCRIPTION)'
 	@touch $@
+
+disks: ## the disk 'debian12-disk', a Debian that boots its own kernel, into target/disks (as root)
+	@$(MAKE) $(DISKS)/.debian12-disk.made
+
+$(DISKS)/.debian12-disk.made: SUITE := bookworm
+$(DISKS)/.debian11-disk.made: SUITE := bullseye
+
+$(DISKS)/.%.made: tests/images/systemd-disk
+	$(call section,disk $*)
+	@mkdir -p $(DISKS)
+	@tests/images/systemd-disk $* $(SUITE) $(DISKS)
+	@touch $@
+
+# Kept, because the tests make disks and container images of them.
+.PRECIOUS: $(ROOTS)/%.tar
+$(ROOTS)/%.tar: tests/images/%
+	$(call section,root of $*)
+	@mkdir -p $(ROOTS)
+	@tests/images/$* >$@.partial
+	@mv $@.partial $@
+
+$(foreach image,debian11 debian12 debian12-i386 debian13,$(ROOTS)/$(image).tar): tests/images/debian
 
 # What 'bench' and 'figure4' compare with; nothing else needs it.
 images-full: ## an ordinary Debian 12 with systemd for the measurements, into target/images-full (as root)
@@ -235,6 +268,8 @@ install: build ## plugin, program and samples; DESTDIR=, PREFIX=/usr, PLUGINDIR=
 	install -d $(DESTDIR)$(PREFIX)/sbin
 	ln -sfn $(LIBEXECDIR)/spank-vm $(DESTDIR)$(PREFIX)/sbin/spank-vm
 	install -D -m 644 -t $(DESTDIR)$(SHAREDIR) slurm-conf/plugstack.conf slurm-conf/spank-vm.toml slurm-conf/example-job.sh
+	install -D -m 644 slurm-conf/job_submit.lua $(DESTDIR)$(SHAREDIR)/job_submit.lua
+	install -D -m 755 slurm-conf/prolog $(DESTDIR)$(SHAREDIR)/prolog
 	install -D -m 644 packaging/spank-vm-templates.service $(DESTDIR)$(PREFIX)/lib/systemd/system/spank-vm-templates.service
 	@conf=$(DESTDIR)$(SYSCONFDIR)/slurm/spank-vm.toml; \
 	  if [[ -e $$conf ]]; then echo "kept your $$conf"; else install -D -m 644 slurm-conf/spank-vm.toml "$$conf"; fi

@@ -12,9 +12,15 @@
 
 pub mod export;
 mod pax;
+#[cfg(feature = "runner")]
+mod read;
+#[cfg(feature = "runner")]
+mod sparse;
 mod write;
 
 pub use export::{Export, ExportError};
+#[cfg(feature = "runner")]
+pub use read::{Reader, Skip};
 pub use write::Writer;
 
 /// Bytes that everything in a tar archive is a multiple of.

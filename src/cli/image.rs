@@ -1,20 +1,23 @@
 //! `spank-vm image`: the catalogue from the command line.
 
-use std::env::consts::ARCH;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Subcommand;
 
-use super::build;
+use super::{build, catalogue, optimise};
 use crate::config::Config;
-use crate::image::{ImportOptions, Links, NewImage, import};
+use crate::image::import::disk::{self, Disk};
+use crate::image::import::import_path;
+use crate::image::{ImportOptions, Imported, NewImage, clean_up_on_signals, import};
+use crate::notice;
 use crate::proto::ExitStatus;
-use crate::request::{ImageName, ImageRef, SaveSpec};
-
-use super::catalogue;
+use crate::request::{ImageName, ImageRef, SaveSpec, parse_memory};
+use crate::runner::helper::{self, BlockFormat, HelperDisk};
+use crate::runner::{InstallOptions, Installed, image_of_disk, install_agent};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -47,10 +50,14 @@ pub enum Command {
         #[arg(long, conflicts_with = "images")]
         all: bool,
     },
-    /// Make an image from a tar archive of a root file system
+    /// Make an image from an archive, a directory, a container image or a disk
+    ///
+    /// Taken are tar archives of a root file system (also gz, xz, zst, bz2), directories, OCI layouts and archives,
+    /// 'docker save' archives, and disks with ext2/3/4, xfs, btrfs, squashfs or erofs: raw, qcow2, vdi, vmdk, ova.
+    /// What a file is shows by its content.
     Import {
-        /// The archive, uncompressed; '-' reads standard input
-        archive: PathBuf,
+        /// What to make it from; '-' reads an archive from standard input
+        source: PathBuf,
         /// Name of the new image
         #[arg(long)]
         name: ImageName,
@@ -66,9 +73,38 @@ pub enum Command {
         /// Replace an image of that name
         #[arg(long)]
         replace: bool,
+        /// Most that the files of the image may take, with K, M, G or T
+        #[arg(long, value_name = "SIZE", default_value = "64G", value_parser = size)]
+        max_size: u64,
+        /// Of a disk with several systems, the number of the partition with the root
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=128))]
+        partition: Option<u32>,
+    },
+    /// Put the agent into an image that boots its own kernel and init (boot = "full")
+    InstallAgent {
+        /// Name of an image, or a disk file (raw or qcow2) that --name makes an image of
+        #[arg(value_name = "NAME|DISK")]
+        target: PathBuf,
+        /// Name of the new image made of a disk file
+        #[arg(long)]
+        name: Option<ImageName>,
+        /// Directory for the new image [default: the first of 'image_dirs']
+        #[arg(long, requires = "name")]
+        dir: Option<PathBuf>,
+        /// One line for people about the new image
+        #[arg(long, requires = "name", default_value = "")]
+        description: String,
+        /// Partition that holds the root, where there are several systems
+        #[arg(long, value_name = "N")]
+        partition: Option<u32>,
+        /// Take a kernel that cannot mount host directories (9p)
+        #[arg(long)]
+        without_shares: bool,
     },
     /// Make an image from another: run a script as root in a VM and save that VM
     Build(build::Arguments),
+    /// Leave out what a kit boot never uses, pack the rest anew, and compare the start times
+    Optimise(optimise::Arguments),
     /// Remove an image of yours; VMs that run from it are not harmed
     Remove {
         /// Name of the image, or path of its entry
@@ -88,6 +124,7 @@ fn manage(config: &Config, command: Command) -> anyhow::Result<()> {
     match command {
         // It has exit codes of its own.
         Command::Build(_) => Ok(()),
+        Command::Optimise(arguments) => optimise::run(config, &arguments),
         Command::List => catalogue::list(config),
         Command::Check { image, save } => {
             catalogue::check(config, &from_here(image)?)?;
@@ -103,22 +140,28 @@ fn manage(config: &Config, command: Command) -> anyhow::Result<()> {
             catalogue::fetch_all(config, &images, all)
         }
         Command::Remove { image } => catalogue::remove(config, &from_here(image)?),
-        Command::Import { archive, name, dir, description, append, replace } => {
-            let dir = match dir.or_else(|| config.catalogue().dir_for_new().map(Path::to_owned)) {
-                Some(dir) => dir,
-                None => anyhow::bail!("no directory for your image among 'image_dirs', and --dir was not given"),
+        Command::Import { source, name, dir, description, append, replace, max_size, partition } => {
+            let dir = image_dir(config, dir)?;
+            let (inherits, arch) = (None, None);
+            let options =
+                ImportOptions { name, dir, description, append, replace, inherits, arch, max_bytes: max_size };
+            import_source(config, &source, &options, partition)
+        }
+        Command::InstallAgent { target, name, dir, description, partition, without_shares } => {
+            let image = match name {
+                Some(name) => image_of_disk(&target, name, &image_dir(config, dir)?, description)?,
+                None => config.catalogue().resolve(&catalogued(&target)?.into())?,
             };
-            let options = ImportOptions {
-                name,
-                dir,
-                description,
-                append,
-                replace,
-                links: Links::default(),
-                arch: ARCH.to_owned(),
-            };
-            let image = import(&mut *open(&archive)?, &options)?;
-            print(&format!("image '{}' is ready: {}\n", image.name, image.disk.display()))
+            let installed = install_agent(config, &image, InstallOptions { partition, without_shares })?;
+            for warning in &installed.warnings {
+                notice::line(&format!("warning: {warning}"));
+            }
+            let Installed { kernel, init, disk, .. } = installed;
+            let (name, disk, old) = (&image.name, disk.display(), image.disk.display());
+            print(&format!(
+                "image '{name}' boots its own kernel {kernel}, with the agent as a service of {init}: {disk}\n\
+                 the disk without the agent is still there: {old}\n"
+            ))
         }
     }
 }
@@ -131,11 +174,65 @@ pub(super) fn from_here(image: ImageRef) -> anyhow::Result<ImageRef> {
     }
 }
 
-fn open(archive: &Path) -> anyhow::Result<Box<dyn Read>> {
-    if archive == Path::new("-") {
-        return Ok(Box::new(io::stdin().lock()));
+/// Where a new image goes.
+fn image_dir(config: &Config, wanted: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    let dir = wanted.or_else(|| config.catalogue().dir_for_new().map(Path::to_owned));
+    dir.context("no directory for your image among 'image_dirs', and --dir was not given")
+}
+
+/// The name of an image in the catalogue; a file needs `--name`.
+fn catalogued(target: &Path) -> anyhow::Result<ImageName> {
+    let name = target.to_str().unwrap_or_default();
+    if name.contains('/') {
+        anyhow::bail!("{name} is in no catalogue yet: --name gives the image that is made of it a name");
     }
-    Ok(Box::new(File::open(archive).with_context(|| archive.display().to_string())?))
+    Ok(name.parse()?)
+}
+
+fn import_source(
+    config: &Config,
+    source: &Path,
+    options: &ImportOptions,
+    partition: Option<u32>,
+) -> anyhow::Result<()> {
+    clean_up_on_signals()?;
+    let imported = if source == Path::new("-") {
+        import(&mut io::stdin().lock(), options)?
+    } else {
+        import_path(source, options, &mut |disk, max_bytes, out| export_disk(config, &disk, partition, max_bytes, out))?
+    };
+    for note in &imported.notes {
+        let _ = writeln!(io::stderr(), "spank-vm: note: {note}");
+    }
+    let Imported { image, .. } = imported;
+    print(&format!("image '{}' is ready: {}\n", image.name, image.disk.display()))
+}
+
+/// Reads a disk where no harm can come of it: in a VM of the boot kit.
+fn export_disk(
+    config: &Config,
+    disk: &Disk,
+    partition: Option<u32>,
+    max_bytes: u64,
+    out: File,
+) -> anyhow::Result<Vec<String>> {
+    let (file, part) = disk.open()?;
+    let format = match disk.format {
+        disk::Format::Raw => BlockFormat::Raw,
+        disk::Format::Qcow2 => BlockFormat::Qcow2,
+        disk::Format::Vdi => BlockFormat::Vdi,
+        disk::Format::Vmdk => BlockFormat::Vmdk,
+    };
+    let disk = HelperDisk { serial: "source".to_owned(), file, format, part, writable: false };
+    let (limit, number) = (max_bytes.to_string(), partition.unwrap_or(0).to_string());
+    let arguments = ["disk", "export", "source", "--limit", &limit, "--partition", &number];
+    helper::run(config, vec![disk], &arguments, out.as_fd())?.warnings()
+}
+
+/// Reads a size in bytes as Slurm writes sizes: in MiB or with a unit.
+fn size(text: &str) -> Result<u64, String> {
+    let mib = parse_memory(text).map_err(|_| "a size is needed, in MiB or with K, M, G or T behind it".to_owned())?;
+    mib.checked_mul(1 << 20).ok_or_else(|| "that is too much".to_owned())
 }
 
 /// Writes to stdout; a reader that left (`| head`) is not an error.

@@ -5,10 +5,42 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::linkat;
+
+/// Names that files of this process have only until they are published.
+static NAMES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn names() -> MutexGuard<'static, Vec<PathBuf>> {
+    NAMES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From now on, a signal that ends this process removes what it has staged under a name first. To be called
+/// before any thread is started.
+///
+/// # Errors
+/// When the system refuses.
+pub fn clean_up_on_signals() -> anyhow::Result<()> {
+    let mut ending = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
+        ending.add(signal);
+    }
+    ending.thread_block().context("signals")?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let Ok(signal) = ending.wait() else { return };
+        // Held until the end, so that nothing is named any more.
+        let names = names();
+        for path in names.iter() {
+            let _ = std::fs::remove_file(path).or_else(|_| std::fs::remove_dir_all(path));
+        }
+        std::process::exit(128 + signal as i32);
+    })?;
+    Ok(())
+}
 
 /// A file that is being written. Dropping it leaves nothing.
 ///
@@ -34,7 +66,9 @@ impl Staged {
             Err(_) => {}
         }
         let name = dir.join(format!(".spank-vm.{}.partial", std::process::id()));
+        let mut names = names();
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o666).open(&name)?;
+        names.push(name.clone());
         Ok(Self { file, name: Some(name) })
     }
 
@@ -64,13 +98,16 @@ impl Staged {
             // A link cannot take another's place, a name can.
             let meanwhile = to.with_file_name(format!(".spank-vm.{}.partial", std::process::id()));
             let _ = std::fs::remove_file(&meanwhile);
+            names().push(meanwhile.clone());
             named(&meanwhile).with_context(|| meanwhile.display().to_string())?;
             self.name = Some(meanwhile);
         }
         let from = self.name.take().unwrap_or_default();
         std::fs::rename(&from, to).with_context(|| to.display().to_string()).inspect_err(|_| {
             let _ = std::fs::remove_file(&from);
-        })
+        })?;
+        names().retain(|other| *other != from);
+        Ok(())
     }
 }
 
@@ -78,7 +115,37 @@ impl Drop for Staged {
     fn drop(&mut self) {
         if let Some(name) = &self.name {
             let _ = std::fs::remove_file(name);
+            names().retain(|other| other != name);
         }
+    }
+}
+
+/// A directory of that name that goes with everything in it.
+#[derive(Debug)]
+pub struct StagedDir(PathBuf);
+
+impl StagedDir {
+    /// Makes it; its parent is there.
+    ///
+    /// # Errors
+    /// When it is there already, or cannot be made.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        let mut names = names();
+        std::fs::create_dir(path)?;
+        names.push(path.to_owned());
+        Ok(Self(path.to_owned()))
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for StagedDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+        names().retain(|other| *other != self.0);
     }
 }
 

@@ -14,7 +14,7 @@ use super::child::QemuProcess;
 use super::signals::{Signal, Signals, is_fatal};
 use super::tail::printable;
 use crate::config::Config;
-use crate::image::{Image, ImportOptions, NewImage, import, packer_exists};
+use crate::image::{DEFAULT_MAX_BYTES, Image, ImportOptions, NewImage, import, packer_exists};
 use crate::notice;
 use crate::proto::{self, DATA_CHUNK, Decoder, ExitStatus, ProtoError, RecvWindow, Stream, ToGuest, ToHost};
 use crate::request::SaveSpec;
@@ -75,10 +75,11 @@ impl SaveAs {
             description: self.description.clone().unwrap_or_else(|| entry.description.clone()),
             append: entry.append.clone(),
             replace: place.replace,
-            links: entry.links.clone(),
-            arch: entry.arch.clone(),
+            inherits: Some(entry.clone()),
+            arch: Some(entry.arch.clone()),
+            max_bytes: DEFAULT_MAX_BYTES,
         };
-        let image = import(archive, &options)?;
+        let image = import(archive, &options)?.image;
         let mib = image.disk.metadata().map_or(0, |meta| meta.len() >> 20);
         Ok(format!("image '{}' is saved: {} ({mib} MiB)", image.name, image.entry_path.display()))
     }
@@ -116,7 +117,9 @@ pub fn save(
 }
 
 fn fatal_signal(signals: &Signals) -> Option<Signal> {
-    std::iter::from_fn(|| signals.next()).find(|&signal| is_fatal(signal))
+    // A file that has become too large is an error of its own.
+    let ends = |signal: &Signal| is_fatal(*signal) && i32::from(*signal) != libc::SIGXFSZ;
+    std::iter::from_fn(|| signals.next()).find(ends)
 }
 
 /// How far the session has come.

@@ -41,6 +41,8 @@ pub enum End {
     NeverUp(String),
     /// The VM itself failed later; the text says how.
     Broken(String),
+    /// This node lacks something that the VM needs: room for its disk, say.
+    NodeFailed(String),
     /// Its command succeeded, but its root could not be saved; the text says why.
     NotSaved(String),
 }
@@ -300,6 +302,14 @@ impl Vm {
             (_, ToHost::Exit(_)) => return Err(ProtoError::OutOfOrder("EXIT")),
         }
         Ok(())
+    }
+
+    /// Reads what QEMU has to tell beside the channel. A disk that cannot be written or read has stopped the VM.
+    pub fn read_texts(&mut self, outputs: &mut Outputs) {
+        self.process.read_texts();
+        if let Some(why) = self.process.monitor.disk_error() {
+            self.end(End::NodeFailed(why), outputs);
+        }
     }
 
     /// Passes a line of the agent on. Their number is limited: they are not under flow control, and the

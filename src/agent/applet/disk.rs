@@ -7,6 +7,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::super::devices::disk_with_serial;
@@ -29,7 +30,6 @@ pub(in super::super) enum Access {
     /// Not one byte of it changes; journals are not replayed.
     ReadOnly,
     /// As the installed system would mount it.
-    #[allow(dead_code)] // for applets that change an installed system
     ReadWrite,
 }
 
@@ -107,7 +107,6 @@ impl Root {
     ///
     /// # Errors
     /// What could not be unmounted.
-    #[allow(dead_code)] // for applets that change an installed system
     pub fn unmount(mut self) -> Result<(), Failure> {
         while let Some(place) = self.mounts.pop() {
             umount2(&place, MntFlags::empty()).map_err(|errno| format!("cannot unmount the disk: {}", errno.desc()))?;
@@ -186,8 +185,16 @@ impl Place {
         };
         let words: Vec<&str> = own.into_iter().chain([options]).filter(|word| !word.is_empty()).collect();
         let all = words.join(",");
-        mount(Some(&self.device), target, Some(kind.name()), flags | MsFlags::MS_NOATIME, Some(all.as_str()))
-            .map_err(|errno| AgentError::Os { doing: format!("mount {} as {}", self.name(), kind.name()), errno })
+        mount(Some(&self.device), target, Some(kind.name()), flags | MsFlags::MS_NOATIME, Some(all.as_str())).map_err(
+            |errno| match errno {
+                // The file system's driver knows more, and tells nobody but the kernel's log.
+                Errno::EINVAL | Errno::EUCLEAN => AgentError::Unfit(format!(
+                    "its {} is damaged, cut off, or newer than the boot kit's kernel",
+                    kind.name()
+                )),
+                _ => AgentError::Os { doing: format!("mount it as {}", kind.name()), errno },
+            },
+        )
     }
 }
 

@@ -1,0 +1,83 @@
+//! How far an import is: a bar on a terminal, nothing elsewhere.
+
+use std::io::{self, Read};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// A bar that everybody may draw on.
+#[derive(Debug, Clone)]
+pub struct Progress(ProgressBar);
+
+impl Progress {
+    /// Nothing is known yet. Without a terminal on stderr nothing is ever drawn.
+    pub fn begin() -> Self {
+        let bar = ProgressBar::no_length();
+        bar.set_style(style("{spinner} {msg} {bytes}"));
+        Self(bar)
+    }
+
+    /// Nobody wants to know.
+    pub fn none() -> Self {
+        Self(ProgressBar::hidden())
+    }
+
+    /// Something whose length is not known goes on by itself.
+    pub fn wait(&self, what: &'static str) {
+        self.0.set_style(style("{spinner} {msg} {elapsed}"));
+        self.0.set_message(what);
+        self.0.enable_steady_tick(Duration::from_millis(200));
+    }
+
+    /// So many bytes of an archive are looked at.
+    pub fn read(&self, bytes: u64) {
+        self.bar("reading", bytes);
+    }
+
+    /// So many bytes are packed.
+    pub fn pack(&self, bytes: u64) {
+        self.bar("packing", bytes);
+    }
+
+    fn bar(&self, what: &'static str, bytes: u64) {
+        self.0.disable_steady_tick();
+        self.0.set_style(style("{msg} {wide_bar} {percent}% of {total_bytes}"));
+        self.0.set_message(what);
+        self.0.set_position(0);
+        self.0.set_length(bytes);
+    }
+
+    /// So many bytes more are done.
+    pub fn add(&self, bytes: u64) {
+        self.0.inc(bytes);
+    }
+
+    /// The same bytes, counted.
+    pub fn counted<R: Read>(&self, content: R) -> Counted<R> {
+        Counted { content, progress: self.clone() }
+    }
+
+    /// Takes the bar away.
+    pub fn end(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// Content on its way that moves the bar.
+#[derive(Debug)]
+pub struct Counted<R> {
+    content: R,
+    progress: Progress,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.content.read(buf)?;
+        self.progress.add(read as u64);
+        Ok(read)
+    }
+}

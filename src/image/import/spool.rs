@@ -1,0 +1,65 @@
+//! A file without a name for what must be read twice and can only be had once.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::Context;
+
+use super::progress::Progress;
+
+/// The file. Whoever dies, nothing of it is left.
+#[derive(Debug)]
+pub struct Spool {
+    file: File,
+}
+
+impl Spool {
+    /// An empty one in `dir`, where there must be room for the image anyway.
+    ///
+    /// # Errors
+    /// When nothing can be written there.
+    pub fn new(dir: &Path) -> anyhow::Result<Self> {
+        fs::create_dir_all(dir)
+            .and_then(|()| unnamed(dir))
+            .map(|file| Self { file })
+            .with_context(|| format!("the image directory {} cannot be written", dir.display()))
+    }
+
+    /// With everything that `content` yields.
+    ///
+    /// # Errors
+    /// When it cannot be read or the disk is full.
+    pub fn filled(self, content: &mut dyn Read, progress: &Progress) -> io::Result<Self> {
+        progress.wait("reading");
+        io::copy(content, &mut &self.file).map_err(|error| match error.raw_os_error() {
+            Some(libc::EFBIG) => io::Error::other("the archive grew beyond the limit for files (ulimit -f)"),
+            _ => error,
+        })?;
+        Ok(self)
+    }
+
+    /// The same file once more.
+    ///
+    /// # Errors
+    /// When descriptors run out.
+    pub fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+}
+
+fn unnamed(dir: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    match options.clone().custom_flags(libc::O_TMPFILE).open(dir) {
+        // NFS and other file systems that have no unnamed files.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)) => {
+            let path = dir.join(format!(".spool.{}", std::process::id()));
+            let file = options.create_new(true).custom_flags(libc::O_NOFOLLOW).open(&path)?;
+            fs::remove_file(&path)?;
+            Ok(file)
+        }
+        other => other,
+    }
+}
