@@ -43,9 +43,8 @@ fn fine(cluster: &Cluster) -> Ran {
 /// A step that the node cannot run, for the reason given.
 fn fails(cluster: &Cluster, since: Instant, words: &[&str]) -> Saw {
     let ended = fine(cluster);
-    let code = ended.code;
-    assert!(code != 0 && ended.stdout.is_empty(), "{ended:?}");
-    ended.saw(since, code, words)
+    assert_eq!(ended.stdout, "", "{ended:?}");
+    ended.saw(since, 75, &[&["cannot run VMs: "], words].concat())
 }
 
 /// The template that a VM of one processor on this cluster clones.
@@ -143,12 +142,8 @@ fn scratch_full(cluster: &Cluster) -> Saw {
 fn scratch_gone(cluster: &Cluster) -> Saw {
     let mut found = None;
     cluster.with_config("scratch_dir = '/nonexistent/scratch'\n", || {
-        let since = Instant::now();
-        found = Some(fine(cluster).saw(
-            since,
-            125,
-            &["no private disk can be made in /nonexistent/scratch", "'scratch_dir'"],
-        ));
+        let words = ["no private disk can be made in /nonexistent/scratch", "'scratch_dir'"];
+        found = Some(fails(cluster, Instant::now(), &words));
     });
     found.unwrap()
 }

@@ -15,7 +15,7 @@ const fn host(name: &'static str, tries: u32, run: fn(&Cluster) -> Saw) -> Fault
 
 pub const FAULTS: &[Fault] = &[
     host("QEMU is killed while the command runs", 3, qemu_killed),
-    host("QEMU is killed while the guest starts", 3, qemu_killed_early),
+    host("QEMU is killed while the guest starts", 1, qemu_killed_early),
     host("one of four QEMUs of a slot is killed", 1, one_of_four),
     host("the runner is killed while the command runs", 3, runner_killed),
     host("the runner is killed while it makes a template", 1, builder_killed),
