@@ -75,7 +75,7 @@ impl SaveAs {
             description: self.description.clone().unwrap_or_else(|| entry.description.clone()),
             append: entry.append.clone(),
             replace: place.replace,
-            links: entry.links.clone(),
+            inherits: Some(entry.clone()),
             arch: Some(entry.arch.clone()),
             max_bytes: DEFAULT_MAX_BYTES,
         };

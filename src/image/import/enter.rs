@@ -4,11 +4,10 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 
 use super::ImportOptions;
 use crate::digest;
-use crate::image::allow::Allow;
 use crate::image::catalogue::Image;
 use crate::image::entry::{BootMode, DiskFormat, ImageEntry};
 use crate::image::staged::Staged;
@@ -52,8 +51,10 @@ pub fn publish(staged: Staged, options: &ImportOptions, arch: String) -> anyhow:
     let disk = PathBuf::from(format!("{name}-{}.squashfs", &sha256[..12]));
     let entry_path = entry_path(options);
     let old = options.replace.then(|| disk_of(&entry_path)).flatten().filter(|old| *old != dir.join(&disk));
+    ensure!(!is_interrupted(), "interrupted by a signal");
     staged.publish(&dir.join(&disk), true)?;
 
+    let inherited = options.inherits.clone().unwrap_or_else(|| ImageEntry::new(PathBuf::new(), DiskFormat::Squashfs));
     let entry = ImageEntry {
         description: options.description.clone(),
         disk: disk.clone(),
@@ -62,8 +63,8 @@ pub fn publish(staged: Staged, options: &ImportOptions, arch: String) -> anyhow:
         append: options.append.clone(),
         arch,
         sha256: Some(sha256),
-        links: options.links.clone(),
-        allow: Allow::default(),
+        full: None,
+        ..inherited
     };
     let published = Staged::create(dir).map_err(anyhow::Error::from).and_then(|staged| {
         staged.file().write_all(toml::to_string(&entry)?.as_bytes())?;
@@ -85,4 +86,17 @@ fn disk_of(entry_path: &Path) -> Option<PathBuf> {
     let entry: ImageEntry = toml::from_str(&fs::read_to_string(entry_path).ok()?).ok()?;
     let dir = entry_path.parent()?;
     Some(dir.join(entry.disk)).filter(|disk| disk.parent() == Some(dir))
+}
+
+/// Whether a signal waits that will end this process: where a VM is saved, signals are blocked and read later, and
+/// who was told to end must not publish anything any more.
+fn is_interrupted() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let pending = |key| {
+        let mask = status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+        mask.and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(0)
+    };
+    let ending =
+        [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM].iter().fold(0, |mask, n| mask | 1 << (n - 1));
+    (pending("SigPnd:") | pending("ShdPnd:")) & ending != 0
 }

@@ -41,7 +41,7 @@ use self::source::Source;
 use self::spool::Spool;
 use self::tree::Tree;
 use super::catalogue::Image;
-use super::links::Links;
+use super::entry::ImageEntry;
 use crate::archive::{Entry, Export, Kind, Reader};
 use crate::request::ImageName;
 
@@ -61,8 +61,8 @@ pub struct ImportOptions {
     pub append: String,
     /// Replace an image of that name.
     pub replace: bool,
-    /// Files of the guest that are links to a share.
-    pub links: Links,
+    /// Entry of an image that this one is made of: whatever else it says holds for the new one.
+    pub inherits: Option<ImageEntry>,
     /// Processor architecture of its programs, instead of what they tell themselves.
     pub arch: Option<String>,
     /// Most bytes that the files of the image may have together.

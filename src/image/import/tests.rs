@@ -34,7 +34,7 @@ impl Site {
             description: String::new(),
             append: String::new(),
             replace: false,
-            links: Links::default(),
+            inherits: None,
             arch: None,
             max_bytes: 1 << 20,
         }

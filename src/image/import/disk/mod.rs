@@ -17,6 +17,7 @@ use serde_json::json;
 
 use super::layer::Part;
 use super::progress::Progress;
+use super::source::START;
 use crate::archive::{Kind, Reader, shown};
 
 /// A format of virtual disks.
@@ -79,6 +80,18 @@ impl Disk {
             return disk(Format::Vmdk);
         }
         if is_raw(start) { disk(Format::Raw) } else { Ok(None) }
+    }
+
+    /// Recognises the disk in this file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is no disk that can be taken.
+    pub fn of_path(path: &Path) -> anyhow::Result<Self> {
+        let context = || path.display().to_string();
+        let part = File::open(path).and_then(Part::of_file).with_context(context)?;
+        let start = part.start(START).with_context(context)?;
+        let disk = Self::recognise(part, &start, &context())?;
+        disk.with_context(|| format!("{} is no virtual disk", path.display()))
     }
 
     /// The file, and which bytes of it are the disk (offset and length) if not all.
