@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Seek;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -12,7 +12,7 @@ use anyhow::{Context, bail, ensure};
 use super::image::print;
 use crate::config::{Config, StartChoice};
 use crate::image::slim::{Findings, slim};
-use crate::image::{DEFAULT_MAX_BYTES, DiskFormat, Image, ImportOptions, clean_up_on_signals, import};
+use crate::image::{DEFAULT_MAX_BYTES, DiskFormat, Image, ImportOptions, StagedDir, clean_up_on_signals, import};
 use crate::proto::ExitStatus;
 use crate::request::ImageName;
 use crate::runner::helper::{self, BlockFormat, HelperDisk};
@@ -49,7 +49,7 @@ pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(other) = arguments.other.as_ref().filter(|other| dir.join(format!("{other}.toml")).exists()) {
         bail!("image '{other}' exists in {}: remove it or choose another name", dir.display());
     }
-    // After this every file that has no final name is removed whatever signal comes.
+    // After this, what has no final name is removed when a signal ends this process.
     clean_up_on_signals()?;
     let root = export(config, &image)?;
     if arguments.dry_run {
@@ -61,15 +61,18 @@ pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     drop(root);
     print(&report(&image, &found))?;
 
-    let staging = Staging::new(dir.join(format!(".{name}.optimise.{}", std::process::id())))?;
-    let optimised = pack(slimmed, &image, &name, &staging.0)?;
+    // Its name is the same for everybody, so that two do not optimise one image at once.
+    let staging = dir.join(format!(".{name}.optimise"));
+    let staging = StagedDir::create(&staging)
+        .with_context(|| format!("{} (if it was left by a process that was killed, remove it)", staging.display()))?;
+    let optimised = pack(slimmed, &image, &name, staging.path())?;
     let after = slim(&export(config, &optimised)?, false, None)?;
     ensure!(
         after.libraries == found.libraries && after.kept == found.kept,
         "the packed image differs from what was meant to be in it; '{}' stays as it was",
         image.name
     );
-    print(&format!("{:<10} {} libraries unchanged\n", "verified", found.libraries.len()))?;
+    print(&format!("{:<10} libraries unchanged: {}\n", "verified", found.libraries.len()))?;
     if arguments.runs > 0 {
         let before = Starts::measure(config, &image, arguments.runs)?;
         print(&before.compared(&Starts::measure(config, &optimised, arguments.runs)?))?;
@@ -144,22 +147,6 @@ fn report(image: &Image, found: &Findings) -> String {
 
 fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
-}
-
-/// A directory that goes with everything in it.
-struct Staging(PathBuf);
-
-impl Staging {
-    fn new(path: PathBuf) -> anyhow::Result<Self> {
-        fs::create_dir(&path).with_context(|| format!("the directory {} cannot be made", path.display()))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 /// How long real VMs take from nothing to the end of a command that does nothing: medians.

@@ -23,4 +23,4 @@ pub use entry::{BootMode, DiskBus, DiskFormat, FullBootEntry, ImageEntry};
 pub use import::{DEFAULT_MAX_BYTES, ImportOptions, Imported, import, packer_exists, runs_here};
 pub use links::Links;
 pub use place::NewImage;
-pub use staged::{Staged, clean_up_on_signals};
+pub use staged::{Staged, StagedDir, clean_up_on_signals};

@@ -35,7 +35,7 @@ pub fn clean_up_on_signals() -> anyhow::Result<()> {
         // Held until the end, so that nothing is named any more.
         let names = names();
         for path in names.iter() {
-            let _ = std::fs::remove_file(path);
+            let _ = std::fs::remove_file(path).or_else(|_| std::fs::remove_dir_all(path));
         }
         std::process::exit(128 + signal as i32);
     })?;
@@ -117,6 +117,35 @@ impl Drop for Staged {
             let _ = std::fs::remove_file(name);
             names().retain(|other| other != name);
         }
+    }
+}
+
+/// A directory of that name that goes with everything in it.
+#[derive(Debug)]
+pub struct StagedDir(PathBuf);
+
+impl StagedDir {
+    /// Makes it; its parent is there.
+    ///
+    /// # Errors
+    /// When it is there already, or cannot be made.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        let mut names = names();
+        std::fs::create_dir(path)?;
+        names.push(path.to_owned());
+        Ok(Self(path.to_owned()))
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for StagedDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+        names().retain(|other| *other != self.0);
     }
 }
 
