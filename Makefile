@@ -25,6 +25,7 @@ KIT     := $(TARGET)/kit
 IMAGES  := $(TARGET)/images
 ROOTS   := $(TARGET)/rootfs
 FULL    := $(TARGET)/images-full
+DISKS   := $(TARGET)/disks
 CACHE   := $(TARGET)/cache
 AGENT_TRIPLE := x86_64-unknown-linux-gnu
 
@@ -49,7 +50,7 @@ LIBEXECDIR ?= $(PREFIX)/libexec/spank-vm
 SHAREDIR   ?= $(PREFIX)/share/spank-vm
 
 SCRIPTS := .ci/run fuzz/run packaging/debian-deps benches/paper-way tests/cluster/cluster tests/cluster/demo tests/cluster/lib/v2-node \
-           $(wildcard tests/cluster/lib/*.sh tests/images/*) tests/parity/prelude.sh slurm-conf/example-job.sh
+           $(wildcard tests/cluster/lib/*.sh tests/images/*) tests/parity/prelude.sh slurm-conf/example-job.sh slurm-conf/prolog
 
 # What the tests of the real cluster find the build by.
 export SPANK_VM_STAGE  := $(abspath $(STAGE))
@@ -74,7 +75,7 @@ demo: deps build kit images ## start a small Slurm and show VM jobs in it (as ro
 demo-stop: ## end the demo's Slurm
 	@tests/cluster/demo stop
 
-.PHONY: test lint lint-rust lint-shell test-unit test-hooks test-slurm test-parity test-long fuzz miri parity bench bench-plugin figure4
+.PHONY: test lint lint-rust lint-shell test-unit test-hooks test-slurm test-parity test-faults test-long fuzz miri parity reliability bench bench-plugin figure4
 # One after the other, whatever -j says: the machine is measured by these tests too.
 test: ## everything that must pass: lint, unit, hook, real-Slurm and parity tests (as root)
 	@$(MAKE) deps
@@ -83,6 +84,7 @@ test: ## everything that must pass: lint, unit, hook, real-Slurm and parity test
 	@$(MAKE) test-hooks
 	@$(MAKE) test-slurm
 	@$(MAKE) test-parity
+	@$(MAKE) test-faults
 	$(call section,all tests passed)
 
 lint: lint-rust lint-shell ## formatting, compiler and shell warnings
@@ -108,7 +110,7 @@ test-hooks: ## the plugin's hooks, called by a stand-in for slurmstepd
 	$(call section,hook tests)
 	$(CARGO) test --quiet --test hooks
 
-test-slurm: build kit images ## tests on a real private Slurm with real VMs (as root)
+test-slurm: build kit images disks ## tests on a real private Slurm with real VMs (as root)
 	$(call section,tests on a real Slurm)
 	$(CARGO) test --quiet $(RUNNER_FEATURES) --test slurm
 
@@ -116,11 +118,14 @@ test-parity: build kit images ## the same scripts bare and in a VM, compared (as
 	$(call section,parity of bare-metal and VM steps)
 	$(CARGO) test --quiet $(RUNNER_FEATURES) --test parity
 
-test-long: build kit images-long ## cases that move gigabytes, wait for time limits, or need many images (as root)
+test-long: build kit images-long disks ## what takes minutes: gigabytes, time limits, many images, faults among hundreds of VMs, fuzzing (as root)
+	@$(MAKE) $(DISKS)/.debian11-disk.made
 	$(call section,long cases on a real Slurm)
 	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test slurm
 	$(call section,long cases of parity)
 	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test parity
+	$(call section,long rows of the fault matrix)
+	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test faults
 	@$(MAKE) fuzz
 
 # Not called SECONDS in recipes: that is a variable of the shell.
@@ -133,7 +138,16 @@ miri: ## wire format, request and Slurm's face under miri (needs: rustup toolcha
 	MIRIFLAGS=-Zmiri-disable-isolation $(CARGO) +nightly miri test --target-dir $(TARGET)/miri \
 	  --no-default-features --features plugin --lib -- proto:: request:: spank:: plugin::options plugin::args
 
-parity: test-parity test-long ## both, and PARITY.md anew from what was seen
+test-faults: build kit images ## what breaks, one fault at a time, and what is left then (as root)
+	$(call section,faults on a real Slurm)
+	$(CARGO) test --quiet $(RUNNER_FEATURES) --test faults
+
+reliability: test-faults ## the same with hundreds of VMs, and RELIABILITY.md anew from what was seen
+	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test faults
+	cat $(TARGET)/RELIABILITY.md $(TARGET)/RELIABILITY-long.md >RELIABILITY.md
+
+parity: test-parity ## short and long cases, and PARITY.md anew from what was seen
+	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test parity
 	cat $(TARGET)/PARITY.md $(TARGET)/PARITY-long.md >PARITY.md
 
 bench: build kit images images-full ## all ways of starting and throughput, into target/bench/*.csv (RUNS=10; as root)
@@ -153,7 +167,7 @@ figure4: build kit images images-full ## the paper's Figure 4 again, into target
 
 ##@ Build
 
-.PHONY: deps build kit images images-long images-full clean
+.PHONY: deps build kit images images-long disks images-full clean
 deps: ## install missing Debian packages (as root; starts no service)
 	@packaging/debian-deps
 
@@ -208,6 +222,18 @@ $(IMAGES)/.%.made: $(ROOTS)/%.tar
 	@$(PROGRAM) image import $< --name $* --dir $(IMAGES) --replace --description '$(DESCRIPTION)'
 	@touch $@
 
+disks: ## the disk 'debian12-disk', a Debian that boots its own kernel, into target/disks (as root)
+	@$(MAKE) $(DISKS)/.debian12-disk.made
+
+$(DISKS)/.debian12-disk.made: SUITE := bookworm
+$(DISKS)/.debian11-disk.made: SUITE := bullseye
+
+$(DISKS)/.%.made: tests/images/systemd-disk
+	$(call section,disk $*)
+	@mkdir -p $(DISKS)
+	@tests/images/systemd-disk $* $(SUITE) $(DISKS)
+	@touch $@
+
 # Kept, because the tests make disks and container images of them.
 .PRECIOUS: $(ROOTS)/%.tar
 $(ROOTS)/%.tar: tests/images/%
@@ -242,6 +268,8 @@ install: build ## plugin, program and samples; DESTDIR=, PREFIX=/usr, PLUGINDIR=
 	install -d $(DESTDIR)$(PREFIX)/sbin
 	ln -sfn $(LIBEXECDIR)/spank-vm $(DESTDIR)$(PREFIX)/sbin/spank-vm
 	install -D -m 644 -t $(DESTDIR)$(SHAREDIR) slurm-conf/plugstack.conf slurm-conf/spank-vm.toml slurm-conf/example-job.sh
+	install -D -m 644 slurm-conf/job_submit.lua $(DESTDIR)$(SHAREDIR)/job_submit.lua
+	install -D -m 755 slurm-conf/prolog $(DESTDIR)$(SHAREDIR)/prolog
 	install -D -m 644 packaging/spank-vm-templates.service $(DESTDIR)$(PREFIX)/lib/systemd/system/spank-vm-templates.service
 	@conf=$(DESTDIR)$(SYSCONFDIR)/slurm/spank-vm.toml; \
 	  if [[ -e $$conf ]]; then echo "kept your $$conf"; else install -D -m 644 slurm-conf/spank-vm.toml "$$conf"; fi

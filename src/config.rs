@@ -120,6 +120,10 @@ pub struct Config {
     pub max_vms_per_slot: u32,
     /// Seconds from the start of QEMU until the agent must have answered.
     pub boot_timeout_s: u64,
+    /// The same for images that boot their own kernel and init.
+    pub full_boot_timeout_s: u64,
+    /// Seconds without an answer of a guest whose command runs after which it is given up; 0 is never.
+    pub silence_timeout_s: u64,
     /// Seconds after which a boot under KVM counts as broken when `accel` is `auto`.
     pub kvm_timeout_s: u64,
     /// Whether root's own jobs get VMs.
@@ -156,6 +160,8 @@ impl Default for Config {
             memory_overhead_mib: 128,
             max_vms_per_slot: MAX_VMS_PER_SLOT,
             boot_timeout_s: 60,
+            full_boot_timeout_s: 240,
+            silence_timeout_s: 0,
             kvm_timeout_s: 10,
             allow_root: false,
             share_home: true,
@@ -193,6 +199,7 @@ impl Config {
         let at_least_one = [
             ("default_memory_mib", self.default_memory_mib),
             ("boot_timeout_s", self.boot_timeout_s),
+            ("full_boot_timeout_s", self.full_boot_timeout_s),
             ("kvm_timeout_s", self.kvm_timeout_s),
             ("image_copy_timeout_s", self.image_copy_timeout_s),
             ("max_vms_per_slot", self.max_vms_per_slot.into()),
@@ -244,10 +251,7 @@ impl Config {
                 .find(|path| path.exists())
         };
         found.with_context(|| {
-            format!(
-                "no QEMU at '{}' on this node: install qemu-system-x86 or set 'qemu' in the configuration",
-                self.qemu.display()
-            )
+            format!("no QEMU at '{}': install qemu-system-x86 or set 'qemu' in the configuration", self.qemu.display())
         })
     }
 }

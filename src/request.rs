@@ -31,6 +31,9 @@ pub const REQUEST_ENV: &str = "SPANK_VM_REQUEST";
 /// place of the user's command, so that a node without the plugin finds nothing to execute.
 pub const STEP_PROGRAM: &str = "spank-vm-step";
 
+/// Exit code of a step that failed because of its node: `EX_TEMPFAIL` of sysexits.h.
+pub const EXIT_NODE_FAILED: u8 = 75;
+
 /// Most VMs that one slot may be overloaded with, whatever the site allows.
 pub const MAX_VMS_PER_SLOT: u32 = 64;
 

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -63,12 +63,18 @@ impl Devices {
 
     /// Opens the virtio-serial port called `name`, waited for.
     pub fn open_port(&self, name: &str) -> Result<OwnedFd, AgentError> {
-        let port = self
-            .wait(|| find_by_attribute("/sys/class/virtio-ports", "name", name))
-            .ok_or_else(|| AgentError::Unfit(format!("the VM has no virtio-serial port called '{name}'")))?;
+        self.find_port(name)?
+            .ok_or_else(|| AgentError::Unfit(format!("the VM has no virtio-serial port called '{name}'")))
+    }
+
+    /// The same, where it is no error that there is none.
+    pub fn find_port(&self, name: &str) -> Result<Option<OwnedFd>, AgentError> {
+        let Some(port) = self.wait(|| find_by_attribute("/sys/class/virtio-ports", "name", name)) else {
+            return Ok(None);
+        };
         let path = Path::new("/dev").join(port);
         let open = |path| OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path);
-        open(&path).map(File::into).doing(|| format!("open {}", path.display()))
+        open(&path).map(|file| Some(file.into())).doing(|| format!("open {}", path.display()))
     }
 
     /// Device types on the virtio bus.

@@ -182,6 +182,10 @@ impl<M: Machine> Conversation<'_, M> {
             self.greet(task, nonce, out);
             return Ok(());
         }
+        if message == ToGuest::Ping && !matches!(self.phase, Phase::Silent) {
+            out.send(task, &ToHost::Pong);
+            return Ok(());
+        }
         if message == ToGuest::Sync {
             self.machine.sync_all();
             out.send(task, &ToHost::Synced);
@@ -326,7 +330,7 @@ impl Collecting {
             // A runner whose user is in a hurry: there is nothing yet that could be signalled, or greeted goodbye.
             ToGuest::Signal(_) | ToGuest::Bye => {}
             ToGuest::Data(..) | ToGuest::Eof(_) | ToGuest::Window(..) => return Err(ProtoError::OutOfOrder("stream")),
-            ToGuest::Hello { .. } | ToGuest::Sync | ToGuest::Settle | ToGuest::Start => {}
+            ToGuest::Hello { .. } | ToGuest::Sync | ToGuest::Settle | ToGuest::Ping | ToGuest::Start => {}
         }
         Ok(Ok(()))
     }

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::syncfs;
 
@@ -17,6 +18,9 @@ use super::error::{AgentError, Doing};
 /// guest, so attachments per guest user would buy round trips and no safety; the modes that the
 /// guest's kernel checks are the host's own.
 const OPTIONS: &str = "trans=virtio,version=9p2000.L,msize=512000,cache=mmap,access=any";
+
+/// For kernels before 3.14, which do not know that way of caching.
+const OLD_OPTIONS: &str = "trans=virtio,version=9p2000.L,msize=512000,cache=none,access=any";
 
 /// The shares of a session.
 #[derive(Debug, Default)]
@@ -31,8 +35,17 @@ impl Shares {
         flags.set(MsFlags::MS_RDONLY, read_only);
         let source = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(tag);
         // A share of one file cannot be attached as a directory; the kernel's ENOTDIR says so.
-        mount(Some(source), path, Some("9p"), flags, Some(OPTIONS))
-            .doing(|| format!("mount the share {}", path.display()))?;
+        let attach = |options: &str| mount(Some(source), path, Some("9p"), flags, Some(options));
+        let attached = match attach(OPTIONS) {
+            Err(Errno::EINVAL) => attach(OLD_OPTIONS),
+            // ENODEV is the kernel's word for a file system it does not know.
+            Err(Errno::ENODEV) => {
+                let why = format!("cannot mount the share {}: this kernel has no 9p", path.display());
+                return Err(AgentError::Unfit(why));
+            }
+            other => other,
+        };
+        attached.doing(|| format!("mount the share {}", path.display()))?;
         self.mounted.push(path.to_owned());
         Ok(())
     }

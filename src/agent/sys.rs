@@ -60,8 +60,11 @@ pub(super) fn seed_random(random: impl AsFd, seed: &[u8]) -> nix::Result<()> {
     // SAFETY: `input` lives through the call, and its `len` bytes are within `bytes`.
     unsafe { rnd_add_entropy(fd, &raw const input) }?;
     // SAFETY: the request takes no argument.
-    unsafe { rnd_reseed(fd) }?;
-    Ok(())
+    match unsafe { rnd_reseed(fd) } {
+        // Kernels before 4.14 cannot be told to, and take the seed in at the next draw.
+        Ok(_) | Err(Errno::EINVAL) => Ok(()),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Tells a terminal its size; the kernel signals its foreground processes.

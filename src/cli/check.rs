@@ -1,5 +1,7 @@
 //! `spank-vm check`: every effective setting, and a test of everything this node needs.
 
+mod slurm;
+
 use std::process::Command;
 
 use anyhow::Context;
@@ -18,6 +20,9 @@ pub struct Arguments {
     /// Image to boot for the test of KVM [default: the first in the catalogue]
     #[arg(long)]
     image: Option<ImageName>,
+    /// Test quickly what a VM cannot do without, and print what is missing and nothing else: for a Prolog or a health check
+    #[arg(long, conflicts_with = "image")]
+    node: bool,
 }
 
 /// One line of the report.
@@ -30,8 +35,13 @@ enum Finding {
 
 /// Prints the report; the exit code is 1 if anything is missing without which no VM starts.
 pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitStatus> {
+    if arguments.node {
+        return quick(config);
+    }
     print(&settings(config))?;
     let findings = [
+        ("plugin", slurm::plugin()),
+        ("batch", slurm::batch()),
         ("qemu", qemu(config)),
         ("kit", kit(config)),
         ("images", images(config)),
@@ -56,6 +66,28 @@ pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitStatus>
     Ok(ExitStatus::Code(worst))
 }
 
+/// What is missing on this node, in one line.
+fn quick(config: &Config) -> anyhow::Result<ExitStatus> {
+    let plugin = match slurm::plugin() {
+        // Whoever asks wants to be sure.
+        Finding::Limited(text) => Finding::Bad(text),
+        finding => finding,
+    };
+    let findings = [plugin, qemu(config), kit(config), images(config), scratch(config), state(config)];
+    let missing: Vec<String> = findings
+        .into_iter()
+        .filter_map(|finding| match finding {
+            Finding::Bad(text) => Some(text),
+            Finding::Good(_) | Finding::Limited(_) => None,
+        })
+        .collect();
+    if missing.is_empty() {
+        return Ok(ExitStatus::Code(0));
+    }
+    print(&format!("{}\n", missing.join("; ")))?;
+    Ok(ExitStatus::Code(1))
+}
+
 fn settings(config: &Config) -> String {
     let Config {
         image_dirs,
@@ -77,6 +109,8 @@ fn settings(config: &Config) -> String {
         memory_overhead_mib,
         max_vms_per_slot,
         boot_timeout_s,
+        full_boot_timeout_s,
+        silence_timeout_s,
         kvm_timeout_s,
         allow_root,
         share_home,
@@ -90,7 +124,8 @@ fn settings(config: &Config) -> String {
          state_dir = {state_dir:?}\ntemplate_dir = {template_dir:?}\ntemplate_cache_mib = {template_cache_mib}\n\
          scratch_dir = {scratch_dir:?}\ndefault_memory_mib = {default_memory_mib}\n\
          memory_overhead_mib = {memory_overhead_mib}\nmax_vms_per_slot = {max_vms_per_slot}\n\
-         boot_timeout_s = {boot_timeout_s}\nkvm_timeout_s = {kvm_timeout_s}\nallow_root = {allow_root}\n\
+         boot_timeout_s = {boot_timeout_s}\nfull_boot_timeout_s = {full_boot_timeout_s}\n\
+         silence_timeout_s = {silence_timeout_s}\nkvm_timeout_s = {kvm_timeout_s}\nallow_root = {allow_root}\n\
          share_home = {share_home}\n\
          shares = {shares:?}\n\n",
         delivery.as_str(),

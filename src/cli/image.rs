@@ -13,9 +13,11 @@ use crate::config::Config;
 use crate::image::import::disk::{self, Disk};
 use crate::image::import::import_path;
 use crate::image::{ImportOptions, Imported, NewImage, clean_up_on_signals, import};
+use crate::notice;
 use crate::proto::ExitStatus;
 use crate::request::{ImageName, ImageRef, SaveSpec, parse_memory};
 use crate::runner::helper::{self, BlockFormat, HelperDisk};
+use crate::runner::{InstallOptions, Installed, image_of_disk, install_agent};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -78,6 +80,27 @@ pub enum Command {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=128))]
         partition: Option<u32>,
     },
+    /// Put the agent into an image that boots its own kernel and init (boot = "full")
+    InstallAgent {
+        /// Name of an image, or a disk file (raw or qcow2) that --name makes an image of
+        #[arg(value_name = "NAME|DISK")]
+        target: PathBuf,
+        /// Name of the new image made of a disk file
+        #[arg(long)]
+        name: Option<ImageName>,
+        /// Directory for the new image [default: the first of 'image_dirs']
+        #[arg(long, requires = "name")]
+        dir: Option<PathBuf>,
+        /// One line for people about the new image
+        #[arg(long, requires = "name", default_value = "")]
+        description: String,
+        /// Partition that holds the root, where there are several systems
+        #[arg(long, value_name = "N")]
+        partition: Option<u32>,
+        /// Take a kernel that cannot mount host directories (9p)
+        #[arg(long)]
+        without_shares: bool,
+    },
     /// Make an image from another: run a script as root in a VM and save that VM
     Build(build::Arguments),
     /// Leave out what a kit boot never uses, pack the rest anew, and compare the start times
@@ -118,14 +141,27 @@ fn manage(config: &Config, command: Command) -> anyhow::Result<()> {
         }
         Command::Remove { image } => catalogue::remove(config, &from_here(image)?),
         Command::Import { source, name, dir, description, append, replace, max_size, partition } => {
-            let dir = match dir.or_else(|| config.catalogue().dir_for_new().map(Path::to_owned)) {
-                Some(dir) => dir,
-                None => anyhow::bail!("no directory for your image among 'image_dirs', and --dir was not given"),
-            };
+            let dir = image_dir(config, dir)?;
             let (inherits, arch) = (None, None);
             let options =
                 ImportOptions { name, dir, description, append, replace, inherits, arch, max_bytes: max_size };
             import_source(config, &source, &options, partition)
+        }
+        Command::InstallAgent { target, name, dir, description, partition, without_shares } => {
+            let image = match name {
+                Some(name) => image_of_disk(&target, name, &image_dir(config, dir)?, description)?,
+                None => config.catalogue().resolve(&catalogued(&target)?.into())?,
+            };
+            let installed = install_agent(config, &image, InstallOptions { partition, without_shares })?;
+            for warning in &installed.warnings {
+                notice::line(&format!("warning: {warning}"));
+            }
+            let Installed { kernel, init, disk, .. } = installed;
+            let (name, disk, old) = (&image.name, disk.display(), image.disk.display());
+            print(&format!(
+                "image '{name}' boots its own kernel {kernel}, with the agent as a service of {init}: {disk}\n\
+                 the disk without the agent is still there: {old}\n"
+            ))
         }
     }
 }
@@ -136,6 +172,21 @@ pub(super) fn from_here(image: ImageRef) -> anyhow::Result<ImageRef> {
         Some(_) => Ok(image.seen_from(&std::env::current_dir().context("the working directory")?)),
         None => Ok(image),
     }
+}
+
+/// Where a new image goes.
+fn image_dir(config: &Config, wanted: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    let dir = wanted.or_else(|| config.catalogue().dir_for_new().map(Path::to_owned));
+    dir.context("no directory for your image among 'image_dirs', and --dir was not given")
+}
+
+/// The name of an image in the catalogue; a file needs `--name`.
+fn catalogued(target: &Path) -> anyhow::Result<ImageName> {
+    let name = target.to_str().unwrap_or_default();
+    if name.contains('/') {
+        anyhow::bail!("{name} is in no catalogue yet: --name gives the image that is made of it a name");
+    }
+    Ok(name.parse()?)
 }
 
 fn import_source(

@@ -24,7 +24,8 @@ use crate::config::Config;
 use crate::notice;
 use crate::proto::ExitStatus;
 use crate::request::STEP_PROGRAM;
-use crate::runner::{EXIT_VM_FAILED, die_by};
+use crate::runner::fault::is_node_fault;
+use crate::runner::{EXIT_NODE_FAILED, EXIT_VM_FAILED, die_by};
 
 #[derive(Debug, Parser)]
 #[command(name = "spank-vm", version, about = "Run commands and Slurm job steps inside virtual machines")]
@@ -85,7 +86,7 @@ fn finish(result: anyhow::Result<ExitStatus>) -> ExitCode {
         }
         Err(error) => {
             notice::line(&format!("error: {error:#}"));
-            ExitCode::from(EXIT_VM_FAILED)
+            ExitCode::from(if is_node_fault(&error) { EXIT_NODE_FAILED } else { EXIT_VM_FAILED })
         }
     }
 }

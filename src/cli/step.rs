@@ -11,6 +11,7 @@ use nix::unistd::{Pid, Uid, getppid};
 use crate::config::Config;
 use crate::proto::ExitStatus;
 use crate::request::{REQUEST_ENV, VmRequest};
+use crate::runner::fault::BlameNode;
 use crate::runner::{self, SaveAs, Slot, limits};
 
 /// Set to anything, prints the phases of every VM of the step to its stderr.
@@ -35,7 +36,7 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitStatus> {
         .with_context(|| format!("{REQUEST_ENV} is not set: this program is started by Slurm's plugin spank_vm"))?;
     let request: VmRequest = text.parse()?;
     runner::log::init(request.verbose || std::env::var_os(VERBOSE_ENV).is_some());
-    let mut config = Config::load(request.config.as_deref())?;
+    let mut config = Config::load(request.config.as_deref()).blame_node()?;
     ensure!(
         config.allow_root || !Uid::effective().is_root(),
         "jobs of root get no VM on this site: submit as an ordinary user, or set allow_root = true in the configuration"

@@ -334,6 +334,7 @@ fn entry_name(path: &Path) -> Option<ImageName> {
 fn parse(name: ImageName, entry_path: PathBuf, text: &str) -> Result<Image, ImageError> {
     let mut entry: ImageEntry = toml::from_str(text)
         .map_err(|error| ImageError::Entry { path: entry_path.clone(), why: one_line(&error.to_string()) })?;
+    entry.validate().map_err(|why| ImageError::Entry { path: entry_path.clone(), why })?;
     if let Some(digest) = &mut entry.sha256 {
         // It names the copies on nodes.
         digest.make_ascii_lowercase();

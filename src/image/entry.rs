@@ -47,6 +47,45 @@ pub enum BootMode {
     /// The site's kernel and agent from the boot kit, the image's files.
     #[default]
     Kit,
+    /// The image's own boot loader, kernel and init; the agent is one of its services.
+    Full,
+}
+
+/// Where a guest with its own kernel finds its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskBus {
+    /// A paravirtual disk: the fastest, for systems whose initial RAM disk has `virtio_blk`.
+    #[default]
+    Virtio,
+    /// A disk on a SATA controller (AHCI).
+    Sata,
+    /// A disk on a parallel ATA controller, in a PC of the time before PCI Express.
+    Ide,
+}
+
+/// The table `[full]` of an entry: what a full boot needs to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FullBootEntry {
+    /// Where the guest's kernel looks for its disk.
+    pub disk_bus: DiskBus,
+    /// The image's kernel, to be loaded by QEMU instead of by a boot loader; relative to the entry's directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<PathBuf>,
+    /// The initial RAM disk that goes with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initrd: Option<PathBuf>,
+    /// The kernel can mount shares (9p).
+    pub shares: bool,
+    /// The kernel takes memory while it runs (virtio-mem), so that one template serves many sizes.
+    pub memory_hotplug: bool,
+}
+
+impl Default for FullBootEntry {
+    fn default() -> Self {
+        Self { disk_bus: DiskBus::Virtio, kernel: None, initrd: None, shares: true, memory_hotplug: false }
+    }
 }
 
 /// The content of `NAME.toml`.
@@ -78,6 +117,9 @@ pub struct ImageEntry {
     /// Who may use it, and where.
     #[serde(default, skip_serializing_if = "Allow::is_empty")]
     pub allow: Allow,
+    /// What a full boot needs to know; only with `boot = "full"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full: Option<FullBootEntry>,
 }
 
 impl ImageEntry {
@@ -93,10 +135,80 @@ impl ImageEntry {
             sha256: None,
             links: Links::default(),
             allow: Allow::default(),
+            full: None,
         }
+    }
+
+    /// What a full boot needs to know, as written or by default.
+    pub fn full_boot(&self) -> FullBootEntry {
+        self.full.clone().unwrap_or_default()
+    }
+
+    /// Whether the keys go together.
+    ///
+    /// # Errors
+    /// The contradiction, for whoever wrote the entry.
+    pub fn validate(&self) -> Result<(), String> {
+        match self.boot {
+            BootMode::Kit if self.full.is_some() => {
+                return Err("[full] says nothing without boot = \"full\"".to_owned());
+            }
+            BootMode::Kit => return Ok(()),
+            BootMode::Full => {}
+        }
+        let full = self.full_boot();
+        if matches!(self.format, DiskFormat::Squashfs | DiskFormat::Erofs) {
+            return Err("boot = \"full\" needs a whole disk (format raw or qcow2), this is a file system".to_owned());
+        }
+        if full.initrd.is_some() && full.kernel.is_none() {
+            return Err("full.initrd needs full.kernel".to_owned());
+        }
+        if !self.append.is_empty() && full.kernel.is_none() {
+            return Err(
+                "append: the image's boot loader has the kernel's command line; change it there or give full.kernel"
+                    .to_owned(),
+            );
+        }
+        Ok(())
     }
 }
 
 fn default_arch() -> String {
     std::env::consts::ARCH.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(text: &str) -> Result<ImageEntry, String> {
+        let entry: ImageEntry = toml::from_str(&format!("disk = 'd'\n{text}")).map_err(|error| error.to_string())?;
+        entry.validate().map(|()| entry)
+    }
+
+    #[test]
+    fn a_full_boot_has_its_own_keys() {
+        let plain = entry("format = 'raw'\nboot = 'full'\n").unwrap();
+        assert_eq!(plain.full_boot(), FullBootEntry::default());
+        let text = "format = 'qcow2'\nboot = 'full'\nappend = 'root=/dev/sda1'\n\
+                    [full]\ndisk_bus = 'sata'\nkernel = 'k'\ninitrd = 'i'\nshares = false\n";
+        let full = entry(text).unwrap();
+        assert_eq!((full.full_boot().disk_bus, full.full_boot().shares), (DiskBus::Sata, false));
+        let again: ImageEntry = toml::from_str(&toml::to_string(&full).unwrap()).unwrap();
+        assert_eq!(again, full);
+    }
+
+    #[test]
+    fn keys_that_contradict_each_other_are_told() {
+        for (text, word) in [
+            ("format = 'squashfs'\nboot = 'full'\n", "whole disk"),
+            ("format = 'raw'\n[full]\nshares = false\n", "boot = \"full\""),
+            ("format = 'raw'\nboot = 'full'\nappend = 'quiet'\n", "boot loader"),
+            ("format = 'raw'\nboot = 'full'\n[full]\ninitrd = 'i'\n", "full.kernel"),
+            ("format = 'raw'\nboot = 'full'\n[full]\nfirmware = 'uefi'\n", "firmware"),
+        ] {
+            let error = entry(text).unwrap_err();
+            assert!(error.contains(word), "{error}");
+        }
+    }
 }

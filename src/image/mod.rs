@@ -19,8 +19,8 @@ mod staged;
 
 pub use catalogue::{Catalogue, Image, ImageError};
 pub use dirs::{ImageDir, Owner, Person, check_pattern};
-pub use entry::{DiskFormat, ImageEntry};
+pub use entry::{BootMode, DiskBus, DiskFormat, FullBootEntry, ImageEntry};
 pub use import::{DEFAULT_MAX_BYTES, ImportOptions, Imported, import, packer_exists, runs_here};
 pub use links::Links;
 pub use place::NewImage;
-pub use staged::{StagedDir, clean_up_on_signals};
+pub use staged::{Staged, StagedDir, clean_up_on_signals};

@@ -3,8 +3,9 @@
 #![forbid(unsafe_code)]
 
 use super::args::ArgsError;
-use crate::request::{RequestError, STEP_PROGRAM};
+use crate::request::{EXIT_NODE_FAILED, RequestError, STEP_PROGRAM};
 use crate::spank::SpankError;
+use std::ffi::c_int;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -42,6 +43,8 @@ pub enum Error {
     LostCommand,
     /// The placeholder arrived, the option did not.
     LostOption,
+    /// One of the others, met on a node and that node's fault.
+    Node(Box<Error>),
     /// A relative path, and no directory to start at.
     NoWorkDir {
         /// The path.
@@ -80,6 +83,7 @@ impl fmt::Display for Error {
                 path.display(),
                 Reason(source)
             ),
+            Self::Node(error) => write!(f, "this node cannot run VMs: {error}"),
             Self::MultiProg => f.write_str(
                 "--multi-prog with --vm-image needs Slurm 23.11 or later on the nodes: \
                  start one srun per program instead",
@@ -108,6 +112,26 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl Error {
+    /// The error of a task: says if it is the node's fault.
+    #[must_use]
+    pub fn of_task(self) -> Self {
+        match self {
+            Self::Args(_) | Self::NoProgram { .. } | Self::StateDir { .. } => Self::Node(Box::new(self)),
+            other => other,
+        }
+    }
+
+    /// Status that the task ends with: another node may do better, or not.
+    pub fn task_status(&self) -> c_int {
+        match self {
+            Self::Node(_) => c_int::from(EXIT_NODE_FAILED),
+            // As slurmstepd does itself when a hook fails.
+            _ => 1,
+        }
+    }
+}
 
 impl From<SpankError> for Error {
     fn from(error: SpankError) -> Self {

@@ -161,19 +161,19 @@ pub unsafe extern "C" fn slurm_spank_task_init_privileged(spank: spank_t, _: c_i
 /// For Slurm to call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn slurm_spank_task_init(spank: spank_t, _: c_int, _: *mut *mut c_char) -> c_int {
-    let mut refused = false;
+    let mut refused = None;
     let become_step = |host: &mut Spank| {
         let lost = OPTION_LOST.load(Ordering::Relaxed);
         let result = if lost { Err(Error::LostOption) } else { with_plugin(|plugin| stepd::task_init(plugin, host)) };
-        result.inspect_err(|_| refused = true)
+        result.map_err(Error::of_task).inspect_err(|error| refused = Some(error.task_status()))
     };
     // SAFETY: as this function's.
     let code = unsafe { hook("slurm_spank_task_init", spank, become_step) };
     let must_not_run = || c_int::from(with_plugin(|plugin| plugin.wish.wants_vm()));
-    if refused || (code != 0 && guard("the end of a task", user_error, must_not_run) != 0) {
+    if refused.is_some() || (code != 0 && guard("the end of a task", user_error, must_not_run) != 0) {
         // slurmstepd does the same when a *required* plugin fails, after two more lines of its own.
         // Where the plugin is `optional` it would go on and run the command on the host.
-        end_task(1);
+        end_task(refused.unwrap_or(1));
     }
     code
 }

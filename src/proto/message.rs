@@ -32,6 +32,7 @@ pub(super) mod kind {
     pub const BYE: u8 = 50;
     pub const SYNC: u8 = 51;
     pub const SETTLE: u8 = 52;
+    pub const PING: u8 = 53;
     // Both ways.
     pub const DATA: u8 = 64;
     pub const EOF: u8 = 65;
@@ -42,6 +43,7 @@ pub(super) mod kind {
     pub const EXIT: u8 = 98;
     pub const LOG: u8 = 99;
     pub const SYNCED: u8 = 100;
+    pub const PONG: u8 = 101;
 }
 
 /// A data stream of a task.

@@ -18,6 +18,7 @@
 //!                                  ◄───────────   EXIT           (after EOF of both outputs)
 //!   SYNC                           ───────────►   (only when the disk is kept; answered by SYNCED)
 //!   SETTLE                         ───────────►   (only before a template is saved; answered by SYNCED)
+//!   PING                           ───────────►   (now and then while the command runs; answered by PONG)
 //!   BYE                            ───────────►   (the VM may now vanish)
 //! ```
 //!

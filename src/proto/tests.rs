@@ -53,6 +53,7 @@ fn every_message_to_the_guest_arrives_as_it_was_sent() {
         ToGuest::Bye,
         ToGuest::Sync,
         ToGuest::Settle,
+        ToGuest::Ping,
     ];
     for message in messages {
         roundtrip(|out| message.encode(2, out), |frame| assert_eq!(ToGuest::parse(frame), Ok(message.clone())));

@@ -135,6 +135,8 @@ pub enum ToGuest<'a> {
     /// The guest is about to become a template: bring into memory what every task needs, write
     /// everything to the disks, and answer SYNCED.
     Settle,
+    /// Answer PONG: the runner asks now and then whether there is still somebody.
+    Ping,
 }
 
 impl<'a> ToGuest<'a> {
@@ -227,6 +229,7 @@ impl<'a> ToGuest<'a> {
             Self::Bye => (kind::BYE, 0, &[]),
             Self::Sync => (kind::SYNC, 0, &[]),
             Self::Settle => (kind::SETTLE, 0, &[]),
+            Self::Ping => (kind::PING, 0, &[]),
         };
         Frame { kind, stream, task, payload }.encode(out);
     }
@@ -335,6 +338,7 @@ impl<'a> ToGuest<'a> {
             kind::BYE => Self::Bye,
             kind::SYNC => Self::Sync,
             kind::SETTLE => Self::Settle,
+            kind::PING => Self::Ping,
             other => return Err(ProtoError::UnknownKind(other)),
         })
     }

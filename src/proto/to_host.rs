@@ -28,6 +28,8 @@ pub enum ToHost<'a> {
     Window(Stream, u32),
     /// The command has ended, nothing of it is left, and its output was sent.
     Exit(ExitStatus),
+    /// Answers PING.
+    Pong,
     /// Answers SYNC.
     Synced,
     /// A line for a log.
@@ -77,6 +79,7 @@ impl<'a> ToHost<'a> {
                 (kind::EXIT, 0, &scratch)
             }
             Self::Synced => (kind::SYNCED, 0, &[]),
+            Self::Pong => (kind::PONG, 0, &[]),
             Self::Log { level, text } => {
                 scratch.push(*level as u8);
                 // A log line is the one payload nobody else bounds.
@@ -126,6 +129,7 @@ impl<'a> ToHost<'a> {
                 })
             }
             kind::SYNCED => Self::Synced,
+            kind::PONG => Self::Pong,
             kind::LOG => {
                 let mut r = Reader::new(p, "LOG");
                 let level = match r.u8()? {

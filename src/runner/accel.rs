@@ -50,23 +50,23 @@ pub fn decide(choice: AccelChoice, state_dir: &Path, qemu: &Path) -> anyhow::Res
     }
 }
 
-/// Tells the user that a guest did not come up under KVM and that emulation follows, and keeps it in mind.
-pub fn report_broken(state_dir: &Path, qemu: &Path) {
+/// Tells the user that a guest did not come up under KVM and that emulation follows.
+pub fn warn_broken() {
     notice::line(
         "warning: KVM does not run guests on this node although /dev/kvm can be opened; using emulation, \
          which is slower (the administrator can set accel = 'tcg' to silence this)",
     );
-    if let Err(error) = remember_broken(state_dir, qemu) {
-        tracing::debug!("the verdict on KVM is not kept: {error:#}");
-    }
 }
 
 /// Lets later slots of this node and boot skip the attempt. Works for root; for others the
 /// knowledge is lost, since what one user wrote must not steer the jobs of another.
-///
-/// # Errors
-/// When the file cannot be written.
-fn remember_broken(state_dir: &Path, qemu: &Path) -> anyhow::Result<()> {
+pub fn remember_broken(state_dir: &Path, qemu: &Path) {
+    if let Err(error) = write_verdict(state_dir, qemu) {
+        tracing::debug!("the verdict on KVM is not kept: {error:#}");
+    }
+}
+
+fn write_verdict(state_dir: &Path, qemu: &Path) -> anyhow::Result<()> {
     let path = state_dir.join(BROKEN_FILE);
     std::fs::create_dir_all(state_dir)
         .and_then(|()| {
@@ -108,7 +108,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let qemu = Path::new("/bin/sh");
         assert!(!is_known_broken(dir.path(), qemu));
-        remember_broken(dir.path(), qemu).unwrap();
+        remember_broken(dir.path(), qemu);
         let by_root = nix::unistd::Uid::current().is_root();
         assert_eq!(is_known_broken(dir.path(), qemu), by_root);
         assert!(!is_known_broken(dir.path(), Path::new("/bin/cat")));

@@ -3,7 +3,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
@@ -11,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use super::child::{Files, QemuProcess};
+use super::fault::BlameNode;
 use super::qemu::{Accel, Machine, Start, System, TemplateFds, VmSpec};
 use super::relay::Relay;
 use super::save::{self, SaveAs, Saved};
@@ -90,17 +90,17 @@ impl Vms<'_> {
         if slot.config.start == StartChoice::Boot {
             return Obtained::Unavailable("the configuration says so (start = 'boot')".to_owned());
         }
-        if parts.machine != Machine::Q35 {
+        if parts.machine == Machine::Microvm {
             return Obtained::Unavailable(format!("machine {:?} cannot plug memory", parts.machine));
         }
-        let Some(shape) = Shape::of(parts.size, parts.shares.len()) else {
+        let Some(shape) = parts.source.shape(parts.size, parts.shares.len()) else {
             return Obtained::Unavailable(format!("{:?} is larger than templates are", parts.size));
         };
         let introduction = parts.task.introduction();
         let recipe = Recipe {
             image: &parts.image,
+            source: &parts.source,
             disk: &parts.disk,
-            kit: &parts.kit,
             qemu: &parts.qemu,
             machine: parts.machine,
             accel: self.accel,
@@ -141,6 +141,7 @@ impl Vms<'_> {
             memory: template.and_then(|(shape, _)| shape.bytes_to_plug(parts.size)).map(Shape::beyond_template),
             deadline: Instant::now() + self.boot_timeout,
             boot_timeout: self.boot_timeout,
+            advice: parts.source.advice(),
             notice_at: self.notice_at,
             image: slot.image.as_str(),
         };
@@ -191,7 +192,6 @@ impl Vms<'_> {
         index: usize,
     ) -> anyhow::Result<Vm> {
         let Self { slot, parts, .. } = self;
-        let (kernel, initramfs) = (parts.kit.kernel(), parts.kit.initramfs());
         let scratch_dir = &slot.config.scratch_dir;
         // Kept until QEMU has it.
         let mut device_state = None;
@@ -201,14 +201,13 @@ impl Vms<'_> {
                 let opened = template.files().context("the template's files")?;
                 let (ram, state) = (opened.ram.as_raw_fd(), opened.state.as_raw_fd());
                 let fds = TemplateFds { ram, state, abilities: template.abilities() };
-                let scratch = scratch::create(template.scratch(), scratch_dir)?;
+                let scratch = scratch::create(template.scratch(), scratch_dir).blame_node()?;
                 device_state = Some(opened.state.try_clone()?);
                 let files = Files { image, scratch: Some(scratch), template: Some(opened), ..Files::default() };
                 (Start::Clone(shape, fds), files)
             }
             None => {
-                let original = File::open(parts.kit.scratch()).context("the kit's scratch disk")?;
-                let scratch = Some(scratch::create(&original, scratch_dir)?);
+                let scratch = Some(parts.source.private_disk(parts.disk.file(), scratch_dir).blame_node()?);
                 (Start::Boot(parts.size), Files { image, scratch, ..Files::default() })
             }
         };
@@ -217,8 +216,7 @@ impl Vms<'_> {
                 machine: parts.machine,
                 accel: self.accel,
                 start,
-                kernel: &kernel,
-                initramfs: &initramfs,
+                source: &parts.source,
                 system: System::Image(&parts.image, inherited.files.image_fds()),
                 channel: inherited.channel.as_raw_fd(),
                 console: inherited.console.as_raw_fd(),
@@ -226,7 +224,8 @@ impl Vms<'_> {
                 shares: &parts.shares,
             }
             .args()
-        })?;
+        })
+        .blame_node()?;
         let mut memory_to_plug = None;
         if let (Start::Clone(shape, fds), Some(state)) = (start, &device_state) {
             process.monitor.load(fds.abilities.state_uri(state));
@@ -238,7 +237,9 @@ impl Vms<'_> {
         let moments = Moments { template: has_template, spawned: Some(Instant::now()), ..Moments::begin(slot.begin) };
         // Any number that an earlier session of this guest did not use: its template's was 0.
         let nonce = u64::from(std::process::id()) << 32 | index as u64;
-        Ok(Vm::new(index, process, nonce, memory_to_plug, moments))
+        let mut vm = Vm::new(index, process, nonce, memory_to_plug, moments);
+        vm.silence_limit = Some(slot.config.silence_timeout_s).filter(|&s| s > 0).map(Duration::from_secs);
+        Ok(vm)
     }
 
     /// For `-v`.

@@ -16,6 +16,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::{geteuid, getppid, setsid};
 
+use super::limits;
 use super::monitor::{Monitor, Shutdown};
 use super::qemu::ImageFds;
 use super::signals::passed_on;
@@ -173,6 +174,11 @@ impl QemuProcess {
         self.read_texts();
         let how = match self.ended_by_itself() {
             Some(status) => match (status.signal(), status.code()) {
+                (Some(libc::SIGKILL), _) if limits::ran_out_of_memory() => {
+                    "the node's kernel killed QEMU, for the memory that this task may use is used up: ask for more with \
+                     --mem; where nothing else of the job needs any, the site's 'memory_overhead_mib' is too little"
+                        .to_owned()
+                }
                 (Some(libc::SIGKILL), _) => {
                     "QEMU was killed (signal 9), by an administrator or for lack of memory: in that case ask for more with --mem"
                         .to_owned()
@@ -213,6 +219,13 @@ impl QemuProcess {
             std::thread::sleep(Duration::from_millis(5));
         }
         None
+    }
+
+    /// Whether somebody stopped QEMU: SIGSTOP, a debugger.
+    pub fn is_stopped(&self) -> bool {
+        let stat = self.child.as_ref().map(|child| std::fs::read_to_string(format!("/proc/{}/stat", child.id())));
+        let Some(Ok(stat)) = stat else { return false };
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
     }
 
     /// Kills QEMU without waiting for its end: giving back its memory takes milliseconds in which the

@@ -18,16 +18,16 @@ use serde_json::{Value, json};
 use super::accel;
 use super::child::{Files, QemuProcess};
 use super::plan::VmSize;
-use super::qemu::{Accel, Machine, Start, System, VmSpec};
+use super::qemu::{Accel, Start, System, VmSpec};
 use super::relay::Relay;
 use super::signals::Signals;
+use super::source::BootSource;
 use super::stdio::Output;
 use super::task::Task;
 use super::timing::Moments;
 use super::vm::{End, Outputs, Phase, Vm};
 use crate::config::Config;
 use crate::image::Links;
-use crate::kit::Kit;
 use crate::proto::{ExitStatus, FailKind};
 
 /// The agent's own name in a guest without an image.
@@ -148,18 +148,23 @@ pub fn run(
     stdout: BorrowedFd<'_>,
 ) -> anyhow::Result<Finished> {
     let argv = [AGENT].iter().chain(arguments).map(OsString::from).collect();
-    let helper = Helper { config, kit: Kit::load(&config.kit)?, disks, task: Task::of_helper(argv), stdout };
+    let helper = Helper { config, source: BootSource::kit(config)?, disks, task: Task::of_helper(argv), stdout };
     let decision = accel::decide(config.accel, &config.state_dir, &config.qemu_path()?)?;
     let timeout = Duration::from_secs(config.boot_timeout_s);
     let trial = decision.may_fall_back.then(|| Duration::from_secs(config.kvm_timeout_s));
     let (mut end, mut said) = helper.attempt(decision.accel, trial.unwrap_or(timeout))?;
     if decision.may_fall_back && matches!(end, End::NeverUp(_)) {
-        accel::report_broken(&config.state_dir, &config.qemu_path()?);
+        accel::warn_broken();
+        accel::remember_broken(&config.state_dir, &config.qemu_path()?);
         (end, said) = helper.attempt(Accel::Tcg, timeout)?;
     }
     match end {
         End::Exited(status) => Ok(Finished { status, said }),
-        End::NotStarted(FailKind::Setup, why) | End::NeverUp(why) | End::Broken(why) | End::NotSaved(why) => {
+        End::NotStarted(FailKind::Setup, why)
+        | End::NeverUp(why)
+        | End::Broken(why)
+        | End::NodeFailed(why)
+        | End::NotSaved(why) => {
             bail!("the helper VM: {why}")
         }
         End::NotStarted(_, why) => bail!("the helper VM: {why}: rebuild the boot kit with 'spank-vm kit build'"),
@@ -168,7 +173,7 @@ pub fn run(
 
 struct Helper<'a> {
     config: &'a Config,
-    kit: Kit,
+    source: BootSource,
     disks: Vec<HelperDisk>,
     task: Task,
     stdout: BorrowedFd<'a>,
@@ -192,6 +197,7 @@ impl Helper<'_> {
             memory: None,
             deadline: begin + boot_timeout,
             boot_timeout,
+            advice: self.source.advice(),
             notice_at: None,
             image: "helper",
         };
@@ -208,18 +214,16 @@ impl Helper<'_> {
     }
 
     fn spawn(&self, accel: Accel) -> anyhow::Result<QemuProcess> {
-        let (kernel, initramfs) = (self.kit.kernel(), self.kit.initramfs());
         let open = |disk: &HelperDisk| disk.file.as_fd().try_clone_to_owned();
         let fds: Vec<OwnedFd> = self.disks.iter().map(open).collect::<Result<_, _>>().context("the disk")?;
         QemuProcess::spawn(&self.config.qemu_path()?, Files { disks: fds, ..Files::default() }, |inherited| {
             // By the numbers that QEMU inherits.
             let numbers: Vec<i32> = inherited.files.disks.iter().map(AsRawFd::as_raw_fd).collect();
             VmSpec {
-                machine: Machine::chosen(self.config.machine),
+                machine: self.source.machine(self.config.machine),
                 accel,
                 start: Start::Boot(SIZE),
-                kernel: &kernel,
-                initramfs: &initramfs,
+                source: &self.source,
                 system: System::Helper(&self.disks, &numbers),
                 channel: inherited.channel.as_raw_fd(),
                 console: inherited.console.as_raw_fd(),

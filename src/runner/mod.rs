@@ -14,22 +14,27 @@ mod attempt;
 mod child;
 pub mod delivery;
 mod environment;
+pub mod fault;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod helper;
+mod install;
 mod job;
 pub mod limits;
 mod lock;
 pub mod log;
 mod monitor;
+mod overlay;
 mod plan;
 mod prebuild;
+mod pulse;
 mod qemu;
 mod relay;
 mod save;
 mod scratch;
 mod shares;
 mod signals;
+mod source;
 mod stdio;
 mod tail;
 mod task;
@@ -49,10 +54,12 @@ use anyhow::{Context, bail, ensure};
 
 use self::attempt::Outcome;
 use self::delivery::{Delivered, Disk};
+use self::fault::{BlameNode, NodeFault, node};
 use self::plan::{SlotResources, VmSize};
 use self::qemu::{Accel, Machine};
 use self::shares::Share;
 use self::signals::{Signal, Signals};
+use self::source::BootSource;
 use self::stdio::{RawTerminal, same_file, terminal_size};
 use self::task::Task;
 use self::vm::End;
@@ -63,6 +70,7 @@ use crate::notice;
 use crate::proto::{ExitStatus, FailKind};
 use crate::request::{EnvEntry, ImageName, ImageRef, JobRef, ShareSpec};
 
+pub use self::install::{InstallOptions, Installed, image_of_disk, install_agent};
 pub use self::prebuild::{Prebuilt, prebuild};
 pub use self::save::SaveAs;
 pub use self::signals::die_by;
@@ -70,6 +78,9 @@ pub use self::signals::die_by;
 /// Exit code when not the command but the VM failed: as container runtimes do, above what programs use.
 pub const EXIT_VM_FAILED: u8 = 125;
 
+/// Exit code when this node is at fault and another may do: `EX_TEMPFAIL` of sysexits.h, which asks for another try.
+/// The plugin uses it too.
+pub const EXIT_NODE_FAILED: u8 = crate::request::EXIT_NODE_FAILED;
 /// A start that takes longer than this is announced to a person who waits at a terminal.
 const NOTICE_AFTER: Duration = Duration::from_secs(1);
 
@@ -115,8 +126,8 @@ pub struct Slot {
 /// What a slot's VMs are made of: everything that is looked up once.
 struct Parts {
     image: Image,
+    source: BootSource,
     disk: Disk,
-    kit: Kit,
     qemu: PathBuf,
     machine: Machine,
     size: VmSize,
@@ -143,13 +154,17 @@ pub fn run(slot: &Slot) -> anyhow::Result<ExitStatus> {
         Prepared::Interrupted(signal) => return Ok(ExitStatus::Signal(signal)),
     };
     let terminal = enter_terminal(&mut parts.task)?;
-    let decision = accel::decide(slot.config.accel, &slot.config.state_dir, &parts.qemu)?;
-    let trial = decision.may_fall_back.then(|| Duration::from_secs(slot.config.kvm_timeout_s));
+    let decision = accel::decide(slot.config.accel, &slot.config.state_dir, &parts.qemu).blame_node()?;
+    let trial = decision.may_fall_back.then(|| parts.source.kvm_trial(&slot.config));
     let boot_timeout = trial.unwrap_or(parts.boot_timeout);
     let mut outcome = attempt::run(slot, &parts, &signals, decision.accel, boot_timeout)?;
     if decision.may_fall_back && outcome.never_came_up() {
-        accel::report_broken(&slot.config.state_dir, &parts.qemu);
+        accel::warn_broken();
         outcome = attempt::run(slot, &parts, &signals, Accel::Tcg, parts.boot_timeout)?;
+        // An image that brings its own kernel may be what does not come up: then the node is not to blame.
+        if matches!(parts.source, BootSource::Kit(_)) || !outcome.never_came_up() {
+            accel::remember_broken(&slot.config.state_dir, &parts.qemu);
+        }
     }
     drop(terminal);
     match outcome {
@@ -167,7 +182,11 @@ fn prepare(slot: &Slot, signals: &Signals) -> anyhow::Result<Prepared> {
         "--vms-per-slot={vms}: this site allows at most {} ('max_vms_per_slot')",
         config.max_vms_per_slot
     );
-    let image = config.catalogue().resolve(&slot.image)?;
+    let image = match config.catalogue().resolve(&slot.image) {
+        // An image of another name would not be found either.
+        Err(error @ ImageError::Directory { .. }) => return Err(error).blame_node(),
+        found => found?,
+    };
     if image.entry.allow.depends_on_job() {
         let facts = job::facts(slot.job.as_ref()).with_context(|| format!("image '{}'", image.name))?;
         let refused = |refusal| ImageError::Refused { name: image.name.clone(), refusal };
@@ -180,8 +199,13 @@ fn prepare(slot: &Slot, signals: &Signals) -> anyhow::Result<Prepared> {
         image.entry.arch,
         std::env::consts::ARCH
     );
-    let kit = Kit::load(&config.kit)?;
-    let qemu = config.qemu_path()?;
+    let source = BootSource::of(&image, config)?;
+    ensure!(
+        slot.save.is_none() || matches!(source, BootSource::Kit(_)),
+        "image '{}' boots its own kernel (boot = \"full\"): a VM of it cannot be saved",
+        image.name
+    );
+    let qemu = config.qemu_path().blame_node()?;
     let cpus = limits::processors()?;
     let size = plan::divide(&SlotResources {
         vms: *vms,
@@ -204,7 +228,19 @@ fn prepare(slot: &Slot, signals: &Signals) -> anyhow::Result<Prepared> {
     for mount in &slot.mounts {
         ensure!(mount.source.is_dir(), "--vm-mount={mount}: {} is no directory on {}", mount.source.display(), node());
     }
-    let shares = shares::choose(&[slot.mounts.as_slice(), config.shares.as_slice()].concat(), &own);
+    let mut shares = shares::choose(&[slot.mounts.as_slice(), config.shares.as_slice()].concat(), &own);
+    if !image.entry.full_boot().shares {
+        ensure!(
+            slot.mounts.is_empty(),
+            "--vm-mount: the kernel of image '{}' cannot mount host directories",
+            image.name
+        );
+        notice::line(&format!(
+            "warning: the kernel of image '{}' cannot mount host directories; none is there",
+            image.name
+        ));
+        shares.clear();
+    }
     for (path, _) in image.entry.links.iter() {
         // It would be made on the host.
         if let Some(share) = shares.iter().find(|share| path.starts_with(&share.target)) {
@@ -215,17 +251,17 @@ fn prepare(slot: &Slot, signals: &Signals) -> anyhow::Result<Prepared> {
             );
         }
     }
-    let machine = Machine::chosen(config.machine);
+    let machine = source.machine(config.machine);
     // VMs that share a processor boot one after the other in effect.
     let turns = vms.div_ceil(cpus);
-    let boot_timeout = Duration::from_secs(config.boot_timeout_s) * turns;
+    let boot_timeout = source.boot_timeout(config) * turns;
     // Last: it may take as long as a copy of the image does.
     let notice_at = io::stderr().is_terminal().then(|| slot.begin + NOTICE_AFTER);
     let disk = match delivery::deliver(&image, &delivery::Terms::of(config, signals, notice_at))? {
         Delivered::Disk(disk) => disk,
         Delivered::Interrupted(signal) => return Ok(Prepared::Interrupted(signal)),
     };
-    Ok(Prepared::Parts(Box::new(Parts { image, disk, kit, qemu, machine, size, boot_timeout, shares, task })))
+    Ok(Prepared::Parts(Box::new(Parts { image, source, disk, qemu, machine, size, boot_timeout, shares, task })))
 }
 
 /// With a terminal on stdin and stdout, the command gets one of its own and this one is only a wire.
@@ -245,7 +281,10 @@ fn enter_terminal(task: &mut Task) -> anyhow::Result<Option<RawTerminal>> {
 /// Combines the ends of all VMs: the highest code wins, and a signal counts as 128 + its number as in a shell.
 /// Reports what the user cannot see otherwise, each sentence once.
 fn conclude(slot: &Slot, ends: &[End]) -> ExitStatus {
+    let blames_node = ends.iter().any(|end| matches!(end, End::NodeFailed(_)));
+    // That a node is at fault is not hidden by what became of the other VMs.
     let rank = |status: &ExitStatus| match status {
+        ExitStatus::Code(EXIT_NODE_FAILED) if blames_node => u16::MAX,
         ExitStatus::Code(code) => u16::from(*code),
         ExitStatus::Signal(signo) => 128 + u16::from(*signo),
     };
@@ -258,6 +297,11 @@ fn conclude(slot: &Slot, ends: &[End]) -> ExitStatus {
             }
             End::NotStarted(FailKind::NotFound, why) => (127, why.clone()),
             End::NotStarted(FailKind::NotExecutable, why) => (126, why.clone()),
+            End::NodeFailed(why) => (EXIT_NODE_FAILED, format!("{NodeFault}: {why}")),
+            // Nothing of the user's has run yet, and the image has no say in what the site demands.
+            End::NeverUp(why) if slot.config.accel == AccelChoice::Kvm => {
+                (EXIT_NODE_FAILED, format!("{NodeFault} with KVM: {why}"))
+            }
             End::NotSaved(why) => (EXIT_VM_FAILED, format!("the command succeeded, its VM is not saved: {why}")),
             End::NeverUp(why) | End::Broken(why) => {
                 (EXIT_VM_FAILED, format!("image '{}' on {}: {why}", slot.image, node()))
@@ -270,12 +314,6 @@ fn conclude(slot: &Slot, ends: &[End]) -> ExitStatus {
         ExitStatus::Code(status)
     });
     statuses.max_by_key(rank).unwrap_or(ExitStatus::Code(0))
-}
-
-/// This node's name as Slurm knows it.
-fn node() -> String {
-    let host = || nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-    std::env::var("SLURMD_NODENAME").ok().or_else(host).unwrap_or_else(|| "this node".to_owned())
 }
 
 /// Tries whether KVM really runs a guest: the image's own boot, and a command that does nothing.

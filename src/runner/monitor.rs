@@ -64,6 +64,7 @@ pub struct Monitor {
     resumed: Option<Instant>,
     plugged: bool,
     complaint: Option<String>,
+    disk_error: Option<String>,
     shutdown: Option<Shutdown>,
 }
 
@@ -88,6 +89,7 @@ impl Monitor {
             resumed: None,
             plugged: false,
             complaint: None,
+            disk_error: None,
             shutdown: None,
         }
     }
@@ -170,6 +172,9 @@ impl Monitor {
         }
         match (message["event"].as_str(), message["data"]["status"].as_str()) {
             (Some("MEMORY_DEVICE_SIZE_CHANGE"), _) => self.plugged = true,
+            (Some("BLOCK_IO_ERROR"), _) => {
+                self.disk_error.get_or_insert_with(|| disk_error(&message["data"]));
+            }
             (Some("SHUTDOWN"), _) => {
                 self.shutdown = match message["data"]["reason"].as_str() {
                     Some("guest-shutdown") => Some(Shutdown::PowerOff),
@@ -197,6 +202,11 @@ impl Monitor {
         self.plugged
     }
 
+    /// Why the VM was stopped, if one of its disks cannot be read or written; for the user.
+    pub fn disk_error(&self) -> Option<String> {
+        self.disk_error.clone()
+    }
+
     /// Why the machine was stopped, if QEMU said so before it ended.
     pub fn shutdown(&self) -> Option<Shutdown> {
         self.shutdown
@@ -205,6 +215,20 @@ impl Monitor {
     /// When the guest's processors began to run after loading.
     pub fn resumed(&self) -> Option<Instant> {
         self.resumed
+    }
+}
+
+/// What QEMU tells in the event `BLOCK_IO_ERROR` (`qapi/block-core.json`).
+fn disk_error(data: &Value) -> String {
+    let reason = data["reason"].as_str().unwrap_or("input/output error");
+    let place = match data["node-name"].as_str() {
+        Some("scratch") => "the VM's private disk in 'scratch_dir'",
+        _ => "the image's disk",
+    };
+    match (data["operation"].as_str(), data["nospace"].as_bool()) {
+        (_, Some(true)) => format!("no space is left for {place}; the VM was ended"),
+        (Some("write"), _) => format!("{place} cannot be written: {reason}; the VM was ended"),
+        _ => format!("{place} cannot be read: {reason}; the VM was ended"),
     }
 }
 
@@ -251,6 +275,20 @@ mod tests {
         }
         assert_eq!(monitor.transfer(), Some(Transfer::Completed));
         assert!(monitor.resumed().is_some());
+    }
+
+    #[test]
+    fn a_disk_that_is_full_or_unreadable_is_told_in_a_sentence() {
+        let (mut monitor, mut qemu) = monitor();
+        assert_eq!(monitor.disk_error(), None);
+        let full = json!({"event": "BLOCK_IO_ERROR", "data": {"node-name": "scratch", "operation": "write",
+            "action": "stop", "nospace": true, "reason": "No space left on device"}});
+        qemu.write_all(format!("{full}\n").as_bytes()).unwrap();
+        monitor.read();
+        let told = "no space is left for the VM's private disk in 'scratch_dir'; the VM was ended";
+        assert_eq!(monitor.disk_error().unwrap(), told);
+        let gone = json!({"node-name": "root", "operation": "read", "nospace": false, "reason": "Stale file handle"});
+        assert_eq!(disk_error(&gone), "the image's disk cannot be read: Stale file handle; the VM was ended");
     }
 
     #[test]

@@ -13,10 +13,10 @@ use super::delivery::{self, Delivered};
 use super::plan::VmSize;
 use super::qemu::{Accel, Machine};
 use super::signals::{Signals, die_by};
+use super::source::BootSource;
 use super::task::Task;
-use super::template::{self, Obtained, Recipe, Shape, Shelf, Template, Terms};
-use crate::config::{Config, MachineChoice};
-use crate::kit::Kit;
+use super::template::{self, Obtained, Recipe, Shelf, Template, Terms};
+use crate::config::Config;
 use crate::request::ImageName;
 
 /// A template that is ready.
@@ -40,12 +40,13 @@ pub fn prebuild(
     cpus: u32,
     shares: usize,
 ) -> anyhow::Result<Prebuilt> {
-    if config.machine == MachineChoice::Microvm {
-        bail!("machine = 'microvm' cannot plug memory, so its VMs always boot");
-    }
     let begin = Instant::now();
     let image = config.catalogue().resolve(&image.clone().into())?;
-    let kit = Kit::load(&config.kit)?;
+    let source = BootSource::of(&image, config)?;
+    let machine = source.machine(config.machine);
+    if machine == Machine::Microvm {
+        bail!("machine = 'microvm' cannot plug memory, so its VMs always boot");
+    }
     let qemu = config.qemu_path()?;
     let signals = Signals::watch().context("signals")?;
     let copying = delivery::Terms::of(config, &signals, io::stderr().is_terminal().then_some(begin));
@@ -56,7 +57,8 @@ pub fn prebuild(
             bail!("interrupted by {signal}")
         }
     };
-    let shape = Shape::of(VmSize { memory_mib, cpus }, shares)
+    let shape = source
+        .shape(VmSize { memory_mib, cpus }, shares)
         .with_context(|| format!("no template serves VMs with {memory_mib} MiB and {cpus} processors"))?;
     let for_everybody = Uid::effective().is_root();
     let introduction = match for_everybody {
@@ -64,12 +66,11 @@ pub fn prebuild(
         false => Task::from_this_process(vec!["true".into()], false)?.introduction(),
     };
     let decision = accel::decide(config.accel, &config.state_dir, &qemu)?;
-    let make = |accel: Accel, seconds: u64| {
-        let machine = Machine::Q35;
+    let make = |accel: Accel, boot_timeout: Duration| {
         let recipe = Recipe {
             image: &image,
+            source: &source,
             disk: &disk,
-            kit: &kit,
             qemu: &qemu,
             machine,
             accel,
@@ -77,7 +78,7 @@ pub fn prebuild(
             introduction: &introduction,
         };
         let notice_at = io::stderr().is_terminal().then_some(begin);
-        let terms = Terms { signals: &signals, boot_timeout: Duration::from_secs(seconds), notice_at };
+        let terms = Terms { signals: &signals, boot_timeout, notice_at };
         match for_everybody {
             true => template::make_for_site(&recipe, &config.template_dir, &terms),
             false => {
@@ -86,10 +87,10 @@ pub fn prebuild(
             }
         }
     };
-    let first_timeout = if decision.may_fall_back { config.kvm_timeout_s } else { config.boot_timeout_s };
-    let mut obtained = make(decision.accel, first_timeout)?;
+    let trial = decision.may_fall_back.then(|| source.kvm_trial(config));
+    let mut obtained = make(decision.accel, trial.unwrap_or_else(|| source.boot_timeout(config)))?;
     if decision.may_fall_back && matches!(obtained, Obtained::NoBoot(_)) {
-        obtained = make(Accel::Tcg, config.boot_timeout_s)?;
+        obtained = make(Accel::Tcg, source.boot_timeout(config))?;
     }
     match obtained {
         Obtained::Template(template) => {

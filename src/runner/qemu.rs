@@ -5,15 +5,14 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
 
 use super::helper::HelperDisk;
 use super::monitor::{MEMORY_DEVICE, StateUri};
 use super::plan::VmSize;
 use super::shares::Share;
+use super::source::{BootSource, FullBoot};
 use super::template::{BLOCK_MIB, Shape};
-use crate::config::MachineChoice;
-use crate::image::{DiskFormat, Image};
+use crate::image::{DiskBus, Image};
 use crate::proto::PORT_NAME;
 
 /// Virtual hardware.
@@ -23,6 +22,8 @@ pub enum Machine {
     Microvm,
     /// A PC with PCI Express.
     Q35,
+    /// A PC of the time before, for systems that know only its disk controller.
+    Pc,
 }
 
 /// Who executes the guest's instructions.
@@ -63,6 +64,9 @@ pub struct Abilities {
     /// device states: QEMU 8.2 and newer. Older ones want a file that the user may write.
     pub read_only_templates: bool,
 }
+
+/// A disk that fails stops the VM, and the runner ends it: a guest would go on with what it has not written.
+const ON_ERROR: &str = "werror=stop,rerror=stop";
 
 /// Keeps the guest's memory out of core dumps, wherever the node sends those.
 const NO_DUMP: &str = ",dump-guest-core=off";
@@ -114,10 +118,8 @@ pub struct VmSpec<'a> {
     pub accel: Accel,
     /// How it comes up, with which memory and processors.
     pub start: Start,
-    /// The kit's kernel (an ELF file with a PVH note, or a bzImage).
-    pub kernel: &'a Path,
-    /// The kit's initramfs.
-    pub initramfs: &'a Path,
+    /// What the guest comes up from.
+    pub source: &'a BootSource,
     /// What the guest is for.
     pub system: System<'a>,
     /// QEMU's end of the channel.
@@ -143,20 +145,19 @@ impl VmSpec<'_> {
         args.pair("-accel", self.accel.option());
         args.pair("-cpu", self.accel.cpu_model());
         self.processors_and_memory(&mut args);
-        args.pair("-kernel", self.kernel);
-        args.pair("-initrd", self.initramfs);
-        args.pair("-append", self.kernel_command_line());
+        self.kernel(&mut args);
         self.console_and_channel(&mut args);
-        match self.system {
-            System::Image(image, fds) => self.image_disks(&mut args, image, fds),
-            System::Helper(disks, fds) => self.helper_disks(&mut args, disks, fds),
+        match (self.system, self.source) {
+            (System::Image(image, fds), BootSource::Kit(_)) => self.image_and_scratch(image, fds, &mut args),
+            (System::Image(image, fds), BootSource::Image(full)) => own_disk(full, image, fds, &mut args),
+            (System::Helper(disks, fds), _) => self.helper_disks(&mut args, disks, fds),
         }
         self.shares(&mut args);
         args.0
     }
 
     fn processors_and_memory(&self, args: &mut Args) {
-        let machine = self.machine.option();
+        let machine = self.machine.option(self.source);
         let (shape, fds, private) = match self.start {
             Start::Boot(size) => {
                 args.pair("-machine", format!("{machine}{NO_DUMP}"));
@@ -173,16 +174,24 @@ impl VmSpec<'_> {
         let Shape { base_mib, pluggable_mib, cpus, .. } = shape;
         args.pair("-machine", format!("{machine}{NO_DUMP},memory-backend=ram"));
         args.pair("-smp", cpus.to_string());
-        args.pair("-m", format!("{base_mib}M,slots=1,maxmem={}M", base_mib + pluggable_mib));
+        args.pair(
+            "-m",
+            match pluggable_mib {
+                0 => format!("{base_mib}M"),
+                more => format!("{base_mib}M,slots=1,maxmem={}M", base_mib + more),
+            },
+        );
         // By descriptor: the file may have lost its name meanwhile, and is the one that was looked at.
         let ram = format!("memory-backend-file,id=ram,size={base_mib}M,mem-path=/proc/self/fd/{},{private}", fds.ram);
         args.pair("-object", ram);
-        args.pair("-object", format!("memory-backend-ram,id=plug-ram,size={pluggable_mib}M,reserve=off"));
-        let bus = self.machine.bus();
-        args.pair(
-            "-device",
-            format!("virtio-mem-{bus},id={MEMORY_DEVICE},memdev=plug-ram,requested-size=0,block-size={BLOCK_MIB}M"),
-        );
+        if pluggable_mib > 0 {
+            args.pair("-object", format!("memory-backend-ram,id=plug-ram,size={pluggable_mib}M,reserve=off"));
+            let bus = self.machine.bus();
+            args.pair(
+                "-device",
+                format!("virtio-mem-{bus},id={MEMORY_DEVICE},memdev=plug-ram,requested-size=0,block-size={BLOCK_MIB}M"),
+            );
+        }
         if fds.abilities.read_only_templates {
             args.pair("-add-fd", format!("fd={},set={STATE_SET}", fds.state));
         }
@@ -203,23 +212,28 @@ impl VmSpec<'_> {
         args.pair("-device", format!("virtserialport,chardev=channel,name={PORT_NAME}"));
     }
 
-    fn image_disks(&self, args: &mut Args, image: &Image, fds: ImageFds) {
+    /// The kernel that QEMU itself loads; without one the firmware starts the disk's boot loader.
+    fn kernel(&self, args: &mut Args) {
+        let (kernel, initrd) = match self.source {
+            BootSource::Kit(kit) => (&kit.kernel, Some(&kit.initramfs)),
+            BootSource::Image(FullBoot { kernel: Some(kernel), initrd, .. }) => (kernel, initrd.as_ref()),
+            BootSource::Image(FullBoot { kernel: None, .. }) => return,
+        };
+        args.pair("-kernel", kernel);
+        if let Some(initrd) = initrd {
+            args.pair("-initrd", initrd);
+        }
+        args.pair("-append", self.kernel_command_line());
+    }
+
+    /// Two disks, which the agent puts together.
+    fn image_and_scratch(&self, image: &Image, fds: ImageFds, args: &mut Args) {
         let bus = self.machine.bus();
-        let format: DiskFormat = image.entry.format;
-        // locking=off: the image may lie on a file system without locks, and nobody ever writes to it.
-        // By descriptor: whatever becomes of its name, the VM keeps the file that was looked at.
-        args.pair("-add-fd", format!("fd={},set={DISK_SET}", fds.image));
-        let file = "driver=file,node-name=root-file,read-only=on,locking=off";
-        args.pair("-blockdev", format!("{file},filename=/dev/fdset/{DISK_SET}"));
-        let driver = format.block_driver();
-        args.pair("-blockdev", format!("driver={driver},node-name=root,read-only=on,file=root-file"));
-        args.pair("-device", format!("virtio-blk-{bus},drive=root,serial=root"));
-        // The scratch disk dies with the VM: flushing it to the host's disk would be work for nothing.
-        args.pair("-add-fd", format!("fd={},set={SCRATCH_SET}", fds.scratch));
-        let file = "driver=file,node-name=scratch-file,locking=off,discard=unmap,cache.no-flush=on";
-        args.pair("-blockdev", format!("{file},filename=/dev/fdset/{SCRATCH_SET}"));
+        image_node("root", image, fds.image, args);
+        args.pair("-device", format!("virtio-blk-{bus},drive=root,serial=root,{ON_ERROR}"));
+        scratch_file(fds.scratch, args);
         args.pair("-blockdev", "driver=raw,node-name=scratch,discard=unmap,cache.no-flush=on,file=scratch-file");
-        args.pair("-device", format!("virtio-blk-{bus},drive=scratch,serial=scratch"));
+        args.pair("-device", format!("virtio-blk-{bus},drive=scratch,serial=scratch,{ON_ERROR}"));
     }
 
     fn helper_disks(&self, args: &mut Args, disks: &[HelperDisk], fds: &[RawFd]) {
@@ -250,6 +264,10 @@ impl VmSpec<'_> {
     }
 
     fn kernel_command_line(&self) -> String {
+        if let (System::Image(image, _), BootSource::Image(_)) = (self.system, self.source) {
+            // Kernel and init are the image's: they are told where to talk, and to end rather than to hang.
+            return format!("console=ttyS0 panic=-1 {}", image.entry.append).trim_end().to_owned();
+        }
         // cryptomgr.notests: half a second of self-tests of ciphers that no guest uses.
         let mut words = vec!["console=ttyS0 quiet loglevel=1 panic=-1 8250.nr_uarts=1 cryptomgr.notests=1".to_owned()];
         words.push(self.machine.kernel_words().to_owned());
@@ -271,22 +289,53 @@ impl VmSpec<'_> {
     }
 }
 
-impl Machine {
-    /// What the site's choice comes to.
-    pub fn chosen(choice: MachineChoice) -> Self {
-        match choice {
-            MachineChoice::Microvm => Self::Microvm,
-            MachineChoice::Auto | MachineChoice::Q35 => Self::Q35,
-        }
-    }
+/// The image's file: read-only as this node.
+fn image_node(node: &str, image: &Image, fd: RawFd, args: &mut Args) {
+    // locking=off: the image may lie on a file system without locks, and nobody ever writes to it.
+    // By descriptor: whatever becomes of its name, the VM keeps the file that was looked at.
+    args.pair("-add-fd", format!("fd={fd},set={DISK_SET}"));
+    let file = format!("driver=file,node-name={node}-file,read-only=on,locking=off");
+    args.pair("-blockdev", format!("{file},filename=/dev/fdset/{DISK_SET}"));
+    let driver = image.entry.format.block_driver();
+    args.pair("-blockdev", format!("driver={driver},node-name={node},read-only=on,file={node}-file"));
+}
 
-    fn option(self) -> &'static str {
-        match self {
+/// The file of the private disk. It dies with the VM: flushing it to the host's disk would be work for nothing.
+fn scratch_file(scratch: RawFd, args: &mut Args) {
+    args.pair("-add-fd", format!("fd={scratch},set={SCRATCH_SET}"));
+    let file = "driver=file,node-name=scratch-file,locking=off,discard=unmap,cache.no-flush=on";
+    args.pair("-blockdev", format!("{file},filename=/dev/fdset/{SCRATCH_SET}"));
+}
+
+/// One disk that the guest may write: QEMU keeps what it writes in the private file and the rest is the image's.
+fn own_disk(full: &FullBoot, image: &Image, fds: ImageFds, args: &mut Args) {
+    image_node("image", image, fds.image, args);
+    scratch_file(fds.scratch, args);
+    let overlay = "driver=qcow2,node-name=root,discard=unmap,cache.no-flush=on";
+    args.pair("-blockdev", format!("{overlay},file=scratch-file,backing=image"));
+    match full.disk_bus {
+        DiskBus::Virtio => {
+            args.pair("-device", format!("virtio-blk-pci,drive=root,serial=root,bootindex=1,{ON_ERROR}"))
+        }
+        DiskBus::Sata => {
+            args.pair("-device", "ich9-ahci,id=sata");
+            args.pair("-device", format!("ide-hd,drive=root,bus=sata.0,serial=root,bootindex=1,{ON_ERROR}"));
+        }
+        DiskBus::Ide => args.pair("-device", format!("ide-hd,drive=root,bus=ide.0,serial=root,bootindex=1,{ON_ERROR}")),
+    }
+}
+
+impl Machine {
+    fn option(self, source: &BootSource) -> &'static str {
+        match (self, source) {
             // pic=off: the ACPI tables promise a machine without one, and its first tick is a divide error.
             // pit, rtc: without them the kernel waits seconds to find out how fast time passes.
-            Self::Microvm => "microvm,acpi=on,pic=off,pit=on,rtc=on,usb=off,isa-serial=on",
+            (Self::Microvm, _) => "microvm,acpi=on,pic=off,pit=on,rtc=on,usb=off,isa-serial=on",
             // The kernel spends 200 ms of emulated time on a HPET that nothing uses.
-            Self::Q35 => "q35,usb=off,vmport=off,smbus=off,sata=off,i8042=off,hpet=off",
+            (Self::Q35, BootSource::Kit(_)) => "q35,usb=off,vmport=off,smbus=off,sata=off,i8042=off,hpet=off",
+            // graphics=off: firmware and boot loader speak to the serial console, as there is no screen.
+            (Self::Q35, BootSource::Image(_)) => "q35,usb=off,vmport=off,sata=off,hpet=off,graphics=off",
+            (Self::Pc, _) => "pc,usb=off,vmport=off,hpet=off,graphics=off",
         }
     }
 
@@ -294,14 +343,14 @@ impl Machine {
     fn bus(self) -> &'static str {
         match self {
             Self::Microvm => "device",
-            Self::Q35 => "pci",
+            Self::Q35 | Self::Pc => "pci",
         }
     }
 
     fn kernel_words(self) -> &'static str {
         match self {
             Self::Microvm => "pci=off",
-            Self::Q35 => "",
+            Self::Q35 | Self::Pc => "",
         }
     }
 }

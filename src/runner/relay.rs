@@ -44,6 +44,8 @@ pub struct Relay<'a> {
     pub deadline: Instant,
     /// How long that was, for the message.
     pub boot_timeout: Duration,
+    /// What to look for when one has not, for the message.
+    pub advice: &'a str,
     /// When to tell a waiting person that a boot is under way.
     pub notice_at: Option<Instant>,
     /// The image's name, for messages.
@@ -92,7 +94,7 @@ impl Relay<'_> {
                             self.vms[vm].receive(&mut self.outputs);
                         }
                     }
-                    Source::Texts(vm) => self.vms[vm].process.read_texts(),
+                    Source::Texts(vm) => self.vms[vm].read_texts(&mut self.outputs),
                 }
             }
             self.watch_the_clock();
@@ -155,11 +157,19 @@ impl Relay<'_> {
             }
         }
         let (boot_deadline, patience) = (self.deadline, self.boot_timeout);
-        let is_late = |vm: &&mut Vm| vm.deadline(boot_deadline, patience).is_some_and(|deadline| now >= deadline);
+        for vm in self.vms.iter_mut().filter(|vm| vm.phase == Phase::Running) {
+            vm.feel_pulse(now, &mut self.outputs);
+        }
+        let is_late = |vm: &&mut Vm| {
+            vm.phase != Phase::Running && vm.deadline(boot_deadline, patience).is_some_and(|deadline| now >= deadline)
+        };
         for vm in self.vms.iter_mut().filter(is_late) {
             vm.process.read_texts();
-            let what = if vm.is_up() { "it came up, but its command did not start" } else { "no answer" };
-            let why = format!("{what} within {} s{}", patience.as_secs(), vm.process.last_words());
+            let (within, last_words) = (patience.as_secs(), vm.process.last_words());
+            let why = match vm.is_up() {
+                true => format!("it came up, but its command did not start within {within} s{last_words}"),
+                false => format!("no answer within {within} s{last_words}{}", self.advice),
+            };
             vm.fail(why, &mut self.outputs);
         }
     }

@@ -48,15 +48,35 @@ impl Tail {
     /// The lines that have text.
     fn lines(&self) -> Vec<String> {
         let text = String::from_utf8_lossy(&self.bytes);
-        let clean =
-            |line: &str| line.chars().filter(|c| !c.is_control()).take(200).collect::<String>().trim().to_owned();
+        let clean = |line: &str| {
+            without_orders(line).chars().filter(|c| !c.is_control()).take(200).collect::<String>().trim().to_owned()
+        };
         text.lines().map(clean).filter(|line| !line.is_empty()).collect()
     }
+}
+
+/// The text without what it orders a terminal to do: firmware and boot loaders place each word by such orders.
+fn without_orders(line: &str) -> String {
+    let mut parts = line.split("\x1b[");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        // Parameters, then one letter.
+        let rest = part.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, ';' | '?' | '=' | ' '));
+        text.extend(rest.chars().skip(1));
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_boot_loader_draws_is_read_as_text() {
+        let mut tail = Tail::default();
+        tail.push(b"\x1b[01;01H\x1b[0m\x1b[2J  Booting `D\x1b[01;12Hebian'\x1b[?25h\r\n\x1b[");
+        assert_eq!(tail.telling_line().unwrap(), "Booting `Debian'");
+    }
 
     #[test]
     fn a_panic_is_preferred_to_the_noise_after_it() {

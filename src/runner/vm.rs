@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
 use super::child::QemuProcess;
+use super::pulse::{Beat, Pulse};
 use super::stdio::Output;
 use super::tail::printable;
 use super::timing::Moments;
@@ -40,6 +41,8 @@ pub enum End {
     NeverUp(String),
     /// The VM itself failed later; the text says how.
     Broken(String),
+    /// This node lacks something that the VM needs: room for its disk, say.
+    NodeFailed(String),
     /// Its command succeeded, but its root could not be saved; the text says why.
     NotSaved(String),
 }
@@ -89,6 +92,9 @@ pub struct Vm {
     passed_on: [usize; 2],
     /// Lines that the agent may still log.
     log_lines: usize,
+    pulse: Pulse,
+    /// Silence of a guest after which it is given up.
+    pub silence_limit: Option<Duration>,
     decoder: Decoder,
     nonce: u64,
     unsent: Vec<u8>,
@@ -110,6 +116,8 @@ impl Vm {
             received: Default::default(),
             passed_on: [0; 2],
             log_lines: LOG_LINES,
+            pulse: Pulse::default(),
+            silence_limit: None,
             decoder: Decoder::new(),
             nonce,
             unsent: Vec::new(),
@@ -225,6 +233,9 @@ impl Vm {
         let mut decoder = std::mem::take(&mut self.decoder);
         decoder.push(bytes);
         while let Some(frame) = decoder.next_frame()? {
+            if self.pulse.sign() {
+                notice::line("the guest answers again");
+            }
             self.handle(ToHost::parse(frame)?, outputs)?;
         }
         self.decoder = decoder;
@@ -258,6 +269,7 @@ impl Vm {
             (Phase::Starting, ToHost::Started(_)) => {
                 self.moments.started = Some(Instant::now());
                 self.phase = Phase::Running;
+                self.pulse.begin(Instant::now(), self.silence_limit);
                 tracing::debug!(vm = self.index, "the command runs");
             }
             (Phase::Up | Phase::Starting, ToHost::Failed(kind, text)) => {
@@ -269,6 +281,7 @@ impl Vm {
                 self.received[stream as usize - 1].receive(stream as u8, bytes.len())?;
                 outputs.of(stream).expect("an output").push(self.index, bytes);
             }
+            (Phase::Running, ToHost::Pong) => {}
             (Phase::Running, ToHost::Eof(stream)) => {
                 if let Some(output) = outputs.of(stream) {
                     output.flush_partial(self.index);
@@ -284,10 +297,19 @@ impl Vm {
             (_, ToHost::Data(..)) => return Err(ProtoError::OutOfOrder("DATA")),
             (_, ToHost::Eof(_)) => return Err(ProtoError::OutOfOrder("EOF")),
             (_, ToHost::Window(..)) => return Err(ProtoError::OutOfOrder("WINDOW")),
+            (_, ToHost::Pong) => return Err(ProtoError::OutOfOrder("PONG")),
             (_, ToHost::Synced) => return Err(ProtoError::OutOfOrder("SYNCED")),
             (_, ToHost::Exit(_)) => return Err(ProtoError::OutOfOrder("EXIT")),
         }
         Ok(())
+    }
+
+    /// Reads what QEMU has to tell beside the channel. A disk that cannot be written or read has stopped the VM.
+    pub fn read_texts(&mut self, outputs: &mut Outputs) {
+        self.process.read_texts();
+        if let Some(why) = self.process.monitor.disk_error() {
+            self.end(End::NodeFailed(why), outputs);
+        }
     }
 
     /// Passes a line of the agent on. Their number is limited: they are not under flow control, and the
@@ -309,7 +331,30 @@ impl Vm {
         match self.phase {
             Phase::Booting => Some(boot_deadline),
             Phase::Up | Phase::Starting => self.moments.ready.map(|ready| ready + patience),
-            Phase::Running | Phase::Ended(_) => None,
+            Phase::Running => self.pulse.next(),
+            Phase::Ended(_) => None,
+        }
+    }
+
+    /// Asks a guest whose command runs whether it is still there, and acts on its silence.
+    pub fn feel_pulse(&mut self, now: Instant, outputs: &mut Outputs) {
+        let process = &self.process;
+        match self.pulse.beat(now, || process.is_stopped()) {
+            None => {}
+            Some(Beat::Ask) => self.send(ToGuest::Ping),
+            Some(Beat::Worry(silence)) => {
+                self.process.read_texts();
+                let (silence, words) = (silence.as_secs(), self.process.last_words());
+                notice::line(&format!(
+                    "warning: the guest has not answered for {silence} s{words}; it may come back, and scancel ends it"
+                ));
+            }
+            Some(Beat::GiveUp(silence)) => {
+                self.process.read_texts();
+                let why =
+                    format!("the guest has not answered for {} s{}", silence.as_secs(), self.process.last_words());
+                self.fail(why, outputs);
+            }
         }
     }
 

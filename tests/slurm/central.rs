@@ -3,7 +3,7 @@
 //! A real one, in user space (FUSE), without a page cache: every byte that any process reads comes through here.
 //! What is changed in the directory behind it is seen at once, as by another client of a central file system.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -18,14 +18,8 @@ use fuser::{
     SessionACL,
 };
 
-/// What was read of one file.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Reads {
-    /// Bytes that were handed out.
-    pub bytes: u64,
-    /// Processes that got them.
-    pub processes: BTreeSet<u32>,
-}
+/// Bytes that were read of one file, by process.
+pub type Reads = BTreeMap<u32, u64>;
 
 type Ledger = Arc<Mutex<BTreeMap<String, Reads>>>;
 
@@ -163,10 +157,8 @@ impl Filesystem for Server {
         match file.read_at(&mut bytes, offset) {
             Ok(n) => {
                 let mut ledger = self.ledger.lock().unwrap();
-                let reads = ledger.entry(name).or_default();
-                reads.bytes += n as u64;
                 if n > 0 {
-                    reads.processes.insert(request.pid());
+                    *ledger.entry(name).or_default().entry(request.pid()).or_default() += n as u64;
                 }
                 drop(ledger);
                 reply.data(&bytes[..n]);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Longest that any command of a test may take.
-const COMMAND_TIMEOUT_S: &str = "240";
+const COMMAND_TIMEOUT_S: &str = "600";
 
 /// Longest that the remains of a finished job may stay visible.
 const SETTLE: Duration = Duration::from_secs(15);

@@ -4,16 +4,20 @@
 //! be nothing. `cargo test --test slurm -- NAME` runs those whose name contains NAME.
 
 mod batch;
+mod blame;
 mod catalogue;
 mod central;
 mod cluster;
 mod confinement;
 mod delivery;
+mod fail_closed;
 mod failures;
+mod fullboot;
 mod hostile;
 mod identity;
 mod images;
 mod options;
+mod resources;
 mod save;
 mod slots;
 mod streams;
@@ -31,29 +35,37 @@ use cluster::Cluster;
 /// A test: a sentence and a function of the cluster.
 type Case = (&'static str, fn(&Cluster));
 
+/// Set to run the cases that take minutes instead of the others.
+const LONG: &str = "SPANK_VM_LONG";
+
+const CASES: &[&[Case]] = &[
+    identity::CASES,
+    streams::CASES,
+    terminal::CASES,
+    slots::CASES,
+    save::CASES,
+    options::CASES,
+    catalogue::CASES,
+    delivery::CASES,
+    batch::CASES,
+    templates::CASES,
+    fullboot::CASES,
+    failures::CASES,
+    fail_closed::CASES,
+    blame::CASES,
+    resources::CASES,
+    hostile::CASES,
+    confinement::CASES,
+    tools::CASES,
+    images::CASES,
+];
+
+const LONG_CASES: &[&[Case]] = &[images::LONG_CASES, fullboot::LONG_CASES];
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let cases = [
-        identity::CASES,
-        streams::CASES,
-        terminal::CASES,
-        slots::CASES,
-        save::CASES,
-        options::CASES,
-        catalogue::CASES,
-        delivery::CASES,
-        batch::CASES,
-        templates::CASES,
-        failures::CASES,
-        hostile::CASES,
-        confinement::CASES,
-        tools::CASES,
-        images::CASES,
-    ]
-    .concat();
-    // What takes minutes runs by itself: make test-long.
-    let cases = if std::env::var_os("SPANK_VM_LONG").is_some() { images::LONG_CASES.to_vec() } else { cases };
+    let cases = if std::env::var_os(LONG).is_some() { LONG_CASES.concat() } else { CASES.concat() };
     if arguments.list {
         return libtest_mimic::run(&arguments, cases.into_iter().map(|(name, _)| trial(name, || Ok(()))).collect())
             .exit_code();

@@ -10,7 +10,7 @@ pub const CASES: &[Case] = &[
 ];
 
 /// Runs `step` with a terminal of 33 lines and 99 columns, as `script` of util-linux makes one.
-fn in_terminal(cluster: &Cluster, step: &str) -> crate::cluster::Ran {
+pub fn in_terminal(cluster: &Cluster, step: &str) -> crate::cluster::Ran {
     let inner = format!("stty rows 33 cols 99; exec {step}");
     cluster.run(&["script", "-qec", &inner, "/dev/null"])
 }

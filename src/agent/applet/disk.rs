@@ -30,7 +30,6 @@ pub(in super::super) enum Access {
     /// Not one byte of it changes; journals are not replayed.
     ReadOnly,
     /// As the installed system would mount it.
-    #[allow(dead_code)] // for applets that change an installed system
     ReadWrite,
 }
 
@@ -108,7 +107,6 @@ impl Root {
     ///
     /// # Errors
     /// What could not be unmounted.
-    #[allow(dead_code)] // for applets that change an installed system
     pub fn unmount(mut self) -> Result<(), Failure> {
         while let Some(place) = self.mounts.pop() {
             umount2(&place, MntFlags::empty()).map_err(|errno| format!("cannot unmount the disk: {}", errno.desc()))?;

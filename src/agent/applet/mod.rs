@@ -3,6 +3,8 @@
 //! ```text
 //! export DIR [--exclude PATH]… [--hollow PATH]… [--include MOUNT]… [--limit BYTES]     DIR as a tar to stdout
 //! disk export SERIAL [--partition N] [--limit BYTES]                  the root found on a disk, likewise
+//! disk install-agent SERIAL [--partition N] [--kernel own|given]      this program as a service of the system
+//!                           [--shares needed|optional]                  on a disk
 //! ```
 //!
 //! In a guest whose root is an image the binary has no name any more: `/proc/1/exe` is it. A failure is one line
@@ -13,6 +15,9 @@
 mod contents;
 mod disk;
 mod fstab;
+mod grub;
+mod install;
+mod kernels;
 
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
@@ -59,7 +64,17 @@ fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
             let limit = arguments.number("--limit")?;
             write_out(&Export { root: root.path().to_owned(), across: true, limit, ..Export::default() })
         }
-        _ => Err("this is the init of a spank-vm boot kit; elsewhere it knows 'export' and 'disk export'".to_owned()),
+        (Some("disk"), Some(what)) if what == "install-agent" => {
+            let serial = arguments.word().ok_or("which disk?")?;
+            let options = install::Options {
+                partition: u32::try_from(arguments.number("--partition")?).ok().filter(|&number| number > 0),
+                loads_kernel: arguments.has("--kernel", "given"),
+                without_shares: arguments.has("--shares", "optional"),
+            };
+            let answer = install::install(&serial, &options)?;
+            io::stdout().write_all(answer.as_bytes()).map_err(|error| error.to_string())
+        }
+        _ => Err("this is the init of a spank-vm boot kit; elsewhere it knows '--service', 'export', 'disk export' and 'disk install-agent'".to_owned()),
     }
 }
 
@@ -103,6 +118,10 @@ impl Arguments {
 
     fn all(&self, option: &str) -> Vec<PathBuf> {
         self.options.iter().filter(|(name, _)| name == option).map(|(_, value)| value.into()).collect()
+    }
+
+    fn has(&self, option: &str, value: &str) -> bool {
+        self.options.iter().any(|(name, given)| name == option && given == value)
     }
 
     /// 0 without the option.

@@ -3,14 +3,15 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
+use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use crate::proto::{DATA_CHUNK, ExitStatus, Level, ProtoError, Stream, ToGuest, ToHost};
 
 use super::output_index;
+use crate::agent::children::BURIAL;
 use crate::agent::error::{AgentError, Doing};
 use crate::agent::exec::Spawned;
-use crate::agent::guest::BURIAL;
 use crate::agent::machine::Machine;
 use crate::agent::port::SendQueue;
 use crate::agent::pump::{InputPump, OutputPump};
@@ -21,7 +22,8 @@ use crate::agent::sys;
 pub(super) struct Running {
     task: u16,
     pub leader: Pid,
-    /// Readable when the leader has died; dropped when it was reaped.
+    /// Readable when the leader has died; dropped when it was reaped. Kernels before 5.3 have no such thing: there the
+    /// machine's own watch over children tells.
     leader_fd: Option<OwnedFd>,
     pub input: InputPump,
     /// Standard output and standard error.
@@ -53,7 +55,11 @@ impl Running {
     pub fn new(task: u16, spawned: Spawned) -> Result<Self, (Pid, AgentError)> {
         let leader = spawned.pid;
         let is_terminal = spawned.terminal.is_some();
-        let leader_fd = sys::pidfd(leader).doing(|| "watch the command".to_owned()).map_err(|error| (leader, error))?;
+        let leader_fd = match sys::pidfd(leader) {
+            Ok(fd) => Some(fd),
+            Err(Errno::ENOSYS) => None,
+            Err(errno) => return Err((leader, AgentError::Os { doing: "watch the command".to_owned(), errno })),
+        };
         let master = match is_terminal {
             true => Some(
                 spawned
@@ -67,7 +73,7 @@ impl Running {
         Ok(Self {
             task,
             leader,
-            leader_fd: Some(leader_fd),
+            leader_fd,
             input: InputPump::new(spawned.stdin, is_terminal),
             outputs: [
                 OutputPump::new(Stream::Stdout, Some(spawned.stdout)),

@@ -275,6 +275,18 @@ fn exit_codes_and_signals_arrive_as_they_were() {
 }
 
 #[test]
+fn whoever_asks_while_a_command_runs_is_answered() {
+    let mut runner = Runner::start(StandIn::default());
+    runner.hello(1);
+    runner.describe(&["cat"]);
+    runner.send(&[ToGuest::Start, ToGuest::Ping, ToGuest::Ping]);
+    for _ in 0..2 {
+        runner.listen(|_, message| (message == ToHost::Pong).then_some(()));
+    }
+    assert_eq!(runner.finish(b"").exit, Some(ExitStatus::Code(0)));
+}
+
+#[test]
 fn both_outputs_are_kept_apart_or_merged_in_order() {
     let outcome = shell("echo one; echo two >&2; echo three");
     assert_eq!((outcome.out.as_slice(), outcome.err.as_slice()), (b"one\nthree\n".as_slice(), b"two\n".as_slice()));

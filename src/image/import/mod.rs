@@ -97,12 +97,16 @@ pub type ExportDisk<'a> = &'a mut dyn FnMut(Disk, u64, File) -> anyhow::Result<V
 pub fn import(archive: &mut dyn Read, options: &ImportOptions) -> anyhow::Result<Imported> {
     enter::name_must_be_free(options)?;
     let progress = Progress::begin();
-    let spool = Spool::new(&options.dir)?.filled(archive, &progress).context("reading the archive")?;
-    match Source::recognise_file(spool.file()?, "the archive")? {
-        Source::Tar(layer) => import_tar(layer, options, &progress, Vec::new()),
-        Source::Disk(_) => bail!("a disk cannot be read from a pipe: give the name of its file"),
-        Source::Directory(_) | Source::OciLayout(_) => unreachable!("a file"),
-    }
+    let mut import = || {
+        let spool = Spool::new(&options.dir)?.filled(archive, &progress).context("reading the archive")?;
+        match Source::recognise_file(spool.file()?, "the archive")? {
+            Source::Tar(layer) => import_tar(layer, options, &progress),
+            _ => bail!("a disk cannot be read from a pipe: give the name of its file"),
+        }
+    };
+    let imported = import();
+    progress.end();
+    imported
 }
 
 /// Makes an image from the file or directory `path`, whatever it is.
@@ -112,8 +116,8 @@ pub fn import(archive: &mut dyn Read, options: &ImportOptions) -> anyhow::Result
 pub fn import_path(path: &Path, options: &ImportOptions, export_disk: ExportDisk<'_>) -> anyhow::Result<Imported> {
     enter::name_must_be_free(options)?;
     let progress = Progress::begin();
-    match Source::recognise(path)? {
-        Source::Tar(layer) => import_tar(layer, options, &progress, Vec::new()),
+    let imported = Source::recognise(path).and_then(|source| match source {
+        Source::Tar(layer) => import_tar(layer, options, &progress),
         Source::OciLayout(dir) => import_layers(oci::of_directory(&dir)?, options, &progress, Vec::new()),
         Source::Directory(dir) => {
             let tree = Export { root: dir, owner: owner(), limit: options.max_bytes, ..Export::default() };
@@ -132,6 +136,19 @@ pub fn import_path(path: &Path, options: &ImportOptions, export_disk: ExportDisk
             let notes = export().with_context(|| path.display().to_string())?;
             import_layers(vec![Layer::plain(spool.file()?)?], options, &progress, notes)
         }
+    });
+    progress.end();
+    imported
+}
+
+/// The disk in a file, for those who take it as it is.
+///
+/// # Errors
+/// It is no disk, or one that cannot be taken; the text says why and what can be done.
+pub fn open_disk(path: &Path) -> anyhow::Result<Disk> {
+    match Source::recognise(path)? {
+        Source::Disk(disk) => disk.must_be_whole().map(|()| disk).with_context(|| path.display().to_string()),
+        _ => bail!("{} is no disk: a full boot needs one with a boot loader and a kernel", path.display()),
     }
 }
 
@@ -142,24 +159,21 @@ fn owner() -> Option<(u32, u32)> {
 }
 
 /// A tar may be a root file system, or hold a container image or a virtual appliance: its names tell.
-fn import_tar(
-    layer: Layer,
-    options: &ImportOptions,
-    progress: &Progress,
-    notes: Vec<String>,
-) -> anyhow::Result<Imported> {
+fn import_tar(layer: Layer, options: &ImportOptions, progress: &Progress) -> anyhow::Result<Imported> {
     let mut tree = Tree::new(options.max_bytes);
     read_names(&layer, 0, false, &mut tree, progress)?;
-    if tree.has_file(b"index.json") && tree.has_file(b"oci-layout") || tree.has_file(b"manifest.json") {
+    let is_oci = tree.has_file(b"index.json") && tree.has_file(b"oci-layout");
+    // A root may have a file of that name too.
+    if is_oci || (tree.has_file(b"manifest.json") && tree.must_be_a_root().is_err()) {
         let layers = oci::of_archive(layer.uncompressed(&options.dir, options.max_bytes)?)?;
-        return import_layers(layers, options, progress, notes);
+        return import_layers(layers, options, progress, Vec::new());
     }
     if tree.names_at_top().any(|name| name.ends_with(b".ovf")) {
         bail!(
             "a virtual appliance must not be compressed and must be a file with a name: unpack it, or import its disk"
         );
     }
-    finish(vec![layer], tree, options, progress, notes)
+    finish(vec![layer], tree, options, progress, Vec::new())
 }
 
 /// Puts the layers of a container image, lowest first, over each other.
@@ -228,7 +242,6 @@ fn finish(
         anyhow::Ok(())
     })();
     packer.finish(packed)?;
-    progress.end();
     let arch = options.arch.clone().unwrap_or_else(|| {
         let (arch, note) = arch.conclude();
         notes.extend(note);

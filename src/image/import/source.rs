@@ -13,7 +13,7 @@ use super::progress::Progress;
 use crate::archive::Reader;
 
 /// Bytes that tell what a file is.
-const START: usize = 0x8800;
+pub const START: usize = 0x8800;
 
 /// Something that an image can be made of.
 #[derive(Debug)]

@@ -40,18 +40,25 @@ pub(super) struct Level {
 struct Layout {
     limit: &'static str,
     usage: &'static str,
+    /// With a line `oom_kill N`: processes of the group that the kernel has killed for lack of memory.
+    events: &'static str,
     /// In `memory.stat`: what is dropped when memory is short, of this group and those below.
     reclaimable: [&'static str; 2],
 }
 
-const V1: Layout = Layout {
+static V1: Layout = Layout {
     limit: "memory.limit_in_bytes",
     usage: "memory.usage_in_bytes",
+    events: "memory.oom_control",
     reclaimable: ["total_active_file", "total_inactive_file"],
 };
 
-const V2: Layout =
-    Layout { limit: "memory.max", usage: "memory.current", reclaimable: ["active_file", "inactive_file"] };
+static V2: Layout = Layout {
+    limit: "memory.max",
+    usage: "memory.current",
+    events: "memory.events",
+    reclaimable: ["active_file", "inactive_file"],
+};
 
 /// v1 writes "no limit" as the highest multiple of a page.
 const NO_LIMIT: u64 = 1 << 60;
@@ -59,23 +66,41 @@ const NO_LIMIT: u64 = 1 << 60;
 /// The control groups of this process, its own first. Empty where there are none or they cannot be read: then Slurm's
 /// word is all there is. `root` is `/` but for tests.
 pub(super) fn levels(root: &Path) -> Vec<Level> {
-    find(root).unwrap_or_default()
+    let Some(own) = find(root) else { return Vec::new() };
+    let level = |part: &Path| level(own.layout, &own.top.join(part), part);
+    own.below.ancestors().filter_map(level).collect()
 }
 
-fn find(root: &Path) -> Option<Vec<Level>> {
+/// Processes of this task that the kernel has killed for lack of memory; 0 where nobody counts them for the task alone.
+pub(super) fn oom_kills(root: &Path) -> u64 {
+    let Some(own) = find(root).filter(|own| owner(&own.below) == Owner::Step) else { return 0 };
+    let events = fs::read_to_string(own.top.join(&own.below).join(own.layout.events)).unwrap_or_default();
+    let count = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    count.and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
+/// Where this process is.
+struct Own {
+    layout: &'static Layout,
+    /// Where the tree is mounted.
+    top: PathBuf,
+    /// The process's own group, seen from there.
+    below: PathBuf,
+}
+
+fn find(root: &Path) -> Option<Own> {
     let membership = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
     let mounts = fs::read_to_string(root.join("proc/self/mountinfo")).ok()?;
     // A line is `number:controllers:path`. Hybrid systems have v1 controllers and a v2 tree without any.
     let lines = || membership.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
     let v1 = lines().find(|(controllers, _)| controllers.split(',').any(|name| name == "memory"));
     let (layout, path, mount) = match v1 {
-        Some((_, path)) => (V1, path, mount(&mounts, "cgroup", Some("memory"))?),
-        None => (V2, lines().find(|(controllers, _)| controllers.is_empty())?.1, mount(&mounts, "cgroup2", None)?),
+        Some((_, path)) => (&V1, path, mount(&mounts, "cgroup", Some("memory"))?),
+        None => (&V2, lines().find(|(controllers, _)| controllers.is_empty())?.1, mount(&mounts, "cgroup2", None)?),
     };
     // In a container the mount shows a part of the tree.
-    let below = Path::new(path).strip_prefix(&mount.root).unwrap_or(Path::new(""));
-    let top = root.join(mount.point.strip_prefix("/").ok()?);
-    Some(below.ancestors().filter_map(|part| level(&layout, &top.join(part), part)).collect())
+    let below = Path::new(path).strip_prefix(&mount.root).unwrap_or(Path::new("")).to_owned();
+    Some(Own { layout, top: root.join(mount.point.strip_prefix("/").ok()?), below })
 }
 
 struct Mount {

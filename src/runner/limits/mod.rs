@@ -36,6 +36,11 @@ pub fn memory(promised_mib: Option<u64>, tasks: u32) -> Option<Memory> {
     divide(&cgroup::levels(Path::new("/")), promised_mib, u64::from(tasks.max(1)))
 }
 
+/// Whether the kernel has killed a process of this task because the memory that it may use was used up.
+pub fn ran_out_of_memory() -> bool {
+    cgroup::oom_kills(Path::new("/")) > 0
+}
+
 fn divide(levels: &[Level], promised_mib: Option<u64>, tasks: u64) -> Option<Memory> {
     let enforced = levels.iter().filter(|level| level.owner != Owner::Node).filter_map(|level| {
         let limit = level.limit_mib?;

@@ -1,5 +1,8 @@
+use std::path::Path;
+
+use super::super::source::KitFiles;
 use super::*;
-use crate::image::ImageEntry;
+use crate::image::{BootMode, ImageEntry};
 
 fn image() -> Image {
     let entry: ImageEntry = toml::from_str("disk = 'x'\nformat = 'squashfs'\nappend = 'vsyscall=emulate'\n").unwrap();
@@ -15,14 +18,35 @@ fn boot(image: &Image, machine: Machine, accel: Accel) -> String {
     spec(image, machine, accel, Start::Boot(VmSize { memory_mib: 512, cpus: 2 }))
 }
 
+fn kit() -> BootSource {
+    BootSource::Kit(KitFiles {
+        kernel: "/kit/vmlinux".into(),
+        initramfs: "/kit/initramfs.cpio".into(),
+        scratch: "/kit/scratch.ext4".into(),
+        digest: String::new(),
+    })
+}
+
 fn spec(image: &Image, machine: Machine, accel: Accel, start: Start) -> String {
     let shares = [Share { tag: "s0".into(), source: "/home/ada".into(), target: "/home/ada".into(), read_only: false }];
+    let source = match image.entry.boot {
+        BootMode::Kit => kit(),
+        BootMode::Full => {
+            let full = image.entry.full_boot();
+            BootSource::Image(FullBoot {
+                disk_bus: full.disk_bus,
+                format: image.entry.format,
+                kernel: full.kernel.map(|file| Path::new("/images").join(file)),
+                initrd: full.initrd.map(|file| Path::new("/images").join(file)),
+                memory_hotplug: full.memory_hotplug,
+            })
+        }
+    };
     let spec = VmSpec {
         machine,
         accel,
         start,
-        kernel: Path::new("/kit/vmlinux"),
-        initramfs: Path::new("/kit/initramfs.cpio"),
+        source: &source,
         system: System::Image(image, ImageFds { image: 6, scratch: 7 }),
         channel: 8,
         console: 9,
@@ -87,7 +111,7 @@ driver=file,node-name=root-file,read-only=on,locking=off,filename=/dev/fdset/3
 -blockdev
 driver=raw,node-name=root,read-only=on,file=root-file
 -device
-virtio-blk-device,drive=root,serial=root
+virtio-blk-device,drive=root,serial=root,werror=stop,rerror=stop
 -add-fd
 fd=7,set=1
 -blockdev
@@ -95,7 +119,7 @@ driver=file,node-name=scratch-file,locking=off,discard=unmap,cache.no-flush=on,f
 -blockdev
 driver=raw,node-name=scratch,discard=unmap,cache.no-flush=on,file=scratch-file
 -device
-virtio-blk-device,drive=scratch,serial=scratch
+virtio-blk-device,drive=scratch,serial=scratch,werror=stop,rerror=stop
 -fsdev
 local,id=s0,security_model=none,multidevs=remap,readonly=off,path=/home/ada
 -device
@@ -136,6 +160,48 @@ fn a_clone_has_its_templates_hardware_and_a_private_view_of_its_memory() {
     assert_eq!(old.abilities.state_uri(&12), StateUri::Fd(12));
 }
 
+fn full(keys: &str) -> Image {
+    let text = format!("disk = 'x'\nformat = 'raw'\nboot = 'full'\n{keys}");
+    Image { entry: toml::from_str(&text).unwrap(), disk: "/images/x.raw".into(), ..image() }
+}
+
+#[test]
+fn a_full_boot_gets_the_firmware_and_one_disk_whose_changes_are_private() {
+    let line = boot(&full(""), Machine::Q35, Accel::Tcg);
+    for expected in [
+        "driver=file,node-name=image-file,read-only=on,locking=off,filename=/dev/fdset/3",
+        "driver=raw,node-name=image,read-only=on,file=image-file",
+        "driver=qcow2,node-name=root,discard=unmap,cache.no-flush=on,file=scratch-file,backing=image",
+        "virtio-blk-pci,drive=root,",
+        "graphics=off",
+    ] {
+        assert!(line.contains(expected), "{expected} in {line}");
+    }
+    for absent in ["-kernel", "-append", "spank_vm.", "drive=scratch"] {
+        assert!(!line.contains(absent), "{absent} in {line}");
+    }
+}
+
+#[test]
+fn a_full_boot_may_have_another_controller_and_a_kernel_that_qemu_loads() {
+    let sata = boot(&full("[full]\ndisk_bus = 'sata'\n"), Machine::Q35, Accel::Kvm);
+    assert!(sata.contains("ich9-ahci,id=sata\n") && sata.contains("ide-hd,drive=root,bus=sata.0"), "{sata}");
+    let ide = boot(&full("[full]\ndisk_bus = 'ide'\n"), Machine::Pc, Accel::Kvm);
+    assert!(ide.contains("\npc,usb=off") && ide.contains("ide-hd,drive=root,bus=ide.0"), "{ide}");
+    let direct = full("append = 'root=/dev/vda1 ro'\n[full]\nkernel = 'k'\ninitrd = 'i'\n");
+    let line = boot(&direct, Machine::Q35, Accel::Tcg);
+    let expected = "-kernel\n/images/k\n-initrd\n/images/i\n-append\nconsole=ttyS0 panic=-1 root=/dev/vda1 ro\n";
+    assert!(line.contains(expected), "{line}");
+}
+
+#[test]
+fn a_template_of_a_kernel_that_takes_no_memory_has_no_device_for_it() {
+    let shape = Shape::of_full_boot(VmSize { memory_mib: 1000, cpus: 1 }, 1, false).unwrap();
+    let fds = TemplateFds { ram: 11, state: 12, abilities: Abilities { read_only_templates: true } };
+    let line = spec(&full(""), Machine::Q35, Accel::Tcg, Start::Template(shape, fds));
+    assert!(line.contains("-m\n1000M\n") && !line.contains("virtio-mem"), "{line}");
+}
+
 #[test]
 fn a_helper_has_no_image_and_its_disks_by_descriptor_and_format() {
     use crate::runner::helper::BlockFormat;
@@ -151,8 +217,7 @@ fn a_helper_has_no_image_and_its_disks_by_descriptor_and_format() {
         machine: Machine::Q35,
         accel: Accel::Tcg,
         start: Start::Boot(VmSize { memory_mib: 256, cpus: 1 }),
-        kernel: Path::new("/kit/vmlinux"),
-        initramfs: Path::new("/kit/initramfs.cpio"),
+        source: &kit(),
         system: System::Helper(&disks, &[7]),
         channel: 8,
         console: 9,

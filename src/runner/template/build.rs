@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -67,7 +67,8 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> anyhow::Re
     let ram = create(RAM, true)?;
     ram.set_len(recipe.shape.base_mib << 20)?;
     let scratch = create(SCRATCH, true)?;
-    copy_sparse(&File::open(recipe.kit.scratch())?, &scratch).context("the private disk")?;
+    // Made without a name where the draft is, and copied: it is some KiB.
+    copy_sparse(&recipe.source.private_disk(recipe.disk.file(), draft)?, &scratch).context("the private disk")?;
     let state = create(STATE, false)?;
     let files = Files {
         image: Some(recipe.disk.file().try_clone()?),
@@ -78,7 +79,8 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> anyhow::Re
     let process = start(recipe, &path(EMPTY), files, abilities)?;
 
     let save_to = abilities.state_uri(&state);
-    let mut builder = Builder { process, decoder: Decoder::new(), stage: Stage::Booting, save_to };
+    let plugs = recipe.shape.pluggable_mib > 0;
+    let mut builder = Builder { process, decoder: Decoder::new(), stage: Stage::Booting, save_to, plugs };
     match builder.run(recipe, terms)? {
         Built::Complete => {}
         other => return Ok(other),
@@ -112,7 +114,6 @@ fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) 
         read_only: true,
     };
     let shares: Vec<Share> = (0..recipe.shape.shares).map(share).collect();
-    let (kernel, initramfs) = (recipe.kit.kernel(), recipe.kit.initramfs());
     let template = files.template.as_ref().context("no template files")?;
     let fds = TemplateFds { ram: template.ram.as_raw_fd(), state: template.state.as_raw_fd(), abilities };
     QemuProcess::spawn(recipe.qemu, files, |inherited| {
@@ -120,8 +121,7 @@ fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) 
             machine: recipe.machine,
             accel: recipe.accel,
             start: Start::Template(recipe.shape, fds),
-            kernel: &kernel,
-            initramfs: &initramfs,
+            source: recipe.source,
             system: System::Image(recipe.image, inherited.files.image_fds()),
             channel: inherited.channel.as_raw_fd(),
             console: inherited.console.as_raw_fd(),
@@ -150,6 +150,8 @@ struct Builder {
     decoder: Decoder,
     stage: Stage,
     save_to: StateUri,
+    /// Whether the guest has a device through which it gets more memory.
+    plugs: bool,
 }
 
 impl Builder {
@@ -171,7 +173,8 @@ impl Builder {
             if now >= deadline {
                 self.process.read_texts();
                 let within = terms.boot_timeout.as_secs();
-                return Ok(Built::NoBoot(format!("no answer within {within} s{}", self.process.last_words())));
+                let (last_words, advice) = (self.process.last_words(), recipe.source.advice());
+                return Ok(Built::NoBoot(format!("no answer within {within} s{last_words}{advice}")));
             }
             let until = notice_at.map_or(deadline, |moment| moment.min(deadline));
             self.wait(terms.signals, until)?;
@@ -189,7 +192,7 @@ impl Builder {
     fn advance(&mut self, introduction: &[u8]) -> anyhow::Result<()> {
         self.process.read_texts();
         self.listen()?;
-        if self.stage == Stage::Plugging && self.process.monitor.has_plugged() {
+        if self.stage == Stage::Plugging && (!self.plugs || self.process.monitor.has_plugged()) {
             self.stage = Stage::Settling;
             let mut orders = introduction.to_vec();
             ToGuest::Settle.encode(0, &mut orders);
@@ -237,7 +240,9 @@ impl Builder {
                 (Stage::Booting, ToHost::Hello { version: proto::VERSION, nonce: 0, .. }) => {
                     self.stage = Stage::Plugging;
                     self.process.monitor.negotiate();
-                    self.process.monitor.plug(BLOCK_MIB << 20);
+                    if self.plugs {
+                        self.process.monitor.plug(BLOCK_MIB << 20);
+                    }
                 }
                 (Stage::Settling, ToHost::Synced) => {
                     self.stage = Stage::Saving;
@@ -261,7 +266,8 @@ impl Builder {
 /// Lets a builder hear what a guest and a QEMU say that are played through `process`, until it gives up.
 #[cfg(any(test, fuzzing))]
 pub fn hear(process: QemuProcess, more: &mut dyn FnMut() -> bool) -> bool {
-    let mut builder = Builder { process, decoder: Decoder::new(), stage: Stage::Booting, save_to: StateUri::FdSet(0) };
+    let mut builder =
+        Builder { process, decoder: Decoder::new(), stage: Stage::Booting, save_to: StateUri::FdSet(0), plugs: true };
     while more() && builder.stage != Stage::Done {
         if builder.advance(&[]).is_err() {
             return false;

@@ -12,10 +12,10 @@ use sha2::{Digest, Sha256};
 use super::super::delivery::{Disk, identity};
 use super::super::qemu::{Abilities, Accel, ImageFds, Machine, Start, System, TemplateFds, VmSpec};
 use super::super::shares::Share;
+use super::super::source::BootSource;
 use super::{FORMAT, Shape};
 use crate::digest::hex;
 use crate::image::Image;
-use crate::kit::Kit;
 use crate::proto;
 
 /// A template's name: 32 hexadecimal digits.
@@ -27,10 +27,10 @@ pub struct Key(String);
 pub struct Recipe<'a> {
     /// The image.
     pub image: &'a Image,
+    /// What it comes up from.
+    pub source: &'a BootSource,
     /// Its disk, open.
     pub disk: &'a Disk,
-    /// The boot kit.
-    pub kit: &'a Kit,
     /// The QEMU binary.
     pub qemu: &'a Path,
     /// Virtual hardware.
@@ -58,9 +58,10 @@ impl Recipe<'_> {
         add(&FORMAT.to_le_bytes());
         add(&proto::VERSION.to_le_bytes());
         add(self.introduction);
-        add(self.kit.digest().as_bytes());
-        let (kernel, initramfs) = (self.kit.kernel(), self.kit.initramfs());
-        for file in [&kernel, &initramfs, &self.kit.scratch(), self.qemu] {
+        if let BootSource::Kit(kit) = self.source {
+            add(kit.digest.as_bytes());
+        }
+        for file in self.source.files().into_iter().chain([self.qemu]) {
             add(file.as_os_str().as_bytes());
             add(identity(&std::fs::metadata(file)?).as_bytes());
         }
@@ -75,8 +76,7 @@ impl Recipe<'_> {
             machine: self.machine,
             accel: self.accel,
             start: Start::Template(self.shape, fds),
-            kernel: &kernel,
-            initramfs: &initramfs,
+            source: self.source,
             system: System::Image(self.image, ImageFds::default()),
             channel: 0,
             console: 0,

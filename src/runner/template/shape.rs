@@ -8,6 +8,9 @@ use super::super::plan::{MIN_GUEST_MIB, VmSize};
 /// Smaller VMs have a class of their own.
 const USUAL_BASE_MIB: u64 = 256;
 
+/// The same for a system with an init of its own.
+const FULL_BASE_MIB: u64 = 512;
+
 /// Memory that can be plugged, at least: what most jobs stay below.
 const LEAST_PLUGGABLE_MIB: u64 = 8 << 10;
 
@@ -26,7 +29,7 @@ pub const BLOCK_MIB: u64 = 2;
 pub struct Shape {
     /// Memory before anything is plugged, in MiB.
     pub base_mib: u64,
-    /// Size of the device through which the rest is plugged, in MiB.
+    /// Size of the device through which the rest is plugged, in MiB; 0 for no such device.
     pub pluggable_mib: u64,
     /// Processors, of which a clone's command may get fewer.
     pub cpus: u32,
@@ -38,6 +41,20 @@ impl Shape {
     /// The class of a VM, if there is one.
     pub fn of(size: VmSize, shares: usize) -> Option<Self> {
         let least_mib = if size.memory_mib < USUAL_BASE_MIB { MIN_GUEST_MIB } else { USUAL_BASE_MIB };
+        Self::above(least_mib, size, shares)
+    }
+
+    /// The class of a VM that boots its own kernel. Where that takes no memory while it runs, or is small, each size
+    /// is a class of its own.
+    pub fn of_full_boot(size: VmSize, shares: usize, takes_memory: bool) -> Option<Self> {
+        if takes_memory && size.memory_mib >= FULL_BASE_MIB {
+            return Self::above(FULL_BASE_MIB, size, shares);
+        }
+        let cpus = size.cpus.checked_next_power_of_two()?.min(MOST_CPUS);
+        (size.cpus <= cpus).then_some(Self { base_mib: size.memory_mib, pluggable_mib: 0, cpus, shares })
+    }
+
+    fn above(least_mib: u64, size: VmSize, shares: usize) -> Option<Self> {
         let base_mib = least_mib - BLOCK_MIB;
         let rest = size.memory_mib.checked_sub(least_mib)?;
         let pluggable_mib = rest.next_power_of_two().max(LEAST_PLUGGABLE_MIB);
@@ -57,6 +74,9 @@ impl Shape {
 
     /// Memory that is plugged into a clone of this size in all, in bytes; `None` if the template's is enough.
     pub fn bytes_to_plug(&self, size: VmSize) -> Option<u64> {
+        if self.pluggable_mib == 0 {
+            return None;
+        }
         let plugged = size.memory_mib.saturating_sub(self.base_mib) / BLOCK_MIB * BLOCK_MIB;
         (plugged > BLOCK_MIB).then_some(plugged << 20)
     }
@@ -88,6 +108,18 @@ mod tests {
         assert_eq!(shape(1 << 20, 1), None);
         assert_eq!(shape(512, 300), None);
         assert_eq!(shape(100, 1), None);
+    }
+
+    #[test]
+    fn a_full_boot_has_a_class_of_its_size_unless_its_kernel_takes_memory() {
+        let of = |memory_mib, takes| Shape::of_full_boot(VmSize { memory_mib, cpus: 1 }, 1, takes).unwrap();
+        assert_eq!(of(512, true), of(3000, true));
+        assert_eq!(of(3000, true).bytes_to_plug(VmSize { memory_mib: 3000, cpus: 1 }), Some(2490 << 20));
+        for shape in [of(3000, false), of(300, true)] {
+            assert_eq!(shape.pluggable_mib, 0);
+            assert_eq!(shape.bytes_to_plug(VmSize { memory_mib: shape.base_mib, cpus: 1 }), None);
+        }
+        assert_eq!(of(3000, false).base_mib, 3000);
     }
 
     #[test]

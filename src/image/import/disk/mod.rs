@@ -7,13 +7,17 @@ mod qcow2;
 mod vdi;
 mod vmdk;
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Output};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
+use serde_json::json;
 
 use super::layer::Part;
 use super::progress::Progress;
+use super::source::START;
 use crate::archive::{Kind, Reader, shown};
 
 /// A format of virtual disks.
@@ -78,6 +82,18 @@ impl Disk {
         if is_raw(start) { disk(Format::Raw) } else { Ok(None) }
     }
 
+    /// Recognises the disk in this file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is no disk that can be taken.
+    pub fn of_path(path: &Path) -> anyhow::Result<Self> {
+        let context = || path.display().to_string();
+        let part = File::open(path).and_then(Part::of_file).with_context(context)?;
+        let start = part.start(START).with_context(context)?;
+        let disk = Self::recognise(part, &start, &context())?;
+        disk.with_context(|| format!("{} is no virtual disk", path.display()))
+    }
+
     /// The file, and which bytes of it are the disk (offset and length) if not all.
     ///
     /// # Errors
@@ -94,40 +110,57 @@ impl Disk {
     /// # Errors
     /// What `qemu-img` found, or that it is not installed.
     pub fn must_be_whole(&self) -> anyhow::Result<()> {
+        if self.format == Format::Raw {
+            return Ok(());
+        }
+        let output = self.qemu_img(&["check", "-q"], &[])?;
+        match output.status.code() {
+            // 3: some space is lost, no data. 63: nothing to check in this kind.
+            Some(0 | 3 | 63) => Ok(()),
+            code => {
+                let code = code.unwrap_or(-1);
+                bail!("the disk is damaged or cut off (qemu-img check, code {code}): {}", first_line(&output))
+            }
+        }
+    }
+
+    /// Copies the disk as it is to the existing file `target`, as qcow2.
+    ///
+    /// # Errors
+    /// When the disk cannot be read or the target not be written.
+    pub fn copy_as_qcow2(&self, target: &Path) -> anyhow::Result<()> {
+        // -W: what is written out of order takes less time, and nobody reads it meanwhile.
+        let output = self.qemu_img(&["convert", "-q", "-W", "-O", "qcow2"], &[target.as_os_str()])?;
+        ensure!(output.status.success(), "the disk cannot be copied: {}", first_line(&output));
+        Ok(())
+    }
+
+    /// Runs `qemu-img` on this disk, in its own format and with no other file.
+    fn qemu_img(&self, before: &[&str], after: &[&OsStr]) -> anyhow::Result<Output> {
         let driver = match self.format {
-            Format::Raw => return Ok(()),
+            Format::Raw => "raw",
             Format::Qcow2 => "qcow2",
             Format::Vdi => "vdi",
             Format::Vmdk => "vmdk",
         };
         let (file, part) = self.open()?;
-        let mut below = serde_json::json!({ "driver": "file", "filename": "/dev/stdin", "locking": "off" });
+        let mut below = json!({ "driver": "file", "filename": "/dev/stdin", "locking": "off" });
         if let Some((offset, size)) = part {
-            below = serde_json::json!({ "driver": "raw", "offset": offset, "size": size, "file": below });
+            below = json!({ "driver": "raw", "offset": offset, "size": size, "file": below });
         }
-        let node = serde_json::json!({ "driver": driver, "file": below });
-        let output = Command::new("qemu-img")
-            .args(["check", "-q", &format!("json:{node}")])
-            .stdin(file)
-            .stdout(Stdio::piped())
-            .output()
-            .context("qemu-img cannot be started: install qemu-utils")?;
-        match output.status.code() {
-            // 3: some space is lost, no data. 63: nothing to check in this kind.
-            Some(0 | 3 | 63) => Ok(()),
-            code => {
-                let said =
-                    String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-                let line = said.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-                let line = line.rsplit_once("}': ").map_or(line, |(_, rest)| rest);
-                bail!(
-                    "the disk is damaged or cut off (qemu-img check, code {}): {}",
-                    code.unwrap_or(-1),
-                    shown(line.as_bytes())
-                )
-            }
-        }
+        let node = json!({ "driver": driver, "file": below });
+        let mut command = Command::new("qemu-img");
+        command.args(before).arg(format!("json:{node}")).args(after).stdin(file);
+        command.output().context("qemu-img cannot be started: install qemu-utils")
     }
+}
+
+/// What `qemu-img` said first, without the name that we gave the disk.
+fn first_line(output: &Output) -> String {
+    let said = [&output.stderr[..], &output.stdout].concat();
+    let said = String::from_utf8_lossy(&said);
+    let line = said.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    shown(line.rsplit_once("}': ").map_or(line, |(_, rest)| rest).as_bytes())
 }
 
 /// Whether a raw file begins as disks do: a partition table or a file system.

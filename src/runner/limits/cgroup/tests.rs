@@ -111,6 +111,21 @@ fn in_a_container_the_mount_shows_a_part_of_the_tree() {
 }
 
 #[test]
+fn what_the_kernel_killed_is_counted_for_a_task_and_nobody_else() {
+    let node = Node::new("4:memory:/slurm/uid_1/job_5/step_1/task_3\n", V1_MOUNTS);
+    let events = "sys/fs/cgroup/memory/slurm/uid_1/job_5/step_1/task_3/memory.oom_control";
+    assert_eq!(oom_kills(node.0.path()), 0);
+    node.write(events, "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n");
+    assert_eq!(oom_kills(node.0.path()), 2);
+    let node = Node::new("0::/scope/job_5/step_1/user/task_3\n", V2_MOUNTS);
+    node.write("sys/fs/cgroup/scope/job_5/step_1/user/task_3/memory.events", "low 0\noom 1\noom_kill 1\n");
+    assert_eq!(oom_kills(node.0.path()), 1);
+    let shell = Node::new("0::/user.slice\n", V2_MOUNTS);
+    shell.write("sys/fs/cgroup/user.slice/memory.events", "oom_kill 7\n");
+    assert_eq!(oom_kills(shell.0.path()), 0);
+}
+
+#[test]
 fn a_node_without_control_groups_has_no_levels() {
     assert_eq!(levels(Path::new("/nonexistent")), []);
     assert_eq!(Node::new("", V1_MOUNTS).levels(), []);

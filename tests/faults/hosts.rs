@@ -1,0 +1,196 @@
+//! Processes of the node are killed or stopped.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use crate::cluster::Cluster;
+use crate::remains::{of_templates, script};
+use crate::step::{Step, UNTIL_TOLD, node, signal, system, wait_for};
+use crate::{Fault, Saw};
+
+const fn host(name: &'static str, tries: u32, run: fn(&Cluster) -> Saw) -> Fault {
+    Fault { area: "node", name, tries, run }
+}
+
+pub const FAULTS: &[Fault] = &[
+    host("QEMU is killed while the command runs", 3, qemu_killed),
+    host("QEMU is killed while the guest starts", 3, qemu_killed_early),
+    host("one of four QEMUs of a slot is killed", 1, one_of_four),
+    host("the runner is killed while the command runs", 3, runner_killed),
+    host("the runner is killed while it makes a template", 1, builder_killed),
+    host("slurmstepd is killed; the step is cancelled later", 3, slurmstepd_killed),
+    host("slurmd is killed and started again", 1, slurmd_killed),
+    host("slurmctld is killed and started again", 1, slurmctld_killed),
+    host("slurmd and slurmstepd are killed, as in a crash of the node, and slurmd starts again", 1, node_reboot),
+    host("QEMU is stopped for a while", 1, qemu_paused),
+    host("QEMU is stopped and the step is cancelled", 1, qemu_stopped),
+    host("QEMU is stopped before the guest answers", 1, qemu_stopped_early),
+    host("the runner is stopped and the step is cancelled", 1, runner_stopped),
+];
+
+fn qemu_killed(cluster: &Cluster) -> Saw {
+    let step = Step::running(cluster, &[], "sleep 1000");
+    let since = signal(step.qemu(), libc::SIGKILL);
+    step.end().saw(since, 125, &["vm: error: image 'tiny' on ", "QEMU was killed (signal 9)"])
+}
+
+fn qemu_killed_early(cluster: &Cluster) -> Saw {
+    let mut since = None;
+    let mut ended = None;
+    // A boot, where there is time to be early; a clone that is killed is followed by a boot.
+    cluster.with_config("start = 'boot'\n", || {
+        let step = Step::started(cluster, &[], "sleep 1000");
+        since = Some(signal(step.qemu(), libc::SIGKILL));
+        ended = Some(step.end());
+    });
+    ended.unwrap().saw(since.unwrap(), 125, &["QEMU was killed (signal 9)"])
+}
+
+fn one_of_four(cluster: &Cluster) -> Saw {
+    let script = "echo > running-$SLURM_VM_INDEX; while [ ! -e go-on ]; do sleep 0.05; done";
+    let step = Step::running(cluster, &["--vms-per-slot=4", "--mem=1200"], script);
+    for number in 0..4 {
+        wait_for("a command", || step.dir.join(format!("running-{number}")).exists().then_some(()));
+    }
+    let since = signal(step.qemu(), libc::SIGKILL);
+    step.tell();
+    step.end().saw(since, 125, &["QEMU was killed (signal 9)"])
+}
+
+fn runner_killed(cluster: &Cluster) -> Saw {
+    let step = Step::running(cluster, &[], "sleep 1000");
+    let since = signal(step.runner(), libc::SIGKILL);
+    step.end().saw(since, 137, &["task 0: Killed"])
+}
+
+/// The draft and its lock stay until somebody makes the same template, or slurmd starts.
+fn builder_killed(cluster: &Cluster) -> Saw {
+    // Two processors: a template that no other row needs.
+    let step = Step::started(cluster, &["-c2"], "sleep 1000");
+    wait_for("a draft", || (of_templates(cluster).len() == 2).then_some(()));
+    let since = signal(step.runner(), libc::SIGKILL);
+    let saw = step.end().saw(since, 137, &["task 0: Killed"]);
+    assert_eq!(of_templates(cluster).len(), 2, "a draft and its lock");
+    restart(cluster, &node(cluster));
+    saw
+}
+
+/// Slurm does not notice, with VMs or without: srun waits until somebody cancels the step. The VM is gone at once.
+fn slurmstepd_killed(cluster: &Cluster) -> Saw {
+    let step = Step::running(cluster, &[], "sleep 1000");
+    let (slurmstepd, qemu) = (step.slurmstepd(), step.qemu());
+    let since = signal(slurmstepd, libc::SIGKILL);
+    wait_for("QEMU's end", || is_gone(qemu).then_some(()));
+    let saw = cancelled(step, cluster, since);
+    remove_cgroups(&node(cluster));
+    saw
+}
+
+/// Slurm's own empty control groups, which only a living slurmstepd removes. One with a process in it stays.
+fn remove_cgroups(node: &str) {
+    for controller in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        let top = controller.path().join(format!("slurm_{node}"));
+        if top.exists() {
+            let top = top.display().to_string();
+            let _ = Command::new("find")
+                .args([&top, "-mindepth", "1", "-depth", "-type", "d"])
+                .args(["-exec", "rmdir", "{}", "+"])
+                .output();
+        }
+    }
+}
+
+fn is_gone(pid: i32) -> bool {
+    !Path::new(&format!("/proc/{pid}")).exists()
+}
+
+fn cancelled(step: Step, cluster: &Cluster, since: Instant) -> Saw {
+    let ended = step.cancel(cluster);
+    // Without a slurmstepd that could tell it, srun of 22.05 ends with 0.
+    let code = ended.code;
+    ended.saw(since, code, &["srun: "])
+}
+
+fn slurmd_killed(cluster: &Cluster) -> Saw {
+    let step = Step::running(cluster, &[], &format!("{UNTIL_TOLD} echo the command has ended well"));
+    let since = Instant::now();
+    restart(cluster, &node(cluster));
+    step.tell();
+    step.end().saw(since, 0, &["the command has ended well"])
+}
+
+fn slurmctld_killed(cluster: &Cluster) -> Saw {
+    let step = Step::running(cluster, &[], &format!("{UNTIL_TOLD} echo the command has ended well"));
+    // It writes down within seconds what it has started; what it had no time to write down it does not know.
+    let written = || std::fs::metadata(cluster.dir.join("slurm/state/job_state")).and_then(|meta| meta.modified()).ok();
+    let started = step.dir.join("running").metadata().unwrap().modified().unwrap();
+    wait_for("the controller's notes", || written().filter(|written| *written > started));
+    let since = Instant::now();
+    restart(cluster, "slurmctld");
+    step.tell();
+    step.end().saw(since, 0, &["the command has ended well"])
+}
+
+/// What a crash of the node leaves: nobody tidied up, and slurmd starts later.
+fn node_reboot(cluster: &Cluster) -> Saw {
+    let step = Step::running(cluster, &[], "sleep 1000");
+    let node = node(cluster);
+    let slurmd = std::fs::read_to_string(cluster.dir.join(format!("slurm/run/{node}.pid"))).unwrap();
+    let slurmd: i32 = slurmd.split(' ').next().unwrap().parse().unwrap();
+    let (slurmstepd, qemu) = (step.slurmstepd(), step.qemu());
+    signal(slurmd, libc::SIGKILL);
+    let since = signal(slurmstepd, libc::SIGKILL);
+    wait_for("QEMU's end", || is_gone(qemu).then_some(()));
+    assert_eq!(std::fs::read_dir(cluster.dir.join("state")).unwrap().count(), 1, "the task's directory is left");
+    let listed = crate::files::tool(cluster, &["ps"]);
+    assert!(listed.contains(" gone"), "{listed}");
+    restart(cluster, &node);
+    wait_for("the sweep", || (std::fs::read_dir(cluster.dir.join("state")).unwrap().count() == 0).then_some(()));
+    let saw = cancelled(step, cluster, since);
+    remove_cgroups(&node);
+    saw
+}
+
+fn qemu_paused(cluster: &Cluster) -> Saw {
+    let step = Step::running(cluster, &[], &format!("{UNTIL_TOLD} echo the command has ended well"));
+    let qemu = step.qemu();
+    let since = signal(qemu, libc::SIGSTOP);
+    step.tell();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    signal(qemu, libc::SIGCONT);
+    step.end().saw(since, 0, &["the command has ended well"])
+}
+
+fn qemu_stopped(cluster: &Cluster) -> Saw {
+    let step = Step::running(cluster, &[], "sleep 1000");
+    let since = signal(step.qemu(), libc::SIGSTOP);
+    cancelled(step, cluster, since)
+}
+
+fn qemu_stopped_early(cluster: &Cluster) -> Saw {
+    let mut since = None;
+    let mut ended = None;
+    cluster.with_config("start = 'boot'\nboot_timeout_s = 3\n", || {
+        let step = Step::started(cluster, &[], "sleep 1000");
+        since = Some(signal(step.qemu(), libc::SIGSTOP));
+        ended = Some(step.end());
+    });
+    ended.unwrap().saw(since.unwrap(), 125, &["no answer within 3 s"])
+}
+
+fn runner_stopped(cluster: &Cluster) -> Saw {
+    let step = Step::running(cluster, &[], "sleep 1000");
+    let since = signal(step.runner(), libc::SIGSTOP);
+    cancelled(step, cluster, since)
+}
+
+/// Kills a daemon of the cluster unless it is dead, and starts it again.
+fn restart(cluster: &Cluster, daemon: &str) {
+    let script = script().display().to_string();
+    system(&[&script, "restart", &cluster.dir.join("slurm").display().to_string(), daemon]);
+    wait_for("the controller", || {
+        let mut ping = cluster.command_as("root", Path::new("/"), &["scontrol", "ping"]);
+        String::from_utf8_lossy(&ping.output().unwrap().stdout).contains(" UP").then_some(())
+    });
+}

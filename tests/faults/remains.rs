@@ -1,0 +1,123 @@
+//! Whether a node is as before: beside what every suite looks at, space of nameless files, locks and drafts of
+//! templates, control groups, mounts, shared memory and descriptors of daemons.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::cluster::Cluster;
+use crate::step::system;
+
+/// Longest that a node may take to be as before.
+const SETTLE: Duration = Duration::from_secs(45);
+
+/// Descriptors that a daemon may have more than at the beginning: connections it keeps for a moment.
+const FEW: usize = 4;
+
+/// What there is when nothing runs.
+#[derive(Debug)]
+pub struct Baseline {
+    descriptors: Vec<(String, usize)>,
+    shared_memory: BTreeSet<String>,
+}
+
+/// Private disks have no names: on a file system of their own the space they take is seen.
+pub fn bound_scratch(cluster: &Cluster) {
+    let dir = cluster.dir.join("scratch");
+    system(&["mount", "-t", "tmpfs", "-o", "size=4g,mode=1777", "tmpfs", &dir.display().to_string()]);
+}
+
+/// Takes it away again.
+pub fn unbound_scratch(cluster: &Cluster) {
+    // Lazily: whatever a failed test left in use must not keep the machine from being tidied up.
+    let _ = Command::new("umount").arg("-l").arg(cluster.dir.join("scratch")).status();
+}
+
+/// Bytes in use on the private disks' file system, with names or without.
+pub fn scratch_in_use(cluster: &Cluster) -> u64 {
+    let stat = nix::sys::statvfs::statvfs(&cluster.dir.join("scratch")).unwrap();
+    (stat.blocks() - stat.blocks_free()) * stat.fragment_size()
+}
+
+impl Baseline {
+    /// How it is now.
+    pub fn of(cluster: &Cluster) -> Self {
+        cluster.nothing_is_left().expect("nothing has run yet");
+        Self { descriptors: descriptors(cluster), shared_memory: shared_memory() }
+    }
+
+    /// Waits until the node is as it was.
+    pub fn is_restored(&self, cluster: &Cluster) -> Result<(), String> {
+        let deadline = Instant::now() + SETTLE;
+        loop {
+            let left = cluster.nothing_is_left().and_then(|()| match self.left(cluster) {
+                left if left.is_empty() => Ok(()),
+                left => Err(left.join("; ")),
+            });
+            match left {
+                Err(left) if Instant::now() > deadline => return Err(left),
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+                Ok(()) => return Ok(()),
+            }
+        }
+    }
+
+    fn left(&self, cluster: &Cluster) -> Vec<String> {
+        let mut left = Vec::new();
+        let sweep = Command::new(script()).arg("sweep-check").arg(cluster.dir.join("slurm")).output().unwrap();
+        if !sweep.status.success() {
+            left.push(String::from_utf8_lossy(&sweep.stdout).replace('\n', "; "));
+        }
+        match scratch_in_use(cluster) {
+            0 => {}
+            bytes => left.push(format!("{bytes} bytes in nameless files")),
+        }
+        left.extend(of_templates(cluster).into_iter().map(|path| path.display().to_string()));
+        left.extend(shared_memory().difference(&self.shared_memory).map(|name| format!("/dev/shm/{name}")));
+        for (daemon, now) in descriptors(cluster) {
+            let before = self.descriptors.iter().find(|(name, _)| *name == daemon).map_or(0, |(_, count)| *count);
+            if now > before + FEW {
+                left.push(format!("{daemon} has {now} descriptors instead of {before}"));
+            }
+        }
+        left
+    }
+}
+
+/// Whatever lies beside templates: drafts, locks, notes of failures.
+pub fn of_templates(cluster: &Cluster) -> Vec<PathBuf> {
+    let templates = cluster.dir.join("templates");
+    let shelves = fs::read_dir(templates.join("users")).into_iter().flatten().flatten().map(|entry| entry.path());
+    let within = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let of_shelves = shelves.chain([templates.join("site")]).flat_map(within);
+    let is_template = |path: &PathBuf| path.join("template.toml").exists() && !is_hidden(path);
+    of_shelves.filter(|path| !is_template(path)).chain(within(templates).filter(|path| is_hidden(path))).collect()
+}
+
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
+}
+
+/// Open descriptors of each daemon.
+fn descriptors(cluster: &Cluster) -> Vec<(String, usize)> {
+    let records = fs::read_dir(cluster.dir.join("slurm/run")).unwrap().flatten().map(|entry| entry.path());
+    let daemons = records.filter(|path| path.extension().is_some_and(|end| end == "pid"));
+    let count = |path: PathBuf| {
+        let name = path.file_stem()?.to_string_lossy().into_owned();
+        let pid = fs::read_to_string(path).ok()?.split(' ').next()?.to_owned();
+        Some((name, fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count()))
+    };
+    daemons.filter_map(count).collect()
+}
+
+fn shared_memory() -> BTreeSet<String> {
+    let entries = fs::read_dir("/dev/shm").into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// The script that runs clusters.
+pub fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/cluster")
+}

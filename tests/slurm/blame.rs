@@ -1,0 +1,201 @@
+//! Whose fault it is: a node's is told apart by its exit code, requeued if the site wants it, and drains the node.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::Case;
+use crate::cluster::{Cluster, ran};
+
+pub const CASES: &[Case] = &[
+    ("a_node_s_fault_and_a_user_s_fault_end_differently", exit_codes),
+    ("a_job_that_met_a_broken_node_is_requeued_where_the_site_wants_it_and_a_wrong_one_is_not", requeued),
+    ("a_batch_script_never_runs_on_a_node_without_the_plugin_which_is_drained", prolog_without_plugin),
+    ("a_node_that_lacks_qemu_is_drained_with_the_reason_before_the_job_starts", prolog_without_qemu),
+    ("jobs_with_an_image_go_to_nodes_with_the_feature", feature),
+];
+
+fn exit_codes(cluster: &Cluster) {
+    let nodes = [
+        "qemu = '/nonexistent/qemu'\n",
+        "kit = '/nonexistent/kit'\n",
+        "scratch_dir = '/nonexistent/scratch'\n",
+        "colour = 'red'\n",
+    ];
+    for config in nodes {
+        cluster.with_config(config, || {
+            // The submit host reads the same configuration; what it refuses never becomes a job.
+            let ended = cluster.srun(&["--vm-image=tiny", "true"]);
+            if config.starts_with("colour") {
+                return assert_eq!(ended.code, 1, "{ended:?}");
+            }
+            assert_eq!(ended.code, 75, "{config}: {ended:?}");
+            ended.fails_with_one_line(&["this node (", "cannot run VMs", config.split('\'').nth(1).unwrap()]);
+        });
+    }
+    cluster.with_config("boot_timeout_s = 60\nmax_vms_per_slot = 1\n", || {
+        assert_eq!(cluster.srun(&["--vm-image=tiny", "--vms-per-slot=2", "true"]).code, 125);
+    });
+    assert_eq!(cluster.srun(&["--vm-image=tiny", "--vm-mem=40G", "true"]).code, 125);
+}
+
+/// Runs `work` while slurm.conf has more lines, which the daemons have read.
+fn with_slurm_conf(cluster: &Cluster, lines: &str, work: impl FnOnce()) {
+    let path = cluster.slurm_conf();
+    let before = fs::read_to_string(&path).unwrap();
+    let reconfigure = || {
+        as_root(cluster, &["scontrol", "reconfigure"]);
+    };
+    fs::write(&path, format!("{before}\n{lines}\n")).unwrap();
+    reconfigure();
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    fs::write(&path, before).unwrap();
+    reconfigure();
+    if let Err(panic) = result {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn as_root(cluster: &Cluster, argv: &[&str]) -> String {
+    ran(cluster.command_as("root", Path::new("/"), argv).output().unwrap()).ok()
+}
+
+/// Waits until Slurm says of a job or node what is waited for, and returns all it says.
+fn wait_for_words(cluster: &Cluster, what: &[&str], words: &[&str]) -> String {
+    let deadline = Instant::now() + Duration::from_secs(90);
+    loop {
+        let said = as_root(cluster, &[&["scontrol", "-o", "show"], what].concat());
+        if words.iter().all(|word| said.contains(word)) {
+            return said;
+        }
+        assert!(Instant::now() < deadline, "{words:?} not in: {said}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn first_node(cluster: &Cluster) -> String {
+    cluster.run(&["sinfo", "-hN", "-o", "%N"]).ok().lines().next().unwrap().to_owned()
+}
+
+/// Submits a held batch job for `node` that says where it ran.
+fn submit_held(cluster: &Cluster, dir: &Path, node: &str, image: &str) -> String {
+    let option = format!("--vm-image={image}");
+    let script = "grep ^ID= /etc/os-release";
+    let argv = ["sbatch", "--parsable", "-H", "-w", node, "--mem=500", &option, "-o", "out", "--wrap", script];
+    cluster.run_in(dir, &argv).ok().trim().to_owned()
+}
+
+fn requeued(cluster: &Cluster) {
+    let node = first_node(cluster);
+    with_slurm_conf(cluster, "RequeueExit=75", || {
+        let dir = cluster.work_dir();
+        let job = submit_held(cluster, &dir, &node, "tiny");
+        cluster.with_config("kit = '/nonexistent/kit'\n", || {
+            cluster.run(&["scontrol", "release", &job]).ok();
+            wait_for_words(cluster, &["job", &job], &["Restarts=1"]);
+        });
+        cluster.run(&["scancel", &job]).ok();
+        let told = fs::read_to_string(dir.join("out")).unwrap();
+        assert!(told.contains("this node (") && told.contains("/nonexistent/kit"), "{told}");
+        // The image is removed while the job waits: nobody's node is broken.
+        let entry = cluster.dir.join("images/other.toml");
+        fs::copy(cluster.dir.join("images/tiny.toml"), &entry).unwrap();
+        let dir = cluster.work_dir();
+        let job = submit_held(cluster, &dir, &node, "other");
+        fs::remove_file(entry).unwrap();
+        cluster.run(&["scontrol", "release", &job]).ok();
+        let said = wait_for_words(cluster, &["job", &job], &["JobState=FAILED"]);
+        assert!(said.contains("Restarts=0") && said.contains("ExitCode=125:0"), "{said}");
+        let node = wait_for_words(cluster, &["node", &node], &["State=IDLE"]);
+        assert!(!node.contains("DRAIN"), "{node}");
+    });
+}
+
+/// The shipped Prolog, for this cluster's paths.
+fn with_prolog(cluster: &Cluster, work: impl FnOnce()) {
+    let shipped = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/slurm-conf/prolog")).unwrap();
+    let stage = cluster.dir.join("stage/libexec/spank-vm").display().to_string();
+    let config = cluster.dir.join("spank-vm.toml").display().to_string();
+    let text = shipped
+        .replace("program=/usr/libexec/spank-vm/spank-vm", &format!("program={stage}"))
+        .replace("config=/etc/slurm/spank-vm.toml", &format!("config={config}"));
+    assert!(text.contains(&stage) && text.contains(&config));
+    let path = cluster.dir.join("prolog");
+    fs::write(&path, text).unwrap();
+    assert!(Command::new("chmod").arg("755").arg(&path).status().unwrap().success());
+    let lines = format!(
+        "Prolog={}\nSchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1,nohold_on_prolog_fail",
+        path.display()
+    );
+    with_slurm_conf(cluster, &lines, work);
+    fs::remove_file(path).unwrap();
+}
+
+/// A job waits, the node breaks, the job is released, the node is mended.
+fn drained_by_prolog(cluster: &Cluster, break_node: impl FnOnce(), mend: impl FnOnce(), reason: &str) {
+    let node = first_node(cluster);
+    with_prolog(cluster, || {
+        // Bare-metal jobs do not notice.
+        cluster.srun(&["-w", &node, "true"]).ok();
+        let dir = cluster.work_dir();
+        let job = submit_held(cluster, &dir, &node, "tiny");
+        break_node();
+        let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            cluster.run(&["scontrol", "release", &job]).ok();
+            let said = wait_for_words(cluster, &["node", &node], &["DRAIN", "Reason=spank-vm: "]);
+            assert!(said.contains(reason), "{said}");
+            wait_for_words(cluster, &["job", &job], &["JobState=PENDING"]);
+            // slurmd may say in it that the Prolog failed.
+            let out = fs::read_to_string(dir.join("out")).unwrap_or_default();
+            assert!(!out.contains("ID="), "{out}");
+        }));
+        mend();
+        cluster.run(&["scancel", &job]).ok();
+        wait_for_words(cluster, &["job", &job], &["JobState=CANCELLED"]);
+        as_root(cluster, &["scontrol", "update", &format!("nodename={node}"), "state=resume"]);
+        if let Err(panic) = seen {
+            std::panic::resume_unwind(panic);
+        }
+        let ok = cluster.srun(&["-w", &node, "--vm-image=tiny", "grep", "^ID=", "/etc/os-release"]).ok();
+        assert_eq!(ok, "ID=tiny\n");
+    });
+}
+
+fn prolog_without_plugin(cluster: &Cluster) {
+    let plugstack = cluster.dir.join("plugstack.conf");
+    let line = fs::read_to_string(&plugstack).unwrap();
+    let break_node = || fs::write(&plugstack, "").unwrap();
+    let mend = || fs::write(&plugstack, &line).unwrap();
+    drained_by_prolog(cluster, break_node, mend, "Slurm does not load the plugin on this node");
+}
+
+fn prolog_without_qemu(cluster: &Cluster) {
+    let break_node = || cluster.configure("qemu = '/nonexistent/qemu'\n", "");
+    drained_by_prolog(cluster, break_node, || cluster.configure("", ""), "no QEMU at '/nonexistent/qemu'");
+}
+
+fn feature(cluster: &Cluster) {
+    let nodes = cluster.run(&["sinfo", "-hN", "-o", "%N"]).ok();
+    let node = nodes.lines().nth(1).unwrap();
+    let script = cluster.slurm_conf().with_file_name("job_submit.lua");
+    fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/slurm-conf/job_submit.lua"), &script).unwrap();
+    let set = |words: &str| {
+        let update = ["scontrol", "update", &format!("nodename={node}"), &format!("availablefeatures={words}")]
+            .map(str::to_owned);
+        as_root(cluster, &update.each_ref().map(String::as_str));
+    };
+    with_slurm_conf(cluster, "JobSubmitPlugins=lua", || {
+        let refused = cluster.srun(&["--vm-image=tiny", "true"]);
+        assert!(refused.code != 0 && refused.stderr.contains("Invalid feature specification"), "{refused:?}");
+        set("spank-vm,other");
+        let command = ["sh", "-c", "echo $SLURMD_NODENAME"];
+        for options in [&["--vm-image=tiny"][..], &["--vm-image=tiny", "-C", "other"]] {
+            assert_eq!(cluster.srun(&[options, &command].concat()).ok(), format!("{node}\n"));
+        }
+        cluster.srun(&["-N4", "true"]).ok();
+        cluster.srun(&["-N4", "--vm-image=none", "true"]).ok();
+        set("");
+    });
+    fs::remove_file(script).unwrap();
+}

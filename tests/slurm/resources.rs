@@ -1,0 +1,199 @@
+//! A VM stays within what Slurm gave its task, and whatever fills up is told in one line.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::Case;
+use crate::cluster::{Cluster, ran};
+use crate::streams::wait_for;
+
+pub const CASES: &[Case] = &[
+    ("qemu_is_in_the_control_groups_and_on_the_processors_of_its_task", membership),
+    ("what_other_steps_of_the_job_use_is_not_given_to_a_guest", shared_job),
+    ("a_guest_that_eats_all_its_memory_loses_the_eater_and_the_step_lives", hungry_guest),
+    ("files_larger_than_a_guest_s_memory_do_not_hurt_it", page_cache),
+    ("a_qemu_that_the_node_kills_for_lack_of_memory_is_out_of_memory_to_slurm", hungry_neighbour),
+    ("a_full_scratch_directory_ends_the_vm_and_blames_the_node", full_scratch),
+    ("a_guest_that_fills_its_disk_is_told_so_and_lives", full_disk),
+];
+
+/// Perl that takes memory until it is stopped.
+const EAT_ALL: &str = "my @b; for (;;) { push @b, q(x) x (4 << 20) }";
+
+/// Starts `srun OPTIONS sh -c 'touch up; wait for go; REST'`, and returns once it is up.
+fn start_waiting(cluster: &Cluster, dir: &Path, options: &[&str], rest: &str) -> Child {
+    let script = format!("touch up; while [ ! -e go ]; do sleep 0.1; done; {rest}");
+    let argv = [&["srun"], options, &["sh", "-c", &script]].concat();
+    let child = cluster.command_in(dir, &argv).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for(&dir.join("up"));
+    child
+}
+
+/// Whether this machine lets Slurm enforce memory.
+fn is_enforced(cluster: &Cluster) -> bool {
+    fs::read_to_string(cluster.dir.join("slurm/etc/cgroup.conf")).unwrap().contains("ConstrainRAMSpace=yes")
+}
+
+fn only_qemu(cluster: &Cluster) -> u32 {
+    let kit = cluster.dir.join("kit");
+    let is_qemu = |pid: &u32| {
+        let cmdline = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&cmdline).into_owned();
+        text.contains("virtserialport") && text.contains(kit.to_str().unwrap())
+    };
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    let found: Vec<u32> = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_qemu).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    found[0]
+}
+
+fn status_line(pid: &str, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned()
+}
+
+fn membership(cluster: &Cluster) {
+    let dir = cluster.work_dir();
+    let step = start_waiting(cluster, &dir, &["--vm-image=tiny", "-n1", "-c1", "--mem=500"], "true");
+    let qemu = only_qemu(cluster).to_string();
+    let runner = status_line(&qemu, "PPid:");
+    let groups = |pid: &str| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    assert_eq!(groups(&qemu), groups(&runner));
+    if is_enforced(cluster) {
+        for controller in ["memory", "cpuset"] {
+            let of_step = |line: &str| line.contains("/job_") && line.contains("/step_0");
+            let v1 = format!(":{controller}:");
+            assert!(groups(&qemu).lines().any(|line| (line.contains(&v1) || line.starts_with("0::")) && of_step(line)));
+        }
+    }
+    // All threads, for a guest that has more processors than its task has cannot have more time.
+    let allowed = status_line(&runner, "Cpus_allowed_list:");
+    assert!(allowed.parse::<u32>().is_ok(), "the task is bound to one processor: {allowed}");
+    for thread in fs::read_dir(format!("/proc/{qemu}/task")).unwrap().flatten() {
+        let thread = format!("{qemu}/task/{}", thread.file_name().to_string_lossy());
+        assert_eq!(status_line(&thread, "Cpus_allowed_list:"), allowed);
+    }
+    fs::write(dir.join("go"), "").unwrap();
+    ran(step.wait_with_output().unwrap()).ok();
+}
+
+/// Starts a bare step that holds so many MiB until it is killed, and returns once it has them.
+fn start_holding(cluster: &Cluster, dir: &Path, options: &[&str], mib: u32) -> Child {
+    let hold = format!("$| = 1; my $n = {mib}; my $b = q(x) x ($n << 20); print qq(held\\n); sleep 200");
+    let argv = [&["srun", "-o", "held"], options, &["perl", "-e", &hold]].concat();
+    let child = cluster.command_in(dir, &argv).stderr(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while fs::read_to_string(dir.join("held")).unwrap_or_default().is_empty() {
+        assert!(Instant::now() < deadline, "the step that holds memory did not start");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    child
+}
+
+/// Number of the one job there is.
+fn only_job(cluster: &Cluster) -> String {
+    cluster.run(&["squeue", "-h", "-o", "%A"]).ok().trim().to_owned()
+}
+
+fn shared_job(cluster: &Cluster) {
+    if !is_enforced(cluster) {
+        return;
+    }
+    let mut holder = start_holding(cluster, &cluster.work_dir(), &["--mem=800"], 300);
+    let job = only_job(cluster);
+    let jobid = format!("--jobid={job}");
+    let step = [&jobid, "--overlap", "--mem=800", "--vm-image=tiny"];
+    let refused = cluster.srun(&[&step[..], &["--vm-mem=600", "true"]].concat());
+    let fits = cluster.srun(&[&step[..], &["awk", "/MemTotal/ {print int($2 / 1024)}", "/proc/meminfo"]].concat());
+    cluster.run(&["scancel", &job]).ok();
+    holder.wait().unwrap();
+    refused.fails_with_one_line(&["600 MiB + 128 MiB", "of the 800 MiB of job_", "MiB are in use by others"]);
+    let mib: u32 = fits.ok().trim().parse().unwrap();
+    assert!((250..=370).contains(&mib), "{mib}");
+}
+
+fn hungry_guest(cluster: &Cluster) {
+    for _ in 0..2 {
+        let ran = cluster.srun(&["--vm-image=debian12", "--mem=450", "perl", "-e", EAT_ALL]);
+        assert_eq!(ran.code, 128 + 9, "{ran:?}");
+        let told = ran.stderr.lines().filter(|line| line.contains("the VM ran out of memory")).collect::<Vec<_>>();
+        assert!(told.len() == 1 && told[0].contains("'perl'") && told[0].contains("--mem"), "{ran:?}");
+        assert!(!ran.stderr.contains("oom-kill") && !ran.stderr.contains("Out Of Memory"), "{ran:?}");
+    }
+    // A command that survives its child says how it went on.
+    let script = format!("perl -e '{EAT_ALL}'; echo status $?");
+    let ran = cluster.srun(&["--vm-image=debian12", "--mem=450", "sh", "-c", &script]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "status 137\n"), "{ran:?}");
+}
+
+fn page_cache(cluster: &Cluster) {
+    let script = "dd if=/dev/zero of=/var/big bs=1M count=300 2>/dev/null && wc -c </var/big && \
+                  dd if=/dev/zero of=share bs=1M count=300 2>/dev/null && wc -c <share && rm share";
+    let ran = cluster.srun(&["--vm-image=tiny", "--vm-root", "--mem=320", "sh", "-c", script]);
+    assert_eq!(ran.ok(), "314572800\n314572800\n");
+}
+
+/// The guest has what its step was promised, and a neighbour in the job takes it away.
+fn hungry_neighbour(cluster: &Cluster) {
+    if !is_enforced(cluster) {
+        return;
+    }
+    let dir = cluster.work_dir();
+    let eat = "exec perl -e 'my $n = 380; my $b = q(x) x ($n << 20); sleep 120'";
+    let step = start_waiting(cluster, &dir, &["--vm-image=debian12", "--mem=600"], eat);
+    let job = only_job(cluster);
+    let options = [&format!("--jobid={job}"), "--overlap", "--mem=600"];
+    let mut neighbour = start_holding(cluster, &dir, &options, 250);
+    fs::write(dir.join("go"), "").unwrap();
+    let ran = ran(step.wait_with_output().unwrap());
+    assert_ne!(ran.code, 0);
+    let own = "the node's kernel killed QEMU, for the memory that this task may use is used up";
+    assert!(ran.stderr.contains(own), "{ran:?}");
+    assert!(ran.stderr.contains("Out Of Memory") && ran.stderr.contains("oom-kill event"), "{ran:?}");
+    let _ = cluster.run(&["scancel", &job]);
+    let _ = neighbour.wait();
+}
+
+fn full_scratch(cluster: &Cluster) {
+    let small = cluster.dir.join("small");
+    fs::create_dir(&small).unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m,mode=1777", "tmpfs"]).arg(&small).status();
+    assert!(mounted.unwrap().success());
+    cluster.with_config(&format!("scratch_dir = '{}'\n", small.display()), || {
+        let script = "dd if=/dev/zero of=/var/big bs=1M count=200 && sync && echo written";
+        let ended = cluster.srun(&["--vm-image=tiny", "--vm-root", "sh", "-c", script]);
+        assert_eq!((ended.code, ended.stdout.as_str()), (75, ""), "{ended:?}");
+        ended.fails_with_one_line(&["this node (", "no space is left", "scratch_dir"]);
+        fs::write(small.join("fill"), vec![1; 32 << 20]).unwrap_err();
+        let refused = cluster.srun(&["--vm-image=tiny", "true"]);
+        assert_eq!(refused.code, 75, "{refused:?}");
+        refused.fails_with_one_line(&["this node (", "No space left", "scratch_dir"]);
+    });
+    cluster.nothing_is_left().unwrap();
+    assert!(Command::new("umount").arg(&small).status().unwrap().success());
+    fs::remove_dir(small).unwrap();
+}
+
+/// A kit whose private disks are small: `kit build --scratch` without the build.
+fn full_disk(cluster: &Cluster) {
+    let kit = cluster.dir.join("small-kit");
+    fs::create_dir(&kit).unwrap();
+    for file in fs::read_dir(cluster.dir.join("kit")).unwrap().flatten() {
+        symlink(file.path(), kit.join(file.file_name())).unwrap();
+    }
+    let disk = kit.join("scratch.ext4");
+    fs::remove_file(&disk).unwrap();
+    fs::File::create(&disk).unwrap().set_len(32 << 20).unwrap();
+    assert!(Command::new("/sbin/mkfs.ext4").args(["-q", "-F", "-L", "scratch"]).arg(&disk).status().unwrap().success());
+    cluster.with_config(&format!("kit = '{}'\n", kit.display()), || {
+        let script =
+            "dd if=/dev/zero of=/var/big bs=1M count=200 || echo full; rm /var/big; echo x >/var/small && echo alive";
+        let ended = cluster.srun(&["--vm-image=tiny", "--vm-root", "sh", "-c", script]);
+        assert_eq!((ended.code, ended.stdout.as_str()), (0, "full\nalive\n"), "{ended:?}");
+        assert!(ended.stderr.contains("No space left on device"), "{ended:?}");
+    });
+    fs::remove_dir_all(kit).unwrap();
+}
