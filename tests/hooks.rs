@@ -476,7 +476,7 @@ fn wrong_arguments_in_plugstack_are_told_to_vm_tasks_only() {
     let answer = node.play(Slurm::Old, "stepd", &after(start, "task\n"));
     assert!(answer.contains("init = 0\nexecve sleep 1\n"), "{answer}");
     let answer = node.play(Slurm::Old, "stepd", &after(start, "option vm-image debian12\ntask\n"));
-    assert!(!answer.contains("execve") && answer.contains("error: vm: plugstack.conf: wrong argument"), "{answer}");
+    assert!(!answer.contains("execve") && answer.contains("plugstack.conf: wrong argument"), "{answer}");
 }
 
 /// The library panics on demand in debug builds only.

@@ -66,7 +66,7 @@ impl Allow {
     /// Who may.
     pub fn permits(&self, person: &Person) -> Result<(), Refusal> {
         let is_open = self.users.is_empty() && self.groups.is_empty();
-        let is_member = || person.groups.iter().any(|group| self.groups.contains(group));
+        let is_member = || !self.groups.is_empty() && person.groups().iter().any(|group| self.groups.contains(group));
         match is_open || person.is_root || self.users.contains(&person.name) || is_member() {
             true => Ok(()),
             false => Err(Refusal::Person(self.clone())),
@@ -128,8 +128,7 @@ mod tests {
     }
 
     fn person(name: &str, groups: &[&str]) -> Person {
-        let groups = groups.iter().map(|group| (*group).to_owned()).collect();
-        Person { name: name.into(), home: None, groups, is_root: name == "root" }
+        Person { name: name.into(), is_root: name == "root", ..Person::default() }.in_groups(groups.iter().copied())
     }
 
     #[test]

@@ -3,39 +3,52 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
-use std::ffi::CString;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{bail, ensure};
-use nix::unistd::{Group, Uid, User, getgrouplist};
+use nix::unistd::{Group, Uid, User, getegid, getgroups};
 
 /// Somebody who looks for images.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Person {
     /// Login name; the number where there is none.
     pub name: String,
     /// Home directory in the passwd database.
     pub home: Option<PathBuf>,
-    /// Names of all groups, the primary one first.
-    pub groups: Vec<String>,
     /// The administrator.
     pub is_root: bool,
+    pub(super) groups: OnceLock<Vec<String>>,
 }
 
 impl Person {
-    /// Whom this process runs as. From the databases of users and groups: the environment is whatever a job says.
+    /// Whom this process runs as. From the kernel and the databases: the environment is whatever a job says.
     pub fn of_process() -> Self {
         let uid = Uid::effective();
         let user = User::from_uid(uid).ok().flatten();
-        let Some(user) = user else {
-            return Self { name: uid.to_string(), is_root: uid.is_root(), ..Self::default() };
+        let (name, home) = match user {
+            Some(user) => (user.name, Some(user.dir)),
+            None => (uid.to_string(), None),
         };
-        let listed = CString::new(user.name.as_str()).ok().and_then(|name| getgrouplist(&name, user.gid).ok());
-        let mut seen = BTreeSet::new();
-        let gids = std::iter::once(user.gid).chain(listed.unwrap_or_default());
-        let groups = gids.filter(|gid| seen.insert(gid.as_raw()));
-        let groups = groups.filter_map(|gid| Group::from_gid(gid).ok().flatten()).map(|group| group.name).collect();
-        Self { name: user.name, home: Some(user.dir), groups, is_root: uid.is_root() }
+        Self { name, home, is_root: uid.is_root(), groups: OnceLock::new() }
+    }
+
+    /// The same with these groups.
+    #[must_use]
+    pub fn in_groups<'a>(self, names: impl IntoIterator<Item = &'a str>) -> Self {
+        Self { groups: OnceLock::from(names.into_iter().map(str::to_owned).collect::<Vec<_>>()), ..self }
+    }
+
+    /// Names of all groups, the primary one first. Looked up when somebody asks: a directory service may take its
+    /// time to tell the name of a large group.
+    pub fn groups(&self) -> &[String] {
+        self.groups.get_or_init(|| {
+            let mut gids = vec![getegid()];
+            gids.extend(getgroups().unwrap_or_default());
+            let mut seen = BTreeSet::new();
+            gids.retain(|gid| seen.insert(gid.as_raw()));
+            gids.into_iter().filter_map(|gid| Group::from_gid(gid).ok().flatten()).map(|group| group.name).collect()
+        })
     }
 }
 
@@ -109,9 +122,11 @@ pub fn expand(patterns: &[PathBuf], person: &Person) -> Vec<ImageDir> {
             continue;
         }
         let base = base.replace("%u", &person.name);
-        let groups = person.groups.iter().filter(|group| is_plain(group));
         let paths: Vec<String> = match base.contains("%g") {
-            true => groups.map(|group| base.replace("%g", group)).collect(),
+            true => {
+                let groups = person.groups().iter().filter(|group| is_plain(group));
+                groups.map(|group| base.replace("%g", group)).collect()
+            }
             false => vec![base],
         };
         dirs.extend(paths.into_iter().map(|path| ImageDir { path: path.into(), owner }));
@@ -124,12 +139,8 @@ mod tests {
     use super::*;
 
     fn ada() -> Person {
-        Person {
-            name: "ada".into(),
-            home: Some("/home/ada".into()),
-            groups: vec!["physics".into(), "../etc".into(), "chem".into()],
-            is_root: false,
-        }
+        let ada = Person { name: "ada".into(), home: Some("/home/ada".into()), ..Person::default() };
+        ada.in_groups(["physics", "../etc", "chem"])
     }
 
     fn expanded(patterns: &[&str], person: &Person) -> Vec<String> {
@@ -155,14 +166,14 @@ mod tests {
 
     #[test]
     fn whoever_has_no_home_or_groups_has_no_such_directories() {
-        let nobody = Person { name: "4711".into(), ..Person::default() };
+        let nobody = Person { name: "4711".into(), ..Person::default() }.in_groups([]);
         assert_eq!(expanded(&["/site", "~/x", "/g/%g", "/u/%u"], &nobody), ["site /site", "user /u/4711"]);
     }
 
     #[test]
     fn this_process_is_somebody() {
         let me = Person::of_process();
-        assert!(!me.name.is_empty() && !me.groups.is_empty(), "{me:?}");
+        assert!(!me.name.is_empty() && !me.groups().is_empty(), "{me:?}");
     }
 
     #[test]

@@ -340,4 +340,12 @@ fn no_room(cluster: &Cluster) {
     }
     let shelf = site.shelf(node, &cluster.user);
     assert_eq!(names(&shelf), [format!("{}.failed", site.digest("noisy"))]);
+    // A disk of the node that is nearly full.
+    site.configure("");
+    let options = format!("size=1m,mode=700,uid={0},gid={0}", uid(&cluster.user));
+    run(&["mount", "-t", "tmpfs", "-o", &options, "tmpfs", shelf.to_str().unwrap()]);
+    let ran = site.srun(node, &["--vm-image=noisy", "echo", "fine"]);
+    let left = names(&shelf);
+    run(&["umount", shelf.to_str().unwrap()]);
+    assert_eq!((ran.ok().as_str(), left.len()), ("fine\n", 1), "{left:?}");
 }

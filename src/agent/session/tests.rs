@@ -280,9 +280,13 @@ fn whoever_asks_while_a_command_runs_is_answered() {
     runner.hello(1);
     runner.describe(&["cat"]);
     runner.send(&[ToGuest::Start, ToGuest::Ping, ToGuest::Ping]);
-    for _ in 0..2 {
-        runner.listen(|_, message| (message == ToHost::Pong).then_some(()));
-    }
+    let (mut answers, mut started) = (0, false);
+    runner.listen(|_, message| {
+        answers += u32::from(message == ToHost::Pong);
+        started |= matches!(message, ToHost::Started(_));
+        (answers == 2 && started).then_some(())
+    });
+    runner.send(&[ToGuest::Eof(Stream::Stdin)]);
     assert_eq!(runner.finish(b"").exit, Some(ExitStatus::Code(0)));
 }
 
