@@ -6,7 +6,11 @@
 
 #![forbid(unsafe_code)]
 
+use std::io::{self, Read};
+
+use crate::archive::Reader;
 use crate::image::ImageEntry;
+use crate::image::probe::Probe;
 use crate::proto::{Decoder, Frame, HEADER_LEN, MAX_PAYLOAD, ToGuest, ToHost};
 use crate::request::{self, VmRequest};
 use crate::runner::template;
@@ -18,13 +22,15 @@ pub use crate::runner::fuzzing::{guest, template_guest, texts};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets by the names of their directories in `fuzz/seeds`.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 8] = [
     ("frames", frames),
     ("guest", guest),
     ("template_guest", template_guest),
     ("texts", texts),
     ("request", request),
     ("files", files),
+    ("disk", disk),
+    ("archive", archive),
 ];
 
 /// Cutting a stream into frames and reading the messages of both directions.
@@ -103,6 +109,23 @@ pub fn files(data: &[u8]) {
     }
     let _ = toml::from_str::<template::Manifest>(text);
     let _ = state::parse_status(text);
+}
+
+/// The beginning of a file that a user calls a disk. The first byte says how much longer the file is.
+pub fn disk(data: &[u8]) {
+    let Some((&more, head)) = data.split_first() else { return };
+    let bytes = head.len() as u64 + (u64::from(more) << 20);
+    let probe = Probe::of_head(head, bytes);
+    assert!(!probe.content.to_string().chars().any(char::is_control));
+    assert!(probe.missing_bytes() != Some(0));
+}
+
+/// An archive that a user imports. A sparse entry may claim any size, so a mebibyte of each is looked at.
+pub fn archive(data: &[u8]) {
+    let mut reader = Reader::new(data);
+    while let Ok(Some(_)) = reader.next_entry() {
+        let _ = io::copy(&mut reader.content().take(1 << 20), &mut io::sink());
+    }
 }
 
 #[cfg(test)]

@@ -313,16 +313,15 @@ fn own_disk(full: &FullBoot, image: &Image, fds: ImageFds, args: &mut Args) {
     scratch_file(fds.scratch, args);
     let overlay = "driver=qcow2,node-name=root,discard=unmap,cache.no-flush=on";
     args.pair("-blockdev", format!("{overlay},file=scratch-file,backing=image"));
-    match full.disk_bus {
-        DiskBus::Virtio => {
-            args.pair("-device", format!("virtio-blk-pci,drive=root,serial=root,bootindex=1,{ON_ERROR}"))
-        }
-        DiskBus::Sata => {
-            args.pair("-device", "ich9-ahci,id=sata");
-            args.pair("-device", format!("ide-hd,drive=root,bus=sata.0,serial=root,bootindex=1,{ON_ERROR}"));
-        }
-        DiskBus::Ide => args.pair("-device", format!("ide-hd,drive=root,bus=ide.0,serial=root,bootindex=1,{ON_ERROR}")),
+    if full.disk_bus == DiskBus::Sata {
+        args.pair("-device", "ich9-ahci,id=sata");
     }
+    let device = match full.disk_bus {
+        DiskBus::Virtio => "virtio-blk-pci",
+        DiskBus::Sata => "ide-hd,bus=sata.0",
+        DiskBus::Ide => "ide-hd,bus=ide.0",
+    };
+    args.pair("-device", format!("{device},drive=root,serial=root,bootindex=1,{ON_ERROR}"));
 }
 
 impl Machine {

@@ -63,6 +63,7 @@ pub fn publish(staged: Staged, options: &ImportOptions, arch: String) -> anyhow:
         append: options.append.clone(),
         arch,
         sha256: Some(sha256),
+        full: None,
         ..inherited
     };
     let published = Staged::create(dir).map_err(anyhow::Error::from).and_then(|staged| {

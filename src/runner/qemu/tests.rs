@@ -185,9 +185,9 @@ fn a_full_boot_gets_the_firmware_and_one_disk_whose_changes_are_private() {
 #[test]
 fn a_full_boot_may_have_another_controller_and_a_kernel_that_qemu_loads() {
     let sata = boot(&full("[full]\ndisk_bus = 'sata'\n"), Machine::Q35, Accel::Kvm);
-    assert!(sata.contains("ich9-ahci,id=sata\n") && sata.contains("ide-hd,drive=root,bus=sata.0"), "{sata}");
+    assert!(sata.contains("ich9-ahci,id=sata\n") && sata.contains("ide-hd,bus=sata.0,drive=root"), "{sata}");
     let ide = boot(&full("[full]\ndisk_bus = 'ide'\n"), Machine::Pc, Accel::Kvm);
-    assert!(ide.contains("\npc,usb=off") && ide.contains("ide-hd,drive=root,bus=ide.0"), "{ide}");
+    assert!(ide.contains("\npc,usb=off") && ide.contains("ide-hd,bus=ide.0,drive=root"), "{ide}");
     let direct = full("append = 'root=/dev/vda1 ro'\n[full]\nkernel = 'k'\ninitrd = 'i'\n");
     let line = boot(&direct, Machine::Q35, Accel::Tcg);
     let expected = "-kernel\n/images/k\n-initrd\n/images/i\n-append\nconsole=ttyS0 panic=-1 root=/dev/vda1 ro\n";
