@@ -198,9 +198,12 @@ pub unsafe extern "C" fn slurm_spank_task_exit(spank: spank_t, _: c_int, _: *mut
 /// # Safety
 /// For Slurm to call.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn slurm_spank_job_epilog(spank: spank_t, _: c_int, _: *mut *mut c_char) -> c_int {
+pub unsafe extern "C" fn slurm_spank_job_epilog(spank: spank_t, argc: c_int, argv: *mut *mut c_char) -> c_int {
     let sweep = |host: &mut Spank| {
-        with_plugin(|plugin| sweep::after_job(plugin, host));
+        // slurm_spank_init is not called in this context.
+        // SAFETY: Slurm's promise, passed on by this function's own.
+        let arguments = unsafe { own_words(usize::try_from(argc).unwrap_or(0), argv) };
+        sweep::after_job(&Plugin::new(&arguments), host);
         Ok(())
     };
     // SAFETY: as this function's. The code is dropped: a failing epilog drains the node.

@@ -19,7 +19,7 @@ pub const FAULTS: &[Fault] = &[
     host("one of four QEMUs of a slot is killed", 1, one_of_four),
     host("the runner is killed while the command runs", 3, runner_killed),
     host("the runner is killed while it makes a template", 1, builder_killed),
-    host("slurmstepd is killed; the step is cancelled later", 3, slurmstepd_killed),
+    host("slurmstepd is killed; the step is cancelled later", 1, slurmstepd_killed),
     host("slurmd is killed and started again", 1, slurmd_killed),
     host("slurmctld is killed and started again", 1, slurmctld_killed),
     host("slurmd and slurmstepd are killed, as in a crash of the node, and slurmd starts again", 1, node_reboot),
@@ -87,17 +87,17 @@ fn slurmstepd_killed(cluster: &Cluster) -> Saw {
     saw
 }
 
-/// Slurm's own empty control groups, which only a living slurmstepd removes. One with a process in it stays.
+/// Slurm's own control groups, which only a living slurmstepd removes. They can be removed once they are empty.
 fn remove_cgroups(node: &str) {
-    for controller in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-        let top = controller.path().join(format!("slurm_{node}"));
-        if top.exists() {
-            let top = top.display().to_string();
-            let _ = Command::new("find")
-                .args([&top, "-mindepth", "1", "-depth", "-type", "d"])
-                .args(["-exec", "rmdir", "{}", "+"])
-                .output();
-        }
+    let controllers = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten();
+    let tops = controllers.map(|controller| controller.path().join(format!("slurm_{node}"))).filter(|top| top.exists());
+    for top in tops {
+        wait_for("empty control groups", || {
+            let jobs = [top.to_str()?, "-mindepth", "1", "-depth", "-path", "*/uid_*", "-type", "d"];
+            let _ = Command::new("find").args(jobs).args(["-exec", "rmdir", "{}", "+"]).output();
+            let mut left = std::fs::read_dir(&top).ok()?.flatten();
+            left.all(|entry| !entry.file_name().to_string_lossy().starts_with("uid_")).then_some(())
+        });
     }
 }
 

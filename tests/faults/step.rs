@@ -24,7 +24,7 @@ pub fn node(cluster: &Cluster) -> String {
 /// A step of one task whose command runs in a VM.
 #[derive(Debug)]
 pub struct Step {
-    srun: Child,
+    srun: Option<Child>,
     /// Where it runs: files made here tell it things.
     pub dir: PathBuf,
     state_dir: PathBuf,
@@ -46,7 +46,7 @@ impl Step {
         let argv = [&head, options, &["sh", "-c", &script]].concat();
         let mut command = cluster.command_in(&dir, &argv);
         let srun = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        Self { srun, dir, state_dir: cluster.dir.join("state") }
+        Self { srun: Some(srun), dir, state_dir: cluster.dir.join("state") }
     }
 
     /// Lets a script that began with [`UNTIL_TOLD`] go on.
@@ -79,14 +79,25 @@ impl Step {
     }
 
     /// Waits for its end as the user sees it.
-    pub fn end(self) -> Ran {
-        ran(self.srun.wait_with_output().unwrap())
+    pub fn end(mut self) -> Ran {
+        ran(self.srun.take().expect("taken once").wait_with_output().unwrap())
     }
 
     /// Cancels it and waits.
     pub fn cancel(self, cluster: &Cluster) -> Ran {
         cluster.run(&["scancel", "-n", "faulty"]).ok();
         self.end()
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        // A row that failed in the middle must not leave its job to the others.
+        if let Some(mut srun) = self.srun.take() {
+            // Not killed: what stands before srun passes this on, and srun cancels the job.
+            signal(srun.id() as i32, libc::SIGTERM);
+            let _ = srun.wait();
+        }
     }
 }
 

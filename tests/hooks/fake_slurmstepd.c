@@ -11,7 +11,7 @@
  *     set job|step|uid|gid|task|tasks|mem NUMBER
  *     argv WORD...          the command line of the step
  *     env NAME=VALUE        a variable of the job
- *     hook NAME             any hook; tells its return code
+ *     hook NAME [WORD...]   any hook with these arguments; tells its return code
  *     task                  forks as slurmstepd does: task_init_privileged, task_init, "execve"
  *     show                  the command line that srun would send, and the hidden command
  *     deaf                  from now on every item is refused
@@ -350,7 +350,7 @@ int main(int argc, char **argv)
 		else if (!strcmp(verb, "init"))
 			printf("init = %d\n", call("init", count - 1, words + 1));
 		else if (!strcmp(verb, "hook"))
-			printf("%s = %d\n", words[1], call(words[1], 0, NULL));
+			printf("%s = %d\n", words[1], call(words[1], count - 2, words + 2));
 		else if (!strcmp(verb, "option"))
 			option(words[1], words[2]);
 		else if (!strcmp(verb, "set"))
