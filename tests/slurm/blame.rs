@@ -181,9 +181,10 @@ fn feature(cluster: &Cluster) {
     let script = cluster.slurm_conf().with_file_name("job_submit.lua");
     fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/slurm-conf/job_submit.lua"), &script).unwrap();
     let set = |words: &str| {
-        let update = ["scontrol", "update", &format!("nodename={node}"), &format!("availablefeatures={words}")]
-            .map(str::to_owned);
-        as_root(cluster, &update.each_ref().map(String::as_str));
+        // Both at once: a feature that is no longer available cannot be active.
+        let (name, available, active) =
+            (format!("nodename={node}"), format!("availablefeatures={words}"), format!("activefeatures={words}"));
+        as_root(cluster, &["scontrol", "update", &name, &available, &active]);
     };
     with_slurm_conf(cluster, "JobSubmitPlugins=lua", || {
         let refused = cluster.srun(&["--vm-image=tiny", "true"]);

@@ -265,9 +265,12 @@ fn while_a_vm_runs(cluster: &Cluster, image: &str, node: &str, noise: &Path, cha
     let mut step = cluster.command_in(&dir, &words);
     let step = step.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_for(&dir.join("running"));
-    change();
+    // Whatever becomes of the change, the step must not outlive the test.
+    let changed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(change));
     fs::write(dir.join("changed"), "").unwrap();
-    let stdout = ran(step.wait_with_output().unwrap()).ok();
+    let ended = ran(step.wait_with_output().unwrap());
+    changed.unwrap_or_else(|why| std::panic::resume_unwind(why));
+    let stdout = ended.ok();
     assert_eq!(stdout.split(' ').next(), sum.split(' ').next(), "the disk is the one the VM started with");
 }
 
@@ -279,10 +282,10 @@ fn replaced(cluster: &Cluster) {
     let (node, old) = (&site.nodes()[0], site.digest("noisy"));
     let shelf = site.shelf(node, &cluster.user);
     while_a_vm_runs(cluster, "noisy", node, &noise, || {
-        // A new image of that name, then nothing left of the old one.
+        // A new image of that name takes the old one's disk away too.
         let disk = site.disk("noisy");
         site.add("noisy", 11);
-        fs::remove_file(site.central.behind.join(disk)).unwrap();
+        assert!(!site.central.behind.join(disk).exists());
         // Room for one.
         site.configure("image_cache_mib = 16\n");
         site.srun(node, &["--vm-image=noisy", "true"]).ok();

@@ -134,25 +134,26 @@ fn page_cache(cluster: &Cluster) {
     assert_eq!(ran.ok(), "/var/big\nbig\n");
 }
 
-/// The guest has what its step was promised, and a neighbour in the job takes it away.
+/// The guest uses what its step was promised, and a neighbour in the job then takes more than is left.
 fn hungry_neighbour(cluster: &Cluster) {
     if !is_enforced(cluster) {
         return;
     }
     let dir = cluster.work_dir();
-    let eat = "exec perl -e 'my $b; $b .= q(x) x 1048576 for 1..380; sleep 120'";
-    let step = start_waiting(cluster, &dir, &["--vm-image=debian12", "--mem=600"], eat);
+    let eat = "my $b; $b .= q(x) x 1048576 for 1..140; open F, q(>up); close F; sleep 120";
+    let argv = ["srun", "--vm-image=debian12", "--mem=400", "perl", "-e", eat];
+    let step = cluster.command_in(&dir, &argv).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for(&dir.join("up"));
     let job = only_job(cluster);
-    let options = [&format!("--jobid={job}"), "--overlap", "--mem=600"];
-    let mut neighbour = start_holding(cluster, &dir, &options, 250);
-    fs::write(dir.join("go"), "").unwrap();
+    let options = [&format!("--jobid={job}"), "--overlap", "--mem=400"];
+    let mut neighbour = start_holding(cluster, &dir, &options, 230);
     let ran = ran(step.wait_with_output().unwrap());
+    let _ = cluster.run(&["scancel", &job]);
+    let _ = neighbour.wait();
     assert_ne!(ran.code, 0);
     let own = "the node's kernel killed QEMU, for the memory that this task may use is used up";
     assert!(ran.stderr.contains(own), "{ran:?}");
     assert!(ran.stderr.contains("Out Of Memory") && ran.stderr.contains("oom-kill event"), "{ran:?}");
-    let _ = cluster.run(&["scancel", &job]);
-    let _ = neighbour.wait();
 }
 
 fn full_scratch(cluster: &Cluster) {
