@@ -204,10 +204,10 @@ $(KIT)/.made: $(AGENT)
 	@touch $@
 
 images: build ## the images 'tiny', 'debian12' and 'debian12-i386', into target/images
-	@$(MAKE) $(foreach image,tiny debian12 debian12-i386,$(IMAGES)/.$(image).made)
+	@$(MAKE) $(foreach image,tiny debian12 debian12-i386,$(ROOTS)/$(image).tar $(IMAGES)/.$(image).made)
 
 images-long: images
-	@$(MAKE) $(foreach image,debian11 debian13,$(IMAGES)/.$(image).made)
+	@$(MAKE) $(foreach image,debian11 debian13,$(ROOTS)/$(image).tar $(IMAGES)/.$(image).made)
 
 $(IMAGES)/.tiny.made:          DESCRIPTION := busybox and nothing else, for tests
 $(IMAGES)/.debian11.made:      DESCRIPTION := Debian 11 (bullseye), minimal
