@@ -122,10 +122,12 @@ fn slurmd_killed(cluster: &Cluster) -> Saw {
 
 fn slurmctld_killed(cluster: &Cluster) -> Saw {
     let step = Step::running(cluster, &[], &format!("{UNTIL_TOLD} echo the command has ended well"));
-    // It writes down within seconds what it has started; what it had no time to write down it does not know.
+    // It writes down within seconds what has changed; what it had no time to write down it does not know.
     let written = || std::fs::metadata(cluster.dir.join("slurm/state/job_state")).and_then(|meta| meta.modified()).ok();
-    let started = step.dir.join("running").metadata().unwrap().modified().unwrap();
-    wait_for("the controller's notes", || written().filter(|written| *written > started));
+    let before = std::time::SystemTime::now();
+    let job = cluster.run(&["squeue", "-h", "-n", "faulty", "-o", "%A"]).ok();
+    cluster.run(&["scontrol", "update", &format!("JobId={}", job.trim()), "Comment=changed"]).ok();
+    wait_for("the controller's notes", || written().filter(|written| *written > before));
     let since = Instant::now();
     restart(cluster, "slurmctld");
     step.tell();
