@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::cluster::{Cluster, ran};
 use crate::remains::scratch_in_use;
@@ -37,7 +37,7 @@ fn in_a_row(cluster: &Cluster) -> Saw {
 /// Eight tasks of eight VMs fill the cluster.
 fn cancelled(cluster: &Cluster) -> Saw {
     let task = || {
-        let options = ["--vms-per-slot=8", "--mem=1800", "-J", "many", "--vm-image=tiny"];
+        let options = ["--vms-per-slot=8", "--mem=2048", "-J", "many", "--vm-image=tiny"];
         let argv = [&["srun", "-Q", "-n1", "-c1"], &options[..], &["sleep", "1000"]].concat();
         let mut srun = cluster.command_in(&cluster.work_dir(), &argv);
         srun.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
@@ -89,7 +89,7 @@ fn thousand(cluster: &Cluster) -> Saw {
     let since = Instant::now();
     let mut clones = 0;
     while clones < 1000 {
-        let options = ["-n8", "--ntasks-per-node=2", "--vms-per-slot=8", "--mem=3600", "--vm-image=tiny"];
+        let options = ["-n8", "--ntasks-per-node=2", "--vms-per-slot=8", "--mem=4096", "--vm-image=tiny"];
         let printed = cluster.srun(&[&options[..], &["echo", "fine"]].concat()).ok();
         assert_eq!(printed.lines().filter(|line| *line == "fine").count(), 64, "{printed}");
         clones += 64;
@@ -136,7 +136,8 @@ struct Random(u64);
 impl Random {
     fn new() -> Self {
         let seed = std::env::var("SPANK_VM_SEED").ok().and_then(|seed| seed.parse().ok());
-        let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) << 20 | 1);
+        let now = || SystemTime::UNIX_EPOCH.elapsed().map_or(1, |now| now.as_nanos() as u64 | 1);
+        let seed = seed.unwrap_or_else(now);
         println!("SPANK_VM_SEED={seed}");
         Self(seed)
     }
