@@ -88,7 +88,7 @@ fn work(own: File, options: &Options) -> Result<String, Failure> {
         );
     }
     let Kernel { release, .. } = &kernel;
-    let hotplug = kernel.has("virtio_mem");
+    let hotplug = kernel.takes_memory();
     Ok(format!("kernel={release}\ninit={init}\nshares={can_share}\nmemory_hotplug={hotplug}\n"))
 }
 

@@ -10,6 +10,10 @@ use super::Failure;
 /// The oldest kernel that the agent's C library runs on.
 const OLDEST: (u32, u32) = (3, 2);
 
+/// The oldest kernel whose guests are known to answer while memory is plugged: with the virtio-mem of Debian 11 (5.10)
+/// they boot and then say nothing.
+const OLDEST_TO_TAKE_MEMORY: (u32, u32) = (6, 1);
+
 /// Without these there is no channel.
 const NEEDED: [&str; 2] = ["virtio_pci", "virtio_console"];
 
@@ -68,12 +72,21 @@ impl Kernel {
         self.modules.contains(module)
     }
 
+    /// Whether memory can be plugged while it runs.
+    pub fn takes_memory(&self) -> bool {
+        self.has("virtio_mem") && !self.is_older_than(OLDEST_TO_TAKE_MEMORY)
+    }
+
+    fn is_older_than(&self, (major, minor): (u32, u32)) -> bool {
+        version(&self.release) < vec![major.into(), minor.into()]
+    }
+
     /// # Errors
     /// Why the agent cannot work on it.
     pub fn fits_agent(&self) -> Result<(), Failure> {
         let release = &self.release;
         let kit = "use boot = \"kit\", which brings a kernel of its own";
-        if version(release) < vec![OLDEST.0.into(), OLDEST.1.into()] {
+        if self.is_older_than(OLDEST) {
             return Err(format!(
                 "its kernel {release} is older than {}.{}, which the agent needs: {kit} (append = \"vsyscall=emulate\")",
                 OLDEST.0, OLDEST.1
@@ -126,6 +139,15 @@ mod tests {
         assert_eq!(kernel.release, "5.10.0-9-amd64");
         assert!(kernel.has("9pnet_virtio") && kernel.has("virtio_console") && !kernel.has("virtio_mem"));
         kernel.fits_agent().unwrap();
+    }
+
+    #[test]
+    fn memory_is_plugged_into_kernels_that_are_known_to_take_it() {
+        let takes = |release| {
+            let dir = system(release, &format!("{MODULES}kernel/drivers/virtio/virtio_mem.ko:\n"), "");
+            newest(dir.path()).unwrap().takes_memory()
+        };
+        assert!(takes("6.1.0-9-amd64") && takes("6.12.1") && !takes("5.10.0-9-amd64"));
     }
 
     #[test]
