@@ -36,14 +36,15 @@ pub(super) fn set_hostname(name: &[u8], traces: &mut Traces) -> Result<(), Agent
     append_missing(traces, "/etc/hosts", |text| missing_hosts_entry(text, name))
 }
 
-/// Reseeds the kernel's random generator and draws an id from it: a UUID (version 4, variant 1), as bytes.
-pub(super) fn seed_and_draw(seed: &[u8]) -> Result<[u8; 16], AgentError> {
+/// Reseeds the kernel's random generator and draws an id from it: a UUID (version 4, variant 1) in 32
+/// hexadecimal digits.
+pub(super) fn seed_and_draw(seed: &[u8]) -> Result<String, AgentError> {
     let random = File::open("/dev/urandom").doing(|| "open /dev/urandom".to_owned())?;
     sys::seed_random(&random, seed).doing(|| "seed the random generator".to_owned())?;
     let mut id = [0; 16];
     (&random).read_exact(&mut id).doing(|| "draw an id".to_owned())?;
     (id[6], id[8]) = (id[6] & 0x0f | 0x40, id[8] & 0x3f | 0x80);
-    Ok(id)
+    Ok(id.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Keeps this process, and so everything a session starts, on the first `count` processors. Taking the others offline

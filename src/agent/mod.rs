@@ -29,6 +29,7 @@ mod devices;
 mod error;
 mod exec;
 mod files;
+mod fixtures;
 mod guest;
 mod hostkeys;
 mod identity;

@@ -23,14 +23,11 @@ use crate::proto::BootTimes;
 use super::accounts::Account;
 use super::children::Children;
 use super::error::{AgentError, Doing};
+use super::fixtures::Fixtures;
 use super::machine::{Machine, Reaped};
-use super::memory::Arrival;
 use super::net::{self, NetSetup};
-use super::oom::Killings;
-use super::shares::Shares;
 use super::task::Credentials;
-use super::traces::Traces;
-use super::{identity, kmsg, processes, sys};
+use super::{identity, kmsg, processes};
 
 /// Rounds of looking for processes that were started while others were killed.
 const ROUNDS: usize = 100;
@@ -46,25 +43,19 @@ const OWN_BOOT_ID: &str = "/run/spank-vm/boot-id";
 #[derive(Debug)]
 pub(super) struct System {
     times: BootTimes,
-    shares: Shares,
     children: Children,
     /// Orphans of the session become children of this process.
     adopts_orphans: bool,
     /// This is a template, or a clone of one.
     settled: bool,
-    /// What sessions changed in the root for their own sake.
-    traces: Traces,
-    killings: Killings,
-    arrival: Option<Arrival>,
+    fixtures: Fixtures,
 }
 
 impl System {
     /// Takes up the service.
     pub fn new(times: BootTimes, adopts_orphans: bool) -> Result<Self, AgentError> {
         let children = Children::watch()?;
-        let (shares, traces) = (Shares::default(), Traces::default());
-        let killings = Killings::default();
-        Ok(Self { times, shares, children, adopts_orphans, settled: false, traces, killings, arrival: None })
+        Ok(Self { times, children, adopts_orphans, settled: false, fixtures: Fixtures::default() })
     }
 
     /// Whether there is certainly nothing to kill.
@@ -74,9 +65,8 @@ impl System {
     }
 }
 
-/// Puts `id` in the place of the kernel's boot id.
-fn cover_boot_id(id: [u8; 16]) -> Result<(), AgentError> {
-    let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+/// Puts these 32 hexadecimal digits in the place of the kernel's boot id.
+fn cover_boot_id(hex: &str) -> Result<(), AgentError> {
     let text = format!("{}-{}-{}-{}-{}\n", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
     let put = || {
         fs::create_dir_all("/run/spank-vm")?;
@@ -103,12 +93,12 @@ impl Machine for System {
     }
 
     fn set_hostname(&mut self, name: &[u8]) -> Result<(), AgentError> {
-        identity::set_hostname(name, &mut self.traces)
+        identity::set_hostname(name, &mut self.fixtures.traces)
     }
 
     fn add_entropy(&mut self, seed: &[u8]) -> Result<(), AgentError> {
         let id = identity::seed_and_draw(seed)?;
-        if self.settled { cover_boot_id(id) } else { Ok(()) }
+        if self.settled { cover_boot_id(&id) } else { Ok(()) }
     }
 
     fn use_cpus(&mut self, count: u16) -> Result<(), AgentError> {
@@ -116,20 +106,15 @@ impl Machine for System {
     }
 
     fn expect_memory(&mut self, bytes: u64) {
-        if let Some(arrival) = &mut self.arrival {
-            arrival.expect(bytes);
-        }
+        self.fixtures.expect_memory(bytes);
     }
 
     fn awaits_memory(&mut self) -> bool {
-        if self.arrival.as_mut().is_some_and(Arrival::is_over) {
-            self.arrival = None;
-        }
-        self.arrival.is_some()
+        self.fixtures.awaits_memory()
     }
 
     fn killed_for_memory(&mut self) -> Option<String> {
-        self.killings.news()
+        self.fixtures.killings.news()
     }
 
     fn configure_net(&mut self, setup: &NetSetup) -> Result<(), AgentError> {
@@ -137,36 +122,31 @@ impl Machine for System {
     }
 
     fn mount_share(&mut self, tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError> {
-        if !path.is_absolute() {
-            return Err(AgentError::Unfit(format!("the share {} has no absolute path", path.display())));
-        }
-        let made = self.traces.make_directories(Some(path));
-        made.doing(|| format!("create the mount point {}", path.display()))?;
-        self.shares.mount(tag, path, read_only)
+        self.fixtures.mount_share(tag, path, read_only)
     }
 
     fn link(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
-        self.traces.link(path, target)
+        self.fixtures.traces.link(path, target)
     }
 
     fn check_links(&self) -> Result<(), AgentError> {
-        self.traces.check_links()
+        self.fixtures.traces.check_links()
     }
 
     fn expect_file(&mut self, path: &Path) -> Result<(), AgentError> {
-        self.traces.expect_file(path).doing(|| format!("make room for {}", path.display()))
+        self.fixtures.expect_file(path)
     }
 
     fn take_back(&mut self) -> Result<(), AgentError> {
-        self.traces.take_back()
+        self.fixtures.traces.take_back()
     }
 
     fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError> {
-        identity::add_user(account, credentials, &mut self.traces)
+        identity::add_user(account, credentials, &mut self.fixtures.traces)
     }
 
     fn sync_shares(&mut self) -> Result<(), AgentError> {
-        self.shares.sync()
+        self.fixtures.shares.sync()
     }
 
     fn sync_all(&mut self) {
@@ -178,16 +158,12 @@ impl Machine for System {
         let mut wait = Command::new("timeout");
         wait.args([SETTLE_S, "systemctl", "is-system-running", "--wait"]);
         let _ = wait.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        sys::keep_heap();
-        self.arrival = Arrival::prepare();
-        // Loader, C library and shell: what almost every command reads first.
-        let _ = Command::new("/bin/sh").args(["-c", ":"]).stdin(Stdio::null()).status();
-        self.sync_all();
+        self.fixtures.settle();
         self.settled = true;
     }
 
     fn forget_session(&mut self) {
-        self.shares.unmount_all();
+        self.fixtures.shares.unmount_all();
     }
 
     fn orphan_events(&self) -> Option<BorrowedFd<'_>> {

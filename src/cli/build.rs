@@ -64,24 +64,17 @@ fn build(config: &Config, arguments: Arguments) -> anyhow::Result<ExitStatus> {
     ensure!(first == *b"#!", "the script {} must begin with a line such as '#!/bin/sh'", script.display());
     let Arguments { name, dir, replace, .. } = arguments;
     let save = SaveAs::new(&SaveSpec { name, dir, replace }, arguments.description, config)?;
+    let image = super::image::from_here(arguments.from)?;
     let slot = Slot {
-        config: config.clone(),
-        image: super::image::from_here(arguments.from)?,
-        job: None,
-        vms: 1,
-        memory: None,
         vm_memory_mib: arguments.memory,
         vm_cpus: arguments.cpus,
         mounts: arguments.mount,
         as_root: true,
-        variables: Vec::new(),
         save: Some(save),
-        label: false,
-        argv: vec![script.into()],
         batch_script: true,
         script_path: Some(SCRIPT.into()),
-        timing: false,
         begin,
+        ..Slot::plain(config.clone(), image, vec![script.into()])
     };
     runner::run(&slot)
 }

@@ -5,7 +5,7 @@ use std::io::Seek;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 
@@ -183,28 +183,10 @@ impl Starts {
 }
 
 fn once(config: &Config, image: &ImageName) -> anyhow::Result<Duration> {
-    let begin = Instant::now();
-    let slot = Slot {
-        config: config.clone(),
-        image: image.clone().into(),
-        job: None,
-        vms: 1,
-        memory: None,
-        vm_memory_mib: None,
-        vm_cpus: None,
-        mounts: Vec::new(),
-        as_root: false,
-        variables: Vec::new(),
-        save: None,
-        label: false,
-        argv: ["/bin/sh", "-c", ":"].map(Into::into).to_vec(),
-        batch_script: false,
-        script_path: None,
-        timing: false,
-        begin,
-    };
+    let argv = ["/bin/sh", "-c", ":"].map(Into::into).to_vec();
+    let slot = Slot::plain(config.clone(), image.clone().into(), argv);
     match runner::run(&slot)? {
-        ExitStatus::Code(0) => Ok(begin.elapsed()),
+        ExitStatus::Code(0) => Ok(slot.begin.elapsed()),
         status => bail!("a VM of image '{image}' ended with {status:?}"),
     }
 }

@@ -123,6 +123,31 @@ pub struct Slot {
     pub begin: Instant,
 }
 
+impl Slot {
+    /// One VM of this image for this command, as the site has it; its work begins now.
+    pub fn plain(config: Config, image: ImageRef, argv: Vec<OsString>) -> Self {
+        Self {
+            config,
+            image,
+            job: None,
+            vms: 1,
+            memory: None,
+            vm_memory_mib: None,
+            vm_cpus: None,
+            mounts: Vec::new(),
+            as_root: false,
+            variables: Vec::new(),
+            save: None,
+            label: false,
+            argv,
+            batch_script: false,
+            script_path: None,
+            timing: false,
+            begin: Instant::now(),
+        }
+    }
+}
+
 /// What a slot's VMs are made of: everything that is looked up once.
 struct Parts {
     image: Image,
@@ -322,28 +347,9 @@ fn conclude(slot: &Slot, ends: &[End]) -> ExitStatus {
 /// Why it does not.
 pub fn try_kvm(config: &Config, image: &ImageName) -> anyhow::Result<Duration> {
     let config = Config { accel: AccelChoice::Kvm, boot_timeout_s: config.kvm_timeout_s, ..config.clone() };
-    let begin = Instant::now();
-    let slot = Slot {
-        config,
-        image: image.clone().into(),
-        job: None,
-        vms: 1,
-        memory: None,
-        vm_memory_mib: None,
-        vm_cpus: None,
-        mounts: Vec::new(),
-        as_root: false,
-        variables: Vec::new(),
-        save: None,
-        label: false,
-        argv: vec!["true".into()],
-        batch_script: false,
-        script_path: None,
-        timing: false,
-        begin,
-    };
+    let slot = Slot::plain(config, image.clone().into(), vec!["true".into()]);
     match run(&slot)? {
-        ExitStatus::Code(0) => Ok(begin.elapsed()),
+        ExitStatus::Code(0) => Ok(slot.begin.elapsed()),
         status => bail!("the guest did not come up: {status:?}"),
     }
 }

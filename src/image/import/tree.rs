@@ -159,17 +159,10 @@ impl Tree {
         let mut todo: Vec<Vec<u8>> = parts.iter().rev().map(|part| part.to_vec()).collect();
         let mut hops = 0;
         while let Some(part) = todo.pop() {
-            let here = way.last().copied().unwrap_or(ROOT);
-            match part.as_slice() {
-                b"" | b"." => continue,
-                b".." => {
-                    if way.len() > 1 {
-                        way.pop();
-                    }
-                    continue;
-                }
-                _ => {}
+            if stays_or_rises(&mut way, &part) {
+                continue;
             }
+            let here = way.last().copied().unwrap_or(ROOT);
             let next = match self.child(here, &part) {
                 Some((inode, _)) => inode,
                 None => {
@@ -221,15 +214,8 @@ impl Tree {
         let mut todo: Vec<Vec<u8>> = components(path)?.iter().rev().map(|part| part.to_vec()).collect();
         let mut hops = 0;
         while let Some(part) = todo.pop() {
-            match part.as_slice() {
-                b"" | b"." => continue,
-                b".." => {
-                    if way.len() > 1 {
-                        way.pop();
-                    }
-                    continue;
-                }
-                _ => {}
+            if stays_or_rises(&mut way, &part) {
+                continue;
             }
             let here = way.last().copied().unwrap_or(ROOT);
             let Some((next, _)) = self.child(here, &part) else { return Ok(None) };
@@ -411,6 +397,14 @@ fn components(path: &[u8]) -> anyhow::Result<Vec<&[u8]>> {
     ensure!(!parts.contains(&&b".."[..]), "the archive has '{}', which leads out of it", shown(path));
     ensure!(parts.iter().all(|part| part.len() <= NAME_MAX) && path.len() <= PATH_MAX, too_long(path));
     Ok(parts)
+}
+
+/// Whether a component of a link's target stays where it is or goes up one directory, never above the root.
+fn stays_or_rises(way: &mut Vec<u32>, part: &[u8]) -> bool {
+    if part == b".." && way.len() > 1 {
+        way.pop();
+    }
+    matches!(part, b"" | b"." | b"..")
 }
 
 fn too_long(path: &[u8]) -> String {
