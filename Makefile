@@ -34,12 +34,6 @@ PROGRAM := $(STAGE)/libexec/spank-vm
 STEP    := $(STAGE)/libexec/spank-vm-step
 AGENT   := $(STAGE)/libexec/spank-vm-agent
 
-# The three feature sets; cargo gets a directory for each, because it would otherwise rebuild the
-# library whenever the next one asks for other features.
-PLUGIN_FEATURES := --no-default-features --features plugin
-RUNNER_FEATURES := --no-default-features --features runner
-AGENT_FEATURES  := --no-default-features --features agent
-
 # Installation. DESTDIR is put before every path and is for packagers.
 DESTDIR    ?=
 PREFIX     ?= /usr
@@ -90,12 +84,9 @@ test: ## everything that must pass: lint, unit, hook, real-Slurm and parity test
 lint: lint-rust lint-shell ## formatting, compiler and shell warnings
 
 lint-rust:
-	$(call section,lint: rustfmt and clippy of the three products)
-	$(CARGO) fmt --check
-	$(CARGO) clippy --quiet --all-targets --all-features -- -D warnings
-	$(CARGO) clippy --quiet $(PLUGIN_FEATURES) --lib -- -D warnings
-	$(CARGO) clippy --quiet $(RUNNER_FEATURES) --lib --bin spank-vm -- -D warnings
-	$(CARGO) clippy --quiet $(AGENT_FEATURES) --lib --bin spank-vm-agent -- -D warnings
+	$(call section,lint: rustfmt and clippy)
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --quiet --workspace --all-targets -- -D warnings
 
 lint-shell:
 	$(call section,lint: shellcheck)
@@ -103,29 +94,31 @@ lint-shell:
 
 test-unit: ## tests without Slurm or QEMU
 	$(call section,unit tests)
-	$(CARGO) test --quiet --lib --all-features
-	$(CARGO) test --quiet $(RUNNER_FEATURES) --test docs
+	$(CARGO) test --quiet --workspace --lib --bins
+	$(CARGO) test --quiet -p spank-vm-cli --test docs
 
-test-hooks: ## the plugin's hooks, called by a stand-in for slurmstepd
+test-hooks: build-plugin ## the plugin's hooks, called by a stand-in for slurmstepd
 	$(call section,hook tests)
-	$(CARGO) test --quiet --test hooks
+	$(CARGO) build --quiet -p spank-vm --features panics-on-demand --target-dir $(TARGET)/panics
+	SPANK_VM_PANICKING_PLUGIN=$(abspath $(TARGET)/panics/debug/libspank_vm.so) \
+	$(CARGO) test --quiet -p spank-vm --test hooks
 
 test-slurm: build kit images disks ## tests on a real private Slurm with real VMs (as root)
 	$(call section,tests on a real Slurm)
-	$(CARGO) test --quiet $(RUNNER_FEATURES) --test slurm
+	$(CARGO) test --quiet -p spank-vm --test slurm
 
 test-parity: build kit images ## the same scripts bare and in a VM, compared (as root)
 	$(call section,parity of bare-metal and VM steps)
-	$(CARGO) test --quiet $(RUNNER_FEATURES) --test parity
+	$(CARGO) test --quiet -p spank-vm --test parity
 
 test-long: build kit images-long disks ## what takes minutes: gigabytes, time limits, many images, faults among hundreds of VMs, fuzzing (as root)
 	@$(MAKE) $(DISKS)/.debian11-disk.made
 	$(call section,long cases on a real Slurm)
-	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test slurm
+	SPANK_VM_LONG=1 $(CARGO) test --quiet -p spank-vm --test slurm
 	$(call section,long cases of parity)
-	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test parity
+	SPANK_VM_LONG=1 $(CARGO) test --quiet -p spank-vm --test parity
 	$(call section,long rows of the fault matrix)
-	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test faults
+	SPANK_VM_LONG=1 $(CARGO) test --quiet -p spank-vm --test faults
 	@$(MAKE) fuzz
 
 # Not called SECONDS in recipes: that is a variable of the shell.
@@ -136,34 +129,34 @@ fuzz: ## what guests and users can forge, 10 s per reader; SECONDS=3600 for an h
 # Interprets what unsafe code there is to interpret; tests that start programs or need Slurm are left out.
 miri: ## wire format, request and Slurm's face under miri (needs: rustup toolchain install nightly -c miri)
 	MIRIFLAGS=-Zmiri-disable-isolation $(CARGO) +nightly miri test --target-dir $(TARGET)/miri \
-	  --no-default-features --features plugin --lib -- proto:: request:: spank:: plugin::options plugin::args
+	  -p spank-vm-proto -p spank-vm-request -p spank-vm --lib
 
 test-faults: build kit images ## what breaks, one fault at a time, and what is left then (as root)
 	$(call section,faults on a real Slurm)
-	$(CARGO) test --quiet $(RUNNER_FEATURES) --test faults
+	$(CARGO) test --quiet -p spank-vm --test faults
 
 reliability: test-faults ## the same with hundreds of VMs, and RELIABILITY.md anew from what was seen
-	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test faults
+	SPANK_VM_LONG=1 $(CARGO) test --quiet -p spank-vm --test faults
 	cat $(TARGET)/RELIABILITY.md $(TARGET)/RELIABILITY-long.md >RELIABILITY.md
 
 parity: test-parity ## short and long cases, and PARITY.md anew from what was seen
-	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test parity
+	SPANK_VM_LONG=1 $(CARGO) test --quiet -p spank-vm --test parity
 	cat $(TARGET)/PARITY.md $(TARGET)/PARITY-long.md >PARITY.md
 
 bench: build kit images images-full ## all ways of starting and throughput, into target/bench/*.csv (RUNS=10; as root)
 	$(call section,benchmark)
-	$(CARGO) bench --quiet $(RUNNER_FEATURES) --bench start
-	$(CARGO) bench --quiet $(RUNNER_FEATURES) --bench throughput
+	$(CARGO) bench --quiet -p spank-vm --bench start
+	$(CARGO) bench --quiet -p spank-vm --bench throughput
 
 bench-plugin: build kit images ## what the plugin adds to a bare-metal srun, into target/bench/plugin.csv (RUNS=200; as root)
 	$(call section,the plugin's cost)
-	$(CARGO) bench --quiet $(RUNNER_FEATURES) --bench plugin
+	$(CARGO) bench --quiet -p spank-vm --bench plugin
 
 # An hour or more; benches/figure4/main.rs says which variables measure less of it.
 figure4: build kit images images-full ## the paper's Figure 4 again, into target/figure4 (REPEATS=10; as root)
 	@packaging/debian-deps figure4
 	$(call section,Figure 4)
-	$(CARGO) bench --quiet $(RUNNER_FEATURES) --bench figure4
+	$(CARGO) bench --quiet -p spank-vm --bench figure4
 
 ##@ Build
 
@@ -180,17 +173,17 @@ endef
 
 .PHONY: build-plugin build-runner build-agent
 build-plugin:
-	$(CARGO) build --quiet --release $(PLUGIN_FEATURES) --lib --target-dir $(TARGET)/plugin
-	$(call stage,$(TARGET)/plugin/release/libspank_vm.so,$(PLUGIN))
+	$(CARGO) build --quiet --release -p spank-vm
+	$(call stage,$(TARGET)/release/libspank_vm.so,$(PLUGIN))
 
 build-runner:
-	$(CARGO) build --quiet --release $(RUNNER_FEATURES) --bin spank-vm --target-dir $(TARGET)/runner
-	$(call stage,$(TARGET)/runner/release/spank-vm,$(PROGRAM))
+	$(CARGO) build --quiet --release -p spank-vm-cli
+	$(call stage,$(TARGET)/release/spank-vm,$(PROGRAM))
 	@ln -sfn spank-vm $(STEP)
 
 build-agent:
-	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --quiet --profile agent $(AGENT_FEATURES) \
-	  --bin spank-vm-agent --target $(AGENT_TRIPLE) --target-dir $(TARGET)/agent-build
+	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --quiet --profile agent -p spank-vm-agent \
+	  --target $(AGENT_TRIPLE) --target-dir $(TARGET)/agent-build
 	$(call stage,$(TARGET)/agent-build/$(AGENT_TRIPLE)/agent/spank-vm-agent,$(AGENT))
 
 # A make of their own: this one may have looked at the files' dates before cargo was done.

@@ -22,11 +22,18 @@ enum Slurm {
     Unknown,
 }
 
-/// The library as cargo leaves it for tests: beside the test program.
+/// The very file that is installed.
 fn library() -> PathBuf {
-    let path = env::current_exe().unwrap().with_file_name("libspank_vm.so");
-    assert!(path.exists(), "{} is missing: build with --features plugin", path.display());
-    path
+    let stage = env::var_os("SPANK_VM_STAGE").expect("SPANK_VM_STAGE: run 'make test-hooks'");
+    Path::new(&stage).join("lib/spank_vm.so")
+}
+
+/// Says in which hook [`panicking_library`] panics.
+const PANIC_ENV: &str = "SPANK_VM_TEST_PANIC";
+
+/// The same source with a panic in each hook, for [`PANIC_ENV`] to choose from.
+fn panicking_library() -> PathBuf {
+    env::var_os("SPANK_VM_PANICKING_PLUGIN").expect("SPANK_VM_PANICKING_PLUGIN: run 'make test-hooks'").into()
 }
 
 /// Compiles the C program, once per Slurm.
@@ -106,9 +113,10 @@ impl Node {
 
     /// The same under another program's eyes.
     fn run_by(&self, mut by: Command, slurm: Slurm, program: &str, script: &str, env: &[(&str, &str)]) -> Output {
+        let panics = env.iter().any(|(name, _)| *name == PANIC_ENV);
         let mut child = by
             .arg(fake(slurm))
-            .arg(library())
+            .arg(if panics { panicking_library() } else { library() })
             .arg(program)
             .envs(env.iter().copied())
             .stdin(Stdio::piped())
@@ -439,16 +447,20 @@ mod memory {
         assert_eq!(memcheck("srun", script, &[]).0, "");
     }
 
-    /// The library panics on demand in debug builds only.
-    #[cfg(debug_assertions)]
     #[test]
     fn nor_when_a_hook_panics() {
         let script = after(ROUND, &after(INIT, ROUND));
         for hook in ["slurm_spank_task_init", "slurm_spank_task_exit", "slurm_spank_exit", "an option"] {
-            let (errors, _) = memcheck("stepd", &script, &[("SPANK_VM_TEST_PANIC", hook)]);
+            let (errors, _) = memcheck("stepd", &script, &[(PANIC_ENV, hook)]);
             assert_eq!(errors, "", "{hook}");
         }
     }
+}
+
+#[test]
+fn what_is_installed_panics_on_nobody_s_demand() {
+    let library = fs::read(library()).unwrap();
+    assert!(!library.windows(PANIC_ENV.len()).any(|window| window == PANIC_ENV.as_bytes()));
 }
 
 #[test]
@@ -479,13 +491,11 @@ fn wrong_arguments_in_plugstack_are_told_to_vm_tasks_only() {
     assert!(!answer.contains("execve") && answer.contains("plugstack.conf: wrong argument"), "{answer}");
 }
 
-/// The library panics on demand in debug builds only.
-#[cfg(debug_assertions)]
 mod panics {
     use super::*;
 
     fn panic_in(hook: &str, program: &str, script: &str) -> String {
-        Node::new().play_with(Slurm::Old, program, &after(INIT, script), &[("SPANK_VM_TEST_PANIC", hook)])
+        Node::new().play_with(Slurm::Old, program, &after(INIT, script), &[(PANIC_ENV, hook)])
     }
 
     #[test]
@@ -543,7 +553,7 @@ fn leave_tasks(node: &Node) -> PathBuf {
 
 fn leave_task(dir: &Path, process: &str) {
     fs::create_dir_all(dir).unwrap();
-    fs::write(dir.join("status.toml"), format!("vms = 1\nrunner = \"{process}\"\n")).unwrap();
+    fs::write(dir.join("status.toml"), format!("image = \"tiny\"\nvms = 1\nuid = 1\nrunner = \"{process}\"\n")).unwrap();
 }
 
 fn entries(dir: &Path) -> Vec<String> {

@@ -1,5 +1,7 @@
 //! The real [`Host`]: the handle Slurm passes to each hook.
 
+#![allow(unsafe_code)]
+
 use super::process::symbol;
 use super::{Context, Host, Level, SpankError, Step, log};
 use crate::sys;

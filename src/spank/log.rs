@@ -4,6 +4,8 @@
 //! standard error in slurmstepd once that is set up, slurmd's log before. The plugin itself never
 //! writes to a file descriptor.
 
+#![allow(unsafe_code)]
+
 use super::Level;
 use crate::sys;
 use std::ffi::CString;

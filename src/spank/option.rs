@@ -1,5 +1,7 @@
 //! Registration of command line options.
 
+#![allow(unsafe_code)]
+
 use super::handle::check;
 use super::{Spank, SpankError};
 use crate::sys;

@@ -1,5 +1,7 @@
 //! The few things hooks need from the operating system that the standard library lacks.
 
+#![allow(unsafe_code)]
+
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::fs::File;
 use std::io;

@@ -1,5 +1,7 @@
 //! This program in the place of QEMU, playing a guest that means no good.
 
+#![allow(unsafe_code)]
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::FromRawFd;
@@ -8,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use spank_vm::proto::{BootTimes, Decoder, ToGuest, ToHost, VERSION};
+use proto::{BootTimes, Decoder, ToGuest, ToHost, VERSION};
 
 use crate::cluster::Cluster;
 

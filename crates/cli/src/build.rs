@@ -1,0 +1,80 @@
+//! `spank-vm image build`: boot, run a script as root, save.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+
+use proto::ExitStatus;
+use request::{ImageName, ImageRef, SaveSpec, ShareSpec, parse_cpus, parse_memory};
+use runner::config::Config;
+use runner::notice;
+use runner::{self, EXIT_VM_FAILED, SaveAs, Slot};
+
+/// Where the guest has the script: in memory, so that it is in no image.
+const SCRIPT: &str = "/run/spank-vm/build";
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Name of the new image
+    name: ImageName,
+    /// Image to start from
+    #[arg(long, value_name = "BASE")]
+    from: ImageRef,
+    /// Script that is run as root in a VM of the base; its first line names the interpreter
+    #[arg(long, value_name = "SCRIPT")]
+    run: PathBuf,
+    /// Host directories that the script sees beside your home and the working directory (repeatable)
+    #[arg(long, value_name = "SRC[:DST][:ro|rw]")]
+    mount: Vec<ShareSpec>,
+    /// Guest memory, in MiB or with K, M, G, T
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    memory: Option<u64>,
+    /// Processors of the VM
+    #[arg(long, value_name = "N", value_parser = parse_cpus)]
+    cpus: Option<u32>,
+    /// Directory for disk and entry [default: the first of the catalogue that you may write]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// One line for people [default: that of the base]
+    #[arg(long)]
+    description: Option<String>,
+    /// Replace an image of that name
+    #[arg(long)]
+    replace: bool,
+}
+
+/// Builds the image; ends as the script ends, or with [`EXIT_VM_FAILED`].
+pub fn run(config: &Config, arguments: Arguments) -> ExitStatus {
+    build(config, arguments).unwrap_or_else(|error| {
+        notice::line(&format!("error: {error:#}"));
+        ExitStatus::Code(EXIT_VM_FAILED)
+    })
+}
+
+fn build(config: &Config, arguments: Arguments) -> anyhow::Result<ExitStatus> {
+    let begin = Instant::now();
+    runner::log::init(false);
+    let script = &arguments.run;
+    let mut first = [0; 2];
+    let read = File::open(script).and_then(|mut file| file.read_exact(&mut first));
+    read.with_context(|| format!("the script {} cannot be read", script.display()))?;
+    ensure!(first == *b"#!", "the script {} must begin with a line such as '#!/bin/sh'", script.display());
+    let Arguments { name, dir, replace, .. } = arguments;
+    let save = SaveAs::new(&SaveSpec { name, dir, replace }, arguments.description, config)?;
+    let image = super::image::from_here(arguments.from)?;
+    let slot = Slot {
+        vm_memory_mib: arguments.memory,
+        vm_cpus: arguments.cpus,
+        mounts: arguments.mount,
+        as_root: true,
+        save: Some(save),
+        batch_script: true,
+        script_path: Some(SCRIPT.into()),
+        begin,
+        ..Slot::plain(config.clone(), image, vec![script.into()])
+    };
+    runner::run(&slot)
+}

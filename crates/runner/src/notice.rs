@@ -1,0 +1,14 @@
+//! Lines for the person who runs a step.
+//!
+//! Not `eprintln!`: that one panics when nobody reads standard error any more, and a task must not
+//! end differently because its reader left.
+
+use std::io::{self, IsTerminal, Write};
+
+/// Writes `vm: text` to standard error as one piece; a failure to write is nobody's business.
+pub fn line(text: &str) {
+    let mut stderr = io::stderr();
+    // While the command has the terminal, a line feed alone does not return to the first column.
+    let end = if stderr.is_terminal() { "\r\n" } else { "\n" };
+    let _ = stderr.write_all(format!("vm: {text}{end}").as_bytes());
+}

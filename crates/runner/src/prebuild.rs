@@ -1,0 +1,104 @@
+//! Making a template before anybody needs it.
+
+use std::io::{self, IsTerminal};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use nix::unistd::Uid;
+
+use super::accel;
+use super::delivery::{self, Delivered};
+use super::plan::VmSize;
+use super::qemu::{Accel, Machine};
+use super::signals::{Signals, die_by};
+use super::source::BootSource;
+use super::task::Task;
+use super::template::{self, Obtained, Recipe, Shelf, Template, Terms};
+use crate::config::Config;
+use request::ImageName;
+
+/// A template that is ready.
+#[derive(Debug)]
+pub struct Prebuilt {
+    /// The template.
+    pub template: Template,
+    /// Whether it was there already.
+    pub existed: bool,
+}
+
+/// Makes the template that VMs of this size and number of shares will clone: for everybody if this
+/// process is root, else for this user.
+///
+/// # Errors
+/// When no template can be made; the text says why.
+pub fn prebuild(
+    config: &Config,
+    image: &ImageName,
+    memory_mib: u64,
+    cpus: u32,
+    shares: usize,
+) -> anyhow::Result<Prebuilt> {
+    let begin = Instant::now();
+    let image = config.catalogue().resolve(&image.clone().into())?;
+    let source = BootSource::of(&image, config)?;
+    let machine = source.machine(config.machine);
+    if machine == Machine::Microvm {
+        bail!("machine = 'microvm' cannot plug memory, so its VMs always boot");
+    }
+    let qemu = config.qemu_path()?;
+    let signals = Signals::watch().context("signals")?;
+    let copying = delivery::Terms::of(config, &signals, io::stderr().is_terminal().then_some(begin));
+    let disk = match delivery::deliver(&image, &copying)? {
+        Delivered::Disk(disk) => disk,
+        Delivered::Interrupted(signal) => {
+            die_by(signal);
+            bail!("interrupted by {signal}")
+        }
+    };
+    let shape = source
+        .shape(VmSize { memory_mib, cpus }, shares)
+        .with_context(|| format!("no template serves VMs with {memory_mib} MiB and {cpus} processors"))?;
+    let for_everybody = Uid::effective().is_root();
+    let introduction = match for_everybody {
+        true => Vec::new(),
+        false => Task::from_this_process(vec!["true".into()], false)?.introduction(),
+    };
+    let decision = accel::decide(config.accel, &config.state_dir, &qemu)?;
+    let make = |accel: Accel, boot_timeout: Duration| {
+        let recipe = Recipe {
+            image: &image,
+            source: &source,
+            disk: &disk,
+            qemu: &qemu,
+            machine,
+            accel,
+            shape,
+            introduction: &introduction,
+        };
+        let notice_at = io::stderr().is_terminal().then_some(begin);
+        let terms = Terms { signals: &signals, boot_timeout, notice_at };
+        match for_everybody {
+            true => template::make_for_site(&recipe, &config.template_dir, &terms),
+            false => {
+                let shelf = Shelf::of_user(&config.template_dir, Uid::effective());
+                template::obtain_from(&shelf, &recipe, config.template_cache_mib << 20, &terms)
+            }
+        }
+    };
+    let trial = decision.may_fall_back.then(|| source.kvm_trial(config));
+    let mut obtained = make(decision.accel, trial.unwrap_or_else(|| source.boot_timeout(config)))?;
+    if decision.may_fall_back && matches!(obtained, Obtained::NoBoot(_)) {
+        obtained = make(Accel::Tcg, source.boot_timeout(config))?;
+    }
+    match obtained {
+        Obtained::Template(template) => {
+            let existed = Duration::from_millis(template.manifest.made_in_ms) > begin.elapsed();
+            Ok(Prebuilt { template, existed })
+        }
+        Obtained::Unavailable(why) | Obtained::NoBoot(why) => bail!("image '{}': {why}", image.name),
+        Obtained::Interrupted(signal) => {
+            die_by(signal);
+            bail!("interrupted by {signal}")
+        }
+    }
+}

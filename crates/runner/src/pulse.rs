@@ -1,0 +1,127 @@
+//! Whether a guest still answers while its command runs.
+//!
+//! A guest whose kernel or agent hangs says nothing, as does one whose command is silent. So the agent is asked
+//! now and then. What counts is questions without an answer and not time: a runner that was suspended with its job,
+//! or that waits for a processor itself, has asked nothing meanwhile.
+
+use std::time::{Duration, Instant};
+
+/// How often a guest is asked.
+const EVERY: Duration = Duration::from_secs(20);
+
+/// After so many questions without an answer the user is told.
+const WORRY: u32 = 3;
+
+/// What is to be done now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beat {
+    /// Ask the agent.
+    Ask,
+    /// Tell the user that it has not answered for this time.
+    Worry(Duration),
+    /// End the VM, which has not answered for this time.
+    GiveUp(Duration),
+}
+
+/// The questions and answers of one VM.
+#[derive(Debug, Default)]
+pub struct Pulse {
+    /// Silence after which the VM is given up; `None` leaves that to the user and the time limit.
+    limit: Option<Duration>,
+    next: Option<Instant>,
+    is_asked: bool,
+    missed: u32,
+    is_worried: bool,
+}
+
+impl Pulse {
+    /// The command runs from now on.
+    pub fn begin(&mut self, now: Instant, limit: Option<Duration>) {
+        *self = Self { limit, next: None, ..Self::default() };
+        self.next = Some(now + self.every());
+    }
+
+    /// When to look again.
+    pub fn next(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// The guest said something; `true` if the user was told that it does not.
+    pub fn sign(&mut self) -> bool {
+        (self.is_asked, self.missed) = (false, 0);
+        std::mem::take(&mut self.is_worried)
+    }
+
+    /// What is to be done, if it is time. A QEMU that somebody stopped cannot answer, and does not count as silent.
+    pub fn beat(&mut self, now: Instant, is_stopped: impl FnOnce() -> bool) -> Option<Beat> {
+        if now < self.next? {
+            return None;
+        }
+        self.next = Some(now + self.every());
+        if !self.is_asked {
+            self.is_asked = true;
+            return Some(Beat::Ask);
+        }
+        if is_stopped() {
+            return None;
+        }
+        self.missed += 1;
+        let silence = self.every() * self.missed;
+        if self.limit.is_some_and(|limit| silence >= limit) {
+            return Some(Beat::GiveUp(silence));
+        }
+        let worry = self.missed >= WORRY && !self.is_worried;
+        self.is_worried |= worry;
+        worry.then_some(Beat::Worry(silence))
+    }
+
+    fn every(&self) -> Duration {
+        self.limit.map_or(EVERY, |limit| EVERY.min(limit / WORRY))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lets `times` intervals pass and collects what is to be done.
+    fn pass(pulse: &mut Pulse, times: u32, is_stopped: bool) -> Vec<Beat> {
+        (0..times).filter_map(|_| pulse.beat(pulse.next().unwrap(), || is_stopped)).collect()
+    }
+
+    #[test]
+    fn a_guest_that_answers_is_asked_again_and_again() {
+        let mut pulse = Pulse::default();
+        assert_eq!(pulse.beat(Instant::now(), || false), None, "no command runs");
+        pulse.begin(Instant::now(), None);
+        for _ in 0..10 {
+            assert_eq!(pass(&mut pulse, 1, false), [Beat::Ask]);
+            assert!(!pulse.sign());
+        }
+    }
+
+    #[test]
+    fn silence_is_told_once_and_ended_only_where_the_site_wants_that() {
+        let mut pulse = Pulse::default();
+        pulse.begin(Instant::now(), None);
+        assert_eq!(pass(&mut pulse, 1000, false), [Beat::Ask, Beat::Worry(EVERY * 3)]);
+        assert!(pulse.sign(), "it is told that the guest answers again");
+        assert_eq!(pass(&mut pulse, 4, false), [Beat::Ask, Beat::Worry(EVERY * 3)]);
+        let limit = Duration::from_secs(90);
+        pulse.begin(Instant::now(), Some(limit));
+        let done = pass(&mut pulse, 6, false);
+        assert_eq!(done, [Beat::Ask, Beat::Worry(EVERY * 3), Beat::GiveUp(EVERY * 5)]);
+        pulse.begin(Instant::now(), Some(Duration::from_secs(3)));
+        assert_eq!(pass(&mut pulse, 4, false), [Beat::Ask, Beat::GiveUp(Duration::from_secs(3))]);
+    }
+
+    #[test]
+    fn neither_a_stopped_qemu_nor_a_suspended_runner_is_a_silent_guest() {
+        let mut pulse = Pulse::default();
+        pulse.begin(Instant::now(), Some(Duration::from_secs(60)));
+        assert_eq!(pass(&mut pulse, 100, true), [Beat::Ask]);
+        // Hours later, in one step.
+        assert_eq!(pulse.beat(Instant::now() + Duration::from_secs(36_000), || false), None);
+        assert!(!pulse.sign());
+    }
+}

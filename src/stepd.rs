@@ -1,0 +1,224 @@
+//! In slurmstepd: the task of a VM step becomes `spank-vm-step`.
+//!
+//! The plugin rewrites the command line and leaves the start to slurmstepd, so that TaskProlog, CPU
+//! binding, limits and the task's cgroup apply to the virtual machine as to any command. A plain
+//! execve in the hook would skip them.
+
+use super::error::Error;
+use super::options::{IMAGE, TABLE};
+use super::{COMMAND_ENV, IMAGE_DIR_ENV, MULTI_PROG_ENV, Plugin, VERBOSE_ENV, state_dir, user_dir};
+use crate::spank::{Host, Level, SpankError, Step, is_executable};
+use node::process::Process;
+use node::status::Status;
+use request::{JobRef, REQUEST_ENV, STEP_PROGRAM, VmRequest};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// As root: notes what the task is for the node. What goes wrong is said in [`task_init`].
+pub fn task_init_privileged(plugin: &mut Plugin, host: &mut dyn Host) {
+    match make_state_dir(plugin, host) {
+        Ok(()) => {}
+        Err(error) => plugin.parked = Some(error),
+    }
+}
+
+fn make_state_dir(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
+    let step = host.step()?;
+    adopt_lost_options(plugin, host, step)?;
+    let Some(request) = plugin.wish.vms()?.filter(|_| step != Step::Extern) else { return Ok(()) };
+    let path = state_dir::path(&plugin.args()?.state_dir, host.job_id()?, step, host.task_id()?);
+    let owner = host.owner()?;
+    let noted =
+        Process::this().and_then(|runner| state_dir::create(&path, &status(&request, owner.0, runner).to_string()));
+    noted.map_err(|source| Error::StateDir { path, source })?;
+    let args = plugin.args()?;
+    // Without it every VM boots: slower, not wrong.
+    if let Err(error) = user_dir::ensure(&args.template_dir, owner) {
+        host.log(Level::Admin, &format!("no directory for templates: {error}"));
+    }
+    // Without it images are read where they are.
+    let image_cache_dir = on_this_node(&args.image_cache_dir, host)?;
+    if let Err(error) = user_dir::ensure(&image_cache_dir, owner) {
+        host.log(Level::Admin, &format!("no directory for copies of images: {error}"));
+    }
+    plugin.image_cache_dir = Some(image_cache_dir);
+    Ok(())
+}
+
+/// This process becomes the task.
+fn status(request: &VmRequest, uid: u32, runner: Process) -> Status {
+    Status { image: request.image.to_string(), vms: request.vms_per_slot, uid, runner }
+}
+
+/// As the user, last before execve: turns the task into the step program.
+///
+/// # Errors
+/// Everything that keeps a VM step from starting, including what was kept from earlier hooks. Never
+/// for a bare-metal step.
+pub fn task_init(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
+    match become_step(plugin, host) {
+        Err(Error::Slurm(error)) if !plugin.wish.wants_vm() => {
+            host.log(Level::Admin, &error.to_string());
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+fn become_step(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
+    let step = host.step()?;
+    if step == Step::Extern {
+        return Ok(());
+    }
+    adopt_lost_options(plugin, host, step)?;
+    let sent = take_job_env(host, COMMAND_ENV)?;
+    let multi_prog = take_job_env(host, MULTI_PROG_ENV)?.is_some();
+    let verbose = take_job_env(host, VERBOSE_ENV)?.is_some();
+    let image_dir = take_job_env(host, IMAGE_DIR_ENV)?;
+    let argv = host.argv()?;
+    let replaced = !multi_prog && argv.first().is_some_and(|word| word == STEP_PROGRAM);
+    let Some(mut request) = plugin.wish.vms()? else {
+        return if replaced { Err(Error::LostOption) } else { Ok(()) };
+    };
+    if let Some(error) = plugin.parked.take() {
+        return Err(error);
+    }
+    let args = plugin.args()?;
+    let program = args.step_program();
+    is_executable(&program).map_err(|source| Error::NoProgram { path: program.clone(), source })?;
+    if multi_prog && !host.can_prepend_argv() {
+        // There the tasks' command lines are out of reach and would run as they are.
+        return Err(Error::MultiProg);
+    }
+    let command = if replaced { Some(sent.ok_or(Error::LostCommand)?) } else { argv.first().cloned() };
+
+    if let Some(path) = request.image.relative_path() {
+        let dir = image_dir.filter(|dir| Path::new(dir).is_absolute());
+        let dir = dir.ok_or_else(|| Error::LostImageDir(path.display().to_string()))?;
+        request.image = request.image.seen_from(Path::new(&dir));
+    }
+    request.job = Some(JobRef { id: host.job_id()?, slurm_conf: host.own_env("SLURM_CONF").map(Into::into) });
+    request.image_cache_dir = plugin.image_cache_dir.clone();
+    request.verbose = verbose;
+    request.batch_script = step == Step::Batch;
+    request.tasks = host.local_tasks()?.max(1);
+    request.memory_mib = task_memory(host, request.tasks)?;
+    request.config = args.config.clone();
+    if !host.can_prepend_argv() {
+        request.argv0 = command.clone();
+    }
+    host.set_job_env(REQUEST_ENV, request.to_string().as_ref())?;
+    if host.can_prepend_argv() {
+        if let (true, Some(command)) = (replaced, &command) {
+            host.set_argv0(command)?;
+        }
+        host.prepend_argv(&[program.as_os_str()])?;
+    } else {
+        host.set_argv0(program.as_os_str())?;
+    }
+    Ok(())
+}
+
+/// As root, after the task's end: removes what a killed runner left.
+pub fn task_exit(plugin: &mut Plugin, host: &mut dyn Host) {
+    let path = sweeps(plugin, host).and_then(|args| match args {
+        Some((parent, job, step)) => Ok(Some(state_dir::path(&parent, job, step, host.task_id()?))),
+        None => Ok(None),
+    });
+    match path {
+        Ok(Some(path)) => sweep(host, &path),
+        Ok(None) => {}
+        Err(error) => host.log(Level::Admin, &format!("not swept: {error}")),
+    }
+}
+
+/// As root, after the step's end: likewise for all its tasks on this node, for those that were
+/// never started or whose end was missed.
+pub fn exit(plugin: &mut Plugin, host: &mut dyn Host) {
+    let paths = sweeps(plugin, host).and_then(|args| {
+        let Some((parent, job, step)) = args else { return Ok(Vec::new()) };
+        (0..host.local_tasks()?)
+            .map(|local| Ok(state_dir::path(&parent, job, step, host.global_task_id(local)?)))
+            .collect()
+    });
+    match paths {
+        Ok(paths) => paths.iter().for_each(|path| sweep(host, path)),
+        Err(error) => host.log(Level::Admin, &format!("not swept: {error}")),
+    }
+}
+
+type Swept = Option<(PathBuf, u32, Step)>;
+
+/// Whether there is anything to sweep, and where. A bare-metal step costs nothing.
+fn sweeps(plugin: &mut Plugin, host: &dyn Host) -> Result<Swept, SpankError> {
+    let step = host.step()?;
+    adopt_lost_options(plugin, host, step)?;
+    match &plugin.args {
+        Ok(args) if plugin.wish.wants_vm() && step != Step::Extern => {
+            Ok(Some((args.state_dir.clone(), host.job_id()?, step)))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// A job must not fail because of what is left behind it.
+fn sweep(host: &dyn Host, path: &Path) {
+    if let Err(error) = state_dir::remove(path) {
+        host.log(Level::Admin, &format!("cannot remove {}: {error}", path.display()));
+    }
+}
+
+/// The directory with the node's name for every `%n`.
+fn on_this_node(dir: &Path, host: &dyn Host) -> Result<PathBuf, SpankError> {
+    match dir.to_str().filter(|text| text.contains("%n")) {
+        Some(text) => Ok(text.replace("%n", &node_name(host)?).into()),
+        None => Ok(dir.to_owned()),
+    }
+}
+
+/// The node's name in Slurm: the end of its address in the topology, which slurmstepd sets whatever the job's
+/// environment said, in time for the first hook; other variables come later.
+fn node_name(host: &dyn Host) -> Result<String, SpankError> {
+    let variable = |name: &str| Ok(host.job_env(name)?.and_then(|value| value.into_string().ok()));
+    let parts = variable("SLURM_TOPOLOGY_ADDR_PATTERN")?.map_or(1, |pattern: String| pattern.split('.').count());
+    let address = variable("SLURM_TOPOLOGY_ADDR")?;
+    let name = address.and_then(|address: String| Some(address.splitn(parts, '.').last()?.to_owned()));
+    // Nothing that leads out of the directory, whatever Slurm this is.
+    let is_plain = |name: &String| !name.is_empty() && !name.starts_with('.') && !name.contains('/');
+    let host_name = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Ok(name.filter(is_plain).unwrap_or_else(|| host_name().split(['.', '\n']).next().unwrap_or_default().to_owned()))
+}
+
+/// Memory of one task, when Slurm manages memory.
+fn task_memory(host: &dyn Host, tasks: u32) -> Result<Option<u64>, Error> {
+    let step = host.step_memory_mib()?;
+    Ok((step > 0).then(|| step / u64::from(tasks)))
+}
+
+/// `sbatch --export=NONE` before Slurm 23.11 loses a plugin's options on the way to the batch
+/// step, which would then run on the host. The variables for the srun inside do arrive.
+fn adopt_lost_options(plugin: &mut Plugin, host: &dyn Host, step: Step) -> Result<(), SpankError> {
+    if !matches!(step, Step::Batch | Step::Interactive) || plugin.wish.has(IMAGE) {
+        return Ok(());
+    }
+    for (number, option) in TABLE.iter().enumerate() {
+        if plugin.wish.has(number) {
+            continue;
+        }
+        if let Some(value) = host.job_env(&option.slurm_variable())? {
+            plugin.wish.set(number, Some(&value.to_string_lossy()));
+        }
+    }
+    Ok(())
+}
+
+fn take_job_env(host: &mut dyn Host, name: &str) -> Result<Option<OsString>, SpankError> {
+    let value = host.job_env(name)?;
+    if value.is_some() {
+        host.unset_job_env(name)?;
+    }
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests;

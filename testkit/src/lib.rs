@@ -1,0 +1,5 @@
+//! What tests, benches and fuzz targets share.
+
+#![forbid(unsafe_code)]
+
+pub mod fuzzing;
