@@ -553,7 +553,8 @@ fn leave_tasks(node: &Node) -> PathBuf {
 
 fn leave_task(dir: &Path, process: &str) {
     fs::create_dir_all(dir).unwrap();
-    fs::write(dir.join("status.toml"), format!("image = \"tiny\"\nvms = 1\nuid = 1\nrunner = \"{process}\"\n")).unwrap();
+    fs::write(dir.join("status.toml"), format!("image = \"tiny\"\nvms = 1\nuid = 1\nrunner = \"{process}\"\n"))
+        .unwrap();
 }
 
 fn entries(dir: &Path) -> Vec<String> {

@@ -14,7 +14,7 @@ use super::{kmsg, sys};
 
 /// How long killed processes may take to vanish before a session goes on without them: one that
 /// waits for a dead share cannot be killed.
-pub(super) const BURIAL: Duration = Duration::from_secs(5);
+pub(super) const REAP_TIME: Duration = Duration::from_secs(5);
 
 /// The watch on them.
 #[derive(Debug)]
@@ -59,8 +59,8 @@ impl Children {
     }
 
     /// Waits, not for ever, until the last one is gone; they were killed.
-    pub fn bury(&mut self, leader: Pid) {
-        let deadline = Instant::now() + BURIAL;
+    pub fn reap_all(&mut self, leader: Pid) {
+        let deadline = Instant::now() + REAP_TIME;
         while !self.reap(leader).none_left {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
                 kmsg::note("processes of the last task cannot be killed");

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use super::error::{AgentError, Doing};
 use super::memory::Arrival;
-use super::oom::Killings;
+use super::oom::OomKills;
 use super::shares::Shares;
 use super::sys;
 use super::traces::Traces;
@@ -16,7 +16,7 @@ pub(super) struct Fixtures {
     pub shares: Shares,
     /// What sessions changed in the root for their own sake.
     pub traces: Traces,
-    pub killings: Killings,
+    pub oom_kills: OomKills,
     /// From the template until all memory of the clone is there.
     arrival: Option<Arrival>,
 }

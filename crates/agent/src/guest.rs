@@ -81,7 +81,7 @@ impl Machine for Guest {
     }
 
     fn killed_for_memory(&mut self) -> Option<String> {
-        self.fixtures.killings.news()
+        self.fixtures.oom_kills.news()
     }
 
     fn configure_net(&mut self, setup: &NetSetup) -> Result<(), AgentError> {
@@ -152,6 +152,6 @@ impl Machine for Guest {
 
     fn end_task(&mut self, leader: Pid) {
         self.kill_task(leader);
-        self.children.bury(leader);
+        self.children.reap_all(leader);
     }
 }

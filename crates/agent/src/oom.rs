@@ -25,11 +25,11 @@ pub(super) fn set_policy() -> Result<(), AgentError> {
 
 /// What the kernel has killed so far.
 #[derive(Debug, Default)]
-pub(super) struct Killings {
+pub(super) struct OomKills {
     told: u64,
 }
 
-impl Killings {
+impl OomKills {
     /// One sentence for the user if processes were killed since the last time.
     pub fn news(&mut self) -> Option<String> {
         let count = count(&fs::read_to_string("/proc/vmstat").ok()?)?;
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn killings_are_counted() {
+    fn kills_are_counted() {
         assert_eq!(count("pgfault 3\noom_kill 2\nnuma_hit 1\n"), Some(2));
         assert_eq!(count("pgfault 3\n"), None);
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Subcommand;
 
-use super::{build, catalogue, optimise};
+use super::{catalogue, image_build, optimise};
 use image::import::disk::{self, Disk};
 use image::import::import_path;
 use image::{ImportOptions, Imported, NewImage, clean_up_on_signals, import};
@@ -102,7 +102,7 @@ pub enum Command {
         without_shares: bool,
     },
     /// Make an image from another: run a script as root in a VM and save that VM
-    Build(build::Arguments),
+    Build(image_build::Arguments),
     /// Leave out what a kit boot never uses, pack the rest anew, and compare the start times
     Optimise(optimise::Arguments),
     /// Remove an image of yours; VMs that run from it are not harmed
@@ -115,7 +115,7 @@ pub enum Command {
 /// Carries out `command`.
 pub fn run(config: &Config, command: Command) -> anyhow::Result<ExitStatus> {
     if let Command::Build(arguments) = command {
-        return Ok(build::run(config, arguments));
+        return Ok(image_build::run(config, arguments));
     }
     manage(config, command).map(|()| ExitStatus::Code(0))
 }

@@ -4,10 +4,10 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 #![forbid(unsafe_code)]
 
-mod build;
 mod catalogue;
 mod check;
 mod image;
+mod image_build;
 mod kit;
 mod optimise;
 mod ps;

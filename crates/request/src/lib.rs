@@ -40,7 +40,7 @@ pub const MAX_VMS_PER_SLOT: u32 = 64;
 /// Most processors of a VM.
 pub const MAX_CPUS: u32 = 256;
 
-/// A job step's wish for virtual machines, syntactically valid.
+/// What a job step asks for, syntactically valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmRequest {
     /// The image.

@@ -9,7 +9,7 @@ use anyhow::Context;
 
 use super::child::{Files, QemuProcess};
 use super::fault::BlameNode;
-use super::qemu::{Accel, Machine, Start, System, TemplateFds, VmSpec};
+use super::qemu::{Accel, MachineType, Start, System, TemplateFds, VmSpec};
 use super::relay::Relay;
 use super::save::{self, SaveAs, Saved};
 use super::signals::{Signal, Signals};
@@ -88,7 +88,7 @@ impl Vms<'_> {
         if slot.config.start == StartChoice::Boot {
             return Obtained::Unavailable("the configuration says so (start = 'boot')".to_owned());
         }
-        if parts.machine == Machine::Microvm {
+        if parts.machine == MachineType::Microvm {
             return Obtained::Unavailable(format!("machine {:?} cannot plug memory", parts.machine));
         }
         let Some(shape) = parts.source.shape(parts.size, parts.shares.len()) else {
@@ -151,7 +151,7 @@ impl Vms<'_> {
             interrupted = self.save(&mut relay.vms[0], image);
         }
         for vm in &mut relay.vms {
-            vm.bury();
+            vm.reap();
             tracing::info!(image = %slot.image, vm = vm.index, phases = %vm.moments, "vm ended");
             if slot.timing {
                 notice::line(&format!("timing: vm={} {}", vm.index, vm.moments));

@@ -172,7 +172,7 @@ impl QemuProcess {
     }
 
     /// Why the channel closed, for the user: from QEMU's end and from what was printed.
-    pub fn obituary(&mut self) -> String {
+    pub fn exit_reason(&mut self) -> String {
         self.read_texts();
         let how = match self.ended_by_itself() {
             Some(status) => match (status.signal(), status.code()) {

@@ -82,7 +82,7 @@ pub fn guest(data: &[u8]) {
     while !vm.has_ended() {
         vm.receive(&mut outputs);
     }
-    vm.bury();
+    vm.reap();
 }
 
 fn pass_on(vm: &mut Vm, outputs: &mut Outputs) {
@@ -117,7 +117,7 @@ pub fn texts(data: &[u8]) {
         one_line(&process.last_words());
         let _ = peer.stderr.write_all(piece);
         process.read_texts();
-        one_line(&process.obituary());
+        one_line(&process.exit_reason());
     }
     if let Some(Transfer::Failed(why)) = process.monitor.transfer() {
         one_line(&why);

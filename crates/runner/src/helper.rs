@@ -202,7 +202,7 @@ impl Helper<'_> {
         relay.run()?;
         let mut vm = relay.vms.pop().context("no VM")?;
         drop((relay, stderr));
-        vm.bury();
+        vm.reap();
         tracing::info!(phases = %vm.moments, "helper VM ended");
         let said = listener.join().unwrap_or_default();
         match vm.phase {

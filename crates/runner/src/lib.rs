@@ -21,6 +21,7 @@ mod environment;
 pub mod fault;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+mod heartbeat;
 pub mod helper;
 mod install;
 mod job;
@@ -32,7 +33,6 @@ pub mod notice;
 mod overlay;
 mod plan;
 mod prebuild;
-mod pulse;
 mod qemu;
 mod relay;
 mod save;
@@ -61,7 +61,7 @@ use self::attempt::Outcome;
 use self::delivery::{Delivered, Disk};
 use self::fault::{BlameNode, NodeFault, node};
 use self::plan::{SlotResources, VmSize};
-use self::qemu::{Accel, Machine};
+use self::qemu::{Accel, MachineType};
 use self::shares::Share;
 use self::signals::{Signal, Signals};
 use self::source::BootSource;
@@ -158,7 +158,7 @@ struct Parts {
     source: BootSource,
     disk: Disk,
     qemu: PathBuf,
-    machine: Machine,
+    machine: MachineType,
     size: VmSize,
     boot_timeout: Duration,
     shares: Vec<Share>,

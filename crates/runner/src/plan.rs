@@ -88,14 +88,14 @@ mod tests {
 
     #[test]
     fn what_the_user_asks_for_is_given_if_the_task_has_it() {
-        let wish = SlotResources { vms: 2, wanted_mib: Some(300), wanted_cpus: Some(4), ..SLOT };
-        assert_eq!(divide(&wish).unwrap(), VmSize { memory_mib: 300, cpus: 4 });
+        let wanted = SlotResources { vms: 2, wanted_mib: Some(300), wanted_cpus: Some(4), ..SLOT };
+        assert_eq!(divide(&wanted).unwrap(), VmSize { memory_mib: 300, cpus: 4 });
         let error = |slot: SlotResources| divide(&slot).unwrap_err().to_string();
-        let text = error(SlotResources { wanted_mib: Some(1000), ..wish.clone() });
+        let text = error(SlotResources { wanted_mib: Some(1000), ..wanted.clone() });
         assert!(text.contains("2 × (1000 MiB + 96 MiB overhead) = 2192 MiB, the task has 2048 MiB"), "{text}");
-        let text = error(SlotResources { wanted_cpus: Some(8), ..wish.clone() });
+        let text = error(SlotResources { wanted_cpus: Some(8), ..wanted.clone() });
         assert!(text.contains("--vm-cpus=8: the task has 4 processors"), "{text}");
-        let text = error(SlotResources { wanted_mib: Some(64), ..wish });
+        let text = error(SlotResources { wanted_mib: Some(64), ..wanted });
         assert!(text.contains("--vm-mem=64: a VM needs at least 128 MiB"), "{text}");
     }
 

@@ -9,7 +9,7 @@ use nix::unistd::Uid;
 use super::accel;
 use super::delivery::{self, Delivered};
 use super::plan::VmSize;
-use super::qemu::{Accel, Machine};
+use super::qemu::{Accel, MachineType};
 use super::signals::{Signals, die_by};
 use super::source::BootSource;
 use super::task::Task;
@@ -42,7 +42,7 @@ pub fn prebuild(
     let image = config.catalogue().resolve(&image.clone().into())?;
     let source = BootSource::of(&image, config)?;
     let machine = source.machine(config.machine);
-    if machine == Machine::Microvm {
+    if machine == MachineType::Microvm {
         bail!("machine = 'microvm' cannot plug memory, so its VMs always boot");
     }
     let qemu = config.qemu_path()?;

@@ -15,7 +15,7 @@ use proto::PORT_NAME;
 
 /// Virtual hardware.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Machine {
+pub enum MachineType {
     /// QEMU's minimal machine with virtio-mmio devices.
     Microvm,
     /// A PC with PCI Express.
@@ -111,7 +111,7 @@ pub enum System<'a> {
 #[derive(Debug)]
 pub struct VmSpec<'a> {
     /// Virtual hardware.
-    pub machine: Machine,
+    pub machine: MachineType,
     /// Who executes it.
     pub accel: Accel,
     /// How it comes up, with which memory and processors.
@@ -322,7 +322,7 @@ fn own_disk(full: &FullBoot, image: &Image, fds: ImageFds, args: &mut Args) {
     args.pair("-device", format!("{device},drive=root,serial=root,bootindex=1,{ON_ERROR}"));
 }
 
-impl Machine {
+impl MachineType {
     fn option(self, source: &BootSource) -> &'static str {
         match (self, source) {
             // pic=off: the ACPI tables promise a machine without one, and its first tick is a divide error.

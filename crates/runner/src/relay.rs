@@ -156,7 +156,7 @@ impl Relay<'_> {
         }
         let (boot_deadline, patience) = (self.deadline, self.boot_timeout);
         for vm in self.vms.iter_mut().filter(|vm| vm.phase == Phase::Running) {
-            vm.feel_pulse(now, &mut self.outputs);
+            vm.check_heartbeat(now, &mut self.outputs);
         }
         let is_late = |vm: &&mut Vm| {
             vm.phase != Phase::Running && vm.deadline(boot_deadline, patience).is_some_and(|deadline| now >= deadline)

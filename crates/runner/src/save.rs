@@ -243,7 +243,7 @@ impl<'a> RootArchive<'a> {
                 Ok(())
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(()),
-            Ok(_) | Err(_) => Err(self.process.obituary()),
+            Ok(_) | Err(_) => Err(self.process.exit_reason()),
         }
     }
 

@@ -8,7 +8,7 @@ use anyhow::Context;
 
 use super::fault::BlameNode;
 use super::plan::VmSize;
-use super::qemu::Machine;
+use super::qemu::MachineType;
 use super::template::Shape;
 use super::{overlay, scratch};
 use crate::config::{Config, MachineChoice};
@@ -101,12 +101,14 @@ impl BootSource {
     }
 
     /// The machine that suits it, of those the site allows.
-    pub fn machine(&self, choice: MachineChoice) -> Machine {
+    pub fn machine(&self, choice: MachineChoice) -> MachineType {
         match (self, choice) {
-            (Self::Image(FullBoot { disk_bus: DiskBus::Ide, .. }), _) => Machine::Pc,
-            (Self::Kit(_), MachineChoice::Microvm) => Machine::Microvm,
+            (Self::Image(FullBoot { disk_bus: DiskBus::Ide, .. }), _) => MachineType::Pc,
+            (Self::Kit(_), MachineChoice::Microvm) => MachineType::Microvm,
             // Firmware and kernels of others know no machine without PCI.
-            (Self::Image(_), MachineChoice::Microvm) | (_, MachineChoice::Auto | MachineChoice::Q35) => Machine::Q35,
+            (Self::Image(_), MachineChoice::Microvm) | (_, MachineChoice::Auto | MachineChoice::Q35) => {
+                MachineType::Q35
+            }
         }
     }
 

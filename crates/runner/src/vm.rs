@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
 use super::child::QemuProcess;
-use super::pulse::{Beat, Pulse};
+use super::heartbeat::{Beat, Heartbeat};
 use super::stdio::Output;
 use super::tail::printable;
 use super::timing::Moments;
@@ -90,7 +90,7 @@ pub struct Vm {
     passed_on: [usize; 2],
     /// Lines that the agent may still log.
     log_lines: usize,
-    pulse: Pulse,
+    heartbeat: Heartbeat,
     /// Silence of a guest after which it is given up.
     pub silence_limit: Option<Duration>,
     decoder: Decoder,
@@ -114,7 +114,7 @@ impl Vm {
             received: Default::default(),
             passed_on: [0; 2],
             log_lines: LOG_LINES,
-            pulse: Pulse::default(),
+            heartbeat: Heartbeat::default(),
             silence_limit: None,
             decoder: Decoder::new(),
             nonce,
@@ -231,7 +231,7 @@ impl Vm {
         let mut decoder = std::mem::take(&mut self.decoder);
         decoder.push(bytes);
         while let Some(frame) = decoder.next_frame()? {
-            if self.pulse.sign() {
+            if self.heartbeat.answered() {
                 notice::line("the guest answers again");
             }
             self.handle(ToHost::parse(frame)?, outputs)?;
@@ -267,7 +267,7 @@ impl Vm {
             (Phase::Starting, ToHost::Started(_)) => {
                 self.moments.started = Some(Instant::now());
                 self.phase = Phase::Running;
-                self.pulse.begin(Instant::now(), self.silence_limit);
+                self.heartbeat.begin(Instant::now(), self.silence_limit);
                 tracing::debug!(vm = self.index, "the command runs");
             }
             (Phase::Up | Phase::Starting, ToHost::Failed(kind, text)) => {
@@ -329,18 +329,18 @@ impl Vm {
         match self.phase {
             Phase::Booting => Some(boot_deadline),
             Phase::Up | Phase::Starting => self.moments.ready.map(|ready| ready + patience),
-            Phase::Running => self.pulse.next(),
+            Phase::Running => self.heartbeat.next(),
             Phase::Ended(_) => None,
         }
     }
 
     /// Asks a guest whose command runs whether it is still there, and acts on its silence.
-    pub fn feel_pulse(&mut self, now: Instant, outputs: &mut Outputs) {
+    pub fn check_heartbeat(&mut self, now: Instant, outputs: &mut Outputs) {
         let process = &self.process;
-        match self.pulse.beat(now, || process.is_stopped()) {
+        match self.heartbeat.beat(now, || process.is_stopped()) {
             None => {}
             Some(Beat::Ask) => self.send(ToGuest::Ping),
-            Some(Beat::Worry(silence)) => {
+            Some(Beat::Warn(silence)) => {
                 self.process.read_texts();
                 let (silence, words) = (silence.as_secs(), self.process.last_words());
                 notice::line(&format!(
@@ -375,7 +375,7 @@ impl Vm {
     }
 
     /// Waits until QEMU is gone.
-    pub fn bury(&mut self) {
+    pub fn reap(&mut self) {
         self.process.finish();
         self.moments.resumed = self.process.monitor.resumed();
         self.moments.gone = Some(Instant::now());
@@ -383,7 +383,7 @@ impl Vm {
 
     /// The channel broke.
     fn lost(&mut self, outputs: &mut Outputs) {
-        let why = self.process.obituary();
+        let why = self.process.exit_reason();
         self.fail(why, outputs);
     }
 }

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use proto::{DATA_CHUNK, ExitStatus, Level, ProtoError, Stream, ToGuest, ToHost};
 
 use super::output_index;
-use crate::children::BURIAL;
+use crate::children::REAP_TIME;
 use crate::error::{AgentError, Doing};
 use crate::exec::Spawned;
 use crate::machine::Machine;
@@ -173,7 +173,7 @@ impl Running {
         // As a step ends with its task: what the command left in the background goes with it.
         machine.kill_task(self.leader);
         let none_left = machine.reap(self.leader).none_left;
-        self.end = Some(End { status, deadline: Instant::now() + BURIAL, none_left });
+        self.end = Some(End { status, deadline: Instant::now() + REAP_TIME, none_left });
         self.leader_fd = None;
         self.terminal = None;
         let credit = self.input.stop();

@@ -13,7 +13,7 @@
 //! The kernel is a stock one of a distribution, unpacked and not installed: what a guest needs must
 //! not depend on what the host's own kernel was built with.
 
-mod build;
+mod assemble;
 mod bzimage;
 mod cpio;
 mod elf;
@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 use crate::digest;
 use proto;
 
-pub use build::{BuildOptions, DEFAULT_SCRATCH_BYTES, build};
+pub use assemble::{BuildOptions, DEFAULT_SCRATCH_BYTES, build};
 pub use manifest::Manifest;
 pub use package::KernelSource;
 

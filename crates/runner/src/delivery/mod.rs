@@ -14,7 +14,7 @@
 //! - VMs get an open descriptor: whatever happens to a name, they keep the file that was looked at.
 
 mod copy;
-mod place;
+mod local;
 mod store;
 
 use std::fmt;
@@ -91,7 +91,7 @@ pub fn outlook(image: &Image, central: &File, config: &Config) -> String {
     }
 }
 
-/// What came of the wish for a disk.
+/// What came of asking for a disk.
 #[derive(Debug)]
 pub enum Delivered {
     /// Here it is.
@@ -164,7 +164,7 @@ fn copy_worth_having(image: &Image, central: &File, delivery: Delivery) -> Resul
     match delivery {
         Delivery::InPlace => Err("delivery = 'in-place'".to_owned()),
         Delivery::Cache => Ok(()),
-        Delivery::Auto if place::is_local(central) => Err(format!("{} is on this node", image.disk.display())),
+        Delivery::Auto if local::is_local(central) => Err(format!("{} is on this node", image.disk.display())),
         Delivery::Auto => Ok(()),
     }
 }

@@ -14,7 +14,7 @@ fn image() -> Image {
     }
 }
 
-fn boot(image: &Image, machine: Machine, accel: Accel) -> String {
+fn boot(image: &Image, machine: MachineType, accel: Accel) -> String {
     spec(image, machine, accel, Start::Boot(VmSize { memory_mib: 512, cpus: 2 }))
 }
 
@@ -27,7 +27,7 @@ fn kit() -> BootSource {
     })
 }
 
-fn spec(image: &Image, machine: Machine, accel: Accel, start: Start) -> String {
+fn spec(image: &Image, machine: MachineType, accel: Accel, start: Start) -> String {
     let shares = [Share { tag: "s0".into(), source: "/home/ada".into(), target: "/home/ada".into(), read_only: false }];
     let source = match image.entry.boot {
         BootMode::Kit => kit(),
@@ -124,12 +124,12 @@ virtio-blk-device,drive=scratch,serial=scratch,werror=stop,rerror=stop
 local,id=s0,security_model=none,multidevs=remap,readonly=off,path=/home/ada
 -device
 virtio-9p-device,fsdev=s0,mount_tag=s0";
-    assert_eq!(boot(&image(), Machine::Microvm, Accel::Tcg), expected);
+    assert_eq!(boot(&image(), MachineType::Microvm, Accel::Tcg), expected);
 }
 
 #[test]
 fn kvm_on_q35_differs_in_machine_bus_and_processor_only() {
-    let line = boot(&image(), Machine::Q35, Accel::Kvm);
+    let line = boot(&image(), MachineType::Q35, Accel::Kvm);
     for expected in ["\nkvm\n", "\nhost\n", "\nq35,", "virtio-blk-pci,drive=root", "virtio-9p-pci,fsdev=s0"] {
         assert!(line.contains(expected), "{expected} in {line}");
     }
@@ -140,8 +140,8 @@ fn kvm_on_q35_differs_in_machine_bus_and_processor_only() {
 fn a_clone_has_its_templates_hardware_and_a_private_view_of_its_memory() {
     let shape = Shape::of(VmSize { memory_mib: 1000, cpus: 2 }, 1).unwrap();
     let fds = TemplateFds { ram: 11, state: 12, abilities: Abilities { read_only_templates: true } };
-    let template = spec(&image(), Machine::Q35, Accel::Kvm, Start::Template(shape, fds));
-    let clone = spec(&image(), Machine::Q35, Accel::Kvm, Start::Clone(shape, fds));
+    let template = spec(&image(), MachineType::Q35, Accel::Kvm, Start::Template(shape, fds));
+    let clone = spec(&image(), MachineType::Q35, Accel::Kvm, Start::Clone(shape, fds));
     for line in [&template, &clone] {
         for expected in ["\n2\n", "\n254M,slots=1,maxmem=8446M\n", "memory-backend=ram\n", " swiotlb=noforce "] {
             assert!(line.contains(expected), "{expected} in {line}");
@@ -154,7 +154,7 @@ fn a_clone_has_its_templates_hardware_and_a_private_view_of_its_memory() {
     };
     assert_eq!(common(&template), common(&clone), "a difference would make the state unreadable");
     let old = TemplateFds { abilities: Abilities { read_only_templates: false }, ..fds };
-    let line = spec(&image(), Machine::Q35, Accel::Tcg, Start::Clone(shape, old));
+    let line = spec(&image(), MachineType::Q35, Accel::Tcg, Start::Clone(shape, old));
     assert!(line.contains("mem-path=/proc/self/fd/11,share=off\n") && !line.contains("fd=12,"), "{line}");
     assert_eq!(fds.abilities.state_uri(&12), StateUri::FdSet(2));
     assert_eq!(old.abilities.state_uri(&12), StateUri::Fd(12));
@@ -167,7 +167,7 @@ fn full(keys: &str) -> Image {
 
 #[test]
 fn a_full_boot_gets_the_firmware_and_one_disk_whose_changes_are_private() {
-    let line = boot(&full(""), Machine::Q35, Accel::Tcg);
+    let line = boot(&full(""), MachineType::Q35, Accel::Tcg);
     for expected in [
         "driver=file,node-name=image-file,read-only=on,locking=off,filename=/dev/fdset/3",
         "driver=raw,node-name=image,read-only=on,file=image-file",
@@ -184,12 +184,12 @@ fn a_full_boot_gets_the_firmware_and_one_disk_whose_changes_are_private() {
 
 #[test]
 fn a_full_boot_may_have_another_controller_and_a_kernel_that_qemu_loads() {
-    let sata = boot(&full("[full]\ndisk_bus = 'sata'\n"), Machine::Q35, Accel::Kvm);
+    let sata = boot(&full("[full]\ndisk_bus = 'sata'\n"), MachineType::Q35, Accel::Kvm);
     assert!(sata.contains("ich9-ahci,id=sata\n") && sata.contains("ide-hd,bus=sata.0,drive=root"), "{sata}");
-    let ide = boot(&full("[full]\ndisk_bus = 'ide'\n"), Machine::Pc, Accel::Kvm);
+    let ide = boot(&full("[full]\ndisk_bus = 'ide'\n"), MachineType::Pc, Accel::Kvm);
     assert!(ide.contains("\npc,usb=off") && ide.contains("ide-hd,bus=ide.0,drive=root"), "{ide}");
     let direct = full("append = 'root=/dev/vda1 ro'\n[full]\nkernel = 'k'\ninitrd = 'i'\n");
-    let line = boot(&direct, Machine::Q35, Accel::Tcg);
+    let line = boot(&direct, MachineType::Q35, Accel::Tcg);
     let expected = "-kernel\n/images/k\n-initrd\n/images/i\n-append\nconsole=ttyS0 panic=-1 root=/dev/vda1 ro\n";
     assert!(line.contains(expected), "{line}");
 }
@@ -198,7 +198,7 @@ fn a_full_boot_may_have_another_controller_and_a_kernel_that_qemu_loads() {
 fn a_template_of_a_kernel_that_takes_no_memory_has_no_device_for_it() {
     let shape = Shape::of_full_boot(VmSize { memory_mib: 1000, cpus: 1 }, 1, false).unwrap();
     let fds = TemplateFds { ram: 11, state: 12, abilities: Abilities { read_only_templates: true } };
-    let line = spec(&full(""), Machine::Q35, Accel::Tcg, Start::Template(shape, fds));
+    let line = spec(&full(""), MachineType::Q35, Accel::Tcg, Start::Template(shape, fds));
     assert!(line.contains("-m\n1000M\n") && !line.contains("virtio-mem"), "{line}");
 }
 
@@ -214,7 +214,7 @@ fn a_helper_has_no_image_and_its_disks_by_descriptor_and_format() {
     };
     let disks = [disk];
     let spec = VmSpec {
-        machine: Machine::Q35,
+        machine: MachineType::Q35,
         accel: Accel::Tcg,
         start: Start::Boot(VmSize { memory_mib: 256, cpus: 1 }),
         source: &kit(),

@@ -8,7 +8,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::super::delivery::{Disk, identity};
-use super::super::qemu::{Abilities, Accel, ImageFds, Machine, Start, System, TemplateFds, VmSpec};
+use super::super::qemu::{Abilities, Accel, ImageFds, MachineType, Start, System, TemplateFds, VmSpec};
 use super::super::shares::Share;
 use super::super::source::BootSource;
 use super::{FORMAT, Shape};
@@ -32,7 +32,7 @@ pub struct Recipe<'a> {
     /// The QEMU binary.
     pub qemu: &'a Path,
     /// Virtual hardware.
-    pub machine: Machine,
+    pub machine: MachineType,
     /// Who executes it.
     pub accel: Accel,
     /// Memory, processors, shares.

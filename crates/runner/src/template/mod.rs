@@ -11,7 +11,7 @@
 //! - It is a cache: whatever is wrong with it, the VM boots instead, and the next start builds it anew.
 //! - Building happens once however many want it, under a lock that dies with its holder.
 
-mod build;
+mod builder;
 mod digest;
 mod key;
 mod shape;
@@ -27,11 +27,11 @@ use nix::unistd::Uid;
 use super::lock::{self, Waited};
 use super::signals::Signal;
 
-use build::Built;
+use builder::Built;
 
 #[cfg(any(test, feature = "fuzzing"))]
-pub use self::{build::hear, store::Manifest};
-pub use build::Terms;
+pub use self::{builder::hear, store::Manifest};
+pub use builder::Terms;
 pub use key::{Key, Recipe};
 pub use shape::{BLOCK_MIB, Shape};
 pub use store::{FileMode, Shelf, Template, remove, shelves};
@@ -39,7 +39,7 @@ pub use store::{FileMode, Shelf, Template, remove, shelves};
 /// Version of the directory's layout and of what the agent does before it is saved.
 const FORMAT: u32 = 2;
 
-/// What came of the wish for a template.
+/// What came of asking for a template.
 #[derive(Debug)]
 pub enum Obtained<T = Template> {
     /// Here it is.
@@ -152,7 +152,7 @@ fn make(
     files: FileMode,
     terms: &Terms<'_>,
 ) -> anyhow::Result<Obtained> {
-    match build::build(recipe, draft, terms)? {
+    match builder::build(recipe, draft, terms)? {
         Built::Complete => {}
         Built::NoBoot(why) => return Ok(Obtained::NoBoot(why)),
         Built::Interrupted(signal) => return Ok(Obtained::Interrupted(signal)),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 const EVERY: Duration = Duration::from_secs(20);
 
 /// After so many questions without an answer the user is told.
-const WORRY: u32 = 3;
+const WARN_AFTER: u32 = 3;
 
 /// What is to be done now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,23 +18,23 @@ pub enum Beat {
     /// Ask the agent.
     Ask,
     /// Tell the user that it has not answered for this time.
-    Worry(Duration),
+    Warn(Duration),
     /// End the VM, which has not answered for this time.
     GiveUp(Duration),
 }
 
 /// The questions and answers of one VM.
 #[derive(Debug, Default)]
-pub struct Pulse {
+pub struct Heartbeat {
     /// Silence after which the VM is given up; `None` leaves that to the user and the time limit.
     limit: Option<Duration>,
     next: Option<Instant>,
     is_asked: bool,
     missed: u32,
-    is_worried: bool,
+    has_warned: bool,
 }
 
-impl Pulse {
+impl Heartbeat {
     /// The command runs from now on.
     pub fn begin(&mut self, now: Instant, limit: Option<Duration>) {
         *self = Self { limit, next: None, ..Self::default() };
@@ -47,9 +47,9 @@ impl Pulse {
     }
 
     /// The guest said something; `true` if the user was told that it does not.
-    pub fn sign(&mut self) -> bool {
+    pub fn answered(&mut self) -> bool {
         (self.is_asked, self.missed) = (false, 0);
-        std::mem::take(&mut self.is_worried)
+        std::mem::take(&mut self.has_warned)
     }
 
     /// What is to be done, if it is time. A QEMU that somebody stopped cannot answer, and does not count as silent.
@@ -70,13 +70,13 @@ impl Pulse {
         if self.limit.is_some_and(|limit| silence >= limit) {
             return Some(Beat::GiveUp(silence));
         }
-        let worry = self.missed >= WORRY && !self.is_worried;
-        self.is_worried |= worry;
-        worry.then_some(Beat::Worry(silence))
+        let worry = self.missed >= WARN_AFTER && !self.has_warned;
+        self.has_warned |= worry;
+        worry.then_some(Beat::Warn(silence))
     }
 
     fn every(&self) -> Duration {
-        self.limit.map_or(EVERY, |limit| EVERY.min(limit / WORRY))
+        self.limit.map_or(EVERY, |limit| EVERY.min(limit / WARN_AFTER))
     }
 }
 
@@ -85,43 +85,43 @@ mod tests {
     use super::*;
 
     /// Lets `times` intervals pass and collects what is to be done.
-    fn pass(pulse: &mut Pulse, times: u32, is_stopped: bool) -> Vec<Beat> {
-        (0..times).filter_map(|_| pulse.beat(pulse.next().unwrap(), || is_stopped)).collect()
+    fn pass(heartbeat: &mut Heartbeat, times: u32, is_stopped: bool) -> Vec<Beat> {
+        (0..times).filter_map(|_| heartbeat.beat(heartbeat.next().unwrap(), || is_stopped)).collect()
     }
 
     #[test]
     fn a_guest_that_answers_is_asked_again_and_again() {
-        let mut pulse = Pulse::default();
-        assert_eq!(pulse.beat(Instant::now(), || false), None, "no command runs");
-        pulse.begin(Instant::now(), None);
+        let mut heartbeat = Heartbeat::default();
+        assert_eq!(heartbeat.beat(Instant::now(), || false), None, "no command runs");
+        heartbeat.begin(Instant::now(), None);
         for _ in 0..10 {
-            assert_eq!(pass(&mut pulse, 1, false), [Beat::Ask]);
-            assert!(!pulse.sign());
+            assert_eq!(pass(&mut heartbeat, 1, false), [Beat::Ask]);
+            assert!(!heartbeat.answered());
         }
     }
 
     #[test]
     fn silence_is_told_once_and_ended_only_where_the_site_wants_that() {
-        let mut pulse = Pulse::default();
-        pulse.begin(Instant::now(), None);
-        assert_eq!(pass(&mut pulse, 1000, false), [Beat::Ask, Beat::Worry(EVERY * 3)]);
-        assert!(pulse.sign(), "it is told that the guest answers again");
-        assert_eq!(pass(&mut pulse, 4, false), [Beat::Ask, Beat::Worry(EVERY * 3)]);
+        let mut heartbeat = Heartbeat::default();
+        heartbeat.begin(Instant::now(), None);
+        assert_eq!(pass(&mut heartbeat, 1000, false), [Beat::Ask, Beat::Warn(EVERY * 3)]);
+        assert!(heartbeat.answered(), "it is told that the guest answers again");
+        assert_eq!(pass(&mut heartbeat, 4, false), [Beat::Ask, Beat::Warn(EVERY * 3)]);
         let limit = Duration::from_secs(90);
-        pulse.begin(Instant::now(), Some(limit));
-        let done = pass(&mut pulse, 6, false);
-        assert_eq!(done, [Beat::Ask, Beat::Worry(EVERY * 3), Beat::GiveUp(EVERY * 5)]);
-        pulse.begin(Instant::now(), Some(Duration::from_secs(3)));
-        assert_eq!(pass(&mut pulse, 4, false), [Beat::Ask, Beat::GiveUp(Duration::from_secs(3))]);
+        heartbeat.begin(Instant::now(), Some(limit));
+        let done = pass(&mut heartbeat, 6, false);
+        assert_eq!(done, [Beat::Ask, Beat::Warn(EVERY * 3), Beat::GiveUp(EVERY * 5)]);
+        heartbeat.begin(Instant::now(), Some(Duration::from_secs(3)));
+        assert_eq!(pass(&mut heartbeat, 4, false), [Beat::Ask, Beat::GiveUp(Duration::from_secs(3))]);
     }
 
     #[test]
     fn neither_a_stopped_qemu_nor_a_suspended_runner_is_a_silent_guest() {
-        let mut pulse = Pulse::default();
-        pulse.begin(Instant::now(), Some(Duration::from_secs(60)));
-        assert_eq!(pass(&mut pulse, 100, true), [Beat::Ask]);
+        let mut heartbeat = Heartbeat::default();
+        heartbeat.begin(Instant::now(), Some(Duration::from_secs(60)));
+        assert_eq!(pass(&mut heartbeat, 100, true), [Beat::Ask]);
         // Hours later, in one step.
-        assert_eq!(pulse.beat(Instant::now() + Duration::from_secs(36_000), || false), None);
-        assert!(!pulse.sign());
+        assert_eq!(heartbeat.beat(Instant::now() + Duration::from_secs(36_000), || false), None);
+        assert!(!heartbeat.answered());
     }
 }

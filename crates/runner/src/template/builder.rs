@@ -220,11 +220,11 @@ impl Builder {
         // An agent that never falls silent must not keep this process from its signals and its deadline.
         for _ in 0..TURN {
             match self.process.channel.read(&mut buf) {
-                Ok(0) => bail!(self.process.obituary()),
+                Ok(0) => bail!(self.process.exit_reason()),
                 Ok(n) => self.decoder.push(&buf[..n]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => bail!(self.process.obituary()),
+                Err(_) => bail!(self.process.exit_reason()),
             }
             self.understand()?;
         }
