@@ -43,8 +43,8 @@ PLUGINDIR  ?= $(or $(shell timeout 5 scontrol show config 2>/dev/null | awk '$$1
 LIBEXECDIR ?= $(PREFIX)/libexec/spank-vm
 SHAREDIR   ?= $(PREFIX)/share/spank-vm
 
-SCRIPTS := .ci/run fuzz/run packaging/debian-deps benches/paper-way tests/cluster/cluster tests/cluster/demo tests/cluster/lib/v2-node \
-           $(wildcard tests/cluster/lib/*.sh tests/images/*) tests/parity/prelude.sh slurm-conf/example-job.sh slurm-conf/prolog
+SCRIPTS := .ci/run fuzz/run packaging/debian-deps benches/paper-way testkit/cluster/cluster testkit/cluster/demo testkit/cluster/lib/v2-node \
+           $(wildcard testkit/cluster/lib/*.sh tests/images/*) tests/parity/prelude.sh slurm-conf/example-job.sh slurm-conf/prolog
 
 # What the tests of the real cluster find the build by.
 export SPANK_VM_STAGE  := $(abspath $(STAGE))
@@ -64,10 +64,10 @@ help: ## this table
 .PHONY: demo demo-stop
 demo: deps build kit images ## start a small Slurm and show VM jobs in it (as root; installs what is missing)
 	$(call section,demo)
-	@STAGE=$(abspath $(STAGE)) KIT=$(abspath $(KIT)) IMAGES=$(abspath $(IMAGES)) tests/cluster/demo
+	@STAGE=$(abspath $(STAGE)) KIT=$(abspath $(KIT)) IMAGES=$(abspath $(IMAGES)) testkit/cluster/demo
 
 demo-stop: ## end the demo's Slurm
-	@tests/cluster/demo stop
+	@testkit/cluster/demo stop
 
 .PHONY: test lint lint-rust lint-shell test-unit test-hooks test-slurm test-parity test-faults test-long fuzz miri parity reliability bench bench-plugin figure4
 # One after the other, whatever -j says: the machine is measured by these tests too.

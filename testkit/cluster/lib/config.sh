@@ -82,7 +82,7 @@ write_plugstack() {
 write_configuration() {
     local etc=$CLUSTER_DIR/etc
     write_slurm_conf >"$etc/slurm.conf"
-    { echo "# Written by tests/cluster/cluster."; cgroup_conf "$CGROUPS"; } >"$etc/cgroup.conf"
+    { echo "# Written by testkit/cluster/cluster."; cgroup_conf "$CGROUPS"; } >"$etc/cgroup.conf"
     write_plugstack >"$etc/plugstack.conf"
 }
 
@@ -90,7 +90,7 @@ write_slurm_conf() {
     local host
     host=$(hostname -s)
     cat <<CONF
-# Written by tests/cluster/cluster: a private Slurm of $NODES nodes on one machine.
+# Written by testkit/cluster/cluster: a private Slurm of $NODES nodes on one machine.
 ClusterName=spank-vm
 SlurmctldHost=$host(127.0.0.1)
 SlurmctldPort=$FIRST_PORT

@@ -1,6 +1,6 @@
 //! What the measurements have in common.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::str::FromStr;
@@ -8,6 +8,7 @@ use std::str::FromStr;
 use nix::unistd::User;
 
 use crate::cluster::Cluster;
+use crate::place::{built, repository};
 
 /// The `main` of a measurement on a cluster whose nodes have so many MiB each. The cluster is ended whatever happens.
 pub fn on_a_cluster(node_mib: u64, measure: impl FnOnce(&Cluster)) -> ExitCode {
@@ -22,16 +23,18 @@ pub fn on_a_cluster(node_mib: u64, measure: impl FnOnce(&Cluster)) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let result = catch_unwind(AssertUnwindSafe(|| measure(&cluster)));
-    if let Err(why) = cluster.stop() {
-        eprintln!("{why}");
+    measure(&cluster);
+    match cluster.stop() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
     }
-    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// A command that the cluster's user runs, without any wrapper that would cost time of its own.
 pub fn as_user(cluster: &Cluster, program: &str, cwd: &Path) -> Command {
-    use std::os::unix::process::CommandExt;
     let user = User::from_name(&cluster.user).unwrap().expect("the cluster's user exists");
     let mut command = Command::new(program);
     command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LANG", "C.UTF-8");
@@ -43,7 +46,7 @@ pub fn as_user(cluster: &Cluster, program: &str, cwd: &Path) -> Command {
 
 /// The directory with what `tests/images/debian12-full` made, copied to where the cluster's user can read it.
 pub fn full_images(cluster: &Cluster) -> PathBuf {
-    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/images-full");
+    let made = built("images-full");
     let copy = cluster.dir.join("images-full");
     let done = Command::new("cp").arg("-a").args([&made, &copy]).status().unwrap();
     assert!(done.success(), "{} cannot be copied: run 'make images-full'", made.display());
@@ -53,7 +56,7 @@ pub fn full_images(cluster: &Cluster) -> PathBuf {
 /// A copy of the script that starts VMs the paper's way, which the cluster's user can run.
 pub fn paper_way(cluster: &Cluster) -> PathBuf {
     let copy = cluster.dir.join("paper-way");
-    std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/paper-way"), &copy).unwrap();
+    std::fs::copy(repository().join("benches/paper-way"), &copy).unwrap();
     copy
 }
 
@@ -83,4 +86,16 @@ pub fn machine() -> String {
     let printed = String::from_utf8_lossy(&printed.stdout).into_owned();
     let version = printed.split_whitespace().nth(3).unwrap_or("of unknown version");
     format!("{cores} cores, QEMU {version}, software emulation")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_is_one_of_the_values() {
+        let values = [4.0, 1.0, 3.0, 2.0];
+        assert_eq!([0.0, 0.5, 0.95, 1.0].map(|q| quantile(&values, q)), [1.0, 2.0, 4.0, 4.0]);
+        assert!((mean(&values) - 2.5).abs() < 1e-9);
+    }
 }
