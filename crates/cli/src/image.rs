@@ -13,9 +13,10 @@ use image::import::disk::{self, Disk};
 use image::import::import_path;
 use image::{ImportOptions, Imported, NewImage, clean_up_on_signals, import};
 use proto::ExitStatus;
+use qemu::{BlockFormat, HelperDisk};
 use request::{ImageName, ImageRef, SaveSpec, parse_memory};
 use runner::config::Config;
-use runner::helper::{self, BlockFormat, HelperDisk};
+use runner::helper;
 use runner::notice;
 use runner::{InstallOptions, Installed, image_of_disk, install_agent};
 

@@ -13,9 +13,10 @@ use super::image::print;
 use image::slim::{Findings, slim};
 use image::{DEFAULT_MAX_BYTES, DiskFormat, Image, ImportOptions, StagedDir, clean_up_on_signals, import};
 use proto::ExitStatus;
+use qemu::{BlockFormat, HelperDisk};
 use request::ImageName;
 use runner::config::{Config, StartChoice};
-use runner::helper::{self, BlockFormat, HelperDisk};
+use runner::helper;
 use runner::{self, Slot};
 
 #[derive(Debug, clap::Args)]

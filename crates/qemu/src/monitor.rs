@@ -12,7 +12,7 @@ use std::time::Instant;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
 
-use super::child::TURN;
+use super::process::TURN;
 
 /// Id of the device that memory is plugged through, as on QEMU's command line.
 pub const MEMORY_DEVICE: &str = "plug";
