@@ -20,7 +20,6 @@ use super::exec;
 use super::files::IncomingFile;
 use super::machine::Machine;
 use super::memory::LOOK_EVERY;
-use super::net::NetSetup;
 use super::port::{Incoming, Port, SendQueue};
 use super::task::{Credentials, ResourceLimit, TaskSpec, TerminalSize};
 use running::Running;
@@ -184,11 +183,6 @@ impl<M: Machine> Conversation<'_, M> {
             out.send(task, &ToHost::Pong);
             return Ok(());
         }
-        if message == ToGuest::Sync {
-            self.machine.sync_all();
-            out.send(task, &ToHost::Synced);
-            return Ok(());
-        }
         // Also in the middle of a command: the host was asleep, or this VM was stopped for a while.
         if let (ToGuest::Clock(nanoseconds), Phase::Running(_)) = (&message, &self.phase) {
             if let Err(error) = self.machine.set_clock(*nanoseconds) {
@@ -293,10 +287,6 @@ impl Collecting {
             ToGuest::TakeBack => return Ok(machine.take_back()),
             ToGuest::Cpus(count) => return Ok(machine.use_cpus(count)),
             ToGuest::Memory(bytes) => machine.expect_memory(bytes),
-            ToGuest::Net { mac, address, prefix, gateway, dns } => {
-                let (address, gateway, dns) = (address.into(), gateway.into(), dns.into());
-                return Ok(machine.configure_net(&NetSetup { mac, address, prefix, gateway, dns }));
-            }
             ToGuest::User { name, home, shell } => {
                 spec.account = Account { name: name.to_vec(), home: home.to_vec(), shell: shell.to_vec() };
                 return Ok(self.add_user(machine));
@@ -325,10 +315,10 @@ impl Collecting {
                 None if self.failure.is_some() => {}
                 None => return Err(ProtoError::OutOfOrder("FILE-DATA")),
             },
-            // A runner whose user is in a hurry: there is nothing yet that could be signalled, or greeted goodbye.
-            ToGuest::Signal(_) | ToGuest::Bye => {}
+            // A runner whose user is in a hurry: there is nothing yet that could be signalled.
+            ToGuest::Signal(_) => {}
             ToGuest::Data(..) | ToGuest::Eof(_) | ToGuest::Window(..) => return Err(ProtoError::OutOfOrder("stream")),
-            ToGuest::Hello { .. } | ToGuest::Sync | ToGuest::Settle | ToGuest::Ping | ToGuest::Start => {}
+            ToGuest::Hello { .. } | ToGuest::Settle | ToGuest::Ping | ToGuest::Start => {}
         }
         Ok(Ok(()))
     }

@@ -126,7 +126,6 @@ impl Running {
                     let _ = sys::set_terminal_size(master.as_fd(), rows, cols);
                 }
             }
-            ToGuest::Bye => {}
             _ => return Err(ProtoError::OutOfOrder("task description")),
         }
         Ok(())
