@@ -6,6 +6,7 @@
 //! write `target/RELIABILITY.md`, the long ones `target/RELIABILITY-long.md`; `make reliability` makes the two the
 //! repository's RELIABILITY.md.
 
+mod fault;
 mod files;
 mod guests;
 mod hosts;
@@ -17,35 +18,14 @@ mod step;
 
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use testkit::Cluster;
 use testkit::suite::{self, Length, Suite};
 
+use fault::{Fault, Saw};
 use remains::Baseline;
 use report::Row;
-
-/// A row of the matrix.
-#[derive(Clone, Copy)]
-struct Fault {
-    /// What breaks.
-    pub area: &'static str,
-    /// What happens to it, as a sentence.
-    pub name: &'static str,
-    /// How often it is tried.
-    pub tries: u32,
-    /// Lets it happen and looks at what the user sees.
-    pub run: fn(&Cluster) -> Saw,
-}
-
-/// What a row found.
-#[derive(Debug)]
-struct Saw {
-    /// The moment of the fault.
-    pub since: Instant,
-    /// What the user saw.
-    pub text: String,
-}
 
 /// What the rows share: how the node was before the first, and what was found so far.
 struct Faults {

@@ -18,12 +18,6 @@ pub struct Row {
     pub recovery: Duration,
 }
 
-impl std::fmt::Debug for Fault {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name)
-    }
-}
-
 /// Writes the table: the short rows with the text around it, the long ones as rows that follow.
 pub fn write(rows: &[Row], length: Length) {
     let mut text = String::new();

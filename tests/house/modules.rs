@@ -11,7 +11,7 @@ use testkit::place::repository;
 
 use crate::source::{closing, code, tokens};
 
-/// Words that may stand before a path and belong to no module.
+/// A name is handed on at most so often.
 const DEPTH: usize = 16;
 
 /// A module path from the crate's root: `["import", "plan"]`.
@@ -57,7 +57,7 @@ impl Crate {
         for child in &module.children {
             let flat = dir.join(format!("{child}.rs"));
             let file = if flat.exists() { flat } else { dir.join(child).join("mod.rs") };
-            self.read_module([&name[..], &[child.clone()]].concat(), &file, &dir.join(child));
+            self.read_module([&name[..], std::slice::from_ref(child)].concat(), &file, &dir.join(child));
         }
         self.modules.insert(name, module);
     }
@@ -82,36 +82,32 @@ impl Crate {
             "crate" => Vec::new(),
             "self" => from.clone(),
             "super" => from[..from.len().checked_sub(1)?].to_vec(),
-            _ => return self.item(from, first, rest, depth),
+            _ => return self.lookup(from, path, depth).unwrap_or_default(),
         };
-        match rest.split_first() {
-            Some((next, _)) if next == "super" => self.file_of(&start, rest, depth),
-            Some((next, rest)) if next == "*" => {
-                rest.is_empty().then(|| self.modules.get(&start)?.file.clone().into()).flatten()
-            }
-            Some((next, rest)) => {
-                self.item(&start, next, rest, depth).or_else(|| Some(self.modules.get(&start)?.file.clone()))
-            }
-            None => None,
+        match rest.first()?.as_str() {
+            "super" => self.file_of(&start, rest, depth),
+            // What is neither a child of the module nor handed on by it is defined there.
+            _ => self.lookup(&start, rest, depth).unwrap_or_else(|| Some(self.modules.get(&start)?.file.clone())),
         }
     }
 
-    /// The file that defines `name` of the module `within`, or what follows it.
-    fn item(&self, within: &Name, name: &str, rest: &[String], depth: usize) -> Option<String> {
+    /// As [`Self::file_of`], for a path that begins with a child of the module `within` or with what a `use` brought
+    /// there; nothing at all for other paths.
+    fn lookup(&self, within: &Name, path: &[String], depth: usize) -> Option<Option<String>> {
+        let (name, rest) = path.split_first()?;
         let depth = depth.checked_sub(1)?;
         let module = self.modules.get(within)?;
         if module.children.contains(name) {
-            let child = [&within[..], &[name.to_owned()]].concat();
-            return match rest.split_first() {
-                None => None,
-                Some((next, _)) if next == "*" => Some(self.modules.get(&child)?.file.clone()),
-                Some((next, rest)) => {
-                    self.item(&child, next, rest, depth).or_else(|| Some(self.modules.get(&child)?.file.clone()))
-                }
-            };
+            let child = [&within[..], std::slice::from_ref(name)].concat();
+            if rest.is_empty() {
+                return Some(None);
+            }
+            return Some(
+                self.lookup(&child, rest, depth).unwrap_or_else(|| Some(self.modules.get(&child)?.file.clone())),
+            );
         }
-        let used = module.uses.iter().find(|used| used.alias == name)?;
-        self.file_of(within, &[&used.path[..], rest].concat(), depth)
+        let used = module.uses.iter().find(|used| used.alias == *name && used.path != path)?;
+        Some(self.file_of(within, &[&used.path[..], rest].concat(), depth))
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod batch;
 mod blame;
+mod case;
 mod catalogue;
 mod central;
 mod confinement;
@@ -29,8 +30,7 @@ use std::process::ExitCode;
 use testkit::Cluster;
 use testkit::suite::{self, Length, Suite};
 
-/// A test: a sentence and a function of the cluster.
-type Case = (&'static str, fn(&Cluster));
+use case::Case;
 
 const CASES: &[&[Case]] = &[
     identity::CASES,

@@ -4,6 +4,7 @@ mod running;
 #[cfg(test)]
 mod tests;
 
+use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -12,7 +13,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use proto::{FailKind, Level, ProtoError, Stream, ToGuest, ToHost, VERSION};
+use proto::{FailKind, Level, ProtoError, ToGuest, ToHost, VERSION};
 
 use super::accounts::Account;
 use super::error::{AgentError, Doing};
@@ -29,7 +30,7 @@ const READS_PER_ROUND: usize = 64;
 
 /// The conversation with the runner over one connection of the port.
 #[derive(Debug)]
-pub(super) struct Session<'a, M: Machine> {
+struct Session<'a, M: Machine> {
     port: &'a mut Port,
     conversation: Conversation<'a, M>,
 }
@@ -58,6 +59,17 @@ struct Collecting {
     file: Option<IncomingFile>,
     /// The first thing that went wrong; told at START, the one message the runner awaits an answer to.
     failure: Option<AgentError>,
+}
+
+/// One session after the other.
+///
+/// # Errors
+/// The port breaks.
+pub(super) fn serve(port: &mut Port, machine: &mut impl Machine) -> Result<Infallible, AgentError> {
+    loop {
+        Session::new(port, machine).serve()?;
+        port.wait_for_host()?;
+    }
 }
 
 impl<'a, M: Machine> Session<'a, M> {
@@ -336,13 +348,4 @@ impl Collecting {
 
 fn as_path(bytes: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(bytes))
-}
-
-/// The output pump of a stream, which only the two outputs have.
-fn output_index(stream: Stream) -> Option<usize> {
-    match stream {
-        Stream::Stdin => None,
-        Stream::Stdout => Some(0),
-        Stream::Stderr => Some(1),
-    }
 }

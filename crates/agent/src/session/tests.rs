@@ -13,8 +13,9 @@ use nix::unistd::{Pid, getgid, getuid};
 
 use super::*;
 use crate::machine::Reaped;
+use crate::pump::output_index;
 use crate::sys;
-use proto::{BootTimes, DATA_CHUNK, Decoder, ExitStatus, RecvWindow, SendWindow, WINDOW};
+use proto::{BootTimes, DATA_CHUNK, Decoder, ExitStatus, RecvWindow, SendWindow, Stream, WINDOW};
 
 const TIMES: BootTimes = BootTimes { agent_ms: 1, modules_ms: 2, ready_ms: 3 };
 
