@@ -73,7 +73,8 @@ pub unsafe extern "C" fn slurm_spank_init(spank: spank_t, argc: c_int, argv: *mu
             host.log(Level::Admin, &error.to_string());
         }
         for (number, option) in TABLE.iter().enumerate() {
-            if let Err(error) = register(host, &option.cli, c_int::try_from(number).unwrap_or(c_int::MAX), on_option) {
+            if let Err(error) = register(host, &option.about, c_int::try_from(number).unwrap_or(c_int::MAX), on_option)
+            {
                 // Bare-metal jobs go on; the option is then unknown to Slurm, which refuses it.
                 host.log(Level::Admin, &error.to_string());
             }

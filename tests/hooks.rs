@@ -191,7 +191,7 @@ fn the_task_of_a_vm_job_becomes_the_step_program_on_an_old_slurm() {
         after(
             ALL_WELL,
             "option vm-image = 0\noption vms-per-slot = 0\nexecve LIBEXEC/spank-vm-step 1\n\
-             with SPANK_VM_REQUEST=image=debian12 vms=4 argv0=sleep mem=500 tasks=2 job=7 imagecache=LIBEXEC/copies\n\
+             with SPANK_VM_REQUEST=vm-image=debian12 vms-per-slot=4 argv0=sleep mem=500 tasks=2 job=7 imagecache=LIBEXEC/copies\n\
              task ended with 0\nalive\n"
         )
     );
@@ -204,7 +204,7 @@ fn the_step_program_is_put_before_the_command_where_slurm_can_do_that() {
     assert!(
         answer.ends_with(
             "execve LIBEXEC/spank-vm-step sleep 1\n\
-             with SPANK_VM_REQUEST=image=debian12 vms=1 job=7 imagecache=LIBEXEC/copies\n\
+             with SPANK_VM_REQUEST=vm-image=debian12 job=7 imagecache=LIBEXEC/copies\n\
              task ended with 0\nalive\n"
         ),
         "{answer}"
@@ -302,7 +302,7 @@ fn options_lost_by_export_none_are_found_in_the_batch_step() {
     );
     let answer = node.play(Slurm::Old, "stepd", &script);
     assert!(answer.contains("execve LIBEXEC/spank-vm-step 1\n"), "{answer}");
-    assert!(answer.contains("image=debian12 vms=2 argv0=sleep script=1"), "{answer}");
+    assert!(answer.contains("vm-image=debian12 vms-per-slot=2 argv0=sleep script=1"), "{answer}");
 }
 
 /// The job's user where root runs the tests; anybody else has only himself.

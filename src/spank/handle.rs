@@ -258,7 +258,7 @@ pub fn check(code: sys::spank_err_t, what: impl FnOnce() -> String) -> Result<()
     Err(SpankError { what: what(), reason: reason.unwrap_or_else(|| format!("error {code}")) })
 }
 
-fn c_string(word: &OsStr) -> Result<CString, SpankError> {
+pub(super) fn c_string(word: &OsStr) -> Result<CString, SpankError> {
     CString::new(word.as_bytes())
         .map_err(|_| SpankError { what: format!("{word:?}"), reason: "it contains a NUL byte".into() })
 }

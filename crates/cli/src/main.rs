@@ -10,6 +10,7 @@ mod image;
 mod image_build;
 mod kit;
 mod optimise;
+mod options;
 mod ps;
 mod run;
 mod step;

@@ -1,10 +1,46 @@
-//! Host directories that a guest sees, as users and sites write them.
+//! `--vm-mount`: host directories that a guest sees.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::{RequestError, shown};
+use crate::values::{entries, entries_text, shown};
+use crate::{About, Asked, RequestError, VmOption};
+
+/// `--vm-mount`.
+#[derive(Debug)]
+pub struct VmMount;
+
+impl VmOption for VmMount {
+    const ABOUT: About = About {
+        name: "vm-mount",
+        argument: Some("SRC[:DST][:ro|rw],..."),
+        is_list: true,
+        help: "[vm] more host directories that the virtual machine sees",
+        readme: "more host directories; the last `--vm-mount` counts, commas separate several, `\\,` is a comma in a path",
+        run_name: "mount",
+        run_help: "More host directories that the VMs see (repeatable)",
+    };
+
+    type Value = Vec<ShareSpec>;
+
+    /// Reads shares separated by commas; names the first that is not valid.
+    fn parse(text: &str) -> Result<Vec<ShareSpec>, RequestError> {
+        let in_option = |error: RequestError| RequestError(format!("--vm-mount: {error}"));
+        entries(text).iter().map(|share| share.parse().map_err(in_option)).collect()
+    }
+
+    fn text(value: &Vec<ShareSpec>) -> String {
+        entries_text(value.iter().map(ToString::to_string))
+    }
+}
+
+impl Asked {
+    /// More shares than the site's and the user's own directories.
+    pub fn mounts(&self) -> &[ShareSpec] {
+        self.vm_mount.as_deref().unwrap_or_default()
+    }
+}
 
 /// A host directory that a guest sees, as users and sites write it: `SRC[:DST][:ro|rw]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,15 +87,6 @@ impl fmt::Display for ShareSpec {
     }
 }
 
-/// Reads the value of `--vm-mount`: shares separated by commas.
-///
-/// # Errors
-/// The first share that is not valid.
-pub fn parse_mounts(text: &str) -> Result<Vec<ShareSpec>, RequestError> {
-    let in_option = |error: RequestError| RequestError(format!("--vm-mount: {error}"));
-    text.split(',').map(|share| share.parse().map_err(in_option)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_bad_mount_names_option_and_value() {
-        let error = parse_mounts("/sw,relative").unwrap_err().to_string();
+        let error = VmMount::parse("/sw,relative").unwrap_err().to_string();
         assert!(error.contains("--vm-mount") && error.contains("'relative'"), "{error}");
     }
 }

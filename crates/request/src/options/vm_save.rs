@@ -1,13 +1,40 @@
-//! Where a VM's disk is kept, as users write it.
+//! `--vm-save`: where a VM's disk is kept.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::{ImageName, RequestError, shown};
+use crate::values::shown;
+use crate::{About, ImageName, RequestError, VmOption};
 
 /// Behind the place: an image of that name makes way.
 const REPLACE: &str = ",replace";
+
+/// `--vm-save`.
+#[derive(Debug)]
+pub struct VmSave;
+
+impl VmOption for VmSave {
+    const ABOUT: About = About {
+        name: "vm-save",
+        argument: Some("NAME|/PATH[,replace]"),
+        is_list: false,
+        help: "[vm] if the command succeeds, keep the disk of the first virtual machine as a new image",
+        readme: "if the command succeeds, keep the disk of the first VM as a new image",
+        run_name: "save",
+        run_help: "Keep the first VM's disk as an image if its command succeeds",
+    };
+
+    type Value = SaveSpec;
+
+    fn parse(text: &str) -> Result<SaveSpec, RequestError> {
+        text.parse()
+    }
+
+    fn text(value: &SaveSpec) -> String {
+        value.to_string()
+    }
+}
 
 /// The value of `--vm-save`: `NAME[,replace]` or `/DIRECTORY/NAME[,replace]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
