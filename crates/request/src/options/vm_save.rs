@@ -10,6 +10,9 @@ use crate::{About, ImageName, RequestError, VmOption};
 /// Behind the place: an image of that name makes way.
 const REPLACE: &str = ",replace";
 
+/// An image may be named by the file of its entry.
+const ENTRY_ENDING: &str = ".toml";
+
 /// `--vm-save`.
 #[derive(Debug)]
 pub struct VmSave;
@@ -59,7 +62,7 @@ impl FromStr for SaveSpec {
             return Err(wrong("the only word behind a comma is 'replace'"));
         }
         let name = |text: &str| {
-            let name = text.strip_suffix(".toml").unwrap_or(text);
+            let name = text.strip_suffix(ENTRY_ENDING).unwrap_or(text);
             name.parse().map_err(|_| wrong("an image name is letters, digits, '.', '_', '+' and '-'"))
         };
         if !place.contains('/') {
@@ -84,7 +87,9 @@ impl fmt::Display for SaveSpec {
         if let Some(dir) = &self.dir {
             write!(f, "{}/", dir.display().to_string().trim_end_matches('/'))?;
         }
-        write!(f, "{}{}", self.name, if self.replace { REPLACE } else { "" })
+        // What reads this takes one ending off.
+        let ending = if self.name.as_str().ends_with(ENTRY_ENDING) { ENTRY_ENDING } else { "" };
+        write!(f, "{}{ending}{}", self.name, if self.replace { REPLACE } else { "" })
     }
 }
 
@@ -101,6 +106,14 @@ mod tests {
         for text in ["mine", "mine,replace", "/a/b", "/b", "/a b/c,replace"] {
             let save: SaveSpec = text.parse().unwrap();
             assert_eq!(save.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn the_node_makes_the_image_that_the_submission_checked() {
+        for text in ["mine.toml", "mine.toml.toml", "/a/b.toml.toml,replace", "//a//b", "/a/./b.toml"] {
+            let save: SaveSpec = text.parse().unwrap();
+            assert_eq!(VmSave::parse(&VmSave::text(&save)), Ok(save), "{text}");
         }
     }
 
