@@ -2,7 +2,7 @@
 
 use super::error::Error;
 use request::{Asked, RequestError, VmRequest};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 pub use request::{IMAGE, LIST, NONE, OPTIONS as TABLE};
 
@@ -14,14 +14,15 @@ pub use request::{IMAGE, LIST, NONE, OPTIONS as TABLE};
 #[derive(Debug, Default)]
 pub struct Wish {
     /// Per option the last value.
-    values: [Option<String>; TABLE.len()],
+    values: [Option<OsString>; TABLE.len()],
 }
 
 impl Wish {
     /// Takes the value of option number `option`. Slurm has no value (a null pointer, and when that
     /// is inherited the text "(null)") only for options that need none.
-    pub fn set(&mut self, option: usize, value: Option<&str>) {
-        self.values[option] = Some(value.filter(|&text| text != "(null)").unwrap_or_default().to_owned());
+    pub fn set(&mut self, option: usize, value: Option<impl AsRef<OsStr>>) {
+        let value = value.map(|value| value.as_ref().to_owned()).filter(|value| value != "(null)");
+        self.values[option] = Some(value.unwrap_or_default());
     }
 
     /// Whether option number `option` was given.
@@ -34,7 +35,7 @@ impl Wish {
         self.image().is_some()
     }
 
-    fn image(&self) -> Option<&str> {
+    fn image(&self) -> Option<&OsStr> {
         self.values[IMAGE].as_deref().filter(|&image| image != NONE)
     }
 
@@ -46,13 +47,12 @@ impl Wish {
         self.image().map(|image| self.request(image).map_err(Error::Request)).transpose()
     }
 
-    fn request(&self, image: &str) -> Result<VmRequest, RequestError> {
-        let image = image.parse()?;
+    fn request(&self, image: &OsStr) -> Result<VmRequest, RequestError> {
+        let image = TABLE[IMAGE].text(image)?.parse()?;
         let mut asked = Asked::default();
         for (option, value) in TABLE.iter().zip(&self.values) {
-            if let Some(result) = value.as_deref().and_then(|value| asked.set(option.about.name, value)) {
-                result?;
-            }
+            let Some(value) = value else { continue };
+            asked.set(option.about.name, option.text(value)?).transpose()?;
         }
         Ok(VmRequest { asked, ..VmRequest::new(image) })
     }
@@ -69,9 +69,9 @@ impl Wish {
         }
         for (option, value) in TABLE.iter().zip(&self.values) {
             let Some(value) = value else { continue };
-            let is_default = env(&option.slurm_variable()).is_some_and(|text| text.to_str() == Some(value));
+            let is_default = env(&option.slurm_variable()).as_ref() == Some(value);
             if !is_default {
-                return Err(Error::NoImage { option: option.about.name, value: value.clone() });
+                return Err(Error::NoImage { option: option.about.name, value: value.to_string_lossy().into_owned() });
             }
         }
         Ok(())

@@ -206,7 +206,7 @@ fn adopt_lost_options(plugin: &mut Plugin, host: &dyn Host, step: Step) -> Resul
             continue;
         }
         if let Some(value) = host.job_env(&option.slurm_variable())? {
-            plugin.wish.set(number, Some(&value.to_string_lossy()));
+            plugin.wish.set(number, Some(&value));
         }
     }
     Ok(())

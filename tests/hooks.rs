@@ -125,7 +125,9 @@ impl Node {
             .spawn()
             .unwrap();
         let script = script.replace("LIBEXEC", self.root.path().to_str().unwrap());
-        child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+        // As Latin-1: a letter beyond ASCII is no UTF-8 then.
+        let bytes: Vec<u8> = script.chars().map(|c| u8::try_from(c).unwrap()).collect();
+        child.stdin.take().unwrap().write_all(&bytes).unwrap();
         child.wait_with_output().unwrap()
     }
 }
@@ -262,6 +264,18 @@ fn bad_option_values_are_taken_down_and_told_by_the_task() {
         assert!(!answer.contains(&format!("option {option} = -1")) && !answer.contains("execve"), "{answer}");
         assert!(answer.contains(&format!("error: vm: --{option}")), "{answer}");
         assert!(answer.ends_with("task ended with 1\nalive\n"), "{answer}");
+    }
+}
+
+#[test]
+fn a_value_that_would_arrive_changed_is_refused() {
+    let node = Node::new();
+    let lost = "set step 0xfffffffb\nenv SLURM_SPANK__SLURM_SPANK_OPTION_spank_vm_vm_image=debian12\n\
+                env SLURM_SPANK__SLURM_SPANK_OPTION_spank_vm_vm_env=A=caf\u{e9}\n";
+    for options in ["option vm-image debian12\noption vm-env A=caf\u{e9}\n", lost] {
+        let answer = node.play(Slurm::New, "stepd", &after(INIT, &format!("{options}task\n")));
+        assert!(answer.contains(r"error: vm: --vm-env='A=caf\xe9': "), "{answer}");
+        assert!(!answer.contains("execve") && answer.ends_with("task ended with 1\nalive\n"), "{answer}");
     }
 }
 

@@ -15,6 +15,9 @@ mod vm_image;
 
 pub use self::vm_image::*;
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
 use super::RequestError;
 
 options! {
@@ -80,6 +83,18 @@ pub struct OptionRow {
 impl OptionRow {
     const fn of<O: VmOption>() -> Self {
         Self { about: O::ABOUT, check: |text| O::parse(text).map(drop) }
+    }
+
+    /// The value as text.
+    ///
+    /// # Errors
+    /// When it is not UTF-8: what cannot arrive unchanged is refused.
+    pub fn text<'a>(&self, value: &'a OsStr) -> Result<&'a str, RequestError> {
+        value.to_str().ok_or_else(|| {
+            let bytes = value.as_bytes();
+            let shown = bytes[..bytes.len().min(80)].escape_ascii();
+            RequestError(format!("--{}='{shown}': UTF-8 is needed", self.about.name))
+        })
     }
 
     /// The variable in which users and sites set a default: `SPANK_VM_IMAGE` for `--vm-image`.
