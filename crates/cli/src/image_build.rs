@@ -71,7 +71,7 @@ fn build(config: &Config, arguments: Arguments) -> anyhow::Result<ExitStatus> {
     let asked = Asked {
         vm_mem: arguments.memory,
         vm_cpus: arguments.cpus,
-        vm_mount: Some(arguments.mount.concat()),
+        vm_mount: Some(VmMount::agreeing(arguments.mount.concat())?),
         vm_root: Some(true),
         ..Asked::default()
     };

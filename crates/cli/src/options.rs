@@ -103,8 +103,9 @@ mod tests {
             ("--vm-mem=lots", "--vm-mem='lots': a size is needed"),
             ("--image=none", "--vm-image=none is a word of its own"),
             ("--root=1", "--root"),
+            ("--mount=/a:/x --image=a --mount=/b:/x", "--vm-mount: share '/b:/x:rw': '/a:/x:rw' is already at"),
         ] {
-            let error = parse(&[bad]).unwrap_err();
+            let error = parse(&bad.split(' ').collect::<Vec<_>>()).unwrap_err();
             assert!(error.contains(words), "{error}");
         }
     }

@@ -1,7 +1,8 @@
 //! `--vm-mount`: host directories that a guest sees.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::values::{entries, entries_text, shown};
@@ -26,13 +27,36 @@ impl VmOption for VmMount {
 
     /// Reads shares separated by commas; names the first that is not valid.
     fn parse(text: &str) -> Result<Vec<ShareSpec>, RequestError> {
-        let in_option = |error: RequestError| RequestError(format!("--vm-mount: {error}"));
-        entries(text).iter().map(|share| share.parse().map_err(in_option)).collect()
+        let shares = entries(text).into_iter().map(|share| share.parse().map_err(in_option));
+        Self::agreeing(shares.collect::<Result<_, _>>()?)
     }
 
     fn text(value: &Vec<ShareSpec>) -> String {
         entries_text(value.iter().map(ToString::to_string))
     }
+}
+
+impl VmMount {
+    /// Refuses what one guest cannot have: of two directories for one place only the first would be there.
+    ///
+    /// # Errors
+    /// Names the second.
+    pub fn agreeing(shares: Vec<ShareSpec>) -> Result<Vec<ShareSpec>, RequestError> {
+        let mut places: HashMap<&Path, &ShareSpec> = HashMap::new();
+        for share in &shares {
+            let earlier = *places.entry(&share.target).or_insert(share);
+            if earlier != share {
+                let [share, earlier] = [share, earlier].map(|share| shown(&share.to_string()));
+                let text = format!("share '{share}': '{earlier}' is already at this place in the guest");
+                return Err(in_option(RequestError(text)));
+            }
+        }
+        Ok(shares)
+    }
+}
+
+fn in_option(error: RequestError) -> RequestError {
+    RequestError(format!("--vm-mount: {error}"))
 }
 
 impl Asked {
@@ -99,6 +123,25 @@ mod tests {
         assert_eq!(share("/a:/b:rw").unwrap().to_string(), "/a:/b:rw");
         for bad in ["sw", "/a:b", "/a:/b:/c", "/a:/", "", "ro"] {
             assert!(share(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_path_with_a_comma_is_written_with_a_backslash() {
+        let shares = VmMount::parse(r"/a\,b:/c,/d").unwrap();
+        assert_eq!((shares[0].source.to_str(), shares.len()), (Some("/a,b"), 2));
+        assert_eq!(VmMount::parse(&VmMount::text(&shares)), Ok(shares));
+    }
+
+    #[test]
+    fn two_directories_for_one_place_are_refused_and_one_given_twice_is_not() {
+        assert_eq!(VmMount::parse("/a,/b:/a/x,/a:/a:rw,/a/").map(|shares| shares.len()), Ok(4));
+        for bad in ["/a:/x,/b:/x", "/a:/x,/b,/c:/x/", "/a:ro,/a"] {
+            let error = VmMount::parse(bad).unwrap_err().to_string();
+            assert!(
+                error.starts_with("--vm-mount: share '/") && error.contains("' is already at this place"),
+                "{error}"
+            );
         }
     }
 
