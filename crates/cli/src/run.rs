@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Context;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::options::VmArguments;
+use super::vm_arguments::VmArguments;
 use proto::ExitStatus;
 use runner::config::{AccelChoice, Config, MachineChoice};
 use runner::limits::Memory;
@@ -55,7 +55,7 @@ pub fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<ExitStatu
     let save = save.map(|spec| SaveAs::new(&spec, None, &config).with_context(|| format!("--save={spec}")));
     let slot = Slot {
         config,
-        image: super::image::from_here(image)?,
+        image: super::working_dir::from_here(image)?,
         job: None,
         asked,
         memory: arguments.memory.map(|mib| Memory { mib, because: String::new() }),

@@ -7,7 +7,7 @@ use anyhow::{bail, ensure};
 use clap::Subcommand;
 use nix::unistd::{Uid, User};
 
-use super::image::print;
+use super::output::print;
 use request::{ImageName, VmCpus, VmMem, VmOption};
 use runner::config::Config;
 use runner::prebuild;

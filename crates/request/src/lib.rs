@@ -3,18 +3,16 @@
 
 #![forbid(unsafe_code)]
 
+mod error;
 mod options;
 mod values;
+mod vm_option;
 mod vm_request;
 
-use std::fmt;
-
+pub use self::error::RequestError;
 pub use self::options::*;
-pub use self::vm_request::{JobRef, VmRequest};
-
-/// Environment variable that carries a [`VmRequest`] from the plugin to the runner. The runner
-/// removes it, and everything that starts with `SPANK_VM_`, before the command sees the environment.
-pub const REQUEST_ENV: &str = "SPANK_VM_REQUEST";
+pub use self::vm_option::{About, VmOption};
+pub use self::vm_request::{JobRef, REQUEST_ENV, VmRequest};
 
 /// Name under which the program is started as a task. It doubles as the word that srun sends in
 /// place of the user's command, so that a node without the plugin finds nothing to execute.
@@ -22,15 +20,3 @@ pub const STEP_PROGRAM: &str = "spank-vm-step";
 
 /// Exit code of a step that failed because of its node: `EX_TEMPFAIL` of sysexits.h.
 pub const EXIT_NODE_FAILED: u8 = 75;
-
-/// Why a value of an option or a request is refused. The text names the value and what is allowed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequestError(String);
-
-impl fmt::Display for RequestError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for RequestError {}

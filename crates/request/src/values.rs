@@ -1,6 +1,6 @@
 //! What values of several options are made of.
 
-use super::RequestError;
+use crate::error::RequestError;
 
 /// A value as it is repeated in a message: short, and without control characters.
 pub(crate) fn shown(text: &str) -> String {

@@ -11,7 +11,13 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::{Asked, ImageRef, REQUEST_ENV, RequestError, VmImage, VmOption};
+use crate::error::RequestError;
+use crate::options::{Asked, ImageRef, VmImage};
+use crate::vm_option::VmOption;
+
+/// Environment variable that carries a [`VmRequest`] from the plugin to the runner. The runner
+/// removes it, and everything that starts with `SPANK_VM_`, before the command sees the environment.
+pub const REQUEST_ENV: &str = "SPANK_VM_REQUEST";
 
 /// What a job step asks for, syntactically valid.
 #[derive(Debug, Clone, PartialEq, Eq)]

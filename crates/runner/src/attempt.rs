@@ -124,7 +124,7 @@ impl Vms<'_> {
             stderr: Output::new(io::stderr().as_fd(), count)?,
         };
         // On a terminal the program in the VM decides where lines begin.
-        if slot.asked.labels() && !parts.task.has_terminal() {
+        if slot.asked.vm_label == Some(true) && !parts.task.has_terminal() {
             outputs.stdout.label_lines();
             outputs.stderr.label_lines();
         }

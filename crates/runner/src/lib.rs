@@ -222,23 +222,20 @@ fn prepare(slot: &Slot, signals: &Signals) -> anyhow::Result<Prepared> {
     })?;
     let mut task = Task::from_this_process(slot.argv.clone(), slot.batch_script)?;
     let own = task.own_directories(config.share_home);
-    if asked.as_root() {
+    if asked.vm_root == Some(true) {
         task.run_as_root();
     }
     if let Some(path) = &slot.script_path {
         task.move_script(path);
     }
-    task.set_variables(asked.variables().to_vec());
-    for mount in asked.mounts() {
+    task.set_variables(asked.vm_env.clone().unwrap_or_default());
+    let mounts = asked.vm_mount.as_deref().unwrap_or_default();
+    for mount in mounts {
         ensure!(mount.source.is_dir(), "--vm-mount={mount}: {} is no directory on {}", mount.source.display(), node());
     }
-    let mut shares = shares::choose(&[asked.mounts(), config.shares.as_slice()].concat(), &own);
+    let mut shares = shares::choose(&[mounts, config.shares.as_slice()].concat(), &own);
     if !image.entry.full_boot().shares {
-        ensure!(
-            asked.mounts().is_empty(),
-            "--vm-mount: the kernel of image '{}' cannot mount host directories",
-            image.name
-        );
+        ensure!(mounts.is_empty(), "--vm-mount: the kernel of image '{}' cannot mount host directories", image.name);
         notice::line(&format!(
             "warning: the kernel of image '{}' cannot mount host directories; none is there",
             image.name

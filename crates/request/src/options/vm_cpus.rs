@@ -1,7 +1,8 @@
 //! `--vm-cpus`: processors of a VM.
 
+use crate::error::RequestError;
 use crate::values::number;
-use crate::{About, RequestError, VmOption};
+use crate::vm_option::{About, VmOption};
 
 /// Most processors of a VM.
 pub const MAX_CPUS: u32 = 256;

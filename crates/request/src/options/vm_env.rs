@@ -1,7 +1,8 @@
 //! `--vm-env`: variables that the command gets whatever the rules for the environment say.
 
+use crate::error::RequestError;
 use crate::values::{entries, entries_text, shown};
-use crate::{About, Asked, RequestError, VmOption};
+use crate::vm_option::{About, VmOption};
 
 /// `--vm-env`.
 #[derive(Debug)]
@@ -31,13 +32,6 @@ impl VmOption for VmEnv {
             EnvEntry::Set(name, value) => format!("{name}={value}"),
             EnvEntry::Pass(name) => name.clone(),
         }))
-    }
-}
-
-impl Asked {
-    /// Variables that the command gets in any case.
-    pub fn variables(&self) -> &[EnvEntry] {
-        self.vm_env.as_deref().unwrap_or_default()
     }
 }
 

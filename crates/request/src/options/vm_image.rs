@@ -4,8 +4,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use crate::error::RequestError;
 use crate::values::shown;
-use crate::{About, RequestError, VmOption};
+use crate::vm_option::{About, VmOption};
 
 /// As a value: switches an inherited image off.
 pub const NONE: &str = "none";

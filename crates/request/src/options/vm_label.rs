@@ -1,7 +1,8 @@
 //! `--vm-label`: whether output says which VM it is from.
 
+use crate::error::RequestError;
 use crate::values::{switch, switch_text};
-use crate::{About, Asked, RequestError, VmOption};
+use crate::vm_option::{About, VmOption};
 
 /// `--vm-label`.
 #[derive(Debug)]
@@ -29,25 +30,14 @@ impl VmOption for VmLabel {
     }
 }
 
-impl Asked {
-    /// Whether every line of output is preceded by its VM's number.
-    pub fn labels(&self) -> bool {
-        self.vm_label.unwrap_or(false)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_default_can_be_switched_off() {
-        let asked = |text: &str| {
-            let mut asked = Asked::default();
-            asked.set("vm-label", text).unwrap().map(|()| asked.labels())
-        };
-        assert!(!Asked::default().labels());
-        assert_eq!((asked(""), asked("0")), (Ok(true), Ok(false)));
-        assert!(asked("2").is_err());
+    fn it_is_on_by_its_name_alone_and_a_default_can_be_switched_off() {
+        assert_eq!((VmLabel::parse(""), VmLabel::parse("0")), (Ok(true), Ok(false)));
+        let error = VmLabel::parse("2").unwrap_err().to_string();
+        assert!(error.starts_with("--vm-label='2': '1' or '0' is needed"), "{error}");
     }
 }

@@ -1,7 +1,8 @@
 //! `--vm-mem`: memory of a VM.
 
+use crate::error::RequestError;
 use crate::values::shown;
-use crate::{About, RequestError, VmOption};
+use crate::vm_option::{About, VmOption};
 
 /// `--vm-mem`.
 #[derive(Debug)]

@@ -5,8 +5,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use crate::error::RequestError;
 use crate::values::{entries, entries_text, shown};
-use crate::{About, Asked, RequestError, VmOption};
+use crate::vm_option::{About, VmOption};
 
 /// `--vm-mount`.
 #[derive(Debug)]
@@ -57,13 +58,6 @@ impl VmMount {
 
 fn in_option(error: RequestError) -> RequestError {
     RequestError(format!("--vm-mount: {error}"))
-}
-
-impl Asked {
-    /// More shares than the site's and the user's own directories.
-    pub fn mounts(&self) -> &[ShareSpec] {
-        self.vm_mount.as_deref().unwrap_or_default()
-    }
 }
 
 /// A host directory that a guest sees, as users and sites write it: `SRC[:DST][:ro|rw]`.

@@ -1,7 +1,8 @@
 //! `--vm-root`: whether the command is root inside the VM.
 
+use crate::error::RequestError;
 use crate::values::{switch, switch_text};
-use crate::{About, Asked, RequestError, VmOption};
+use crate::vm_option::{About, VmOption};
 
 /// `--vm-root`.
 #[derive(Debug)]
@@ -29,25 +30,14 @@ impl VmOption for VmRoot {
     }
 }
 
-impl Asked {
-    /// Whether the command runs as root inside the guest.
-    pub fn as_root(&self) -> bool {
-        self.vm_root.unwrap_or(false)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_default_can_be_switched_off() {
-        let asked = |text: &str| {
-            let mut asked = Asked::default();
-            asked.set("vm-root", text).unwrap().map(|()| asked.as_root())
-        };
-        assert!(!Asked::default().as_root());
-        assert_eq!((asked(""), asked("0")), (Ok(true), Ok(false)));
-        assert!(asked("2").is_err());
+    fn it_is_on_by_its_name_alone_and_a_default_can_be_switched_off() {
+        assert_eq!((VmRoot::parse(""), VmRoot::parse("0")), (Ok(true), Ok(false)));
+        let error = VmRoot::parse("2").unwrap_err().to_string();
+        assert!(error.starts_with("--vm-root='2': '1' or '0' is needed"), "{error}");
     }
 }

@@ -4,8 +4,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use super::vm_image::ImageName;
+use crate::error::RequestError;
 use crate::values::shown;
-use crate::{About, ImageName, RequestError, VmOption};
+use crate::vm_option::{About, VmOption};
 
 /// Behind the place: an image of that name makes way.
 const REPLACE: &str = ",replace";

@@ -1,7 +1,8 @@
 //! `--vms-per-slot`: how many VMs each task gets.
 
+use crate::error::RequestError;
 use crate::values::number;
-use crate::{About, Asked, RequestError, VmOption};
+use crate::vm_option::{About, VmOption};
 
 /// Most VMs that one slot may be overloaded with, whatever the site allows.
 pub const MAX_VMS_PER_SLOT: u32 = 64;
@@ -29,13 +30,6 @@ impl VmOption for VmsPerSlot {
 
     fn text(value: &u32) -> String {
         value.to_string()
-    }
-}
-
-impl Asked {
-    /// VMs for each task.
-    pub fn vms(&self) -> u32 {
-        self.vms_per_slot.unwrap_or(1)
     }
 }
 

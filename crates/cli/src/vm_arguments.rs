@@ -70,6 +70,10 @@ mod tests {
         VmArguments::from_arg_matches(&matches).map_err(|error| error.to_string())
     }
 
+    fn lists(asked: &Asked) -> (usize, usize) {
+        (asked.vm_mount.as_ref().map_or(0, Vec::len), asked.vm_env.as_ref().map_or(0, Vec::len))
+    }
+
     #[test]
     fn an_image_is_all_that_is_needed() {
         let arguments = parse(&["--image", "tiny"]).unwrap();
@@ -85,14 +89,15 @@ mod tests {
         let [here, in_srun] = [here, in_srun].map(|line| parse(&line.split(' ').collect::<Vec<_>>()).unwrap());
         assert_eq!(here.asked, in_srun.asked);
         assert_eq!((here.asked.vms(), here.asked.vm_mem, here.asked.vm_cpus), (2, Some(1024), Some(2)));
-        assert_eq!((here.asked.mounts().len(), here.asked.variables().len()), (2, 2));
-        assert!(here.asked.as_root() && here.asked.labels() && here.asked.vm_save.is_some());
+        assert_eq!((here.asked.vm_root, here.asked.vm_label), (Some(true), Some(true)));
+        assert_eq!(lists(&here.asked), (2, 2));
+        assert!(here.asked.vm_save.is_some());
     }
 
     #[test]
     fn a_list_grows_when_its_option_is_given_again_and_other_options_are_given_once() {
         let asked = parse(&["--image=a", "--mount=/a", "--mount=/b,/c", "--env=A=1"]).unwrap().asked;
-        assert_eq!((asked.mounts().len(), asked.variables().len()), (3, 1));
+        assert_eq!(lists(&asked), (3, 1));
         assert!(parse(&["--image=a", "--vm-mem=1", "--vm-mem=2"]).unwrap_err().contains("multiple times"));
     }
 
