@@ -114,7 +114,7 @@ impl Vms<'_> {
     /// Starts all VMs at once and relays until they have ended.
     fn run(&self, template: Option<(Shape, &Template)>) -> anyhow::Result<Outcome> {
         let Self { slot, parts, .. } = self;
-        let count = slot.vms as usize;
+        let count = slot.asked.vms() as usize;
         let has_template = template.is_some().then(Instant::now);
         let start = |index| self.start(template, has_template, index);
         let vms = (0..count).map(start).collect::<anyhow::Result<Vec<_>>>()?;
@@ -124,7 +124,7 @@ impl Vms<'_> {
             stderr: Output::new(io::stderr().as_fd(), count)?,
         };
         // On a terminal the program in the VM decides where lines begin.
-        if slot.label && !parts.task.has_terminal() {
+        if slot.asked.vm_label == Some(true) && !parts.task.has_terminal() {
             outputs.stdout.label_lines();
             outputs.stderr.label_lines();
         }
@@ -247,7 +247,7 @@ impl Vms<'_> {
         tracing::debug!(
             "{} {} x {} with {} MiB and {} processors each, {:?}, {:?}; the guest has {} s to come up",
             if clones { "cloned" } else { "started" },
-            slot.vms,
+            slot.asked.vms(),
             parts.disk,
             parts.size.memory_mib,
             parts.size.cpus,

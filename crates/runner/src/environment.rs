@@ -102,11 +102,11 @@ fn with_standard_path(value: &OsStr) -> OsString {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use request::parse_variables;
+    use request::{VmEnv, VmOption};
 
     fn guest(env: &[(&str, &str)], wanted: &str, shared: &[&str]) -> Vec<String> {
         let env: Vec<Variable> = env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        let wanted = if wanted.is_empty() { Vec::new() } else { parse_variables(wanted).unwrap() };
+        let wanted = if wanted.is_empty() { Vec::new() } else { VmEnv::parse(wanted).unwrap() };
         let share = |path: &&str| Share { tag: "s".into(), source: path.into(), target: path.into(), read_only: false };
         let shares: Vec<Share> = shared.iter().map(share).collect();
         let pairs = for_guest(&env, &wanted, &shares);

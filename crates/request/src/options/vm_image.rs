@@ -1,10 +1,45 @@
-//! What `--vm-image` names: an image of the catalogue, or a file.
+//! `--vm-image`: the image, by its name in the catalogue or as a file.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::{RequestError, shown};
+use crate::error::RequestError;
+use crate::values::shown;
+use crate::vm_option::{About, VmOption};
+
+/// As a value: switches an inherited image off.
+pub const NONE: &str = "none";
+
+/// As a value: prints the catalogue instead of a submission.
+pub const LIST: &str = "list";
+
+/// `--vm-image`.
+#[derive(Debug)]
+pub struct VmImage;
+
+impl VmOption for VmImage {
+    const ABOUT: About = About {
+        name: "vm-image",
+        argument: Some("NAME|PATH"),
+        is_list: false,
+        help: "[vm] run in a virtual machine with this image, by its name or as a file (./my.qcow2); 'list' prints \
+               the images, 'none' switches an inherited value off",
+        readme: "run the step in this image; `list` prints all, `none` switches an inherited image off",
+        run_name: "image",
+        run_help: "Image to run the command in: a name ('spank-vm image list' shows all) or a path with a slash",
+    };
+
+    type Value = ImageRef;
+
+    fn parse(text: &str) -> Result<ImageRef, RequestError> {
+        text.parse()
+    }
+
+    fn text(value: &ImageRef) -> String {
+        value.to_string()
+    }
+}
 
 /// Longest image name or path in bytes.
 const MAX_IMAGE: usize = 1024;
@@ -49,7 +84,7 @@ impl FromStr for ImageName {
         if text.is_empty() {
             return Err(RequestError("--vm-image needs a name (--vm-image=list shows all)".into()));
         }
-        if text == "none" || text == "list" {
+        if [NONE, LIST].contains(&text) {
             return Err(RequestError(format!("--vm-image={text} is a word of its own and cannot name an image")));
         }
         let begins_well = text.starts_with(|c: char| c.is_ascii_alphanumeric());

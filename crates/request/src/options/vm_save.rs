@@ -1,13 +1,45 @@
-//! Where a VM's disk is kept, as users write it.
+//! `--vm-save`: where a VM's disk is kept.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::{ImageName, RequestError, shown};
+use super::vm_image::ImageName;
+use crate::error::RequestError;
+use crate::values::shown;
+use crate::vm_option::{About, VmOption};
 
 /// Behind the place: an image of that name makes way.
 const REPLACE: &str = ",replace";
+
+/// An image may be named by the file of its entry.
+const ENTRY_ENDING: &str = ".toml";
+
+/// `--vm-save`.
+#[derive(Debug)]
+pub struct VmSave;
+
+impl VmOption for VmSave {
+    const ABOUT: About = About {
+        name: "vm-save",
+        argument: Some("NAME|/PATH[,replace]"),
+        is_list: false,
+        help: "[vm] if the command succeeds, keep the disk of the first virtual machine as a new image",
+        readme: "if the command succeeds, keep the disk of the first VM as a new image",
+        run_name: "save",
+        run_help: "Keep the first VM's disk as an image if its command succeeds",
+    };
+
+    type Value = SaveSpec;
+
+    fn parse(text: &str) -> Result<SaveSpec, RequestError> {
+        text.parse()
+    }
+
+    fn text(value: &SaveSpec) -> String {
+        value.to_string()
+    }
+}
 
 /// The value of `--vm-save`: `NAME[,replace]` or `/DIRECTORY/NAME[,replace]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +64,7 @@ impl FromStr for SaveSpec {
             return Err(wrong("the only word behind a comma is 'replace'"));
         }
         let name = |text: &str| {
-            let name = text.strip_suffix(".toml").unwrap_or(text);
+            let name = text.strip_suffix(ENTRY_ENDING).unwrap_or(text);
             name.parse().map_err(|_| wrong("an image name is letters, digits, '.', '_', '+' and '-'"))
         };
         if !place.contains('/') {
@@ -57,7 +89,9 @@ impl fmt::Display for SaveSpec {
         if let Some(dir) = &self.dir {
             write!(f, "{}/", dir.display().to_string().trim_end_matches('/'))?;
         }
-        write!(f, "{}{}", self.name, if self.replace { REPLACE } else { "" })
+        // What reads this takes one ending off.
+        let ending = if self.name.as_str().ends_with(ENTRY_ENDING) { ENTRY_ENDING } else { "" };
+        write!(f, "{}{ending}{}", self.name, if self.replace { REPLACE } else { "" })
     }
 }
 
@@ -74,6 +108,14 @@ mod tests {
         for text in ["mine", "mine,replace", "/a/b", "/b", "/a b/c,replace"] {
             let save: SaveSpec = text.parse().unwrap();
             assert_eq!(save.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn the_node_makes_the_image_that_the_submission_checked() {
+        for text in ["mine.toml", "mine.toml.toml", "/a/b.toml.toml,replace", "//a//b", "/a/./b.toml"] {
+            let save: SaveSpec = text.parse().unwrap();
+            assert_eq!(VmSave::parse(&VmSave::text(&save)), Ok(save), "{text}");
         }
     }
 
