@@ -4,7 +4,9 @@
 //! now and then. What counts is questions without an answer and not time: a runner that was suspended with its job,
 //! or that waits for a processor itself, has asked nothing meanwhile.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use super::clock::{AwakeClock, Deadline};
 
 /// How often a guest is asked.
 const EVERY: Duration = Duration::from_secs(20);
@@ -28,21 +30,21 @@ pub enum Beat {
 pub struct Heartbeat {
     /// Silence after which the VM is given up; `None` leaves that to the user and the time limit.
     limit: Option<Duration>,
-    next: Option<Instant>,
+    next: Option<Deadline>,
     is_asked: bool,
     missed: u32,
     has_warned: bool,
 }
 
 impl Heartbeat {
-    /// The command runs from now on.
-    pub fn begin(&mut self, now: Instant, limit: Option<Duration>) {
+    /// A command runs from now on.
+    pub fn begin(&mut self, clock: &AwakeClock, limit: Option<Duration>) {
         *self = Self { limit, next: None, ..Self::default() };
-        self.next = Some(now + self.every());
+        self.next = Some(clock.reminder(self.every()));
     }
 
     /// When to look again.
-    pub fn next(&self) -> Option<Instant> {
+    pub fn next(&self) -> Option<Deadline> {
         self.next
     }
 
@@ -53,11 +55,11 @@ impl Heartbeat {
     }
 
     /// What is to be done, if it is time. A QEMU that somebody stopped cannot answer, and does not count as silent.
-    pub fn beat(&mut self, now: Instant, is_stopped: impl FnOnce() -> bool) -> Option<Beat> {
-        if now < self.next? {
+    pub fn beat(&mut self, clock: &AwakeClock, is_stopped: impl FnOnce() -> bool) -> Option<Beat> {
+        if !clock.has_passed(self.next?) {
             return None;
         }
-        self.next = Some(now + self.every());
+        self.next = Some(clock.reminder(self.every()));
         if !self.is_asked {
             self.is_asked = true;
             return Some(Beat::Ask);
@@ -85,43 +87,52 @@ mod tests {
     use super::*;
 
     /// Lets `times` intervals pass and collects what is to be done.
-    fn pass(heartbeat: &mut Heartbeat, times: u32, is_stopped: bool) -> Vec<Beat> {
-        (0..times).filter_map(|_| heartbeat.beat(heartbeat.next().unwrap(), || is_stopped)).collect()
+    fn pass(heartbeat: &mut Heartbeat, clock: &mut AwakeClock, times: u32, is_stopped: bool) -> Vec<Beat> {
+        let mut beats = Vec::new();
+        for _ in 0..times {
+            let next = heartbeat.next().unwrap();
+            while !clock.has_passed(next) {
+                clock.pass(Duration::from_secs(1));
+            }
+            beats.extend(heartbeat.beat(clock, || is_stopped));
+        }
+        beats
     }
 
     #[test]
     fn a_guest_that_answers_is_asked_again_and_again() {
-        let mut heartbeat = Heartbeat::default();
-        assert_eq!(heartbeat.beat(Instant::now(), || false), None, "no command runs");
-        heartbeat.begin(Instant::now(), None);
+        let (mut heartbeat, mut clock) = (Heartbeat::default(), AwakeClock::new());
+        assert_eq!(heartbeat.beat(&clock, || false), None, "no command runs");
+        heartbeat.begin(&clock, None);
         for _ in 0..10 {
-            assert_eq!(pass(&mut heartbeat, 1, false), [Beat::Ask]);
+            assert_eq!(pass(&mut heartbeat, &mut clock, 1, false), [Beat::Ask]);
             assert!(!heartbeat.answered());
         }
     }
 
     #[test]
     fn silence_is_told_once_and_ended_only_where_the_site_wants_that() {
-        let mut heartbeat = Heartbeat::default();
-        heartbeat.begin(Instant::now(), None);
-        assert_eq!(pass(&mut heartbeat, 1000, false), [Beat::Ask, Beat::Warn(EVERY * 3)]);
+        let (mut heartbeat, mut clock) = (Heartbeat::default(), AwakeClock::new());
+        heartbeat.begin(&clock, None);
+        assert_eq!(pass(&mut heartbeat, &mut clock, 1000, false), [Beat::Ask, Beat::Warn(EVERY * 3)]);
         assert!(heartbeat.answered(), "it is told that the guest answers again");
-        assert_eq!(pass(&mut heartbeat, 4, false), [Beat::Ask, Beat::Warn(EVERY * 3)]);
+        assert_eq!(pass(&mut heartbeat, &mut clock, 4, false), [Beat::Ask, Beat::Warn(EVERY * 3)]);
         let limit = Duration::from_secs(90);
-        heartbeat.begin(Instant::now(), Some(limit));
-        let done = pass(&mut heartbeat, 6, false);
+        heartbeat.begin(&clock, Some(limit));
+        let done = pass(&mut heartbeat, &mut clock, 6, false);
         assert_eq!(done, [Beat::Ask, Beat::Warn(EVERY * 3), Beat::GiveUp(EVERY * 5)]);
-        heartbeat.begin(Instant::now(), Some(Duration::from_secs(3)));
-        assert_eq!(pass(&mut heartbeat, 4, false), [Beat::Ask, Beat::GiveUp(Duration::from_secs(3))]);
+        heartbeat.begin(&clock, Some(Duration::from_secs(3)));
+        assert_eq!(pass(&mut heartbeat, &mut clock, 4, false), [Beat::Ask, Beat::GiveUp(Duration::from_secs(3))]);
     }
 
     #[test]
     fn neither_a_stopped_qemu_nor_a_suspended_runner_is_a_silent_guest() {
-        let mut heartbeat = Heartbeat::default();
-        heartbeat.begin(Instant::now(), Some(Duration::from_secs(60)));
-        assert_eq!(pass(&mut heartbeat, 100, true), [Beat::Ask]);
+        let (mut heartbeat, mut clock) = (Heartbeat::default(), AwakeClock::new());
+        heartbeat.begin(&clock, Some(Duration::from_secs(60)));
+        assert_eq!(pass(&mut heartbeat, &mut clock, 100, true), [Beat::Ask]);
         // Hours later, in one step.
-        assert_eq!(heartbeat.beat(Instant::now() + Duration::from_secs(36_000), || false), None);
+        clock.pass(Duration::from_secs(36_000));
+        assert_eq!(heartbeat.beat(&clock, || false), None);
         assert!(!heartbeat.answered());
     }
 }

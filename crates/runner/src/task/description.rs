@@ -14,6 +14,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, User, getgroups};
 
 use super::environment;
+use crate::session::Address;
 use image::Links;
 use proto::{DATA_CHUNK, ToGuest};
 use qemu::Share;
@@ -171,27 +172,17 @@ impl Task {
         out
     }
 
-    /// Appends the messages that make VM number `index` of `vms` run the command.
-    ///
-    /// # Errors
-    /// When the host's random generator cannot be read.
-    pub fn describe(
-        &self,
-        index: u32,
-        vms: u32,
-        shares: &[Share],
-        links: &Links,
-        out: &mut Vec<u8>,
-    ) -> anyhow::Result<()> {
-        let mut send = |message: ToGuest<'_>| message.encode(0, out);
+    fn describe(&self, guest: &Guest<'_>, at: Address, vms: u32, out: &mut Vec<u8>) -> anyhow::Result<()> {
+        let mut send = |message: ToGuest<'_>| message.encode(at.task, out);
+        let index = at.vm as u32;
         send(clock());
         send(ToGuest::Hostname(self.hostname(index, vms).as_bytes()));
         send(ToGuest::Entropy(&host_entropy()?));
-        for (path, target) in links.iter() {
+        for (path, target) in guest.links.iter() {
             let (path, target) = (path.as_os_str().as_bytes(), target.as_os_str().as_bytes());
             send(ToGuest::Link { path, target });
         }
-        for Share { tag, target, read_only, .. } in shares {
+        for Share { tag, target, read_only, .. } in guest.shares {
             let path = target.as_os_str().as_bytes();
             send(ToGuest::Share { tag: tag.as_bytes(), path, read_only: *read_only });
         }
@@ -206,7 +197,7 @@ impl Task {
         for arg in &self.argv {
             send(ToGuest::Arg(arg.as_bytes()));
         }
-        for pair in self.guest_environment(index, vms, shares) {
+        for pair in self.guest_environment(index, vms, guest.shares) {
             send(ToGuest::Env(pair.as_bytes()));
         }
         if let (Some(script), Some(path)) = (&self.script, self.argv.first()) {
@@ -230,6 +221,39 @@ impl Task {
         pairs.push(format!("SLURM_VM_INDEX={index}").into());
         pairs.push(format!("SLURM_VMS_PER_SLOT={vms}").into());
         pairs
+    }
+}
+
+/// What the guests of a task are told before its command runs in them.
+#[derive(Debug, Clone, Copy)]
+pub struct Guest<'a> {
+    /// The command.
+    pub task: &'a Task,
+    /// What they see of the host.
+    pub shares: &'a [Share],
+    /// Links that the image wants to them.
+    pub links: &'a Links,
+    /// Processors that the command may use, where the guests have more.
+    pub cpus: Option<u16>,
+    /// Bytes that are plugged into each guest beside what its template has.
+    pub memory: Option<u64>,
+}
+
+impl Guest<'_> {
+    /// The messages that make one of `vms` VMs run the command.
+    ///
+    /// # Errors
+    /// When the host's random generator cannot be read.
+    pub fn describe(&self, at: Address, vms: u32) -> anyhow::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        if let Some(count) = self.cpus {
+            ToGuest::Cpus(count).encode(at.task, &mut out);
+        }
+        if let Some(bytes) = self.memory {
+            ToGuest::Memory(bytes).encode(at.task, &mut out);
+        }
+        self.task.describe(self, at, vms, &mut out)?;
+        Ok(out)
     }
 }
 

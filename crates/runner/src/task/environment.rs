@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use super::shares::visible;
+use crate::shares::visible;
 use qemu::Share;
 use request::EnvEntry;
 

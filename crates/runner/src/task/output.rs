@@ -1,35 +1,41 @@
 //! The task's own standard streams: written without ever blocking the relay, in whole lines where
 //! several VMs share them.
 
-#![allow(unsafe_code)]
-
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{MsgFlags, send};
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
-/// Largest write to a pipe that cannot block once poll said it is writable (POSIX `PIPE_BUF`).
-const PIPE_BUF: usize = 4096;
+use super::pump::Pump;
 
 /// Longest line that is kept together; a longer one is passed on in parts.
 const LINE_MAX: usize = 64 * 1024;
 
 /// How a descriptor is written without blocking although it is shared with other processes, so
-/// that its flags are not ours to change.
+/// that its flags are not ours to change. Any length may be tried.
 #[derive(Debug)]
 enum Way {
-    /// An open file description of our own on the same pipe or terminal: any length.
+    /// An open file description of our own on the same pipe or terminal.
     Own(File),
-    /// `send` with MSG_DONTWAIT: any length.
+    /// `send` with MSG_DONTWAIT.
     Socket(File),
-    /// A regular file does not block: any length.
+    /// A regular file does not block.
     Regular(File),
-    /// A pipe or terminal we may not reopen: short writes after poll.
-    Careful(File),
+    /// A pipe or terminal that we may not reopen.
+    Pump(Pump),
+}
+
+/// Why nothing more can be written to an output.
+#[derive(Debug)]
+pub enum Trouble {
+    /// Nobody reads it any more: a pipe was closed, a terminal hung up. That is no error of the task.
+    ReaderLeft,
+    /// What was written is lost: a full disk, say.
+    Lost(io::Error),
 }
 
 /// One of the task's outputs with what waits to be written to it.
@@ -43,10 +49,19 @@ pub struct Output {
     partial: Vec<Vec<u8>>,
     /// Each line is preceded by its VM's number.
     label: bool,
-    /// The reader is gone; what comes is dropped.
-    broken: bool,
-    /// The commands were told so.
-    told: bool,
+    /// It hangs up instead of failing.
+    is_device: bool,
+    /// Whether it can still be written; what comes after that is dropped.
+    state: State,
+    /// What its user was not told yet.
+    trouble: Option<Trouble>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    ReaderLeft,
+    Lost,
 }
 
 #[derive(Debug)]
@@ -65,14 +80,13 @@ impl Output {
     /// When the descriptor cannot be duplicated.
     pub fn new(fd: BorrowedFd<'_>, vms: usize) -> io::Result<Self> {
         let file = File::from(fd.try_clone_to_owned()?);
-        Ok(Self {
-            way: Way::of(file)?,
-            queue: VecDeque::new(),
-            partial: vec![Vec::new(); vms],
-            label: false,
-            broken: false,
-            told: false,
-        })
+        let is_device = file.metadata()?.file_type().is_char_device();
+        Ok(Self::by(Way::of(file)?, is_device, vms))
+    }
+
+    fn by(way: Way, is_device: bool, vms: usize) -> Self {
+        let (queue, partial) = (VecDeque::new(), vec![Vec::new(); vms]);
+        Self { way, queue, partial, label: false, is_device, state: State::Open, trouble: None }
     }
 
     /// From now on each line is preceded by the number of its VM, as with `srun --label`.
@@ -105,6 +119,11 @@ impl Output {
         self.enqueue(vm, rest);
     }
 
+    /// Takes a line that is not of any VM.
+    pub fn push_own(&mut self, bytes: Vec<u8>) {
+        self.queue.push_back(Chunk { vm: 0, bytes, written: 0, owed: 0 });
+    }
+
     fn enqueue(&mut self, vm: usize, bytes: Vec<u8>) {
         if !bytes.is_empty() {
             let owed = bytes.len();
@@ -115,7 +134,18 @@ impl Output {
 
     /// Whether something waits to be written.
     pub fn is_waiting(&self) -> bool {
-        !self.queue.is_empty()
+        !self.queue.is_empty() || matches!(&self.way, Way::Pump(pump) if pump.is_finishing())
+    }
+
+    /// What is to be polled while it waits.
+    pub fn wanted(&self) -> PollFd<'_> {
+        let event = if self.queue.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLOUT };
+        PollFd::new(self.as_fd(), event)
+    }
+
+    /// Whether some of what came could not be written.
+    pub fn has_lost(&self) -> bool {
+        self.state == State::Lost
     }
 
     /// Bytes that wait.
@@ -125,31 +155,39 @@ impl Output {
         queued + self.partial.iter().map(Vec::len).sum::<usize>()
     }
 
-    /// Whether the reader has left since this was asked last.
-    pub fn take_reader_left(&mut self) -> bool {
-        self.broken && !std::mem::replace(&mut self.told, true)
+    /// Why nothing more can be written, the first time this is asked.
+    pub fn take_trouble(&mut self) -> Option<Trouble> {
+        self.trouble.take()
+    }
+
+    /// No more will come: [`Output::is_waiting`] until all was written.
+    pub fn finish(&mut self) {
+        if let (Way::Pump(pump), true) = (&mut self.way, self.queue.is_empty()) {
+            pump.finish();
+        }
     }
 
     /// Writes what the reader takes now; reports (VM, bytes) that need no longer be kept.
-    ///
-    /// # Errors
-    /// A real failure to write, such as a full disk. A reader that left is not an error.
-    pub fn write_some(&mut self, mut done: impl FnMut(usize, usize)) -> io::Result<()> {
+    pub fn write_some(&mut self, mut done: impl FnMut(usize, usize)) {
+        if let Way::Pump(pump) = &mut self.way {
+            if let Err(error) = pump.look() {
+                self.fail(error);
+            }
+        }
         while let Some(chunk) = self.queue.front_mut() {
             let rest = &chunk.bytes[chunk.written..];
-            let (n, again) = if self.broken {
-                (rest.len(), true)
-            } else {
-                match self.way.write(rest) {
-                    Ok(n) => (n, self.way.may_continue()),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => (0, true),
-                    Err(error) if matches!(error.raw_os_error(), Some(libc::EPIPE | libc::EIO | libc::ECONNRESET)) => {
-                        self.broken = true;
-                        (0, true)
+            let n = match self.state {
+                State::Open => match self.way.write(rest) {
+                    Ok(0) => return,
+                    Ok(n) => n,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) => {
+                        self.fail(error);
+                        continue;
                     }
-                    Err(error) => return Err(error),
-                }
+                },
+                State::ReaderLeft | State::Lost => rest.len(),
             };
             chunk.written += n;
             let of_guest = n.min(chunk.owed);
@@ -159,18 +197,26 @@ impl Output {
                 self.queue.pop_front();
             }
             done(vm, of_guest);
-            if !again {
-                return Ok(());
-            }
         }
-        Ok(())
+    }
+
+    fn fail(&mut self, error: io::Error) {
+        let has_left = match error.raw_os_error() {
+            Some(libc::EPIPE | libc::ECONNRESET) => true,
+            // A terminal that hung up; of a file it is a disk that fails.
+            Some(libc::EIO) => self.is_device,
+            _ => false,
+        };
+        self.state = if has_left { State::ReaderLeft } else { State::Lost };
+        self.trouble = Some(if has_left { Trouble::ReaderLeft } else { Trouble::Lost(error) });
     }
 }
 
 impl AsFd for Output {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.way {
-            Way::Own(file) | Way::Socket(file) | Way::Regular(file) | Way::Careful(file) => file.as_fd(),
+            Way::Own(file) | Way::Socket(file) | Way::Regular(file) => file.as_fd(),
+            Way::Pump(pump) => pump.as_fd(),
         }
     }
 }
@@ -191,20 +237,15 @@ impl Way {
                 return Ok(Self::Own(own));
             }
         }
-        Ok(Self::Careful(file))
+        Pump::start(file).map(Self::Pump)
     }
 
-    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Own(file) | Self::Regular(file) => (&*file).write(bytes),
+            Self::Own(file) | Self::Regular(file) => file.write(bytes),
             Self::Socket(file) => Ok(send(file.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?),
-            Self::Careful(file) => (&*file).write(&bytes[..bytes.len().min(PIPE_BUF)]),
+            Self::Pump(pump) => pump.write(bytes),
         }
-    }
-
-    /// Whether another write may follow without asking poll again.
-    fn may_continue(&self) -> bool {
-        !matches!(self, Self::Careful(_))
     }
 }
 
@@ -221,51 +262,6 @@ fn labelled(vm: usize, lines: &[u8]) -> Vec<u8> {
     text
 }
 
-/// Whether two descriptors are the same file, as after `2>&1`.
-pub fn same_file(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> bool {
-    let id = |fd: BorrowedFd<'_>| {
-        let meta = fd.try_clone_to_owned().map(File::from)?.metadata()?;
-        io::Result::Ok((meta.dev(), meta.ino(), meta.rdev()))
-    };
-    matches!((id(a), id(b)), (Ok(a), Ok(b)) if a == b)
-}
-
-/// The terminal in raw mode: the guest's own terminal does the editing. Restored when dropped.
-#[derive(Debug)]
-pub struct RawTerminal {
-    terminal: OwnedFd,
-    before: Termios,
-}
-
-impl RawTerminal {
-    /// Switches `fd` to raw mode.
-    ///
-    /// # Errors
-    /// When `fd` is not a terminal.
-    pub fn enter(fd: BorrowedFd<'_>) -> io::Result<Self> {
-        let terminal = fd.try_clone_to_owned()?;
-        let before = tcgetattr(&terminal)?;
-        let mut raw = before.clone();
-        cfmakeraw(&mut raw);
-        tcsetattr(&terminal, SetArg::TCSANOW, &raw)?;
-        Ok(Self { terminal, before })
-    }
-}
-
-impl Drop for RawTerminal {
-    fn drop(&mut self) {
-        let _ = tcsetattr(&self.terminal, SetArg::TCSADRAIN, &self.before);
-    }
-}
-
-/// Lines and columns of the terminal `fd`.
-pub fn terminal_size(fd: BorrowedFd<'_>) -> Option<(u16, u16)> {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCGWINSZ fills the winsize that the pointer names.
-    let rc = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCGWINSZ, &mut size) };
-    (rc == 0).then_some((size.ws_row, size.ws_col))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -274,7 +270,7 @@ mod tests {
 
     fn drain(output: &mut Output) -> Vec<(usize, usize)> {
         let mut done = Vec::new();
-        output.write_some(|vm, bytes| done.push((vm, bytes))).unwrap();
+        output.write_some(|vm, bytes| done.push((vm, bytes)));
         done
     }
 
@@ -322,5 +318,70 @@ mod tests {
         let rest: usize = drain(&mut output).iter().map(|(_, n)| n).sum();
         assert_eq!(written + rest, big.len());
         assert!(!output.is_waiting());
+    }
+
+    /// Writes what there is until it waits for its reader, or nothing is left.
+    fn drain_until(output: &mut Output, is_reached: impl Fn(&Output) -> bool) {
+        for _ in 0..1000 {
+            output.write_some(|_, _| {});
+            if is_reached(output) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        panic!("{output:?}");
+    }
+
+    #[test]
+    fn a_pipe_of_somebody_else_is_written_to_its_end_without_blocking() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let pump = Pump::start(File::from(std::os::fd::OwnedFd::from(writer))).unwrap();
+        let mut output = Output::by(Way::Pump(pump), false, 1);
+        let big = vec![b'x'; 1 << 20];
+        output.push(0, &big);
+        // Nobody reads: this would block.
+        output.write_some(|_, _| {});
+        assert!(output.is_waiting());
+        let heard = std::thread::spawn(move || {
+            let mut heard = Vec::new();
+            reader.read_to_end(&mut heard).map(|_| heard)
+        });
+        drain_until(&mut output, |output| output.queue.is_empty());
+        output.finish();
+        drain_until(&mut output, |output| !output.is_waiting());
+        assert!(output.take_trouble().is_none());
+        assert_eq!(heard.join().unwrap().unwrap(), big);
+    }
+
+    #[test]
+    fn what_goes_wrong_at_the_far_end_is_known_here() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let (full, pipe) = (File::create("/dev/full").unwrap(), File::from(std::os::fd::OwnedFd::from(writer)));
+        drop(reader);
+        for (file, has_lost) in [(full, true), (pipe, false)] {
+            let mut output = Output::by(Way::Pump(Pump::start(file).unwrap()), false, 1);
+            output.push(0, b"lost");
+            output.write_some(|_, _| {});
+            output.finish();
+            drain_until(&mut output, |output| !output.is_waiting());
+            assert_eq!((output.take_trouble().is_some(), output.has_lost()), (true, has_lost));
+        }
+    }
+
+    #[test]
+    fn a_terminal_that_hung_up_is_a_reader_that_left_and_a_disk_that_fails_is_not() {
+        for (is_device, number, has_lost) in [
+            (true, libc::EIO, false),
+            (false, libc::EIO, true),
+            (false, libc::ENOSPC, true),
+            (false, libc::EDQUOT, true),
+            (false, libc::EFBIG, true),
+            (false, libc::EPIPE, false),
+        ] {
+            let mut output = Output::by(Way::Regular(File::open("/dev/null").unwrap()), is_device, 1);
+            output.fail(io::Error::from_raw_os_error(number));
+            assert_eq!(output.has_lost(), has_lost, "{number}");
+            assert!(output.take_trouble().is_some() && output.take_trouble().is_none());
+        }
     }
 }
