@@ -89,10 +89,10 @@ impl<'a> Relay<'a> {
         let wanted = self.commands.streams.wanted(room);
         let ready = self.events.wait(&mut self.vms, &wanted, self.notice_at).context("poll")?;
         self.events.receive(&ready, &mut self.vms, &mut self.commands);
-        if ready.signals {
-            if let Some(signal) = self.take_signals() {
-                return Ok(ControlFlow::Break(Some(signal)));
-            }
+        if ready.signals
+            && let Some(signal) = self.take_signals()
+        {
+            return Ok(ControlFlow::Break(Some(signal)));
         }
         if self.commands.streams.wants_input(room) && ready.others.last() == Some(&true) {
             self.pass_stdin();

@@ -1,8 +1,11 @@
 //! What tests and fuzzers put in the place of a QEMU and its guest.
 
-use std::io::{Read, Write};
+use std::io::Read;
+#[cfg(test)]
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 
+#[cfg(test)]
 use proto::{BootTimes, ToHost, VERSION};
 use qemu::QemuProcess;
 
@@ -24,6 +27,7 @@ pub struct Peer {
 
 impl Peer {
     /// Says something as the agent does, to task 0.
+    #[cfg(test)]
     pub fn say(&mut self, message: &ToHost<'_>) {
         let mut frame = Vec::new();
         message.encode(0, &mut frame);
@@ -31,6 +35,7 @@ impl Peer {
     }
 
     /// Answers a HELLO.
+    #[cfg(test)]
     pub fn answer(&mut self, nonce: u64) {
         self.say(&ToHost::Hello { version: VERSION, nonce, times: BootTimes::default() });
     }

@@ -12,8 +12,8 @@ use proto::ToHost;
 const IS_CHILD: &str = "SPANK_VM_TEST_IS_STOPPED";
 
 /// How long the guest may take, and after how many naps of a tenth of a second it answers.
-const PATIENCE: Duration = Duration::from_secs(4);
-const NAPS: u32 = 20;
+const PATIENCE: Duration = Duration::from_secs(3);
+const NAPS: u32 = 10;
 
 struct Nobody;
 
@@ -54,9 +54,9 @@ fn time_in_which_a_job_was_suspended_is_not_the_guest_s() {
         let pid = nix::unistd::Pid::from_raw(child.id() as i32);
         nix::sys::signal::kill(pid, name).unwrap();
     };
-    std::thread::sleep(Duration::from_millis(500));
+    std::thread::sleep(Duration::from_millis(300));
     signal(nix::sys::signal::Signal::SIGSTOP);
-    std::thread::sleep(PATIENCE + Duration::from_secs(1));
+    std::thread::sleep(PATIENCE);
     signal(nix::sys::signal::Signal::SIGCONT);
     assert!(child.wait().unwrap().success(), "the guest had more than a second left");
 }
@@ -75,7 +75,7 @@ fn what_is_awaited_is_named_when_it_does_not_come() {
     assert!(!vm.is_up() && !vm.is_over());
     events.clock.pass(PATIENCE);
     events.turn(&mut vm, &mut Nobody, None).unwrap();
-    let why = "no answer within 4 s; its console is empty; look there";
+    let why = "no answer within 3 s; its console is empty; look there";
     assert_eq!(vm.failure(), Some(&Failure::TimedOut(why.to_owned())));
     assert!(!vm.has_answered());
 }

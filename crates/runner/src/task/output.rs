@@ -169,10 +169,10 @@ impl Output {
 
     /// Writes what the reader takes now; reports (VM, bytes) that need no longer be kept.
     pub fn write_some(&mut self, mut done: impl FnMut(usize, usize)) {
-        if let Way::Pump(pump) = &mut self.way {
-            if let Err(error) = pump.look() {
-                self.fail(error);
-            }
+        if let Way::Pump(pump) = &mut self.way
+            && let Err(error) = pump.look()
+        {
+            self.fail(error);
         }
         while let Some(chunk) = self.queue.front_mut() {
             let rest = &chunk.bytes[chunk.written..];
