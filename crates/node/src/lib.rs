@@ -1,8 +1,12 @@
-//! What lies on a node: the tasks that run there, and processes that are named for ever.
-
-// println! and eprintln! panic when nobody reads any more.
+//! What lies on a node.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
-#![forbid(unsafe_code)]
 
+pub mod dir;
+pub mod layout;
+pub mod lock;
 pub mod process;
+pub mod space;
 pub mod status;
+mod sys;
+pub mod text;
+pub mod trust;
