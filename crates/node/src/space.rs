@@ -110,6 +110,11 @@ impl Space {
         if self.is_own { self.bytes - self.reserve() } else { self.bytes / SHARED_PART }
     }
 
+    /// What of the reserve is in use.
+    pub fn lacks(&self) -> u64 {
+        self.reserve().saturating_sub(self.free)
+    }
+
     /// What a cache may still take of what is free.
     pub fn usable(&self) -> u64 {
         self.free.saturating_sub(self.reserve())
