@@ -64,7 +64,7 @@ fn build(config: &Config, arguments: Arguments) -> anyhow::Result<ExitStatus> {
     ensure!(first == *b"#!", "the script {} must begin with a line such as '#!/bin/sh'", script.display());
     let Arguments { name, dir, replace, .. } = arguments;
     let save = SaveAs::new(&SaveSpec { name, dir, replace }, arguments.description, config)?;
-    let image = super::image::from_here(arguments.from)?;
+    let image = super::working_dir::from_here(arguments.from)?;
     let slot = Slot {
         vm_memory_mib: arguments.memory,
         vm_cpus: arguments.cpus,

@@ -87,7 +87,7 @@ pub fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<ExitStatu
     let save = arguments.save.map(|spec| SaveAs::new(&spec, None, &config).with_context(|| format!("--save={spec}")));
     let slot = Slot {
         config,
-        image: super::image::from_here(arguments.image)?,
+        image: super::working_dir::from_here(arguments.image)?,
         job: None,
         vms: arguments.vms,
         memory: arguments.memory.map(|mib| Memory { mib, because: String::new() }),

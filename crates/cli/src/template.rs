@@ -7,7 +7,7 @@ use anyhow::{bail, ensure};
 use clap::Subcommand;
 use nix::unistd::{Uid, User};
 
-use super::image::print;
+use super::output::print;
 use request::{ImageName, parse_cpus, parse_memory};
 use runner::config::Config;
 use runner::prebuild;

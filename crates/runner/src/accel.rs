@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use super::qemu::Accel;
 use crate::config::AccelChoice;
 use crate::notice;
+use qemu::Accel;
 
 /// Name of the file in the state directory that says KVM was tried in vain.
 const BROKEN_FILE: &str = "kvm-broken";

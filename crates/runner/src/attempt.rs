@@ -7,20 +7,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use super::child::{Files, QemuProcess};
 use super::fault::BlameNode;
-use super::qemu::{Accel, MachineType, Start, System, TemplateFds, VmSpec};
 use super::relay::Relay;
 use super::save::{self, SaveAs, Saved};
 use super::signals::{Signal, Signals};
 use super::stdio::Output;
-use super::template::{self, Obtained, Recipe, Shape, Template, Terms};
+use super::template::{self, Obtained, Recipe, Template, Terms};
 use super::timing::Moments;
 use super::vm::{End, Outputs, Phase, Vm};
-use super::{NOTICE_AFTER, Parts, Slot, scratch};
+use super::{NOTICE_AFTER, Parts, Slot, source};
 use crate::config::StartChoice;
 use crate::notice;
 use proto::ExitStatus;
+use qemu::scratch;
+use qemu::{Accel, MachineType, Shape, Start, System, TemplateFds, VmSpec};
+use qemu::{Files, QemuProcess};
 
 /// How an attempt ended.
 #[derive(Debug)]
@@ -139,7 +140,7 @@ impl Vms<'_> {
             memory: template.and_then(|(shape, _)| shape.bytes_to_plug(parts.size)).map(Shape::beyond_template),
             deadline: Instant::now() + self.boot_timeout,
             boot_timeout: self.boot_timeout,
-            advice: parts.source.advice(),
+            advice: source::advice(&parts.source),
             notice_at: self.notice_at,
             image: slot.image.as_str(),
         };
@@ -205,11 +206,11 @@ impl Vms<'_> {
                 (Start::Clone(shape, fds), files)
             }
             None => {
-                let scratch = Some(parts.source.private_disk(parts.disk.file(), scratch_dir).blame_node()?);
+                let scratch = Some(source::private_disk(&parts.source, parts.disk.file(), scratch_dir).blame_node()?);
                 (Start::Boot(parts.size), Files { image, scratch, ..Files::default() })
             }
         };
-        let mut process = QemuProcess::spawn(&parts.qemu, files, |inherited| {
+        let mut process = QemuProcess::spawn(&parts.qemu, source::host(), files, |inherited| {
             VmSpec {
                 machine: parts.machine,
                 accel: self.accel,

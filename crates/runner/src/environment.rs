@@ -6,7 +6,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use super::shares::{Share, visible};
+use super::shares::visible;
+use qemu::Share;
 use request::EnvEntry;
 
 /// Variables of the plugin and the runner, never shown to the command.

@@ -7,13 +7,13 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
-use super::child::QemuProcess;
-use super::monitor::Transfer;
 use super::stdio::Output;
 use super::template;
 use super::timing::Moments;
 use super::vm::{Outputs, Phase, Vm};
 use proto::{DATA_CHUNK, Stream, WINDOW};
+use qemu::QemuProcess;
+use qemu::Transfer;
 
 /// The session number that the inputs answer.
 const NONCE: u64 = 1;

@@ -5,21 +5,16 @@
 //! of one program of the agent.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use serde_json::{Value, json};
 
 use super::accel;
-use super::child::{Files, QemuProcess};
-use super::plan::VmSize;
-use super::qemu::{Accel, Start, System, VmSpec};
 use super::relay::Relay;
 use super::signals::Signals;
-use super::source::BootSource;
+use super::source;
 use super::stdio::Output;
 use super::task::Task;
 use super::timing::Moments;
@@ -27,6 +22,10 @@ use super::vm::{End, Outputs, Phase, Vm};
 use crate::config::Config;
 use image::Links;
 use proto::{ExitStatus, FailKind};
+use qemu::BootSource;
+use qemu::VmSize;
+use qemu::{Accel, HelperDisk, Start, System, VmSpec};
+use qemu::{Files, QemuProcess};
 
 /// The agent's own name in a guest without an image.
 const AGENT: &str = "/init";
@@ -36,73 +35,6 @@ const SIZE: VmSize = VmSize { memory_mib: 320, cpus: 1 };
 
 /// Longest text that the program may say on stderr; more is dropped.
 const SAID_MAX: u64 = 64 * 1024;
-
-/// A disk of a helper VM.
-#[derive(Debug)]
-pub struct HelperDisk {
-    /// How the program in the guest asks for it: at most 20 letters and digits.
-    pub serial: String,
-    /// The file, opened for writing too if `writable`. QEMU opens no other, whatever a header says.
-    pub file: File,
-    /// What the file is.
-    pub format: BlockFormat,
-    /// Offset and length in bytes of the disk within the file; all of it when `None`.
-    pub part: Option<(u64, u64)>,
-    /// Whether the guest may write.
-    pub writable: bool,
-}
-
-/// A disk format as QEMU names it. Always given, never guessed: a guest could write a header that guesses well.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BlockFormat {
-    /// Plain bytes.
-    Raw,
-    /// QEMU's own.
-    Qcow2,
-    /// VirtualBox's.
-    Vdi,
-    /// VMware's.
-    Vmdk,
-}
-
-impl BlockFormat {
-    /// The name of QEMU's driver.
-    pub fn driver(self) -> &'static str {
-        match self {
-            Self::Raw => "raw",
-            Self::Qcow2 => "qcow2",
-            Self::Vdi => "vdi",
-            Self::Vmdk => "vmdk",
-        }
-    }
-}
-
-impl HelperDisk {
-    /// The block nodes from the file up; the last has the disk's serial number for a name.
-    pub(super) fn nodes(&self, filename: &str) -> Vec<Value> {
-        let (serial, read_only) = (&self.serial, !self.writable);
-        let mut below = format!("{serial}-file");
-        let mut nodes = vec![json!({
-            "driver": "file", "node-name": below, "filename": filename, "read-only": read_only, "locking": "off",
-        })];
-        if let Some((offset, size)) = self.part {
-            let name = format!("{serial}-part");
-            nodes.push(json!({
-                "driver": "raw", "node-name": name, "file": below, "read-only": read_only, "offset": offset, "size": size,
-            }));
-            below = name;
-        }
-        let mut top = json!({
-            "driver": self.format.driver(), "node-name": serial, "file": below, "read-only": read_only,
-        });
-        if matches!(self.format, BlockFormat::Qcow2 | BlockFormat::Vmdk) {
-            // Whatever file the header names as the one below.
-            top["backing"] = Value::Null;
-        }
-        nodes.push(top);
-        nodes
-    }
-}
 
 /// How the program in the guest ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,7 +78,7 @@ pub fn run(
     stdout: BorrowedFd<'_>,
 ) -> anyhow::Result<Finished> {
     let argv = [AGENT].iter().chain(arguments).map(OsString::from).collect();
-    let helper = Helper { config, source: BootSource::kit(config)?, disks, task: Task::of_helper(argv), stdout };
+    let helper = Helper { config, source: source::kit(config)?, disks, task: Task::of_helper(argv), stdout };
     let decision = accel::decide(config.accel, &config.state_dir, &config.qemu_path()?)?;
     let timeout = Duration::from_secs(config.boot_timeout_s);
     let trial = decision.may_fall_back.then(|| Duration::from_secs(config.kvm_timeout_s));
@@ -195,7 +127,7 @@ impl Helper<'_> {
             memory: None,
             deadline: begin + boot_timeout,
             boot_timeout,
-            advice: self.source.advice(),
+            advice: source::advice(&self.source),
             notice_at: None,
             image: "helper",
         };
@@ -214,22 +146,27 @@ impl Helper<'_> {
     fn spawn(&self, accel: Accel) -> anyhow::Result<QemuProcess> {
         let open = |disk: &HelperDisk| disk.file.as_fd().try_clone_to_owned();
         let fds: Vec<OwnedFd> = self.disks.iter().map(open).collect::<Result<_, _>>().context("the disk")?;
-        QemuProcess::spawn(&self.config.qemu_path()?, Files { disks: fds, ..Files::default() }, |inherited| {
-            // By the numbers that QEMU inherits.
-            let numbers: Vec<i32> = inherited.files.disks.iter().map(AsRawFd::as_raw_fd).collect();
-            VmSpec {
-                machine: self.source.machine(self.config.machine),
-                accel,
-                start: Start::Boot(SIZE),
-                source: &self.source,
-                system: System::Helper(&self.disks, &numbers),
-                channel: inherited.channel.as_raw_fd(),
-                console: inherited.console.as_raw_fd(),
-                monitor: inherited.monitor.as_raw_fd(),
-                shares: &[],
-            }
-            .args()
-        })
+        QemuProcess::spawn(
+            &self.config.qemu_path()?,
+            source::host(),
+            Files { disks: fds, ..Files::default() },
+            |inherited| {
+                // By the numbers that QEMU inherits.
+                let numbers: Vec<i32> = inherited.files.disks.iter().map(AsRawFd::as_raw_fd).collect();
+                VmSpec {
+                    machine: source::machine(&self.source, self.config.machine),
+                    accel,
+                    start: Start::Boot(SIZE),
+                    source: &self.source,
+                    system: System::Helper(&self.disks, &numbers),
+                    channel: inherited.channel.as_raw_fd(),
+                    console: inherited.console.as_raw_fd(),
+                    monitor: inherited.monitor.as_raw_fd(),
+                    shares: &[],
+                }
+                .args()
+            },
+        )
     }
 }
 

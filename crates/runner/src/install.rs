@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 
-use super::helper::{self, BlockFormat, HelperDisk};
-use super::scratch::copy_sparse;
+use super::helper;
 use crate::config::Config;
 use image::digest;
 use image::import::disk::{Disk, Format};
 use image::{BootMode, DiskFormat, FullBootEntry, Image, ImageEntry, Staged, clean_up_on_signals};
+use qemu::scratch::copy_sparse;
+use qemu::{BlockFormat, HelperDisk};
 use request::ImageName;
 
 /// The disk's name in the helper.

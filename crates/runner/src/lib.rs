@@ -14,7 +14,6 @@
 
 mod accel;
 mod attempt;
-mod child;
 pub mod config;
 pub mod delivery;
 mod environment;
@@ -28,20 +27,15 @@ mod job;
 pub mod limits;
 mod lock;
 pub mod log;
-mod monitor;
 pub mod notice;
-mod overlay;
 mod plan;
 mod prebuild;
-mod qemu;
 mod relay;
 mod save;
-mod scratch;
 mod shares;
 mod signals;
 mod source;
 mod stdio;
-mod tail;
 mod task;
 pub mod template;
 mod timing;
@@ -60,11 +54,8 @@ use anyhow::{Context, bail, ensure};
 use self::attempt::Outcome;
 use self::delivery::{Delivered, Disk};
 use self::fault::{BlameNode, NodeFault, node};
-use self::plan::{SlotResources, VmSize};
-use self::qemu::{Accel, MachineType};
-use self::shares::Share;
+use self::plan::SlotResources;
 use self::signals::{Signal, Signals};
-use self::source::BootSource;
 use self::stdio::{RawTerminal, same_file, terminal_size};
 use self::task::Task;
 use self::vm::End;
@@ -72,6 +63,7 @@ use crate::config::{AccelChoice, Config};
 use image::kit::Kit;
 use image::{Image, ImageError, runs_here};
 use proto::{ExitStatus, FailKind};
+use qemu::{Accel, BootSource, MachineType, Share, VmSize, scratch};
 use request::{EnvEntry, ImageName, ImageRef, JobRef, ShareSpec};
 
 pub use self::install::{InstallOptions, Installed, image_of_disk, install_agent};
@@ -184,7 +176,7 @@ pub fn run(slot: &Slot) -> anyhow::Result<ExitStatus> {
     };
     let terminal = enter_terminal(&mut parts.task)?;
     let decision = accel::decide(slot.config.accel, &slot.config.state_dir, &parts.qemu).blame_node()?;
-    let trial = decision.may_fall_back.then(|| parts.source.kvm_trial(&slot.config));
+    let trial = decision.may_fall_back.then(|| source::kvm_trial(&parts.source, &slot.config));
     let boot_timeout = trial.unwrap_or(parts.boot_timeout);
     let mut outcome = attempt::run(slot, &parts, &signals, decision.accel, boot_timeout)?;
     if decision.may_fall_back && outcome.never_came_up() {
@@ -228,7 +220,7 @@ fn prepare(slot: &Slot, signals: &Signals) -> anyhow::Result<Prepared> {
         image.entry.arch,
         std::env::consts::ARCH
     );
-    let source = BootSource::of(&image, config)?;
+    let source = source::of(&image, config)?;
     ensure!(
         slot.save.is_none() || matches!(source, BootSource::Kit(_)),
         "image '{}' boots its own kernel (boot = \"full\"): a VM of it cannot be saved",
@@ -280,10 +272,10 @@ fn prepare(slot: &Slot, signals: &Signals) -> anyhow::Result<Prepared> {
             );
         }
     }
-    let machine = source.machine(config.machine);
+    let machine = source::machine(&source, config.machine);
     // VMs that share a processor boot one after the other in effect.
     let turns = vms.div_ceil(cpus);
-    let boot_timeout = source.boot_timeout(config) * turns;
+    let boot_timeout = source::boot_timeout(&source, config) * turns;
     // Last: it may take as long as a copy of the image does.
     let notice_at = io::stderr().is_terminal().then(|| slot.begin + NOTICE_AFTER);
     let disk = match delivery::deliver(&image, &delivery::Terms::of(config, signals, notice_at))? {

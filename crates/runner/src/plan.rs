@@ -3,18 +3,7 @@
 use anyhow::ensure;
 
 use super::limits::Memory;
-
-/// Least guest memory in MiB: the kit's kernel and initramfs need about 100 to come up.
-pub const MIN_GUEST_MIB: u64 = 128;
-
-/// What every VM of a slot gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct VmSize {
-    /// Guest memory in MiB.
-    pub memory_mib: u64,
-    /// Guest processors.
-    pub cpus: u32,
-}
+use qemu::{MIN_GUEST_MIB, VmSize};
 
 /// What a slot has to give.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,13 +8,13 @@ use nix::unistd::Uid;
 
 use super::accel;
 use super::delivery::{self, Delivered};
-use super::plan::VmSize;
-use super::qemu::{Accel, MachineType};
 use super::signals::{Signals, die_by};
-use super::source::BootSource;
+use super::source;
 use super::task::Task;
 use super::template::{self, Obtained, Recipe, Shelf, Template, Terms};
 use crate::config::Config;
+use qemu::VmSize;
+use qemu::{Accel, MachineType};
 use request::ImageName;
 
 /// A template that is ready.
@@ -40,8 +40,8 @@ pub fn prebuild(
 ) -> anyhow::Result<Prebuilt> {
     let begin = Instant::now();
     let image = config.catalogue().resolve(&image.clone().into())?;
-    let source = BootSource::of(&image, config)?;
-    let machine = source.machine(config.machine);
+    let source = source::of(&image, config)?;
+    let machine = source::machine(&source, config.machine);
     if machine == MachineType::Microvm {
         bail!("machine = 'microvm' cannot plug memory, so its VMs always boot");
     }
@@ -85,10 +85,10 @@ pub fn prebuild(
             }
         }
     };
-    let trial = decision.may_fall_back.then(|| source.kvm_trial(config));
-    let mut obtained = make(decision.accel, trial.unwrap_or_else(|| source.boot_timeout(config)))?;
+    let trial = decision.may_fall_back.then(|| source::kvm_trial(&source, config));
+    let mut obtained = make(decision.accel, trial.unwrap_or_else(|| source::boot_timeout(&source, config)))?;
     if decision.may_fall_back && matches!(obtained, Obtained::NoBoot(_)) {
-        obtained = make(Accel::Tcg, source.boot_timeout(config))?;
+        obtained = make(Accel::Tcg, source::boot_timeout(&source, config))?;
     }
     match obtained {
         Obtained::Template(template) => {

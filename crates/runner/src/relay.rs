@@ -8,7 +8,6 @@ use anyhow::Context;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::shares::Share;
 use super::signals::{Signal, Signals, is_fatal};
 use super::stdio::terminal_size;
 use super::task::{self, Task};
@@ -16,6 +15,7 @@ use super::vm::{Outputs, Phase, Vm};
 use crate::notice;
 use image::Links;
 use proto::{DATA_CHUNK, Stream, ToGuest};
+use qemu::Share;
 
 /// What the loop works on.
 #[derive(Debug)]

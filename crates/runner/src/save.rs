@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::child::QemuProcess;
 use super::signals::{Signal, Signals, is_fatal};
-use super::tail::printable;
 use crate::config::Config;
 use crate::notice;
 use image::{DEFAULT_MAX_BYTES, Image, ImportOptions, NewImage, import, packer_exists};
 use proto::{self, DATA_CHUNK, Decoder, ExitStatus, ProtoError, RecvWindow, Stream, ToGuest, ToHost};
+use qemu::QemuProcess;
+use qemu::printable;
 use request::SaveSpec;
 
 /// The agent as the program that writes the root as an archive. Other mounts than that over `/etc` are no part of

@@ -2,20 +2,8 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use qemu::Share;
 use request::ShareSpec;
-
-/// A host directory that is mounted in the guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Share {
-    /// 9p mount tag and QEMU id.
-    pub tag: String,
-    /// Directory on the host.
-    pub source: PathBuf,
-    /// Absolute path in the guest.
-    pub target: PathBuf,
-    /// Writes are refused.
-    pub read_only: bool,
-}
 
 /// Directories that make up an operating system: those of the host must not cover the image's.
 const SYSTEM_DIRS: [&str; 15] = [

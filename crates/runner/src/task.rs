@@ -14,9 +14,9 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, User, getgroups};
 
 use super::environment;
-use super::shares::Share;
 use image::Links;
 use proto::{DATA_CHUNK, ToGuest};
+use qemu::Share;
 use request::EnvEntry;
 
 /// Bytes of host entropy that every guest gets before its command runs.

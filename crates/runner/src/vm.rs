@@ -3,15 +3,15 @@
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
-use super::child::QemuProcess;
 use super::heartbeat::{Beat, Heartbeat};
 use super::stdio::Output;
-use super::tail::printable;
 use super::timing::Moments;
 use crate::notice;
 use proto::{
     self, DATA_CHUNK, Decoder, ExitStatus, FailKind, Level, ProtoError, RecvWindow, SendWindow, Stream, ToGuest, ToHost,
 };
+use qemu::QemuProcess;
+use qemu::printable;
 
 /// How far a VM has come.
 #[derive(Debug, PartialEq, Eq)]

@@ -36,6 +36,7 @@ use nix::unistd::{getegid, geteuid};
 
 use self::disk::Disk;
 use self::layer::Layer;
+use self::plan::Plan;
 use self::progress::Progress;
 use self::source::Source;
 use self::spool::Spool;
@@ -216,7 +217,7 @@ fn finish(
 ) -> anyhow::Result<Imported> {
     tree.must_be_a_root()?;
     notes.extend(tree.notes());
-    let plan = tree.plan()?;
+    let plan = Plan::of(&tree)?;
     progress.pack(plan.bytes());
     let staged = enter::begin(options)?;
     let mut arch = arch::Seen::of(&tree);

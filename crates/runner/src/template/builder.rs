@@ -5,27 +5,23 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::super::child::{Files, QemuProcess, TURN, TemplateFiles};
-use super::super::monitor::{StateUri, Transfer};
-use super::super::qemu::{Abilities, Start, System, TemplateFds, VmSpec};
-use super::super::scratch::copy_sparse;
-use super::super::shares::Share;
 use super::super::signals::{Signal, Signals, is_fatal};
-use super::super::tail::printable;
 use super::store::{EMPTY, FileRecord, MANIFEST, Manifest, RAM, SCRATCH, STATE};
-use super::{BLOCK_MIB, FORMAT, Recipe, digest};
+use super::{FORMAT, Recipe, digest};
 use crate::notice;
 use proto::{self, DATA_CHUNK, Decoder, ToGuest, ToHost};
-
-/// The first QEMU that maps a read-only file privately and reads states from `file:`.
-const READ_ONLY_TEMPLATES_SINCE: (u32, u32) = (8, 2);
+use qemu::Share;
+use qemu::printable;
+use qemu::scratch::copy_sparse;
+use qemu::{Abilities, BLOCK_MIB, Start, System, TemplateFds, VmSpec};
+use qemu::{Files, QemuProcess, TURN, TemplateFiles};
+use qemu::{StateUri, Transfer};
 
 /// How an attempt ended.
 #[derive(Debug)]
@@ -56,7 +52,7 @@ pub struct Terms<'a> {
 /// will do, or say what is wrong. The draft is the caller's to remove.
 pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> anyhow::Result<Built> {
     let begin = Instant::now();
-    let abilities = abilities(recipe.qemu)?;
+    let abilities = Abilities::of(recipe.qemu)?;
     let path = |name: &str| draft.join(name);
     let create = |name: &str, read: bool| {
         let file = OpenOptions::new().read(read).write(true).create_new(true).mode(0o600).open(path(name));
@@ -66,7 +62,8 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> anyhow::Re
     ram.set_len(recipe.shape.base_mib << 20)?;
     let scratch = create(SCRATCH, true)?;
     // Made without a name where the draft is, and copied: it is some KiB.
-    copy_sparse(&recipe.source.private_disk(recipe.disk.file(), draft)?, &scratch).context("the private disk")?;
+    copy_sparse(&crate::source::private_disk(recipe.source, recipe.disk.file(), draft)?, &scratch)
+        .context("the private disk")?;
     let state = create(STATE, false)?;
     let files = Files {
         image: Some(recipe.disk.file().try_clone()?),
@@ -114,7 +111,7 @@ fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) 
     let shares: Vec<Share> = (0..recipe.shape.shares).map(share).collect();
     let template = files.template.as_ref().context("no template files")?;
     let fds = TemplateFds { ram: template.ram.as_raw_fd(), state: template.state.as_raw_fd(), abilities };
-    QemuProcess::spawn(recipe.qemu, files, |inherited| {
+    QemuProcess::spawn(recipe.qemu, crate::source::host(), files, |inherited| {
         VmSpec {
             machine: recipe.machine,
             accel: recipe.accel,
@@ -171,7 +168,7 @@ impl Builder {
             if now >= deadline {
                 self.process.read_texts();
                 let within = terms.boot_timeout.as_secs();
-                let (last_words, advice) = (self.process.last_words(), recipe.source.advice());
+                let (last_words, advice) = (self.process.last_words(), crate::source::advice(recipe.source));
                 return Ok(Built::NoBoot(format!("no answer within {within} s{last_words}{advice}")));
             }
             let until = notice_at.map_or(deadline, |moment| moment.min(deadline));
@@ -272,34 +269,4 @@ pub fn hear(process: QemuProcess, more: &mut dyn FnMut() -> bool) -> bool {
         }
     }
     builder.stage == Stage::Done
-}
-
-/// What this QEMU is able to, from its version.
-fn abilities(qemu: &Path) -> anyhow::Result<Abilities> {
-    let output = Command::new(qemu).arg("--version").env_clear().output();
-    let output = output.with_context(|| format!("{} cannot be started", qemu.display()))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let version = version(&text).with_context(|| format!("{} --version says '{}'", qemu.display(), text.trim()))?;
-    Ok(Abilities { read_only_templates: version >= READ_ONLY_TEMPLATES_SINCE })
-}
-
-/// Major and minor number in `QEMU emulator version 10.0.2 (Debian …)`.
-fn version(text: &str) -> Option<(u32, u32)> {
-    let word = text.split("version ").nth(1)?.split_whitespace().next()?;
-    let mut numbers = word.split('.').map(|number| number.parse().ok());
-    Some((numbers.next()??, numbers.next()??))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_of_all_distributions_are_understood() {
-        let read = |text| version(text).map(|version| version >= READ_ONLY_TEMPLATES_SINCE);
-        assert_eq!(read("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)\nCopyright"), Some(true));
-        assert_eq!(read("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)"), Some(false));
-        assert_eq!(read("QEMU emulator version 8.2.0 (qemu-kvm-8.2.0-11.el9)"), Some(true));
-        assert_eq!(read("no such thing"), None);
-    }
 }

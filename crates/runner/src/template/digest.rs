@@ -7,8 +7,8 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::super::scratch::data_extents;
 use image::digest::hex;
+use qemu::scratch::data_extents;
 
 /// Bytes hashed at once.
 const BLOCK: u64 = 64 * 1024;

@@ -8,13 +8,13 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::super::delivery::{Disk, identity};
-use super::super::qemu::{Abilities, Accel, ImageFds, MachineType, Start, System, TemplateFds, VmSpec};
-use super::super::shares::Share;
-use super::super::source::BootSource;
-use super::{FORMAT, Shape};
+use super::FORMAT;
 use image::Image;
 use image::digest::hex;
 use proto;
+use qemu::BootSource;
+use qemu::Share;
+use qemu::{Abilities, Accel, ImageFds, MachineType, Shape, Start, System, TemplateFds, VmSpec};
 
 /// A template's name: 32 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,6 @@
 mod builder;
 mod digest;
 mod key;
-mod shape;
 mod store;
 
 use std::os::unix::fs::MetadataExt;
@@ -33,7 +32,6 @@ use builder::Built;
 pub use self::{builder::hear, store::Manifest};
 pub use builder::Terms;
 pub use key::{Key, Recipe};
-pub use shape::{BLOCK_MIB, Shape};
 pub use store::{FileMode, Shelf, Template, remove, shelves};
 
 /// Version of the directory's layout and of what the agent does before it is saved.

@@ -24,10 +24,10 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 
-use super::super::child::TemplateFiles;
-use super::super::qemu::Abilities;
 use super::super::trust::{believe, make_private};
 use super::{FORMAT, Key};
+use qemu::Abilities;
+use qemu::TemplateFiles;
 
 pub const MANIFEST: &str = "template.toml";
 pub const RAM: &str = "ram";

@@ -15,9 +15,8 @@ use std::process::{Command, Output};
 use anyhow::{Context, bail, ensure};
 use serde_json::json;
 
-use super::layer::Part;
+use super::layer::{Part, START};
 use super::progress::Progress;
-use super::source::START;
 use archive::{Kind, Reader, shown};
 
 /// A format of virtual disks.
@@ -205,7 +204,7 @@ pub fn in_appliance(archive: &Part, name: &str) -> anyhow::Result<Option<Disk>> 
             names.join(", ")
         );
     };
-    let start = part.start(0x8800)?;
+    let start = part.start(START)?;
     let inner = format!("'{}' of {name}", shown(path));
     match Disk::recognise(part.clone(), &start, &inner)? {
         Some(disk) => Ok(Some(disk)),

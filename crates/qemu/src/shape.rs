@@ -1,6 +1,16 @@
-//! The hardware of a template: a class of VM sizes, so that jobs of many sizes share one template.
+//! The size of a VM, and the hardware of a template: a class of VM sizes, so that jobs of many sizes share one template.
 
-use super::super::plan::{MIN_GUEST_MIB, VmSize};
+/// Least guest memory in MiB: the kit's kernel and initramfs need about 100 to come up.
+pub const MIN_GUEST_MIB: u64 = 128;
+
+/// What every VM of a slot gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VmSize {
+    /// Guest memory in MiB.
+    pub memory_mib: u64,
+    /// Guest processors.
+    pub cpus: u32,
+}
 
 /// Memory that every clone starts with: enough that a command never waits for what is plugged.
 /// Smaller VMs have a class of their own.

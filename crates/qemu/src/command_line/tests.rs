@@ -1,7 +1,8 @@
 use std::path::Path;
 
-use super::super::source::KitFiles;
 use super::*;
+use crate::boot::KitFiles;
+use crate::monitor::StateUri;
 use image::{BootMode, ImageEntry};
 
 fn image() -> Image {
@@ -204,7 +205,7 @@ fn a_template_of_a_kernel_that_takes_no_memory_has_no_device_for_it() {
 
 #[test]
 fn a_helper_has_no_image_and_its_disks_by_descriptor_and_format() {
-    use crate::helper::BlockFormat;
+    use crate::helper_disk::BlockFormat;
     let disk = HelperDisk {
         serial: "disk".into(),
         file: std::fs::File::open("/dev/null").unwrap(),

@@ -1,37 +1,19 @@
 //! QEMU's command line as a pure function of what the VM is.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use super::helper::HelperDisk;
-use super::monitor::{MEMORY_DEVICE, StateUri};
-use super::plan::VmSize;
-use super::shares::Share;
-use super::source::{BootSource, FullBoot};
-use super::template::{BLOCK_MIB, Shape};
+use crate::abilities::Abilities;
+use crate::boot::{BootSource, FullBoot};
+use crate::descriptors::{DISK_SET, FIRST_DISK_SET, ImageFds, SCRATCH_SET, STATE_SET};
+use crate::helper_disk::HelperDisk;
+use crate::machine::{Accel, MachineType};
+use crate::monitor::MEMORY_DEVICE;
+use crate::shape::{BLOCK_MIB, Shape, VmSize};
+use crate::share::Share;
 use image::{DiskBus, Image};
 use proto::PORT_NAME;
-
-/// Virtual hardware.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MachineType {
-    /// QEMU's minimal machine with virtio-mmio devices.
-    Microvm,
-    /// A PC with PCI Express.
-    Q35,
-    /// A PC of the time before, for systems that know only its disk controller.
-    Pc,
-}
-
-/// Who executes the guest's instructions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Accel {
-    /// The processor, through /dev/kvm.
-    Kvm,
-    /// QEMU's translator.
-    Tcg,
-}
 
 /// How a VM comes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,48 +37,11 @@ pub struct TemplateFds {
     pub abilities: Abilities,
 }
 
-/// What differs between QEMU releases.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Abilities {
-    /// A private view of a memory file that may only be read (`rom=off`), and `file:` to read and write
-    /// device states: QEMU 8.2 and newer. Older ones want a file that the user may write.
-    pub read_only_templates: bool,
-}
-
 /// A disk that fails stops the VM, and the runner ends it: a guest would go on with what it has not written.
 const ON_ERROR: &str = "werror=stop,rerror=stop";
 
 /// Keeps the guest's memory out of core dumps, wherever the node sends those.
 const NO_DUMP: &str = ",dump-guest-core=off";
-
-/// Number of the descriptor set that holds the private disk.
-const SCRATCH_SET: u32 = 1;
-/// Number of the descriptor set that holds a template's device state.
-const STATE_SET: u32 = 2;
-/// Number of the descriptor set that holds the image's disk.
-const DISK_SET: u32 = 3;
-
-/// First of the descriptor sets of a helper's disks.
-const FIRST_DISK_SET: u32 = 10;
-
-impl Abilities {
-    /// How the monitor is told of the device state, which this process must keep open until QEMU has it.
-    pub fn state_uri(self, state: &impl AsRawFd) -> StateUri {
-        match self.read_only_templates {
-            true => StateUri::FdSet(STATE_SET),
-            false => StateUri::Fd(state.as_raw_fd()),
-        }
-    }
-}
-
-/// The open disks of a VM with an image.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ImageFds {
-    /// The image's, which is only read.
-    pub image: RawFd,
-    /// The VM's private one.
-    pub scratch: RawFd,
-}
 
 /// What a guest works on.
 #[derive(Debug, Clone, Copy)]
@@ -320,64 +265,6 @@ fn own_disk(full: &FullBoot, image: &Image, fds: ImageFds, args: &mut Args) {
         DiskBus::Ide => "ide-hd,bus=ide.0",
     };
     args.pair("-device", format!("{device},drive=root,serial=root,bootindex=1,{ON_ERROR}"));
-}
-
-impl MachineType {
-    fn option(self, source: &BootSource) -> &'static str {
-        match (self, source) {
-            // pic=off: the ACPI tables promise a machine without one, and its first tick is a divide error.
-            // pit, rtc: without them the kernel waits seconds to find out how fast time passes.
-            (Self::Microvm, _) => "microvm,acpi=on,pic=off,pit=on,rtc=on,usb=off,isa-serial=on",
-            // The kernel spends 200 ms of emulated time on a HPET that nothing uses.
-            (Self::Q35, BootSource::Kit(_)) => "q35,usb=off,vmport=off,smbus=off,sata=off,i8042=off,hpet=off",
-            // graphics=off: firmware and boot loader speak to the serial console, as there is no screen.
-            (Self::Q35, BootSource::Image(_)) => "q35,usb=off,vmport=off,sata=off,hpet=off,graphics=off",
-            (Self::Pc, _) => "pc,usb=off,vmport=off,hpet=off,graphics=off",
-        }
-    }
-
-    /// Suffix of virtio device names on this machine's bus.
-    fn bus(self) -> &'static str {
-        match self {
-            Self::Microvm => "device",
-            Self::Q35 | Self::Pc => "pci",
-        }
-    }
-
-    fn kernel_words(self) -> &'static str {
-        match self {
-            Self::Microvm => "pci=off",
-            Self::Q35 | Self::Pc => "",
-        }
-    }
-}
-
-impl Accel {
-    fn option(self) -> &'static str {
-        match self {
-            Self::Kvm => "kvm",
-            // The translation cache is memory of the job; 64 MiB hold a working set, the default is up to 1 GiB.
-            Self::Tcg => "tcg,thread=multi,tb-size=64",
-        }
-    }
-
-    fn cpu_model(self) -> &'static str {
-        match self {
-            Self::Kvm => "host",
-            Self::Tcg => "max",
-        }
-    }
-
-    fn kernel_words(self) -> &'static str {
-        match self {
-            Self::Kvm => "",
-            // The emulated time stamp counter is steady; measuring that takes the guest a second. There is no
-            // speculation to mitigate. rodata, init_on_alloc, smap, smep: a quarter of a second and more code to translate
-            // for hardening that a guest of one user, whose root can do on the host what the user can, does without.
-            // A fifth level of page tables is one more look-up for addresses that no guest here has.
-            Self::Tcg => "tsc=reliable no_timer_check mitigations=off rodata=off init_on_alloc=0 nosmap nosmep no5lvl",
-        }
-    }
 }
 
 /// A growing argument list.

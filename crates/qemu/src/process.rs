@@ -18,15 +18,9 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::{geteuid, getppid, setsid};
 
-use super::limits;
-use super::monitor::{Monitor, Shutdown};
-use super::qemu::ImageFds;
-use super::signals::passed_on;
+use super::descriptors::ImageFds;
+use super::monitor::{Monitor, Shutdown, TURN};
 use super::tail::Tail;
-
-/// Reads of one text before it is somebody else's turn: a guest that never stops printing must not
-/// keep the runner from its signals and deadlines.
-pub(super) const TURN: usize = 16;
 
 /// Open files that QEMU works on.
 #[derive(Debug, Default)]
@@ -82,11 +76,21 @@ impl Inherited {
     }
 }
 
+/// What QEMU has to know of the process that starts it.
+#[derive(Debug, Clone, Copy)]
+pub struct Host {
+    /// Signals that are the starter's business: QEMU has them blocked.
+    pub blocked: SigSet,
+    /// Whether what the two of them may use of the node's memory is used up.
+    pub ran_out_of_memory: fn() -> bool,
+}
+
 /// A running QEMU and the runner's ends of its streams, all nonblocking. Dropping it kills QEMU.
 #[derive(Debug)]
 pub struct QemuProcess {
     /// `None` for what tests and fuzzers put in the place of a QEMU.
     child: Option<Child>,
+    ran_out_of_memory: fn() -> bool,
     /// The channel to the agent. It ends when QEMU does.
     pub channel: UnixStream,
     /// Orders to QEMU.
@@ -102,7 +106,12 @@ impl QemuProcess {
     ///
     /// # Errors
     /// When descriptors run out or the program cannot be executed.
-    pub fn spawn(qemu: &Path, files: Files, args: impl FnOnce(&Inherited) -> Vec<OsString>) -> anyhow::Result<Self> {
+    pub fn spawn(
+        qemu: &Path,
+        host: Host,
+        files: Files,
+        args: impl FnOnce(&Inherited) -> Vec<OsString>,
+    ) -> anyhow::Result<Self> {
         let (channel, qemu_channel) = UnixStream::pair().context("channel")?;
         let (console, qemu_console) = UnixStream::pair().context("console")?;
         let (monitor, qemu_monitor) = UnixStream::pair().context("monitor")?;
@@ -117,14 +126,15 @@ impl QemuProcess {
         // QEMU gets no environment of the job: nothing in it is for QEMU, some of it could steer its libraries.
         command.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
         let runner = nix::unistd::getpid();
-        let mask = passed_on();
+        let Host { blocked, ran_out_of_memory } = host;
         // SAFETY: the closure runs between fork and exec of a single-threaded process and makes system calls only.
-        unsafe { command.pre_exec(move || detach(runner, &mask, &keep)) };
+        unsafe { command.pre_exec(move || detach(runner, &blocked, &keep)) };
         let mut child = command.spawn().with_context(|| format!("{} cannot be started", qemu.display()))?;
         let stderr: OwnedFd = child.stderr.take().context("no pipe for QEMU's messages")?.into();
         set_nonblocking(&stderr)?;
         Ok(Self {
             child: Some(child),
+            ran_out_of_memory,
             channel,
             monitor: Monitor::new(monitor),
             console,
@@ -135,11 +145,20 @@ impl QemuProcess {
     }
 
     /// No process at all: who holds the other ends of the nonblocking sockets plays QEMU and its guest.
-    #[cfg(any(test, feature = "fuzzing"))]
+    #[cfg(any(test, feature = "stand-in"))]
     pub fn stand_in([channel, console, monitor, stderr]: [UnixStream; 4]) -> Self {
         let monitor = Monitor::new(monitor);
         let (printed, complaints) = Default::default();
-        Self { child: None, channel, monitor, console, stderr: stderr.into(), printed, complaints }
+        Self {
+            child: None,
+            ran_out_of_memory: || false,
+            channel,
+            monitor,
+            console,
+            stderr: stderr.into(),
+            printed,
+            complaints,
+        }
     }
 
     /// What is to be polled beside the channel, each to be followed by [`QemuProcess::read_texts`].
@@ -176,7 +195,7 @@ impl QemuProcess {
         self.read_texts();
         let how = match self.ended_by_itself() {
             Some(status) => match (status.signal(), status.code()) {
-                (Some(libc::SIGKILL), _) if limits::ran_out_of_memory() => {
+                (Some(libc::SIGKILL), _) if (self.ran_out_of_memory)() => {
                     "the node's kernel killed QEMU, for the memory that this task may use is used up: ask for more with \
                      --mem; where nothing else of the job needs any, the site's 'memory_overhead_mib' is too little"
                         .to_owned()
