@@ -137,17 +137,21 @@ impl<I: Item> Shelf<I> {
         }
     }
 
-    /// Opens the item of that name and notes that it was used. Needs no lock. That it is not there, or not for this
-    /// user, is no error.
+    /// Opens the item of that name to use it, which is noted. Needs no lock.
     ///
     /// # Errors
-    /// When it counts as none because others could have written it, with its path for the administrator.
+    /// As [`Shelf::look`].
     pub fn find(&self, name: &str) -> Result<Option<I>, Distrust> {
+        self.look(name).inspect(|found| found.iter().for_each(Item::touch))
+    }
+
+    /// Opens the item of that name to look at it. That it is not there, or not for this user, is no error.
+    ///
+    /// # Errors
+    /// When it counts as none because others could have written it.
+    pub fn look(&self, name: &str) -> Result<Option<I>, Distrust> {
         match I::open(&self.dir.join(name), self.owner) {
-            Ok(item) => {
-                item.touch();
-                Ok(Some(item))
-            }
+            Ok(item) => Ok(Some(item)),
             Err(Distrust::Io(error))
                 if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) =>
             {

@@ -1,6 +1,6 @@
 //! Making a template: boot to where the agent waits, then keep memory, devices and disk.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -12,8 +12,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::super::signals::{Signal, Signals, is_fatal};
-use super::store::{EMPTY, FileRecord, MANIFEST, Manifest, RAM, SCRATCH, STATE};
-use super::{FORMAT, Recipe, digest};
+use super::manifest::{EMPTY, FileRecord, MANIFEST, Manifest, RAM, SCRATCH, STATE};
+use super::{FORMAT, Recipe, sparse_digest};
 use crate::notice;
 use proto::{self, DATA_CHUNK, Decoder, ToGuest, ToHost};
 use qemu::Share;
@@ -83,7 +83,7 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> anyhow::Re
     drop(builder);
     let record = |name: &str| -> anyhow::Result<FileRecord> {
         let bytes = path(name).metadata()?.len();
-        Ok(FileRecord { name: name.to_owned(), bytes, sha256: digest::of_file(&path(name))? })
+        Ok(FileRecord { name: name.to_owned(), bytes, sha256: sparse_digest::of_file(&File::open(path(name))?)? })
     };
     let shape = recipe.shape;
     let manifest = Manifest {
