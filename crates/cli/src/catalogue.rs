@@ -110,7 +110,18 @@ pub fn show(config: &Config, image: &ImageRef) -> anyhow::Result<()> {
         }
         Err(error) => text += &format!("problem = \"{}\"\n", printable(&error.to_string())),
     }
-    print(&(text + &toml::to_string(&image.entry)?))
+    print(&(text + &toml::to_string(&one_line_each(toml::Value::try_from(&image.entry)?))?))
+}
+
+/// The value with each text in it on one line: TOML writes others on several, which could be taken for keys.
+fn one_line_each(value: toml::Value) -> toml::Value {
+    use toml::Value::{Array, String, Table};
+    match value {
+        String(text) => String(printable(&text)),
+        Array(values) => Array(values.into_iter().map(one_line_each).collect()),
+        Table(table) => Table(table.into_iter().map(|(key, value)| (printable(&key), one_line_each(value))).collect()),
+        other => other,
+    }
 }
 
 /// Compares the disk, and its copies on this node that this user may see, with the entry's digest.
