@@ -23,7 +23,6 @@ pub mod helper;
 mod install;
 mod job;
 pub mod limits;
-mod lock;
 pub mod log;
 pub mod notice;
 mod plan;
@@ -37,7 +36,6 @@ mod source;
 mod task;
 pub mod template;
 mod timing;
-mod trust;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -253,7 +251,7 @@ fn prepare(slot: &Slot, signals: &Signals) -> anyhow::Result<Prepared> {
     let boot_timeout = source::boot_timeout(&source, config) * turns;
     // Last: it may take as long as a copy of the image does.
     let notice_at = io::stderr().is_terminal().then(|| slot.begin + NOTICE_AFTER);
-    let disk = match delivery::deliver(&image, &delivery::Terms::of(config, signals, notice_at))? {
+    let disk = match delivery::deliver(&image, &delivery::CopyTerms::of(config, signals, notice_at))? {
         Delivered::Disk(disk) => disk,
         Delivered::Interrupted(signal) => return Ok(Prepared::Interrupted(signal)),
     };
@@ -332,7 +330,7 @@ pub fn try_kvm(config: &Config, image: &ImageName) -> anyhow::Result<Duration> {
 pub fn fetch(config: &Config, image: &ImageRef) -> anyhow::Result<Disk> {
     let image = config.catalogue().resolve(image)?;
     let signals = Signals::watch().context("signals")?;
-    match delivery::deliver(&image, &delivery::Terms::of(config, &signals, None))? {
+    match delivery::deliver(&image, &delivery::CopyTerms::of(config, &signals, None))? {
         Delivered::Disk(disk) => Ok(disk),
         Delivered::Interrupted(signal) => {
             die_by(signal);

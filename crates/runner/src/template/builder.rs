@@ -1,6 +1,6 @@
 //! Making a template: boot to where the agent waits, then keep memory, devices and disk.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use super::digest;
 use super::key::{FORMAT, Recipe};
-use super::store::{EMPTY, FileRecord, MANIFEST, Manifest, RAM, SCRATCH, STATE};
+use super::manifest::{EMPTY, FileRecord, MANIFEST, Manifest, RAM, SCRATCH, STATE};
+use super::sparse_digest;
 use crate::notice;
 use crate::session::{Address, Events, Failure, Listener, Outgoing, Refusal, Vm, Wait};
 use crate::signals::{Signal, Signals};
@@ -87,7 +87,7 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> anyhow::Re
     drop(builder);
     let record = |name: &str| -> anyhow::Result<FileRecord> {
         let bytes = path(name).metadata()?.len();
-        Ok(FileRecord { name: name.to_owned(), bytes, sha256: digest::of_file(&path(name))? })
+        Ok(FileRecord { name: name.to_owned(), bytes, sha256: sparse_digest::of_file(&File::open(path(name))?)? })
     };
     let shape = recipe.shape;
     let manifest = Manifest {
