@@ -24,6 +24,7 @@ mod streams;
 mod templates;
 mod terminal;
 mod tools;
+mod ways;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -52,6 +53,7 @@ const CASES: &[&[Case]] = &[
     fullboot::CASES,
     failures::CASES,
     fail_closed::CASES,
+    ways::CASES,
     blame::CASES,
     resources::CASES,
     hostile::CASES,

@@ -1,0 +1,289 @@
+//! Every way on which the value of an option goes from the user to the task, and every way we know to lose it there.
+//!
+//! One table: what is typed, and what must have run where afterwards. Commands tell where they ran themselves, in a
+//! file of the work directory, so that a command on the host is seen whatever Slurm says about the step. A new way is
+//! a new row; docs/fail-closed.md says the same in words.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use crate::Case;
+use crate::cluster::{Cluster, Ran};
+
+pub const CASES: &[Case] = &[
+    ("ways::components_of_a_heterogeneous_step_get_what_each_asked_for", het_steps),
+    ("ways::components_of_a_heterogeneous_job_cannot_ask_for_different_vms", het_jobs),
+    ("ways::no_way_of_starting_a_step_loses_its_vm", steps),
+    ("ways::no_way_of_submitting_a_job_loses_its_vm", jobs),
+    ("ways::a_value_that_was_taken_out_on_the_way_never_means_the_host", losses),
+    ("ways::nodes_that_lost_the_plugin_run_no_component_that_asked_for_a_vm", nodes_without_plugin),
+];
+
+/// One way: a line of shell as the user types it, and what is true when it has ended.
+struct Way {
+    /// Run by `sh -c` in a directory that has the script `probe`.
+    typed: &'static str,
+    /// What ran, sorted: the word given to the probe and the system it found itself on.
+    ran: &'static [&'static str],
+    /// Words of the one line that refuses it; empty where it succeeds.
+    says: &'static [&'static str],
+}
+
+const fn runs(typed: &'static str, ran: &'static [&'static str]) -> Way {
+    Way { typed, ran, says: &[] }
+}
+
+const fn refused(typed: &'static str, says: &'static [&'static str]) -> Way {
+    Way { typed, ran: &[], says }
+}
+
+/// Says where it runs. The test machine is a Debian; the image `tiny` is not.
+const PROBE: &str = "#!/bin/sh\n. /etc/os-release\n[ $ID = tiny ] || ID=host\necho \"$1 $ID\" >>ran\n";
+
+/// A batch script without directives, with the steps of a heterogeneous job inside.
+const SCRIPTS: &[(&str, &str)] = &[
+    ("probe", PROBE),
+    ("job", "#!/bin/sh\n./probe batch\n"),
+    ("het-same", "#!/bin/sh\n#SBATCH -n1 --vm-image=tiny\n#SBATCH hetjob\n#SBATCH -n1 --vm-image=tiny\n./probe batch\n"),
+    ("het-other", "#!/bin/sh\n#SBATCH -n1 --vm-image=tiny\n#SBATCH hetjob\n#SBATCH -n1 --vm-image=none\n./probe batch\n"),
+    ("het-silent", "#!/bin/sh\n#SBATCH -n1 --vm-image=tiny\n#SBATCH hetjob\n#SBATCH -n1\n./probe batch\n"),
+    (
+        "het-inside",
+        "#!/bin/sh\n#SBATCH -n1\n#SBATCH hetjob\n#SBATCH -n1\n./probe batch\n\
+         srun --het-group=0 --vm-image=tiny ./probe A : --het-group=1 --vm-image=none ./probe B\n",
+    ),
+];
+
+fn het_steps(cluster: &Cluster) {
+    go(
+        cluster,
+        &[
+            runs("srun -n1 --vm-image=tiny ./probe A : -n1 --vm-image=none ./probe B", &["A tiny", "B host"]),
+            runs("srun -n1 --vm-image=none ./probe A : -n1 --vm-image=tiny ./probe B", &["A host", "B tiny"]),
+            runs("srun -n1 --vm-image=tiny ./probe A : -n1 --vm-image=tiny ./probe B", &["A tiny", "B tiny"]),
+            runs(
+                "srun -n1 --vm-image=none ./probe A : -n1 --vm-image=tiny ./probe B : -n1 --vm-image=none ./probe C",
+                &["A host", "B tiny", "C host"],
+            ),
+            // What one component asks for beside its image is not the other one's.
+            runs(
+                "srun -n1 --vm-image=tiny --vms-per-slot=2 ./probe A : -n1 --vm-image=tiny ./probe B",
+                &["A tiny", "A tiny", "B tiny"],
+            ),
+            runs(
+                "srun -n1 --vm-image=tiny ./probe A : -n1 --vm-image=tiny --vms-per-slot=2 ./probe A",
+                &["A tiny", "A tiny", "A tiny"],
+            ),
+            refused(
+                "srun -n1 --vm-image=tiny ./probe A : -n1 ./probe B",
+                &["component 1", "--vm-image=tiny", "--vm-image=none"],
+            ),
+            refused(
+                "srun -n1 ./probe A : -n1 --vm-image=tiny ./probe B",
+                &["component 0", "--vm-image=tiny", "--vm-image=none"],
+            ),
+            refused("srun -n1 --vm-image=tiny ./probe A : -n1 --vm-image=no-such ./probe B", &["no-such"]),
+            refused("srun -n1 --vm-image=tiny : -n1 --vm-image=none ./probe B", &["component 0", "command"]),
+            runs("SPANK_VM_IMAGE=tiny srun -n1 ./probe A : -n1 ./probe B", &["A tiny", "B tiny"]),
+            runs("SPANK_VM_IMAGE=tiny srun -n1 ./probe A : -n1 --vm-image=none ./probe B", &["A tiny", "B host"]),
+            runs("SPANK_VM_IMAGE=none srun -n1 ./probe A : -n1 --vm-image=tiny ./probe B", &["A host", "B tiny"]),
+            runs("srun -n1 ./probe A : -n1 ./probe B", &["A host", "B host"]),
+            // Inside an allocation: of a heterogeneous job, and of an ordinary one.
+            runs("salloc -Q -n1 : -n1 srun --het-group=0,1 --vm-image=tiny ./probe A", &["A tiny", "A tiny"]),
+            runs("salloc -Q -n1 : -n1 srun --het-group=1 --vm-image=tiny ./probe A", &["A tiny"]),
+            runs(
+                "salloc -Q -n1 : -n1 srun --het-group=0 --vm-image=tiny ./probe A : --het-group=1 --vm-image=none ./probe B",
+                &["A tiny", "B host"],
+            ),
+            runs(
+                "salloc -Q -n1 : -n1 srun --het-group=1 --vm-image=tiny ./probe A : --het-group=0 --vm-image=none ./probe B",
+                &["A tiny", "B host"],
+            ),
+            runs(
+                "salloc -Q -N2 srun -N1 -n1 --vm-image=tiny ./probe A : -N1 -n1 --vm-image=none ./probe B",
+                &["A tiny", "B host"],
+            ),
+            runs(
+                "srun -n1 --export=NONE --vm-image=tiny ./probe A : -n1 --export=NONE --vm-image=none ./probe B",
+                &["A tiny", "B host"],
+            ),
+            // Slurm copies the file under the name that stands first in the hidden command line.
+            refused("srun -n1 --bcast=/tmp/x --vm-image=tiny ./probe A : -n1 --vm-image=tiny ./probe B", &["--bcast"]),
+        ],
+    );
+}
+
+fn het_jobs(cluster: &Cluster) {
+    let differ = &["component 0", "component 1", "--vm-image=tiny", "--vm-image=none"];
+    let silent = &["component 1", "--vm-image=tiny"];
+    go(
+        cluster,
+        &[
+            Way { typed: "salloc -Q -n1 --vm-image=tiny : -n1 --vm-image=none ./probe A", ran: &[], says: differ },
+            Way { typed: "salloc -Q -n1 --vm-image=tiny : -n1 ./probe A", ran: &[], says: silent },
+            Way { typed: "sbatch -W -n1 --vm-image=tiny : -n1 --vm-image=none job", ran: &[], says: differ },
+            Way { typed: "sbatch -W het-other", ran: &[], says: differ },
+            Way { typed: "sbatch -W het-silent", ran: &[], says: silent },
+            runs("sbatch -W het-same", &["batch tiny"]),
+            runs("sbatch -W -n1 --vm-image=tiny : -n1 --vm-image=tiny job", &["batch tiny"]),
+            runs("SPANK_VM_IMAGE=tiny sbatch -W -n1 : -n1 job", &["batch tiny"]),
+            runs("sbatch -W het-inside", &["A tiny", "B host", "batch host"]),
+            runs(
+                "salloc -Q -n1 --vm-image=tiny : -n1 --vm-image=tiny srun --het-group=0,1 ./probe A",
+                &["A tiny", "A tiny"],
+            ),
+        ],
+    );
+}
+
+fn steps(cluster: &Cluster) {
+    go(
+        cluster,
+        &[
+            runs("srun --vm-image=tiny ./probe A", &["A tiny"]),
+            runs("srun --vm-image=none --vm-image=tiny ./probe A", &["A tiny"]),
+            runs("srun --vm-image=tiny --vm-image=none ./probe A", &["A host"]),
+            runs("SPANK_VM_IMAGE=tiny srun ./probe A", &["A tiny"]),
+            runs("SPANK_VM_IMAGE=tiny srun --vm-image=none ./probe A", &["A host"]),
+            runs("SPANK_VM_IMAGE=none srun --vm-image=tiny ./probe A", &["A tiny"]),
+            refused("SPANK_VM_IMAGE='(null)' srun ./probe A", &["--vm-image"]),
+            refused("srun --vm-image= ./probe A", &["--vm-image"]),
+            refused("srun --vm-image='(null)' ./probe A", &["--vm-image"]),
+            runs("srun --export=NONE --vm-image=tiny ./probe A", &["A tiny"]),
+            runs("srun --export=NIL --vm-image=tiny ./probe A", &["A tiny"]),
+            runs("srun --export=HOME,SPANK_VM_IMAGE=none --vm-image=tiny ./probe A", &["A tiny"]),
+            runs("env -i PATH=\"$PATH\" SLURM_CONF=\"$SLURM_CONF\" srun --vm-image=tiny ./probe A", &["A tiny"]),
+            runs("salloc -Q srun --vm-image=tiny ./probe A", &["A tiny"]),
+            runs("salloc -Q --vm-image=tiny srun ./probe A", &["A tiny"]),
+            runs("salloc -Q --vm-image=tiny srun --overlap ./probe A", &["A tiny"]),
+            runs("salloc -Q --vm-image=tiny srun --vm-image=none ./probe A", &["A host"]),
+            runs("salloc -Q --vm-image=tiny sh -c 'srun ./probe A; srun ./probe B'", &["A tiny", "B tiny"]),
+            runs("SPANK_VM_IMAGE=none salloc -Q --vm-image=tiny srun ./probe A", &["A tiny"]),
+            runs("salloc -Q sh -c 'srun --jobid=$SLURM_JOB_ID --vm-image=tiny ./probe A'", &["A tiny"]),
+            // Slurm before 23.11 has no way into the command lines of such tasks.
+            refused("echo '0 ./probe A' >m; srun --vm-image=tiny --multi-prog m", &["--multi-prog"]),
+            refused("echo '0 ./probe A' >m; SPANK_VM_IMAGE=tiny srun --multi-prog ./m", &["--multi-prog"]),
+        ],
+    );
+}
+
+fn jobs(cluster: &Cluster) {
+    go(
+        cluster,
+        &[
+            runs("sbatch -W --vm-image=tiny job", &["batch tiny"]),
+            runs("SPANK_VM_IMAGE=tiny sbatch -W job", &["batch tiny"]),
+            runs("SPANK_VM_IMAGE=none sbatch -W --vm-image=tiny job", &["batch tiny"]),
+            runs("sbatch -W --vm-image=tiny --wrap='./probe wrapped'", &["wrapped tiny"]),
+            runs("sbatch -W --vm-image=tiny --export=NONE job", &["batch tiny"]),
+            runs("sbatch -W --vm-image=tiny --export=NIL job", &["batch tiny"]),
+            runs("sbatch -W --vm-image=tiny --export=HOME job", &["batch tiny"]),
+            runs("printf 'A=1\\0' >e; sbatch -W --vm-image=tiny --export-file=e job", &["batch tiny"]),
+            runs("printf 'A=1\\0' >e; sbatch -W --vm-image=tiny --export-file=e --export=NONE job", &["batch tiny"]),
+            runs("sbatch -W --vm-image=tiny --array=0-1 job", &["batch tiny", "batch tiny"]),
+            runs("echo '#!/bin/sh\n./probe stdin' | sbatch -W --vm-image=tiny", &["stdin tiny"]),
+            runs("env -i PATH=\"$PATH\" SLURM_CONF=\"$SLURM_CONF\" sbatch -W --vm-image=tiny job", &["batch tiny"]),
+            // A job that waits in the queue, is put back and started again has its options still.
+            runs(
+                "j=$(sbatch --parsable --vm-image=tiny --wrap='./probe again; [ $(wc -l <ran) -gt 1 ] || sleep 600'); \
+                 until [ -s ran ]; do sleep 0.2; done; scontrol requeue $j; scontrol update job=$j StartTime=now; \
+                 i=0; until [ $(wc -l <ran) -gt 1 ]; do sleep 0.2; i=$((i+1)); [ $i -lt 900 ] || exit 1; done; \
+                 while squeue -h -j $j | grep -q .; do sleep 0.2; done",
+                &["again tiny", "again tiny"],
+            ),
+        ],
+    );
+}
+
+fn losses(cluster: &Cluster) {
+    go(
+        cluster,
+        &[
+            // The names by which Slurm carries the option, set against it.
+            refused(
+                "srun --vm-image=tiny --export=_SLURM_SPANK_OPTION_spank_vm_vm_image=none,HOME ./probe A",
+                &["--vm-image did not arrive"],
+            ),
+            refused(
+                "sbatch -W --vm-image=tiny --export=_SLURM_SPANK_OPTION_spank_vm_vm_image=none job; tail -n1 slurm-*.out >&2; \
+                 exit 1",
+                &["--vm-image"],
+            ),
+            runs("_SLURM_SPANK_OPTION_spank_vm_vm_image=none srun --vm-image=tiny ./probe A", &["A tiny"]),
+            // What changes the environment on the node comes after the command line was replaced.
+            runs("srun --vm-image=tiny --task-prolog=./prolog ./probe A", &["A tiny"]),
+        ],
+    );
+}
+
+fn nodes_without_plugin(cluster: &Cluster) {
+    let file = cluster.dir.join("plugstack.conf");
+    let line = fs::read_to_string(&file).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+    for (typed, ran) in [
+        ("srun --prolog=./lose --vm-image=tiny ./probe A", &[][..]),
+        ("srun --prolog=./lose -n1 --vm-image=tiny ./probe A : -n1 --vm-image=tiny ./probe B", &[]),
+        ("srun --prolog=./lose -n1 --vm-image=tiny ./probe A : -n1 --vm-image=none ./probe B", &["B host"]),
+        ("srun --prolog=./lose -n1 --vm-image=none ./probe A : -n1 --vm-image=tiny ./probe B", &["A host"]),
+        ("salloc -Q -n1 : -n1 srun --prolog=./lose --het-group=0,1 --vm-image=tiny ./probe A", &[]),
+        ("salloc -Q -N2 srun --prolog=./lose -N1 --vm-image=tiny ./probe A : -N1 --vm-image=tiny ./probe B", &[]),
+        ("echo '0 ./probe A' >m; srun --prolog=./lose --vm-image=tiny --multi-prog m", &[]),
+    ] {
+        let dir = prepared(cluster);
+        script(&dir, "lose", &format!("#!/bin/sh\n: >{}\n", file.display()));
+        let ended = cluster.run_in(&dir, &["sh", "-c", typed]);
+        fs::write(&file, &line).unwrap();
+        assert_eq!(what_ran(&dir), ran, "{typed}: {ended:?}");
+        assert!(ended.code != 0, "{typed}: {ended:?}");
+    }
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+}
+
+/// Tries every way and tells of all that went wrong at once.
+fn go(cluster: &Cluster, ways: &[Way]) {
+    let wrong: Vec<String> = ways.iter().filter_map(|way| tried(cluster, way).err()).collect();
+    assert!(wrong.is_empty(), "{} of {} ways:\n{}", wrong.len(), ways.len(), wrong.join("\n"));
+}
+
+fn tried(cluster: &Cluster, way: &Way) -> Result<(), String> {
+    let dir = prepared(cluster);
+    let ended = cluster.run_in(&dir, &["sh", "-c", way.typed]);
+    let ran = what_ran(&dir);
+    if ran != way.ran {
+        return Err(format!("  {}\n    ran: {ran:?}, not {:?}\n    {ended:?}", way.typed, way.ran));
+    }
+    let said = if way.says.is_empty() { ended.code == 0 } else { refused_with(&ended, way.says) };
+    if said { Ok(()) } else { Err(format!("  {}\n    said: {ended:?}", way.typed)) }
+}
+
+/// Whether it failed with one line of ours that has all words.
+fn refused_with(ended: &Ran, words: &[&str]) -> bool {
+    let lines: Vec<&str> = ended.stderr.lines().filter(|line| line.contains("error: vm: ")).collect();
+    ended.code != 0 && lines.len() == 1 && words.iter().all(|word| lines[0].contains(word))
+}
+
+/// A new directory of the user's with the scripts.
+fn prepared(cluster: &Cluster) -> std::path::PathBuf {
+    let dir = cluster.work_dir();
+    for (name, text) in SCRIPTS {
+        script(&dir, name, text);
+    }
+    script(&dir, "prolog", "#!/bin/sh\nfor v in $(env | sed -n 's/^\\(S[A-Z_]*SPANK[^=]*\\)=.*/\\1/p'); do echo \"unset $v\"; done\n");
+    let owned = Command::new("chown").arg("-R").arg(&cluster.user).arg(&dir).status().unwrap();
+    assert!(owned.success());
+    dir
+}
+
+fn script(dir: &Path, name: &str, text: &str) {
+    fs::write(dir.join(name), text).unwrap();
+    fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+fn what_ran(dir: &Path) -> Vec<String> {
+    let text = fs::read_to_string(dir.join("ran")).unwrap_or_default();
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
