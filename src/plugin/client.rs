@@ -5,8 +5,8 @@
 use super::error::Error;
 use super::imagecheck::{self, Verdict};
 use super::options::{IMAGE, TABLE};
-use super::{COMMAND_ENV, IMAGE_DIR_ENV, MULTI_PROG_ENV, Plugin, VERBOSE_ENV};
-use crate::request::{ImageRef, STEP_PROGRAM};
+use super::{COMMAND_ENV, COMPONENTS_ENV, IMAGE_DIR_ENV, MULTI_PROG_ENV, Plugin, VERBOSE_ENV, component};
+use crate::request::{ImageRef, STEP_PROGRAM, VmRequest};
 use crate::spank::{Context, Host, Level};
 use std::env;
 use std::ffi::{OsStr, OsString, c_int};
@@ -38,6 +38,10 @@ pub fn start(host: &mut dyn Host) -> bool {
         }
     }
     resolve_inherited_image(host);
+    if host.own_env(COMPONENTS_ENV).is_some() {
+        // Of a step that this client was started in, where nobody took it out.
+        host.set_own_env(COMPONENTS_ENV, OsStr::new(""));
+    }
     // sbatch reads its script, from the terminal if need be, before it looks at plugin options.
     env::args_os().skip(1).eq(["--vm-image=list"])
 }
@@ -59,16 +63,25 @@ fn resolve_inherited_image(host: &mut dyn Host) {
 /// # Errors
 /// What the user has to change.
 pub fn check_options(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
+    // Without any value since then, this component has none: Slurm tells of a component's end once for each.
+    plugin.begin_component();
+    component::forget_inherited(plugin, host);
     plugin.wish.refuse_strays(|name| host.own_env(name))?;
-    let Some(vms) = plugin.wish.vms()? else {
-        return Ok(());
-    };
-    let mut image = vms.image;
-    if image.relative_path().is_some() {
-        let dir = env::current_dir().map_err(|source| Error::NoWorkDir { path: image.to_string(), source })?;
-        host.set_own_env(IMAGE_DIR_ENV, dir.as_os_str());
-        image = image.seen_from(&dir);
+    let mut vms = plugin.wish.vms()?;
+    if let Some(vms) = &mut vms {
+        if vms.image.relative_path().is_some() {
+            let dir = env::current_dir().map_err(|source| Error::NoWorkDir { path: vms.image.to_string(), source })?;
+            host.set_own_env(IMAGE_DIR_ENV, dir.as_os_str());
+            vms.image = vms.image.clone().seen_from(&dir);
+        }
+        check_image(plugin, host, vms)?;
     }
+    plugin.complete = true;
+    component::add(plugin, host, vms)
+}
+
+fn check_image(plugin: &mut Plugin, host: &dyn Host, vms: &VmRequest) -> Result<(), Error> {
+    let image = &vms.image;
     let save = vms.save.as_ref().map(|save| format!("--save={save}"));
     let words: Vec<&str> = ["image", "check", image.as_str()].into_iter().chain(save.as_deref()).collect();
     let asked = words.join(" ");
@@ -100,22 +113,30 @@ pub fn check_options(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Err
 /// # Errors
 /// When Slurm refuses.
 pub fn hide_command(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
-    if plugin.wish.vms()?.is_none() {
+    if !plugin.wants_vm() {
         return Ok(());
     }
-    let argv = host.argv()?;
-    let Some(command) = argv.first() else {
-        return Ok(());
-    };
     if host.is_verbose() {
         host.set_own_env(VERBOSE_ENV, OsStr::new("1"));
     }
+    let argv = host.argv()?;
+    if plugin.are_hidden() {
+        return component::verify(&plugin.components, &argv);
+    }
+    let Some(command) = argv.first() else {
+        return Ok(());
+    };
     if is_multi_prog(&argv) {
         host.set_own_env(MULTI_PROG_ENV, OsStr::new("1"));
         return Ok(());
     }
+    // Else it is something that nobody could hide.
+    let own = host.command_line();
+    if !argv[1..].iter().all(|word| own.contains(word)) {
+        return Err(Error::OpenComponent(0));
+    }
     host.set_own_env(COMMAND_ENV, command);
-    host.set_argv0(OsStr::new(STEP_PROGRAM))?;
+    host.set_arg(0, OsStr::new(STEP_PROGRAM))?;
     Ok(())
 }
 

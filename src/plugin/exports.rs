@@ -137,7 +137,14 @@ fn exit_unless_stepd(spank: spank_t, code: c_int) -> c_int {
 pub unsafe extern "C" fn slurm_spank_local_user_init(spank: spank_t, _: c_int, _: *mut *mut c_char) -> c_int {
     let send = |host: &mut Spank| with_plugin(|plugin| client::hide_command(plugin, host));
     // SAFETY: as this function's.
-    unsafe { hook("slurm_spank_local_user_init", spank, send) }
+    let code = unsafe { hook("slurm_spank_local_user_init", spank, send) };
+    let must_not_run = || c_int::from(with_plugin(|plugin| plugin.wants_vm()));
+    if code != 0 && guard("the end of srun", user_error, must_not_run) != 0 {
+        // Where the plugin is `optional` srun would go on and send the command as it is. Slurm itself ends srun by
+        // exit() here; what was allocated is given back as after any other end of srun.
+        return exit_unless_stepd(spank, code);
+    }
+    code
 }
 
 /// Per task, as root, before it becomes the user.
@@ -248,7 +255,7 @@ unsafe extern "C" fn on_option(number: c_int, value: *const c_char, remote: c_in
             // Not later: srun wants a command first, sbatch a script.
             list_and_exit(with_plugin(|plugin| plugin.list_command()));
         }
-        with_plugin(|plugin| plugin.wish.set(option, value.as_deref()));
+        with_plugin(|plugin| plugin.take(option, value.as_deref()));
         if remote == 0 && option == IMAGE && with_plugin(|plugin| plugin.wish.wants_vm()) && client::is_scrontab() {
             user_error(&Error::Scrontab.to_string());
             return -1;

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::component::Asked;
 use super::error::Error;
 use crate::request::{
     EnvEntry, ImageRef, RequestError, SaveSpec, ShareSpec, VmRequest, parse_cpus, parse_memory, parse_mounts,
@@ -130,6 +131,10 @@ pub struct Wish {
     save: Option<SaveSpec>,
     /// Per option the last value, and whether it was good.
     given: [Option<(String, Result<(), RequestError>)>; TABLE.len()],
+    /// Every value in its turn.
+    history: Vec<(usize, String)>,
+    /// What this component of a heterogeneous step asked for, whatever values Slurm has brought.
+    asked: Option<Asked>,
 }
 
 impl Wish {
@@ -138,6 +143,7 @@ impl Wish {
     pub fn set(&mut self, option: usize, value: Option<&str>) {
         let value = value.filter(|&text| text != "(null)").unwrap_or_default();
         let result = (TABLE[option].store)(self, value);
+        self.history.push((option, value.to_owned()));
         self.given[option] = Some((value.to_owned(), result));
     }
 
@@ -146,9 +152,57 @@ impl Wish {
         self.given[option].is_some()
     }
 
+    /// The value of each option that was given.
+    pub fn given(&self) -> [Option<String>; TABLE.len()] {
+        std::array::from_fn(|option| self.given[option].as_ref().map(|(value, _)| value.clone()))
+    }
+
+    /// The same without what sbatch and salloc brought of an earlier component's: once its options are known they put
+    /// them into their own environment, for the steps within the job, where they find them again for the next
+    /// component. `now` is a variable as it is, `before` as the user left it. When a value is there more than once, the last
+    /// one is taken for Slurm's: that may find a difference that is none, but misses none.
+    pub fn without_inherited(
+        &self,
+        now: impl Fn(&str) -> Option<OsString>,
+        before: impl Fn(&str) -> Option<OsString>,
+    ) -> Self {
+        let mut own = Self::default();
+        for (number, option) in TABLE.iter().enumerate() {
+            let variable = option.slurm_variable();
+            let (now, before) = (now(&variable), before(&variable));
+            let mut values: Vec<&str> =
+                self.history.iter().filter(|(option, _)| *option == number).map(|(_, value)| &**value).collect();
+            let text = |value: &OsString| value.to_string_lossy().into_owned();
+            let default = before.as_ref().map(text);
+            if now != before {
+                let inherited = now.as_ref().map(text);
+                if let Some(place) = values.iter().rposition(|value| Some(*value) == inherited.as_deref()) {
+                    values.remove(place);
+                }
+            }
+            if let Some(value) = values.last().copied().or(default.as_deref()) {
+                own.set(number, Some(value));
+            }
+        }
+        own
+    }
+
+    /// From now on what the component asked for counts, and not the values that Slurm brought for all.
+    pub fn decide(&mut self, asked: Asked) {
+        self.asked = Some(asked);
+    }
+
+    /// Whether [`Wish::decide`] was called.
+    pub fn is_decided(&self) -> bool {
+        self.asked.is_some()
+    }
+
     /// Whether the step must not run on the bare host: an image was asked for, well or badly.
     pub fn wants_vm(&self) -> bool {
-        self.image.is_some() || matches!(self.given[IMAGE], Some((_, Err(_))))
+        match &self.asked {
+            Some(asked) => *asked != Asked::Host,
+            None => self.image.is_some() || matches!(self.given[IMAGE], Some((_, Err(_)))),
+        }
     }
 
     /// Sums up what the user asks for; `None` is a bare-metal step, whatever the other options say.
@@ -156,8 +210,12 @@ impl Wish {
     /// # Errors
     /// The first bad value.
     pub fn vms(&self) -> Result<Option<VmRequest>, Error> {
-        if !self.wants_vm() {
-            return Ok(None);
+        match &self.asked {
+            Some(Asked::Lost) => return Err(Error::LostOption),
+            Some(Asked::Vms(request)) => return Ok(Some(request.clone())),
+            Some(Asked::Host) => return Ok(None),
+            None if !self.wants_vm() => return Ok(None),
+            None => {}
         }
         for (_, result) in self.given.iter().flatten() {
             result.clone().map_err(Error::Request)?;

@@ -7,9 +7,10 @@
 #![forbid(unsafe_code)]
 
 use super::error::Error;
-use super::options::{IMAGE, TABLE};
+use super::options::{IMAGE, NONE, TABLE};
 use super::state_dir::RUNNER_KEY;
-use super::{COMMAND_ENV, IMAGE_DIR_ENV, MULTI_PROG_ENV, Plugin, VERBOSE_ENV, state_dir, user_dir};
+use super::component::{self, Asked};
+use super::{COMMAND_ENV, COMPONENTS_ENV, IMAGE_DIR_ENV, MULTI_PROG_ENV, Plugin, VERBOSE_ENV, state_dir, user_dir};
 use crate::process::Process;
 use crate::request::{JobRef, REQUEST_ENV, STEP_PROGRAM, VmRequest};
 use crate::spank::{Host, Level, SpankError, Step, is_executable};
@@ -26,7 +27,7 @@ pub fn task_init_privileged(plugin: &mut Plugin, host: &mut dyn Host) {
 
 fn make_state_dir(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     let step = host.step()?;
-    adopt_lost_options(plugin, host, step)?;
+    adopt_what_slurm_lost(plugin, host, step)?;
     let Some(request) = plugin.wish.vms()?.filter(|_| step != Step::Extern) else { return Ok(()) };
     let path = state_dir::path(&plugin.args()?.state_dir, host.job_id()?, step, host.task_id()?);
     let owner = host.owner()?;
@@ -74,16 +75,21 @@ fn become_step(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     if step == Step::Extern {
         return Ok(());
     }
-    adopt_lost_options(plugin, host, step)?;
+    adopt_what_slurm_lost(plugin, host, step)?;
     let sent = take_job_env(host, COMMAND_ENV)?;
     let multi_prog = take_job_env(host, MULTI_PROG_ENV)?.is_some();
     let verbose = take_job_env(host, VERBOSE_ENV)?.is_some();
     let image_dir = take_job_env(host, IMAGE_DIR_ENV)?;
+    take_job_env(host, COMPONENTS_ENV)?;
     let argv = host.argv()?;
-    let replaced = !multi_prog && argv.first().is_some_and(|word| word == STEP_PROGRAM);
+    let is_component = argv.first().is_some_and(|word| component::marked(word).is_some());
+    let replaced = is_component || (!multi_prog && argv.first().is_some_and(|word| word == STEP_PROGRAM));
     let Some(mut request) = plugin.wish.vms()? else {
         return if replaced { Err(Error::LostOption) } else { Ok(()) };
     };
+    if is_component && !plugin.wish.is_decided() {
+        return Err(Error::LostCommand);
+    }
     if let Some(error) = plugin.parked.take() {
         return Err(error);
     }
@@ -94,7 +100,11 @@ fn become_step(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
         // There the tasks' command lines are out of reach and would run as they are.
         return Err(Error::MultiProg);
     }
-    let command = if replaced { Some(sent.ok_or(Error::LostCommand)?) } else { argv.first().cloned() };
+    let command = match request.argv0.take() {
+        Some(of_component) => Some(of_component),
+        None if replaced => Some(sent.ok_or(Error::LostCommand)?),
+        None => argv.first().cloned(),
+    };
 
     if let Some(path) = request.image.relative_path() {
         let dir = image_dir.filter(|dir| Path::new(dir).is_absolute());
@@ -114,11 +124,11 @@ fn become_step(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     host.set_job_env(REQUEST_ENV, request.to_string().as_ref())?;
     if host.can_prepend_argv() {
         if let (true, Some(command)) = (replaced, &command) {
-            host.set_argv0(command)?;
+            host.set_arg(0, command)?;
         }
         host.prepend_argv(&[program.as_os_str()])?;
     } else {
-        host.set_argv0(program.as_os_str())?;
+        host.set_arg(0, program.as_os_str())?;
     }
     Ok(())
 }
@@ -156,7 +166,7 @@ type Swept = Option<(PathBuf, u32, Step)>;
 /// Whether there is anything to sweep, and where. A bare-metal step costs nothing.
 fn sweeps(plugin: &mut Plugin, host: &dyn Host) -> Result<Swept, SpankError> {
     let step = host.step()?;
-    adopt_lost_options(plugin, host, step)?;
+    adopt_what_slurm_lost(plugin, host, step)?;
     match &plugin.args {
         Ok(args) if plugin.wish.wants_vm() && step != Step::Extern => {
             Ok(Some((args.state_dir.clone(), host.job_id()?, step)))
@@ -199,10 +209,29 @@ fn task_memory(host: &dyn Host, tasks: u32) -> Result<Option<u64>, Error> {
     Ok((step > 0).then(|| step / u64::from(tasks)))
 }
 
+/// Corrects the values that Slurm brought by what the client sent beside them.
+fn adopt_what_slurm_lost(plugin: &mut Plugin, host: &dyn Host, step: Step) -> Result<(), SpankError> {
+    match step {
+        Step::Batch | Step::Interactive => adopt_lost_options(plugin, host, step),
+        Step::Srun(_) => {
+            if let Some(asked) = component::of_task(host)? {
+                plugin.wish.decide(asked);
+            }
+            Ok(())
+        }
+        Step::Extern => Ok(()),
+    }
+}
+
 /// `sbatch --export=NONE` before Slurm 23.11 loses a plugin's options on the way to the batch
 /// step, which would then run on the host. The variables for the srun inside do arrive.
 fn adopt_lost_options(plugin: &mut Plugin, host: &dyn Host, step: Step) -> Result<(), SpankError> {
-    if !matches!(step, Step::Batch | Step::Interactive) || plugin.wish.has(IMAGE) {
+    if plugin.wish.has(IMAGE) {
+        // sbatch gives both the same value; salloc's shell may have been given one of its own.
+        let image = host.job_env(&TABLE[IMAGE].slurm_variable())?;
+        if step == Step::Batch && !plugin.wish.wants_vm() && image.is_some_and(|image| image != NONE) {
+            plugin.wish.decide(Asked::Lost);
+        }
         return Ok(());
     }
     for (number, option) in TABLE.iter().enumerate() {

@@ -48,6 +48,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("job", "#!/bin/sh\n./probe batch\n"),
     ("het-same", "#!/bin/sh\n#SBATCH -n1 --vm-image=tiny\n#SBATCH hetjob\n#SBATCH -n1 --vm-image=tiny\n./probe batch\n"),
     ("het-other", "#!/bin/sh\n#SBATCH -n1 --vm-image=tiny\n#SBATCH hetjob\n#SBATCH -n1 --vm-image=none\n./probe batch\n"),
+    ("het-reverse", "#!/bin/sh\n#SBATCH -n1 --vm-image=none\n#SBATCH hetjob\n#SBATCH -n1 --vm-image=tiny\n./probe batch\n"),
     ("het-silent", "#!/bin/sh\n#SBATCH -n1 --vm-image=tiny\n#SBATCH hetjob\n#SBATCH -n1\n./probe batch\n"),
     (
         "het-inside",
@@ -121,11 +122,19 @@ fn het_jobs(cluster: &Cluster) {
     go(
         cluster,
         &[
-            Way { typed: "salloc -Q -n1 --vm-image=tiny : -n1 --vm-image=none ./probe A", ran: &[], says: differ },
-            Way { typed: "salloc -Q -n1 --vm-image=tiny : -n1 ./probe A", ran: &[], says: silent },
-            Way { typed: "sbatch -W -n1 --vm-image=tiny : -n1 --vm-image=none job", ran: &[], says: differ },
-            Way { typed: "sbatch -W het-other", ran: &[], says: differ },
-            Way { typed: "sbatch -W het-silent", ran: &[], says: silent },
+            refused("salloc -n1 --vm-image=tiny : -n1 --vm-image=none ./probe A", differ),
+            refused("salloc -n1 --vm-image=tiny : -n1 ./probe A", silent),
+            refused("salloc -n1 --vm-image=none : -n1 --vm-image=tiny ./probe A", differ),
+            refused("salloc -n1 : -n1 --vm-image=tiny ./probe A", &["component 0", "no --vm-image"]),
+            refused("SPANK_VM_IMAGE=tiny salloc -n1 --vm-image=none : -n1 ./probe A", differ),
+            refused(
+                "salloc -n1 --vm-image=tiny --vms-per-slot=2 : -n1 --vm-image=tiny ./probe A",
+                &["--vms-per-slot=2", "no --vms-per-slot"],
+            ),
+            refused("sbatch -W -n1 --vm-image=tiny : -n1 --vm-image=none job", differ),
+            refused("sbatch -W het-other", differ),
+            refused("sbatch -W het-reverse", differ),
+            refused("sbatch -W het-silent", silent),
             runs("sbatch -W het-same", &["batch tiny"]),
             runs("sbatch -W -n1 --vm-image=tiny : -n1 --vm-image=tiny job", &["batch tiny"]),
             runs("SPANK_VM_IMAGE=tiny sbatch -W -n1 : -n1 job", &["batch tiny"]),
@@ -213,7 +222,7 @@ fn losses(cluster: &Cluster) {
             ),
             runs("_SLURM_SPANK_OPTION_spank_vm_vm_image=none srun --vm-image=tiny ./probe A", &["A tiny"]),
             // What changes the environment on the node comes after the command line was replaced.
-            runs("srun --vm-image=tiny --task-prolog=./prolog ./probe A", &["A tiny"]),
+            refused("srun --vm-image=tiny --task-prolog=$PWD/prolog ./probe A", &["SPANK_VM_REQUEST is not set"]),
         ],
     );
 }
@@ -260,7 +269,7 @@ fn tried(cluster: &Cluster, way: &Way) -> Result<(), String> {
 
 /// Whether it failed with one line of ours that has all words.
 fn refused_with(ended: &Ran, words: &[&str]) -> bool {
-    let lines: Vec<&str> = ended.stderr.lines().filter(|line| line.contains("error: vm: ")).collect();
+    let lines: Vec<&str> = ended.stderr.lines().filter(|line| line.contains("error: vm: ") || line.starts_with("vm: error: ")).collect();
     ended.code != 0 && lines.len() == 1 && words.iter().all(|word| lines[0].contains(word))
 }
 
@@ -270,7 +279,7 @@ fn prepared(cluster: &Cluster) -> std::path::PathBuf {
     for (name, text) in SCRIPTS {
         script(&dir, name, text);
     }
-    script(&dir, "prolog", "#!/bin/sh\nfor v in $(env | sed -n 's/^\\(S[A-Z_]*SPANK[^=]*\\)=.*/\\1/p'); do echo \"unset $v\"; done\n");
+    script(&dir, "prolog", "#!/bin/sh\nfor v in $(env | sed -n 's/^\\([A-Z_]*SPANK[A-Za-z_]*\\)=.*/\\1/p'); do echo \"unset $v\"; done\n");
     let owned = Command::new("chown").arg("-R").arg(&cluster.user).arg(&dir).status().unwrap();
     assert!(owned.success());
     dir
