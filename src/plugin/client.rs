@@ -5,7 +5,10 @@
 use super::error::Error;
 use super::imagecheck::{self, Verdict};
 use super::options::{IMAGE, TABLE};
-use super::{COMMAND_ENV, COMPONENTS_ENV, IMAGE_DIR_ENV, MULTI_PROG_ENV, Plugin, VERBOSE_ENV, component};
+use super::{
+    COMMAND_ENV, COMPONENTS_ENV, IMAGE_DIR_ENV, JOB_IMAGE_ENV, MULTI_PROG_ENV, Plugin, VERBOSE_ENV, component,
+    multiprog,
+};
 use crate::request::{ImageRef, STEP_PROGRAM, VmRequest};
 use crate::spank::{Context, Host, Level};
 use std::env;
@@ -77,7 +80,28 @@ pub fn check_options(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Err
         check_image(plugin, host, vms)?;
     }
     plugin.complete = true;
+    remember_for_job(plugin, host)?;
     component::add(plugin, host, vms)
+}
+
+/// A job that asked for a VM says so in a second variable, which has another name than those that Slurm makes of options. A
+/// step within the job that does not find the first one any more has not asked for the host.
+fn remember_for_job(plugin: &Plugin, host: &mut dyn Host) -> Result<(), Error> {
+    let [image, ..] = plugin.wish.given();
+    let of_job = host.own_env(JOB_IMAGE_ENV).filter(|image| !image.is_empty());
+    if host.context() == Context::Allocator {
+        let image = image.filter(|_| plugin.wish.wants_vm()).unwrap_or_default();
+        if of_job.is_some() || !image.is_empty() {
+            host.set_own_env(JOB_IMAGE_ENV, image.as_ref());
+        }
+        return Ok(());
+    }
+    match of_job {
+        Some(of_job) if image.is_none() && host.own_env("SLURM_JOB_ID").is_some() => {
+            Err(Error::ForgottenByJob(of_job.to_string_lossy().into_owned()))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_image(plugin: &mut Plugin, host: &dyn Host, vms: &VmRequest) -> Result<(), Error> {
@@ -128,6 +152,7 @@ pub fn hide_command(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Erro
     };
     if is_multi_prog(&argv) {
         host.set_own_env(MULTI_PROG_ENV, OsStr::new("1"));
+        host.set_arg(1, &multiprog::hidden(&argv[1]))?;
         return Ok(());
     }
     // Else it is something that nobody could hide.
@@ -312,12 +337,25 @@ mod tests {
         file.write_all(b"0 hostname\n1 sleep 1\n").unwrap();
         let mut host = FakeHost::new(Context::Srun);
         host.argv = vec![file.path().into(), "0 hostname\n1 sleep 1\n".into()];
-        let before = host.command();
         let mut plugin = Plugin::new(&[]);
         plugin.wish.set(IMAGE, Some("debian12"));
         hide_command(&mut plugin, &mut host).unwrap();
-        assert_eq!(host.command(), before);
+        assert_eq!(
+            host.argv,
+            [file.path().as_os_str(), OsStr::new("0 spank-vm-step hostname\n1 spank-vm-step sleep 1\n")]
+        );
         assert_eq!(host.own_env[MULTI_PROG_ENV], "1");
+    }
+
+    #[test]
+    fn a_command_line_that_is_not_the_user_s_is_not_sent() {
+        let mut host = FakeHost::new(Context::Srun);
+        // As of --multi-prog with a file that can be read only once.
+        host.argv = vec!["/dev/fd/63".into(), "0 hostname\n".into()];
+        let mut plugin = Plugin::new(&[]);
+        hide_command(&mut plugin, &mut host).unwrap();
+        plugin.wish.set(IMAGE, Some("debian12"));
+        assert!(matches!(hide_command(&mut plugin, &mut host), Err(Error::OpenComponent(0))));
     }
 
     #[test]

@@ -190,7 +190,8 @@ fn list(components: &[Component]) -> String {
 pub fn verify(components: &[Component], argv: &[OsString]) -> Result<(), Error> {
     let Some(word) = argv.first() else { return Ok(()) };
     let is_hidden = |index: usize| components.get(index).is_some_and(|component| component.hidden);
-    let is_bare = || components.iter().any(|component| component.vms.is_none() && component.command.as_ref() == Some(word));
+    let is_bare =
+        || components.iter().any(|component| component.vms.is_none() && component.command.as_ref() == Some(word));
     if marked(word).is_some_and(is_hidden) || is_bare() { Ok(()) } else { Err(Error::OpenComponent(0)) }
 }
 

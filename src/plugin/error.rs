@@ -50,6 +50,8 @@ pub enum Error {
     },
     /// The command of this component of a heterogeneous step cannot be hidden.
     OpenComponent(usize),
+    /// A step in a job that asked for this image, in whose environment nothing says so any more.
+    ForgottenByJob(String),
     /// The components of a job ask for different VMs.
     ComponentsDiffer {
         /// What the first one says.
@@ -121,6 +123,11 @@ impl fmt::Display for Error {
                 f,
                 "the command of component {index} of this step cannot be kept from running without a VM: \
                  give each component a command of its own, or start one srun per component"
+            ),
+            Self::ForgottenByJob(image) => write!(
+                f,
+                "this job asked for --vm-image={image}, but the variables SLURM_SPANK_... that say so to its steps are \
+                 gone: say --vm-image={image} or --vm-image=none"
             ),
             Self::ComponentsDiffer { first, index, other } => write!(
                 f,

@@ -19,6 +19,7 @@ pub mod component;
 pub mod error;
 mod exports;
 mod imagecheck;
+mod multiprog;
 pub mod options;
 pub mod state_dir;
 pub mod stepd;
@@ -56,6 +57,9 @@ pub const IMAGE_DIR_ENV: &str = "SLURM_SPANK_VM_IMAGE_DIR";
 
 /// Environment variable in which srun sends what each component of a heterogeneous step asked for ([`component`]).
 pub const COMPONENTS_ENV: &str = "SLURM_SPANK_VM_COMPONENTS";
+
+/// Environment variable in which sbatch and salloc say that their job asked for a VM, and for which image.
+pub const JOB_IMAGE_ENV: &str = "SLURM_JOB_VM_IMAGE";
 
 /// What the plugin remembers from one hook to the next.
 #[derive(Debug)]

@@ -6,11 +6,13 @@
 
 #![forbid(unsafe_code)]
 
+use super::component::{self, Asked};
 use super::error::Error;
 use super::options::{IMAGE, NONE, TABLE};
 use super::state_dir::RUNNER_KEY;
-use super::component::{self, Asked};
-use super::{COMMAND_ENV, COMPONENTS_ENV, IMAGE_DIR_ENV, MULTI_PROG_ENV, Plugin, VERBOSE_ENV, state_dir, user_dir};
+use super::{
+    COMMAND_ENV, COMPONENTS_ENV, IMAGE_DIR_ENV, JOB_IMAGE_ENV, MULTI_PROG_ENV, Plugin, VERBOSE_ENV, state_dir, user_dir,
+};
 use crate::process::Process;
 use crate::request::{JobRef, REQUEST_ENV, STEP_PROGRAM, VmRequest};
 use crate::spank::{Host, Level, SpankError, Step, is_executable};
@@ -87,6 +89,8 @@ fn become_step(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     let Some(mut request) = plugin.wish.vms()? else {
         return if replaced { Err(Error::LostOption) } else { Ok(()) };
     };
+    // It is for steps that are started outside of a VM.
+    take_job_env(host, JOB_IMAGE_ENV)?;
     if is_component && !plugin.wish.is_decided() {
         return Err(Error::LostCommand);
     }

@@ -46,9 +46,18 @@ const PROBE: &str = "#!/bin/sh\n. /etc/os-release\n[ $ID = tiny ] || ID=host\nec
 const SCRIPTS: &[(&str, &str)] = &[
     ("probe", PROBE),
     ("job", "#!/bin/sh\n./probe batch\n"),
-    ("het-same", "#!/bin/sh\n#SBATCH -n1 --vm-image=tiny\n#SBATCH hetjob\n#SBATCH -n1 --vm-image=tiny\n./probe batch\n"),
-    ("het-other", "#!/bin/sh\n#SBATCH -n1 --vm-image=tiny\n#SBATCH hetjob\n#SBATCH -n1 --vm-image=none\n./probe batch\n"),
-    ("het-reverse", "#!/bin/sh\n#SBATCH -n1 --vm-image=none\n#SBATCH hetjob\n#SBATCH -n1 --vm-image=tiny\n./probe batch\n"),
+    (
+        "het-same",
+        "#!/bin/sh\n#SBATCH -n1 --vm-image=tiny\n#SBATCH hetjob\n#SBATCH -n1 --vm-image=tiny\n./probe batch\n",
+    ),
+    (
+        "het-other",
+        "#!/bin/sh\n#SBATCH -n1 --vm-image=tiny\n#SBATCH hetjob\n#SBATCH -n1 --vm-image=none\n./probe batch\n",
+    ),
+    (
+        "het-reverse",
+        "#!/bin/sh\n#SBATCH -n1 --vm-image=none\n#SBATCH hetjob\n#SBATCH -n1 --vm-image=tiny\n./probe batch\n",
+    ),
     ("het-silent", "#!/bin/sh\n#SBATCH -n1 --vm-image=tiny\n#SBATCH hetjob\n#SBATCH -n1\n./probe batch\n"),
     (
         "het-inside",
@@ -168,6 +177,11 @@ fn steps(cluster: &Cluster) {
             runs("salloc -Q --vm-image=tiny srun ./probe A", &["A tiny"]),
             runs("salloc -Q --vm-image=tiny srun --overlap ./probe A", &["A tiny"]),
             runs("salloc -Q --vm-image=tiny srun --vm-image=none ./probe A", &["A host"]),
+            runs("SPANK_VM_IMAGE=tiny salloc -Q srun ./probe A", &["A tiny"]),
+            runs("srun --interactive --vm-image=tiny ./probe A", &["A tiny"]),
+            runs("srun --bcast --vm-image=tiny ./probe A", &["A tiny"]),
+            // Options of the command, not of srun's.
+            runs("srun --vm-image=tiny ./probe A --bcast --het-group", &["A tiny"]),
             runs("salloc -Q --vm-image=tiny sh -c 'srun ./probe A; srun ./probe B'", &["A tiny", "B tiny"]),
             runs("SPANK_VM_IMAGE=none salloc -Q --vm-image=tiny srun ./probe A", &["A tiny"]),
             runs("salloc -Q sh -c 'srun --jobid=$SLURM_JOB_ID --vm-image=tiny ./probe A'", &["A tiny"]),
@@ -221,6 +235,17 @@ fn losses(cluster: &Cluster) {
                 &["--vm-image"],
             ),
             runs("_SLURM_SPANK_OPTION_spank_vm_vm_image=none srun --vm-image=tiny ./probe A", &["A tiny"]),
+            // The variable by which salloc tells the steps, taken out.
+            refused(
+                "salloc -Q --vm-image=tiny sh -c 'unset SLURM_SPANK__SLURM_SPANK_OPTION_spank_vm_vm_image; srun ./probe A'",
+                &["--vm-image=tiny", "--vm-image=none"],
+            ),
+            refused(
+                "salloc -Q --vm-image=tiny -n1 : -n1 --vm-image=tiny sh -c \
+                 'unset SLURM_SPANK__SLURM_SPANK_OPTION_spank_vm_vm_image; srun --het-group=0,1 ./probe A'",
+                &["--vm-image=tiny", "--vm-image=none"],
+            ),
+            runs("salloc -Q --vm-image=tiny salloc -Q --vm-image=none srun ./probe A", &["A host"]),
             // What changes the environment on the node comes after the command line was replaced.
             refused("srun --vm-image=tiny --task-prolog=$PWD/prolog ./probe A", &["SPANK_VM_REQUEST is not set"]),
         ],
@@ -269,7 +294,8 @@ fn tried(cluster: &Cluster, way: &Way) -> Result<(), String> {
 
 /// Whether it failed with one line of ours that has all words.
 fn refused_with(ended: &Ran, words: &[&str]) -> bool {
-    let lines: Vec<&str> = ended.stderr.lines().filter(|line| line.contains("error: vm: ") || line.starts_with("vm: error: ")).collect();
+    let lines: Vec<&str> =
+        ended.stderr.lines().filter(|line| line.contains("error: vm: ") || line.starts_with("vm: error: ")).collect();
     ended.code != 0 && lines.len() == 1 && words.iter().all(|word| lines[0].contains(word))
 }
 
@@ -279,7 +305,11 @@ fn prepared(cluster: &Cluster) -> std::path::PathBuf {
     for (name, text) in SCRIPTS {
         script(&dir, name, text);
     }
-    script(&dir, "prolog", "#!/bin/sh\nfor v in $(env | sed -n 's/^\\([A-Z_]*SPANK[A-Za-z_]*\\)=.*/\\1/p'); do echo \"unset $v\"; done\n");
+    script(
+        &dir,
+        "prolog",
+        "#!/bin/sh\nfor v in $(env | sed -n 's/^\\([A-Z_]*SPANK[A-Za-z_]*\\)=.*/\\1/p'); do echo \"unset $v\"; done\n",
+    );
     let owned = Command::new("chown").arg("-R").arg(&cluster.user).arg(&dir).status().unwrap();
     assert!(owned.success());
     dir
