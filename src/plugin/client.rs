@@ -310,7 +310,7 @@ mod tests {
         let mut plugin = Plugin::new(&["colour=red".into()]);
         let mut host = FakeHost::new(Context::Allocator);
         check_options(&mut plugin, &mut host).unwrap();
-        plugin.wish.set(IMAGE, Some("debian12"));
+        plugin.take(IMAGE, Some("debian12"));
         let error = check_options(&mut plugin, &mut host).unwrap_err().to_string();
         assert!(error.contains("colour=red"), "{error}");
     }

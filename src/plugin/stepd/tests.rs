@@ -170,10 +170,24 @@ fn a_step_of_srun_does_not_take_options_from_its_environment() {
 fn an_option_that_did_arrive_is_not_overridden_from_the_environment() {
     let mut node = Node::new();
     node.host.step = Step::Batch;
-    node.plugin.wish.set(IMAGE, Some("none"));
-    node.host.job_env.insert(TABLE[IMAGE].slurm_variable(), "debian12".into());
+    node.plugin.wish.set(IMAGE, Some("debian12"));
+    node.host.job_env.insert(TABLE[IMAGE].slurm_variable(), "other".into());
     node.start().unwrap();
-    assert_eq!(node.command(), "sleep 1");
+    assert_eq!(node.request().image.as_str(), "debian12");
+}
+
+#[test]
+fn an_option_that_contradicts_the_environment_does_not_send_a_script_to_the_host() {
+    for (variable, is_bare) in [("debian12", false), ("none", true)] {
+        let mut node = Node::new();
+        node.host.step = Step::Batch;
+        node.plugin.wish.set(IMAGE, Some("none"));
+        node.host.job_env.insert(TABLE[IMAGE].slurm_variable(), variable.into());
+        match node.start() {
+            Ok(()) => assert!(is_bare && node.command() == "sleep 1"),
+            Err(error) => assert!(!is_bare && matches!(error, Error::LostOption)),
+        }
+    }
 }
 
 #[test]
