@@ -123,6 +123,8 @@ impl Node {
             .arg(fake(slurm))
             .arg(library())
             .arg(program)
+            // srun has what it sends from its own command line.
+            .args(if program == "srun" { &["sleep", "1"][..] } else { &[] })
             .envs(env.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -2,7 +2,9 @@
 //! a node makes of what arrives. Slurm's part in between is played as it is in every release: all components get
 //! the values that were given last. tests/slurm/ways.rs has the ways that need a real Slurm.
 
-use super::{INIT, Node, Slurm};
+use super::{INIT, Node, Slurm, fake};
+use std::fs;
+use std::process::Command;
 
 const LIST: &str = "SLURM_SPANK_VM_COMPONENTS";
 
@@ -89,6 +91,24 @@ fn a_command_that_srun_copies_is_refused_where_it_cannot_be_hidden() {
         node(Slurm::New, &srun(Slurm::New, "a --bcast", &[("a --bcast", A)]).unwrap()[0]),
         "vm debian12 1: a --bcast"
     );
+}
+
+/// scrontab takes options of plugins and loses them.
+#[test]
+fn a_crontab_cannot_ask_for_a_vm_that_it_would_not_get() {
+    let machine = Node::new();
+    let program = machine.path("scrontab");
+    fs::copy(fake(Slurm::New), &program).unwrap();
+    for (options, taken) in [("vm-image debian12", false), ("vm-image none", true), ("vm-image list;", false)] {
+        let script = format!("{INIT}option {options}\n");
+        // In the place of the program that run_by puts first.
+        let mut called = Command::new("sh");
+        called.args(["-c", "shift; exec \"$0\" \"$@\""]).arg(&program);
+        let output = machine.run_by(called, Slurm::New, "sbatch", &script, &[]);
+        let answer = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(answer.contains("option vm-image = 0"), taken, "{answer}");
+        assert_eq!(answer.contains("error: vm: scrontab does not pass --vm-image on"), !taken, "{answer}");
+    }
 }
 
 /// What a node gets of a step, or of one component.

@@ -217,9 +217,9 @@ const LATE_MULTI_PROG: &[Way] = &[
 /// Year and month of the Slurm that is tested.
 fn release() -> (u32, u32) {
     let version = Command::new("slurmctld").arg("-V").output().unwrap().stdout;
-    let numbers = String::from_utf8(version).unwrap();
-    let mut numbers = numbers.trim_start_matches("slurm ").split('.').map(|number| number.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+    let version = String::from_utf8(version).unwrap();
+    let mut numbers = version.split_whitespace().last().unwrap().split('.').map(|number| number.parse().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap())
 }
 
 fn jobs(cluster: &Cluster) {
