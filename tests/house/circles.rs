@@ -26,15 +26,6 @@ const KNOWN: &[(&str, &[&str])] = &[
         &["crates/runner/src/delivery/copy.rs", "crates/runner/src/delivery/mod.rs"],
     ),
     (
-        "shelves are not yet apart from what lies on them",
-        &[
-            "crates/runner/src/template/builder.rs",
-            "crates/runner/src/template/key.rs",
-            "crates/runner/src/template/mod.rs",
-            "crates/runner/src/template/store.rs",
-        ],
-    ),
-    (
         "the hooks' shared words are in the first file",
         &["src/client.rs", "src/exports.rs", "src/lib.rs", "src/stepd.rs", "src/sweep.rs"],
     ),

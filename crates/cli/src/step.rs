@@ -12,7 +12,7 @@ use proto::ExitStatus;
 use request::{REQUEST_ENV, STEP_PROGRAM, VmRequest};
 use runner::config::Config;
 use runner::fault::BlameNode;
-use runner::{self, SaveAs, Slot, limits};
+use runner::{self, Command, SaveAs, Slot, limits};
 
 /// Set to anything, prints the phases of every VM of the step to its stderr.
 const TIMING_ENV: &str = "SPANK_VM_TIMING";
@@ -58,9 +58,7 @@ pub fn run(mut arguments: Vec<OsString>) -> anyhow::Result<ExitStatus> {
         asked: request.asked,
         memory: limits::memory(request.memory_mib, request.tasks),
         save: save.transpose()?,
-        argv,
-        batch_script: request.batch_script,
-        script_path: None,
+        command: Command { argv, batch_script: request.batch_script, script_path: None },
         timing: std::env::var_os(TIMING_ENV).is_some(),
         begin,
     };
