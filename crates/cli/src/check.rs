@@ -238,7 +238,7 @@ fn templates(config: &Config) -> Finding {
         Ok(meta) if meta.is_dir() && meta.uid() == 0 && meta.mode() & 0o022 == 0 => {
             let all: Vec<u64> = shelves(&config.template_dir)
                 .iter()
-                .flat_map(|shelf| shelf.list())
+                .flat_map(runner::template::Shelf::list)
                 .map(|(_, bytes, _)| bytes)
                 .collect();
             let mib = all.iter().sum::<u64>() >> 20;
