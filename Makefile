@@ -94,6 +94,8 @@ lint: lint-rust lint-shell lint-deps ## formatting, compiler and shell warnings,
 lint-rust:
 	$(call section,lint: rustfmt and clippy)
 	$(CARGO) fmt --all --check
+	# Their modules are declared by a macro, through which cargo fmt does not look.
+	rustfmt --edition 2024 --check crates/request/src/options/*.rs
 	$(CARGO) clippy --quiet --workspace --all-targets -- -D warnings
 
 lint-shell:

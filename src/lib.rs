@@ -24,12 +24,9 @@ mod exports;
 mod imagecheck;
 pub mod options;
 pub mod spank;
-pub mod state_dir;
 pub mod stepd;
 pub mod sweep;
 mod sys;
-mod trash;
-mod user_dir;
 mod version;
 
 pub use exports::*;

@@ -6,10 +6,11 @@
 
 use super::error::Error;
 use super::options::{IMAGE, TABLE};
-use super::{COMMAND_ENV, IMAGE_DIR_ENV, MULTI_PROG_ENV, Plugin, VERBOSE_ENV, state_dir, user_dir};
+use super::{COMMAND_ENV, IMAGE_DIR_ENV, MULTI_PROG_ENV, Plugin, VERBOSE_ENV};
 use crate::spank::{Host, Level, SpankError, Step, is_executable};
 use node::process::Process;
 use node::status::Status;
+use node::{dir, layout, task_dir};
 use request::{JobRef, REQUEST_ENV, STEP_PROGRAM, VmRequest};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -26,20 +27,18 @@ fn make_state_dir(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error>
     let step = host.step()?;
     adopt_lost_options(plugin, host, step)?;
     let Some(request) = plugin.wish.vms()?.filter(|_| step != Step::Extern) else { return Ok(()) };
-    let path = state_dir::path(&plugin.args()?.state_dir, host.job_id()?, step, host.task_id()?);
+    let path = task_dir::path(&plugin.args()?.state_dir, host.job_id()?, step, host.task_id()?);
     let owner = host.owner()?;
     let noted =
-        Process::this().and_then(|runner| state_dir::create(&path, &status(&request, owner.0, runner).to_string()));
+        Process::this().and_then(|runner| task_dir::create(&path, &status(&request, owner.0, runner).to_string()));
     noted.map_err(|source| Error::StateDir { path, source })?;
     let args = plugin.args()?;
-    // Without it every VM boots: slower, not wrong.
-    if let Err(error) = user_dir::ensure(&args.template_dir, owner) {
-        host.log(Level::Admin, &format!("no directory for templates: {error}"));
+    if let Err(error) = dir::make_user_shelf(&args.template_dir, owner) {
+        host.log(Level::Warning, &format!("every VM of user {} boots, no template can be kept: {error}", owner.0));
     }
-    // Without it images are read where they are.
-    let image_cache_dir = on_this_node(&args.image_cache_dir, host)?;
-    if let Err(error) = user_dir::ensure(&image_cache_dir, owner) {
-        host.log(Level::Admin, &format!("no directory for copies of images: {error}"));
+    let image_cache_dir = layout::on_node(&args.image_cache_dir, &layout::node_name(slurm_name(host)));
+    if let Err(error) = dir::make_user_shelf(&image_cache_dir, owner) {
+        host.log(Level::Warning, &format!("user {} reads images in place, no copy can be kept: {error}", owner.0));
     }
     plugin.image_cache_dir = Some(image_cache_dir);
     Ok(())
@@ -47,7 +46,7 @@ fn make_state_dir(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error>
 
 /// This process becomes the task.
 fn status(request: &VmRequest, uid: u32, runner: Process) -> Status {
-    Status { image: request.image.to_string(), vms: request.vms_per_slot, uid, runner }
+    Status { image: request.image.to_string(), vms: request.asked.vms(), uid, runner }
 }
 
 /// As the user, last before execve: turns the task into the step program.
@@ -122,7 +121,7 @@ fn become_step(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
 /// As root, after the task's end: removes what a killed runner left.
 pub fn task_exit(plugin: &mut Plugin, host: &mut dyn Host) {
     let path = sweeps(plugin, host).and_then(|args| match args {
-        Some((parent, job, step)) => Ok(Some(state_dir::path(&parent, job, step, host.task_id()?))),
+        Some((parent, job, step)) => Ok(Some(task_dir::path(&parent, job, step, host.task_id()?))),
         None => Ok(None),
     });
     match path {
@@ -138,7 +137,7 @@ pub fn exit(plugin: &mut Plugin, host: &mut dyn Host) {
     let paths = sweeps(plugin, host).and_then(|args| {
         let Some((parent, job, step)) = args else { return Ok(Vec::new()) };
         (0..host.local_tasks()?)
-            .map(|local| Ok(state_dir::path(&parent, job, step, host.global_task_id(local)?)))
+            .map(|local| Ok(task_dir::path(&parent, job, step, host.global_task_id(local)?)))
             .collect()
     });
     match paths {
@@ -163,30 +162,17 @@ fn sweeps(plugin: &mut Plugin, host: &dyn Host) -> Result<Swept, SpankError> {
 
 /// A job must not fail because of what is left behind it.
 fn sweep(host: &dyn Host, path: &Path) {
-    if let Err(error) = state_dir::remove(path) {
+    if let Err(error) = task_dir::remove(path) {
         host.log(Level::Admin, &format!("cannot remove {}: {error}", path.display()));
-    }
-}
-
-/// The directory with the node's name for every `%n`.
-fn on_this_node(dir: &Path, host: &dyn Host) -> Result<PathBuf, SpankError> {
-    match dir.to_str().filter(|text| text.contains("%n")) {
-        Some(text) => Ok(text.replace("%n", &node_name(host)?).into()),
-        None => Ok(dir.to_owned()),
     }
 }
 
 /// The node's name in Slurm: the end of its address in the topology, which slurmstepd sets whatever the job's
 /// environment said, in time for the first hook; other variables come later.
-fn node_name(host: &dyn Host) -> Result<String, SpankError> {
-    let variable = |name: &str| Ok(host.job_env(name)?.and_then(|value| value.into_string().ok()));
-    let parts = variable("SLURM_TOPOLOGY_ADDR_PATTERN")?.map_or(1, |pattern: String| pattern.split('.').count());
-    let address = variable("SLURM_TOPOLOGY_ADDR")?;
-    let name = address.and_then(|address: String| Some(address.splitn(parts, '.').last()?.to_owned()));
-    // Nothing that leads out of the directory, whatever Slurm this is.
-    let is_plain = |name: &String| !name.is_empty() && !name.starts_with('.') && !name.contains('/');
-    let host_name = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    Ok(name.filter(is_plain).unwrap_or_else(|| host_name().split(['.', '\n']).next().unwrap_or_default().to_owned()))
+fn slurm_name(host: &dyn Host) -> Option<String> {
+    let variable = |name: &str| host.job_env(name).ok().flatten().and_then(|value| value.into_string().ok());
+    let parts = variable("SLURM_TOPOLOGY_ADDR_PATTERN").map_or(1, |pattern| pattern.split('.').count());
+    Some(variable("SLURM_TOPOLOGY_ADDR")?.splitn(parts, '.').last()?.to_owned())
 }
 
 /// Memory of one task, when Slurm manages memory.
@@ -206,7 +192,7 @@ fn adopt_lost_options(plugin: &mut Plugin, host: &dyn Host, step: Step) -> Resul
             continue;
         }
         if let Some(value) = host.job_env(&option.slurm_variable())? {
-            plugin.wish.set(number, Some(&value.to_string_lossy()));
+            plugin.wish.set(number, Some(&value));
         }
     }
     Ok(())

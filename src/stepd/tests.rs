@@ -15,6 +15,8 @@ struct Node {
 impl Node {
     fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
+        // Users pass through it, as through /var.
+        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let program = root.path().join(STEP_PROGRAM);
         fs::write(&program, "").unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
@@ -155,7 +157,7 @@ fn options_lost_by_export_none_are_found_again_in_the_batch_step() {
         node.host.job_env.insert(option.slurm_variable(), value.into());
     }
     node.start().unwrap();
-    assert_eq!((node.request().image.as_str(), node.request().vms_per_slot), ("debian12", 3));
+    assert_eq!((node.request().image.as_str(), node.request().asked.vms()), ("debian12", 3));
 }
 
 #[test]
@@ -279,4 +281,20 @@ fn each_node_has_a_directory_for_copies_of_images_that_no_environment_leads_else
         assert!(dir.join("users").join(node.host.owner.0.to_string()).is_dir());
         assert_eq!(request.job.unwrap().id, 7);
     }
+}
+
+#[test]
+fn a_cache_that_no_user_gets_to_is_told_to_the_administrator_and_the_step_starts() {
+    let mut node = Node::new().with_image();
+    let templates = node.root.path().join("templates");
+    fs::create_dir(&templates).unwrap();
+    fs::set_permissions(&templates, fs::Permissions::from_mode(0o700)).unwrap();
+    node.start().unwrap();
+    let lines = node.host.lines.into_inner();
+    let [(level, line)] = &lines[..] else { panic!("{lines:?}") };
+    assert_eq!(*level, Level::Warning);
+    assert!(
+        line.contains("every VM of user") && line.ends_with(&format!("'chmod 755 {}' opens it", templates.display())),
+        "{line}"
+    );
 }

@@ -74,7 +74,7 @@ fn no_user_images(cluster: &Cluster) {
             cluster.run_in(&dir, &["srun", &option, "true"]).fails_with_one_line(&["user_images", "--vm-image=list"]);
         }
         // A client that does not check, as where spank-vm is not installed: the node does.
-        let request = format!("image={}/disk vms=1 config={}/spank-vm.toml", dir.display(), cluster.dir.display());
+        let request = format!("vm-image={}/disk config={}/spank-vm.toml", dir.display(), cluster.dir.display());
         let step = cluster.dir.join("stage/libexec/spank-vm-step");
         let forged = ["env", &format!("SPANK_VM_REQUEST={request}"), text(&step), "true"];
         let refused = cluster.run_in(&dir, &forged);

@@ -85,7 +85,7 @@ fn forged_options(cluster: &Cluster) {
 }
 
 fn forged_hand_over(cluster: &Cluster) {
-    let request = "SPANK_VM_REQUEST=image=debian12 vms=1 config=/nonexistent";
+    let request = "SPANK_VM_REQUEST=vm-image=debian12 config=/nonexistent";
     let command = "SLURM_SPANK_VM_COMMAND=touch";
     for env in [&[request][..], &[command], &[request, command, "SLURM_SPANK_VM_MULTI_PROG=0"]] {
         let step = with_env(cluster, env, &[&["srun", "--vm-image=tiny"][..], &WHERE].concat());

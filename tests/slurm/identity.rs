@@ -87,17 +87,9 @@ fn environment_default(cluster: &Cluster) {
 fn help(cluster: &Cluster) {
     for program in ["srun", "sbatch", "salloc"] {
         let help = cluster.run(&[program, "--help"]).ok();
-        for option in [
-            "--vm-image=",
-            "--vms-per-slot=",
-            "--vm-mem=",
-            "--vm-cpus=",
-            "--vm-mount=",
-            "--vm-env=",
-            "--vm-label",
-            "--vm-root",
-        ] {
-            assert!(help.contains(option), "{option} is not in the help of {program}");
+        for option in &request::OPTIONS {
+            let line = format!("--{}{}", option.about.name, if option.about.argument.is_some() { "=" } else { "" });
+            assert!(help.contains(&line), "{line} is not in the help of {program}");
         }
     }
 }

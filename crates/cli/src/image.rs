@@ -1,14 +1,14 @@
 //! `spank-vm image`: the catalogue from the command line.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Subcommand;
 
-use super::output::print;
+use super::output::{complain, print};
 use super::working_dir::from_here;
 use super::{catalogue, image_build, optimise};
 use image::import::disk::{self, Disk};
@@ -16,7 +16,7 @@ use image::import::import_path;
 use image::{ImportOptions, Imported, NewImage, clean_up_on_signals, import};
 use proto::ExitStatus;
 use qemu::{BlockFormat, HelperDisk};
-use request::{ImageName, ImageRef, SaveSpec, parse_memory};
+use request::{ImageName, ImageRef, SaveSpec, VmMem, VmOption, VmSave};
 use runner::config::Config;
 use runner::helper;
 use runner::notice;
@@ -31,7 +31,7 @@ pub enum Command {
         /// Name of the image, or path
         image: ImageRef,
         /// Say too whether a new image can be made there
-        #[arg(long, value_name = "NAME|/PATH[,replace]")]
+        #[arg(long, value_name = VmSave::ABOUT.argument)]
         save: Option<SaveSpec>,
     },
     /// Show what is known of an image, of its disk and of its copy on this node
@@ -197,7 +197,7 @@ fn import_source(
         import_path(source, options, &mut |disk, max_bytes, out| export_disk(config, &disk, partition, max_bytes, out))?
     };
     for note in &imported.notes {
-        let _ = writeln!(io::stderr(), "spank-vm: note: {note}");
+        complain(&format!("note: {note}"));
     }
     let Imported { image, .. } = imported;
     print(&format!("image '{}' is ready: {}\n", image.name, image.disk.display()))
@@ -226,6 +226,6 @@ fn export_disk(
 
 /// Reads a size in bytes as Slurm writes sizes: in MiB or with a unit.
 fn size(text: &str) -> Result<u64, String> {
-    let mib = parse_memory(text).map_err(|_| "a size is needed, in MiB or with K, M, G or T behind it".to_owned())?;
+    let mib = VmMem::parse(text).map_err(|_| "a size is needed, in MiB or with K, M, G or T behind it".to_owned())?;
     mib.checked_mul(1 << 20).ok_or_else(|| "that is too much".to_owned())
 }

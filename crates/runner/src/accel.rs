@@ -66,7 +66,9 @@ pub fn remember_broken(state_dir: &Path, qemu: &Path) {
 
 fn write_verdict(state_dir: &Path, qemu: &Path) -> anyhow::Result<()> {
     let path = state_dir.join(BROKEN_FILE);
-    std::fs::create_dir_all(state_dir)
+    // Users' runners read it there.
+    node::dir::make_root(state_dir)
+        .map_err(io::Error::other)
         .and_then(|()| {
             // O_EXCL after unlink: never through a link.
             let _ = std::fs::remove_file(&path);

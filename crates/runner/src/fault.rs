@@ -38,8 +38,7 @@ pub fn is_node_fault(error: &anyhow::Error) -> bool {
 
 /// This node's name as Slurm knows it.
 pub fn node() -> String {
-    let host = || nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-    std::env::var("SLURMD_NODENAME").ok().or_else(host).unwrap_or_else(|| "unknown".to_owned())
+    node::layout::this_node()
 }
 
 #[cfg(test)]

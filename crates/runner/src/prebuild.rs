@@ -11,8 +11,9 @@ use super::delivery::{self, Delivered};
 use super::signals::{Signals, die_by};
 use super::source;
 use super::task::Task;
-use super::template::{self, Obtained, Recipe, Shelf, Template, Terms};
+use super::template::{self, Obtained, Recipe, Template, Terms};
 use crate::config::Config;
+use node::shelf::Shelf;
 use qemu::VmSize;
 use qemu::{Accel, MachineType};
 use request::ImageName;
@@ -47,7 +48,7 @@ pub fn prebuild(
     }
     let qemu = config.qemu_path()?;
     let signals = Signals::watch().context("signals")?;
-    let copying = delivery::Terms::of(config, &signals, io::stderr().is_terminal().then_some(begin));
+    let copying = delivery::CopyTerms::of(config, &signals, io::stderr().is_terminal().then_some(begin));
     let disk = match delivery::deliver(&image, &copying)? {
         Delivered::Disk(disk) => disk,
         Delivered::Interrupted(signal) => {
@@ -77,11 +78,12 @@ pub fn prebuild(
         };
         let notice_at = io::stderr().is_terminal().then_some(begin);
         let terms = Terms { signals: &signals, boot_timeout, notice_at };
+        let cache_bytes = config.template_cache_mib << 20;
         match for_everybody {
-            true => template::make_for_site(&recipe, &config.template_dir, &terms),
+            true => template::make_for_site(&recipe, &config.template_dir, cache_bytes, &terms),
             false => {
-                let shelf = Shelf::of_user(&config.template_dir, Uid::effective());
-                template::obtain_from(&shelf, &recipe, config.template_cache_mib << 20, &terms)
+                let shelf = Shelf::of_user(&config.template_dir, Uid::effective().as_raw());
+                template::obtain_from(&shelf, &recipe, cache_bytes, &terms)
             }
         }
     };

@@ -7,8 +7,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::super::delivery::{Disk, identity};
-use super::FORMAT;
+use crate::delivery::{Disk, identity};
 use image::Image;
 use image::digest::hex;
 use proto;
@@ -16,7 +15,10 @@ use qemu::BootSource;
 use qemu::Share;
 use qemu::{Abilities, Accel, ImageFds, MachineType, Shape, Start, System, TemplateFds, VmSpec};
 
-/// A template's name: 32 hexadecimal digits.
+/// Version of the directory's layout and of what the agent does before it is saved.
+pub const FORMAT: u32 = 2;
+
+/// A template's name: a mark of this boot of the node, and 32 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key(String);
 
@@ -84,8 +86,8 @@ impl Recipe<'_> {
         spec.args().iter().for_each(|arg| add(arg.as_bytes()));
         // What a crash of the node left in files is not to be trusted, and the next boot may bring another
         // kernel or microcode.
-        add(&std::fs::read("/proc/sys/kernel/random/boot_id")?);
-        Ok(Key(hex(&hash.finalize()[..16])))
+        add(node::process::boot()?.as_bytes());
+        Ok(Key(node::shelf::of_this_boot(&hex(&hash.finalize()[..16]))?))
     }
 }
 
