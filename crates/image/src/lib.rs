@@ -13,6 +13,7 @@ pub mod digest;
 mod dirs;
 mod entry;
 mod fitness;
+mod format;
 pub mod import;
 pub mod kit;
 mod links;
@@ -23,7 +24,8 @@ mod staged;
 
 pub use catalogue::{Catalogue, Image, ImageError};
 pub use dirs::{ImageDir, Owner, Person, check_pattern};
-pub use entry::{BootMode, DiskBus, DiskFormat, FullBootEntry, ImageEntry};
+pub use entry::{BootMode, DiskBus, FullBootEntry, ImageEntry};
+pub use format::DiskFormat;
 pub use import::{DEFAULT_MAX_BYTES, ImportOptions, Imported, import, packer_exists, runs_here};
 pub use links::Links;
 pub use new_image::NewImage;

@@ -20,7 +20,7 @@ mod tail;
 pub use abilities::Abilities;
 pub use boot::{BootSource, FullBoot, KitFiles};
 pub use command_line::{ImageFds, Start, System, TemplateFds, VmSpec};
-pub use helper_disk::{BlockFormat, HelperDisk};
+pub use helper_disk::HelperDisk;
 pub use machine::{Accel, MachineType};
 pub use monitor::{Monitor, Shutdown, StateUri, Transfer};
 pub use process::{Files, Host, Inherited, QemuProcess, TURN, TemplateFiles};

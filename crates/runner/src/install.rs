@@ -5,15 +5,15 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 
 use super::helper;
 use crate::config::Config;
 use image::digest;
-use image::import::disk::{Disk, Format};
+use image::import::disk::Disk;
 use image::{BootMode, DiskFormat, FullBootEntry, Image, ImageEntry, Staged, clean_up_on_signals};
+use qemu::HelperDisk;
 use qemu::scratch::copy_sparse;
-use qemu::{BlockFormat, HelperDisk};
 use request::ImageName;
 
 /// The disk's name in the helper.
@@ -53,14 +53,12 @@ pub struct Installed {
 pub fn image_of_disk(disk: &Path, name: ImageName, dir: &Path, description: String) -> anyhow::Result<Image> {
     let entry_path = dir.join(format!("{name}.toml"));
     ensure!(!entry_path.exists(), "image '{name}' exists in {}: 'spank-vm image remove' removes it", dir.display());
-    let format = match Disk::of_path(disk)?.format {
-        Format::Raw => DiskFormat::Raw,
-        Format::Qcow2 => DiskFormat::Qcow2,
-        Format::Vdi | Format::Vmdk => bail!(
-            "{0} has a format that VMs do not run from: 'qemu-img convert -O qcow2 {0} NEW.qcow2' makes one that they do",
-            disk.display()
-        ),
-    };
+    let format = Disk::of_path(disk)?.format;
+    ensure!(
+        format.is_bootable(),
+        "{0} has a format that VMs do not run from: 'qemu-img convert -O qcow2 {0} NEW.qcow2' makes one that they do",
+        disk.display()
+    );
     let disk = fs::canonicalize(disk).with_context(|| disk.display().to_string())?;
     let entry = ImageEntry { description, ..ImageEntry::new(disk.clone(), format) };
     Ok(Image { name, entry, entry_path, disk })
@@ -74,14 +72,11 @@ pub fn image_of_disk(disk: &Path, name: ImageName, dir: &Path, description: Stri
 /// Everything is as before then.
 pub fn install_agent(config: &Config, image: &Image, options: InstallOptions) -> anyhow::Result<Installed> {
     let entry = &image.entry;
-    let format = match entry.format {
-        DiskFormat::Raw => BlockFormat::Raw,
-        DiskFormat::Qcow2 => BlockFormat::Qcow2,
-        DiskFormat::Squashfs | DiskFormat::Erofs => bail!(
-            "image '{}' is a file system without a boot loader, made for boot = \"kit\": a full boot needs a whole disk",
-            image.name
-        ),
-    };
+    ensure!(
+        !entry.format.is_file_system(),
+        "image '{}' is a file system without a boot loader, made for boot = \"kit\": a full boot needs a whole disk",
+        image.name
+    );
     let dir = image.entry_path.parent().unwrap_or(Path::new("/"));
     let original = image.open_disk()?;
     clean_up_on_signals()?;
@@ -90,11 +85,11 @@ pub fn install_agent(config: &Config, image: &Image, options: InstallOptions) ->
     copy_sparse(&original, draft.file()).with_context(|| format!("copying {}", image.disk.display()))?;
 
     let has_kernel = entry.full_boot().kernel.is_some();
-    let answer = run_helper(config, draft.file(), format, has_kernel, options)
+    let answer = run_helper(config, draft.file(), entry.format, has_kernel, options)
         .with_context(|| format!("image '{}'", image.name))?;
 
     let sha256 = digest::of_file(&draft.path()).context("the digest of the disk")?;
-    let extension = format.driver();
+    let extension = entry.format.block_driver();
     let disk = PathBuf::from(format!("{}-{}.{extension}", image.name, &sha256[..12]));
     let full = FullBootEntry {
         shares: answer.is_true("shares"),
@@ -157,7 +152,7 @@ impl Answer {
 fn run_helper(
     config: &Config,
     disk: &File,
-    format: BlockFormat,
+    format: DiskFormat,
     has_kernel: bool,
     options: InstallOptions,
 ) -> anyhow::Result<Answer> {
