@@ -13,7 +13,7 @@ use proto::ExitStatus;
 use request::ImageName;
 use runner::config::{AccelChoice, Config, Delivery, StartChoice};
 use runner::delivery::Shelf;
-use runner::{self, template::shelves};
+use runner::{self, KvmTest, template::shelves};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -208,7 +208,8 @@ fn copies(config: &Config) -> Finding {
 }
 
 fn scratch(config: &Config) -> Finding {
-    let tried = Kit::load(&config.kit).map_err(anyhow::Error::from).and_then(|kit| runner::try_scratch(&kit, config));
+    let try_in = |kit| runner::try_scratch(&kit, config).map_err(anyhow::Error::from);
+    let tried = Kit::load(&config.kit).map_err(anyhow::Error::from).and_then(try_in);
     match tried {
         Ok(()) => Finding::Good(config.scratch_dir.display().to_string()),
         Err(error) => Finding::Bad(format!("{error:#}")),
@@ -256,20 +257,27 @@ fn kvm(config: &Config, image: Option<&ImageName>) -> Finding {
     if config.accel == AccelChoice::Tcg {
         return Finding::Limited("accel = 'tcg': guests are emulated, 10 to 50 times slower than with KVM".to_owned());
     }
-    if let Err(error) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
-        return Finding::Limited(format!(
-            "/dev/kvm cannot be opened by this user: {error}; guests are emulated. Load kvm_intel or kvm_amd, and let \
-             the users open the device (mode 0666, or a group that all of them are in)"
-        ));
-    }
     let name = match image.cloned().map(Ok).or_else(|| first_image(config)) {
         Some(Ok(name)) => name,
         Some(Err(error)) => return Finding::Limited(format!("not tried: {error}")),
         None => return Finding::Limited("not tried: there is no image to boot".to_owned()),
     };
     match runner::try_kvm(config, &name) {
-        Ok(took) => Finding::Good(format!("image '{name}' booted in {:.2} s", took.as_secs_f64())),
-        Err(error) => Finding::Limited(format!("/dev/kvm does not run guests, they are emulated: {error:#}")),
+        Ok(KvmTest::Runs(took)) => {
+            let booted = format!("image '{name}' booted in {:.2} s", took.as_secs_f64());
+            match runner::limits_of_users() {
+                None => Finding::Good(booted),
+                Some(limits) => Finding::Limited(format!("{booted}, but {limits}")),
+            }
+        }
+        Ok(KvmTest::Broken) => Finding::Limited(format!(
+            "/dev/kvm does not run guests, they are emulated: image '{name}' did not come up with KVM, and did without"
+        )),
+        Ok(KvmTest::Unusable(why)) => Finding::Limited(format!("guests are emulated: {why}")),
+        Ok(KvmTest::Unknown) => {
+            Finding::Limited(format!("not tried: image '{name}' comes up neither with KVM nor without"))
+        }
+        Err(error) => Finding::Limited(format!("not tried: {error:#}")),
     }
 }
 

@@ -221,7 +221,7 @@ fn export_disk(
     let disk = HelperDisk { serial: "source".to_owned(), file, format: disk.format, part, writable: false };
     let (limit, number) = (max_bytes.to_string(), partition.unwrap_or(0).to_string());
     let arguments = ["disk", "export", "source", "--limit", &limit, "--partition", &number];
-    helper::run(config, vec![disk], &arguments, out.as_fd())?.warnings()
+    Ok(helper::run(config, vec![disk], &arguments, out.as_fd())?.warnings()?)
 }
 
 /// Reads a size in bytes as Slurm writes sizes: in MiB or with a unit.

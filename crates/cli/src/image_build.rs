@@ -10,8 +10,9 @@ use anyhow::{Context, ensure};
 use proto::ExitStatus;
 use request::{ImageName, ImageRef, SaveSpec, ShareSpec, parse_cpus, parse_memory};
 use runner::config::Config;
+use runner::error::EXIT_VM_FAILED;
 use runner::notice;
-use runner::{self, EXIT_VM_FAILED, SaveAs, Slot};
+use runner::{self, SaveAs, Slot};
 
 /// Where the guest has the script: in memory, so that it is in no image.
 const SCRIPT: &str = "/run/spank-vm/build";
@@ -76,5 +77,5 @@ fn build(config: &Config, arguments: Arguments) -> anyhow::Result<ExitStatus> {
         begin,
         ..Slot::plain(config.clone(), image, vec![script.into()])
     };
-    runner::run(&slot)
+    Ok(runner::run(&slot)?)
 }

@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::time::Instant;
 
-use anyhow::Context;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use proto::ExitStatus;
@@ -11,6 +10,7 @@ use request::{
     EnvEntry, ImageRef, MAX_VMS_PER_SLOT, RequestError, SaveSpec, ShareSpec, parse_cpus, parse_memory, parse_variables,
 };
 use runner::config::{AccelChoice, Config, MachineChoice};
+use runner::error::{Blame, Context, Fault, RunError};
 use runner::limits::Memory;
 use runner::{self, SaveAs, Slot};
 
@@ -79,15 +79,17 @@ fn choice<T: Copy + Send + Sync + 'static, const N: usize>(
 }
 
 /// Runs the command and ends as it ends.
-pub fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<ExitStatus> {
+pub fn run(mut config: Config, arguments: Arguments) -> Result<ExitStatus, RunError> {
     let begin = Instant::now();
     runner::log::init(arguments.verbose);
     config.accel = arguments.accel.unwrap_or(config.accel);
     config.machine = arguments.machine.unwrap_or(config.machine);
-    let save = arguments.save.map(|spec| SaveAs::new(&spec, None, &config).with_context(|| format!("--save={spec}")));
+    let save_as =
+        |spec: SaveSpec| SaveAs::new(&spec, None, &config).blame(Fault::User).with_context(|| format!("--save={spec}"));
+    let save = arguments.save.map(save_as);
     let slot = Slot {
         config,
-        image: super::image::from_here(arguments.image)?,
+        image: super::image::from_here(arguments.image).blame(Fault::User)?,
         job: None,
         vms: arguments.vms,
         memory: arguments.memory.map(|mib| Memory { mib, because: String::new() }),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Deserialize;
 
+use crate::this_node;
 use image::{Catalogue, Person, check_pattern};
 use request::{MAX_VMS_PER_SLOT, ShareSpec};
 
@@ -234,7 +235,7 @@ impl Config {
     /// The directory for copies of images on this node.
     pub fn image_cache_dir(&self) -> PathBuf {
         match self.image_cache_dir.to_str() {
-            Some(text) if text.contains("%n") => text.replace("%n", &node_name()).into(),
+            Some(text) if text.contains("%n") => text.replace("%n", &this_node::name()).into(),
             _ => self.image_cache_dir.clone(),
         }
     }
@@ -262,14 +263,6 @@ impl Config {
             format!("no QEMU at '{}': install qemu-system-x86 or set 'qemu' in the configuration", self.qemu.display())
         })
     }
-}
-
-/// This node's name: Slurm's for it in a job or a prolog, else the host's.
-fn node_name() -> String {
-    let is_plain = |name: &String| !name.is_empty() && !name.starts_with('.') && !name.contains('/');
-    let of_slurm = std::env::var("SLURMD_NODENAME").ok().filter(is_plain);
-    let of_host = || nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
-    of_slurm.unwrap_or_else(|| of_host().split('.').next().unwrap_or_default().to_owned())
 }
 
 #[cfg(test)]

@@ -7,14 +7,13 @@
 use std::ffi::OsString;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Instant;
 
-use anyhow::{Context, bail};
-
-use super::accel;
+use super::error::{Blame, Context, Fault, RunError};
 use super::relay::Relay;
 use super::signals::Signals;
-use super::source;
+use super::start::{Attempt, Policy, source};
 use super::stdio::Output;
 use super::task::Task;
 use super::timing::Moments;
@@ -22,10 +21,9 @@ use super::vm::{End, Outputs, Phase, Vm};
 use crate::config::Config;
 use image::Links;
 use proto::{ExitStatus, FailKind};
-use qemu::BootSource;
-use qemu::VmSize;
-use qemu::{Accel, HelperDisk, Start, System, VmSpec};
+use qemu::{Accel, BootSource, VmSize};
 use qemu::{Files, QemuProcess};
+use qemu::{HelperDisk, Start, System, VmSpec};
 
 /// The agent's own name in a guest without an image.
 const AGENT: &str = "/init";
@@ -50,7 +48,7 @@ impl Finished {
     ///
     /// # Errors
     /// When it did not end with 0: its own words.
-    pub fn warnings(self) -> anyhow::Result<Vec<String>> {
+    pub fn warnings(self) -> Result<Vec<String>, RunError> {
         let after = |prefix: &str, lines: &[String]| {
             lines.iter().filter_map(|line| line.strip_prefix(prefix)).map(str::to_owned).collect::<Vec<_>>()
         };
@@ -58,8 +56,11 @@ impl Finished {
             return Ok(after("warning: ", &self.said));
         }
         match after("error: ", &self.said).pop().or(self.said.last().cloned()) {
-            Some(why) => bail!("{why}"),
-            None => bail!("the program in the helper VM ended with {:?}", self.status),
+            Some(why) => Err(RunError::new(Fault::Image, why)),
+            None => {
+                let status = self.status;
+                Err(RunError::new(Fault::Guest, format!("the program in the helper VM ended with {status:?}")))
+            }
         }
     }
 }
@@ -76,33 +77,35 @@ pub fn run(
     disks: Vec<HelperDisk>,
     arguments: &[&str],
     stdout: BorrowedFd<'_>,
-) -> anyhow::Result<Finished> {
+) -> Result<Finished, RunError> {
     let argv = [AGENT].iter().chain(arguments).map(OsString::from).collect();
-    let helper = Helper { config, source: source::kit(config)?, disks, task: Task::of_helper(argv), stdout };
-    let decision = accel::decide(config.accel, &config.state_dir, &config.qemu_path()?)?;
-    let timeout = Duration::from_secs(config.boot_timeout_s);
-    let trial = decision.may_fall_back.then(|| Duration::from_secs(config.kvm_timeout_s));
-    let (mut end, mut said) = helper.attempt(decision.accel, trial.unwrap_or(timeout))?;
-    if decision.may_fall_back && matches!(end, End::NeverUp(_)) {
-        accel::warn_broken();
-        accel::remember_broken(&config.state_dir, &config.qemu_path()?);
-        (end, said) = helper.attempt(Accel::Tcg, timeout)?;
-    }
+    let qemu = config.qemu_path().blame(Fault::Node)?;
+    let helper = Helper { config, qemu, source: source::kit(config)?, disks, task: Task::of_helper(argv), stdout };
+    let never_came_up = |(end, _): &(End, Vec<String>)| matches!(end, End::NeverUp(_));
+    let timeouts = source::timeouts(&helper.source, config, 1);
+    let policy = Policy::of(config, &helper.qemu);
+    let (end, said) = policy.start(timeouts, |attempt| helper.attempt(attempt), never_came_up)?.outcome;
     match end {
         End::Exited(status) => Ok(Finished { status, said }),
-        End::NotStarted(FailKind::Setup, why)
-        | End::NeverUp(why)
-        | End::Broken(why)
-        | End::NodeFailed(why)
-        | End::NotSaved(why) => {
-            bail!("the helper VM: {why}")
+        End::NotStarted(FailKind::Setup, why) | End::NeverUp(why) | End::Broken(why) | End::NotSaved(why) => {
+            Err(broken(why))
         }
-        End::NotStarted(_, why) => bail!("the helper VM: {why}: rebuild the boot kit with 'spank-vm kit build'"),
+        End::NodeFailed(why) => Err(RunError::new(Fault::Node, why).with("the helper VM")),
+        End::NotStarted(_, why) => Err(RunError::new(
+            Fault::Node,
+            format!("the helper VM: {why}: rebuild the boot kit with 'spank-vm kit build'"),
+        )),
     }
+}
+
+/// The helper VM ended in another way than its program did.
+fn broken(why: String) -> RunError {
+    RunError::new(Fault::Guest, why).with("the helper VM")
 }
 
 struct Helper<'a> {
     config: &'a Config,
+    qemu: PathBuf,
     source: BootSource,
     disks: Vec<HelperDisk>,
     task: Task,
@@ -110,13 +113,19 @@ struct Helper<'a> {
 }
 
 impl Helper<'_> {
-    fn attempt(&self, accel: Accel, boot_timeout: Duration) -> anyhow::Result<(End, Vec<String>)> {
+    fn attempt(&self, attempt: &Attempt<'_>) -> Result<(End, Vec<String>), RunError> {
         let begin = Instant::now();
         let (heard, stderr) = std::io::pipe().context("a pipe")?;
         // Read by a thread, because the relay only writes; it ends with the pipe.
         let listener = std::thread::spawn(move || listen(heard));
         let mut relay = Relay {
-            vms: vec![Vm::new(0, self.spawn(accel)?, u64::from(std::process::id()) << 32, None, Moments::begin(begin))],
+            vms: vec![Vm::new(
+                0,
+                self.spawn(attempt.accel())?,
+                u64::from(std::process::id()) << 32,
+                None,
+                Moments::begin(begin),
+            )],
             outputs: Outputs { stdout: Output::new(self.stdout, 1)?, stderr: Output::new(stderr.as_fd(), 1)? },
             signals: &Signals::none()?,
             task: &self.task,
@@ -125,48 +134,44 @@ impl Helper<'_> {
             links: &Links::default(),
             cpus: None,
             memory: None,
-            deadline: begin + boot_timeout,
-            boot_timeout,
+            begin,
+            attempt,
             advice: source::advice(&self.source),
             notice_at: None,
             image: "helper",
         };
-        relay.run()?;
-        let mut vm = relay.vms.pop().context("no VM")?;
+        relay.run().blame(Fault::System)?;
+        let mut vm = relay.vms.remove(0);
         drop((relay, stderr));
         vm.reap();
         tracing::info!(phases = %vm.moments, "helper VM ended");
         let said = listener.join().unwrap_or_default();
         match vm.phase {
             Phase::Ended(end) => Ok((end, said)),
-            other => bail!("the helper VM: the relay left it {other:?}"),
+            other => Err(broken(format!("the relay left it {other:?}"))),
         }
     }
 
-    fn spawn(&self, accel: Accel) -> anyhow::Result<QemuProcess> {
+    fn spawn(&self, accel: Accel) -> Result<QemuProcess, RunError> {
         let open = |disk: &HelperDisk| disk.file.as_fd().try_clone_to_owned();
         let fds: Vec<OwnedFd> = self.disks.iter().map(open).collect::<Result<_, _>>().context("the disk")?;
-        QemuProcess::spawn(
-            &self.config.qemu_path()?,
-            source::host(),
-            Files { disks: fds, ..Files::default() },
-            |inherited| {
-                // By the numbers that QEMU inherits.
-                let numbers: Vec<i32> = inherited.files.disks.iter().map(AsRawFd::as_raw_fd).collect();
-                VmSpec {
-                    machine: source::machine(&self.source, self.config.machine),
-                    accel,
-                    start: Start::Boot(SIZE),
-                    source: &self.source,
-                    system: System::Helper(&self.disks, &numbers),
-                    channel: inherited.channel.as_raw_fd(),
-                    console: inherited.console.as_raw_fd(),
-                    monitor: inherited.monitor.as_raw_fd(),
-                    shares: &[],
-                }
-                .args()
-            },
-        )
+        QemuProcess::spawn(&self.qemu, source::host(), Files { disks: fds, ..Files::default() }, |inherited| {
+            // By the numbers that QEMU inherits.
+            let numbers: Vec<i32> = inherited.files.disks.iter().map(AsRawFd::as_raw_fd).collect();
+            VmSpec {
+                machine: source::machine(&self.source, self.config.machine),
+                accel,
+                start: Start::Boot(SIZE),
+                source: &self.source,
+                system: System::Helper(&self.disks, &numbers),
+                channel: inherited.channel.as_raw_fd(),
+                console: inherited.console.as_raw_fd(),
+                monitor: inherited.monitor.as_raw_fd(),
+                shares: &[],
+            }
+            .args()
+        })
+        .blame(Fault::Node)
     }
 }
 

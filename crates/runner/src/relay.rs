@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::signals::{Signal, Signals, is_fatal};
+use super::start::Attempt;
 use super::stdio::terminal_size;
 use super::task::{self, Task};
 use super::vm::{Outputs, Phase, Vm};
@@ -38,10 +39,10 @@ pub struct Relay<'a> {
     pub cpus: Option<u16>,
     /// Bytes that are plugged into each guest beside what its template has.
     pub memory: Option<u64>,
-    /// By when every agent must have answered.
-    pub deadline: Instant,
-    /// How long that was, for the message.
-    pub boot_timeout: Duration,
+    /// When the VMs were started.
+    pub begin: Instant,
+    /// How long they may take, and who is told of the first that answers.
+    pub(crate) attempt: &'a Attempt<'a>,
     /// What to look for when one has not, for the message.
     pub advice: &'a str,
     /// When to tell a waiting person that a boot is under way.
@@ -134,7 +135,8 @@ impl Relay<'_> {
     }
 
     fn timeout(&self) -> PollTimeout {
-        let deadlines = self.vms.iter().filter_map(|vm| vm.deadline(self.deadline, self.boot_timeout));
+        let deadlines =
+            self.vms.iter().filter_map(|vm| vm.deadline(self.attempt.answer_by(self.begin), self.attempt.patience()));
         let next = deadlines.chain(self.notice_at).min();
         match next {
             // Rounded up: waking before the moment would spin.
@@ -154,7 +156,7 @@ impl Relay<'_> {
                 notice::line(&format!("{} starting …", self.image));
             }
         }
-        let (boot_deadline, patience) = (self.deadline, self.boot_timeout);
+        let (boot_deadline, patience) = (self.attempt.answer_by(self.begin), self.attempt.patience());
         for vm in self.vms.iter_mut().filter(|vm| vm.phase == Phase::Running) {
             vm.check_heartbeat(now, &mut self.outputs);
         }
@@ -163,10 +165,16 @@ impl Relay<'_> {
         };
         for vm in self.vms.iter_mut().filter(is_late) {
             vm.process.read_texts();
-            let (within, last_words) = (patience.as_secs(), vm.process.last_words());
+            let last_words = vm.process.last_words();
             let why = match vm.is_up() {
-                true => format!("it came up, but its command did not start within {within} s{last_words}"),
-                false => format!("no answer within {within} s{last_words}{}", self.advice),
+                true => {
+                    let within = patience.as_secs();
+                    format!("it came up, but its command did not start within {within} s{last_words}")
+                }
+                false => {
+                    let within = self.attempt.answer_within().as_secs();
+                    format!("no answer within {within} s{last_words}{}", self.advice)
+                }
             };
             vm.fail(why, &mut self.outputs);
         }
@@ -176,6 +184,7 @@ impl Relay<'_> {
     fn start_those_that_are_up(&mut self) -> anyhow::Result<()> {
         let count = self.vms.len() as u32;
         for vm in self.vms.iter_mut().filter(|vm| vm.is_waiting_for_task()) {
+            self.attempt.answered();
             let mut description = Vec::new();
             if let Some(count) = self.cpus {
                 ToGuest::Cpus(count).encode(0, &mut description);

@@ -23,12 +23,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
 use nix::unistd::Uid;
 
 use super::lock::{self, Waited};
 use super::signals::{Signal, Signals};
 use crate::config::{Config, Delivery};
+use crate::error::{Blame, Context, Fault, RunError};
 use image::Image;
 
 use copy::{Copied, CopyError};
@@ -56,8 +56,9 @@ impl Disk {
         &self.identity
     }
 
-    fn in_place(image: &Image, file: File) -> anyhow::Result<Self> {
-        let identity = identity(&file.metadata().with_context(|| image.disk.display().to_string())?);
+    fn in_place(image: &Image, file: File) -> Result<Self, RunError> {
+        let identity =
+            identity(&file.metadata().blame(Fault::Image).with_context(|| image.disk.display().to_string())?);
         Ok(Self { file, identity, place: format!("{}, in place", image.disk.display()) })
     }
 
@@ -135,7 +136,7 @@ impl<'a> Terms<'a> {
 ///
 /// # Errors
 /// When this user may not read the disk, it is not fit for a VM, or it is not what its entry says.
-pub fn deliver(image: &Image, terms: &Terms<'_>) -> anyhow::Result<Delivered> {
+pub fn deliver(image: &Image, terms: &Terms<'_>) -> Result<Delivered, RunError> {
     let central = image.open_disk()?;
     let disk = match (copy_worth_having(image, &central, terms.delivery), &image.entry.sha256) {
         (Ok(()), Some(digest)) => match obtain(image, &central, digest, terms)? {
@@ -177,7 +178,7 @@ enum Obtained {
 }
 
 /// Finds the copy or makes it: root's for everybody, others' for themselves.
-fn obtain(image: &Image, central: &File, digest: &str, terms: &Terms<'_>) -> anyhow::Result<Obtained> {
+fn obtain(image: &Image, central: &File, digest: &str, terms: &Terms<'_>) -> Result<Obtained, RunError> {
     let own = Shelf::for_process(&terms.cache_dir);
     for shelf in [Shelf::of_site(&terms.cache_dir), own.clone()] {
         if let Some(file) = shelf.find(digest) {
@@ -189,7 +190,7 @@ fn obtain(image: &Image, central: &File, digest: &str, terms: &Terms<'_>) -> any
     }
     let source = identity(&central.metadata()?);
     match own.recent_failure(digest, &source) {
-        Some(Failure { fatal: true, why }) => bail!(why),
+        Some(Failure { fatal: true, why }) => return Err(RunError::new(Fault::Image, why)),
         Some(Failure { fatal: false, why }) => {
             return Ok(Obtained::None(format!("copying it failed a short while ago: {why}")));
         }
@@ -203,7 +204,7 @@ fn obtain(image: &Image, central: &File, digest: &str, terms: &Terms<'_>) -> any
         Ok(Waited::TimedOut) => Ok(Obtained::None("another process did not finish copying it in time".to_owned())),
         Ok(Waited::Locked(_lock)) => match own.recent_failure(digest, &source) {
             // Its maker had the lock until now.
-            Some(Failure { fatal: true, why }) => bail!(why),
+            Some(Failure { fatal: true, why }) => Err(RunError::new(Fault::Image, why)),
             Some(Failure { fatal: false, why }) => Ok(Obtained::None(why)),
             None => fill(image, central, digest, &own, deadline, terms),
         },
@@ -219,7 +220,7 @@ fn fill(
     shelf: &Shelf,
     deadline: Instant,
     terms: &Terms<'_>,
-) -> anyhow::Result<Obtained> {
+) -> Result<Obtained, RunError> {
     let begin = Instant::now();
     let meta = central.metadata()?;
     let failed = |fatal: bool, why: String| {
@@ -243,14 +244,17 @@ fn fill(
             tracing::info!(image = %image.name, bytes, ms, dir = %shelf.dir.display(), "image copied to this node");
             Ok(Obtained::Copy(file, shelf.clone()))
         }
-        Ok(Copied::Complete { sha256, .. }) => bail!(failed(true, wrong_digest(image, digest, &sha256))),
+        Ok(Copied::Complete { sha256, .. }) => {
+            Err(RunError::new(Fault::Image, failed(true, wrong_digest(image, digest, &sha256))))
+        }
         Ok(Copied::Interrupted(signal)) => Ok(Obtained::Interrupted(signal)),
         Ok(Copied::TooSlow) => {
             let why = format!("copying it takes longer than {} s ('image_copy_timeout_s')", terms.patience.as_secs());
             Ok(Obtained::None(failed(false, why)))
         }
         Err(CopyError::Source(source)) => {
-            bail!("the disk of image '{}', {}: {source}", image.name, image.disk.display())
+            let why = format!("the disk of image '{}', {}: {source}", image.name, image.disk.display());
+            Err(RunError::new(Fault::Image, why))
         }
         Err(CopyError::Target(error)) => Ok(Obtained::None(failed(false, format!("{}: {error}", shelf.dir.display())))),
     }

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::super::signals::{Signal, Signals, is_fatal};
+use super::super::start::{Attempt, source};
 use super::store::{EMPTY, FileRecord, MANIFEST, Manifest, RAM, SCRATCH, STATE};
 use super::{FORMAT, Recipe, digest};
 use crate::notice;
@@ -39,8 +40,8 @@ pub enum Built {
 pub struct Terms<'a> {
     /// Signals of this process.
     pub signals: &'a Signals,
-    /// How long the guest may take until it answers.
-    pub boot_timeout: Duration,
+    /// How long the guest may take, and who is told when it answers.
+    pub(crate) attempt: &'a Attempt<'a>,
     /// When to tell a waiting person, if there is one.
     pub notice_at: Option<Instant>,
 }
@@ -62,7 +63,7 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> anyhow::Re
     ram.set_len(recipe.shape.base_mib << 20)?;
     let scratch = create(SCRATCH, true)?;
     // Made without a name where the draft is, and copied: it is some KiB.
-    copy_sparse(&crate::source::private_disk(recipe.source, recipe.disk.file(), draft)?, &scratch)
+    copy_sparse(&source::private_disk(recipe.source, recipe.disk.file(), draft)?, &scratch)
         .context("the private disk")?;
     let state = create(STATE, false)?;
     let files = Files {
@@ -111,7 +112,7 @@ fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) 
     let shares: Vec<Share> = (0..recipe.shape.shares).map(share).collect();
     let template = files.template.as_ref().context("no template files")?;
     let fds = TemplateFds { ram: template.ram.as_raw_fd(), state: template.state.as_raw_fd(), abilities };
-    QemuProcess::spawn(recipe.qemu, crate::source::host(), files, |inherited| {
+    QemuProcess::spawn(recipe.qemu, source::host(), files, |inherited| {
         VmSpec {
             machine: recipe.machine,
             accel: recipe.accel,
@@ -151,7 +152,9 @@ struct Builder {
 
 impl Builder {
     fn run(&mut self, recipe: &Recipe<'_>, terms: &Terms<'_>) -> anyhow::Result<Built> {
-        let deadline = Instant::now() + terms.boot_timeout;
+        let begin = Instant::now();
+        // Once it has answered, what is left is not about how it is executed.
+        let mut deadline = terms.attempt.answer_by(begin);
         let mut notice_at = terms.notice_at;
         let mut hello = Vec::new();
         ToGuest::Hello { version: proto::VERSION, nonce: 0 }.encode(0, &mut hello);
@@ -167,8 +170,12 @@ impl Builder {
             }
             if now >= deadline {
                 self.process.read_texts();
-                let within = terms.boot_timeout.as_secs();
-                let (last_words, advice) = (self.process.last_words(), crate::source::advice(recipe.source));
+                if self.stage != Stage::Booting {
+                    let within = terms.attempt.patience().as_secs();
+                    bail!("the guest was not ready to be saved within {within} s{}", self.process.last_words());
+                }
+                let within = terms.attempt.answer_within().as_secs();
+                let (last_words, advice) = (self.process.last_words(), source::advice(recipe.source));
                 return Ok(Built::NoBoot(format!("no answer within {within} s{last_words}{advice}")));
             }
             let until = notice_at.map_or(deadline, |moment| moment.min(deadline));
@@ -178,7 +185,12 @@ impl Builder {
                     return Ok(Built::Interrupted(signal));
                 }
             }
+            let was_booting = self.stage == Stage::Booting;
             self.advance(recipe.introduction)?;
+            if was_booting && self.stage != Stage::Booting {
+                terms.attempt.answered();
+                deadline = Instant::now() + terms.attempt.patience();
+            }
         }
         Ok(Built::Complete)
     }

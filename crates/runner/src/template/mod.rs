@@ -123,17 +123,27 @@ fn make_once(
     files: FileMode,
     terms: &Terms<'_>,
 ) -> anyhow::Result<Obtained> {
-    let deadline = Instant::now() + terms.boot_timeout;
+    let deadline = Instant::now() + terms.attempt.patience();
+    let failed_before = shelf.recent_failure(key);
     match lock::wait(&shelf.lock_path(key), deadline, terms.signals, || shelf.find(key)).context("lock")? {
         Waited::Found(template) => Ok(Obtained::Template(template)),
         Waited::Interrupted(signal) => Ok(Obtained::Interrupted(signal)),
         Waited::TimedOut => anyhow::bail!("another process did not finish building it in time"),
         Waited::Locked(_lock) => {
+            if let (None, Some(why)) = (failed_before, shelf.recent_failure(key)) {
+                // Its maker had the lock until now.
+                anyhow::bail!("making it failed a short while ago: {why}");
+            }
             let draft = shelf.begin(key)?;
+            let on_trial = terms.attempt.is_on_trial();
             let outcome = make(shelf, recipe, key, &draft, files, terms);
             if let Err(error) = &outcome {
                 tracing::warn!("no template of image '{}' can be made: {error:#}", recipe.image.name);
                 shelf.note_failure(key, &format!("{error:#}"));
+            }
+            if let (true, Ok(Obtained::NoBoot(why))) = (on_trial, &outcome) {
+                // Who waited for it would wait as long once more, one after the other.
+                shelf.note_failure(key, why);
             }
             let _ = std::fs::remove_dir_all(&draft);
             outcome
