@@ -275,7 +275,7 @@ fn kvm(config: &Config, image: Option<&ImageName>) -> Finding {
         )),
         Ok(KvmTest::Unusable(why)) => Finding::Limited(format!("guests are emulated: {why}")),
         Ok(KvmTest::Unknown) => {
-            Finding::Limited(format!("not tried: image '{name}' comes up neither with KVM nor without"))
+            Finding::Limited(format!("nothing is known of it: image '{name}' comes up neither with KVM nor without"))
         }
         Err(error) => Finding::Limited(format!("not tried: {error:#}")),
     }
