@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod error;
 pub mod export;
 mod pax;
 mod read;

@@ -7,6 +7,7 @@ use std::io::{self, Read};
 
 use tar::{EntryType, Header};
 
+use super::error::damaged;
 use super::sparse::Map;
 use super::{BLOCK, Entry, Kind, Xattr, padding, pax, shown};
 
@@ -314,11 +315,6 @@ pub(super) fn check(header: &Header) -> io::Result<()> {
         Ok(sum) if sum == expected => Ok(()),
         _ => Err(damaged("is damaged: a header has a wrong check sum".to_owned())),
     }
-}
-
-/// `why` continues "the archive …".
-pub(super) fn damaged(why: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("the archive {why}"))
 }
 
 fn cut_off(error: io::Error) -> io::Error {

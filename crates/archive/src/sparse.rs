@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use tar::GnuSparseHeader;
 
-use super::read::damaged;
+use super::error::damaged;
 
 /// Most pieces of data of one file.
 const PIECES_MAX: usize = 1 << 18;

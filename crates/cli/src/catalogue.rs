@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use nix::unistd::{AccessFlags, Uid, User, access};
 
-use super::image::print;
+use super::output::print;
 use image::digest;
 use image::{Catalogue, Image, ImageError, Owner};
 use request::ImageRef;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::Context;
 
-use super::image::print;
+use super::output::print;
 use image::kit::Kit;
 use image::{Image, ImageError};
 use proto::ExitStatus;

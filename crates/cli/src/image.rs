@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Subcommand;
 
+use super::output::print;
+use super::working_dir::from_here;
 use super::{catalogue, image_build, optimise};
 use image::import::disk::Disk;
 use image::import::import_path;
 use image::{ImportOptions, Imported, NewImage, clean_up_on_signals, import};
 use proto::ExitStatus;
 use qemu::HelperDisk;
-use request::{ImageName, ImageRef, SaveSpec, parse_memory};
+use request::{ImageName, ImageRef, SaveSpec, VmMem, VmOption, VmSave};
 use runner::config::Config;
 use runner::helper;
 use runner::notice;
@@ -29,7 +31,7 @@ pub enum Command {
         /// Name of the image, or path
         image: ImageRef,
         /// Say too whether a new image can be made there
-        #[arg(long, value_name = "NAME|/PATH[,replace]")]
+        #[arg(long, value_name = VmSave::ABOUT.argument)]
         save: Option<SaveSpec>,
     },
     /// Show what is known of an image, of its disk and of its copy on this node
@@ -167,14 +169,6 @@ fn manage(config: &Config, command: Command) -> anyhow::Result<()> {
     }
 }
 
-/// A relative path starts in the working directory.
-pub(super) fn from_here(image: ImageRef) -> anyhow::Result<ImageRef> {
-    match image.relative_path() {
-        Some(_) => Ok(image.seen_from(&std::env::current_dir().context("the working directory")?)),
-        None => Ok(image),
-    }
-}
-
 /// Where a new image goes.
 fn image_dir(config: &Config, wanted: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     let dir = wanted.or_else(|| config.catalogue().dir_for_new().map(Path::to_owned));
@@ -226,14 +220,6 @@ fn export_disk(
 
 /// Reads a size in bytes as Slurm writes sizes: in MiB or with a unit.
 fn size(text: &str) -> Result<u64, String> {
-    let mib = parse_memory(text).map_err(|_| "a size is needed, in MiB or with K, M, G or T behind it".to_owned())?;
+    let mib = VmMem::parse(text).map_err(|_| "a size is needed, in MiB or with K, M, G or T behind it".to_owned())?;
     mib.checked_mul(1 << 20).ok_or_else(|| "that is too much".to_owned())
-}
-
-/// Writes to stdout; a reader that left (`| head`) is not an error.
-pub(super) fn print(text: &str) -> anyhow::Result<()> {
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.context("stdout"),
-    }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use super::image::print;
+use super::output::print;
 use image::kit::{self, BuildOptions, DEFAULT_SCRATCH_BYTES, KernelSource, Kit};
 use runner::config::Config;
 

@@ -10,10 +10,13 @@ mod image;
 mod image_build;
 mod kit;
 mod optimise;
+mod output;
 mod ps;
 mod run;
 mod step;
 mod template;
+mod vm_arguments;
+mod working_dir;
 
 use std::ffi::OsStr;
 use std::io::Write;

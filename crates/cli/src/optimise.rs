@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 
-use super::image::print;
+use super::output::{mib, print};
 use image::slim::{Findings, slim};
 use image::{DEFAULT_MAX_BYTES, Image, ImportOptions, StagedDir, clean_up_on_signals, import};
 use proto::ExitStatus;
@@ -145,10 +145,6 @@ fn report(image: &Image, found: &Findings) -> String {
         text += &line("left out", what, amount.files, amount.bytes);
     }
     text + &line("kept", "everything else", found.kept.files, found.kept.bytes)
-}
-
-fn mib(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 /// How long real VMs take from nothing to the end of a command that does nothing: medians.

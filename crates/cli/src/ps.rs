@@ -2,7 +2,7 @@
 
 use nix::unistd::{Uid, User};
 
-use super::image::print;
+use super::output::print;
 use node::status::{self, Status};
 use runner::config::Config;
 

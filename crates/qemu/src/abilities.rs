@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::Context;
 
-use crate::command_line::STATE_SET;
+use crate::descriptors::STATE_SET;
 use crate::monitor::StateUri;
 
 /// The first QEMU that maps a read-only file privately and reads states from `file:`.

@@ -6,6 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use crate::abilities::Abilities;
 use crate::boot::{BootSource, FullBoot};
+use crate::descriptors::{DISK_SET, FIRST_DISK_SET, ImageFds, SCRATCH_SET, STATE_SET};
 use crate::helper_disk::HelperDisk;
 use crate::machine::{Accel, MachineType};
 use crate::monitor::MEMORY_DEVICE;
@@ -41,25 +42,6 @@ const ON_ERROR: &str = "werror=stop,rerror=stop";
 
 /// Keeps the guest's memory out of core dumps, wherever the node sends those.
 const NO_DUMP: &str = ",dump-guest-core=off";
-
-/// Number of the descriptor set that holds the private disk.
-const SCRATCH_SET: u32 = 1;
-/// Number of the descriptor set that holds a template's device state.
-pub(crate) const STATE_SET: u32 = 2;
-/// Number of the descriptor set that holds the image's disk.
-const DISK_SET: u32 = 3;
-
-/// First of the descriptor sets of a helper's disks.
-const FIRST_DISK_SET: u32 = 10;
-
-/// The open disks of a VM with an image.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ImageFds {
-    /// The image's, which is only read.
-    pub image: RawFd,
-    /// The VM's private one.
-    pub scratch: RawFd,
-}
 
 /// What a guest works on.
 #[derive(Debug, Clone, Copy)]

@@ -7,6 +7,7 @@
 mod abilities;
 mod boot;
 mod command_line;
+mod descriptors;
 mod helper_disk;
 mod machine;
 mod monitor;
@@ -19,11 +20,12 @@ mod tail;
 
 pub use abilities::Abilities;
 pub use boot::{BootSource, FullBoot, KitFiles};
-pub use command_line::{ImageFds, Start, System, TemplateFds, VmSpec};
+pub use command_line::{Start, System, TemplateFds, VmSpec};
+pub use descriptors::ImageFds;
 pub use helper_disk::HelperDisk;
 pub use machine::{Accel, MachineType};
-pub use monitor::{Monitor, Shutdown, StateUri, Transfer};
-pub use process::{Files, Host, Inherited, QemuProcess, TURN, TemplateFiles};
+pub use monitor::{Monitor, Shutdown, StateUri, TURN, Transfer};
+pub use process::{Files, Host, Inherited, QemuProcess, TemplateFiles};
 pub use shape::{BLOCK_MIB, MIN_GUEST_MIB, Shape, VmSize};
 pub use share::Share;
 pub use tail::printable;

@@ -18,13 +18,9 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::{geteuid, getppid, setsid};
 
-use super::command_line::ImageFds;
-use super::monitor::{Monitor, Shutdown};
+use super::descriptors::ImageFds;
+use super::monitor::{Monitor, Shutdown, TURN};
 use super::tail::Tail;
-
-/// Reads of one text before it is somebody else's turn: a guest that never stops printing must not
-/// keep the runner from its signals and deadlines.
-pub const TURN: usize = 16;
 
 /// Open files that QEMU works on.
 #[derive(Debug, Default)]

@@ -11,13 +11,12 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use super::error::{Blame, Context, Fault, RunError};
-use super::relay::Relay;
+use super::relay::{Patience, Relay};
+use super::session::Vm;
 use super::signals::Signals;
 use super::start::{Attempt, Policy, source};
-use super::stdio::Output;
-use super::task::Task;
+use super::task::{End, Guest, Output, Streams, Task};
 use super::timing::Moments;
-use super::vm::{End, Outputs, Phase, Vm};
 use crate::config::Config;
 use image::Links;
 use proto::{ExitStatus, FailKind};
@@ -118,38 +117,20 @@ impl Helper<'_> {
         let (heard, stderr) = std::io::pipe().context("a pipe")?;
         // Read by a thread, because the relay only writes; it ends with the pipe.
         let listener = std::thread::spawn(move || listen(heard));
-        let mut relay = Relay {
-            vms: vec![Vm::new(
-                0,
-                self.spawn(attempt.accel())?,
-                u64::from(std::process::id()) << 32,
-                None,
-                Moments::begin(begin),
-            )],
-            outputs: Outputs { stdout: Output::new(self.stdout, 1)?, stderr: Output::new(stderr.as_fd(), 1)? },
-            signals: &Signals::none()?,
-            task: &self.task,
-            takes_stdin: false,
-            shares: &[],
-            links: &Links::default(),
-            cpus: None,
-            memory: None,
-            begin,
-            attempt,
-            advice: source::advice(&self.source),
-            notice_at: None,
-            image: "helper",
-        };
+        let vm = Vm::new(0, self.spawn(attempt.accel())?, None, Moments::begin(begin));
+        let streams = Streams::outputs_only(Output::new(self.stdout, 1)?, Output::new(stderr.as_fd(), 1)?);
+        let (signals, links) = (Signals::none()?, Links::default());
+        let guest = Guest { task: &self.task, shares: &[], links: &links, cpus: None, memory: None };
+        let patience = Patience { attempt, advice: source::advice(&self.source), silence_limit: None, notice: None };
+        let mut relay = Relay::new(vec![vm], streams, &signals, guest, patience);
         relay.run().blame(Fault::System)?;
+        let end = relay.commands.end(0);
         let mut vm = relay.vms.remove(0);
         drop((relay, stderr));
         vm.reap();
         tracing::info!(phases = %vm.moments, "helper VM ended");
         let said = listener.join().unwrap_or_default();
-        match vm.phase {
-            Phase::Ended(end) => Ok((end, said)),
-            other => Err(broken(format!("the relay left it {other:?}"))),
-        }
+        end.map(|end| (end, said)).ok_or_else(|| broken("the relay left it".to_owned()))
     }
 
     fn spawn(&self, accel: Accel) -> Result<QemuProcess, RunError> {

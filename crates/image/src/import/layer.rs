@@ -15,6 +15,9 @@ use super::spool::Spool;
 use crate::digest;
 use archive::Skip;
 
+/// Bytes that tell what a file is.
+pub const START: usize = 0x8800;
+
 /// Bytes read at once.
 const BUFFER: usize = 128 * 1024;
 

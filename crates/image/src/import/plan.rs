@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::tree::{Body, Inode, Node};
+use super::tree::{Body, Inode, Node, Tree};
 use archive::{Entry, Kind};
 
 /// Everything that goes into the image.
@@ -30,7 +30,17 @@ pub struct PlannedFile {
 }
 
 impl Plan {
-    pub(super) fn add(&mut self, inode: Inode, node: &Node, path: &[u8]) {
+    /// What is to be written of the tree, and from where.
+    ///
+    /// # Errors
+    /// A path that is too long.
+    pub fn of(tree: &Tree) -> anyhow::Result<Self> {
+        let mut plan = Self::default();
+        tree.walk(|inode, node, path| plan.add(inode, node, path))?;
+        Ok(plan)
+    }
+
+    fn add(&mut self, inode: Inode, node: &Node, path: &[u8]) {
         let entry = Entry { path: path.to_vec(), ..node.entry.clone() };
         let Body::File(layer, ordinal) = node.body else {
             self.plain.push(entry);

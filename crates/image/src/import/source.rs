@@ -8,12 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 
 use super::disk::{self, Disk};
-use super::layer::{Compression, Layer, Part};
+use super::layer::{Compression, Layer, Part, START};
 use super::progress::Progress;
 use archive::Reader;
-
-/// Bytes that tell what a file is.
-pub const START: usize = 0x8800;
 
 /// Something that an image can be made of.
 #[derive(Debug)]

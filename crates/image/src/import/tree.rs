@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 use anyhow::{bail, ensure};
 
-use super::plan::Plan;
 use archive::{Entry, Kind, Xattr, shown};
 
 /// Most entries of all layers together.
@@ -326,17 +325,20 @@ impl Tree {
         &self.nodes[inode as usize]
     }
 
-    /// What is to be written, and from where.
+    /// Shows everything but the root to `visit`, by each of its names; a directory comes before what is in it.
     ///
     /// # Errors
     /// A path that is too long.
-    pub fn plan(&self) -> anyhow::Result<Plan> {
-        let mut plan = Plan::default();
-        self.walk(ROOT, &mut Vec::new(), &mut plan)?;
-        Ok(plan)
+    pub fn walk(&self, mut visit: impl FnMut(Inode, &Node, &[u8])) -> anyhow::Result<()> {
+        self.walk_below(ROOT, &mut Vec::new(), &mut visit)
     }
 
-    fn walk(&self, directory: Inode, path: &mut Vec<u8>, plan: &mut Plan) -> anyhow::Result<()> {
+    fn walk_below(
+        &self,
+        directory: Inode,
+        path: &mut Vec<u8>,
+        visit: &mut impl FnMut(Inode, &Node, &[u8]),
+    ) -> anyhow::Result<()> {
         for (name, &(inode, _)) in self.children(directory) {
             let before = path.len();
             if before > 0 {
@@ -345,9 +347,9 @@ impl Tree {
             path.extend_from_slice(name);
             ensure!(path.len() <= PATH_MAX, too_long(path));
             let node = self.node(inode);
-            plan.add(inode, node, path);
+            visit(inode, node, path);
             if let Body::Directory(_) = node.body {
-                self.walk(inode, path, plan)?;
+                self.walk_below(inode, path, visit)?;
             }
             path.truncate(before);
         }

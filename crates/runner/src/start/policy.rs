@@ -16,7 +16,7 @@
 use std::cell::Cell;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::kvm::{self, NoKvm};
 use super::verdict::{Verdict, Verdicts};
@@ -65,11 +65,6 @@ impl Attempt<'_> {
         self.trial.get().unwrap_or(self.boot)
     }
 
-    /// By when a guest that was started at `begin` must have answered.
-    pub(crate) fn answer_by(&self, begin: Instant) -> Instant {
-        begin + self.answer_within()
-    }
-
     /// How long anything may take that is not about KVM: what follows a guest's answer, or another process's work.
     pub(crate) fn patience(&self) -> Duration {
         self.boot
@@ -80,17 +75,19 @@ impl Attempt<'_> {
         self.trial.get().is_some()
     }
 
-    /// A guest has answered.
-    pub(crate) fn answered(&self) {
+    /// A guest has answered; says how much longer the others may take for that, if this is the first.
+    pub(crate) fn answered(&self) -> Option<Duration> {
         if self.answered.replace(true) {
-            return;
+            return None;
         }
+        let before = self.answer_within();
         self.proven.set(true);
         match self.accel {
             Accel::Kvm => self.kvm_works(),
             Accel::Tcg if self.is_fallback => self.policy.kvm_is_broken(),
             Accel::Tcg => {}
         }
+        Some(self.boot.saturating_sub(before)).filter(|more| !more.is_zero())
     }
 
     /// A template was found that a guest of this accelerator was saved to, since the node booted.
@@ -103,6 +100,17 @@ impl Attempt<'_> {
     fn kvm_works(&self) {
         self.trial.set(None);
         self.policy.verdicts.remember(Verdict::Works);
+    }
+}
+
+#[cfg(test)]
+impl Attempt<'static> {
+    /// KVM on trial for `trial`, of guests that may take `boot` otherwise, on a node that remembers nothing.
+    pub(crate) fn on_trial(trial: Duration, boot: Duration) -> Self {
+        let verdicts = Verdicts::in_dir(Path::new("/dev/null/none"), Path::new("/bin/sh"));
+        let policy = Policy { choice: AccelChoice::Auto, device: Ok(()), verdicts, is_test: true };
+        let policy: &'static Policy = Box::leak(Box::new(policy));
+        Self { trial: Cell::new(Some(trial)), ..policy.attempt(Accel::Kvm, boot, false) }
     }
 }
 
@@ -306,7 +314,8 @@ mod tests {
         let node = Node::new(AccelChoice::Auto);
         node.start_by(|attempt| {
             assert!(attempt.is_on_trial());
-            attempt.answered();
+            assert_eq!(attempt.answered(), Some(TIMEOUTS.boot - TIMEOUTS.trial));
+            assert_eq!(attempt.answered(), None);
             assert_eq!((attempt.answer_within(), attempt.patience()), (TIMEOUTS.boot, TIMEOUTS.boot));
             // What fails from here on is not tried again.
             Ok(false)

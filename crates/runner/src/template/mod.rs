@@ -23,8 +23,8 @@ use std::time::Instant;
 use anyhow::Context;
 use nix::unistd::Uid;
 
-use super::lock::{self, Waited};
-use super::signals::Signal;
+use crate::lock::{self, Waited};
+use crate::signals::Signal;
 
 use builder::Built;
 
@@ -33,9 +33,6 @@ pub use self::{builder::hear, store::Manifest};
 pub use builder::Terms;
 pub use key::{Key, Recipe};
 pub use store::{FileMode, Shelf, Template, remove, shelves};
-
-/// Version of the directory's layout and of what the agent does before it is saved.
-const FORMAT: u32 = 2;
 
 /// What came of asking for a template.
 #[derive(Debug)]

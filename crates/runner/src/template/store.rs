@@ -24,8 +24,8 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 
-use super::super::trust::{believe, make_private};
-use super::{FORMAT, Key};
+use super::key::{FORMAT, Key};
+use crate::trust::{believe, make_private};
 use qemu::Abilities;
 use qemu::TemplateFiles;
 

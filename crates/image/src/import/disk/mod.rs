@@ -3,6 +3,7 @@
 //! QEMU is never asked what a file is, and never given one whose header names another file: a header could name
 //! any file that this user may read.
 
+mod header;
 mod qcow2;
 mod vdi;
 mod vmdk;
@@ -15,9 +16,8 @@ use std::process::{Command, Output};
 use anyhow::{Context, bail, ensure};
 use serde_json::json;
 
-use super::layer::Part;
+use super::layer::{Part, START};
 use super::progress::Progress;
-use super::source::START;
 use crate::format::DiskFormat;
 use archive::{Kind, Reader, shown};
 
@@ -187,18 +187,12 @@ pub fn in_appliance(archive: &Part, name: &str) -> anyhow::Result<Option<Disk>> 
             names.join(", ")
         );
     };
-    let start = part.start(0x8800)?;
+    let start = part.start(START)?;
     let inner = format!("'{}' of {name}", shown(path));
     match Disk::recognise(part.clone(), &start, &inner)? {
         Some(disk) => Ok(Some(disk)),
         None => bail!("{inner} is no disk that is known"),
     }
-}
-
-/// Numbers of headers.
-fn number<const N: usize>(start: &[u8], at: usize) -> anyhow::Result<[u8; N]> {
-    let bytes = start.get(at..at + N).context("the disk is cut off in its header")?;
-    Ok(bytes.try_into()?)
 }
 
 #[cfg(test)]
