@@ -12,6 +12,7 @@
 // println! and eprintln! panic when nobody reads any more.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod conclude;
 pub mod config;
 pub mod delivery;
 pub mod error;
@@ -25,11 +26,13 @@ mod lock;
 pub mod log;
 pub mod notice;
 mod plan;
+mod prepare;
 mod relay;
 mod save;
 mod session;
 mod shares;
 mod signals;
+mod slot;
 mod start;
 mod task;
 pub mod template;
@@ -37,99 +40,27 @@ mod this_node;
 mod timing;
 mod trust;
 
-use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, IsTerminal};
-use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
+use self::conclude::conclude;
+use self::config::Config;
 use self::delivery::{Delivered, Disk};
-use self::error::{Blame, Context, Fault, RunError, ensure};
-use self::plan::SlotResources;
-use self::signals::{Signal, Signals};
-use self::start::{Attempt, Outcome, Policy, Started, Timeouts, source};
-use self::task::{End, RawTerminal, Task, same_file, terminal_size};
-use crate::config::{AccelChoice, Config};
+use self::error::{Blame, Context, Fault, RunError};
+use self::prepare::{Prepared, enter_terminal, prepare};
+use self::signals::Signals;
+use self::start::{Attempt, Outcome, Policy, Started};
 use image::kit::Kit;
-use image::{Image, ImageError, runs_here};
-use proto::{ExitStatus, FailKind};
-use qemu::{Accel, BootSource, MachineType, Share, VmSize, scratch};
-use request::{Asked, ImageName, ImageRef, JobRef};
+use proto::ExitStatus;
+use qemu::{Accel, scratch};
+use request::{ImageName, ImageRef};
 
 pub use self::install::{InstallOptions, Installed, image_of_disk, install_agent};
 pub use self::save::SaveAs;
 pub use self::signals::die_by;
+pub use self::slot::Slot;
 pub use self::start::{Prebuilt, limits_of_users, prebuild};
-
-/// A start that takes longer than this is announced to a person who waits at a terminal.
-const NOTICE_AFTER: Duration = Duration::from_secs(1);
-
-/// A slot and what is to run in it.
-#[derive(Debug)]
-pub struct Slot {
-    /// The site's configuration.
-    pub config: Config,
-    /// The image asked for.
-    pub image: ImageRef,
-    /// The job, where there is one.
-    pub job: Option<JobRef>,
-    /// What is asked for beside the image. Its `vm_save` has become [`Slot::save`].
-    pub asked: Asked,
-    /// Memory of the whole slot, where it is limited.
-    pub memory: Option<limits::Memory>,
-    /// Image that the first VM's root becomes if its command succeeds.
-    pub save: Option<SaveAs>,
-    /// The command; empty is an error.
-    pub argv: Vec<OsString>,
-    /// `argv[0]` is a batch script that exists on the host only.
-    pub batch_script: bool,
-    /// Where the guest has that script, if not at the same path.
-    pub script_path: Option<PathBuf>,
-    /// Print the phases of each VM to stderr at the end.
-    pub timing: bool,
-    /// When the work for this slot began.
-    pub begin: Instant,
-}
-
-impl Slot {
-    /// One VM of this image for this command, as the site has it; its work begins now.
-    pub fn plain(config: Config, image: ImageRef, argv: Vec<OsString>) -> Self {
-        Self {
-            config,
-            image,
-            job: None,
-            asked: Asked::default(),
-            memory: None,
-            save: None,
-            argv,
-            batch_script: false,
-            script_path: None,
-            timing: false,
-            begin: Instant::now(),
-        }
-    }
-}
-
-/// What a slot's VMs are made of: everything that is looked up once.
-struct Parts {
-    image: Image,
-    source: BootSource,
-    disk: Disk,
-    qemu: PathBuf,
-    machine: MachineType,
-    size: VmSize,
-    timeouts: Timeouts,
-    shares: Vec<Share>,
-    task: Task,
-}
-
-/// What came of looking everything up.
-enum Prepared {
-    Parts(Box<Parts>),
-    /// A signal came that ends the task.
-    Interrupted(Signal),
-}
 
 /// Runs the command in the slot's VMs and says how it ended: the highest exit code of all VMs.
 ///
@@ -155,174 +86,6 @@ fn run_by(slot: &Slot, policy: impl FnOnce(&Config, &Path) -> Policy) -> Result<
     Ok(match outcome {
         Outcome::Died(signal) => interrupted(signal),
         Outcome::Ended(ends) => Started { outcome: conclude(slot, &ends, proven), accel, proven },
-    })
-}
-
-/// Looks up everything the VMs need; all that can be wrong with a request or a node shows here.
-fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunError> {
-    let Slot { config, asked, .. } = slot;
-    let vms = asked.vms();
-    ensure!(!slot.argv.is_empty(), Fault::User, "no command to run");
-    ensure!(
-        vms <= config.max_vms_per_slot,
-        Fault::User,
-        "--vms-per-slot={vms}: this site allows at most {} ('max_vms_per_slot')",
-        config.max_vms_per_slot
-    );
-    let image = match config.catalogue().resolve(&slot.image) {
-        Err(error @ ImageError::Directory { .. }) => return Err(error).blame_node(),
-        found => found?,
-    };
-    if image.entry.allow.depends_on_job() {
-        let facts =
-            job::facts(slot.job.as_ref()).blame(Fault::System).with_context(|| format!("image '{}'", image.name))?;
-        let refused = |refusal| ImageError::Refused { name: image.name.clone(), refusal };
-        image.entry.allow.permits_job(&facts).map_err(refused)?;
-    }
-    ensure!(
-        runs_here(&image.entry.arch),
-        Fault::Image,
-        "image '{}' is for {}, this node is {}",
-        image.name,
-        image.entry.arch,
-        std::env::consts::ARCH
-    );
-    let source = source::of(&image, config)?;
-    ensure!(
-        slot.save.is_none() || matches!(source, BootSource::Kit(_)),
-        Fault::User,
-        "image '{}' boots its own kernel (boot = \"full\"): a VM of it cannot be saved",
-        image.name
-    );
-    let qemu = config.qemu_path().blame_node()?;
-    let cpus = limits::processors().blame(Fault::System)?;
-    let size = plan::divide(&SlotResources {
-        vms,
-        memory: slot.memory.clone(),
-        default_mib: config.default_memory_mib,
-        overhead_mib: config.memory_overhead_mib + if slot.save.is_some() { save::OVERHEAD_MIB } else { 0 },
-        cpus,
-        wanted_mib: asked.vm_mem,
-        wanted_cpus: asked.vm_cpus,
-    })
-    .blame(Fault::User)?;
-    let mut task = Task::from_this_process(slot.argv.clone(), slot.batch_script).blame(Fault::User)?;
-    let own = task.own_directories(config.share_home);
-    if asked.vm_root == Some(true) {
-        task.run_as_root();
-    }
-    if let Some(path) = &slot.script_path {
-        task.move_script(path);
-    }
-    task.set_variables(asked.vm_env.clone().unwrap_or_default());
-    let mounts = asked.vm_mount.as_deref().unwrap_or_default();
-    for mount in mounts {
-        ensure!(
-            mount.source.is_dir(),
-            Fault::User,
-            "--vm-mount={mount}: {} is no directory on {}",
-            mount.source.display(),
-            this_node::name()
-        );
-    }
-    let mut shares = shares::choose(&[mounts, config.shares.as_slice()].concat(), &own);
-    if !image.entry.full_boot().shares {
-        ensure!(
-            mounts.is_empty(),
-            Fault::User,
-            "--vm-mount: the kernel of image '{}' cannot mount host directories",
-            image.name
-        );
-        notice::line(&format!(
-            "warning: the kernel of image '{}' cannot mount host directories; none is there",
-            image.name
-        ));
-        shares.clear();
-    }
-    for (path, _) in image.entry.links.iter() {
-        // It would be made on the host.
-        if let Some(share) = shares.iter().find(|share| path.starts_with(&share.target)) {
-            let (link, share) = (path.display(), share.target.display());
-            let why = format!(
-                "image '{}': its link {link} would lie in the share {share}; correct [links] in its entry",
-                image.name
-            );
-            return Err(RunError::new(Fault::Image, why));
-        }
-    }
-    let machine = source::machine(&source, config.machine);
-    // VMs that share a processor boot one after the other in effect.
-    let turns = vms.div_ceil(cpus);
-    let timeouts = source::timeouts(&source, config, turns);
-    // Last: it may take as long as a copy of the image does.
-    let notice_at = io::stderr().is_terminal().then(|| slot.begin + NOTICE_AFTER);
-    let disk = match delivery::deliver(&image, &delivery::Terms::of(config, signals, notice_at))? {
-        Delivered::Disk(disk) => disk,
-        Delivered::Interrupted(signal) => return Ok(Prepared::Interrupted(signal)),
-    };
-    Ok(Prepared::Parts(Box::new(Parts { image, source, disk, qemu, machine, size, timeouts, shares, task })))
-}
-
-/// With a terminal on stdin and stdout, the command gets one of its own and this one is only a wire.
-/// Without, stderr stays apart from stdout unless the two are one file already.
-fn enter_terminal(task: &mut Task) -> Result<Option<RawTerminal>, RunError> {
-    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-    if stdin.is_terminal() && stdout.is_terminal() {
-        task.set_terminal(terminal_size(stdin.as_fd()).unwrap_or((24, 80)));
-        return Ok(Some(RawTerminal::enter(stdin.as_fd()).blame(Fault::System).context("the terminal")?));
-    }
-    if same_file(stdout.as_fd(), stderr.as_fd()) {
-        task.merge_stderr();
-    }
-    Ok(None)
-}
-
-/// Combines the ends of all VMs: the highest code wins, and a signal counts as 128 + its number as in a shell.
-/// Reports what the user cannot see otherwise, each sentence once. `proven` is whether the accelerator runs guests
-/// beyond doubt.
-fn conclude(slot: &Slot, ends: &[End], proven: bool) -> ExitStatus {
-    let mut said: Vec<String> = Vec::new();
-    let mut statuses = Vec::new();
-    for end in ends {
-        match failure(slot, end, proven) {
-            Ok(status) => statuses.push((status, None)),
-            Err(error) => {
-                statuses.push((ExitStatus::Code(error.exit_code()), Some(error.fault())));
-                let text = format!("error: {error:#}");
-                if !said.contains(&text) {
-                    notice::line(&text);
-                    said.push(text);
-                }
-            }
-        }
-    }
-    // That a node is at fault is not hidden by what became of the other VMs.
-    let rank = |(status, fault): &(ExitStatus, Option<Fault>)| match status {
-        _ if *fault == Some(Fault::Node) => u16::MAX,
-        ExitStatus::Code(code) => u16::from(*code),
-        ExitStatus::Signal(signo) => 128 + u16::from(*signo),
-    };
-    statuses.into_iter().max_by_key(rank).map_or(ExitStatus::Code(0), |(status, _)| status)
-}
-
-/// The status of a command that ended; else why not.
-fn failure(slot: &Slot, end: &End, proven: bool) -> Result<ExitStatus, RunError> {
-    let image = &slot.image;
-    Err(match end {
-        End::Exited(status) => return Ok(*status),
-        End::NotStarted(kind, why) => match kind {
-            FailKind::Setup => RunError::new(Fault::Image, format!("image '{image}' cannot run the command: {why}")),
-            FailKind::NotFound => RunError::new(Fault::NotFound, why),
-            FailKind::NotExecutable => RunError::new(Fault::NotExecutable, why),
-        },
-        End::NodeFailed(why) => RunError::node(why),
-        // Nothing of the user's has run yet, and the image has no say in what the site demands.
-        End::NeverUp(why) if slot.config.accel == AccelChoice::Kvm && !proven => {
-            RunError::new(Fault::Node, format!("this node ({}) cannot run VMs with KVM: {why}", this_node::name()))
-        }
-        End::NotSaved(why) => RunError::new(Fault::User, format!("the command succeeded, its VM is not saved: {why}")),
-        End::NeverUp(why) => RunError::new(Fault::Image, format!("image '{image}' on {}: {why}", this_node::name())),
-        End::Broken(why) => RunError::new(Fault::Guest, format!("image '{image}' on {}: {why}", this_node::name())),
     })
 }
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 
@@ -246,7 +246,7 @@ impl Builder {
 pub fn hear(process: QemuProcess, more: &mut dyn FnMut() -> bool) -> bool {
     let mut builder = Builder::new(process, StateUri::FdSet(0), true);
     let clock = crate::session::AwakeClock::new();
-    builder.vm.greet(NONCE, Wait::answer(&clock, Duration::from_secs(60), ""));
+    builder.vm.greet(NONCE, Wait::answer(&clock, std::time::Duration::from_secs(60), ""));
     let mut buffer = vec![0; proto::DATA_CHUNK];
     while more() && builder.guest.stage != Stage::Done {
         builder.vm.flush();
