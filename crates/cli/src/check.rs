@@ -136,7 +136,7 @@ fn settings(config: &Config) -> String {
 }
 
 fn qemu(config: &Config) -> Finding {
-    let version = config.qemu_path().and_then(|path| {
+    let version = config.qemu_path().map_err(anyhow::Error::from).and_then(|path| {
         let output = Command::new(&path).arg("--version").output().context(path.display().to_string())?;
         let text = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
         anyhow::ensure!(output.status.success(), "{} --version fails", path.display());

@@ -28,7 +28,7 @@ use clap::{Parser, Subcommand};
 use proto::ExitStatus;
 use request::STEP_PROGRAM;
 use runner::config::Config;
-use runner::error::{Blame, Fault, RunError};
+use runner::error::RunError;
 use runner::{die_by, notice};
 
 #[derive(Debug, Parser)]
@@ -68,10 +68,11 @@ fn main() -> ExitCode {
         return finish(step::run(argv.collect()));
     }
     let arguments = Arguments::parse();
-    let config = || Config::load(arguments.config.as_deref());
+    let load = || Config::load(arguments.config.as_deref());
+    let config = || load().map_err(anyhow::Error::from);
     let done = |result: anyhow::Result<()>| result.map(|()| ExitStatus::Code(0));
     match arguments.command {
-        Command::Run(arguments) => finish(config().blame(Fault::User).and_then(|config| run::run(config, arguments))),
+        Command::Run(arguments) => finish(load().and_then(|config| run::run(config, arguments))),
         Command::Image(command) => finish_plain(config().and_then(|config| image::run(&config, command))),
         Command::Kit(command) => finish_plain(done(config().and_then(|config| kit::run(&config, command)))),
         Command::Template(command) => finish_plain(done(config().and_then(|config| template::run(&config, command)))),

@@ -52,8 +52,7 @@ pub fn run(mut config: Config, arguments: Arguments) -> Result<ExitStatus, RunEr
     config.machine = arguments.machine.unwrap_or(config.machine);
     let VmArguments { image, mut asked } = arguments.vm;
     let save = asked.vm_save.take();
-    let save =
-        save.map(|spec| SaveAs::new(&spec, None, &config).blame(Fault::User).with_context(|| format!("--save={spec}")));
+    let save = save.map(|spec| SaveAs::new(&spec, None, &config).with_context(|| format!("--save={spec}")));
     let slot = Slot {
         config,
         image: super::working_dir::from_here(image).blame(Fault::User)?,

@@ -49,8 +49,7 @@ pub fn run(arguments: Vec<OsString>) -> Result<ExitStatus, RunError> {
     config.image_cache_dir = request.image_cache_dir.unwrap_or(config.image_cache_dir);
     // One image for the step: its first task's.
     let save = request.asked.vm_save.take().filter(|_| is_first_task());
-    let save = save
-        .map(|spec| SaveAs::new(&spec, None, &config).blame(Fault::User).with_context(|| format!("--vm-save={spec}")));
+    let save = save.map(|spec| SaveAs::new(&spec, None, &config).with_context(|| format!("--vm-save={spec}")));
     let slot = Slot {
         config,
         image: request.image,

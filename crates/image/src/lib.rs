@@ -26,7 +26,7 @@ pub use catalogue::{Catalogue, Image, ImageError};
 pub use dirs::{ImageDir, Owner, Person, check_pattern};
 pub use entry::{BootMode, DiskBus, FullBootEntry, ImageEntry};
 pub use format::DiskFormat;
-pub use import::{DEFAULT_MAX_BYTES, ImportOptions, Imported, import, packer_exists, runs_here};
+pub use import::{DEFAULT_MAX_BYTES, ImportError, ImportOptions, Imported, import, packer_exists, runs_here};
 pub use links::Links;
 pub use new_image::NewImage;
 pub use staged::{Staged, StagedDir, clean_up_on_signals};

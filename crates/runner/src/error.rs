@@ -26,7 +26,8 @@ pub enum Fault {
     Image,
     /// The guest's: it came up and failed later.
     Guest,
-    /// A system call or a service failed that has no business to, and nobody can say why.
+    /// The system's: a call, a service or a file of the site fails that has no business to, and nobody can say whether
+    /// another node would do better.
     System,
 }
 

@@ -78,7 +78,7 @@ pub fn run(
     stdout: BorrowedFd<'_>,
 ) -> Result<Finished, RunError> {
     let argv = [AGENT].iter().chain(arguments).map(OsString::from).collect();
-    let qemu = config.qemu_path().blame(Fault::Node)?;
+    let qemu = config.qemu_path()?;
     let helper = Helper { config, qemu, source: source::kit(config)?, disks, task: Task::of_helper(argv), stdout };
     let never_came_up = |(end, _): &(End, Vec<String>)| matches!(end, End::NeverUp(_));
     let timeouts = source::timeouts(&helper.source, config, 1);
@@ -123,7 +123,7 @@ impl Helper<'_> {
         let guest = Guest { task: &self.task, shares: &[], links: &links, cpus: None, memory: None };
         let patience = Patience { attempt, advice: source::advice(&self.source), silence_limit: None, notice: None };
         let mut relay = Relay::new(vec![vm], streams, &signals, guest, patience);
-        relay.run().blame(Fault::System)?;
+        relay.run()?;
         let end = relay.commands.end(0);
         let mut vm = relay.vms.remove(0);
         drop((relay, stderr));

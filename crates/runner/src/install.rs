@@ -5,8 +5,7 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
-
+use super::error::{Blame, Context, Fault, RunError, ensure};
 use super::helper;
 use crate::config::Config;
 use image::digest;
@@ -50,12 +49,18 @@ pub struct Installed {
 ///
 /// # Errors
 /// When the name is taken, or the file is no disk that VMs can run from.
-pub fn image_of_disk(disk: &Path, name: ImageName, dir: &Path, description: String) -> anyhow::Result<Image> {
+pub fn image_of_disk(disk: &Path, name: ImageName, dir: &Path, description: String) -> Result<Image, RunError> {
     let entry_path = dir.join(format!("{name}.toml"));
-    ensure!(!entry_path.exists(), "image '{name}' exists in {}: 'spank-vm image remove' removes it", dir.display());
-    let format = Disk::of_path(disk)?.format;
+    ensure!(
+        !entry_path.exists(),
+        Fault::User,
+        "image '{name}' exists in {}: 'spank-vm image remove' removes it",
+        dir.display()
+    );
+    let format = Disk::of_path(disk).blame(Fault::Image)?.format;
     ensure!(
         format.is_bootable(),
+        Fault::Image,
         "{0} has a format that VMs do not run from: 'qemu-img convert -O qcow2 {0} NEW.qcow2' makes one that they do",
         disk.display()
     );
@@ -70,16 +75,17 @@ pub fn image_of_disk(disk: &Path, name: ImageName, dir: &Path, description: Stri
 /// # Errors
 /// When the image is no disk, has no system or kernel that the agent can live in, or files cannot be written.
 /// Everything is as before then.
-pub fn install_agent(config: &Config, image: &Image, options: InstallOptions) -> anyhow::Result<Installed> {
+pub fn install_agent(config: &Config, image: &Image, options: InstallOptions) -> Result<Installed, RunError> {
     let entry = &image.entry;
     ensure!(
         !entry.format.is_file_system(),
+        Fault::Image,
         "image '{}' is a file system without a boot loader, made for boot = \"kit\": a full boot needs a whole disk",
         image.name
     );
     let dir = image.entry_path.parent().unwrap_or(Path::new("/"));
     let original = image.open_disk()?;
-    clean_up_on_signals()?;
+    clean_up_on_signals().blame(Fault::System)?;
     let draft =
         Staged::create(dir).with_context(|| format!("the image directory {} cannot be written", dir.display()))?;
     copy_sparse(&original, draft.file()).with_context(|| format!("copying {}", image.disk.display()))?;
@@ -111,11 +117,11 @@ pub fn install_agent(config: &Config, image: &Image, options: InstallOptions) ->
         full: Some(full),
         ..entry.clone()
     };
-    changed.validate().map_err(anyhow::Error::msg)?;
+    changed.validate().blame(Fault::Image)?;
     let text = Staged::create(dir).context("the entry")?;
-    text.file().write_all(toml::to_string(&changed)?.as_bytes()).context("the entry")?;
-    draft.publish(&dir.join(&disk), true)?;
-    text.publish(&image.entry_path, true)?;
+    text.file().write_all(toml::to_string(&changed).blame(Fault::System)?.as_bytes()).context("the entry")?;
+    draft.publish(&dir.join(&disk), true).blame(Fault::User)?;
+    text.publish(&image.entry_path, true).blame(Fault::User)?;
     Ok(Installed {
         kernel: answer.value("kernel").to_owned(),
         init: answer.value("init").to_owned(),
@@ -155,7 +161,7 @@ fn run_helper(
     format: DiskFormat,
     has_kernel: bool,
     options: InstallOptions,
-) -> anyhow::Result<Answer> {
+) -> Result<Answer, RunError> {
     let disk = HelperDisk { serial: SERIAL.to_owned(), file: disk.try_clone()?, format, part: None, writable: true };
     let partition = options.partition.unwrap_or(0).to_string();
     let kernel = if has_kernel { "given" } else { "own" };
@@ -176,7 +182,7 @@ fn run_helper(
     let text = listener.join().unwrap_or_default();
     let warnings = finished?.warnings()?;
     let answer = Answer { warnings, ..Answer::parse(&text) };
-    ensure!(!answer.value("kernel").is_empty(), "the helper VM gave no answer");
+    ensure!(!answer.value("kernel").is_empty(), Fault::Guest, "the helper VM gave no answer");
     Ok(answer)
 }
 

@@ -60,7 +60,7 @@ pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunErr
         image.name
     );
     let qemu = config.qemu_path().blame_node()?;
-    let cpus = limits::processors().blame(Fault::System)?;
+    let cpus = limits::processors()?;
     let size = plan::divide(&SlotResources {
         vms,
         memory: slot.memory.clone(),
@@ -69,8 +69,7 @@ pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunErr
         cpus,
         wanted_mib: asked.vm_mem,
         wanted_cpus: asked.vm_cpus,
-    })
-    .blame(Fault::User)?;
+    })?;
     let (task, own) = describe_task(slot)?;
     let shares = choose_shares(slot, &image, &own)?;
     let machine = source::machine(&source, config.machine);
@@ -92,8 +91,7 @@ fn find_image(slot: &Slot) -> Result<Image, RunError> {
         found => found?,
     };
     if image.entry.allow.depends_on_job() {
-        let facts = job::facts(slot.job.as_ref()).blame(Fault::System);
-        let facts = facts.with_context(|| format!("image '{}'", image.name))?;
+        let facts = job::facts(slot.job.as_ref()).with_context(|| format!("image '{}'", image.name))?;
         let refused = |refusal| ImageError::Refused { name: image.name.clone(), refusal };
         image.entry.allow.permits_job(&facts).map_err(refused)?;
     }
@@ -111,7 +109,7 @@ fn find_image(slot: &Slot) -> Result<Image, RunError> {
 /// The command as the agent is told of it, and the user's own directories that it should see.
 fn describe_task(slot: &Slot) -> Result<(Task, Vec<PathBuf>), RunError> {
     let asked = &slot.asked;
-    let mut task = Task::from_this_process(slot.argv.clone(), slot.batch_script).blame(Fault::User)?;
+    let mut task = Task::from_this_process(slot.argv.clone(), slot.batch_script)?;
     let own = task.own_directories(slot.config.share_home);
     if asked.vm_root == Some(true) {
         task.run_as_root();

@@ -7,8 +7,7 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-
+use crate::error::{Context, RunError};
 use crate::session::{Deadline, Events, Vm, Wait, nonce};
 use crate::signals::{Signal, Signals, is_fatal};
 use crate::start::Attempt;
@@ -62,7 +61,7 @@ impl<'a> Relay<'a> {
     ///
     /// # Errors
     /// When the system refuses to poll.
-    pub fn run(&mut self) -> anyhow::Result<Option<Signal>> {
+    pub fn run(&mut self) -> Result<Option<Signal>, RunError> {
         self.greet();
         loop {
             if let ControlFlow::Break(outcome) = self.turn()? {
@@ -77,7 +76,7 @@ impl<'a> Relay<'a> {
     }
 
     /// Does all there is to do, sleeps, and takes in what happened.
-    fn turn(&mut self) -> anyhow::Result<ControlFlow<Option<Signal>>> {
+    fn turn(&mut self) -> Result<ControlFlow<Option<Signal>>, RunError> {
         if let Some(signal) = self.write_outputs() {
             return Ok(ControlFlow::Break(Some(signal)));
         }
@@ -123,7 +122,7 @@ impl<'a> Relay<'a> {
     }
 
     /// Sends the task to every VM whose agent has just answered.
-    fn describe_to_those_that_are_up(&mut self) -> anyhow::Result<()> {
+    fn describe_to_those_that_are_up(&mut self) -> Result<(), RunError> {
         let count = self.vms.len() as u32;
         for command in self.commands.list.iter_mut().filter(|command| command.is_waiting()) {
             let vm = &mut self.vms[command.address.vm];

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{Attempt, source};
 use crate::config::StartChoice;
-use crate::error::{Blame, Context, Fault, RunError};
+use crate::error::{Blame, Context, RunError};
 use crate::notice;
 use crate::prepare::Parts;
 use crate::relay::{Patience, Relay};
@@ -117,7 +117,7 @@ impl Vms<'_> {
         if slot.save.is_some() {
             relay.keep(0);
         }
-        let mut interrupted = relay.run().blame(Fault::System)?;
+        let mut interrupted = relay.run()?;
         let mut not_saved = None;
         if let (Some(image), None) = (&slot.save, interrupted) {
             match self.save(&mut relay, image) {

@@ -8,7 +8,7 @@ use nix::unistd::Uid;
 use super::{Attempt, Policy, source};
 use crate::config::Config;
 use crate::delivery::{self, Delivered};
-use crate::error::{Blame, Context, Fault, RunError, ensure};
+use crate::error::{Context, Fault, RunError, ensure};
 use crate::signals::{Signal, Signals, die_by};
 use crate::task::Task;
 use crate::template::{self, Obtained, Recipe, Shelf, Template, Terms};
@@ -45,7 +45,7 @@ pub fn prebuild(
         Fault::User,
         "machine = 'microvm' cannot plug memory, so its VMs always boot"
     );
-    let qemu = config.qemu_path().blame(Fault::Node)?;
+    let qemu = config.qemu_path()?;
     let signals = Signals::watch().context("signals")?;
     let notice_at = io::stderr().is_terminal().then_some(begin);
     let copying = delivery::Terms::of(config, &signals, notice_at);
@@ -59,7 +59,7 @@ pub fn prebuild(
     let for_everybody = Uid::effective().is_root();
     let introduction = match for_everybody {
         true => Vec::new(),
-        false => Task::from_this_process(vec!["true".into()], false).blame(Fault::System)?.introduction(),
+        false => Task::from_this_process(vec!["true".into()], false)?.introduction(),
     };
     let make = |attempt: &Attempt<'_>| {
         let accel = attempt.accel();
@@ -87,9 +87,9 @@ pub fn prebuild(
         Ok(made)
     };
     // A guest that ends at once is one that no template can be made of: an error, and maybe KVM's fault as well.
-    let failed = |made: &anyhow::Result<Obtained>| matches!(made, Err(_) | Ok(Obtained::NoBoot(_)));
+    let failed = |made: &Result<Obtained, RunError>| matches!(made, Err(_) | Ok(Obtained::NoBoot(_)));
     let made = Policy::of(config, &qemu).start(source::timeouts(&source, config, 1), make, failed)?.outcome;
-    match made.blame(Fault::Node)? {
+    match made? {
         Obtained::Template(template) => {
             let existed = Duration::from_millis(template.manifest.made_in_ms) > begin.elapsed();
             Ok(Prebuilt { template, existed })

@@ -8,12 +8,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, User, getgroups};
 
 use super::environment;
+use crate::error::{Blame, Context, Fault, RunError};
 use crate::session::Address;
 use image::Links;
 use proto::{DATA_CHUNK, ToGuest};
@@ -48,16 +48,17 @@ impl Task {
     ///
     /// # Errors
     /// When the working directory or the script cannot be read.
-    pub fn from_this_process(mut argv: Vec<OsString>, batch_script: bool) -> anyhow::Result<Self> {
+    pub fn from_this_process(mut argv: Vec<OsString>, batch_script: bool) -> Result<Self, RunError> {
         let uid = Uid::current();
         let env: Vec<_> = std::env::vars_os().collect();
         let script = match argv.first() {
             Some(path) if batch_script => {
-                Some(std::fs::read(path).with_context(|| format!("batch script {}", Path::new(path).display()))?)
+                let script = std::fs::read(path).blame(Fault::User);
+                Some(script.with_context(|| format!("batch script {}", Path::new(path).display()))?)
             }
             _ => None,
         };
-        let cwd = std::env::current_dir().context("the working directory")?;
+        let cwd = std::env::current_dir().blame(Fault::User).context("the working directory")?;
         // As slurmstepd shows it to a bare-metal command.
         if let Some(command) = argv.first_mut().filter(|word| word.as_bytes().contains(&b'/')) {
             *command = cwd.join(&*command).into_os_string();
@@ -172,7 +173,7 @@ impl Task {
         out
     }
 
-    fn describe(&self, guest: &Guest<'_>, at: Address, vms: u32, out: &mut Vec<u8>) -> anyhow::Result<()> {
+    fn describe(&self, guest: &Guest<'_>, at: Address, vms: u32, out: &mut Vec<u8>) -> Result<(), RunError> {
         let mut send = |message: ToGuest<'_>| message.encode(at.task, out);
         let index = at.vm as u32;
         send(clock());
@@ -244,7 +245,7 @@ impl Guest<'_> {
     ///
     /// # Errors
     /// When the host's random generator cannot be read.
-    pub fn describe(&self, at: Address, vms: u32) -> anyhow::Result<Vec<u8>> {
+    pub fn describe(&self, at: Address, vms: u32) -> Result<Vec<u8>, RunError> {
         let mut out = Vec::new();
         if let Some(count) = self.cpus {
             ToGuest::Cpus(count).encode(at.task, &mut out);
@@ -291,7 +292,7 @@ fn nameless(uid: Uid) -> User {
     }
 }
 
-fn host_entropy() -> anyhow::Result<[u8; ENTROPY_BYTES]> {
+fn host_entropy() -> Result<[u8; ENTROPY_BYTES], RunError> {
     let mut bytes = [0; ENTROPY_BYTES];
     File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes)).context("/dev/urandom")?;
     Ok(bytes)

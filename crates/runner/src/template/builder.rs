@@ -7,11 +7,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, bail};
-
 use super::digest;
 use super::key::{FORMAT, Recipe};
 use super::store::{EMPTY, FileRecord, MANIFEST, Manifest, RAM, SCRATCH, STATE};
+use crate::error::{Blame, Context, Fault, RunError};
 use crate::notice;
 use crate::session::{Address, Events, Failure, Listener, Outgoing, Refusal, Vm, Wait};
 use crate::signals::{Signal, Signals};
@@ -55,9 +54,9 @@ pub struct Terms<'a> {
 /// # Errors
 /// When files cannot be written, the guest ends or QEMU cannot save its state: a boot without a template
 /// will do, or say what is wrong. The draft is the caller's to remove.
-pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> anyhow::Result<Built> {
+pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> Result<Built, RunError> {
     let begin = Instant::now();
-    let abilities = Abilities::of(recipe.qemu)?;
+    let abilities = Abilities::of(recipe.qemu).blame(Fault::Node)?;
     let path = |name: &str| draft.join(name);
     let create = |name: &str, read: bool| {
         let file = OpenOptions::new().read(read).write(true).create_new(true).mode(0o600).open(path(name));
@@ -86,7 +85,7 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> anyhow::Re
         other => return Ok(other),
     }
     drop(builder);
-    let record = |name: &str| -> anyhow::Result<FileRecord> {
+    let record = |name: &str| -> Result<FileRecord, RunError> {
         let bytes = path(name).metadata()?.len();
         Ok(FileRecord { name: name.to_owned(), bytes, sha256: digest::of_file(&path(name))? })
     };
@@ -99,14 +98,14 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> anyhow::Re
             shape.base_mib, shape.pluggable_mib, shape.cpus, shape.shares
         ),
         read_only: abilities.read_only_templates,
-        files: [RAM, STATE, SCRATCH].into_iter().map(record).collect::<anyhow::Result<_>>()?,
+        files: [RAM, STATE, SCRATCH].into_iter().map(record).collect::<Result<_, RunError>>()?,
         made_in_ms: begin.elapsed().as_millis() as u64,
     };
-    create(MANIFEST, false)?.write_all(toml::to_string(&manifest)?.as_bytes())?;
+    create(MANIFEST, false)?.write_all(toml::to_string(&manifest).blame(Fault::System)?.as_bytes())?;
     Ok(Built::Complete)
 }
 
-fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) -> anyhow::Result<QemuProcess> {
+fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) -> Result<QemuProcess, RunError> {
     let share = |number| Share {
         tag: format!("s{number}"),
         source: empty.to_owned(),
@@ -114,7 +113,7 @@ fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) 
         read_only: true,
     };
     let shares: Vec<Share> = (0..recipe.shape.shares).map(share).collect();
-    let template = files.template.as_ref().context("no template files")?;
+    let template = files.template.as_ref().ok_or_else(|| RunError::new(Fault::System, "no template files"))?;
     let fds = TemplateFds { ram: template.ram.as_raw_fd(), state: template.state.as_raw_fd(), abilities };
     QemuProcess::spawn(recipe.qemu, source::host(), files, |inherited| {
         VmSpec {
@@ -130,6 +129,7 @@ fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) 
         }
         .args()
     })
+    .blame(Fault::Node)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,7 +179,7 @@ impl Builder {
         Self { vm, guest: Settling { stage: Stage::Booting }, save_to, plugs }
     }
 
-    fn run(&mut self, recipe: &Recipe<'_>, terms: &Terms<'_>) -> anyhow::Result<Built> {
+    fn run(&mut self, recipe: &Recipe<'_>, terms: &Terms<'_>) -> Result<Built, RunError> {
         let mut events = Events::new(terms.signals);
         let mut notice_at = terms.notice_at.map(|moment| events.reminder_at(moment));
         let advice = source::advice(recipe.source);
@@ -202,7 +202,7 @@ impl Builder {
             }
             match self.vm.failure() {
                 Some(Failure::TimedOut(why)) if !self.vm.has_answered() => return Ok(Built::NoBoot(why.clone())),
-                Some(failure) => bail!("{}", failure.why()),
+                Some(failure) => return Err(RunError::new(Fault::Guest, failure.why())),
                 None => self.advance(recipe.introduction)?,
             }
             if was_booting && self.guest.stage != Stage::Booting {
@@ -214,7 +214,7 @@ impl Builder {
     }
 
     /// Does what follows from what agent and QEMU have said.
-    fn advance(&mut self, introduction: &[u8]) -> anyhow::Result<()> {
+    fn advance(&mut self, introduction: &[u8]) -> Result<(), RunError> {
         let stage = &mut self.guest.stage;
         if *stage == Stage::Booting && self.vm.is_up() {
             *stage = Stage::Plugging;
@@ -234,7 +234,9 @@ impl Builder {
         }
         match (*stage, self.vm.monitor().transfer()) {
             (Stage::Saving, Some(Transfer::Completed)) => *stage = Stage::Done,
-            (_, Some(Transfer::Failed(why))) => bail!("QEMU cannot save the template: {why}"),
+            (_, Some(Transfer::Failed(why))) => {
+                return Err(RunError::new(Fault::Node, format!("QEMU cannot save the template: {why}")));
+            }
             _ => {}
         }
         Ok(())

@@ -20,9 +20,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::Context;
 use nix::unistd::Uid;
 
+use crate::error::{Blame, Context, Fault, RunError};
 use crate::lock::{self, Waited};
 use crate::signals::Signal;
 
@@ -63,7 +63,7 @@ impl<T> Obtained<T> {
 /// Finds the recipe's template or makes it for this user.
 pub fn obtain(recipe: &Recipe<'_>, template_dir: &Path, cache_bytes: u64, terms: &Terms<'_>) -> Obtained {
     let own = Shelf::of_user(template_dir, Uid::effective());
-    let found = || -> anyhow::Result<Obtained> {
+    let found = || -> Result<Obtained, RunError> {
         let anybodys = Recipe { introduction: &[], ..*recipe };
         if let Some(template) = Shelf::of_site(template_dir).find(&anybodys.key().context("key")?) {
             return Ok(Obtained::Template(template));
@@ -82,15 +82,15 @@ pub fn obtain_from(
     recipe: &Recipe<'_>,
     cache_bytes: u64,
     terms: &Terms<'_>,
-) -> anyhow::Result<Obtained> {
+) -> Result<Obtained, RunError> {
     let key = recipe.key().context("key")?;
     if let Some(template) = shelf.find(&key) {
         template.touch();
         return Ok(Obtained::Template(template));
     }
-    shelf.prepare(0o700)?;
+    shelf.prepare(0o700).blame(Fault::Node)?;
     if let Some(why) = shelf.recent_failure(&key) {
-        anyhow::bail!("making it failed a short while ago: {why}");
+        return Err(failed_lately(&why));
     }
     let files = FileMode { mode: 0o600, group: None };
     let obtained = make_once(shelf, recipe, &key, files, terms)?;
@@ -102,14 +102,18 @@ pub fn obtain_from(
 ///
 /// # Errors
 /// When this is not root, or the template cannot be made.
-pub fn make_for_site(recipe: &Recipe<'_>, template_dir: &Path, terms: &Terms<'_>) -> anyhow::Result<Obtained> {
+pub fn make_for_site(recipe: &Recipe<'_>, template_dir: &Path, terms: &Terms<'_>) -> Result<Obtained, RunError> {
     let shelf = Shelf::of_site(template_dir);
-    shelf.prepare(0o755).with_context(|| shelf.dir.display().to_string())?;
+    shelf.prepare(0o755).blame(Fault::Node).with_context(|| shelf.dir.display().to_string())?;
     let key = recipe.key().context("key")?;
     // Memory holds what was read from the disk: who may not read that must not read this.
     let disk = recipe.disk.file().metadata()?;
     let files = FileMode { mode: 0o600 | (disk.mode() & 0o044), group: Some(disk.gid()) };
     make_once(&shelf, recipe, &key, files, terms)
+}
+
+fn failed_lately(why: &str) -> RunError {
+    RunError::new(Fault::Node, format!("making it failed a short while ago: {why}"))
 }
 
 /// Makes the template under its lock, unless another process does.
@@ -119,17 +123,17 @@ fn make_once(
     key: &Key,
     files: FileMode,
     terms: &Terms<'_>,
-) -> anyhow::Result<Obtained> {
+) -> Result<Obtained, RunError> {
     let deadline = Instant::now() + terms.attempt.patience();
     let failed_before = shelf.recent_failure(key);
     match lock::wait(&shelf.lock_path(key), deadline, terms.signals, || shelf.find(key)).context("lock")? {
         Waited::Found(template) => Ok(Obtained::Template(template)),
         Waited::Interrupted(signal) => Ok(Obtained::Interrupted(signal)),
-        Waited::TimedOut => anyhow::bail!("another process did not finish building it in time"),
+        Waited::TimedOut => Err(RunError::new(Fault::Node, "another process did not finish building it in time")),
         Waited::Locked(_lock) => {
             if let (None, Some(why)) = (failed_before, shelf.recent_failure(key)) {
                 // Its maker had the lock until now.
-                anyhow::bail!("making it failed a short while ago: {why}");
+                return Err(failed_lately(&why));
             }
             let draft = shelf.begin(key)?;
             let on_trial = terms.attempt.is_on_trial();
@@ -156,14 +160,14 @@ fn make(
     draft: &Path,
     files: FileMode,
     terms: &Terms<'_>,
-) -> anyhow::Result<Obtained> {
+) -> Result<Obtained, RunError> {
     match builder::build(recipe, draft, terms)? {
         Built::Complete => {}
         Built::NoBoot(why) => return Ok(Obtained::NoBoot(why)),
         Built::Interrupted(signal) => return Ok(Obtained::Interrupted(signal)),
     }
     let dir = shelf.publish(draft, key, files).context("publish")?;
-    let template = Template::open(&dir, shelf.owner)?;
+    let template = Template::open(&dir, shelf.owner).blame(Fault::Node)?;
     let ms = template.manifest.made_in_ms;
     tracing::info!(image = %recipe.image.name, dir = %dir.display(), ms, "template made");
     Ok(Obtained::Template(template))
