@@ -102,7 +102,8 @@ fn hide(component: &mut Component, index: usize, host: &mut dyn Host) -> Result<
     let own = host.command_line();
     let several = own.iter().any(|word| word == ":" || word.as_encoded_bytes().starts_with(b"--he"));
     let may_copy = host.own_env("SLURM_BCAST").is_some() || own.iter().any(|word| is_bcast(word));
-    if !several && !(may_copy && component.vms.is_some()) {
+    let matters = several || (may_copy && component.vms.is_some());
+    if !matters {
         return Ok(());
     }
     let command = host.component_command();
@@ -199,7 +200,7 @@ pub fn verify(components: &[Component], argv: &[OsString]) -> Result<(), Error> 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Asked {
     /// A VM, with the component's hidden command as `argv0`.
-    Vms(VmRequest),
+    Vms(Box<VmRequest>),
     /// The bare host.
     Host,
     /// Something that did not arrive.
@@ -220,7 +221,7 @@ fn asked(list: &str, word: &OsStr) -> Asked {
     let mut components = list.split(';');
     match marked(word) {
         Some(index) => match components.nth(index).and_then(|text| text.parse::<VmRequest>().ok()) {
-            Some(request) if request.argv0.is_some() => Asked::Vms(request),
+            Some(request) if request.argv0.is_some() => Asked::Vms(Box::new(request)),
             _ => Asked::Lost,
         },
         None => {

@@ -212,7 +212,7 @@ impl Wish {
     pub fn vms(&self) -> Result<Option<VmRequest>, Error> {
         match &self.asked {
             Some(Asked::Lost) => return Err(Error::LostOption),
-            Some(Asked::Vms(request)) => return Ok(Some(request.clone())),
+            Some(Asked::Vms(request)) => return Ok(Some((**request).clone())),
             Some(Asked::Host) => return Ok(None),
             None if !self.wants_vm() => return Ok(None),
             None => {}

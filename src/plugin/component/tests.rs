@@ -119,7 +119,7 @@ fn a_list_keeps_commands_apart_whatever_bytes_they_have() {
     let request = VmRequest::new("debian12".parse().unwrap());
     let list = list(&[component(None, &odd), component(Some(request.clone()), &odd)]);
     assert_eq!(asked(&list, &odd), Asked::Host);
-    assert_eq!(asked(&list, marker(1).as_ref()), Asked::Vms(VmRequest { argv0: Some(odd), ..request }));
+    assert_eq!(asked(&list, marker(1).as_ref()), Asked::Vms(Box::new(VmRequest { argv0: Some(odd), ..request })));
     for lost in ["b", "host", "", "spank-vm-step.0", "spank-vm-step.2", "spank-vm-step"] {
         assert_eq!(asked(&list, lost.as_ref()), Asked::Lost, "{lost}");
     }
