@@ -27,6 +27,7 @@ ROOTS   := $(TARGET)/rootfs
 FULL    := $(TARGET)/images-full
 DISKS   := $(TARGET)/disks
 CACHE   := $(TARGET)/cache
+TOOLS   := $(TARGET)/tools
 AGENT_TRIPLE := x86_64-unknown-linux-gnu
 
 PLUGIN  := $(STAGE)/lib/spank_vm.so
@@ -43,14 +44,24 @@ PLUGINDIR  ?= $(or $(shell timeout 5 scontrol show config 2>/dev/null | awk '$$1
 LIBEXECDIR ?= $(PREFIX)/libexec/spank-vm
 SHAREDIR   ?= $(PREFIX)/share/spank-vm
 
-SCRIPTS := .ci/run fuzz/run packaging/debian-deps benches/paper-way tests/cluster/cluster tests/cluster/demo tests/cluster/lib/v2-node \
-           $(wildcard tests/cluster/lib/*.sh tests/images/*) tests/parity/prelude.sh slurm-conf/example-job.sh slurm-conf/prolog
+SCRIPTS := .ci/run fuzz/run packaging/debian-deps benches/paper-way testkit/suites testkit/one testkit/coverage testkit/cluster/cluster testkit/cluster/demo testkit/cluster/lib/v2-node \
+           $(wildcard testkit/cluster/lib/*.sh tests/images/*) tests/parity/prelude.sh slurm-conf/example-job.sh slurm-conf/prolog
 
-# What the tests of the real cluster find the build by.
-export SPANK_VM_STAGE  := $(abspath $(STAGE))
-export SPANK_VM_KIT    := $(abspath $(KIT))
-export SPANK_VM_IMAGES := $(abspath $(IMAGES))
+# What the tests of the real cluster find the build by; one that was made elsewhere is named in the environment.
+export SPANK_VM_STAGE  ?= $(abspath $(STAGE))
+export SPANK_VM_KIT    ?= $(abspath $(KIT))
+export SPANK_VM_IMAGES ?= $(abspath $(IMAGES))
+# The same plugin with hooks that panic on demand, for tests/hooks.rs.
+export SPANK_VM_PANICKING_PLUGIN := $(abspath $(TARGET)/panics/debug/libspank_vm.so)
 
+# Checks dependencies by deny.toml.
+DENY_VERSION := 0.20.2
+DENY         := $(TOOLS)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+
+# Not every exception is met in both workspaces.
+DENY_WHAT    := --allow license-exception-not-encountered bans licenses sources
+
+comma := ,
 section = @printf '\n=== %s\n' '$(1)'
 
 ##@ Try and test
@@ -64,44 +75,66 @@ help: ## this table
 .PHONY: demo demo-stop
 demo: deps build kit images ## start a small Slurm and show VM jobs in it (as root; installs what is missing)
 	$(call section,demo)
-	@STAGE=$(abspath $(STAGE)) KIT=$(abspath $(KIT)) IMAGES=$(abspath $(IMAGES)) tests/cluster/demo
+	@STAGE=$(abspath $(STAGE)) KIT=$(abspath $(KIT)) IMAGES=$(abspath $(IMAGES)) testkit/cluster/demo
 
 demo-stop: ## end the demo's Slurm
-	@tests/cluster/demo stop
+	@testkit/cluster/demo stop
 
-.PHONY: test lint lint-rust lint-shell test-unit test-hooks test-slurm test-parity test-faults test-long fuzz miri parity reliability bench bench-plugin figure4
-# One after the other, whatever -j says: the machine is measured by these tests too.
-test: ## everything that must pass: lint, unit, hook, real-Slurm and parity tests (as root)
-	@$(MAKE) deps
-	@$(MAKE) lint
-	@$(MAKE) test-unit
-	@$(MAKE) test-hooks
-	@$(MAKE) test-slurm
-	@$(MAKE) test-parity
-	@$(MAKE) test-faults
+.PHONY: test test-one lint lint-rust lint-shell lint-deps advisories coverage test-unit test-hooks test-slurm test-parity test-faults test-long fuzz miri parity reliability bench bench-plugin figure4
+# One after the other, whatever -j says: the machine is measured by these tests too. What fails soon comes first.
+test: ## everything that must pass, what is quick first; at its end how long each suite took (as root)
+	@MAKE=$(MAKE) testkit/suites deps lint test-unit test-hooks build kit images disks test-slurm test-parity test-faults
 	$(call section,all tests passed)
 
-lint: lint-rust lint-shell ## formatting, compiler and shell warnings
+test-one: ## one test by (a part of) its name, whatever suite it is in: make test-one TEST=exit_code
+	@CARGO=$(CARGO) MAKE=$(MAKE) testkit/one '$(TEST)'
+
+lint: lint-rust lint-shell lint-deps ## formatting, compiler and shell warnings, licences and sources of dependencies
 
 lint-rust:
 	$(call section,lint: rustfmt and clippy)
 	$(CARGO) fmt --all --check
+	# Their modules are declared by a macro, through which cargo fmt does not look.
+	rustfmt --edition 2024 --check crates/request/src/options/*.rs
 	$(CARGO) clippy --quiet --workspace --all-targets -- -D warnings
 
 lint-shell:
 	$(call section,lint: shellcheck)
 	shellcheck --external-sources --source-path=SCRIPTDIR $(SCRIPTS)
 
+lint-deps: $(DENY)
+	$(call section,lint: licences$(comma) versions and sources of dependencies)
+	$(DENY) --locked check $(DENY_WHAT)
+	$(DENY) --locked --manifest-path fuzz/Cargo.toml --config deny.toml check $(DENY_WHAT)
+
+# Its own copy: a minute once, and everybody has the same.
+$(DENY):
+	$(call section,cargo-deny $(DENY_VERSION))
+	$(CARGO) install --quiet --locked --debug --version $(DENY_VERSION) --root $(TOOLS)/cargo-deny-$(DENY_VERSION) \
+	  --target-dir $(TOOLS)/build cargo-deny
+	@rm -rf $(TOOLS)/build
+
+advisories: $(DENY) ## known vulnerabilities of dependencies (asks RustSec's database on GitHub)
+	$(DENY) --locked check advisories
+
 test-unit: ## tests without Slurm or QEMU
 	$(call section,unit tests)
 	$(CARGO) test --quiet --workspace --lib --bins
 	$(CARGO) test --quiet -p spank-vm-cli --test docs
+	$(CARGO) test --quiet -p spank-vm --test house
 
-test-hooks: build-plugin ## the plugin's hooks, called by a stand-in for slurmstepd
+coverage: ## how much of each crate the unit tests run
+	@packaging/debian-deps coverage
+	$(call section,coverage of the unit tests)
+	@CARGO=$(CARGO) testkit/coverage
+
+test-hooks: build-plugin build-panics ## the plugin's hooks, called by a stand-in for slurmstepd
 	$(call section,hook tests)
-	$(CARGO) build --quiet -p spank-vm --features panics-on-demand --target-dir $(TARGET)/panics
-	SPANK_VM_PANICKING_PLUGIN=$(abspath $(TARGET)/panics/debug/libspank_vm.so) \
 	$(CARGO) test --quiet -p spank-vm --test hooks
+
+.PHONY: build-panics
+build-panics:
+	$(CARGO) build --quiet -p spank-vm --features panics-on-demand --target-dir $(TARGET)/panics
 
 test-slurm: build kit images disks ## tests on a real private Slurm with real VMs (as root)
 	$(call section,tests on a real Slurm)
@@ -111,15 +144,14 @@ test-parity: build kit images ## the same scripts bare and in a VM, compared (as
 	$(call section,parity of bare-metal and VM steps)
 	$(CARGO) test --quiet -p spank-vm --test parity
 
-test-long: build kit images-long disks ## what takes minutes: gigabytes, time limits, many images, faults among hundreds of VMs, fuzzing (as root)
-	@$(MAKE) $(DISKS)/.debian11-disk.made
-	$(call section,long cases on a real Slurm)
-	SPANK_VM_LONG=1 $(CARGO) test --quiet -p spank-vm --test slurm
-	$(call section,long cases of parity)
-	SPANK_VM_LONG=1 $(CARGO) test --quiet -p spank-vm --test parity
-	$(call section,long rows of the fault matrix)
-	SPANK_VM_LONG=1 $(CARGO) test --quiet -p spank-vm --test faults
-	@$(MAKE) fuzz
+test-long: build kit images-long disks-long ## what takes minutes: gigabytes, time limits, many images, faults among hundreds of VMs, fuzzing, coverage (as root)
+	@MAKE=$(MAKE) SPANK_VM_LONG=1 testkit/suites suite-slurm suite-parity suite-faults fuzz coverage
+
+# Without the builds that they need: for 'test-long'.
+.PHONY: suite-slurm suite-parity suite-faults
+suite-slurm suite-parity suite-faults: suite-%:
+	$(call section,$* on a real Slurm)
+	$(CARGO) test --quiet -p spank-vm --test $*
 
 # Not called SECONDS in recipes: that is a variable of the shell.
 fuzz: ## what guests and users can forge, 10 s per reader; SECONDS=3600 for an hour each
@@ -160,7 +192,7 @@ figure4: build kit images images-full ## the paper's Figure 4 again, into target
 
 ##@ Build
 
-.PHONY: deps build kit images images-long disks images-full clean
+.PHONY: deps build kit images images-long disks disks-long images-full clean
 deps: ## install missing Debian packages (as root; starts no service)
 	@packaging/debian-deps
 
@@ -217,6 +249,9 @@ $(IMAGES)/.%.made: $(ROOTS)/%.tar
 
 disks: ## the disk 'debian12-disk', a Debian that boots its own kernel, into target/disks (as root)
 	@$(MAKE) $(DISKS)/.debian12-disk.made
+
+disks-long: disks
+	@$(MAKE) $(DISKS)/.debian11-disk.made
 
 $(DISKS)/.debian12-disk.made: SUITE := bookworm
 $(DISKS)/.debian11-disk.made: SUITE := bullseye

@@ -67,7 +67,7 @@ pub fn check_options(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Err
         host.set_own_env(IMAGE_DIR_ENV, dir.as_os_str());
         image = image.seen_from(&dir);
     }
-    let save = vms.save.as_ref().map(|save| format!("--save={save}"));
+    let save = vms.asked.vm_save.as_ref().map(|save| format!("--save={save}"));
     let words: Vec<&str> = ["image", "check", image.as_str()].into_iter().chain(save.as_deref()).collect();
     let asked = words.join(" ");
     if plugin.checked.as_deref() == Some(&asked) {

@@ -10,9 +10,9 @@ use super::options::{IMAGE, LIST, TABLE};
 use super::{Plugin, client, stepd, sweep};
 use crate::spank::log::user_error;
 use crate::spank::{
-    Context, Host, Level, Spank, end_task, exit_client, guard, log, own_words, register, spank_t, text,
+    Context, Host, Level, Spank, end_task, exit_client, guard, log, own_word, own_words, register, spank_t,
 };
-use std::ffi::{OsString, c_char, c_int};
+use std::ffi::{OsStr, OsString, c_char, c_int};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -73,7 +73,8 @@ pub unsafe extern "C" fn slurm_spank_init(spank: spank_t, argc: c_int, argv: *mu
             host.log(Level::Admin, &error.to_string());
         }
         for (number, option) in TABLE.iter().enumerate() {
-            if let Err(error) = register(host, &option.cli, c_int::try_from(number).unwrap_or(c_int::MAX), on_option) {
+            if let Err(error) = register(host, &option.about, c_int::try_from(number).unwrap_or(c_int::MAX), on_option)
+            {
                 // Bare-metal jobs go on; the option is then unknown to Slurm, which refuses it.
                 host.log(Level::Admin, &error.to_string());
             }
@@ -242,11 +243,11 @@ unsafe extern "C" fn on_option(number: c_int, value: *const c_char, remote: c_in
         #[cfg(feature = "panics-on-demand")]
         panic_on_demand("an option");
         // SAFETY: spank.h: the option's argument, a string, or null.
-        let value = unsafe { text(value) };
+        let value = unsafe { own_word(value) };
         let Some(option) = usize::try_from(number).ok().filter(|&number| number < TABLE.len()) else {
             return -1;
         };
-        if remote == 0 && option == IMAGE && value.as_deref() == Some(LIST) {
+        if remote == 0 && option == IMAGE && value.as_deref() == Some(OsStr::new(LIST)) {
             // Not later: srun wants a command first, sbatch a script.
             list_and_exit(with_plugin(|plugin| plugin.list_command()));
         }

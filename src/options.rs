@@ -1,114 +1,10 @@
-//! The options users see, and the wish that their values add up to.
+//! What the options given so far add up to. The options themselves are in [`request::OPTIONS`].
 
 use super::error::Error;
-use crate::spank::CliOption;
-use request::{
-    EnvEntry, ImageRef, RequestError, SaveSpec, ShareSpec, VmRequest, parse_cpus, parse_memory, parse_mounts,
-    parse_switch, parse_variables, parse_vms_per_slot,
-};
-use std::ffi::{CStr, OsString};
+use request::{Asked, RequestError, VmRequest};
+use std::ffi::{OsStr, OsString};
 
-/// One option: how Slurm shows it and what its value does. A new option is one more row of
-/// [`TABLE`], a field of [`Wish`] and a key of [`request::VmRequest`].
-#[derive(Debug)]
-pub struct VmOption {
-    /// What is registered with Slurm.
-    pub cli: CliOption,
-    /// Name as text.
-    pub name: &'static str,
-    store: fn(&mut Wish, &str) -> Result<(), RequestError>,
-}
-
-impl VmOption {
-    const fn new(
-        name: &'static CStr,
-        arginfo: Option<&'static CStr>,
-        usage: &'static CStr,
-        store: fn(&mut Wish, &str) -> Result<(), RequestError>,
-    ) -> Self {
-        let Ok(text) = name.to_str() else { panic!("option names are ASCII") };
-        Self { cli: CliOption { name, arginfo, usage }, name: text, store }
-    }
-
-    /// The variable in which users and sites set a default: `SPANK_VM_IMAGE` for `--vm-image`.
-    pub fn default_variable(&self) -> String {
-        format!("SPANK_{}", self.name.to_ascii_uppercase().replace('-', "_"))
-    }
-
-    /// The variable from which Slurm's clients take the option, and by which sbatch and salloc pass
-    /// it on to the srun inside (plugstack.c: `spank_process_env_options`, `_opt_env_name`).
-    pub fn slurm_variable(&self) -> String {
-        format!("SLURM_SPANK__SLURM_SPANK_OPTION_spank_vm_{}", self.name.replace('-', "_"))
-    }
-}
-
-/// Switches an inherited image off.
-pub const NONE: &str = "none";
-
-/// Prints the catalogue instead of a submission.
-pub const LIST: &str = "list";
-
-/// Number of `--vm-image` in [`TABLE`].
-pub const IMAGE: usize = 0;
-
-/// Every option; its place is the number Slurm hands to the callback.
-pub static TABLE: [VmOption; 9] = [
-    VmOption::new(
-        c"vm-image",
-        Some(c"NAME|PATH"),
-        c"[vm] run in a virtual machine with this image, by its name or as a file (./my.qcow2); 'list' prints \
-          the images, 'none' switches an inherited value off",
-        Wish::store_image,
-    ),
-    VmOption::new(
-        c"vms-per-slot",
-        Some(c"N"),
-        c"[vm] start N virtual machines per task, each runs the command (SLURM_VM_INDEX tells them apart)",
-        Wish::store_vms_per_slot,
-    ),
-    VmOption::new(
-        c"vm-mem",
-        Some(c"SIZE"),
-        c"[vm] guest memory of each virtual machine, in MiB or with K, M, G, T (default: the task's share)",
-        Wish::store_memory,
-    ),
-    VmOption::new(
-        c"vm-cpus",
-        Some(c"N"),
-        c"[vm] processors of each virtual machine (default: the task's, divided by the VMs)",
-        Wish::store_cpus,
-    ),
-    VmOption::new(
-        c"vm-mount",
-        Some(c"SRC[:DST][:ro|rw],..."),
-        c"[vm] more host directories that the virtual machine sees",
-        Wish::store_mounts,
-    ),
-    VmOption::new(
-        c"vm-root",
-        None,
-        c"[vm] run the command as root inside the virtual machine; on the host's directories it acts as you",
-        Wish::store_root,
-    ),
-    VmOption::new(
-        c"vm-env",
-        Some(c"NAME[=VALUE],..."),
-        c"[vm] variables for the command: with this value, or NAME alone as it is on the host",
-        Wish::store_variables,
-    ),
-    VmOption::new(
-        c"vm-label",
-        None,
-        c"[vm] put the number of the virtual machine within its slot before each line of its output",
-        Wish::store_label,
-    ),
-    VmOption::new(
-        c"vm-save",
-        Some(c"NAME|/PATH[,replace]"),
-        c"[vm] if the command succeeds, keep the disk of the first virtual machine as a new image",
-        Wish::store_save,
-    ),
-];
+pub use request::{IMAGE, LIST, NONE, OPTIONS as TABLE};
 
 /// What the options given so far ask for.
 ///
@@ -117,36 +13,30 @@ pub static TABLE: [VmOption; 9] = [
 /// and a bad value counts only if it is the last.
 #[derive(Debug, Default)]
 pub struct Wish {
-    image: Option<ImageRef>,
-    vms_per_slot: Option<u32>,
-    memory_mib: Option<u64>,
-    cpus: Option<u32>,
-    mounts: Vec<ShareSpec>,
-    as_root: bool,
-    variables: Vec<EnvEntry>,
-    label: bool,
-    save: Option<SaveSpec>,
-    /// Per option the last value, and whether it was good.
-    given: [Option<(String, Result<(), RequestError>)>; TABLE.len()],
+    /// Per option the last value.
+    values: [Option<OsString>; TABLE.len()],
 }
 
 impl Wish {
     /// Takes the value of option number `option`. Slurm has no value (a null pointer, and when that
     /// is inherited the text "(null)") only for options that need none.
-    pub fn set(&mut self, option: usize, value: Option<&str>) {
-        let value = value.filter(|&text| text != "(null)").unwrap_or_default();
-        let result = (TABLE[option].store)(self, value);
-        self.given[option] = Some((value.to_owned(), result));
+    pub fn set(&mut self, option: usize, value: Option<impl AsRef<OsStr>>) {
+        let value = value.map(|value| value.as_ref().to_owned()).filter(|value| value != "(null)");
+        self.values[option] = Some(value.unwrap_or_default());
     }
 
     /// Whether option number `option` was given.
     pub fn has(&self, option: usize) -> bool {
-        self.given[option].is_some()
+        self.values[option].is_some()
     }
 
     /// Whether the step must not run on the bare host: an image was asked for, well or badly.
     pub fn wants_vm(&self) -> bool {
-        self.image.is_some() || matches!(self.given[IMAGE], Some((_, Err(_))))
+        self.image().is_some()
+    }
+
+    fn image(&self) -> Option<&OsStr> {
+        self.values[IMAGE].as_deref().filter(|&image| image != NONE)
     }
 
     /// Sums up what the user asks for; `None` is a bare-metal step, whatever the other options say.
@@ -154,23 +44,17 @@ impl Wish {
     /// # Errors
     /// The first bad value.
     pub fn vms(&self) -> Result<Option<VmRequest>, Error> {
-        if !self.wants_vm() {
-            return Ok(None);
+        self.image().map(|image| self.request(image).map_err(Error::Request)).transpose()
+    }
+
+    fn request(&self, image: &OsStr) -> Result<VmRequest, RequestError> {
+        let image = TABLE[IMAGE].text(image)?.parse()?;
+        let mut asked = Asked::default();
+        for (option, value) in TABLE.iter().zip(&self.values) {
+            let Some(value) = value else { continue };
+            asked.set(option.about.name, option.text(value)?).transpose()?;
         }
-        for (_, result) in self.given.iter().flatten() {
-            result.clone().map_err(Error::Request)?;
-        }
-        Ok(self.image.clone().map(|image| VmRequest {
-            vms_per_slot: self.vms_per_slot.unwrap_or(1),
-            vm_memory_mib: self.memory_mib,
-            vm_cpus: self.cpus,
-            mounts: self.mounts.clone(),
-            as_root: self.as_root,
-            variables: self.variables.clone(),
-            label: self.label,
-            save: self.save.clone(),
-            ..VmRequest::new(image)
-        }))
+        Ok(VmRequest { asked, ..VmRequest::new(image) })
     }
 
     /// Refuses options that do nothing without an image. To be asked at submission, with the
@@ -183,69 +67,13 @@ impl Wish {
         if self.has(IMAGE) {
             return Ok(());
         }
-        for (option, given) in TABLE.iter().zip(&self.given) {
-            let Some((value, _)) = given else { continue };
-            let is_default = env(&option.slurm_variable()).is_some_and(|text| text.to_str() == Some(value));
+        for (option, value) in TABLE.iter().zip(&self.values) {
+            let Some(value) = value else { continue };
+            let is_default = env(&option.slurm_variable()).as_ref() == Some(value);
             if !is_default {
-                return Err(Error::NoImage { option: option.name, value: value.clone() });
+                return Err(Error::NoImage { option: option.about.name, value: value.to_string_lossy().into_owned() });
             }
         }
-        Ok(())
-    }
-
-    fn store_image(&mut self, value: &str) -> Result<(), RequestError> {
-        self.image = None;
-        if value != NONE {
-            self.image = Some(value.parse()?);
-        }
-        Ok(())
-    }
-
-    fn store_vms_per_slot(&mut self, value: &str) -> Result<(), RequestError> {
-        self.vms_per_slot = None;
-        self.vms_per_slot = Some(parse_vms_per_slot(value)?);
-        Ok(())
-    }
-
-    fn store_memory(&mut self, value: &str) -> Result<(), RequestError> {
-        self.memory_mib = None;
-        self.memory_mib = Some(parse_memory(value)?);
-        Ok(())
-    }
-
-    fn store_cpus(&mut self, value: &str) -> Result<(), RequestError> {
-        self.cpus = None;
-        self.cpus = Some(parse_cpus(value)?);
-        Ok(())
-    }
-
-    fn store_mounts(&mut self, value: &str) -> Result<(), RequestError> {
-        self.mounts.clear();
-        self.mounts = parse_mounts(value)?;
-        Ok(())
-    }
-
-    fn store_root(&mut self, value: &str) -> Result<(), RequestError> {
-        self.as_root = false;
-        self.as_root = parse_switch("--vm-root", value)?;
-        Ok(())
-    }
-
-    fn store_variables(&mut self, value: &str) -> Result<(), RequestError> {
-        self.variables.clear();
-        self.variables = parse_variables(value)?;
-        Ok(())
-    }
-
-    fn store_label(&mut self, value: &str) -> Result<(), RequestError> {
-        self.label = false;
-        self.label = parse_switch("--vm-label", value)?;
-        Ok(())
-    }
-
-    fn store_save(&mut self, value: &str) -> Result<(), RequestError> {
-        self.save = None;
-        self.save = Some(value.parse()?);
         Ok(())
     }
 }
@@ -278,7 +106,7 @@ mod tests {
     fn the_last_value_wins_and_repeating_it_changes_nothing() {
         let wish = wish(&[(IMAGE, "a"), (IMAGE, "b"), (IMAGE, "b"), (VMS_PER_SLOT, "4"), (VMS_PER_SLOT, "4")]);
         let vms = wish.vms().unwrap().unwrap();
-        assert_eq!((vms.image.as_str(), vms.vms_per_slot), ("b", 4));
+        assert_eq!((vms.image.as_str(), vms.asked.vms()), ("b", 4));
     }
 
     #[test]
@@ -321,22 +149,6 @@ mod tests {
             wish(&[(VMS_PER_SLOT, value)]).refuse_strays(env).unwrap();
             assert_eq!(wish(&[(VMS_PER_SLOT, value)]).vms().unwrap(), None);
             wish(&[(VMS_PER_SLOT, value), (VMS_PER_SLOT, "5")]).refuse_strays(env).unwrap_err();
-        }
-    }
-
-    #[test]
-    fn variables_are_named_after_the_option() {
-        assert_eq!(TABLE[IMAGE].default_variable(), "SPANK_VM_IMAGE");
-        assert_eq!(TABLE[VMS_PER_SLOT].default_variable(), "SPANK_VMS_PER_SLOT");
-        assert_eq!(TABLE[VMS_PER_SLOT].slurm_variable(), "SLURM_SPANK__SLURM_SPANK_OPTION_spank_vm_vms_per_slot");
-    }
-
-    #[test]
-    fn the_table_keeps_to_the_limits_of_slurm_and_the_house() {
-        assert_eq!(TABLE[IMAGE].name, "vm-image");
-        for option in &TABLE {
-            assert!(option.name.len() <= 75);
-            assert!(option.cli.usage.to_str().unwrap().starts_with("[vm] "), "{}", option.name);
         }
     }
 }

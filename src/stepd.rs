@@ -46,7 +46,7 @@ fn make_state_dir(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error>
 
 /// This process becomes the task.
 fn status(request: &VmRequest, uid: u32, runner: Process) -> Status {
-    Status { image: request.image.to_string(), vms: request.vms_per_slot, uid, runner }
+    Status { image: request.image.to_string(), vms: request.asked.vms(), uid, runner }
 }
 
 /// As the user, last before execve: turns the task into the step program.
@@ -192,7 +192,7 @@ fn adopt_lost_options(plugin: &mut Plugin, host: &dyn Host, step: Step) -> Resul
             continue;
         }
         if let Some(value) = host.job_env(&option.slurm_variable())? {
-            plugin.wish.set(number, Some(&value.to_string_lossy()));
+            plugin.wish.set(number, Some(&value));
         }
     }
     Ok(())

@@ -127,7 +127,9 @@ impl Node {
             .spawn()
             .unwrap();
         let script = script.replace("LIBEXEC", self.root.path().to_str().unwrap());
-        child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+        // As Latin-1: a letter beyond ASCII is no UTF-8 then.
+        let bytes: Vec<u8> = script.chars().map(|c| u8::try_from(c).unwrap()).collect();
+        child.stdin.take().unwrap().write_all(&bytes).unwrap();
         child.wait_with_output().unwrap()
     }
 }
@@ -193,7 +195,7 @@ fn the_task_of_a_vm_job_becomes_the_step_program_on_an_old_slurm() {
         after(
             ALL_WELL,
             "option vm-image = 0\noption vms-per-slot = 0\nexecve LIBEXEC/spank-vm-step 1\n\
-             with SPANK_VM_REQUEST=image=debian12 vms=4 argv0=sleep mem=500 tasks=2 job=7 imagecache=LIBEXEC/copies\n\
+             with SPANK_VM_REQUEST=vm-image=debian12 vms-per-slot=4 argv0=sleep mem=500 tasks=2 job=7 imagecache=LIBEXEC/copies\n\
              task ended with 0\nalive\n"
         )
     );
@@ -206,7 +208,7 @@ fn the_step_program_is_put_before_the_command_where_slurm_can_do_that() {
     assert!(
         answer.ends_with(
             "execve LIBEXEC/spank-vm-step sleep 1\n\
-             with SPANK_VM_REQUEST=image=debian12 vms=1 job=7 imagecache=LIBEXEC/copies\n\
+             with SPANK_VM_REQUEST=vm-image=debian12 job=7 imagecache=LIBEXEC/copies\n\
              task ended with 0\nalive\n"
         ),
         "{answer}"
@@ -268,6 +270,18 @@ fn bad_option_values_are_taken_down_and_told_by_the_task() {
 }
 
 #[test]
+fn a_value_that_would_arrive_changed_is_refused() {
+    let node = Node::new();
+    let lost = "set step 0xfffffffb\nenv SLURM_SPANK__SLURM_SPANK_OPTION_spank_vm_vm_image=debian12\n\
+                env SLURM_SPANK__SLURM_SPANK_OPTION_spank_vm_vm_env=A=caf\u{e9}\n";
+    for options in ["option vm-image debian12\noption vm-env A=caf\u{e9}\n", lost] {
+        let answer = node.play(Slurm::New, "stepd", &after(INIT, &format!("{options}task\n")));
+        assert!(answer.contains(r"error: vm: --vm-env='A=caf\xe9': "), "{answer}");
+        assert!(!answer.contains("execve") && answer.ends_with("task ended with 1\nalive\n"), "{answer}");
+    }
+}
+
+#[test]
 fn a_client_with_a_bad_option_says_one_line_and_exits() {
     let node = Node::new();
     for (options, line) in [
@@ -304,7 +318,7 @@ fn options_lost_by_export_none_are_found_in_the_batch_step() {
     );
     let answer = node.play(Slurm::Old, "stepd", &script);
     assert!(answer.contains("execve LIBEXEC/spank-vm-step 1\n"), "{answer}");
-    assert!(answer.contains("image=debian12 vms=2 argv0=sleep script=1"), "{answer}");
+    assert!(answer.contains("vm-image=debian12 vms-per-slot=2 argv0=sleep script=1"), "{answer}");
 }
 
 /// The job's user where root runs the tests; anybody else has only himself.

@@ -16,8 +16,8 @@ mod process;
 pub mod testing;
 
 pub use guard::guard;
-pub use handle::{Spank, own_words, text};
-pub use option::{Callback, CliOption, register};
+pub use handle::{Spank, own_word, own_words};
+pub use option::{Callback, register};
 pub use process::{end_task, exit_client, is_executable, readable_within, symbol};
 
 pub use crate::sys::spank_t;

@@ -157,7 +157,7 @@ fn options_lost_by_export_none_are_found_again_in_the_batch_step() {
         node.host.job_env.insert(option.slurm_variable(), value.into());
     }
     node.start().unwrap();
-    assert_eq!((node.request().image.as_str(), node.request().vms_per_slot), ("debian12", 3));
+    assert_eq!((node.request().image.as_str(), node.request().asked.vms()), ("debian12", 3));
 }
 
 #[test]

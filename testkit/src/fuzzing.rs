@@ -84,15 +84,7 @@ pub fn request(data: &[u8]) {
     if let Ok(request) = text.parse::<VmRequest>() {
         assert_eq!(request.to_string().parse(), Ok(request));
     }
-    let errors = [
-        request::parse_memory(text).err(),
-        request::parse_cpus(text).err(),
-        request::parse_vms_per_slot(text).err(),
-        request::parse_switch("--vm-root", text).err(),
-        request::parse_mounts(text).err(),
-        request::parse_variables(text).err(),
-    ];
-    for error in errors.into_iter().flatten() {
+    for error in request::OPTIONS.iter().filter_map(|option| (option.check)(text).err()) {
         // It ends up on a terminal and in a log, as one line.
         assert!(!error.to_string().chars().any(char::is_control));
     }

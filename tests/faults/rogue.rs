@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use proto::{BootTimes, Decoder, ToGuest, ToHost, VERSION};
 
-use crate::cluster::Cluster;
+use testkit::Cluster;
 
 /// Says nothing at all.
 pub const SILENT: &str = "rogue-silent";

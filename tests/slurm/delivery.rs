@@ -7,11 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use testkit::cluster::uid;
+use testkit::place::repository;
+use testkit::wait::{wait_for, wait_for_file};
+use testkit::{Cluster, Ran, ran, system};
+
 use crate::Case;
 use crate::central::Central;
-use crate::cluster::{Cluster, Ran, ran};
-use crate::streams::wait_for;
-use crate::templates::SmallDisk;
+use crate::small_disk::SmallDisk;
 
 pub const CASES: &[Case] = &[
     ("sixteen_vms_at_once_on_four_nodes_read_the_central_image_once_per_node", once_per_node),
@@ -79,8 +82,7 @@ impl<'a> Site<'a> {
     }
 
     fn nodes(&self) -> Vec<String> {
-        let listed = self.cluster.run(&["sinfo", "-h", "-N", "-o", "%N"]).ok();
-        listed.lines().map(str::to_owned).collect()
+        self.cluster.nodes()
     }
 
     /// A user's copies on a node.
@@ -100,28 +102,18 @@ impl Drop for Site<'_> {
     }
 }
 
-fn uid(user: &str) -> u32 {
-    nix::unistd::User::from_name(user).unwrap().unwrap().uid.as_raw()
-}
-
 fn add(cluster: &Cluster, place: &Path, dir: &Path, name: &str, megabytes: u32) {
     let script = format!(
         "set -e; cd '{place}'; mkdir -p files; {recipe} > {name}.tar; dd if=/dev/urandom of=files/noise bs=1M \
          count={megabytes} status=none; chmod 644 files/noise; tar -C files -rf {name}.tar ./noise",
         place = place.display(),
-        recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/images/tiny"),
+        recipe = repository().join("tests/images/tiny").display(),
     );
     let made = Command::new("bash").args(["-c", &script]).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let archive = place.join(format!("{name}.tar")).display().to_string();
     let dir = dir.display().to_string();
-    crate::tools::tool(cluster, "root", &["image", "import", &archive, "--name", name, "--dir", &dir, "--replace"])
-        .ok();
-}
-
-fn run(words: &[&str]) {
-    let done = Command::new(words[0]).args(&words[1..]).output().unwrap();
-    assert!(done.status.success(), "{words:?}: {}", String::from_utf8_lossy(&done.stderr));
+    cluster.tool("root", &["image", "import", &archive, "--name", name, "--dir", &dir, "--replace"]).ok();
 }
 
 fn names(dir: &Path) -> Vec<String> {
@@ -173,7 +165,7 @@ fn warm(cluster: &Cluster) {
     fs::remove_file(lock).unwrap();
     assert_eq!(ran.ok(), "fine\n");
     assert_eq!(site.reads(&disk), [0; 0]);
-    let shown = crate::tools::tool(cluster, &cluster.user, &["image", "show", "noisy"]).ok();
+    let shown = cluster.tool(&cluster.user, &["image", "show", "noisy"]).ok();
     assert!(shown.contains("on_this_node = \"not yet copied\""), "this is none of the nodes: {shown}");
 }
 
@@ -194,7 +186,7 @@ fn killed_copier(cluster: &Cluster) {
         assert!(std::time::Instant::now() < deadline, "nobody copies: {:?}", names(&shelf));
         std::thread::sleep(Duration::from_millis(20));
     }
-    run(&["kill", "-KILL", &draft().unwrap()]);
+    system(&["kill", "-KILL", &draft().unwrap()]);
     step.wait().unwrap();
     assert!(draft().is_some(), "it was half-way");
     site.central.slow_down(Duration::ZERO);
@@ -252,7 +244,7 @@ fn wrong_digest(cluster: &Cluster) {
     assert!(ran.code != 0 && ran.stdout.is_empty(), "{ran:?}");
     assert!(ran.stderr.contains(&right) && ran.stderr.contains(&wrong) && ran.stderr.contains("'noisy'"), "{ran:?}");
     assert_eq!(site.reads(&disk), [bytes], "four tasks read it once");
-    let verified = crate::tools::tool(cluster, "root", &["image", "verify", "noisy"]);
+    let verified = cluster.tool("root", &["image", "verify", "noisy"]);
     assert!(verified.code == 1 && verified.stderr.contains(&right) && verified.stderr.contains(&wrong), "{verified:?}");
 }
 
@@ -266,7 +258,7 @@ fn while_a_vm_runs(cluster: &Cluster, image: &str, node: &str, noise: &Path, cha
     let words = ["srun", "-w", node, "--mem=600", &format!("--vm-image={image}"), "sh", "-c", script];
     let mut step = cluster.command_in(&dir, &words);
     let step = step.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_for(&dir.join("running"));
+    wait_for_file(&dir.join("running"));
     // Whatever becomes of the change, the step must not outlive the test.
     let changed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(change));
     fs::write(dir.join("changed"), "").unwrap();
@@ -303,11 +295,11 @@ fn replaced_in_place(cluster: &Cluster) {
     fs::create_dir(&images).unwrap();
     cluster.with_config(&format!("image_dirs = ['{}']\n", images.display()), || {
         add(cluster, &place, &images, "noisy", 12);
-        let node = cluster.run(&["sinfo", "-h", "-N", "-o", "%N"]).ok().lines().next().unwrap().to_owned();
+        let node = cluster.nodes().remove(0);
         while_a_vm_runs(cluster, "noisy", &node, &place.join("files/noise"), || {
-            let refused = crate::tools::tool(cluster, &cluster.user, &["image", "remove", "noisy"]);
+            let refused = cluster.tool(&cluster.user, &["image", "remove", "noisy"]);
             assert!(refused.code == 1 && refused.stderr.contains("is not yours to remove"), "{refused:?}");
-            crate::tools::tool(cluster, "root", &["image", "remove", "noisy"]).ok();
+            cluster.tool("root", &["image", "remove", "noisy"]).ok();
             assert_eq!(names(&images), [""; 0]);
         });
         cluster.srun(&["--vm-image=noisy", "true"]).fails_with_one_line(&["no image 'noisy'"]);
@@ -354,15 +346,6 @@ fn no_room(cluster: &Cluster) {
     assert_eq!((ran.ok().as_str(), left.len()), ("fine\n", 1), "{left:?}");
 }
 
-/// The epilogs of jobs work on while their srun has ended.
-fn eventually(what: &str, is_so: impl Fn() -> bool) {
-    let deadline = std::time::Instant::now() + Duration::from_secs(30);
-    while !is_so() {
-        assert!(std::time::Instant::now() < deadline, "{what}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
 fn one_budget(cluster: &Cluster) {
     let site = Site::new(cluster, "share_home = false\n");
     for name in ["first", "second"] {
@@ -396,7 +379,8 @@ fn one_budget(cluster: &Cluster) {
     nix::fcntl::fallocate(&log, nix::fcntl::FallocateFlags::empty(), 0, (free().0 - (64 << 10)) as i64).unwrap();
     assert!(free().0 < free().1, "{:?}", free());
     cluster.srun(&["-w", node, "true"]).ok();
-    eventually("the epilog makes room", || free().0 >= free().1);
+    // The epilog works on while srun has ended.
+    wait_for("room that the epilog makes", || (free().0 >= free().1).then_some(()));
     assert!(!kept(users[0], "first"), "the other's was used since");
     drop(disk);
 }

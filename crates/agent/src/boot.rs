@@ -159,7 +159,7 @@ fn mount_root(image: &Path, kind: FsType, scratch: Option<&Path>) -> Result<(), 
         let path = Path::new(SCRATCH).join(directory);
         fs::create_dir_all(&path).doing(|| format!("create {}", path.display()))?;
     }
-    // volatile: fsync need not reach a disk that nobody reads after a crash (SYNC still does).
+    // volatile: fsync need not reach a disk that nobody reads after a crash.
     // redirect_dir: renaming a directory of the image works instead of failing with EXDEV.
     let layers = format!("lowerdir={IMAGE},upperdir={SCRATCH}/upper,workdir={SCRATCH}/work,redirect_dir=on,volatile");
     mount(Some("overlay"), ROOT, Some("overlay"), MsFlags::empty(), Some(layers.as_str()))

@@ -16,7 +16,6 @@ use super::fixtures::Fixtures;
 use super::hostkeys::HostKeys;
 use super::identity;
 use super::machine::{Machine, Reaped};
-use super::net::{self, NetSetup};
 use super::task::Credentials;
 
 /// The guest whose PID 1 this process is.
@@ -84,10 +83,6 @@ impl Machine for Guest {
         self.fixtures.oom_kills.news()
     }
 
-    fn configure_net(&mut self, setup: &NetSetup) -> Result<(), AgentError> {
-        net::configure(setup)
-    }
-
     fn mount_share(&mut self, tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError> {
         self.fixtures.mount_share(tag, path, read_only)
     }
@@ -115,10 +110,6 @@ impl Machine for Guest {
 
     fn sync_shares(&mut self) -> Result<(), AgentError> {
         self.fixtures.shares.sync()
-    }
-
-    fn sync_all(&mut self) {
-        nix::unistd::sync();
     }
 
     fn settle(&mut self) {

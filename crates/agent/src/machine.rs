@@ -12,7 +12,6 @@ use proto::{BootTimes, ExitStatus};
 
 use super::accounts::Account;
 use super::error::AgentError;
-use super::net::NetSetup;
 use super::task::Credentials;
 
 /// What one round of reaping found.
@@ -45,8 +44,6 @@ pub(super) trait Machine {
     fn awaits_memory(&mut self) -> bool;
     /// What there is to tell of processes that the guest's kernel killed for lack of memory.
     fn killed_for_memory(&mut self) -> Option<String>;
-    /// Configures the network interface.
-    fn configure_net(&mut self, setup: &NetSetup) -> Result<(), AgentError>;
     /// Mounts a share.
     fn mount_share(&mut self, tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError>;
     /// Makes a symbolic link for the task.
@@ -62,8 +59,6 @@ pub(super) trait Machine {
 
     /// Brings what was written to the shares to the host.
     fn sync_shares(&mut self) -> Result<(), AgentError>;
-    /// Brings everything to the disks.
-    fn sync_all(&mut self);
     /// Prepares for being cloned: what every task needs is brought into memory, the rest to the disks.
     fn settle(&mut self);
     /// Undoes what a session did that the next one must not find: its shares.

@@ -62,9 +62,8 @@ use proto::{BootTimes, PORT_NAME};
 use devices::Devices;
 use error::AgentError;
 use guest::Guest;
-use machine::Machine;
 use port::Port;
-use session::Session;
+use session::serve;
 
 /// The argument that makes it a service.
 const SERVICE: &str = "--service";
@@ -101,12 +100,4 @@ fn run() -> Result<Infallible, AgentError> {
     times.ready_ms = sys::uptime_ms();
     let mut guest = Guest::new(times, outcome.err())?;
     serve(&mut port, &mut guest)
-}
-
-/// One session after the other.
-fn serve(port: &mut Port, machine: &mut impl Machine) -> Result<Infallible, AgentError> {
-    loop {
-        Session::new(port, machine).serve()?;
-        port.wait_for_host()?;
-    }
 }

@@ -151,3 +151,12 @@ impl OutputPump {
         }
     }
 }
+
+/// The output pump of a stream, which only the two outputs have.
+pub(super) fn output_index(stream: Stream) -> Option<usize> {
+    match stream {
+        Stream::Stdin => None,
+        Stream::Stdout => Some(0),
+        Stream::Stderr => Some(1),
+    }
+}

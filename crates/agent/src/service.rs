@@ -14,8 +14,9 @@ use proto::{BootTimes, PORT_NAME};
 use super::devices::Devices;
 use super::error::AgentError;
 use super::port::Port;
+use super::session::serve;
 use super::system::System;
-use super::{kmsg, serve, sys};
+use super::{kmsg, sys};
 
 /// Drivers that a session needs; most systems load them by themselves, some too late.
 const DRIVERS: [&str; 4] = ["virtio_console", "virtio_mem", "9pnet_virtio", "9p"];

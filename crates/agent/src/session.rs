@@ -4,6 +4,7 @@ mod running;
 #[cfg(test)]
 mod tests;
 
+use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -12,7 +13,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use proto::{FailKind, Level, ProtoError, Stream, ToGuest, ToHost, VERSION};
+use proto::{FailKind, Level, ProtoError, ToGuest, ToHost, VERSION};
 
 use super::accounts::Account;
 use super::error::{AgentError, Doing};
@@ -20,7 +21,6 @@ use super::exec;
 use super::files::IncomingFile;
 use super::machine::Machine;
 use super::memory::LOOK_EVERY;
-use super::net::NetSetup;
 use super::port::{Incoming, Port, SendQueue};
 use super::task::{Credentials, ResourceLimit, TaskSpec, TerminalSize};
 use running::Running;
@@ -30,7 +30,7 @@ const READS_PER_ROUND: usize = 64;
 
 /// The conversation with the runner over one connection of the port.
 #[derive(Debug)]
-pub(super) struct Session<'a, M: Machine> {
+struct Session<'a, M: Machine> {
     port: &'a mut Port,
     conversation: Conversation<'a, M>,
 }
@@ -59,6 +59,17 @@ struct Collecting {
     file: Option<IncomingFile>,
     /// The first thing that went wrong; told at START, the one message the runner awaits an answer to.
     failure: Option<AgentError>,
+}
+
+/// One session after the other.
+///
+/// # Errors
+/// The port breaks.
+pub(super) fn serve(port: &mut Port, machine: &mut impl Machine) -> Result<Infallible, AgentError> {
+    loop {
+        Session::new(port, machine).serve()?;
+        port.wait_for_host()?;
+    }
 }
 
 impl<'a, M: Machine> Session<'a, M> {
@@ -184,11 +195,6 @@ impl<M: Machine> Conversation<'_, M> {
             out.send(task, &ToHost::Pong);
             return Ok(());
         }
-        if message == ToGuest::Sync {
-            self.machine.sync_all();
-            out.send(task, &ToHost::Synced);
-            return Ok(());
-        }
         // Also in the middle of a command: the host was asleep, or this VM was stopped for a while.
         if let (ToGuest::Clock(nanoseconds), Phase::Running(_)) = (&message, &self.phase) {
             if let Err(error) = self.machine.set_clock(*nanoseconds) {
@@ -293,10 +299,6 @@ impl Collecting {
             ToGuest::TakeBack => return Ok(machine.take_back()),
             ToGuest::Cpus(count) => return Ok(machine.use_cpus(count)),
             ToGuest::Memory(bytes) => machine.expect_memory(bytes),
-            ToGuest::Net { mac, address, prefix, gateway, dns } => {
-                let (address, gateway, dns) = (address.into(), gateway.into(), dns.into());
-                return Ok(machine.configure_net(&NetSetup { mac, address, prefix, gateway, dns }));
-            }
             ToGuest::User { name, home, shell } => {
                 spec.account = Account { name: name.to_vec(), home: home.to_vec(), shell: shell.to_vec() };
                 return Ok(self.add_user(machine));
@@ -325,10 +327,10 @@ impl Collecting {
                 None if self.failure.is_some() => {}
                 None => return Err(ProtoError::OutOfOrder("FILE-DATA")),
             },
-            // A runner whose user is in a hurry: there is nothing yet that could be signalled, or greeted goodbye.
-            ToGuest::Signal(_) | ToGuest::Bye => {}
+            // A runner whose user is in a hurry: there is nothing yet that could be signalled.
+            ToGuest::Signal(_) => {}
             ToGuest::Data(..) | ToGuest::Eof(_) | ToGuest::Window(..) => return Err(ProtoError::OutOfOrder("stream")),
-            ToGuest::Hello { .. } | ToGuest::Sync | ToGuest::Settle | ToGuest::Ping | ToGuest::Start => {}
+            ToGuest::Hello { .. } | ToGuest::Settle | ToGuest::Ping | ToGuest::Start => {}
         }
         Ok(Ok(()))
     }
@@ -346,13 +348,4 @@ impl Collecting {
 
 fn as_path(bytes: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(bytes))
-}
-
-/// The output pump of a stream, which only the two outputs have.
-fn output_index(stream: Stream) -> Option<usize> {
-    match stream {
-        Stream::Stdin => None,
-        Stream::Stdout => Some(0),
-        Stream::Stderr => Some(1),
-    }
 }

@@ -113,23 +113,11 @@ pub(super) fn signal_process(leader: Pid, signo: u8) {
     }
 }
 
-/// Performs one of the `SIOC*` requests that take a `struct ifreq`.
-pub(super) fn interface_request(
-    socket: BorrowedFd<'_>,
-    request: libc::Ioctl,
-    argument: &mut libc::ifreq,
-) -> io::Result<()> {
-    // SAFETY: every SIOC[GS]IF* request reads and writes at most one ifreq, which `argument` is.
-    Errno::result(unsafe { libc::ioctl(socket.as_raw_fd(), request, std::ptr::from_mut(argument)) })?;
-    Ok(())
-}
-
-/// Adds a route (`SIOCADDRT`).
-pub(super) fn add_route(socket: BorrowedFd<'_>, route: &libc::rtentry) -> io::Result<()> {
-    // SAFETY: SIOCADDRT reads one rtentry; its device name pointer is null, which means "any".
-    Errno::result(unsafe {
-        libc::ioctl(socket.as_raw_fd(), libc::SIOCADDRT as libc::Ioctl, std::ptr::from_ref(route))
-    })?;
+/// Sets an interface up or down (`SIOCSIFFLAGS`).
+pub(super) fn set_interface_flags(socket: BorrowedFd<'_>, argument: &libc::ifreq) -> io::Result<()> {
+    let request = libc::SIOCSIFFLAGS as libc::Ioctl;
+    // SAFETY: SIOCSIFFLAGS reads one ifreq, which `argument` is.
+    Errno::result(unsafe { libc::ioctl(socket.as_raw_fd(), request, std::ptr::from_ref(argument)) })?;
     Ok(())
 }
 
@@ -142,10 +130,4 @@ pub(super) fn interface_named(name: &str) -> libc::ifreq {
         *to = from as libc::c_char;
     }
     request
-}
-
-/// An IPv4 route to everywhere through nothing yet.
-pub(super) fn empty_route() -> libc::rtentry {
-    // SAFETY: rtentry is a C structure of numbers and one pointer that may be null.
-    unsafe { std::mem::zeroed() }
 }

@@ -23,7 +23,6 @@ use super::children::Children;
 use super::error::{AgentError, Doing};
 use super::fixtures::Fixtures;
 use super::machine::{Machine, Reaped};
-use super::net::{self, NetSetup};
 use super::task::Credentials;
 use super::{identity, kmsg, processes};
 
@@ -115,10 +114,6 @@ impl Machine for System {
         self.fixtures.oom_kills.news()
     }
 
-    fn configure_net(&mut self, setup: &NetSetup) -> Result<(), AgentError> {
-        net::configure(setup)
-    }
-
     fn mount_share(&mut self, tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError> {
         self.fixtures.mount_share(tag, path, read_only)
     }
@@ -145,10 +140,6 @@ impl Machine for System {
 
     fn sync_shares(&mut self) -> Result<(), AgentError> {
         self.fixtures.shares.sync()
-    }
-
-    fn sync_all(&mut self) {
-        nix::unistd::sync();
     }
 
     fn settle(&mut self) {

@@ -16,7 +16,7 @@ use image::import::import_path;
 use image::{ImportOptions, Imported, NewImage, clean_up_on_signals, import};
 use proto::ExitStatus;
 use qemu::{BlockFormat, HelperDisk};
-use request::{ImageName, ImageRef, SaveSpec, parse_memory};
+use request::{ImageName, ImageRef, SaveSpec, VmMem, VmOption, VmSave};
 use runner::config::Config;
 use runner::helper;
 use runner::notice;
@@ -31,7 +31,7 @@ pub enum Command {
         /// Name of the image, or path
         image: ImageRef,
         /// Say too whether a new image can be made there
-        #[arg(long, value_name = "NAME|/PATH[,replace]")]
+        #[arg(long, value_name = VmSave::ABOUT.argument)]
         save: Option<SaveSpec>,
     },
     /// Show what is known of an image, of its disk and of its copy on this node
@@ -226,6 +226,6 @@ fn export_disk(
 
 /// Reads a size in bytes as Slurm writes sizes: in MiB or with a unit.
 fn size(text: &str) -> Result<u64, String> {
-    let mib = parse_memory(text).map_err(|_| "a size is needed, in MiB or with K, M, G or T behind it".to_owned())?;
+    let mib = VmMem::parse(text).map_err(|_| "a size is needed, in MiB or with K, M, G or T behind it".to_owned())?;
     mib.checked_mul(1 << 20).ok_or_else(|| "that is too much".to_owned())
 }

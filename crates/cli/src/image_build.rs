@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 
 use proto::ExitStatus;
-use request::{ImageName, ImageRef, SaveSpec, ShareSpec, parse_cpus, parse_memory};
+use request::{Asked, ImageName, ImageRef, SaveSpec, VmCpus, VmMem, VmMount, VmOption};
 use runner::config::Config;
 use runner::notice;
 use runner::{self, EXIT_VM_FAILED, SaveAs, Slot};
@@ -27,13 +27,13 @@ pub struct Arguments {
     #[arg(long, value_name = "SCRIPT")]
     run: PathBuf,
     /// Host directories that the script sees beside your home and the working directory (repeatable)
-    #[arg(long, value_name = "SRC[:DST][:ro|rw]")]
-    mount: Vec<ShareSpec>,
+    #[arg(long, value_name = VmMount::ABOUT.argument, value_parser = VmMount::parse)]
+    mount: Vec<Mounts>,
     /// Guest memory, in MiB or with K, M, G, T
-    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    #[arg(long, value_name = "SIZE", value_parser = VmMem::parse)]
     memory: Option<u64>,
     /// Processors of the VM
-    #[arg(long, value_name = "N", value_parser = parse_cpus)]
+    #[arg(long, value_name = "N", value_parser = VmCpus::parse)]
     cpus: Option<u32>,
     /// Directory for disk and entry [default: the first of the catalogue that you may write]
     #[arg(long)]
@@ -45,6 +45,9 @@ pub struct Arguments {
     #[arg(long)]
     replace: bool,
 }
+
+/// A name of its own, because clap takes a `Vec` for a repeatable option.
+type Mounts = <VmMount as VmOption>::Value;
 
 /// Builds the image; ends as the script ends, or with [`EXIT_VM_FAILED`].
 pub fn run(config: &Config, arguments: Arguments) -> ExitStatus {
@@ -65,11 +68,15 @@ fn build(config: &Config, arguments: Arguments) -> anyhow::Result<ExitStatus> {
     let Arguments { name, dir, replace, .. } = arguments;
     let save = SaveAs::new(&SaveSpec { name, dir, replace }, arguments.description, config)?;
     let image = super::working_dir::from_here(arguments.from)?;
-    let slot = Slot {
-        vm_memory_mib: arguments.memory,
+    let asked = Asked {
+        vm_mem: arguments.memory,
         vm_cpus: arguments.cpus,
-        mounts: arguments.mount,
-        as_root: true,
+        vm_mount: Some(VmMount::agreeing(arguments.mount.concat())?),
+        vm_root: Some(true),
+        ..Asked::default()
+    };
+    let slot = Slot {
+        asked,
         save: Some(save),
         batch_script: true,
         script_path: Some(SCRIPT.into()),

@@ -15,6 +15,7 @@ mod ps;
 mod run;
 mod step;
 mod template;
+mod vm_arguments;
 mod working_dir;
 
 use std::ffi::OsStr;

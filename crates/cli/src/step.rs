@@ -34,7 +34,7 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitStatus> {
     die_with_slurmstepd()?;
     let text = std::env::var(REQUEST_ENV)
         .with_context(|| format!("{REQUEST_ENV} is not set: this program is started by Slurm's plugin spank_vm"))?;
-    let request: VmRequest = text.parse()?;
+    let mut request: VmRequest = text.parse()?;
     runner::log::init(request.verbose || std::env::var_os(VERBOSE_ENV).is_some());
     let mut config = Config::load(request.config.as_deref()).blame_node()?;
     ensure!(
@@ -45,21 +45,15 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitStatus> {
     // The plugin knows this node's name for certain, and has made the directory.
     config.image_cache_dir = request.image_cache_dir.unwrap_or(config.image_cache_dir);
     // One image for the step: its first task's.
-    let save = request.save.filter(|_| is_first_task());
+    let save = request.asked.vm_save.take().filter(|_| is_first_task());
     let save = save.map(|spec| SaveAs::new(&spec, None, &config).with_context(|| format!("--vm-save={spec}")));
     let slot = Slot {
         config,
         image: request.image,
         job: request.job,
-        vms: request.vms_per_slot,
+        asked: request.asked,
         memory: limits::memory(request.memory_mib, request.tasks),
-        vm_memory_mib: request.vm_memory_mib,
-        vm_cpus: request.vm_cpus,
-        mounts: request.mounts,
-        as_root: request.as_root,
-        variables: request.variables,
         save: save.transpose()?,
-        label: request.label,
         argv,
         batch_script: request.batch_script,
         script_path: None,

@@ -8,7 +8,7 @@ use nix::unistd::{Uid, User};
 use node::shelf::{Shelf, Stored, TemplateDir};
 
 use super::output::{print, print_line};
-use request::{ImageName, parse_cpus, parse_memory};
+use request::{ImageName, VmCpus, VmMem, VmOption};
 use runner::config::Config;
 use runner::prebuild;
 use runner::template::Template;
@@ -26,10 +26,10 @@ pub enum Command {
         #[arg(long, conflicts_with = "images")]
         all: bool,
         /// Processors per VM: one template serves up to the next power of two
-        #[arg(long, value_name = "N", value_parser = parse_cpus, default_value = "1")]
+        #[arg(long, value_name = "N", value_parser = VmCpus::parse, default_value = "1")]
         vm_cpus: u32,
         /// Memory per VM: one template serves from 256 MiB to 8 GiB, others each doubling above
-        #[arg(long, value_name = "SIZE", value_parser = parse_memory, default_value = "512")]
+        #[arg(long, value_name = "SIZE", value_parser = VmMem::parse, default_value = "512")]
         vm_mem: u64,
         /// Host directories that jobs see [default: the site's shares and one of the user's]
         #[arg(long, value_name = "N")]

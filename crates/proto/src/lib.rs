@@ -10,22 +10,18 @@
 //! runner                                        agent
 //!   HELLO version nonce            ───────────►   (waits for it, drops anything before)
 //!                                  ◄───────────   HELLO version same-nonce boot-times
-//!   CLOCK HOSTNAME ENTROPY SHARE…  ───────────►   (also CPUS, MEMORY, NET, LINK)
+//!   CLOCK HOSTNAME ENTROPY SHARE…  ───────────►   (also CPUS, MEMORY, LINK)
 //!   USER CREDENTIALS CWD ARG… ENV… ───────────►
 //!   FILE FILE-DATA… START          ───────────►
 //!                                  ◄───────────   STARTED pid   or   FAILED why
 //!   DATA stdin  WINDOW  SIGNAL     ◄──────────►   DATA stdout/stderr  WINDOW  EOF
 //!                                  ◄───────────   EXIT           (after EOF of both outputs)
-//!   SYNC                           ───────────►   (only when the disk is kept; answered by SYNCED)
 //!   SETTLE                         ───────────►   (only before a template is saved; answered by SYNCED)
 //!   PING                           ───────────►   (now and then while the command runs; answered by PONG)
-//!   BYE                            ───────────►   (the VM may now vanish)
 //! ```
 //!
 //! To save a VM's root, the runner opens another session after EXIT: HELLO, TAKE-BACK, and the agent's own exporter
 //! as the command.
-//!
-//! The agent also carries out NET and SYNC, which the runner does not send yet.
 //!
 //! A virtio-serial port tells neither side when the other connects, and after a clone it may hold
 //! bytes of an earlier session: that is what the HELLO with its nonce is for ([`Decoder`] skips to
@@ -40,6 +36,7 @@
 
 #![forbid(unsafe_code)]
 
+mod error;
 mod frame;
 mod message;
 mod payload;
@@ -49,7 +46,8 @@ mod to_guest;
 mod to_host;
 mod window;
 
-pub use frame::{Decoder, Frame, ProtoError};
+pub use error::ProtoError;
+pub use frame::{Decoder, Frame};
 pub use message::{BootTimes, ExitStatus, FailKind, Level, Stream};
 pub use to_guest::ToGuest;
 pub use to_host::ToHost;

@@ -11,7 +11,6 @@ pub(super) mod kind {
     pub const ENTROPY: u8 = 18;
     pub const SHARE: u8 = 19;
     pub const CPUS: u8 = 20;
-    pub const NET: u8 = 21;
     pub const MEMORY: u8 = 22;
     pub const LINK: u8 = 26;
     pub const TAKE_BACK: u8 = 27;
@@ -29,8 +28,6 @@ pub(super) mod kind {
     pub const MERGE_STDERR: u8 = 42;
     pub const SIGNAL: u8 = 48;
     pub const RESIZE: u8 = 49;
-    pub const BYE: u8 = 50;
-    pub const SYNC: u8 = 51;
     pub const SETTLE: u8 = 52;
     pub const PING: u8 = 53;
     // Both ways.

@@ -9,6 +9,12 @@ pub(super) fn put_hello(out: &mut Vec<u8>, version: u16, nonce: u64) {
     out.extend(nonce.to_le_bytes());
 }
 
+/// Appends bytes as they are.
+pub(super) fn put<const N: usize>(out: &mut Vec<u8>, bytes: [u8; N]) -> &[u8] {
+    out.extend(bytes);
+    out
+}
+
 /// Appends bytes behind their length (two bytes).
 pub(super) fn put_counted(out: &mut Vec<u8>, bytes: &[u8]) {
     let len = u16::try_from(bytes.len()).expect("names and paths are shorter than 64 KiB");
@@ -60,16 +66,15 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    pub fn only_u32(mut self) -> Result<u32, ProtoError> {
-        let value = self.u32()?;
+    /// The value that `take` takes, if it is all there is.
+    pub fn only<T>(mut self, take: impl FnOnce(&mut Self) -> Result<T, ProtoError>) -> Result<T, ProtoError> {
+        let value = take(&mut self)?;
         self.end()?;
         Ok(value)
     }
 
-    pub fn size(mut self) -> Result<(u16, u16), ProtoError> {
-        let size = (self.u16()?, self.u16()?);
-        self.end()?;
-        Ok(size)
+    pub fn size(self) -> Result<(u16, u16), ProtoError> {
+        self.only(|r| Ok((r.u16()?, r.u16()?)))
     }
 
     pub fn hello(&mut self) -> Result<(u16, u64), ProtoError> {

@@ -1,7 +1,7 @@
 //! What the runner tells the agent.
 
 use super::message::{Stream, kind};
-use super::payload::{Reader, put_counted, put_hello, put_size};
+use super::payload::{Reader, put, put_counted, put_hello, put_size};
 use super::{Frame, ProtoError};
 
 /// Messages from the runner to the agent.
@@ -43,19 +43,6 @@ pub enum ToGuest<'a> {
     Cpus(u16),
     /// This many bytes more than the template has are being plugged.
     Memory(u64),
-    /// Configure the network interface of the VM and bring it up.
-    Net {
-        /// Its hardware address from now on: clones of a template share the one they booted with.
-        mac: [u8; 6],
-        /// IPv4 address.
-        address: [u8; 4],
-        /// Length of the network prefix in bits, at most 32.
-        prefix: u8,
-        /// Default gateway; all zero for none.
-        gateway: [u8; 4],
-        /// Name server for `/etc/resolv.conf`; all zero leaves the image's file alone.
-        dns: [u8; 4],
-    },
     /// Account of the user; added to the guest's passwd when it has no such uid.
     User {
         /// Login name.
@@ -128,10 +115,6 @@ pub enum ToGuest<'a> {
         /// Columns.
         cols: u16,
     },
-    /// EXIT has arrived; the VM may go at any moment.
-    Bye,
-    /// Write everything to the disks and answer SYNCED: before the scratch disk is kept.
-    Sync,
     /// The guest is about to become a template: bring into memory what every task needs, write
     /// everything to the disks, and answer SYNCED.
     Settle,
@@ -151,10 +134,7 @@ impl<'a> ToGuest<'a> {
                 put_hello(&mut scratch, *version, *nonce);
                 (kind::HELLO, 0, &scratch)
             }
-            Self::Clock(ns) => {
-                scratch.extend(ns.to_le_bytes());
-                (kind::CLOCK, 0, &scratch)
-            }
+            Self::Clock(ns) => (kind::CLOCK, 0, put(&mut scratch, ns.to_le_bytes())),
             Self::Hostname(name) => (kind::HOSTNAME, 0, name),
             Self::Entropy(bytes) => (kind::ENTROPY, 0, bytes),
             Self::Share { tag, path, read_only } => {
@@ -169,22 +149,8 @@ impl<'a> ToGuest<'a> {
                 (kind::LINK, 0, &scratch)
             }
             Self::TakeBack => (kind::TAKE_BACK, 0, &[]),
-            Self::Cpus(count) => {
-                scratch.extend(count.to_le_bytes());
-                (kind::CPUS, 0, &scratch)
-            }
-            Self::Memory(bytes) => {
-                scratch.extend(bytes.to_le_bytes());
-                (kind::MEMORY, 0, &scratch)
-            }
-            Self::Net { mac, address, prefix, gateway, dns } => {
-                scratch.extend_from_slice(mac);
-                scratch.extend_from_slice(address);
-                scratch.push(*prefix);
-                scratch.extend_from_slice(gateway);
-                scratch.extend_from_slice(dns);
-                (kind::NET, 0, &scratch)
-            }
+            Self::Cpus(count) => (kind::CPUS, 0, put(&mut scratch, count.to_le_bytes())),
+            Self::Memory(bytes) => (kind::MEMORY, 0, put(&mut scratch, bytes.to_le_bytes())),
             Self::User { name, home, shell } => {
                 for field in [name, home, shell] {
                     put_counted(&mut scratch, field);
@@ -217,17 +183,9 @@ impl<'a> ToGuest<'a> {
             Self::Start => (kind::START, 0, &[]),
             Self::Data(stream, bytes) => (kind::DATA, *stream as u8, bytes),
             Self::Eof(stream) => (kind::EOF, *stream as u8, &[]),
-            Self::Window(stream, bytes) => {
-                scratch.extend(bytes.to_le_bytes());
-                (kind::WINDOW, *stream as u8, &scratch)
-            }
-            Self::Signal(signo) => {
-                scratch.push(*signo);
-                (kind::SIGNAL, 0, &scratch)
-            }
+            Self::Window(stream, bytes) => (kind::WINDOW, *stream as u8, put(&mut scratch, bytes.to_le_bytes())),
+            Self::Signal(signo) => (kind::SIGNAL, 0, put(&mut scratch, [*signo])),
             Self::Resize { rows, cols } => (kind::RESIZE, 0, put_size(&mut scratch, *rows, *cols)),
-            Self::Bye => (kind::BYE, 0, &[]),
-            Self::Sync => (kind::SYNC, 0, &[]),
             Self::Settle => (kind::SETTLE, 0, &[]),
             Self::Ping => (kind::PING, 0, &[]),
         };
@@ -247,12 +205,7 @@ impl<'a> ToGuest<'a> {
                 r.end()?;
                 Self::Hello { version, nonce }
             }
-            kind::CLOCK => {
-                let mut r = Reader::new(p, "CLOCK");
-                let ns = r.u64()?;
-                r.end()?;
-                Self::Clock(ns)
-            }
+            kind::CLOCK => Self::Clock(Reader::new(p, "CLOCK").only(Reader::u64)?),
             kind::HOSTNAME => Self::Hostname(p),
             kind::ENTROPY => Self::Entropy(p),
             kind::SHARE => {
@@ -265,28 +218,8 @@ impl<'a> ToGuest<'a> {
                 Self::Link { path: r.counted()?, target: r.rest() }
             }
             kind::TAKE_BACK => Self::TakeBack,
-            kind::CPUS => {
-                let mut r = Reader::new(p, "CPUS");
-                let count = r.u16()?;
-                r.end()?;
-                Self::Cpus(count)
-            }
-            kind::MEMORY => {
-                let mut r = Reader::new(p, "MEMORY");
-                let bytes = r.u64()?;
-                r.end()?;
-                Self::Memory(bytes)
-            }
-            kind::NET => {
-                let mut r = Reader::new(p, "NET");
-                let (mac, address, prefix) = (r.array()?, r.array()?, r.u8()?);
-                let net = Self::Net { mac, address, prefix, gateway: r.array()?, dns: r.array()? };
-                r.end()?;
-                if prefix > 32 {
-                    return Err(r.wrong("prefix longer than 32 bits"));
-                }
-                net
-            }
+            kind::CPUS => Self::Cpus(Reader::new(p, "CPUS").only(Reader::u16)?),
+            kind::MEMORY => Self::Memory(Reader::new(p, "MEMORY").only(Reader::u64)?),
             kind::USER => {
                 let mut r = Reader::new(p, "USER");
                 let user = Self::User { name: r.counted()?, home: r.counted()?, shell: r.counted()? };
@@ -324,19 +257,14 @@ impl<'a> ToGuest<'a> {
             kind::START => Self::Start,
             kind::DATA => Self::Data(Stream::parse(frame.stream, "DATA")?, p),
             kind::EOF => Self::Eof(Stream::parse(frame.stream, "EOF")?),
-            kind::WINDOW => Self::Window(Stream::parse(frame.stream, "WINDOW")?, Reader::new(p, "WINDOW").only_u32()?),
-            kind::SIGNAL => {
-                let mut r = Reader::new(p, "SIGNAL");
-                let signo = r.u8()?;
-                r.end()?;
-                Self::Signal(signo)
+            kind::WINDOW => {
+                Self::Window(Stream::parse(frame.stream, "WINDOW")?, Reader::new(p, "WINDOW").only(Reader::u32)?)
             }
+            kind::SIGNAL => Self::Signal(Reader::new(p, "SIGNAL").only(Reader::u8)?),
             kind::RESIZE => {
                 let (rows, cols) = Reader::new(p, "RESIZE").size()?;
                 Self::Resize { rows, cols }
             }
-            kind::BYE => Self::Bye,
-            kind::SYNC => Self::Sync,
             kind::SETTLE => Self::Settle,
             kind::PING => Self::Ping,
             other => return Err(ProtoError::UnknownKind(other)),

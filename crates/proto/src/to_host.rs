@@ -1,7 +1,7 @@
 //! What the agent tells the runner: the one place where the host believes or refuses the guest.
 
 use super::message::{BootTimes, ExitStatus, FailKind, Level, Stream, kind};
-use super::payload::{Reader, put_hello};
+use super::payload::{Reader, put, put_hello};
 use super::{Frame, MAX_PAYLOAD, ProtoError};
 
 /// Messages from the agent to the runner.
@@ -30,7 +30,7 @@ pub enum ToHost<'a> {
     Exit(ExitStatus),
     /// Answers PING.
     Pong,
-    /// Answers SYNC.
+    /// Answers SETTLE.
     Synced,
     /// A line for a log.
     Log {
@@ -56,10 +56,7 @@ impl<'a> ToHost<'a> {
                 }
                 (kind::HELLO, 0, &scratch)
             }
-            Self::Started(pid) => {
-                scratch.extend(pid.to_le_bytes());
-                (kind::STARTED, 0, &scratch)
-            }
+            Self::Started(pid) => (kind::STARTED, 0, put(&mut scratch, pid.to_le_bytes())),
             Self::Failed(why, text) => {
                 scratch.push(*why as u8);
                 scratch.extend_from_slice(text);
@@ -67,10 +64,7 @@ impl<'a> ToHost<'a> {
             }
             Self::Data(stream, bytes) => (kind::DATA, *stream as u8, bytes),
             Self::Eof(stream) => (kind::EOF, *stream as u8, &[]),
-            Self::Window(stream, bytes) => {
-                scratch.extend(bytes.to_le_bytes());
-                (kind::WINDOW, *stream as u8, &scratch)
-            }
+            Self::Window(stream, bytes) => (kind::WINDOW, *stream as u8, put(&mut scratch, bytes.to_le_bytes())),
             Self::Exit(status) => {
                 scratch.extend(match status {
                     ExitStatus::Code(code) => [0, *code],
@@ -104,7 +98,7 @@ impl<'a> ToHost<'a> {
                 r.end()?;
                 Self::Hello { version, nonce, times }
             }
-            kind::STARTED => Self::Started(Reader::new(p, "STARTED").only_u32()?),
+            kind::STARTED => Self::Started(Reader::new(p, "STARTED").only(Reader::u32)?),
             kind::FAILED => {
                 let mut r = Reader::new(p, "FAILED");
                 let why = match r.u8()? {
@@ -117,7 +111,9 @@ impl<'a> ToHost<'a> {
             }
             kind::DATA => Self::Data(Stream::parse(frame.stream, "DATA")?, p),
             kind::EOF => Self::Eof(Stream::parse(frame.stream, "EOF")?),
-            kind::WINDOW => Self::Window(Stream::parse(frame.stream, "WINDOW")?, Reader::new(p, "WINDOW").only_u32()?),
+            kind::WINDOW => {
+                Self::Window(Stream::parse(frame.stream, "WINDOW")?, Reader::new(p, "WINDOW").only(Reader::u32)?)
+            }
             kind::EXIT => {
                 let mut r = Reader::new(p, "EXIT");
                 let (how, value) = (r.u8()?, r.u8()?);

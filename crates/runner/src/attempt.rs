@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use super::fault::BlameNode;
-use super::relay::Relay;
+use super::relay::{Patience, Relay};
 use super::save::{self, SaveAs, Saved};
+use super::session::Vm;
 use super::signals::{Signal, Signals};
-use super::stdio::Output;
+use super::task::{End, Guest, Output, Streams};
 use super::template::{self, Obtained, Recipe, Template, Terms};
 use super::timing::Moments;
-use super::vm::{End, Outputs, Phase, Vm};
 use super::{NOTICE_AFTER, Parts, Slot, source};
 use crate::config::StartChoice;
 use crate::notice;
@@ -114,75 +114,82 @@ impl Vms<'_> {
 
     /// Starts all VMs at once and relays until they have ended.
     fn run(&self, template: Option<(Shape, &Template)>) -> anyhow::Result<Outcome> {
-        let Self { slot, parts, .. } = self;
-        let count = slot.vms as usize;
+        let slot = self.slot;
+        let count = slot.asked.vms() as usize;
         let has_template = template.is_some().then(Instant::now);
         let start = |index| self.start(template, has_template, index);
         let vms = (0..count).map(start).collect::<anyhow::Result<Vec<_>>>()?;
         self.explain(template.is_some());
-        let mut outputs = Outputs {
-            stdout: Output::new(io::stdout().as_fd(), count)?,
-            stderr: Output::new(io::stderr().as_fd(), count)?,
-        };
-        // On a terminal the program in the VM decides where lines begin.
-        if slot.label && !parts.task.has_terminal() {
-            outputs.stdout.label_lines();
-            outputs.stderr.label_lines();
+        let mut relay = Relay::new(vms, self.streams()?, self.signals, self.guest(template), self.patience());
+        if slot.save.is_some() {
+            relay.keep(0);
         }
-        let mut relay = Relay {
-            vms,
-            outputs,
-            signals: self.signals,
+        let mut interrupted = relay.run()?;
+        let mut not_saved = None;
+        if let (Some(image), None) = (&slot.save, interrupted) {
+            match self.save(&mut relay, image) {
+                Saved::Done => {}
+                Saved::Interrupted(signal) => interrupted = Some(signal),
+                Saved::Failed(why) => not_saved = Some(End::NotSaved(why)),
+            }
+        }
+        for (vm, command) in relay.vms.iter_mut().zip(&relay.commands.list) {
+            vm.reap();
+            command.complete(&mut vm.moments);
+            tracing::info!(image = %slot.image, vm = vm.number, phases = %vm.moments, "vm ended");
+            if slot.timing {
+                notice::line(&format!("timing: vm={} {}", vm.number, vm.moments));
+            }
+        }
+        let end = |number| relay.commands.end(number).unwrap_or(End::Broken("the relay left it".to_owned()));
+        let mut ends: Vec<End> = (0..count).map(end).collect();
+        if let Some(not_saved) = not_saved {
+            ends[0] = not_saved;
+        }
+        Ok(interrupted.map_or(Outcome::Ended(ends), Outcome::Died))
+    }
+
+    fn streams(&self) -> anyhow::Result<Streams> {
+        let count = self.slot.asked.vms() as usize;
+        let mut streams = Streams::new(
+            io::stdin().as_fd(),
+            Output::new(io::stdout().as_fd(), count)?,
+            Output::new(io::stderr().as_fd(), count)?,
+        )?;
+        // On a terminal the program in the VM decides where lines begin.
+        if self.slot.asked.vm_label == Some(true) && !self.parts.task.has_terminal() {
+            streams.outputs().for_each(Output::label_lines);
+        }
+        Ok(streams)
+    }
+
+    fn guest(&self, template: Option<(Shape, &Template)>) -> Guest<'_> {
+        let parts = self.parts;
+        Guest {
             task: &parts.task,
-            takes_stdin: true,
             shares: &parts.shares,
             links: &parts.image.entry.links,
             cpus: template.filter(|(shape, _)| shape.cpus > parts.size.cpus).map(|_| parts.size.cpus as u16),
             memory: template.and_then(|(shape, _)| shape.bytes_to_plug(parts.size)).map(Shape::beyond_template),
-            deadline: Instant::now() + self.boot_timeout,
-            boot_timeout: self.boot_timeout,
-            advice: source::advice(&parts.source),
-            notice_at: self.notice_at,
-            image: slot.image.as_str(),
-        };
-        if slot.save.is_some() {
-            relay.vms[0].keep = true;
         }
-        let mut interrupted = relay.run()?;
-        if let (Some(image), None) = (&slot.save, interrupted) {
-            interrupted = self.save(&mut relay.vms[0], image);
-        }
-        for vm in &mut relay.vms {
-            vm.reap();
-            tracing::info!(image = %slot.image, vm = vm.index, phases = %vm.moments, "vm ended");
-            if slot.timing {
-                notice::line(&format!("timing: vm={} {}", vm.index, vm.moments));
-            }
-        }
-        let end = |vm: Vm| match vm.phase {
-            Phase::Ended(end) => end,
-            other => End::Broken(format!("the relay left it {other:?}")),
-        };
-        Ok(match interrupted {
-            Some(signal) => Outcome::Died(signal),
-            None => Outcome::Ended(relay.vms.into_iter().map(end).collect()),
-        })
     }
 
-    /// Saves the root of a VM whose command has succeeded.
-    fn save(&self, vm: &mut Vm, image: &SaveAs) -> Option<Signal> {
-        if vm.phase != Phase::Ended(End::Exited(ExitStatus::Code(0))) {
+    fn patience(&self) -> Patience<'_> {
+        Patience {
+            boot_timeout: self.boot_timeout,
+            advice: source::advice(&self.parts.source),
+            silence_limit: Some(self.slot.config.silence_timeout_s).filter(|&s| s > 0).map(Duration::from_secs),
+            notice: self.notice_at.map(|moment| (moment, self.slot.image.as_str())),
+        }
+    }
+
+    /// Saves the root of the first VM, if its command has succeeded.
+    fn save(&self, relay: &mut Relay<'_>, image: &SaveAs) -> Saved {
+        if relay.commands.end(0) != Some(End::Exited(ExitStatus::Code(0))) {
             notice::line(&format!("warning: {} is not made, because the command failed", image.name()));
-            return None;
+            return Saved::Done;
         }
-        match save::save(&mut vm.process, image, &self.parts.image, self.signals, self.boot_timeout) {
-            Saved::Done => None,
-            Saved::Interrupted(signal) => Some(signal),
-            Saved::Failed(why) => {
-                vm.phase = Phase::Ended(End::NotSaved(why));
-                None
-            }
-        }
+        save::save(&mut relay.vms[0], image, &self.parts.image, self.signals, self.boot_timeout)
     }
 
     fn start(
@@ -235,11 +242,7 @@ impl Vms<'_> {
             process.monitor.negotiate();
         }
         let moments = Moments { template: has_template, spawned: Some(Instant::now()), ..Moments::begin(slot.begin) };
-        // Any number that an earlier session of this guest did not use: its template's was 0.
-        let nonce = u64::from(std::process::id()) << 32 | index as u64;
-        let mut vm = Vm::new(index, process, nonce, memory_to_plug, moments);
-        vm.silence_limit = Some(slot.config.silence_timeout_s).filter(|&s| s > 0).map(Duration::from_secs);
-        Ok(vm)
+        Ok(Vm::new(index, process, memory_to_plug, moments))
     }
 
     /// For `-v`.
@@ -248,7 +251,7 @@ impl Vms<'_> {
         tracing::debug!(
             "{} {} x {} with {} MiB and {} processors each, {:?}, {:?}; the guest has {} s to come up",
             if clones { "cloned" } else { "started" },
-            slot.vms,
+            slot.asked.vms(),
             parts.disk,
             parts.size.memory_mib,
             parts.size.cpus,

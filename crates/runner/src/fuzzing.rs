@@ -2,15 +2,14 @@
 //! guest, or a QEMU that a guest has taken over, says.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::stdio::Output;
+use super::session::{AwakeClock, PIECE_MAX, Vm, Wait, play};
+use super::task::{Attached, Commands, End, Output, Streams};
 use super::template;
 use super::timing::Moments;
-use super::vm::{Outputs, Phase, Vm};
 use proto::{DATA_CHUNK, Stream, WINDOW};
 use qemu::QemuProcess;
 use qemu::Transfer;
@@ -18,33 +17,54 @@ use qemu::Transfer;
 /// The session number that the inputs answer.
 const NONCE: u64 = 1;
 
-/// Longest piece that is written in one go, and read before the next.
-const PIECE_MAX: usize = 4096;
-
-/// The other ends of QEMU's sockets.
-struct Peer {
-    channel: UnixStream,
-    console: UnixStream,
-    monitor: UnixStream,
-    stderr: UnixStream,
+/// One VM with its command, and what a turn of the loop does to them.
+struct Played {
+    vm: Vm,
+    commands: Commands,
+    buffer: Vec<u8>,
 }
 
-fn play() -> (QemuProcess, Peer) {
-    let pair = |_| {
-        let (ours, theirs) = UnixStream::pair().expect("descriptors");
-        ours.set_nonblocking(true).expect("a socket");
-        theirs.set_nonblocking(true).expect("a socket");
-        (ours, theirs)
-    };
-    let [channel, console, monitor, stderr] = [0; 4].map(pair);
-    let process = QemuProcess::stand_in([channel.0, console.0, monitor.0, stderr.0]);
-    (process, Peer { channel: channel.1, console: console.1, monitor: monitor.1, stderr: stderr.1 })
-}
+impl Played {
+    fn new(process: QemuProcess, memory_to_plug: Option<u64>) -> Self {
+        let null = File::create("/dev/null").expect("/dev/null");
+        let output = || Output::new(null.as_fd(), 1).expect("a descriptor");
+        let mut vm = Vm::new(0, process, memory_to_plug, Moments::begin(Instant::now()));
+        vm.greet(NONCE, Wait::answer(&AwakeClock::new(), Duration::from_secs(60), ""));
+        let commands = Commands::one_per_vm(1, Streams::outputs_only(output(), output()));
+        Self { vm, commands, buffer: vec![0; DATA_CHUNK] }
+    }
 
-/// Throws away what the runner said.
-fn drain(mut socket: &UnixStream) {
-    let mut buf = [0; PIECE_MAX];
-    while let Ok(1..) = socket.read(&mut buf) {}
+    fn command(&mut self) -> &mut Attached {
+        &mut self.commands.list[0]
+    }
+
+    fn receive(&mut self, description: &[u8]) {
+        self.vm.receive(&mut self.buffer, &mut self.commands);
+        let command = &mut self.commands.list[0];
+        if self.vm.is_over() {
+            command.finish(End::of_vm(&self.vm), &mut self.commands.streams);
+        } else if command.is_waiting() && self.vm.is_up() {
+            command.start(description, self.vm.out());
+        } else if command.has_ended() {
+            self.vm.end();
+        }
+    }
+
+    fn pass_on(&mut self) {
+        let Commands { list, streams } = &mut self.commands;
+        for (stream, output) in [(Stream::Stdout, &mut streams.stdout), (Stream::Stderr, &mut streams.stderr)] {
+            output.write_some(|_, bytes| list[0].output_written(stream, bytes));
+        }
+    }
+
+    fn flush(&mut self) {
+        self.vm.flush();
+        self.commands.list[0].return_credit(self.vm.out());
+    }
+
+    fn held(&self) -> usize {
+        self.commands.streams.stdout.held() + self.commands.streams.stderr.held()
+    }
 }
 
 /// One VM from its first answer to its end. The first byte says into which pieces the rest is cut, and
@@ -53,43 +73,31 @@ pub fn guest(data: &[u8]) {
     let Some((&how, bytes)) = data.split_first() else { return };
     let (piece, reader) = (usize::from(how & 0x7f) * 32 + 1, how & 0x80 == 0);
     let (process, mut peer) = play();
-    let null = File::create("/dev/null").expect("/dev/null");
-    let output = || Output::new(null.as_fd(), 1).expect("a descriptor");
-    let mut outputs = Outputs { stdout: output(), stderr: output() };
-    let mut vm = Vm::new(0, process, NONCE, Some(2 << 20), Moments::begin(Instant::now()));
+    let mut played = Played::new(process, Some(2 << 20));
     for piece in bytes.chunks(piece) {
         let _ = peer.channel.write_all(piece);
-        vm.receive(&mut outputs);
-        if vm.is_waiting_for_task() {
-            vm.start(b"description");
-        }
+        played.receive(b"description");
         if reader {
-            pass_on(&mut vm, &mut outputs);
-            drain(&peer.channel);
+            played.pass_on();
+            peer.drain();
         }
-        if vm.phase == Phase::Running {
-            let room = vm.stdin_room().min(piece.len());
-            vm.send_stdin(&piece[..room]);
+        let room = played.command().stdin_room().min(piece.len());
+        if room > 0 {
+            played.commands.list[0].send_stdin(&piece[..room], played.vm.out());
         }
-        vm.flush();
+        played.flush();
         // Two outputs, and what arrived beside them; stdin's window and a few short frames.
-        assert!(outputs.stdout.held() + outputs.stderr.held() <= 2 * WINDOW as usize);
-        assert!(vm.unsent() <= WINDOW as usize + 2 * DATA_CHUNK, "{} bytes for the guest", vm.unsent());
+        assert!(played.held() <= 2 * WINDOW as usize);
+        let unsent = played.vm.out().len();
+        assert!(unsent <= WINDOW as usize + 2 * DATA_CHUNK, "{unsent} bytes for the guest");
     }
     // A guest that is gone ends its VM whatever it said before.
     drop(peer);
-    vm.receive(&mut outputs);
-    while !vm.has_ended() {
-        vm.receive(&mut outputs);
+    while !played.vm.is_over() {
+        played.receive(b"");
     }
-    vm.reap();
-}
-
-fn pass_on(vm: &mut Vm, outputs: &mut Outputs) {
-    let Outputs { stdout, stderr } = outputs;
-    for (stream, output) in [(Stream::Stdout, stdout), (Stream::Stderr, stderr)] {
-        output.write_some(|_, bytes| vm.output_written(stream, bytes)).expect("/dev/null");
-    }
+    assert!(played.commands.have_ended() || played.vm.failure().is_none());
+    played.vm.reap();
 }
 
 /// A guest that is being made into a template. Each piece starts with a byte that says which socket it
@@ -100,8 +108,7 @@ pub fn template_guest(data: &[u8]) {
     let mut pieces = bytes.chunks(usize::from(how) * 16 + 2);
     template::hear(process, &mut || {
         let Some([socket, piece @ ..]) = pieces.next() else { return false };
-        drain(&peer.channel);
-        drain(&peer.monitor);
+        peer.drain();
         let _ = if socket % 2 == 0 { peer.channel.write_all(piece) } else { peer.monitor.write_all(piece) };
         true
     });
@@ -137,57 +144,49 @@ mod tests {
     fn the_kept_session_is_one_that_the_runner_follows_to_its_end() {
         let seed = include_bytes!("../../../fuzz/seeds/guest/session");
         let (process, mut peer) = play();
-        let null = File::create("/dev/null").unwrap();
-        let output = || Output::new(null.as_fd(), 1).unwrap();
-        let mut outputs = Outputs { stdout: output(), stderr: output() };
-        let mut vm = Vm::new(0, process, NONCE, None, Moments::begin(Instant::now()));
+        let mut played = Played::new(process, None);
         let mut phases = Vec::new();
         for byte in &seed[1..] {
             peer.channel.write_all(&[*byte]).unwrap();
-            vm.receive(&mut outputs);
-            if vm.is_waiting_for_task() {
-                vm.start(b"");
-            }
-            let phase = format!("{:?}", vm.phase);
+            played.receive(b"");
+            let up = played.vm.is_up();
+            let phase = format!("{up} {:?} {:?}", played.command().is_running(), played.command().end());
             if phases.last() != Some(&phase) {
                 phases.push(phase);
             }
         }
-        assert_eq!(phases, ["Booting", "Starting", "Running", "Ended(Exited(Code(7)))"]);
+        let expected = ["false false None", "true false None", "true true None", "false false Some(Exited(Code(7)))"];
+        assert_eq!(phases, expected);
     }
 
     #[test]
     fn a_guest_that_never_reads_gets_no_credit_and_nothing_piles_up_for_it() {
         let hello_and_start = &include_bytes!("../../../fuzz/seeds/guest/started")[1..];
         let (process, mut peer) = play();
-        let null = File::create("/dev/null").unwrap();
-        let output = || Output::new(null.as_fd(), 1).unwrap();
-        let mut outputs = Outputs { stdout: output(), stderr: output() };
-        let mut vm = Vm::new(0, process, NONCE, None, Moments::begin(Instant::now()));
+        let mut played = Played::new(process, None);
         for byte in hello_and_start {
             peer.channel.write_all(&[*byte]).unwrap();
-            vm.receive(&mut outputs);
-            if vm.is_waiting_for_task() {
-                vm.start(b"");
-            }
+            played.receive(b"");
         }
-        assert_eq!(vm.phase, Phase::Running);
+        assert!(played.command().is_running());
         // Stdin that is not taken blocks the way to the guest.
-        while vm.stdin_room() > 0 {
-            vm.send_stdin(&[0; DATA_CHUNK][..vm.stdin_room()]);
+        while played.command().stdin_room() > 0 {
+            let room = played.command().stdin_room();
+            played.commands.list[0].send_stdin(&[0; DATA_CHUNK][..room], played.vm.out());
         }
         let mut frame = Vec::new();
         proto::ToHost::Data(Stream::Stdout, &[b'x'; PIECE_MAX]).encode(0, &mut frame);
         for _ in 0..40_000 {
             let _ = peer.channel.write_all(&frame);
-            vm.receive(&mut outputs);
-            pass_on(&mut vm, &mut outputs);
-            vm.flush();
-            if vm.has_ended() {
+            played.receive(b"");
+            played.pass_on();
+            played.flush();
+            if played.vm.is_over() {
                 break;
             }
         }
-        assert!(format!("{:?}", vm.phase).contains("sent more than its window"), "{:?}", vm.phase);
-        assert!(vm.unsent() <= WINDOW as usize + DATA_CHUNK);
+        let end = format!("{:?}", played.command().end());
+        assert!(end.contains("sent more than its window"), "{end}");
+        assert!(played.vm.out().len() <= WINDOW as usize + DATA_CHUNK);
     }
 }

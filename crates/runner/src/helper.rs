@@ -12,13 +12,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use super::accel;
-use super::relay::Relay;
+use super::relay::{Patience, Relay};
+use super::session::Vm;
 use super::signals::Signals;
 use super::source;
-use super::stdio::Output;
-use super::task::Task;
+use super::task::{End, Guest, Output, Streams, Task};
 use super::timing::Moments;
-use super::vm::{End, Outputs, Phase, Vm};
 use crate::config::Config;
 use image::Links;
 use proto::{ExitStatus, FailKind};
@@ -115,32 +114,20 @@ impl Helper<'_> {
         let (heard, stderr) = std::io::pipe().context("a pipe")?;
         // Read by a thread, because the relay only writes; it ends with the pipe.
         let listener = std::thread::spawn(move || listen(heard));
-        let mut relay = Relay {
-            vms: vec![Vm::new(0, self.spawn(accel)?, u64::from(std::process::id()) << 32, None, Moments::begin(begin))],
-            outputs: Outputs { stdout: Output::new(self.stdout, 1)?, stderr: Output::new(stderr.as_fd(), 1)? },
-            signals: &Signals::none()?,
-            task: &self.task,
-            takes_stdin: false,
-            shares: &[],
-            links: &Links::default(),
-            cpus: None,
-            memory: None,
-            deadline: begin + boot_timeout,
-            boot_timeout,
-            advice: source::advice(&self.source),
-            notice_at: None,
-            image: "helper",
-        };
+        let vm = Vm::new(0, self.spawn(accel)?, None, Moments::begin(begin));
+        let streams = Streams::outputs_only(Output::new(self.stdout, 1)?, Output::new(stderr.as_fd(), 1)?);
+        let (signals, links) = (Signals::none()?, Links::default());
+        let guest = Guest { task: &self.task, shares: &[], links: &links, cpus: None, memory: None };
+        let advice = source::advice(&self.source);
+        let patience = Patience { boot_timeout, advice, silence_limit: None, notice: None };
+        let mut relay = Relay::new(vec![vm], streams, &signals, guest, patience);
         relay.run()?;
+        let end = relay.commands.end(0).context("the helper VM: the relay left it")?;
         let mut vm = relay.vms.pop().context("no VM")?;
         drop((relay, stderr));
         vm.reap();
         tracing::info!(phases = %vm.moments, "helper VM ended");
-        let said = listener.join().unwrap_or_default();
-        match vm.phase {
-            Phase::Ended(end) => Ok((end, said)),
-            other => bail!("the helper VM: the relay left it {other:?}"),
-        }
+        Ok((end, listener.join().unwrap_or_default()))
     }
 
     fn spawn(&self, accel: Accel) -> anyhow::Result<QemuProcess> {

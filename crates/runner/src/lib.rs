@@ -16,11 +16,9 @@ mod accel;
 mod attempt;
 pub mod config;
 pub mod delivery;
-mod environment;
 pub mod fault;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
-mod heartbeat;
 pub mod helper;
 mod install;
 mod job;
@@ -31,14 +29,13 @@ mod plan;
 mod prebuild;
 mod relay;
 mod save;
+mod session;
 mod shares;
 mod signals;
 mod source;
-mod stdio;
 mod task;
 pub mod template;
 mod timing;
-mod vm;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -54,15 +51,13 @@ use self::delivery::{Delivered, Disk};
 use self::fault::{BlameNode, NodeFault, node};
 use self::plan::SlotResources;
 use self::signals::{Signal, Signals};
-use self::stdio::{RawTerminal, same_file, terminal_size};
-use self::task::Task;
-use self::vm::End;
+use self::task::{End, RawTerminal, Task, same_file, terminal_size};
 use crate::config::{AccelChoice, Config};
 use image::kit::Kit;
 use image::{Image, ImageError, runs_here};
 use proto::{ExitStatus, FailKind};
 use qemu::{Accel, BootSource, MachineType, Share, VmSize, scratch};
-use request::{EnvEntry, ImageName, ImageRef, JobRef, ShareSpec};
+use request::{Asked, ImageName, ImageRef, JobRef};
 
 pub use self::install::{InstallOptions, Installed, image_of_disk, install_agent};
 pub use self::prebuild::{Prebuilt, prebuild};
@@ -87,24 +82,12 @@ pub struct Slot {
     pub image: ImageRef,
     /// The job, where there is one.
     pub job: Option<JobRef>,
-    /// VMs of this slot.
-    pub vms: u32,
+    /// What is asked for beside the image. Its `vm_save` has become [`Slot::save`].
+    pub asked: Asked,
     /// Memory of the whole slot, where it is limited.
     pub memory: Option<limits::Memory>,
-    /// Guest memory per VM in MiB, instead of the slot's share.
-    pub vm_memory_mib: Option<u64>,
-    /// Processors per VM, instead of the slot's share.
-    pub vm_cpus: Option<u32>,
-    /// More shares than the site's and the user's own directories.
-    pub mounts: Vec<ShareSpec>,
-    /// Run the command as root inside the guests.
-    pub as_root: bool,
-    /// Variables that the command gets in any case.
-    pub variables: Vec<EnvEntry>,
     /// Image that the first VM's root becomes if its command succeeds.
     pub save: Option<SaveAs>,
-    /// Each line of output is preceded by its VM's number.
-    pub label: bool,
     /// The command; empty is an error.
     pub argv: Vec<OsString>,
     /// `argv[0]` is a batch script that exists on the host only.
@@ -124,15 +107,9 @@ impl Slot {
             config,
             image,
             job: None,
-            vms: 1,
+            asked: Asked::default(),
             memory: None,
-            vm_memory_mib: None,
-            vm_cpus: None,
-            mounts: Vec::new(),
-            as_root: false,
-            variables: Vec::new(),
             save: None,
-            label: false,
             argv,
             batch_script: false,
             script_path: None,
@@ -194,10 +171,11 @@ pub fn run(slot: &Slot) -> anyhow::Result<ExitStatus> {
 
 /// Looks up everything the VMs need; all that can be wrong with a request or a node shows here.
 fn prepare(slot: &Slot, signals: &Signals) -> anyhow::Result<Prepared> {
-    let Slot { config, vms, .. } = slot;
+    let Slot { config, asked, .. } = slot;
+    let vms = asked.vms();
     ensure!(!slot.argv.is_empty(), "no command to run");
     ensure!(
-        *vms <= config.max_vms_per_slot,
+        vms <= config.max_vms_per_slot,
         "--vms-per-slot={vms}: this site allows at most {} ('max_vms_per_slot')",
         config.max_vms_per_slot
     );
@@ -227,33 +205,30 @@ fn prepare(slot: &Slot, signals: &Signals) -> anyhow::Result<Prepared> {
     let qemu = config.qemu_path().blame_node()?;
     let cpus = limits::processors()?;
     let size = plan::divide(&SlotResources {
-        vms: *vms,
+        vms,
         memory: slot.memory.clone(),
         default_mib: config.default_memory_mib,
         overhead_mib: config.memory_overhead_mib + if slot.save.is_some() { save::OVERHEAD_MIB } else { 0 },
         cpus,
-        wanted_mib: slot.vm_memory_mib,
-        wanted_cpus: slot.vm_cpus,
+        wanted_mib: asked.vm_mem,
+        wanted_cpus: asked.vm_cpus,
     })?;
     let mut task = Task::from_this_process(slot.argv.clone(), slot.batch_script)?;
     let own = task.own_directories(config.share_home);
-    if slot.as_root {
+    if asked.vm_root == Some(true) {
         task.run_as_root();
     }
     if let Some(path) = &slot.script_path {
         task.move_script(path);
     }
-    task.set_variables(slot.variables.clone());
-    for mount in &slot.mounts {
+    task.set_variables(asked.vm_env.clone().unwrap_or_default());
+    let mounts = asked.vm_mount.as_deref().unwrap_or_default();
+    for mount in mounts {
         ensure!(mount.source.is_dir(), "--vm-mount={mount}: {} is no directory on {}", mount.source.display(), node());
     }
-    let mut shares = shares::choose(&[slot.mounts.as_slice(), config.shares.as_slice()].concat(), &own);
+    let mut shares = shares::choose(&[mounts, config.shares.as_slice()].concat(), &own);
     if !image.entry.full_boot().shares {
-        ensure!(
-            slot.mounts.is_empty(),
-            "--vm-mount: the kernel of image '{}' cannot mount host directories",
-            image.name
-        );
+        ensure!(mounts.is_empty(), "--vm-mount: the kernel of image '{}' cannot mount host directories", image.name);
         notice::line(&format!(
             "warning: the kernel of image '{}' cannot mount host directories; none is there",
             image.name

@@ -9,8 +9,12 @@ use node::text::printable_lines;
 
 /// Writes `vm: text` to standard error as one piece; a failure to write is nobody's business.
 pub fn line(text: &str) {
-    let mut stderr = io::stderr();
+    let _ = io::stderr().write_all(formatted(text).as_bytes());
+}
+
+/// The line that [`line`] writes.
+pub fn formatted(text: &str) -> String {
     // While the command has the terminal, a line feed alone does not return to the first column.
-    let end = if stderr.is_terminal() { "\r\n" } else { "\n" };
-    let _ = stderr.write_all(format!("vm: {}{end}", printable_lines(text)).as_bytes());
+    let end = if io::stderr().is_terminal() { "\r\n" } else { "\n" };
+    format!("vm: {}{end}", printable_lines(text))
 }

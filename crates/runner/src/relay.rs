@@ -1,265 +1,235 @@
-//! The loop of a slot: moves bytes between the task's streams and its VMs until all have ended.
+//! The loop of a slot: moves bytes between the task's streams and its commands in VMs until all have ended.
 
-use std::io;
+#[cfg(test)]
+mod tests;
+
+use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::signals::{Signal, Signals, is_fatal};
-use super::stdio::terminal_size;
-use super::task::{self, Task};
-use super::vm::{Outputs, Phase, Vm};
-use crate::notice;
-use image::Links;
-use proto::{DATA_CHUNK, Stream, ToGuest};
-use qemu::Share;
+use crate::session::{Deadline, Events, Vm, Wait, nonce};
+use crate::signals::{Signal, Signals, is_fatal};
+use crate::task::{Commands, End, Guest, Input, Streams, Trouble, clock, terminal_size};
+use proto::{ExitStatus, Stream};
+
+/// How long guests may take, and who wants to hear of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience<'a> {
+    /// Until every agent must have answered, and again until its command must run.
+    pub boot_timeout: Duration,
+    /// What to look for when one does not, for the message.
+    pub advice: &'static str,
+    /// Silence of a guest after which it is given up.
+    pub silence_limit: Option<Duration>,
+    /// When to tell a waiting person that a boot is under way, and of which image.
+    pub notice: Option<(Instant, &'a str)>,
+}
 
 /// What the loop works on.
 #[derive(Debug)]
 pub struct Relay<'a> {
-    /// The slot's VMs.
+    /// The VMs; commands are attached to them by number.
     pub vms: Vec<Vm>,
-    /// The task's outputs.
-    pub outputs: Outputs,
-    /// The task's signals.
-    pub signals: &'a Signals,
-    /// The command.
-    pub task: &'a Task,
-    /// Whether the commands get this process's standard input.
-    pub takes_stdin: bool,
-    /// What the guests see of the host.
-    pub shares: &'a [Share],
-    /// Links that the image wants to them.
-    pub links: &'a Links,
-    /// Processors that the command may use, where the guests have more.
-    pub cpus: Option<u16>,
-    /// Bytes that are plugged into each guest beside what its template has.
-    pub memory: Option<u64>,
-    /// By when every agent must have answered.
-    pub deadline: Instant,
-    /// How long that was, for the message.
-    pub boot_timeout: Duration,
-    /// What to look for when one has not, for the message.
-    pub advice: &'a str,
-    /// When to tell a waiting person that a boot is under way.
-    pub notice_at: Option<Instant>,
-    /// The image's name, for messages.
-    pub image: &'a str,
+    /// What runs in them.
+    pub commands: Commands,
+    /// A VM that is not ended after a command that succeeded.
+    keep: Option<usize>,
+    guest: Guest<'a>,
+    patience: Patience<'a>,
+    notice_at: Option<Deadline>,
+    events: Events<'a>,
 }
 
-/// A descriptor's place in the poll list.
-#[derive(Debug, Clone, Copy)]
-enum Source {
-    Signals,
-    Stdin,
-    Output,
-    Channel(usize),
-    Texts(usize),
-}
+impl<'a> Relay<'a> {
+    /// One command for each VM.
+    pub fn new(vms: Vec<Vm>, streams: Streams, signals: &'a Signals, guest: Guest<'a>, patience: Patience<'a>) -> Self {
+        let commands = Commands::one_per_vm(vms.len(), streams);
+        let events = Events::new(signals);
+        let notice_at = patience.notice.map(|(moment, _)| events.reminder_at(moment));
+        Self { vms, commands, keep: None, guest, patience, notice_at, events }
+    }
 
-impl Relay<'_> {
+    /// Lets a VM live on if its command succeeds: its root is to be saved.
+    pub fn keep(&mut self, vm: usize) {
+        self.keep = Some(vm);
+    }
+
     /// Runs until every VM has ended and all output was written, or until a signal that ends the
-    /// task comes before its command runs: that signal.
+    /// task comes while there is no command that could decide about it: that signal.
     ///
     /// # Errors
-    /// When the task's own output cannot be written (a full disk) or the system refuses to poll.
+    /// When the system refuses to poll.
     pub fn run(&mut self) -> anyhow::Result<Option<Signal>> {
-        let mut stdin_open = self.takes_stdin;
+        self.greet();
         loop {
-            self.flush_outputs()?;
-            let idle = !self.outputs.stdout.is_waiting() && !self.outputs.stderr.is_waiting();
-            if idle && self.vms.iter().all(Vm::has_ended) {
-                return Ok(None);
+            if let ControlFlow::Break(outcome) = self.turn()? {
+                return Ok(outcome);
             }
-            self.start_those_that_are_up()?;
-            self.vms.iter_mut().filter(|vm| vm.wants_to_send()).for_each(Vm::flush);
-            let ready = self.wait(stdin_open)?;
-            for (source, events) in ready {
-                match source {
-                    Source::Signals => {
-                        if let Some(signal) = self.take_signals() {
-                            return Ok(Some(signal));
-                        }
-                    }
-                    Source::Stdin => stdin_open = self.pass_stdin(),
-                    // Written at the top of the loop.
-                    Source::Output => {}
-                    Source::Channel(vm) => {
-                        if events.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR) {
-                            self.vms[vm].receive(&mut self.outputs);
-                        }
-                    }
-                    Source::Texts(vm) => self.vms[vm].read_texts(&mut self.outputs),
-                }
-            }
-            self.watch_the_clock();
         }
     }
 
-    /// Waits for anything to happen, at most until the next deadline.
-    fn wait(&self, stdin_open: bool) -> anyhow::Result<Vec<(Source, PollFlags)>> {
-        let (read, write) = (PollFlags::POLLIN, PollFlags::POLLOUT);
-        let mut sources = vec![Source::Signals];
-        let mut fds = vec![PollFd::new(self.signals.as_fd(), read)];
-        let stdin = io::stdin();
-        if stdin_open && self.stdin_room() > 0 {
-            sources.push(Source::Stdin);
-            fds.push(PollFd::new(stdin.as_fd(), read));
-        }
-        for output in [&self.outputs.stdout, &self.outputs.stderr] {
-            if output.is_waiting() {
-                sources.push(Source::Output);
-                fds.push(PollFd::new(output.as_fd(), write));
-            }
-        }
-        for (number, vm) in self.vms.iter().enumerate().filter(|(_, vm)| !vm.has_ended()) {
-            let wanted = if vm.wants_to_send() { read | write } else { read };
-            sources.push(Source::Channel(number));
-            fds.push(PollFd::new(vm.process.channel.as_fd(), wanted));
-            // Polled only while QEMU lives, whose end the channel tells.
-            for texts in vm.process.texts() {
-                sources.push(Source::Texts(number));
-                fds.push(PollFd::new(texts, read));
-            }
-        }
-        match poll(&mut fds, self.timeout()) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno).context("poll"),
-        }
-        let events = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
-        Ok(sources.into_iter().zip(events).filter(|(_, events)| !events.is_empty()).collect())
+    fn greet(&mut self) {
+        let wait = Wait::answer(&self.events.clock, self.patience.boot_timeout, self.patience.advice);
+        self.vms.iter_mut().for_each(|vm| vm.greet(nonce(vm.number as u32), wait));
     }
 
-    fn timeout(&self) -> PollTimeout {
-        let deadlines = self.vms.iter().filter_map(|vm| vm.deadline(self.deadline, self.boot_timeout));
-        let next = deadlines.chain(self.notice_at).min();
-        match next {
-            // Rounded up: waking before the moment would spin.
-            Some(moment) => {
-                let left = moment.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-            }
-            None => PollTimeout::NONE,
+    /// Does all there is to do, sleeps, and takes in what happened.
+    fn turn(&mut self) -> anyhow::Result<ControlFlow<Option<Signal>>> {
+        if let Some(signal) = self.write_outputs() {
+            return Ok(ControlFlow::Break(Some(signal)));
         }
+        if self.is_over() {
+            return Ok(ControlFlow::Break(None));
+        }
+        self.describe_to_those_that_are_up()?;
+        self.return_credit();
+        let room = self.commands.stdin_room();
+        let wanted = self.commands.streams.wanted(room);
+        let ready = self.events.wait(&mut self.vms, &wanted, self.notice_at).context("poll")?;
+        self.events.receive(&ready, &mut self.vms, &mut self.commands);
+        if ready.signals
+            && let Some(signal) = self.take_signals()
+        {
+            return Ok(ControlFlow::Break(Some(signal)));
+        }
+        if self.commands.streams.wants_input(room) && ready.others.last() == Some(&true) {
+            self.pass_stdin();
+        }
+        self.follow_up();
+        self.tell_of_the_start();
+        Ok(ControlFlow::Continue(()))
     }
 
-    fn watch_the_clock(&mut self) {
-        let now = Instant::now();
-        if self.notice_at.is_some_and(|moment| now >= moment) {
-            self.notice_at = None;
-            if self.vms.iter().any(|vm| !vm.is_up()) {
-                notice::line(&format!("{} starting …", self.image));
-            }
+    /// Whether nothing is left to be done.
+    fn is_over(&mut self) -> bool {
+        if !self.commands.have_ended() {
+            return false;
         }
-        let (boot_deadline, patience) = (self.deadline, self.boot_timeout);
-        for vm in self.vms.iter_mut().filter(|vm| vm.phase == Phase::Running) {
-            vm.check_heartbeat(now, &mut self.outputs);
-        }
-        let is_late = |vm: &&mut Vm| {
-            vm.phase != Phase::Running && vm.deadline(boot_deadline, patience).is_some_and(|deadline| now >= deadline)
-        };
-        for vm in self.vms.iter_mut().filter(is_late) {
-            vm.process.read_texts();
-            let (within, last_words) = (patience.as_secs(), vm.process.last_words());
-            let why = match vm.is_up() {
-                true => format!("it came up, but its command did not start within {within} s{last_words}"),
-                false => format!("no answer within {within} s{last_words}{}", self.advice),
-            };
-            vm.fail(why, &mut self.outputs);
-        }
+        self.commands.streams.finish();
+        !self.commands.streams.are_waiting()
     }
 
     /// Sends the task to every VM whose agent has just answered.
-    fn start_those_that_are_up(&mut self) -> anyhow::Result<()> {
+    fn describe_to_those_that_are_up(&mut self) -> anyhow::Result<()> {
         let count = self.vms.len() as u32;
-        for vm in self.vms.iter_mut().filter(|vm| vm.is_waiting_for_task()) {
-            let mut description = Vec::new();
-            if let Some(count) = self.cpus {
-                ToGuest::Cpus(count).encode(0, &mut description);
-            }
-            if let Some(bytes) = self.memory {
-                ToGuest::Memory(bytes).encode(0, &mut description);
-            }
-            self.task.describe(vm.index as u32, count, self.shares, self.links, &mut description)?;
-            vm.start(&description);
-        }
-        Ok(())
-    }
-
-    /// Writes what the readers take, and returns the credit to the VMs it came from.
-    fn flush_outputs(&mut self) -> anyhow::Result<()> {
-        let Outputs { stdout, stderr } = &mut self.outputs;
-        for (stream, output) in [(Stream::Stdout, stdout), (Stream::Stderr, stderr)] {
-            let vms = &mut self.vms;
-            output
-                .write_some(|vm, bytes| vms[vm].output_written(stream, bytes))
-                .with_context(|| format!("the task's {} cannot be written", name(stream)))?;
-            if output.take_reader_left() {
-                vms.iter_mut().filter(|vm| !vm.has_ended()).for_each(|vm| vm.send(ToGuest::Eof(stream)));
+        for command in self.commands.list.iter_mut().filter(|command| command.is_waiting()) {
+            let vm = &mut self.vms[command.address.vm];
+            if vm.is_up() {
+                command.start(&self.guest.describe(command.address, count)?, vm.out());
+                let (clock, within) = (&self.events.clock, self.patience.boot_timeout);
+                vm.expect(Wait::new(clock, within, "it came up, but its command did not start", ""));
             }
         }
         Ok(())
     }
 
-    /// Bytes of stdin that every VM can take now: what is read is sent to all of them.
-    fn stdin_room(&self) -> usize {
-        let takers = self.vms.iter().filter(|vm| !vm.has_ended());
-        // Nothing is read before all commands run: a failed start leaves stdin untouched.
-        takers.map(|vm| if vm.phase == Phase::Running { vm.stdin_room() } else { 0 }).min().unwrap_or(0)
-    }
-
-    /// Reads stdin once; says whether there may be more.
-    fn pass_stdin(&mut self) -> bool {
-        let mut buf = [0; DATA_CHUNK];
-        let room = self.stdin_room();
-        match nix::unistd::read(io::stdin(), &mut buf[..room]) {
-            Ok(n @ 1..) => {
-                self.vms.iter_mut().filter(|vm| !vm.has_ended()).for_each(|vm| vm.send_stdin(&buf[..n]));
-                true
-            }
-            Err(Errno::EINTR | Errno::EAGAIN) => true,
-            // The end of a pseudo-terminal is EIO; whatever it is, nothing more can be read.
-            Ok(_) | Err(_) => {
-                self.tell_all(ToGuest::Eof(Stream::Stdin));
-                false
-            }
+    /// Sends what waits, and then credit, which is given only to guests that read.
+    fn return_credit(&mut self) {
+        self.vms.iter_mut().filter(|vm| vm.wants_to_send()).for_each(Vm::flush);
+        for command in &mut self.commands.list {
+            command.return_credit(self.vms[command.address.vm].out());
         }
     }
 
-    fn take_signals(&mut self) -> Option<Signal> {
-        while let Some(signal) = self.signals.next() {
-            if i32::from(signal) == libc::SIGWINCH {
-                if let Some((rows, cols)) = terminal_size(io::stdin().as_fd()) {
-                    self.tell_all(ToGuest::Resize { rows, cols });
+    /// Does what follows from how far commands and VMs have come.
+    fn follow_up(&mut self) {
+        let Commands { list, streams } = &mut self.commands;
+        for command in list {
+            let vm = &mut self.vms[command.address.vm];
+            if vm.is_over() {
+                command.finish(End::of_vm(vm), streams);
+            } else if command.is_running() && vm.expected().is_some() {
+                vm.look_after(&self.events.clock, self.patience.silence_limit);
+            } else if let Some(end) = command.end() {
+                // It was the only one in its VM.
+                match *end == End::Exited(ExitStatus::Code(0)) && self.keep == Some(vm.number) {
+                    true => vm.pause(),
+                    false => vm.end(),
                 }
-                continue;
             }
-            // A task that has not begun dies as any process would; a command decides for itself.
-            let begun = self.vms.iter().any(|vm| matches!(vm.phase, Phase::Running | Phase::Ended(_)));
-            if !begun && is_fatal(signal) {
-                return Some(signal);
+        }
+    }
+
+    /// Writes what the readers take, and sees to it that commands learn of a reader that left. A signal that
+    /// ends the task if that comes of it.
+    fn write_outputs(&mut self) -> Option<Signal> {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let Commands { list, streams } = &mut self.commands;
+            let output = if stream == Stream::Stdout { &mut streams.stdout } else { &mut streams.stderr };
+            output.write_some(|command, bytes| list[command].output_written(stream, bytes));
+            match output.take_trouble() {
+                None => continue,
+                Some(Trouble::ReaderLeft) => {}
+                Some(Trouble::Lost(error)) => {
+                    let name = if stream == Stream::Stdout { "stdout" } else { "stderr" };
+                    self.commands.streams.notice(&format!("error: the task's {name} cannot be written: {error}"));
+                    // A file that became too large is a signal too, which comes before the error.
+                    if let Some(signal) = self.take_signals() {
+                        return Some(signal);
+                    }
+                }
             }
-            // Whoever was stopped has missed some time.
-            if i32::from(signal) == libc::SIGCONT {
-                self.tell_all(task::clock());
+            for command in &mut self.commands.list {
+                command.end_of(stream, self.vms[command.address.vm].out());
             }
-            self.tell_all(ToGuest::Signal(signal));
         }
         None
     }
 
-    fn tell_all(&mut self, message: ToGuest<'_>) {
-        self.vms.iter_mut().filter(|vm| !vm.has_ended() && vm.is_up()).for_each(|vm| vm.send(message.clone()));
+    /// Reads stdin once, for all commands.
+    fn pass_stdin(&mut self) {
+        let room = self.commands.stdin_room();
+        if room == 0 {
+            return;
+        }
+        let Commands { list, streams } = &mut self.commands;
+        let input = streams.read(room);
+        for command in list.iter_mut().filter(|command| !command.has_ended()) {
+            let out = self.vms[command.address.vm].out();
+            match input {
+                Input::Bytes(bytes) => command.send_stdin(bytes, out),
+                Input::Nothing => {}
+                Input::End => command.end_of(Stream::Stdin, out),
+            }
+        }
     }
-}
 
-fn name(stream: Stream) -> &'static str {
-    match stream {
-        Stream::Stdin => "stdin",
-        Stream::Stdout => "stdout",
-        Stream::Stderr => "stderr",
+    /// Passes on the signals that came. One that ends the task if there is no command that could decide for itself.
+    fn take_signals(&mut self) -> Option<Signal> {
+        while let Some(signal) = self.events.next_signal() {
+            let is = |number: i32| i32::from(signal) == number;
+            // A task that has not begun dies as any process would, and so does one of which only output is left.
+            if is_fatal(signal) && (!self.commands.has_begun() || self.commands.have_ended()) {
+                return Some(signal);
+            }
+            // Whoever was stopped has missed some time.
+            if is(libc::SIGCONT) {
+                self.vms.iter_mut().filter(|vm| vm.is_up()).for_each(|vm| vm.out().send(0, &clock()));
+            }
+            let is_resize = is(libc::SIGWINCH) && self.guest.task.has_terminal();
+            let size = is_resize.then(|| terminal_size(std::io::stdin().as_fd())).flatten();
+            let Commands { list, streams } = &mut self.commands;
+            for command in list {
+                let out = self.vms[command.address.vm].out();
+                match size {
+                    Some((rows, cols)) => command.resize(rows, cols, out),
+                    None => command.signal(signal, streams, out),
+                }
+            }
+        }
+        None
+    }
+
+    /// Tells who waits at a terminal that guests are still on their way up.
+    fn tell_of_the_start(&mut self) {
+        if !self.notice_at.is_some_and(|moment| self.events.clock.has_passed(moment)) {
+            return;
+        }
+        self.notice_at = None;
+        if let (Some((_, image)), true) = (self.patience.notice, self.vms.iter().any(|vm| !vm.has_answered())) {
+            self.commands.streams.notice(&format!("{image} starting …"));
+        }
     }
 }

@@ -1,19 +1,15 @@
 //! Keeping a VM's root: a second session with the agent, whose command is the agent's own exporter. What it
 //! writes goes through the importer, as any archive does.
 
-use std::io::{self, IsTerminal, Read, Write};
-use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::io::{self, IsTerminal, Read};
+use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
+use super::session::{Address, Events, Listener, Outgoing, Refusal, Vm, Wait, nonce};
 use super::signals::{Signal, Signals, is_fatal};
 use crate::config::Config;
 use crate::notice;
 use image::{DEFAULT_MAX_BYTES, Image, ImportOptions, NewImage, import, packer_exists};
-use proto::{self, DATA_CHUNK, Decoder, ExitStatus, ProtoError, RecvWindow, Stream, ToGuest, ToHost};
-use qemu::QemuProcess;
+use proto::{ExitStatus, RecvWindow, Stream, ToGuest, ToHost};
 use qemu::printable;
 use request::SaveSpec;
 
@@ -84,20 +80,15 @@ impl SaveAs {
 }
 
 /// Hands the root of the guest, whose command has ended, to the packer; `base` is the image it started from.
-pub fn save(
-    process: &mut QemuProcess,
-    image: &SaveAs,
-    base: &Image,
-    signals: &Signals,
-    boot_timeout: Duration,
-) -> Saved {
+pub fn save(vm: &mut Vm, image: &SaveAs, base: &Image, signals: &Signals, boot_timeout: Duration) -> Saved {
     if io::stderr().is_terminal() {
         notice::line(&format!("saving {} …", image.name()));
     }
-    let mut archive = RootArchive::open(process, signals, boot_timeout.max(PATIENCE));
+    let mut archive = RootArchive::open(vm, signals, boot_timeout.max(PATIENCE));
     let outcome = image.pack(&mut archive, base);
     let failure = archive.failure.take();
-    if let Some(signal) = archive.interrupted.or_else(|| fatal_signal(signals)).filter(|_| outcome.is_err()) {
+    let interrupted = archive.interrupted.or_else(|| fatal_signal(&archive.events));
+    if let Some(signal) = interrupted.filter(|_| outcome.is_err()) {
         return Saved::Interrupted(signal);
     }
     match outcome {
@@ -114,16 +105,16 @@ pub fn save(
     }
 }
 
-fn fatal_signal(signals: &Signals) -> Option<Signal> {
+fn fatal_signal(events: &Events<'_>) -> Option<Signal> {
     // A file that has become too large is an error of its own.
     let ends = |signal: &Signal| is_fatal(*signal) && i32::from(*signal) != libc::SIGXFSZ;
-    std::iter::from_fn(|| signals.next()).find(ends)
+    std::iter::from_fn(|| events.next_signal()).find(ends)
 }
 
 /// How far the session has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Until the agent answers the HELLO.
+    /// Until the agent answers.
     Greeting,
     /// Until the exporter runs.
     Starting,
@@ -132,178 +123,124 @@ enum Stage {
     Over,
 }
 
-/// The archive of a guest's root, read as it arrives. What has arrived and was not read is bounded by the
-/// channel's flow control.
+/// The archive of a guest's root, read as it arrives.
 struct RootArchive<'a> {
-    process: &'a mut QemuProcess,
-    signals: &'a Signals,
+    vm: &'a mut Vm,
+    events: Events<'a>,
     patience: Duration,
+    export: Export,
+    failure: Option<String>,
+    interrupted: Option<Signal>,
+}
+
+/// What the exporter has said. What has arrived and was not read is bounded by the channel's flow control.
+struct Export {
     stage: Stage,
-    nonce: u64,
-    decoder: Decoder,
-    unsent: Vec<u8>,
     received: [RecvWindow; 2],
     /// Bytes of the archive that were not read yet.
     arrived: Vec<u8>,
     /// Of which this many were read.
     taken: usize,
     complaint: Vec<u8>,
-    failure: Option<String>,
-    interrupted: Option<Signal>,
 }
 
 impl<'a> RootArchive<'a> {
-    fn open(process: &'a mut QemuProcess, signals: &'a Signals, patience: Duration) -> Self {
-        // Unlike any number of the sessions before: those have the number of a VM in the lower half.
-        let nonce = u64::from(std::process::id()) << 32 | u64::from(u32::MAX);
-        let mut unsent = Vec::new();
-        ToGuest::Hello { version: proto::VERSION, nonce }.encode(0, &mut unsent);
-        Self {
-            process,
-            signals,
-            patience,
-            stage: Stage::Greeting,
-            nonce,
-            decoder: Decoder::new(),
-            unsent,
-            received: Default::default(),
-            arrived: Vec::new(),
-            taken: 0,
-            complaint: Vec::new(),
-            failure: None,
-            interrupted: None,
-        }
-    }
-
-    fn send(&mut self, message: &ToGuest<'_>) {
-        message.encode(0, &mut self.unsent);
-    }
-
-    /// The exporter, as root of the guest.
-    fn describe(&mut self) {
-        self.send(&ToGuest::TakeBack);
-        self.send(&ToGuest::Credentials { uid: 0, gid: 0, umask: 0o022, groups: Vec::new() });
-        self.send(&ToGuest::Cwd(b"/"));
-        for word in EXPORTER {
-            self.send(&ToGuest::Arg(word.as_bytes()));
-        }
-        self.send(&ToGuest::Start);
-        self.send(&ToGuest::Eof(Stream::Stdin));
+    fn open(vm: &'a mut Vm, signals: &'a Signals, patience: Duration) -> Self {
+        let events = Events::new(signals);
+        // The sessions before have the number of a VM.
+        vm.greet(nonce(u32::MAX), Wait::answer(&events.clock, patience, ""));
+        let (received, complaint) = Default::default();
+        let export = Export { stage: Stage::Greeting, received, arrived: Vec::new(), taken: 0, complaint };
+        Self { vm, events, patience, export, failure: None, interrupted: None }
     }
 
     /// Waits until there is something of the archive, or it is over.
     fn fill(&mut self) -> Result<(), String> {
-        let deadline = Instant::now() + self.patience;
-        while self.arrived.is_empty() && self.stage != Stage::Over {
-            self.flush();
-            self.wait(deadline)?;
-            if let Some(signal) = fatal_signal(self.signals) {
+        if self.vm.is_up() {
+            self.vm.expect(Wait::new(&self.events.clock, self.patience, "the guest said nothing", ""));
+        }
+        while self.export.arrived.is_empty() && self.export.stage != Stage::Over {
+            self.events.turn(self.vm, &mut self.export, None).map_err(|error| format!("poll: {error}"))?;
+            if let Some(signal) = fatal_signal(&self.events) {
                 self.interrupted = Some(signal);
                 return Err(format!("interrupted by signal {signal}"));
             }
-            self.process.read_texts();
-            self.listen()?;
+            if let Some(failure) = self.vm.failure() {
+                return Err(failure.why().to_owned());
+            }
+            if self.export.stage == Stage::Greeting && self.vm.is_up() {
+                self.export.stage = Stage::Starting;
+                describe(self.vm.out());
+            }
         }
         Ok(())
     }
+}
 
-    fn wait(&self, deadline: Instant) -> Result<(), String> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(format!("the guest was silent for {} s", self.patience.as_secs()));
-        }
-        let mut wanted = PollFlags::POLLIN;
-        wanted.set(PollFlags::POLLOUT, !self.unsent.is_empty());
-        let mut fds = vec![PollFd::new(self.process.channel.as_fd(), wanted)];
-        let others = [self.signals.as_fd()].into_iter().chain(self.process.texts());
-        fds.extend(others.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        match poll(&mut fds, PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(errno) => Err(format!("poll: {errno}")),
-        }
+/// The exporter, as root of the guest.
+fn describe(out: &mut Outgoing) {
+    out.send(0, &ToGuest::TakeBack);
+    out.send(0, &ToGuest::Credentials { uid: 0, gid: 0, umask: 0o022, groups: Vec::new() });
+    out.send(0, &ToGuest::Cwd(b"/"));
+    for word in EXPORTER {
+        out.send(0, &ToGuest::Arg(word.as_bytes()));
     }
+    out.send(0, &ToGuest::Start);
+    out.send(0, &ToGuest::Eof(Stream::Stdin));
+}
 
-    /// Anything but a full channel means that QEMU is gone; reading finds out how.
-    fn flush(&mut self) {
-        while let Ok(n @ 1..) = self.process.channel.write(&self.unsent) {
-            self.unsent.drain(..n);
-        }
-    }
-
-    fn listen(&mut self) -> Result<(), String> {
-        let mut buf = [0; DATA_CHUNK];
-        match self.process.channel.read(&mut buf) {
-            Ok(n @ 1..) => {
-                let mut decoder = std::mem::take(&mut self.decoder);
-                decoder.push(&buf[..n]);
-                while let Some(frame) = decoder.next_frame().map_err(alien)? {
-                    self.understand(ToHost::parse(frame).map_err(alien)?)?;
-                }
-                self.decoder = decoder;
-                Ok(())
-            }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(()),
-            Ok(_) | Err(_) => Err(self.process.exit_reason()),
-        }
-    }
-
-    fn understand(&mut self, message: ToHost<'_>) -> Result<(), String> {
+impl Listener for Export {
+    fn hear(&mut self, _from: Address, message: ToHost<'_>, out: &mut Outgoing) -> Result<(), Refusal> {
         match (self.stage, message) {
-            (Stage::Greeting, ToHost::Hello { nonce, .. }) if nonce == self.nonce => {
-                self.stage = Stage::Starting;
-                self.describe();
-            }
-            // The rest of the command's session.
-            (Stage::Greeting, _) | (_, ToHost::Log { .. } | ToHost::Eof(_)) => {}
+            (_, ToHost::Eof(_)) => {}
             (Stage::Starting, ToHost::Started(_)) => self.stage = Stage::Exporting,
-            (_, ToHost::Failed(_, text)) => return Err(printable(text)),
+            (_, ToHost::Failed(_, text)) => return Err(Refusal::Reason(printable(text))),
             (Stage::Exporting, ToHost::Data(Stream::Stdout, bytes)) => {
-                self.received[0].receive(Stream::Stdout as u8, bytes.len()).map_err(alien)?;
+                self.received[0].receive(Stream::Stdout as u8, bytes.len())?;
                 self.arrived.extend_from_slice(bytes);
             }
             (Stage::Exporting, ToHost::Data(Stream::Stderr, bytes)) => {
-                self.received[1].receive(Stream::Stderr as u8, bytes.len()).map_err(alien)?;
+                self.received[1].receive(Stream::Stderr as u8, bytes.len())?;
                 let room = COMPLAINT_MAX.saturating_sub(self.complaint.len());
                 self.complaint.extend_from_slice(&bytes[..bytes.len().min(room)]);
                 if let Some(credit) = self.received[1].consume(bytes.len()) {
-                    self.send(&ToGuest::Window(Stream::Stderr, credit));
+                    out.send(0, &ToGuest::Window(Stream::Stderr, credit));
                 }
             }
             (Stage::Exporting, ToHost::Exit(ExitStatus::Code(0))) => self.stage = Stage::Over,
             (Stage::Exporting, ToHost::Exit(status)) => {
                 let said =
                     printable(self.complaint.trim_ascii_end().rsplit(|&byte| byte == b'\n').next().unwrap_or_default());
-                return Err(format!("the guest could not export its root: {said} ({status:?})"));
+                return Err(Refusal::Reason(format!("the guest could not export its root: {said} ({status:?})")));
             }
-            (stage, _) => return Err(format!("the agent said something out of turn ({stage:?})")),
+            (stage, _) => {
+                return Err(Refusal::Reason(format!("the agent said something out of turn ({stage:?})")));
+            }
         }
         Ok(())
     }
 }
 
-fn alien(error: ProtoError) -> String {
-    format!("the guest does not speak the protocol: {error}")
-}
-
 impl Read for RootArchive<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.arrived.is_empty() && self.stage != Stage::Over {
+        if self.export.arrived.is_empty() && self.export.stage != Stage::Over {
             self.fill().map_err(|why| {
                 self.failure = Some(why.clone());
                 io::Error::other(why)
             })?;
         }
-        let rest = &self.arrived[self.taken..];
+        let Export { arrived, taken, received, .. } = &mut self.export;
+        let rest = &arrived[*taken..];
         let n = rest.len().min(buf.len());
         buf[..n].copy_from_slice(&rest[..n]);
-        self.taken += n;
-        if self.taken == self.arrived.len() {
-            self.arrived.clear();
-            self.taken = 0;
+        *taken += n;
+        if *taken == arrived.len() {
+            arrived.clear();
+            *taken = 0;
         }
-        if let Some(credit) = self.received[0].consume(n) {
-            self.send(&ToGuest::Window(Stream::Stdout, credit));
-            self.flush();
+        if let Some(credit) = received[0].consume(n) {
+            self.vm.out().send(0, &ToGuest::Window(Stream::Stdout, credit));
+            self.vm.flush();
         }
         Ok(n)
     }

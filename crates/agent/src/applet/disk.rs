@@ -15,8 +15,8 @@ use super::super::error::AgentError;
 use super::super::modules::Modules;
 use super::super::rootfs::FsType;
 use super::contents::{Contents, needs_recovery, start_of};
+use super::failure::{Failure, warn};
 use super::fstab::{self, Source};
-use super::{Failure, warn};
 
 /// Where the root is mounted, in the initramfs.
 const MOUNT_POINT: &str = "/disk";

@@ -12,8 +12,10 @@ use nix::unistd::{chdir, chroot};
 
 use super::super::devices::disk_with_serial;
 use super::contents::start_of;
+use super::disk::{Access, Root};
+use super::failure::{Failure, warn};
+use super::grub;
 use super::kernels::{self, Kernel};
-use super::{Access, Failure, Root, grub, warn};
 
 const BINARY: &str = "/usr/lib/spank-vm/spank-vm-agent";
 const UNIT_NAME: &str = "spank-vm-agent.service";

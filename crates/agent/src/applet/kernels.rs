@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
-use super::Failure;
+use super::failure::Failure;
 
 /// The oldest kernel that the agent's C library runs on.
 const OLDEST: (u32, u32) = (3, 2);

@@ -12,6 +12,7 @@
 
 mod contents;
 mod disk;
+mod failure;
 mod fstab;
 mod grub;
 mod install;
@@ -25,12 +26,10 @@ use std::process::ExitCode;
 use archive::Export;
 
 pub(super) use disk::{Access, Root};
+use failure::Failure;
 
 /// Bytes collected before they are written: many files are small.
 const BUFFER: usize = 256 * 1024;
-
-/// Why an applet failed, as one line.
-type Failure = String;
 
 /// Runs the applet that the arguments name.
 pub(super) fn main() -> ExitCode {
@@ -79,11 +78,6 @@ fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
 fn write_out(tree: &Export) -> Result<(), Failure> {
     let out = BufWriter::with_capacity(BUFFER, io::stdout().lock());
     tree.write(out).map(drop).map_err(|error| error.to_string())
-}
-
-/// Tells the user what does not stop the work.
-fn warn(text: &str) {
-    let _ = writeln!(io::stderr(), "warning: {}", text.replace('\n', " "));
 }
 
 /// Words, and options that each have a value.

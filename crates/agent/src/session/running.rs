@@ -8,13 +8,12 @@ use nix::unistd::Pid;
 
 use proto::{DATA_CHUNK, ExitStatus, Level, ProtoError, Stream, ToGuest, ToHost};
 
-use super::output_index;
 use crate::children::REAP_TIME;
 use crate::error::{AgentError, Doing};
 use crate::exec::Spawned;
 use crate::machine::Machine;
 use crate::port::SendQueue;
-use crate::pump::{InputPump, OutputPump};
+use crate::pump::{InputPump, OutputPump, output_index};
 use crate::sys;
 
 /// The command of a session.
@@ -126,7 +125,6 @@ impl Running {
                     let _ = sys::set_terminal_size(master.as_fd(), rows, cols);
                 }
             }
-            ToGuest::Bye => {}
             _ => return Err(ProtoError::OutOfOrder("task description")),
         }
         Ok(())

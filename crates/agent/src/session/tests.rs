@@ -13,8 +13,9 @@ use nix::unistd::{Pid, getgid, getuid};
 
 use super::*;
 use crate::machine::Reaped;
+use crate::pump::output_index;
 use crate::sys;
-use proto::{BootTimes, DATA_CHUNK, Decoder, ExitStatus, RecvWindow, SendWindow, WINDOW};
+use proto::{BootTimes, DATA_CHUNK, Decoder, ExitStatus, RecvWindow, SendWindow, Stream, WINDOW};
 
 const TIMES: BootTimes = BootTimes { agent_ms: 1, modules_ms: 2, ready_ms: 3 };
 
@@ -52,9 +53,6 @@ impl Machine for StandIn {
     fn use_cpus(&mut self, count: u16) -> Result<(), AgentError> {
         self.note(format!("cpus {count}"))
     }
-    fn configure_net(&mut self, setup: &NetSetup) -> Result<(), AgentError> {
-        self.note(format!("net {}/{}", setup.address, setup.prefix))
-    }
     fn mount_share(&mut self, _tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError> {
         self.note(format!("share {} {read_only}", path.display()))
     }
@@ -77,17 +75,15 @@ impl Machine for StandIn {
     fn sync_shares(&mut self) -> Result<(), AgentError> {
         self.note("sync shares".to_owned())
     }
-    fn settle(&mut self) {}
+    fn settle(&mut self) {
+        self.calls.push("settle".to_owned());
+    }
     fn killed_for_memory(&mut self) -> Option<String> {
         None
     }
     fn expect_memory(&mut self, _bytes: u64) {}
     fn awaits_memory(&mut self) -> bool {
         false
-    }
-
-    fn sync_all(&mut self) {
-        self.calls.push("sync all".to_owned());
     }
     fn forget_session(&mut self) {
         self.calls.push("forget".to_owned());
@@ -451,13 +447,13 @@ fn the_machine_is_set_up_in_the_order_of_the_messages() {
     runner.describe(&["true"]);
     runner.send(&[ToGuest::Start]);
     assert_eq!(runner.finish(b"").exit, Some(ExitStatus::Code(0)));
-    runner.send(&[ToGuest::Sync]);
+    runner.send(&[ToGuest::Settle]);
     runner.listen(|_, message| (message == ToHost::Synced).then_some(()));
     let calls = runner.leave().calls;
     let user = format!("user ada {}", getuid());
     let expected = ["forget", "clock 5", "hostname vm1", "entropy 32", "cpus 2", "share /data true", &user];
     assert_eq!(&calls[..7], expected);
-    assert_eq!(&calls[7..], ["sync shares", "sync all", "forget"]);
+    assert_eq!(&calls[7..], ["sync shares", "settle", "forget"]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 
-use super::ImportOptions;
+use super::options::ImportOptions;
 use crate::catalogue::Image;
 use crate::digest;
 use crate::entry::{BootMode, DiskFormat, ImageEntry};

@@ -20,6 +20,7 @@ pub mod disk;
 mod enter;
 mod layer;
 mod oci;
+mod options;
 mod pack;
 mod plan;
 mod progress;
@@ -29,7 +30,7 @@ mod tree;
 
 use std::fs::File;
 use std::io::{BufWriter, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use nix::unistd::{getegid, geteuid};
@@ -42,33 +43,11 @@ use self::source::Source;
 use self::spool::Spool;
 use self::tree::Tree;
 use super::catalogue::Image;
-use super::entry::ImageEntry;
 use archive::{Entry, Export, Kind, Reader};
-use request::ImageName;
 
 pub use self::arch::runs_here;
+pub use self::options::ImportOptions;
 pub use self::pack::packer_exists;
-
-/// What to import and as what.
-#[derive(Debug, Clone)]
-pub struct ImportOptions {
-    /// Name of the new image.
-    pub name: ImageName,
-    /// Directory that gets the disk and the entry.
-    pub dir: PathBuf,
-    /// One line for people.
-    pub description: String,
-    /// More words for the guest kernel's command line.
-    pub append: String,
-    /// Replace an image of that name.
-    pub replace: bool,
-    /// Entry of an image that this one is made of: whatever else it says holds for the new one.
-    pub inherits: Option<ImageEntry>,
-    /// Processor architecture of its programs, instead of what they tell themselves.
-    pub arch: Option<String>,
-    /// Most bytes that the files of the image may have together.
-    pub max_bytes: u64,
-}
 
 /// Most bytes of files unless somebody asks for more.
 pub const DEFAULT_MAX_BYTES: u64 = 64 << 30;

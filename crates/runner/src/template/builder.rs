@@ -1,27 +1,31 @@
 //! Making a template: boot to where the agent waits, then keep memory, devices and disk.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::super::signals::{Signal, Signals, is_fatal};
+use super::key::{FORMAT, Recipe};
 use super::manifest::{EMPTY, FileRecord, MANIFEST, Manifest, RAM, SCRATCH, STATE};
-use super::{FORMAT, Recipe, sparse_digest};
+use super::sparse_digest;
 use crate::notice;
-use proto::{self, DATA_CHUNK, Decoder, ToGuest, ToHost};
+use crate::session::{Address, Events, Failure, Listener, Outgoing, Refusal, Vm, Wait};
+use crate::signals::{Signal, Signals};
+use crate::timing::Moments;
+use proto::{ToGuest, ToHost};
 use qemu::Share;
 use qemu::printable;
 use qemu::scratch::copy_sparse;
 use qemu::{Abilities, BLOCK_MIB, Start, System, TemplateFds, VmSpec};
-use qemu::{Files, QemuProcess, TURN, TemplateFiles};
+use qemu::{Files, QemuProcess, TemplateFiles};
 use qemu::{StateUri, Transfer};
+
+/// The number of a template's session, which its clones' sessions do not have.
+const NONCE: u64 = 0;
 
 /// How an attempt ended.
 #[derive(Debug)]
@@ -75,7 +79,7 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> anyhow::Re
 
     let save_to = abilities.state_uri(&state);
     let plugs = recipe.shape.pluggable_mib > 0;
-    let mut builder = Builder { process, decoder: Decoder::new(), stage: Stage::Booting, save_to, plugs };
+    let mut builder = Builder::new(process, save_to, plugs);
     match builder.run(recipe, terms)? {
         Built::Complete => {}
         other => return Ok(other),
@@ -135,138 +139,116 @@ enum Stage {
     Plugging,
     /// Until the agent has brought its caches and disk into the state that clones should find.
     Settling,
+    /// It has.
+    Settled,
     /// Until QEMU has written the devices' state.
     Saving,
     Done,
 }
 
 struct Builder {
-    process: QemuProcess,
-    decoder: Decoder,
-    stage: Stage,
+    vm: Vm,
+    guest: Settling,
     save_to: StateUri,
     /// Whether the guest has a device through which it gets more memory.
     plugs: bool,
 }
 
+/// What a guest that is made into a template may say.
+struct Settling {
+    stage: Stage,
+}
+
+impl Listener for Settling {
+    fn hear(&mut self, _from: Address, message: ToHost<'_>, _out: &mut Outgoing) -> Result<(), Refusal> {
+        match (self.stage, message) {
+            (Stage::Settling, ToHost::Synced) => self.stage = Stage::Settled,
+            (_, ToHost::Failed(_, text)) => return Err(Refusal::Reason(printable(text))),
+            (stage, _) => {
+                return Err(Refusal::Reason(format!("the agent said something out of turn ({stage:?})")));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Builder {
+    fn new(process: QemuProcess, save_to: StateUri, plugs: bool) -> Self {
+        let vm = Vm::new(0, process, None, Moments::begin(Instant::now()));
+        Self { vm, guest: Settling { stage: Stage::Booting }, save_to, plugs }
+    }
+
     fn run(&mut self, recipe: &Recipe<'_>, terms: &Terms<'_>) -> anyhow::Result<Built> {
-        let deadline = Instant::now() + terms.boot_timeout;
-        let mut notice_at = terms.notice_at;
-        let mut hello = Vec::new();
-        ToGuest::Hello { version: proto::VERSION, nonce: 0 }.encode(0, &mut hello);
-        self.say(&hello)?;
-        while self.stage != Stage::Done {
-            let now = Instant::now();
-            if notice_at.is_some_and(|moment| now >= moment) {
+        let mut events = Events::new(terms.signals);
+        let mut notice_at = terms.notice_at.map(|moment| events.reminder_at(moment));
+        let advice = crate::source::advice(recipe.source);
+        self.vm.greet(NONCE, Wait::answer(&events.clock, terms.boot_timeout, advice));
+        while self.guest.stage != Stage::Done {
+            events.turn(&mut self.vm, &mut self.guest, notice_at).context("poll")?;
+            if let Some(signal) = events.fatal_signal() {
+                return Ok(Built::Interrupted(signal));
+            }
+            if notice_at.is_some_and(|moment| events.clock.has_passed(moment)) {
                 notice_at = None;
                 notice::line(&format!(
                     "{} starting … (first use on this node, later starts are fast)",
                     recipe.image.name
                 ));
             }
-            if now >= deadline {
-                self.process.read_texts();
-                let within = terms.boot_timeout.as_secs();
-                let (last_words, advice) = (self.process.last_words(), crate::source::advice(recipe.source));
-                return Ok(Built::NoBoot(format!("no answer within {within} s{last_words}{advice}")));
+            match self.vm.failure() {
+                Some(Failure::TimedOut(why)) if !self.vm.has_answered() => return Ok(Built::NoBoot(why.clone())),
+                Some(failure) => bail!("{}", failure.why()),
+                None => self.advance(recipe.introduction)?,
             }
-            let until = notice_at.map_or(deadline, |moment| moment.min(deadline));
-            self.wait(terms.signals, until)?;
-            while let Some(signal) = terms.signals.next() {
-                if is_fatal(signal) {
-                    return Ok(Built::Interrupted(signal));
-                }
-            }
-            self.advance(recipe.introduction)?;
         }
         Ok(Built::Complete)
     }
 
-    /// Takes in what agent and QEMU have said, and does what follows from it.
+    /// Does what follows from what agent and QEMU have said.
     fn advance(&mut self, introduction: &[u8]) -> anyhow::Result<()> {
-        self.process.read_texts();
-        self.listen()?;
-        if self.stage == Stage::Plugging && (!self.plugs || self.process.monitor.has_plugged()) {
-            self.stage = Stage::Settling;
-            let mut orders = introduction.to_vec();
-            ToGuest::Settle.encode(0, &mut orders);
-            self.say(&orders)?;
+        let stage = &mut self.guest.stage;
+        if *stage == Stage::Booting && self.vm.is_up() {
+            *stage = Stage::Plugging;
+            if let Some(wait) = self.vm.expected() {
+                self.vm.expect(wait.then("it came up, but was not ready to be cloned"));
+            }
+            self.vm.monitor().negotiate();
+            if self.plugs {
+                self.vm.monitor().plug(BLOCK_MIB << 20);
+            }
         }
-        match (self.stage, self.process.monitor.transfer()) {
-            (Stage::Saving, Some(Transfer::Completed)) => self.stage = Stage::Done,
+        if *stage == Stage::Plugging && (!self.plugs || self.vm.monitor().has_plugged()) {
+            *stage = Stage::Settling;
+            self.vm.out().send_frames(introduction);
+            self.vm.out().send(0, &ToGuest::Settle);
+        }
+        if *stage == Stage::Settled {
+            *stage = Stage::Saving;
+            self.vm.monitor().save(self.save_to);
+        }
+        match (*stage, self.vm.monitor().transfer()) {
+            (Stage::Saving, Some(Transfer::Completed)) => *stage = Stage::Done,
             (_, Some(Transfer::Failed(why))) => bail!("QEMU cannot save the template: {why}"),
             _ => {}
         }
         Ok(())
-    }
-
-    fn wait(&self, signals: &Signals, until: Instant) -> anyhow::Result<()> {
-        let fds = [signals.as_fd(), self.process.channel.as_fd()].into_iter().chain(self.process.texts());
-        let mut fds: Vec<PollFd> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-        match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(errno) => Err(errno).context("poll"),
-        }
-    }
-
-    /// Takes what the agent says; an error if the guest has ended or is not fit to be cloned.
-    fn listen(&mut self) -> anyhow::Result<()> {
-        let mut buf = [0; DATA_CHUNK];
-        // An agent that never falls silent must not keep this process from its signals and its deadline.
-        for _ in 0..TURN {
-            match self.process.channel.read(&mut buf) {
-                Ok(0) => bail!(self.process.exit_reason()),
-                Ok(n) => self.decoder.push(&buf[..n]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => bail!(self.process.exit_reason()),
-            }
-            self.understand()?;
-        }
-        Ok(())
-    }
-
-    fn understand(&mut self) -> anyhow::Result<()> {
-        let mut decoder = std::mem::take(&mut self.decoder);
-        while let Some(frame) = decoder.next_frame()? {
-            match (self.stage, ToHost::parse(frame)?) {
-                (Stage::Booting, ToHost::Hello { version: proto::VERSION, nonce: 0, .. }) => {
-                    self.stage = Stage::Plugging;
-                    self.process.monitor.negotiate();
-                    if self.plugs {
-                        self.process.monitor.plug(BLOCK_MIB << 20);
-                    }
-                }
-                (Stage::Settling, ToHost::Synced) => {
-                    self.stage = Stage::Saving;
-                    self.process.monitor.save(self.save_to);
-                }
-                (_, ToHost::Failed(_, text)) => bail!("{}", printable(text)),
-                (_, ToHost::Log { .. }) => {}
-                (stage, _) => bail!("the agent said something out of turn ({stage:?})"),
-            }
-        }
-        self.decoder = decoder;
-        Ok(())
-    }
-
-    /// A few short messages, for which an empty socket always has room.
-    fn say(&mut self, frames: &[u8]) -> anyhow::Result<()> {
-        self.process.channel.write_all(frames).context("the channel to the guest")
     }
 }
 
 /// Lets a builder hear what a guest and a QEMU say that are played through `process`, until it gives up.
 #[cfg(any(test, feature = "fuzzing"))]
 pub fn hear(process: QemuProcess, more: &mut dyn FnMut() -> bool) -> bool {
-    let mut builder =
-        Builder { process, decoder: Decoder::new(), stage: Stage::Booting, save_to: StateUri::FdSet(0), plugs: true };
-    while more() && builder.stage != Stage::Done {
-        if builder.advance(&[]).is_err() {
+    let mut builder = Builder::new(process, StateUri::FdSet(0), true);
+    let clock = crate::session::AwakeClock::new();
+    builder.vm.greet(NONCE, Wait::answer(&clock, Duration::from_secs(60), ""));
+    let mut buffer = vec![0; proto::DATA_CHUNK];
+    while more() && builder.guest.stage != Stage::Done {
+        builder.vm.flush();
+        builder.vm.receive(&mut buffer, &mut builder.guest);
+        builder.vm.read_texts();
+        if builder.vm.is_over() || builder.advance(&[]).is_err() {
             return false;
         }
     }
-    builder.stage == Stage::Done
+    builder.guest.stage == Stage::Done
 }

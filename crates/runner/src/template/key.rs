@@ -7,14 +7,16 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::super::delivery::{Disk, identity};
-use super::FORMAT;
+use crate::delivery::{Disk, identity};
 use image::Image;
 use image::digest::hex;
 use proto;
 use qemu::BootSource;
 use qemu::Share;
 use qemu::{Abilities, Accel, ImageFds, MachineType, Shape, Start, System, TemplateFds, VmSpec};
+
+/// Version of the directory's layout and of what the agent does before it is saved.
+pub const FORMAT: u32 = 2;
 
 /// A template's name: a mark of this boot of the node, and 32 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,8 @@ use node::shelf::{Shelf, TemplateDir};
 use node::text::short;
 use serde::{Deserialize, Serialize};
 
-use super::{FORMAT, sparse_digest};
+use super::key::FORMAT;
+use super::sparse_digest;
 use qemu::{Abilities, TemplateFiles};
 
 pub const MANIFEST: &str = "template.toml";

@@ -26,7 +26,7 @@ use node::lock::Waited;
 use node::shelf::{Shelf, TemplateDir};
 use node::trust::Readers;
 
-use super::signals::Signal;
+use crate::signals::Signal;
 
 use builder::Built;
 
@@ -35,9 +35,6 @@ pub use self::{builder::hear, manifest::Manifest};
 pub use builder::Terms;
 pub use key::{Key, Recipe};
 pub use manifest::Template;
-
-/// Version of the directory's layout and of what the agent does before it is saved.
-const FORMAT: u32 = 2;
 
 /// What came of asking for a template.
 #[derive(Debug)]

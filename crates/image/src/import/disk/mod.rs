@@ -3,6 +3,7 @@
 //! QEMU is never asked what a file is, and never given one whose header names another file: a header could name
 //! any file that this user may read.
 
+mod header;
 mod qcow2;
 mod vdi;
 mod vmdk;
@@ -210,12 +211,6 @@ pub fn in_appliance(archive: &Part, name: &str) -> anyhow::Result<Option<Disk>> 
         Some(disk) => Ok(Some(disk)),
         None => bail!("{inner} is no disk that is known"),
     }
-}
-
-/// Numbers of headers.
-fn number<const N: usize>(start: &[u8], at: usize) -> anyhow::Result<[u8; N]> {
-    let bytes = start.get(at..at + N).context("the disk is cut off in its header")?;
-    Ok(bytes.try_into()?)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use anyhow::{bail, ensure};
 
-use super::number;
+use super::header::number;
 use archive::shown;
 
 pub const MAGIC: &[u8] = b"QFI\xfb";

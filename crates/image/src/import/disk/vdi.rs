@@ -2,7 +2,7 @@
 
 use anyhow::ensure;
 
-use super::number;
+use super::header::number;
 
 const SIGNATURE: u32 = 0xbeda_107f;
 const DYNAMIC: u32 = 1;

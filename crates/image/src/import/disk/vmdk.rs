@@ -3,7 +3,7 @@
 use anyhow::{bail, ensure};
 
 use super::super::layer::Part;
-use super::number;
+use super::header::number;
 use archive::shown;
 
 /// A disk with its data.
