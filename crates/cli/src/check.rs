@@ -1,12 +1,14 @@
 //! `spank-vm check`: every effective setting, and a test of everything this node needs.
 
 mod caches;
+mod finding;
 mod slurm;
 
 use std::process::Command;
 
 use anyhow::Context;
 
+use self::finding::Finding;
 use super::output::{print, print_line};
 use image::kit::Kit;
 use image::{Image, ImageError};
@@ -22,14 +24,6 @@ pub struct Arguments {
     /// Test quickly what a VM cannot do without, and print what is missing and nothing else: for a Prolog or a health check
     #[arg(long, conflicts_with = "image")]
     node: bool,
-}
-
-/// One line of the report.
-enum Finding {
-    Good(String),
-    /// Works, but not as well as it could; the text says what would lift it.
-    Limited(String),
-    Bad(String),
 }
 
 /// Prints the report; the exit code is 1 if anything is missing without which no VM starts.

@@ -6,7 +6,7 @@ use node::dir::{self, DirError};
 use node::shelf::{ImageCopy, Item, Shelf, Stored, TemplateDir};
 use node::space::{self, Medium, Space};
 
-use super::Finding;
+use super::finding::Finding;
 use runner::config::{Config, Delivery, StartChoice};
 
 /// Where copies of images are kept.
