@@ -3,6 +3,9 @@
 //! What the hooks decide is tested beside them with a fake in Rust; here it is about the border to
 //! C: what is exported, what is called with which types, panics, loading and unloading.
 
+#[path = "hooks/ways.rs"]
+mod ways;
+
 use std::env;
 use std::fs;
 use std::io::Write;
@@ -113,6 +116,16 @@ impl Node {
         self.run_by(Command::new("env"), slurm, program, script, env)
     }
 
+    /// The same with these words on the program's own command line.
+    fn play_called(&self, slurm: Slurm, program: &str, called: &[&str], script: &str) -> String {
+        let mut through = Command::new("sh");
+        // Behind those that run_by puts there.
+        through.args(["-c", "words=$1; shift; exec \"$@\" $words", "sh", &called.join(" ")]);
+        let output = self.run_by(through, slurm, program, script, &[]);
+        assert!(output.stderr.is_empty(), "the plugin wrote to standard error: {output:?}");
+        String::from_utf8(output.stdout).unwrap().replace(self.root.path().to_str().unwrap(), "LIBEXEC")
+    }
+
     /// The same under another program's eyes.
     fn run_by(&self, mut by: Command, slurm: Slurm, program: &str, script: &str, env: &[(&str, &str)]) -> Output {
         let panics = env.iter().any(|(name, _)| *name == PANIC_ENV);
@@ -120,6 +133,8 @@ impl Node {
             .arg(fake(slurm))
             .arg(if panics { panicking_library() } else { library() })
             .arg(program)
+            // srun has what it sends from its own command line.
+            .args(if program == "srun" { &["sleep", "1"][..] } else { &[] })
             .envs(env.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

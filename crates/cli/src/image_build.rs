@@ -11,7 +11,7 @@ use proto::ExitStatus;
 use request::{Asked, ImageName, ImageRef, SaveSpec, VmCpus, VmMem, VmMount, VmOption};
 use runner::config::Config;
 use runner::notice;
-use runner::{self, EXIT_VM_FAILED, SaveAs, Slot};
+use runner::{self, Command, EXIT_VM_FAILED, SaveAs, Slot};
 
 /// Where the guest has the script: in memory, so that it is in no image.
 const SCRIPT: &str = "/run/spank-vm/build";
@@ -78,10 +78,9 @@ fn build(config: &Config, arguments: Arguments) -> anyhow::Result<ExitStatus> {
     let slot = Slot {
         asked,
         save: Some(save),
-        batch_script: true,
-        script_path: Some(SCRIPT.into()),
+        command: Command { argv: vec![script.into()], batch_script: true, script_path: Some(SCRIPT.into()) },
         begin,
-        ..Slot::plain(config.clone(), image, vec![script.into()])
+        ..Slot::plain(config.clone(), image, Vec::new())
     };
     runner::run(&slot)
 }

@@ -63,6 +63,7 @@ pub use self::install::{InstallOptions, Installed, image_of_disk, install_agent}
 pub use self::prebuild::{Prebuilt, prebuild};
 pub use self::save::SaveAs;
 pub use self::signals::die_by;
+pub use self::task::Command;
 
 /// Exit code when not the command but the VM failed: as container runtimes do, above what programs use.
 pub const EXIT_VM_FAILED: u8 = 125;
@@ -88,12 +89,8 @@ pub struct Slot {
     pub memory: Option<limits::Memory>,
     /// Image that the first VM's root becomes if its command succeeds.
     pub save: Option<SaveAs>,
-    /// The command; empty is an error.
-    pub argv: Vec<OsString>,
-    /// `argv[0]` is a batch script that exists on the host only.
-    pub batch_script: bool,
-    /// Where the guest has that script, if not at the same path.
-    pub script_path: Option<PathBuf>,
+    /// What runs in its VMs.
+    pub command: Command,
     /// Print the phases of each VM to stderr at the end.
     pub timing: bool,
     /// When the work for this slot began.
@@ -110,9 +107,7 @@ impl Slot {
             asked: Asked::default(),
             memory: None,
             save: None,
-            argv,
-            batch_script: false,
-            script_path: None,
+            command: argv.into(),
             timing: false,
             begin: Instant::now(),
         }
@@ -173,7 +168,7 @@ pub fn run(slot: &Slot) -> anyhow::Result<ExitStatus> {
 fn prepare(slot: &Slot, signals: &Signals) -> anyhow::Result<Prepared> {
     let Slot { config, asked, .. } = slot;
     let vms = asked.vms();
-    ensure!(!slot.argv.is_empty(), "no command to run");
+    ensure!(!slot.command.argv.is_empty(), "no command to run");
     ensure!(
         vms <= config.max_vms_per_slot,
         "--vms-per-slot={vms}: this site allows at most {} ('max_vms_per_slot')",
@@ -213,13 +208,10 @@ fn prepare(slot: &Slot, signals: &Signals) -> anyhow::Result<Prepared> {
         wanted_mib: asked.vm_mem,
         wanted_cpus: asked.vm_cpus,
     })?;
-    let mut task = Task::from_this_process(slot.argv.clone(), slot.batch_script)?;
+    let mut task = Task::from_this_process(&slot.command)?;
     let own = task.own_directories(config.share_home);
     if asked.vm_root == Some(true) {
         task.run_as_root();
-    }
-    if let Some(path) = &slot.script_path {
-        task.move_script(path);
     }
     task.set_variables(asked.vm_env.clone().unwrap_or_default());
     let mounts = asked.vm_mount.as_deref().unwrap_or_default();

@@ -62,7 +62,7 @@ pub fn prebuild(
     let for_everybody = Uid::effective().is_root();
     let introduction = match for_everybody {
         true => Vec::new(),
-        false => Task::from_this_process(vec!["true".into()], false)?.introduction(),
+        false => Task::from_this_process(&vec!["true".into()].into())?.introduction(),
     };
     let decision = accel::decide(config.accel, &config.state_dir, &qemu)?;
     let make = |accel: Accel, boot_timeout: Duration| {

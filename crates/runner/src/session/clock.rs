@@ -24,13 +24,6 @@ pub struct Deadline {
     is_exact: bool,
 }
 
-impl Deadline {
-    /// The same with more time.
-    pub fn extend(&mut self, by: Duration) {
-        self.at += by;
-    }
-}
-
 /// Counts the time in which this process was awake.
 #[derive(Debug)]
 pub struct AwakeClock {
@@ -85,9 +78,9 @@ impl AwakeClock {
         }
     }
 
-    /// The sleep is over: looks at the time, and says how much of it has passed awake.
-    pub fn wake(&mut self) -> Duration {
-        self.wake_at(Instant::now())
+    /// The sleep is over: looks at the time.
+    pub fn wake(&mut self) {
+        self.wake_at(Instant::now());
     }
 
     /// Lets time pass.
@@ -96,13 +89,11 @@ impl AwakeClock {
         self.awake += awake;
     }
 
-    fn wake_at(&mut self, now: Instant) -> Duration {
+    fn wake_at(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.looked);
         self.looked = now;
         let is_late = passed > self.asked.saturating_add(LATE);
-        let awake = if is_late { self.asked } else { passed };
-        self.awake += awake;
-        awake
+        self.awake += if is_late { self.asked } else { passed };
     }
 }
 
@@ -159,7 +150,7 @@ mod tests {
         let reminder = clock.reminder(Duration::from_secs(20));
         clock.sleep_until([reminder].into_iter());
         now += Duration::from_secs(7);
-        assert_eq!(clock.wake_at(now), Duration::from_secs(7));
+        clock.wake_at(now);
         assert_eq!(clock.sleep_until([reminder].into_iter()).as_millis(), Some(13_001));
     }
 
@@ -168,6 +159,7 @@ mod tests {
         let begin = Instant::now();
         let mut clock = AwakeClock::begin(begin);
         assert_eq!(clock.sleep_until(std::iter::empty()), PollTimeout::NONE);
-        assert_eq!(clock.wake_at(begin + BOOT), BOOT);
+        clock.wake_at(begin + BOOT);
+        assert_eq!(clock.awake, BOOT);
     }
 }
