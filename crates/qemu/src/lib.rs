@@ -22,7 +22,7 @@ pub use abilities::Abilities;
 pub use boot::{BootSource, FullBoot, KitFiles};
 pub use command_line::{Start, System, TemplateFds, VmSpec};
 pub use descriptors::ImageFds;
-pub use helper_disk::{BlockFormat, HelperDisk};
+pub use helper_disk::HelperDisk;
 pub use machine::{Accel, MachineType};
 pub use monitor::{Monitor, Shutdown, StateUri, TURN, Transfer};
 pub use process::{Files, Host, Inherited, QemuProcess, TemplateFiles};

@@ -2,14 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use serde::Deserialize;
 
+use crate::error::{Blame, Context, Fault, RunError, ensure};
 use image::{Catalogue, Person, check_pattern};
+use node::layout;
 use request::{MAX_VMS_PER_SLOT, ShareSpec};
 
 /// Where the configuration is looked for unless the plugin or `--config` names another file.
-pub const DEFAULT_PATH: &str = "/etc/slurm/spank-vm.toml";
+pub const DEFAULT_PATH: &str = layout::DEFAULT_CONFIG;
 
 /// How guests are executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -152,16 +153,16 @@ impl Default for Config {
             ],
             user_images: true,
             delivery: Delivery::Auto,
-            image_cache_dir: "/var/cache/spank-vm/images".into(),
+            image_cache_dir: layout::DEFAULT_IMAGE_CACHE_DIR.into(),
             image_cache_mib: 20480,
             image_copy_timeout_s: 600,
             kit: "/var/lib/spank-vm/kit".into(),
             qemu: "qemu-system-x86_64".into(),
             accel: AccelChoice::Auto,
             machine: MachineChoice::Auto,
-            state_dir: "/run/spank-vm".into(),
+            state_dir: layout::DEFAULT_STATE_DIR.into(),
             start: StartChoice::Clone,
-            template_dir: "/var/cache/spank-vm/templates".into(),
+            template_dir: layout::DEFAULT_TEMPLATE_DIR.into(),
             template_cache_mib: 4096,
             scratch_dir: "/var/tmp".into(),
             default_memory_mib: 512,
@@ -183,8 +184,8 @@ impl Config {
     ///
     /// # Errors
     /// The text carries the line and the column.
-    pub fn parse(text: &str) -> anyhow::Result<Self> {
-        let config: Self = toml::from_str(text)?;
+    pub fn parse(text: &str) -> Result<Self, RunError> {
+        let config: Self = toml::from_str(text).blame(Fault::System)?;
         config.validate()?;
         Ok(config)
     }
@@ -193,7 +194,7 @@ impl Config {
     ///
     /// # Errors
     /// A file that was named must exist; any file that exists must be readable and valid.
-    pub fn load(path: Option<&Path>) -> anyhow::Result<Self> {
+    pub fn load(path: Option<&Path>) -> Result<Self, RunError> {
         let named = path.is_some();
         let path = path.unwrap_or(Path::new(DEFAULT_PATH));
         match std::fs::read_to_string(path) {
@@ -203,7 +204,7 @@ impl Config {
         }
     }
 
-    fn validate(&self) -> anyhow::Result<()> {
+    fn validate(&self) -> Result<(), RunError> {
         let at_least_one = [
             ("default_memory_mib", self.default_memory_mib),
             ("boot_timeout_s", self.boot_timeout_s),
@@ -213,18 +214,20 @@ impl Config {
             ("max_vms_per_slot", self.max_vms_per_slot.into()),
         ];
         for (key, value) in at_least_one {
-            anyhow::ensure!(value > 0, "{key} = 0: must be at least 1");
+            ensure!(value > 0, Fault::System, "{key} = 0: must be at least 1");
         }
-        anyhow::ensure!(
+        ensure!(
             self.max_vms_per_slot <= MAX_VMS_PER_SLOT,
+            Fault::System,
             "max_vms_per_slot = {}: at most {MAX_VMS_PER_SLOT}",
             self.max_vms_per_slot
         );
         for dir in &self.image_dirs {
-            check_pattern(dir)?;
+            check_pattern(dir).blame(Fault::System)?;
         }
-        anyhow::ensure!(
+        ensure!(
             self.image_cache_dir.is_absolute(),
+            Fault::System,
             "image_cache_dir = {:?}: an absolute path is needed",
             self.image_cache_dir
         );
@@ -233,10 +236,7 @@ impl Config {
 
     /// The directory for copies of images on this node.
     pub fn image_cache_dir(&self) -> PathBuf {
-        match self.image_cache_dir.to_str() {
-            Some(text) if text.contains("%n") => text.replace("%n", &node_name()).into(),
-            _ => self.image_cache_dir.clone(),
-        }
+        layout::on_node(&self.image_cache_dir, &layout::this_node())
     }
 
     /// The images that whoever runs this process finds.
@@ -248,7 +248,7 @@ impl Config {
     ///
     /// # Errors
     /// When it does not exist; the text says how to get it.
-    pub fn qemu_path(&self) -> anyhow::Result<PathBuf> {
+    pub fn qemu_path(&self) -> Result<PathBuf, RunError> {
         // PATH is the job's and may be anything: a site's QEMU is not found through it.
         let found = if self.qemu.components().count() > 1 {
             Some(self.qemu.clone()).filter(|path| path.exists())
@@ -258,18 +258,12 @@ impl Config {
                 .map(|dir| Path::new(dir).join(&self.qemu))
                 .find(|path| path.exists())
         };
-        found.with_context(|| {
-            format!("no QEMU at '{}': install qemu-system-x86 or set 'qemu' in the configuration", self.qemu.display())
+        found.ok_or_else(|| {
+            let qemu = self.qemu.display();
+            let why = format!("no QEMU at '{qemu}': install qemu-system-x86 or set 'qemu' in the configuration");
+            RunError::new(Fault::Node, why)
         })
     }
-}
-
-/// This node's name: Slurm's for it in a job or a prolog, else the host's.
-fn node_name() -> String {
-    let is_plain = |name: &String| !name.is_empty() && !name.starts_with('.') && !name.contains('/');
-    let of_slurm = std::env::var("SLURMD_NODENAME").ok().filter(is_plain);
-    let of_host = || nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
-    of_slurm.unwrap_or_else(|| of_host().split('.').next().unwrap_or_default().to_owned())
 }
 
 #[cfg(test)]

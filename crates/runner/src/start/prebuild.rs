@@ -1,0 +1,110 @@
+//! Making a template before anybody needs it.
+
+use std::io::{self, IsTerminal};
+use std::time::{Duration, Instant};
+
+use nix::unistd::Uid;
+
+use super::{Attempt, Policy, source};
+use crate::config::Config;
+use crate::delivery::{self, Delivered};
+use crate::error::{Context, Fault, RunError, ensure};
+use crate::signals::{Signal, Signals, die_by};
+use crate::task::Task;
+use crate::template::{self, Obtained, Recipe, Template, Terms};
+use node::shelf::Shelf;
+use qemu::{MachineType, VmSize};
+use request::ImageName;
+
+/// A template that is ready.
+#[derive(Debug)]
+pub struct Prebuilt {
+    /// The template.
+    pub template: Template,
+    /// Whether it was there already.
+    pub existed: bool,
+}
+
+/// Makes the template that VMs of this size and number of shares will clone: for everybody if this
+/// process is root, else for this user.
+///
+/// # Errors
+/// When no template can be made; the text says why.
+pub fn prebuild(
+    config: &Config,
+    image: &ImageName,
+    memory_mib: u64,
+    cpus: u32,
+    shares: usize,
+) -> Result<Prebuilt, RunError> {
+    let begin = Instant::now();
+    let image = config.catalogue().resolve(&image.clone().into())?;
+    let source = source::of(&image, config)?;
+    let machine = source::machine(&source, config.machine);
+    ensure!(
+        machine != MachineType::Microvm,
+        Fault::User,
+        "machine = 'microvm' cannot plug memory, so its VMs always boot"
+    );
+    let qemu = config.qemu_path()?;
+    let signals = Signals::watch().context("signals")?;
+    let notice_at = io::stderr().is_terminal().then_some(begin);
+    let copying = delivery::CopyTerms::of(config, &signals, notice_at);
+    let disk = match delivery::deliver(&image, &copying)? {
+        Delivered::Disk(disk) => disk,
+        Delivered::Interrupted(signal) => return Err(interrupted(signal)),
+    };
+    let shape = source.shape(VmSize { memory_mib, cpus }, shares);
+    let shape = shape
+        .ok_or_else(|| RunError::user(format!("no template serves VMs with {memory_mib} MiB and {cpus} processors")))?;
+    let for_everybody = Uid::effective().is_root();
+    let introduction = match for_everybody {
+        true => Vec::new(),
+        false => Task::from_this_process(&vec!["true".into()].into())?.introduction(),
+    };
+    let make = |attempt: &Attempt<'_>| {
+        let accel = attempt.accel();
+        let recipe = Recipe {
+            image: &image,
+            source: &source,
+            disk: &disk,
+            qemu: &qemu,
+            machine,
+            accel,
+            shape,
+            introduction: &introduction,
+        };
+        let terms = Terms { signals: &signals, attempt, notice_at };
+        let cache_bytes = config.template_cache_mib << 20;
+        let made = match for_everybody {
+            true => template::make_for_site(&recipe, &config.template_dir, cache_bytes, &terms),
+            false => {
+                let shelf = Shelf::of_user(&config.template_dir, Uid::effective().as_raw());
+                template::obtain_from(&shelf, &recipe, cache_bytes, &terms)
+            }
+        };
+        if let Ok(Obtained::Template(_)) = made {
+            attempt.found_template();
+        }
+        Ok(made)
+    };
+    // A guest that ends at once is one that no template can be made of: an error, and maybe KVM's fault as well.
+    let failed = |made: &Result<Obtained, RunError>| matches!(made, Err(_) | Ok(Obtained::NoBoot(_)));
+    let made = Policy::of(config, &qemu).start(source::timeouts(&source, config, 1), make, failed)?.outcome;
+    match made? {
+        Obtained::Template(template) => {
+            let existed = Duration::from_millis(template.manifest.made_in_ms) > begin.elapsed();
+            Ok(Prebuilt { template, existed })
+        }
+        Obtained::Unavailable(why) | Obtained::NoBoot(why) => {
+            Err(RunError::new(Fault::Image, format!("image '{}': {why}", image.name)))
+        }
+        Obtained::Interrupted(signal) => Err(interrupted(signal)),
+    }
+}
+
+/// Ends this process by the signal; it survives only one that it has chosen to ignore.
+fn interrupted(signal: Signal) -> RunError {
+    die_by(signal);
+    RunError::new(Fault::System, format!("interrupted by {signal}"))
+}
