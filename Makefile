@@ -27,6 +27,7 @@ ROOTS   := $(TARGET)/rootfs
 FULL    := $(TARGET)/images-full
 DISKS   := $(TARGET)/disks
 CACHE   := $(TARGET)/cache
+TOOLS   := $(TARGET)/tools
 AGENT_TRIPLE := x86_64-unknown-linux-gnu
 
 PLUGIN  := $(STAGE)/lib/spank_vm.so
@@ -43,7 +44,7 @@ PLUGINDIR  ?= $(or $(shell timeout 5 scontrol show config 2>/dev/null | awk '$$1
 LIBEXECDIR ?= $(PREFIX)/libexec/spank-vm
 SHAREDIR   ?= $(PREFIX)/share/spank-vm
 
-SCRIPTS := .ci/run fuzz/run packaging/debian-deps benches/paper-way testkit/suites testkit/one testkit/cluster/cluster testkit/cluster/demo testkit/cluster/lib/v2-node \
+SCRIPTS := .ci/run fuzz/run packaging/debian-deps benches/paper-way testkit/suites testkit/one testkit/coverage testkit/cluster/cluster testkit/cluster/demo testkit/cluster/lib/v2-node \
            $(wildcard testkit/cluster/lib/*.sh tests/images/*) tests/parity/prelude.sh slurm-conf/example-job.sh slurm-conf/prolog
 
 # What the tests of the real cluster find the build by; one that was made elsewhere is named in the environment.
@@ -53,6 +54,14 @@ export SPANK_VM_IMAGES ?= $(abspath $(IMAGES))
 # The same plugin with hooks that panic on demand, for tests/hooks.rs.
 export SPANK_VM_PANICKING_PLUGIN := $(abspath $(TARGET)/panics/debug/libspank_vm.so)
 
+# Checks dependencies by deny.toml.
+DENY_VERSION := 0.20.2
+DENY         := $(TOOLS)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+
+# Not every exception is met in both workspaces.
+DENY_WHAT    := --allow license-exception-not-encountered bans licenses sources
+
+comma := ,
 section = @printf '\n=== %s\n' '$(1)'
 
 ##@ Try and test
@@ -71,7 +80,7 @@ demo: deps build kit images ## start a small Slurm and show VM jobs in it (as ro
 demo-stop: ## end the demo's Slurm
 	@testkit/cluster/demo stop
 
-.PHONY: test test-one lint lint-rust lint-shell test-unit test-hooks test-slurm test-parity test-faults test-long fuzz miri parity reliability bench bench-plugin figure4
+.PHONY: test test-one lint lint-rust lint-shell lint-deps advisories coverage test-unit test-hooks test-slurm test-parity test-faults test-long fuzz miri parity reliability bench bench-plugin figure4
 # One after the other, whatever -j says: the machine is measured by these tests too. What fails soon comes first.
 test: ## everything that must pass, what is quick first; at its end how long each suite took (as root)
 	@MAKE=$(MAKE) testkit/suites deps lint test-unit test-hooks build kit images disks test-slurm test-parity test-faults
@@ -80,7 +89,7 @@ test: ## everything that must pass, what is quick first; at its end how long eac
 test-one: ## one test by (a part of) its name, whatever suite it is in: make test-one TEST=exit_code
 	@CARGO=$(CARGO) MAKE=$(MAKE) testkit/one '$(TEST)'
 
-lint: lint-rust lint-shell ## formatting, compiler and shell warnings
+lint: lint-rust lint-shell lint-deps ## formatting, compiler and shell warnings, licences and sources of dependencies
 
 lint-rust:
 	$(call section,lint: rustfmt and clippy)
@@ -93,10 +102,31 @@ lint-shell:
 	$(call section,lint: shellcheck)
 	shellcheck --external-sources --source-path=SCRIPTDIR $(SCRIPTS)
 
+lint-deps: $(DENY)
+	$(call section,lint: licences$(comma) versions and sources of dependencies)
+	$(DENY) --locked check $(DENY_WHAT)
+	$(DENY) --locked --manifest-path fuzz/Cargo.toml --config deny.toml check $(DENY_WHAT)
+
+# Its own copy: a minute once, and everybody has the same.
+$(DENY):
+	$(call section,cargo-deny $(DENY_VERSION))
+	$(CARGO) install --quiet --locked --debug --version $(DENY_VERSION) --root $(TOOLS)/cargo-deny-$(DENY_VERSION) \
+	  --target-dir $(TOOLS)/build cargo-deny
+	@rm -rf $(TOOLS)/build
+
+advisories: $(DENY) ## known vulnerabilities of dependencies (asks RustSec's database on GitHub)
+	$(DENY) --locked check advisories
+
 test-unit: ## tests without Slurm or QEMU
 	$(call section,unit tests)
 	$(CARGO) test --quiet --workspace --lib --bins
 	$(CARGO) test --quiet -p spank-vm-cli --test docs
+	$(CARGO) test --quiet -p spank-vm --test house
+
+coverage: ## how much of each crate the unit tests run
+	@packaging/debian-deps coverage
+	$(call section,coverage of the unit tests)
+	@CARGO=$(CARGO) testkit/coverage
 
 test-hooks: build-plugin build-panics ## the plugin's hooks, called by a stand-in for slurmstepd
 	$(call section,hook tests)
@@ -114,8 +144,8 @@ test-parity: build kit images ## the same scripts bare and in a VM, compared (as
 	$(call section,parity of bare-metal and VM steps)
 	$(CARGO) test --quiet -p spank-vm --test parity
 
-test-long: build kit images-long disks-long ## what takes minutes: gigabytes, time limits, many images, faults among hundreds of VMs, fuzzing (as root)
-	@MAKE=$(MAKE) SPANK_VM_LONG=1 testkit/suites suite-slurm suite-parity suite-faults fuzz
+test-long: build kit images-long disks-long ## what takes minutes: gigabytes, time limits, many images, faults among hundreds of VMs, fuzzing, coverage (as root)
+	@MAKE=$(MAKE) SPANK_VM_LONG=1 testkit/suites suite-slurm suite-parity suite-faults fuzz coverage
 
 # Without the builds that they need: for 'test-long'.
 .PHONY: suite-slurm suite-parity suite-faults

@@ -1,5 +1,6 @@
 //! Arguments of the plugin's line in plugstack.conf.
 
+use node::layout;
 use request::STEP_PROGRAM;
 use std::ffi::OsString;
 use std::fmt;
@@ -23,11 +24,11 @@ pub struct Args {
 impl Default for Args {
     fn default() -> Self {
         Self {
-            libexec: "/usr/libexec/spank-vm".into(),
+            libexec: layout::DEFAULT_LIBEXEC.into(),
             config: None,
-            state_dir: "/run/spank-vm".into(),
-            template_dir: "/var/cache/spank-vm/templates".into(),
-            image_cache_dir: "/var/cache/spank-vm/images".into(),
+            state_dir: layout::DEFAULT_STATE_DIR.into(),
+            template_dir: layout::DEFAULT_TEMPLATE_DIR.into(),
+            image_cache_dir: layout::DEFAULT_IMAGE_CACHE_DIR.into(),
         }
     }
 }

@@ -3,9 +3,12 @@
 use super::error::Error;
 use super::imagecheck::{self, Verdict};
 use super::options::{IMAGE, TABLE};
-use super::{COMMAND_ENV, IMAGE_DIR_ENV, MULTI_PROG_ENV, Plugin, VERBOSE_ENV};
+use super::{
+    COMMAND_ENV, COMPONENTS_ENV, IMAGE_DIR_ENV, JOB_IMAGE_ENV, MULTI_PROG_ENV, Plugin, VERBOSE_ENV, component,
+    multiprog,
+};
 use crate::spank::{Context, Host, Level};
-use request::{ImageRef, STEP_PROGRAM};
+use request::{ImageRef, STEP_PROGRAM, VmRequest};
 use std::env;
 use std::ffi::{OsStr, OsString, c_int};
 use std::fs;
@@ -36,6 +39,10 @@ pub fn start(host: &mut dyn Host) -> bool {
         }
     }
     resolve_inherited_image(host);
+    if host.own_env(COMPONENTS_ENV).is_some() {
+        // Of a step that this client was started in, where nobody took it out.
+        host.set_own_env(COMPONENTS_ENV, OsStr::new(""));
+    }
     // sbatch reads its script, from the terminal if need be, before it looks at plugin options.
     env::args_os().skip(1).eq(["--vm-image=list"])
 }
@@ -57,16 +64,46 @@ fn resolve_inherited_image(host: &mut dyn Host) {
 /// # Errors
 /// What the user has to change.
 pub fn check_options(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
-    plugin.wish.refuse_strays(|name| host.own_env(name))?;
-    let Some(vms) = plugin.wish.vms()? else {
-        return Ok(());
-    };
-    let mut image = vms.image;
-    if image.relative_path().is_some() {
-        let dir = env::current_dir().map_err(|source| Error::NoWorkDir { path: image.to_string(), source })?;
-        host.set_own_env(IMAGE_DIR_ENV, dir.as_os_str());
-        image = image.seen_from(&dir);
+    // Without any value since then, this component has none: Slurm tells of a component's end once for each.
+    plugin.begin_component();
+    component::forget_inherited(plugin, host);
+    plugin.options.refuse_strays(|name| host.own_env(name))?;
+    let mut vms = plugin.options.vms()?;
+    if let Some(vms) = &mut vms {
+        if vms.image.relative_path().is_some() {
+            let dir = env::current_dir().map_err(|source| Error::NoWorkDir { path: vms.image.to_string(), source })?;
+            host.set_own_env(IMAGE_DIR_ENV, dir.as_os_str());
+            vms.image = vms.image.clone().seen_from(&dir);
+        }
+        check_image(plugin, host, vms)?;
     }
+    plugin.complete = true;
+    remember_for_job(plugin, host)?;
+    component::add(plugin, host, vms)
+}
+
+/// A job that asked for a VM says so in a second variable, which has another name than those that Slurm makes of options. A
+/// step within the job that does not find the first one any more has not asked for the host.
+fn remember_for_job(plugin: &Plugin, host: &mut dyn Host) -> Result<(), Error> {
+    let [image, ..] = plugin.options.given();
+    let of_job = host.own_env(JOB_IMAGE_ENV).filter(|image| !image.is_empty());
+    if host.context() == Context::Allocator {
+        let image = image.clone().filter(|_| plugin.options.wants_vm()).unwrap_or_default();
+        if of_job.is_some() || !image.is_empty() {
+            host.set_own_env(JOB_IMAGE_ENV, image.as_ref());
+        }
+        return Ok(());
+    }
+    match of_job {
+        Some(of_job) if image.is_none() && host.own_env("SLURM_JOB_ID").is_some() => {
+            Err(Error::ForgottenByJob(of_job.to_string_lossy().into_owned()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_image(plugin: &mut Plugin, host: &dyn Host, vms: &VmRequest) -> Result<(), Error> {
+    let image = &vms.image;
     let save = vms.asked.vm_save.as_ref().map(|save| format!("--save={save}"));
     let words: Vec<&str> = ["image", "check", image.as_str()].into_iter().chain(save.as_deref()).collect();
     let asked = words.join(" ");
@@ -98,22 +135,31 @@ pub fn check_options(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Err
 /// # Errors
 /// When Slurm refuses.
 pub fn hide_command(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
-    if plugin.wish.vms()?.is_none() {
+    if !plugin.wants_vm() {
         return Ok(());
     }
-    let argv = host.argv()?;
-    let Some(command) = argv.first() else {
-        return Ok(());
-    };
     if host.is_verbose() {
         host.set_own_env(VERBOSE_ENV, OsStr::new("1"));
     }
+    let argv = host.argv()?;
+    if plugin.are_hidden() {
+        return component::verify(&plugin.components, &argv);
+    }
+    let Some(command) = argv.first() else {
+        return Ok(());
+    };
     if is_multi_prog(&argv) {
         host.set_own_env(MULTI_PROG_ENV, OsStr::new("1"));
+        host.set_arg(1, &multiprog::hidden(&argv[1]))?;
         return Ok(());
     }
+    // Else it is something that nobody could hide.
+    let own = host.command_line();
+    if !argv[1..].iter().all(|word| own.contains(word)) {
+        return Err(Error::OpenComponent(0));
+    }
     host.set_own_env(COMMAND_ENV, command);
-    host.set_argv0(OsStr::new(STEP_PROGRAM))?;
+    host.set_arg(0, OsStr::new(STEP_PROGRAM))?;
     Ok(())
 }
 
@@ -217,7 +263,7 @@ mod tests {
         assert_eq!(host.own_env[&variable], "/of/salloc/my.qcow2", "an inherited one where the job was submitted");
 
         let (_dir, mut plugin) = plugin(&format!("[ \"$3\" = {}/my.qcow2 ]", here.display()));
-        plugin.wish.set(IMAGE, Some("./my.qcow2"));
+        plugin.options.set(IMAGE, Some("./my.qcow2"));
         check_options(&mut plugin, &mut host).unwrap();
         assert_eq!(host.own_env[IMAGE_DIR_ENV], here.as_os_str(), "one from the command line here");
     }
@@ -233,7 +279,7 @@ mod tests {
     #[test]
     fn a_good_image_passes_and_the_program_got_the_site_s_configuration() {
         let (_dir, mut plugin) = plugin(r#"[ "$*" = "image check debian12 --config /site.toml" ]"#);
-        plugin.wish.set(IMAGE, Some("debian12"));
+        plugin.options.set(IMAGE, Some("debian12"));
         let mut host = FakeHost::new(Context::Srun);
         check_options(&mut plugin, &mut host).unwrap();
         assert_eq!(host.lines.into_inner(), []);
@@ -242,7 +288,7 @@ mod tests {
     #[test]
     fn an_unknown_image_is_refused_in_the_words_of_the_program() {
         let (_dir, mut plugin) = plugin("echo \"no image '$3'; did you mean 'debian12'?\" >&2; exit 1");
-        plugin.wish.set(IMAGE, Some("debain12"));
+        plugin.options.set(IMAGE, Some("debain12"));
         let error = check_options(&mut plugin, &mut FakeHost::new(Context::Srun)).unwrap_err();
         assert_eq!(error.to_string(), "no image 'debain12'; did you mean 'debian12'?");
     }
@@ -250,7 +296,7 @@ mod tests {
     #[test]
     fn a_submit_host_without_the_program_leaves_the_check_to_the_node() {
         let mut plugin = Plugin::new(&["libexec=/nonexistent".into()]);
-        plugin.wish.set(IMAGE, Some("debian12"));
+        plugin.options.set(IMAGE, Some("debian12"));
         let mut host = FakeHost::new(Context::Allocator);
         check_options(&mut plugin, &mut host).unwrap();
         let lines = host.lines.borrow();
@@ -262,7 +308,7 @@ mod tests {
         let mut plugin = Plugin::new(&["colour=red".into()]);
         let mut host = FakeHost::new(Context::Allocator);
         check_options(&mut plugin, &mut host).unwrap();
-        plugin.wish.set(IMAGE, Some("debian12"));
+        plugin.take(IMAGE, Some("debian12"));
         let error = check_options(&mut plugin, &mut host).unwrap_err().to_string();
         assert!(error.contains("colour=red"), "{error}");
     }
@@ -273,7 +319,7 @@ mod tests {
         let mut plugin = Plugin::new(&[]);
         hide_command(&mut plugin, &mut host).unwrap();
         assert_eq!((host.command().as_str(), host.own_env.len()), ("sleep 1", 0));
-        plugin.wish.set(IMAGE, Some("debian12"));
+        plugin.options.set(IMAGE, Some("debian12"));
         hide_command(&mut plugin, &mut host).unwrap();
         assert_eq!(host.command(), "spank-vm-step 1");
         assert_eq!(host.own_env[COMMAND_ENV], "sleep");
@@ -289,12 +335,25 @@ mod tests {
         file.write_all(b"0 hostname\n1 sleep 1\n").unwrap();
         let mut host = FakeHost::new(Context::Srun);
         host.argv = vec![file.path().into(), "0 hostname\n1 sleep 1\n".into()];
-        let before = host.command();
         let mut plugin = Plugin::new(&[]);
-        plugin.wish.set(IMAGE, Some("debian12"));
+        plugin.options.set(IMAGE, Some("debian12"));
         hide_command(&mut plugin, &mut host).unwrap();
-        assert_eq!(host.command(), before);
+        assert_eq!(
+            host.argv,
+            [file.path().as_os_str(), OsStr::new("0 spank-vm-step hostname\n1 spank-vm-step sleep 1\n")]
+        );
         assert_eq!(host.own_env[MULTI_PROG_ENV], "1");
+    }
+
+    #[test]
+    fn a_command_line_that_is_not_the_user_s_is_not_sent() {
+        let mut host = FakeHost::new(Context::Srun);
+        // As of --multi-prog with a file that can be read only once.
+        host.argv = vec!["/dev/fd/63".into(), "0 hostname\n".into()];
+        let mut plugin = Plugin::new(&[]);
+        hide_command(&mut plugin, &mut host).unwrap();
+        plugin.options.set(IMAGE, Some("debian12"));
+        assert!(matches!(hide_command(&mut plugin, &mut host), Err(Error::OpenComponent(0))));
     }
 
     #[test]

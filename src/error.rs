@@ -37,6 +37,28 @@ pub enum Error {
     },
     /// `srun --multi-prog` where the plugin cannot change the tasks' commands.
     MultiProg,
+    /// `srun --bcast` where the command could not be hidden then.
+    Bcast,
+    /// A component of a heterogeneous step says nothing about VMs, another one does.
+    SilentComponent {
+        /// Number of the component.
+        index: usize,
+        /// What the other one says.
+        image: String,
+    },
+    /// The command of this component of a heterogeneous step cannot be hidden.
+    OpenComponent(usize),
+    /// A step in a job that asked for this image, in whose environment nothing says so any more.
+    ForgottenByJob(String),
+    /// The components of a job ask for different VMs.
+    ComponentsDiffer {
+        /// What the first one says.
+        first: String,
+        /// Number of the component that says something else.
+        index: usize,
+        /// What that is.
+        other: String,
+    },
     /// The placeholder arrived, the user's command did not.
     LostCommand,
     /// The placeholder arrived, the option did not.
@@ -85,6 +107,30 @@ impl fmt::Display for Error {
             Self::MultiProg => f.write_str(
                 "--multi-prog with --vm-image needs Slurm 23.11 or later on the nodes: \
                  start one srun per program instead",
+            ),
+            Self::Bcast => f.write_str(
+                "--bcast with --vm-image could run the copied program without a VM: \
+                 copy it with sbcast before, and start the copy by its name",
+            ),
+            Self::SilentComponent { index, image } => write!(
+                f,
+                "component {index} of this step has no --vm-image and another one has {image}: \
+                 say {image} or --vm-image=none for each component"
+            ),
+            Self::OpenComponent(index) => write!(
+                f,
+                "the command of component {index} of this step cannot be kept from running without a VM: \
+                 give each component a command of its own, or start one srun per component"
+            ),
+            Self::ForgottenByJob(image) => write!(
+                f,
+                "this job asked for --vm-image={image}, but the variables SLURM_SPANK_... that say so to its steps are \
+                 gone: say --vm-image={image} or --vm-image=none"
+            ),
+            Self::ComponentsDiffer { first, index, other } => write!(
+                f,
+                "component 0 of this job has {first} and component {index} has {other}, but a job has one value for all: \
+                 say the same for each component, and give each srun inside the job its own"
             ),
             Self::LostCommand => write!(
                 f,

@@ -26,7 +26,7 @@ static OPTION_LOST: AtomicBool = AtomicBool::new(false);
 
 /// Runs `body` on the state; `None` (a hook before `slurm_spank_init`) becomes a fresh state.
 fn with_plugin<T>(body: impl FnOnce(&mut Plugin) -> T) -> T {
-    // A panic in an earlier hook left nothing half-done that matters: the wish is still there, and
+    // A panic in an earlier hook left nothing half-done that matters: the options is still there, and
     // with it the knowledge that the step must not run on the host.
     let mut state = PLUGIN.lock().unwrap_or_else(PoisonError::into_inner);
     body(state.get_or_insert_with(|| Plugin::new(&[])))
@@ -140,7 +140,14 @@ fn exit_unless_stepd(spank: spank_t, code: c_int) -> c_int {
 pub unsafe extern "C" fn slurm_spank_local_user_init(spank: spank_t, _: c_int, _: *mut *mut c_char) -> c_int {
     let send = |host: &mut Spank| with_plugin(|plugin| client::hide_command(plugin, host));
     // SAFETY: as this function's.
-    unsafe { hook("slurm_spank_local_user_init", spank, send) }
+    let code = unsafe { hook("slurm_spank_local_user_init", spank, send) };
+    let must_not_run = || c_int::from(with_plugin(|plugin| plugin.wants_vm()));
+    if code != 0 && guard("the end of srun", user_error, must_not_run) != 0 {
+        // Where the plugin is `optional` srun would go on and send the command as it is. Slurm itself ends srun by
+        // exit() here; what was allocated is given back as after any other end of srun.
+        return exit_unless_stepd(spank, code);
+    }
+    code
 }
 
 /// Per task, as root, before it becomes the user.
@@ -172,7 +179,7 @@ pub unsafe extern "C" fn slurm_spank_task_init(spank: spank_t, _: c_int, _: *mut
     };
     // SAFETY: as this function's.
     let code = unsafe { hook("slurm_spank_task_init", spank, become_step) };
-    let must_not_run = || c_int::from(with_plugin(|plugin| plugin.wish.wants_vm()));
+    let must_not_run = || c_int::from(with_plugin(|plugin| plugin.options.wants_vm()));
     if refused.is_some() || (code != 0 && guard("the end of a task", user_error, must_not_run) != 0) {
         // slurmstepd does the same when a *required* plugin fails, after two more lines of its own.
         // Where the plugin is `optional` it would go on and run the command on the host.
@@ -251,8 +258,8 @@ unsafe extern "C" fn on_option(number: c_int, value: *const c_char, remote: c_in
             // Not later: srun wants a command first, sbatch a script.
             list_and_exit(with_plugin(|plugin| plugin.list_command()));
         }
-        with_plugin(|plugin| plugin.wish.set(option, value.as_deref()));
-        if remote == 0 && option == IMAGE && with_plugin(|plugin| plugin.wish.wants_vm()) && client::is_scrontab() {
+        with_plugin(|plugin| plugin.take(option, value.as_deref()));
+        if remote == 0 && option == IMAGE && with_plugin(|plugin| plugin.options.wants_vm()) && client::is_scrontab() {
             user_error(&Error::Scrontab.to_string());
             return -1;
         }

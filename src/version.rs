@@ -46,6 +46,11 @@ extern "C" fn set_version() {
     }
 }
 
+/// The release of Slurm that loaded the plugin, `0xMMmm00`; 0 when it is not known.
+pub fn release() -> u32 {
+    plugin_version.load(Ordering::Relaxed)
+}
+
 /// The release that has this `API_CURRENT` (file META of Slurm's sources).
 fn release_of_api(api: c_long) -> u32 {
     let (major, minor) = match api {

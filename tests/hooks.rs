@@ -3,6 +3,9 @@
 //! What the hooks decide is tested beside them with a fake in Rust; here it is about the border to
 //! C: what is exported, what is called with which types, panics, loading and unloading.
 
+#[path = "hooks/ways.rs"]
+mod ways;
+
 use std::env;
 use std::fs;
 use std::io::Write;
@@ -79,6 +82,8 @@ struct Node {
 impl Node {
     fn new() -> Self {
         let node = Self { root: tempfile::tempdir().unwrap() };
+        // Users pass through it, as through /var.
+        fs::set_permissions(node.root.path(), fs::Permissions::from_mode(0o755)).unwrap();
         node.install("spank-vm-step", "exit 0");
         node.install("spank-vm", "[ \"$3\" = debian12 ] || { echo \"no image '$3'\" >&2; exit 1; }");
         node
@@ -111,6 +116,16 @@ impl Node {
         self.run_by(Command::new("env"), slurm, program, script, env)
     }
 
+    /// The same with these words on the program's own command line.
+    fn play_called(&self, slurm: Slurm, program: &str, called: &[&str], script: &str) -> String {
+        let mut through = Command::new("sh");
+        // Behind those that run_by puts there.
+        through.args(["-c", "words=$1; shift; exec \"$@\" $words", "sh", &called.join(" ")]);
+        let output = self.run_by(through, slurm, program, script, &[]);
+        assert!(output.stderr.is_empty(), "the plugin wrote to standard error: {output:?}");
+        String::from_utf8(output.stdout).unwrap().replace(self.root.path().to_str().unwrap(), "LIBEXEC")
+    }
+
     /// The same under another program's eyes.
     fn run_by(&self, mut by: Command, slurm: Slurm, program: &str, script: &str, env: &[(&str, &str)]) -> Output {
         let panics = env.iter().any(|(name, _)| *name == PANIC_ENV);
@@ -118,6 +133,8 @@ impl Node {
             .arg(fake(slurm))
             .arg(if panics { panicking_library() } else { library() })
             .arg(program)
+            // srun has what it sends from its own command line.
+            .args(if program == "srun" { &["sleep", "1"][..] } else { &[] })
             .envs(env.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -579,20 +596,62 @@ fn entries(dir: &Path) -> Vec<String> {
 }
 
 #[test]
+fn the_umask_of_the_first_job_decides_nothing_and_no_directory_need_be_there() {
+    let node = Node::new();
+    let start = INIT.replace("LIBEXEC/templates", "LIBEXEC/var/cache/spank-vm/templates");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "umask 077; exec \"$@\"", "sh"]);
+    let output = node.run_by(shell, Slurm::New, "stepd", &after(&start, "option vm-image debian12\ntask\n"), &[]);
+    let answer = String::from_utf8(output.stdout).unwrap();
+    assert!(answer.contains("execve") && !answer.contains("no template"), "{answer}");
+    let users = node.path("var/cache/spank-vm/templates/users");
+    for dir in users.ancestors().take_while(|dir| *dir != node.root.path()) {
+        assert_eq!(fs::metadata(dir).unwrap().mode() & 0o7777, 0o755, "{}", dir.display());
+    }
+    let uid = fs::metadata("/proc/self").unwrap().uid();
+    assert_eq!(fs::metadata(users.join(uid.to_string())).unwrap().mode() & 0o7777, 0o700);
+}
+
+#[test]
+fn a_cache_that_no_user_gets_to_is_told_in_slurmd_s_log_and_the_step_starts() {
+    let node = Node::new();
+    fs::create_dir(node.path("templates")).unwrap();
+    fs::set_permissions(node.path("templates"), fs::Permissions::from_mode(0o700)).unwrap();
+    let answer = node.play(Slurm::New, "stepd", &after(INIT, "option vm-image debian12\ntask\n"));
+    let told = answer.lines().find(|line| line.starts_with("info: vm: every VM of user ")).unwrap_or_default();
+    assert!(
+        told.ends_with("LIBEXEC/templates is closed to users (mode 700): 'chmod 755 LIBEXEC/templates' opens it"),
+        "{answer}"
+    );
+    assert!(answer.contains("execve"), "{answer}");
+}
+
+#[test]
 fn the_epilog_of_a_job_removes_what_was_left_of_it_and_never_fails() {
     let node = Node::new();
     let state = leave_tasks(&node);
     // Here Slurm calls no slurm_spank_init.
-    let epilog = "hook job_epilog libexec=LIBEXEC state_dir=LIBEXEC/state template_dir=LIBEXEC/templates\n";
+    // And what a runner of the job's user left that was killed while it copied an image.
+    let uid = fs::metadata("/proc/self").unwrap().uid();
+    let shelf = node.path("copies/users").join(uid.to_string());
+    fs::create_dir_all(&shelf).unwrap();
+    for left in [".0a1b.50", "0a1b.lock", "2c3d"] {
+        fs::write(shelf.join(left), "").unwrap();
+    }
+    let epilog = "hook job_epilog libexec=LIBEXEC state_dir=LIBEXEC/state template_dir=LIBEXEC/templates \
+                  image_cache_dir=LIBEXEC/copies\n";
     let answer = node.play(Slurm::Old, "script", &format!("load\n{epilog}{epilog}unload\n"));
     assert!(
-        answer.contains("verbose: vm: removed 2 left over in LIBEXEC/state\njob_epilog = 0\njob_epilog = 0\n"),
+        answer.contains(
+            "verbose: vm: removed 2 left over in LIBEXEC/state\n\
+             verbose: vm: removed 2 left over in LIBEXEC/copies\njob_epilog = 0\njob_epilog = 0\n"
+        ),
         "{answer}"
     );
-    assert_eq!(entries(&state), ["8.0.0"]);
+    assert_eq!((entries(&state), entries(&shelf)), (vec!["8.0.0".to_owned()], vec!["2c3d".to_owned()]));
     // Wrong arguments, no directory, no job number: nothing that should keep a node from the next job.
-    let script =
-        "load\nhook job_epilog nonsense\nhook job_epilog state_dir=/nonexistent/state\ndeaf\nhook job_epilog\n";
+    let script = "load\nhook job_epilog nonsense\nhook job_epilog state_dir=/nonexistent/state template_dir=/nonexistent/t \
+         image_cache_dir=/nonexistent/i\ndeaf\nhook job_epilog\n";
     let answer = node.play(Slurm::New, "script", script);
     assert_eq!(answer.matches("job_epilog = 0\n").count(), 3, "{answer}");
 }
@@ -603,6 +662,8 @@ fn slurmd_removes_at_its_start_what_no_process_uses() {
     let state = leave_tasks(&node);
     let draft = node.path("templates/users/1000/.abc.50");
     fs::create_dir_all(draft.join("empty")).unwrap();
+    let of_another_boot = node.path("templates/site/00000000-abc");
+    fs::create_dir_all(&of_another_boot).unwrap();
     // A task that runs while slurmd is started anew: this process stands for it.
     let stat = fs::read_to_string("/proc/self/stat").unwrap();
     let started = stat.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap();
@@ -611,6 +672,6 @@ fn slurmd_removes_at_its_start_what_no_process_uses() {
     let answer = node.play(Slurm::Old, "slurmd", &after(INIT, "unload\n"));
     assert!(answer.contains("removed 3 left over in LIBEXEC/state\n") && answer.contains("init = 0\n"), "{answer}");
     assert_eq!(entries(&state), ["9.0.0"]);
-    assert!(!draft.exists());
-    assert_eq!(entries(&node.path("templates")), ["users"]);
+    assert!(!draft.exists() && !of_another_boot.exists());
+    assert_eq!(entries(&node.path("templates")), ["site", "users"]);
 }

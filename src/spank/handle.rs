@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use super::live::LiveArgv;
 use super::process::symbol;
 use super::{Context, Host, Level, SpankError, Step, log};
 use crate::sys;
@@ -53,6 +54,17 @@ impl Spank {
         check(code, || "S_JOB_ARGV".to_owned())?;
         let count = if words.is_null() { 0 } else { usize::try_from(count).unwrap_or(0) };
         Ok((count, words))
+    }
+}
+
+/// Where srun keeps what it read of the command line.
+const SRUN_VARIABLES: [&CStr; 2] = [c"opt", c"sropt"];
+
+impl Spank {
+    fn live_argv(&self) -> Option<LiveArgv> {
+        let variables = SRUN_VARIABLES.map(|name| symbol(name).map(|place| place.as_ptr() as usize));
+        let variables: Vec<usize> = variables.into_iter().flatten().collect();
+        LiveArgv::find(&variables, &self.command_line())
     }
 }
 
@@ -115,16 +127,27 @@ impl Host for Spank {
         Ok(unsafe { own_words(count, words) })
     }
 
-    fn set_argv0(&mut self, word: &OsStr) -> Result<(), SpankError> {
+    fn set_arg(&mut self, index: usize, word: &OsStr) -> Result<(), SpankError> {
         let (count, words) = self.raw_argv()?;
-        if count == 0 {
+        if count <= index {
             return Err(SpankError { what: "to replace the command".into(), reason: "there is no command".into() });
         }
         let copy = slurm_string(word)?;
-        // SAFETY: the array has at least one element and is writable memory of Slurm's heap. The old
+        // SAFETY: the array has more than `index` elements and is writable memory of Slurm's heap. The old
         // string is left alone, because srun may hold another pointer to it.
-        unsafe { *words = copy };
+        unsafe { *words.add(index) = copy };
         Ok(())
+    }
+
+    fn component_command(&self) -> Option<Vec<OsString>> {
+        self.live_argv().map(|argv| argv.words)
+    }
+
+    fn hide_component_command(&mut self, word: &OsStr) -> Result<(), SpankError> {
+        let failed = |reason: String| SpankError { what: "to replace the command of a component".into(), reason };
+        let argv = self.live_argv().ok_or_else(|| failed("it was not found".into()))?;
+        let copy = slurm_string(word)?;
+        argv.set_first(copy as usize).map_err(|error| failed(error.to_string()))
     }
 
     fn can_prepend_argv(&self) -> bool {
@@ -191,6 +214,10 @@ impl Host for Spank {
         // (slurm_xlator.h, 22.05 to 26.05); it only reads a number.
         let level = unsafe { mem::transmute::<*mut c_void, LogLevel>(function.as_ptr())() };
         level >= LOG_LEVEL_VERBOSE
+    }
+
+    fn command_line(&self) -> Vec<OsString> {
+        env::args_os().collect()
     }
 
     fn own_env(&self, name: &str) -> Option<OsString> {

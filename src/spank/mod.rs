@@ -9,6 +9,7 @@
 
 mod guard;
 mod handle;
+mod live;
 pub mod log;
 mod option;
 mod process;
@@ -17,8 +18,9 @@ pub mod testing;
 
 pub use guard::guard;
 pub use handle::{Spank, own_word, own_words};
+pub use live::command_begins;
 pub use option::{Callback, register};
-pub use process::{end_task, exit_client, is_executable, readable_within, symbol, try_lock};
+pub use process::{end_task, exit_client, is_executable, readable_within, symbol};
 
 pub use crate::sys::spank_t;
 
@@ -84,7 +86,9 @@ pub enum Level {
     Error,
     /// The user should know: `srun: vm: …`.
     Note,
-    /// The administrator, in slurmd's log or with `srun -v`.
+    /// The administrator must know: in slurmd's log in any case.
+    Warning,
+    /// The administrator may want to know: in slurmd's log with `-v`, or with `srun -v`.
     Admin,
 }
 
@@ -137,14 +141,22 @@ pub trait Host {
     fn step_memory_mib(&self) -> Result<u64, SpankError>;
 
     /// A copy of the job's command line. In srun and slurmstepd it is the live one, which
-    /// [`Host::set_argv0`] changes; for `srun --multi-prog` it is not what the tasks execute.
+    /// [`Host::set_arg`] changes; for `srun --multi-prog` it is not what the tasks execute.
     fn argv(&self) -> Result<Vec<OsString>, SpankError>;
 
-    /// Replaces the first word of the live command line.
+    /// Replaces a word of the live command line, the first one being number 0.
     ///
     /// spank.h calls the array read-only. It is what srun sends and what slurmstepd executes all
     /// the same (22.05 to 26.05), and in slurmstepd's task process it is a private copy.
-    fn set_argv0(&mut self, word: &OsStr) -> Result<(), SpankError>;
+    fn set_arg(&mut self, index: usize, word: &OsStr) -> Result<(), SpankError>;
+
+    /// The command of the component whose options srun has just read: at the end of
+    /// `slurm_spank_init_post_opt`, before srun puts it away and goes on to the next one. `None` where it cannot be
+    /// told for certain.
+    fn component_command(&self) -> Option<Vec<OsString>>;
+
+    /// Replaces the first word of [`Host::component_command`].
+    fn hide_component_command(&mut self, word: &OsStr) -> Result<(), SpankError>;
 
     /// Whether [`Host::prepend_argv`] exists: Slurm 23.11 and later.
     fn can_prepend_argv(&self) -> bool;
@@ -163,6 +175,9 @@ pub trait Host {
 
     /// Whether the user asked this client for explanations (`-v`).
     fn is_verbose(&self) -> bool;
+
+    /// The command line of this very process, its own name first.
+    fn command_line(&self) -> Vec<OsString>;
 
     /// A variable of this very process: srun, sbatch, salloc.
     fn own_env(&self, name: &str) -> Option<OsString>;

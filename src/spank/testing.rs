@@ -17,6 +17,9 @@ pub struct FakeHost {
     pub local_tasks: u32,
     pub memory_mib: u64,
     pub argv: Vec<OsString>,
+    pub command_line: Vec<OsString>,
+    /// What srun has just read for a component.
+    pub component: Option<Vec<OsString>>,
     /// Words put before argv; `None` is a Slurm before 23.11.
     pub prepended: Option<Vec<OsString>>,
     pub job_env: BTreeMap<String, OsString>,
@@ -36,6 +39,8 @@ impl FakeHost {
             local_tasks: 1,
             memory_mib: 0,
             argv: vec!["sleep".into(), "1".into()],
+            command_line: vec!["srun".into(), "sleep".into(), "1".into()],
+            component: None,
             prepended: None,
             job_env: BTreeMap::new(),
             own_env: BTreeMap::new(),
@@ -78,9 +83,19 @@ impl Host for FakeHost {
     fn argv(&self) -> Result<Vec<OsString>, SpankError> {
         Ok(self.argv.clone())
     }
-    fn set_argv0(&mut self, word: &OsStr) -> Result<(), SpankError> {
-        self.argv[0] = word.to_owned();
+    fn set_arg(&mut self, index: usize, word: &OsStr) -> Result<(), SpankError> {
+        self.argv[index] = word.to_owned();
         Ok(())
+    }
+    fn component_command(&self) -> Option<Vec<OsString>> {
+        self.component.clone()
+    }
+    fn hide_component_command(&mut self, word: &OsStr) -> Result<(), SpankError> {
+        self.component.as_mut().expect("nothing was read")[0] = word.to_owned();
+        Ok(())
+    }
+    fn command_line(&self) -> Vec<OsString> {
+        self.command_line.clone()
     }
     fn can_prepend_argv(&self) -> bool {
         self.prepended.is_some()

@@ -15,6 +15,8 @@ struct Node {
 impl Node {
     fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
+        // Users pass through it, as through /var.
+        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let program = root.path().join(STEP_PROGRAM);
         fs::write(&program, "").unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
@@ -33,7 +35,7 @@ impl Node {
     }
 
     fn with_image(mut self) -> Self {
-        self.plugin.wish.set(IMAGE, Some("debian12"));
+        self.plugin.options.set(IMAGE, Some("debian12"));
         self
     }
 
@@ -170,10 +172,24 @@ fn a_step_of_srun_does_not_take_options_from_its_environment() {
 fn an_option_that_did_arrive_is_not_overridden_from_the_environment() {
     let mut node = Node::new();
     node.host.step = Step::Batch;
-    node.plugin.wish.set(IMAGE, Some("none"));
-    node.host.job_env.insert(TABLE[IMAGE].slurm_variable(), "debian12".into());
+    node.plugin.options.set(IMAGE, Some("debian12"));
+    node.host.job_env.insert(TABLE[IMAGE].slurm_variable(), "other".into());
     node.start().unwrap();
-    assert_eq!(node.command(), "sleep 1");
+    assert_eq!(node.request().image.as_str(), "debian12");
+}
+
+#[test]
+fn an_option_that_contradicts_the_environment_does_not_send_a_script_to_the_host() {
+    for (variable, is_bare) in [("debian12", false), ("none", true)] {
+        let mut node = Node::new();
+        node.host.step = Step::Batch;
+        node.plugin.options.set(IMAGE, Some("none"));
+        node.host.job_env.insert(TABLE[IMAGE].slurm_variable(), variable.into());
+        match node.start() {
+            Ok(()) => assert!(is_bare && node.command() == "sleep 1"),
+            Err(error) => assert!(!is_bare && matches!(error, Error::LostOption)),
+        }
+    }
 }
 
 #[test]
@@ -223,7 +239,7 @@ fn a_node_without_the_step_program_says_which_file_is_missing() {
 #[test]
 fn a_bad_value_or_a_bad_plugstack_stops_the_task() {
     let mut node = Node::new();
-    node.plugin.wish.set(IMAGE, Some("a;b"));
+    node.plugin.options.set(IMAGE, Some("a;b"));
     assert!(matches!(node.start(), Err(Error::Request(_))));
     let mut node = Node::new().with_image();
     node.plugin.args = super::super::args::Args::parse(&["x=1".into()]);
@@ -251,7 +267,7 @@ fn the_extern_step_is_none_of_our_business() {
 #[test]
 fn a_relative_path_starts_in_the_directory_of_the_submission() {
     let mut node = Node::new();
-    node.plugin.wish.set(IMAGE, Some("../my.qcow2"));
+    node.plugin.options.set(IMAGE, Some("../my.qcow2"));
     assert!(matches!(node.start(), Err(Error::LostImageDir(_))));
     node.host.job_env.insert(IMAGE_DIR_ENV.into(), "not/absolute".into());
     assert!(matches!(node.start(), Err(Error::LostImageDir(_))));
@@ -279,4 +295,20 @@ fn each_node_has_a_directory_for_copies_of_images_that_no_environment_leads_else
         assert!(dir.join("users").join(node.host.owner.0.to_string()).is_dir());
         assert_eq!(request.job.unwrap().id, 7);
     }
+}
+
+#[test]
+fn a_cache_that_no_user_gets_to_is_told_to_the_administrator_and_the_step_starts() {
+    let mut node = Node::new().with_image();
+    let templates = node.root.path().join("templates");
+    fs::create_dir(&templates).unwrap();
+    fs::set_permissions(&templates, fs::Permissions::from_mode(0o700)).unwrap();
+    node.start().unwrap();
+    let lines = node.host.lines.into_inner();
+    let [(level, line)] = &lines[..] else { panic!("{lines:?}") };
+    assert_eq!(*level, Level::Warning);
+    assert!(
+        line.contains("every VM of user") && line.ends_with(&format!("'chmod 755 {}' opens it", templates.display())),
+        "{line}"
+    );
 }

@@ -8,7 +8,7 @@ use std::env;
 use std::fmt::Write as _;
 use std::fs;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Conclusion, Trial};
@@ -150,13 +150,13 @@ struct Running<'a> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         let took = (std::mem::take(&mut self.title), self.begin.elapsed());
-        self.times.of_cases.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(took);
+        self.times.of_cases.lock().unwrap_or_else(PoisonError::into_inner).push(took);
     }
 }
 
 impl Times {
     fn print(&self, suite: &str, all: Duration) {
-        let mut times = self.of_cases.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        let mut times = self.of_cases.lock().unwrap_or_else(PoisonError::into_inner).clone();
         times.sort_by_key(|(_, time)| std::cmp::Reverse(*time));
         println!(
             "{suite}: {:.0} s, of them {:.0} s until the first case; the slowest:",

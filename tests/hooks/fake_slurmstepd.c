@@ -3,14 +3,19 @@
  * loads the real library, and calls its hooks in the order it reads from standard input. What the
  * hooks say and do comes out on standard output, one fact per line; tests/hooks.rs compares.
  *
- *     fake_slurmstepd LIBRARY srun|sbatch|stepd|slurmd|script
+ *     fake_slurmstepd LIBRARY srun|sbatch|stepd|slurmd|script [WORD...]
+ *
+ * The WORDs are there to be found on the process's own command line.
  *
  *     load                  dlopen, as Slurm does; tells the release the plugin claims
  *     init [WORD...]        slurm_spank_init with these arguments from plugstack.conf
  *     option NAME [VALUE]   the callback of a registered option; no value is a null pointer
  *     set job|step|uid|gid|task|tasks|mem NUMBER
  *     argv WORD...          the command line of the step
+ *     component WORD...     the command that srun has read for a component
+ *     copied                what srun keeps of it after slurm_spank_init_post_opt
  *     env NAME=VALUE        a variable of the job
+ *     getenv NAME           a variable of this process
  *     hook NAME [WORD...]   any hook with these arguments; tells its return code
  *     task                  forks as slurmstepd does: task_init_privileged, task_init, "execve"
  *     show                  the command line that srun would send, and the hidden command
@@ -48,6 +53,25 @@ static uint32_t job = 7, step = 0, uid, gid, task = 0, tasks = 1;
 static uint64_t mem;
 static char *argv_[MAX + 1], *env_[MAX + 1];
 static int argc_;
+
+/*
+ * Where srun keeps what it has read, the command line among it: in 22.05 second in `sropt`, later somewhere in the middle
+ * of `opt`.
+ */
+struct options {
+	int argc;
+#ifdef PREPEND
+	char *others[70];
+#endif
+	char **argv;
+	char *more[200];
+} opt, sropt;
+
+#ifdef PREPEND
+#define READ opt
+#else
+#define READ sropt
+#endif
 
 static void say(const char *kind, const char *format, va_list args)
 {
@@ -312,6 +336,35 @@ static void show(void)
 	printf(", for %s\n", hidden ? hidden : "nobody");
 }
 
+/* The words of the value had blanks between them. */
+static void set_env(int count, char **words)
+{
+	char text[8000] = "";
+
+	for (int i = 0; i < count; i++) {
+		strcat(text, i ? " " : "");
+		strncat(text, words[i], sizeof(text) - strlen(text) - 2);
+	}
+	*find("") = strdup(text);
+}
+
+/* As _opt_args of srun: copies, with a null pointer at the end. */
+static void component(int count, char **words)
+{
+	READ.argc = count;
+	READ.argv = calloc(count + 1, sizeof(*READ.argv));
+	for (int i = 0; i < count; i++)
+		READ.argv[i] = strdup(words[i]);
+}
+
+static void copied(void)
+{
+	printf("copied");
+	for (int i = 0; i < READ.argc; i++)
+		printf(" %s", READ.argv[i]);
+	printf("\n");
+}
+
 /* Entries of a directory of /proc that are numbers. */
 static int entries(const char *path)
 {
@@ -329,7 +382,7 @@ int main(int argc, char **argv)
 {
 	char line[10000], *words[MAX + 1];
 
-	if (argc != 3)
+	if (argc < 3)
 		return 99;
 	context = !strcmp(argv[2], "stepd")  ? S_CTX_REMOTE :
 		  !strcmp(argv[2], "srun")   ? S_CTX_LOCAL :
@@ -355,8 +408,14 @@ int main(int argc, char **argv)
 			option(words[1], words[2]);
 		else if (!strcmp(verb, "set"))
 			set(words[1], words[2]);
+		else if (!strcmp(verb, "component"))
+			component(count - 1, words + 1);
+		else if (!strcmp(verb, "copied"))
+			copied();
+		else if (!strcmp(verb, "getenv"))
+			printf("%s=%s\n", words[1], getenv(words[1]) ? getenv(words[1]) : "");
 		else if (!strcmp(verb, "env"))
-			*find("") = strdup(words[1]);
+			set_env(count - 1, words + 1);
 		else if (!strcmp(verb, "argv"))
 			for (argc_ = 0; argc_ < count; argc_++)
 				argv_[argc_] = words[argc_ + 1] ? strdup(words[argc_ + 1]) : NULL;

@@ -9,36 +9,12 @@ type Edges = BTreeMap<String, BTreeSet<String>>;
 /// Circles that are still there, each with the reason why. This list only gets shorter: one that has fewer files than
 /// it says here is that circle still, one of which nothing is left has to go.
 const KNOWN: &[(&str, &[&str])] = &[
-    ("what is found is defined beside who collects it", &["crates/cli/src/check.rs", "crates/cli/src/check/slurm.rs"]),
-    (
-        "the errors of all options are in the first file",
-        &[
-            "crates/request/src/image.rs",
-            "crates/request/src/lib.rs",
-            "crates/request/src/save.rs",
-            "crates/request/src/share.rs",
-            "crates/request/src/variables.rs",
-        ],
-    ),
     ("starting is not yet apart from a slot's life", &["crates/runner/src/attempt.rs", "crates/runner/src/lib.rs"]),
-    (
-        "shelves are not yet apart from what lies on them",
-        &["crates/runner/src/delivery/copy.rs", "crates/runner/src/delivery/mod.rs"],
-    ),
-    (
-        "shelves are not yet apart from what lies on them",
-        &[
-            "crates/runner/src/template/builder.rs",
-            "crates/runner/src/template/key.rs",
-            "crates/runner/src/template/mod.rs",
-            "crates/runner/src/template/store.rs",
-        ],
-    ),
+    ("making a copy names its shelf", &["crates/runner/src/delivery/copy.rs", "crates/runner/src/delivery/mod.rs"]),
     (
         "the hooks' shared words are in the first file",
         &["src/client.rs", "src/exports.rs", "src/lib.rs", "src/stepd.rs", "src/sweep.rs"],
     ),
-    ("Slurm's log and its handle know each other", &["src/spank/handle.rs", "src/spank/log.rs", "src/spank/mod.rs"]),
 ];
 
 #[test]

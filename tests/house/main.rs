@@ -2,6 +2,9 @@
 //! `unsafe` is, and sizes. `ARCHITECTURE.md` and `SECURITY.md` say the same to people.
 
 mod circles;
+mod documents;
+mod links;
 mod modules;
 mod sizes;
 mod source;
+mod unsafety;

@@ -22,6 +22,8 @@ pub type Name = Vec<String>;
 struct Module {
     file: String,
     children: BTreeSet<String>,
+    /// Children that only tests have.
+    of_tests: BTreeSet<String>,
     uses: Vec<Use>,
     /// Paths in the code, but for those of `use`.
     paths: BTreeSet<Name>,
@@ -53,6 +55,7 @@ impl Crate {
     fn read_module(&mut self, name: Name, file: &Path, dir: &Path) {
         let code = code(&fs::read_to_string(file).unwrap());
         let mut module = Module::parse(&code);
+        module.children.extend(undeclared(dir).filter(|child| !module.of_tests.contains(child)));
         module.file = file.strip_prefix(repository()).unwrap_or(file).display().to_string();
         for child in &module.children {
             let flat = dir.join(format!("{child}.rs"));
@@ -119,7 +122,12 @@ impl Module {
         let mut at = 0;
         while at < tokens.len() {
             at = match &words[at..] {
-                ["#", "[", "cfg", "(", "test", ")", "]", ..] => end_of_item(&tokens, at + 7),
+                ["#", "[", "cfg", "(", "test", ")", "]", rest @ ..] => {
+                    if let ["mod", name, ";", ..] = rest {
+                        module.of_tests.insert((*name).to_owned());
+                    }
+                    end_of_item(&tokens, at + 7)
+                }
                 ["mod", name, ";", ..] => {
                     module.children.insert((*name).to_owned());
                     at + 3
@@ -153,6 +161,14 @@ impl Module {
         }
         end
     }
+}
+
+/// Files in the directory of a module: a macro may have declared them.
+fn undeclared(dir: &Path) -> impl Iterator<Item = String> {
+    let files = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let names = files.filter(|file| file.extension().is_some_and(|end| end == "rs"));
+    let names = names.filter_map(|file| Some(file.file_stem()?.to_str()?.to_owned()));
+    names.filter(|name| !["lib", "main", "mod"].contains(&name.as_str()))
 }
 
 /// Where the item ends that begins at `at`, with further attributes before it.

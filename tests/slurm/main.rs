@@ -24,6 +24,7 @@ mod streams;
 mod templates;
 mod terminal;
 mod tools;
+mod ways;
 
 use std::process::ExitCode;
 
@@ -46,6 +47,7 @@ const CASES: &[&[Case]] = &[
     fullboot::CASES,
     failures::CASES,
     fail_closed::CASES,
+    ways::CASES,
     blame::CASES,
     resources::CASES,
     hostile::CASES,

@@ -22,6 +22,7 @@ use super::files::IncomingFile;
 use super::machine::Machine;
 use super::memory::LOOK_EVERY;
 use super::port::{Incoming, Port, SendQueue};
+use super::pump::OutputPump;
 use super::task::{Credentials, ResourceLimit, TaskSpec, TerminalSize};
 use running::Running;
 
@@ -158,7 +159,7 @@ impl<'a, M: Machine> Session<'a, M> {
         if let Phase::Running(running) = &self.conversation.phase {
             set.extend(running.input.waiting().map(|fd| PollFd::new(fd, PollFlags::POLLOUT)));
             if self.port.out.has_room() {
-                let outputs = running.outputs.iter().filter_map(|output| output.waiting());
+                let outputs = running.outputs.iter().filter_map(OutputPump::waiting);
                 set.extend(outputs.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
             }
             if awaits_memory {

@@ -3,6 +3,7 @@
 //! Everything that an archive may claim is bounded before memory is given to it, and an archive without its end
 //! mark is an error: it was cut off.
 
+use std::borrow::Cow;
 use std::io::{self, Read};
 
 use tar::{EntryType, Header};
@@ -126,7 +127,7 @@ impl<R: Skip> Reader<R> {
             .or(extended.name.as_deref())
             .map_or_else(|| header.path_bytes().into_owned(), <[u8]>::to_vec);
         let target = || {
-            let own = || header.link_name_bytes().map(|name| name.into_owned()).unwrap_or_default();
+            let own = || header.link_name_bytes().map(Cow::into_owned).unwrap_or_default();
             extended.last("linkpath").or(extended.target.as_deref()).map_or_else(own, <[u8]>::to_vec)
         };
         let stored = extended.number("size").map_or_else(|| header.entry_size(), Ok)?;

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use nix::unistd::{AccessFlags, Uid, User, access};
 
-use super::output::print;
+use super::output::{print, print_line};
 use image::digest;
 use image::{Catalogue, Image, ImageError, Owner};
+use node::shelf::{ImageCopy, Shelf};
+use node::text::printable;
 use request::ImageRef;
 use runner::config::Config;
 use runner::{delivery, fetch};
@@ -43,6 +45,7 @@ pub fn list(config: &Config) -> anyhow::Result<()> {
             Err(error) => [name.to_string(), "-".into(), "-".into(), "no".into(), error.to_string()],
         });
     }
+    let rows: Vec<[String; 5]> = rows.into_iter().map(|row| row.map(|cell| printable(&cell))).collect();
     let mut text = table(&rows);
     if catalogue.allows_paths() {
         text.push_str("or a disk file of your own: --vm-image=./my.qcow2\n");
@@ -100,13 +103,25 @@ pub fn show(config: &Config, image: &ImageRef) -> anyhow::Result<()> {
             let bytes = file.metadata()?.len();
             text += &match image.check_disk(&file) {
                 Ok(probe) => format!("disk_bytes = {bytes}\ncontent = \"{}\"\n", probe.content),
-                Err(error) => format!("disk_bytes = {bytes}\nproblem = \"{error}\"\n"),
+                Err(error) => format!("disk_bytes = {bytes}\nproblem = \"{}\"\n", printable(&error.to_string())),
             };
-            text += &format!("on_this_node = \"{}\"\n", delivery::outlook(&image, &file, config));
+            let outlook = printable(&delivery::outlook(&image, &file, config));
+            text += &format!("on_this_node = \"{outlook}\"\n");
         }
-        Err(error) => text += &format!("problem = \"{error}\"\n"),
+        Err(error) => text += &format!("problem = \"{}\"\n", printable(&error.to_string())),
     }
-    print(&(text + &toml::to_string(&image.entry)?))
+    print(&(text + &toml::to_string(&one_line_each(toml::Value::try_from(&image.entry)?))?))
+}
+
+/// The value with each text in it on one line: TOML writes others on several, which could be taken for keys.
+fn one_line_each(value: toml::Value) -> toml::Value {
+    use toml::Value::{Array, String, Table};
+    match value {
+        String(text) => String(printable(&text)),
+        Array(values) => Array(values.into_iter().map(one_line_each).collect()),
+        Table(table) => Table(table.into_iter().map(|(key, value)| (printable(&key), one_line_each(value))).collect()),
+        other => other,
+    }
 }
 
 /// Compares the disk, and its copies on this node that this user may see, with the entry's digest.
@@ -117,14 +132,14 @@ pub fn verify(config: &Config, image: &ImageRef) -> anyhow::Result<()> {
     let of = |mut file: File| digest::of_reader(&mut file);
     let found = of(disk).with_context(|| image.disk.display().to_string())?;
     let Some(expected) = &image.entry.sha256 else {
-        return print(&format!(
-            "{}: its entry has no digest to compare with; this line in {} adds it: sha256 = \"{found}\"\n",
+        return print_line(&format!(
+            "{}: its entry has no digest to compare with; this line in {} adds it: sha256 = \"{found}\"",
             image.name,
             image.entry_path.display()
         ));
     };
     ensure!(found == *expected, delivery::wrong_digest(&image, expected, &found));
-    print(&format!("{}: ok, {}\n", image.name, image.disk.display()))?;
+    print_line(&format!("{}: ok, {}", image.name, image.disk.display()))?;
     for (shelf, copy) in delivery::copies(&config.image_cache_dir(), expected) {
         let path = shelf.dir.join(expected);
         let found = of(copy).with_context(|| path.display().to_string())?;
@@ -135,7 +150,7 @@ pub fn verify(config: &Config, image: &ImageRef) -> anyhow::Result<()> {
             path.display(),
             image.name
         );
-        print(&format!("{}: ok, {}\n", image.name, path.display()))?;
+        print_line(&format!("{}: ok, {}", image.name, path.display()))?;
     }
     Ok(())
 }
@@ -149,14 +164,14 @@ pub fn fetch_all(config: &Config, images: &[ImageRef], all: bool) -> anyhow::Res
     let mut failed = 0;
     for image in &names {
         let line = match fetch(config, image) {
-            Ok(disk) => format!("{image}: {disk}\n"),
+            Ok(disk) => format!("{image}: {disk}"),
             Err(error) if all => {
                 failed += 1;
-                format!("{image}: FAILED: {error:#}\n")
+                format!("{image}: FAILED: {error:#}")
             }
             Err(error) => return Err(error.into()),
         };
-        print(&line)?;
+        print_line(&line)?;
     }
     ensure!(failed == 0, "{failed} of {} images are not on this node", names.len());
     Ok(())
@@ -184,8 +199,7 @@ pub fn remove(config: &Config, image: &ImageRef) -> anyhow::Result<()> {
         std::fs::remove_file(&image.disk).with_context(|| image.disk.display().to_string())?;
     }
     if let Some(digest) = &image.entry.sha256 {
-        let own = delivery::Shelf::for_process(&config.image_cache_dir());
-        let _ = std::fs::remove_file(own.dir.join(digest));
+        let _ = Shelf::<ImageCopy>::for_process(&config.image_cache_dir()).remove(digest);
     }
     Ok(())
 }

@@ -1,19 +1,21 @@
 //! `spank-vm check`: every effective setting, and a test of everything this node needs.
 
+mod caches;
+mod finding;
 mod slurm;
 
 use std::process::Command;
 
 use anyhow::Context;
 
-use super::output::print;
+use self::finding::Finding;
+use super::output::{print, print_line};
 use image::kit::Kit;
 use image::{Image, ImageError};
 use proto::ExitStatus;
 use request::ImageName;
-use runner::config::{AccelChoice, Config, Delivery, StartChoice};
-use runner::delivery::Shelf;
-use runner::{self, KvmTest, template::shelves};
+use runner::config::{AccelChoice, Config};
+use runner::{self, KvmTest};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -23,14 +25,6 @@ pub struct Arguments {
     /// Test quickly what a VM cannot do without, and print what is missing and nothing else: for a Prolog or a health check
     #[arg(long, conflicts_with = "image")]
     node: bool,
-}
-
-/// One line of the report.
-enum Finding {
-    Good(String),
-    /// Works, but not as well as it could; the text says what would lift it.
-    Limited(String),
-    Bad(String),
 }
 
 /// Prints the report; the exit code is 1 if anything is missing without which no VM starts.
@@ -45,10 +39,10 @@ pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitStatus>
         ("qemu", qemu(config)),
         ("kit", kit(config)),
         ("images", images(config)),
-        ("copies", copies(config)),
+        ("copies", caches::copies(config)),
         ("scratch", scratch(config)),
-        ("state", state(config)),
-        ("templates", templates(config)),
+        ("state", caches::state(config)),
+        ("templates", caches::templates(config)),
         ("kvm", kvm(config, arguments.image.as_ref())),
     ];
     let mut worst = 0;
@@ -61,7 +55,7 @@ pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitStatus>
                 ("MISSING", text)
             }
         };
-        print(&format!("{name:<9} {word:<8} {text}\n"))?;
+        print_line(&format!("{name:<9} {word:<8} {text}"))?;
     }
     Ok(ExitStatus::Code(worst))
 }
@@ -73,7 +67,7 @@ fn quick(config: &Config) -> anyhow::Result<ExitStatus> {
         Finding::Limited(text) => Finding::Bad(text),
         finding => finding,
     };
-    let findings = [plugin, qemu(config), kit(config), images(config), scratch(config), state(config)];
+    let findings = [plugin, qemu(config), kit(config), images(config), scratch(config), caches::state(config)];
     let missing: Vec<String> = findings
         .into_iter()
         .filter_map(|finding| match finding {
@@ -84,7 +78,7 @@ fn quick(config: &Config) -> anyhow::Result<ExitStatus> {
     if missing.is_empty() {
         return Ok(ExitStatus::Code(0));
     }
-    print(&format!("{}\n", missing.join("; ")))?;
+    print_line(&missing.join("; "))?;
     Ok(ExitStatus::Code(1))
 }
 
@@ -175,81 +169,12 @@ fn usable(image: &Image) -> Result<(), ImageError> {
     image.check_disk(&image.open_disk()?).map(drop)
 }
 
-/// Where copies of images are kept on this node.
-fn copies(config: &Config) -> Finding {
-    use std::os::unix::fs::MetadataExt;
-    if config.delivery == Delivery::InPlace {
-        return Finding::Good("delivery = 'in-place': VMs read images where they are".to_owned());
-    }
-    let dir = config.image_cache_dir();
-    match std::fs::symlink_metadata(&dir) {
-        Ok(meta) if meta.is_dir() && meta.uid() == 0 && meta.mode() & 0o022 == 0 => {
-            let shelf = Shelf::for_process(&dir);
-            let copies = shelf.list();
-            let mib = copies.iter().map(|copy| copy.bytes).sum::<u64>() >> 20;
-            let whose = if shelf.is_site() { "of the site" } else { "of this user" };
-            let free =
-                nix::sys::statvfs::statvfs(&dir).map_or(0, |at| at.blocks_available() * at.fragment_size()) >> 20;
-            let text = format!("{}: {} {whose} with {mib} MiB, {free} MiB are free", dir.display(), copies.len());
-            if free < 1024 {
-                return Finding::Limited(format!("{text}: images that do not fit are read in place"));
-            }
-            Finding::Good(text)
-        }
-        Ok(_) => Finding::Limited(format!(
-            "{} must be a directory that only root can write; VMs read images in place until then",
-            dir.display()
-        )),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Finding::Good(format!("{}: made by the first VM step", dir.display()))
-        }
-        Err(error) => Finding::Limited(format!("{}: {error}; VMs read images in place", dir.display())),
-    }
-}
-
 fn scratch(config: &Config) -> Finding {
     let try_in = |kit| runner::try_scratch(&kit, config).map_err(anyhow::Error::from);
     let tried = Kit::load(&config.kit).map_err(anyhow::Error::from).and_then(try_in);
     match tried {
         Ok(()) => Finding::Good(config.scratch_dir.display().to_string()),
         Err(error) => Finding::Bad(format!("{error:#}")),
-    }
-}
-
-fn state(config: &Config) -> Finding {
-    use std::os::unix::fs::MetadataExt;
-    let dir = config.state_dir.display();
-    match std::fs::symlink_metadata(&config.state_dir) {
-        Ok(meta) if meta.is_dir() && meta.uid() == 0 && meta.mode() & 0o022 == 0 => Finding::Good(dir.to_string()),
-        Ok(_) => Finding::Bad(format!("{dir} must be a directory that only root can write")),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Finding::Good(format!("{dir}: made by the first VM step"))
-        }
-        Err(error) => Finding::Bad(format!("{dir}: {error}")),
-    }
-}
-
-fn templates(config: &Config) -> Finding {
-    use std::os::unix::fs::MetadataExt;
-    if config.start == StartChoice::Boot {
-        return Finding::Limited("start = 'boot': every VM boots".to_owned());
-    }
-    let dir = config.template_dir.display();
-    match std::fs::symlink_metadata(&config.template_dir) {
-        Ok(meta) if meta.is_dir() && meta.uid() == 0 && meta.mode() & 0o022 == 0 => {
-            let all: Vec<u64> = shelves(&config.template_dir)
-                .iter()
-                .flat_map(|shelf| shelf.list())
-                .map(|(_, bytes, _)| bytes)
-                .collect();
-            let mib = all.iter().sum::<u64>() >> 20;
-            Finding::Good(format!("{dir}: {} with {mib} MiB that this user can see", all.len()))
-        }
-        Ok(_) => Finding::Limited(format!("{dir} must be a directory that only root can write; VMs boot until then")),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Finding::Good(format!("{dir}: made by the first VM step"))
-        }
-        Err(error) => Finding::Limited(format!("{dir}: {error}; VMs boot")),
     }
 }
 

@@ -1,14 +1,14 @@
 //! `spank-vm image`: the catalogue from the command line.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Subcommand;
 
-use super::output::print;
+use super::output::{complain, print};
 use super::working_dir::from_here;
 use super::{catalogue, image_build, optimise};
 use image::import::disk::Disk;
@@ -197,7 +197,7 @@ fn import_source(
         import_path(source, options, &mut |disk, max_bytes, out| export_disk(config, &disk, partition, max_bytes, out))?
     };
     for note in &imported.notes {
-        let _ = writeln!(io::stderr(), "spank-vm: note: {note}");
+        complain(&format!("note: {note}"));
     }
     let Imported { image, .. } = imported;
     print(&format!("image '{}' is ready: {}\n", image.name, image.disk.display()))

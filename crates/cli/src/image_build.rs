@@ -12,7 +12,7 @@ use request::{Asked, ImageName, ImageRef, SaveSpec, VmCpus, VmMem, VmMount, VmOp
 use runner::config::Config;
 use runner::error::EXIT_VM_FAILED;
 use runner::notice;
-use runner::{self, SaveAs, Slot};
+use runner::{self, Command, SaveAs, Slot};
 
 /// Where the guest has the script: in memory, so that it is in no image.
 const SCRIPT: &str = "/run/spank-vm/build";
@@ -79,10 +79,9 @@ fn build(config: &Config, arguments: Arguments) -> anyhow::Result<ExitStatus> {
     let slot = Slot {
         asked,
         save: Some(save),
-        batch_script: true,
-        script_path: Some(SCRIPT.into()),
+        command: Command { argv: vec![script.into()], batch_script: true, script_path: Some(SCRIPT.into()) },
         begin,
-        ..Slot::plain(config.clone(), image, vec![script.into()])
+        ..Slot::plain(config.clone(), image, Vec::new())
     };
     Ok(runner::run(&slot)?)
 }

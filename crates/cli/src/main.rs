@@ -19,7 +19,6 @@ mod vm_arguments;
 mod working_dir;
 
 use std::ffi::OsStr;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -102,7 +101,7 @@ fn finish_plain(result: anyhow::Result<ExitStatus>) -> ExitCode {
         Ok(ExitStatus::Code(code)) => ExitCode::from(code),
         Ok(ExitStatus::Signal(_)) => ExitCode::FAILURE,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "spank-vm: {error:#}");
+            output::complain(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -11,7 +11,7 @@ use anyhow::{Context, bail, ensure};
 
 use super::output::{mib, print};
 use image::slim::{Findings, slim};
-use image::{DEFAULT_MAX_BYTES, Image, ImportOptions, StagedDir, clean_up_on_signals, import};
+use image::{BootMode, DEFAULT_MAX_BYTES, Image, ImportOptions, StagedDir, clean_up_on_signals, import};
 use proto::ExitStatus;
 use qemu::HelperDisk;
 use request::ImageName;
@@ -41,7 +41,7 @@ pub struct Arguments {
 pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     let image = config.catalogue().find(&arguments.name)?;
     ensure!(
-        image.entry.boot == Default::default(),
+        image.entry.boot == BootMode::default(),
         "image '{}' boots its own kernel: nothing of it can be left out",
         image.name
     );

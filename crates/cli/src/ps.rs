@@ -4,6 +4,7 @@ use nix::unistd::{Uid, User};
 
 use super::output::print;
 use node::status::{self, Status};
+use node::text::printable;
 use runner::config::Config;
 
 /// Prints one line per task that has VMs here.
@@ -31,5 +32,6 @@ fn of_task(name: &str, status: &Status) -> String {
 }
 
 fn line(task: &str, user: &str, image: &str, vms: &str, resident: &str, runner: &str) -> String {
+    let [task, user, image] = [task, user, image].map(printable);
     format!("{task:<20} {user:<12} {image:<16} {vms:>5} {resident:>9}  {runner}\n")
 }

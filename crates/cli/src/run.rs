@@ -60,9 +60,7 @@ pub fn run(mut config: Config, arguments: Arguments) -> Result<ExitStatus, RunEr
         asked,
         memory: arguments.memory.map(|mib| Memory { mib, because: String::new() }),
         save: save.transpose()?,
-        argv: arguments.command,
-        batch_script: false,
-        script_path: None,
+        command: arguments.command.into(),
         timing: arguments.timing,
         begin,
     };

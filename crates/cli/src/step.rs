@@ -8,10 +8,10 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, Uid, getppid};
 
 use proto::ExitStatus;
-use request::{REQUEST_ENV, VmRequest};
+use request::{REQUEST_ENV, STEP_PROGRAM, VmRequest};
 use runner::config::Config;
 use runner::error::{Blame, Context, Fault, RunError};
-use runner::{self, SaveAs, Slot, limits};
+use runner::{self, Command, SaveAs, Slot, limits};
 
 /// Set to anything, prints the phases of every VM of the step to its stderr.
 const TIMING_ENV: &str = "SPANK_VM_TIMING";
@@ -30,7 +30,7 @@ fn die_with_slurmstepd() -> Result<(), RunError> {
 }
 
 /// Runs the step that the plugin described in the environment; `arguments` follow `argv[0]`.
-pub fn run(arguments: Vec<OsString>) -> Result<ExitStatus, RunError> {
+pub fn run(mut arguments: Vec<OsString>) -> Result<ExitStatus, RunError> {
     let begin = Instant::now();
     die_with_slurmstepd()?;
     let text = std::env::var(REQUEST_ENV)
@@ -43,6 +43,10 @@ pub fn run(arguments: Vec<OsString>) -> Result<ExitStatus, RunError> {
         return Err(RunError::user(
             "jobs of root get no VM on this site: submit as an ordinary user, or set allow_root = true in the configuration",
         ));
+    }
+    // What srun's plugin put before each program of --multi-prog, for nodes that have no plugin.
+    if request.argv0.is_none() && arguments.first().is_some_and(|word| word == STEP_PROGRAM) {
+        arguments.remove(0);
     }
     let argv = request.argv0.clone().into_iter().chain(arguments).collect();
     // The plugin knows this node's name for certain, and has made the directory.
@@ -57,9 +61,7 @@ pub fn run(arguments: Vec<OsString>) -> Result<ExitStatus, RunError> {
         asked: request.asked,
         memory: limits::memory(request.memory_mib, request.tasks),
         save: save.transpose()?,
-        argv,
-        batch_script: request.batch_script,
-        script_path: None,
+        command: Command { argv, batch_script: request.batch_script, script_path: None },
         timing: std::env::var_os(TIMING_ENV).is_some(),
         begin,
     };

@@ -1,17 +1,17 @@
 //! `spank-vm template`: the booted guests on this node from which VMs are cloned.
 
-use std::path::PathBuf;
 use std::time::SystemTime;
 
 use anyhow::{bail, ensure};
 use clap::Subcommand;
 use nix::unistd::{Uid, User};
+use node::shelf::{Shelf, Stored, TemplateDir};
 
-use super::output::print;
+use super::output::{print, print_line};
 use request::{ImageName, VmCpus, VmMem, VmOption};
 use runner::config::Config;
 use runner::prebuild;
-use runner::template::{Shelf, Template, remove, shelves};
+use runner::template::Template;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -66,10 +66,10 @@ pub fn run(config: &Config, command: Command) -> anyhow::Result<()> {
         Command::Verify => verify(config),
         Command::Remove { images, all } => {
             let mut count = 0;
-            for (_, template, _) in own(config) {
+            for (template, _) in own(config) {
                 let named = images.iter().any(|image| image.as_str() == template.manifest.image);
                 if all || named {
-                    remove(&template.dir)?;
+                    template.remove()?;
                     count += 1;
                 }
             }
@@ -81,16 +81,16 @@ pub fn run(config: &Config, command: Command) -> anyhow::Result<()> {
 
 fn list(config: &Config) -> anyhow::Result<()> {
     let mut text = format!("{:<10} {:<16} {:>8} {:>10}  {}\n", "OWNER", "IMAGE", "MIB", "USED", "HARDWARE");
-    for shelf in shelves(&config.template_dir) {
-        for (dir, bytes, used) in shelf.list() {
-            let Ok(template) = Template::open(&dir, shelf.owner) else { continue };
+    for shelf in Shelf::<TemplateDir>::all(&config.template_dir) {
+        for Stored { name, bytes, used, .. } in shelf.list() {
+            let Ok(template) = Template::look(&shelf, &name) else { continue };
             let ago = SystemTime::now().duration_since(used).unwrap_or_default().as_secs();
             let used = match ago {
                 0..120 => format!("{ago} s ago"),
                 120..7200 => format!("{} m ago", ago / 60),
                 _ => format!("{} h ago", ago / 3600),
             };
-            let (owner, manifest) = (owner(config, &shelf), &template.manifest);
+            let (owner, manifest) = (owner(&shelf), &template.manifest);
             text +=
                 &format!("{owner:<10} {:<16} {:>8} {used:>10}  {}\n", manifest.image, bytes >> 20, manifest.hardware);
         }
@@ -98,37 +98,36 @@ fn list(config: &Config) -> anyhow::Result<()> {
     print(&text)
 }
 
-fn owner(config: &Config, shelf: &Shelf) -> String {
-    if shelf.dir == Shelf::of_site(&config.template_dir).dir {
+fn owner(shelf: &Shelf<TemplateDir>) -> String {
+    if shelf.is_site() {
         return "(site)".to_owned();
     }
-    let user = User::from_uid(shelf.owner).ok().flatten();
+    let user = User::from_uid(Uid::from_raw(shelf.owner)).ok().flatten();
     user.map_or_else(|| shelf.owner.to_string(), |user| user.name)
 }
 
-/// The templates that this process may change.
-fn own(config: &Config) -> impl Iterator<Item = (PathBuf, Template, u64)> {
+/// The templates that this process may change, with their use of disk in bytes.
+fn own(config: &Config) -> impl Iterator<Item = (Template, u64)> {
     let me = Uid::effective();
-    let mine = shelves(&config.template_dir).into_iter().filter(move |shelf| me.is_root() || shelf.owner == me);
-    mine.flat_map(|shelf| {
-        shelf.list().into_iter().filter_map(move |(dir, bytes, _)| {
-            Template::open(&dir, shelf.owner).ok().map(|template| (dir, template, bytes))
-        })
+    let mine = Shelf::<TemplateDir>::all(&config.template_dir).into_iter();
+    mine.filter(move |shelf| me.is_root() || shelf.owner == me.as_raw()).flat_map(|shelf| {
+        let items = shelf.list().into_iter();
+        items.filter_map(move |item| Some((Template::look(&shelf, &item.name).ok()?, item.bytes)))
     })
 }
 
 fn verify(config: &Config) -> anyhow::Result<()> {
     let mut damaged = 0;
-    for (dir, template, bytes) in own(config) {
+    for (template, bytes) in own(config) {
         let verdict = match template.verify() {
             Ok(()) => format!("ok, {} MiB", bytes >> 20),
             Err(error) => {
                 damaged += 1;
-                remove(&dir)?;
+                template.remove()?;
                 format!("DAMAGED and removed: {error:#}")
             }
         };
-        print(&format!("{}: {verdict}\n", template.manifest.image))?;
+        print_line(&format!("{}: {verdict}", template.manifest.image))?;
     }
     if damaged > 0 {
         bail!("{damaged} damaged; the next VM of the image makes a new one");

@@ -1,28 +1,84 @@
-//! What README.md tells people to type exists, and its table of options is the one that the list of options makes.
+//! What the documents tell people to type exists, and README's table of options is the one that the list makes.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use request::{OPTIONS, OptionRow};
 
 const README: &str = include_str!("../../../README.md");
 const README_PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
+/// The documents that tell people to type something.
+const DOCUMENTS: [(&str, &str); 4] = [
+    ("README.md", README),
+    ("CONTRIBUTING.md", include_str!("../../../CONTRIBUTING.md")),
+    ("ARCHITECTURE.md", include_str!("../../../ARCHITECTURE.md")),
+    ("SECURITY.md", include_str!("../../../SECURITY.md")),
+];
 const MAKEFILE: &str = include_str!("../../../Makefile");
 
-/// Every word sequence in README.md that starts with `program`, from code blocks and inline code.
-fn commands(program: &str) -> Vec<Vec<&'static str>> {
-    let inline = README.split('`').skip(1).step_by(2);
-    let blocks = README.lines().filter(|line| line.starts_with("    ")).flat_map(|line| line.split('|'));
-    let words = inline.chain(blocks).map(|text| text.split_whitespace().collect::<Vec<_>>());
+/// Every word sequence of `text` that starts with `program`, from code blocks and inline code.
+fn commands_in(text: &'static str, program: &str) -> Vec<Vec<&'static str>> {
+    let blocks = text.lines().filter(|line| line.starts_with("    ")).flat_map(|line| line.split('|'));
+    let mut fenced = text.split("```");
+    let prose = fenced.by_ref().step_by(2).flat_map(|text| text.split('`').skip(1).step_by(2));
+    let fences = text.split("```").skip(1).step_by(2).flat_map(str::lines);
+    let words = prose.chain(blocks).chain(fences).map(|text| text.split_whitespace().collect::<Vec<_>>());
     words.filter(|words| words.first() == Some(&program)).collect()
+}
+
+/// The same of all documents, each with the name of its document.
+fn commands(program: &str) -> Vec<(&'static str, Vec<&'static str>)> {
+    let of_one = |(name, text): (&'static str, &'static str)| {
+        commands_in(text, program).into_iter().map(move |words| (name, words))
+    };
+    DOCUMENTS.into_iter().flat_map(of_one).collect()
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 #[test]
 fn every_make_target_exists() {
     let targets = commands("make");
-    assert!(targets.len() >= 5, "{targets:?}");
-    for words in targets {
-        let target = words[1];
-        assert!(MAKEFILE.lines().any(|line| line.starts_with(&format!("{target}:"))), "make {target}");
+    assert!(targets.len() >= 20, "{targets:?}");
+    for (document, words) in targets {
+        let (variables, targets): (Vec<&str>, Vec<&str>) = words[1..].iter().partition(|word| word.contains('='));
+        for target in targets {
+            let names =
+                |line: &str| line.split_once(':').is_some_and(|(names, _)| names.split(' ').any(|n| n == target));
+            assert!(MAKEFILE.lines().any(names), "{document}: make {target}");
+        }
+        for variable in variables.iter().filter_map(|word| word.split('=').next()) {
+            let used = [format!("$({variable})"), format!("{variable} ?="), format!("$(or $({variable})")];
+            // Those of benchmarks are read from the environment.
+            let is_used =
+                used.iter().any(|used| MAKEFILE.contains(used.as_str())) || MAKEFILE.contains(&format!("{variable}="));
+            assert!(is_used, "{document}: {words:?}: the Makefile has no {variable}");
+        }
+    }
+}
+
+#[test]
+fn every_package_and_suite_of_cargo_exists() {
+    let root = fs::read_to_string(repository().join("Cargo.toml")).unwrap();
+    let crates = fs::read_dir(repository().join("crates")).unwrap().map(|entry| entry.unwrap().path());
+    let manifests: Vec<String> = crates.map(|dir| fs::read_to_string(dir.join("Cargo.toml")).unwrap()).collect();
+    let is_named = |text: &str, name: &str| text.contains(&format!("\nname = \"{name}\"\n"));
+    let after = |words: &[&'static str], option: &str| {
+        words.iter().position(|word| *word == option).and_then(|at| words.get(at + 1).copied())
+    };
+    let lines = commands("cargo");
+    assert!(lines.len() >= 2, "{lines:?}");
+    for (document, words) in lines {
+        if let Some(package) = after(&words, "-p") {
+            let exists = is_named(&root, package) || manifests.iter().any(|text| is_named(text, package));
+            assert!(exists, "{document}: {words:?}: no package {package}");
+        }
+        if let Some(suite) = after(&words, "--test") {
+            assert!(is_named(&root, suite), "{document}: {words:?}: no suite {suite}");
+        }
     }
 }
 
@@ -30,16 +86,16 @@ fn every_make_target_exists() {
 fn every_subcommand_and_option_of_the_program_exists() {
     let lines = commands("spank-vm");
     assert!(lines.len() >= 6, "{lines:?}");
-    for words in lines {
+    for (document, words) in lines {
         let words: Vec<&str> = words.into_iter().take_while(|word| *word != "--").collect();
         let is_name = |word: &&&str| !word.starts_with('-') && word.chars().all(|c| c.is_ascii_lowercase() || c == '-');
         let subcommand: Vec<&str> = words[1..].iter().take_while(is_name).copied().collect();
         let help = Command::new(env!("CARGO_BIN_EXE_spank-vm")).args(&subcommand).arg("--help").output().unwrap();
-        assert!(help.status.success(), "{words:?}");
+        assert!(help.status.success(), "{document}: {words:?}");
         let help = String::from_utf8(help.stdout).unwrap();
-        assert!(help.contains(&format!("spank-vm {}", subcommand.join(" "))), "{words:?}");
+        assert!(help.contains(&format!("spank-vm {}", subcommand.join(" "))), "{document}: {words:?}");
         for option in words.iter().filter(|word| word.starts_with("--")) {
-            assert!(help.contains(option), "{option} of {words:?}");
+            assert!(help.contains(option), "{document}: {option} of {words:?}");
         }
     }
 }

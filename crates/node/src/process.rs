@@ -26,7 +26,7 @@ impl Process {
     /// # Errors
     /// When /proc cannot be read.
     pub fn this() -> io::Result<Self> {
-        let boot = std::fs::read_to_string(BOOT_ID)?.trim().to_owned();
+        let boot = boot()?;
         let pid = std::process::id();
         let started = start_of(pid)?.ok_or_else(|| io::Error::other("/proc does not show this process"))?;
         Ok(Self { pid, started, boot })
@@ -34,9 +34,17 @@ impl Process {
 
     /// Whether it still runs. What cannot be told counts as running.
     pub fn is_alive(&self) -> bool {
-        let Ok(boot) = std::fs::read_to_string(BOOT_ID) else { return true };
-        boot.trim() == self.boot && start_of(self.pid).map_or(true, |started| started == Some(self.started))
+        let Ok(boot) = boot() else { return true };
+        boot == self.boot && start_of(self.pid).map_or(true, |started| started == Some(self.started))
     }
+}
+
+/// Which boot of the machine this is.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn boot() -> io::Result<String> {
+    Ok(std::fs::read_to_string(BOOT_ID)?.trim().to_owned())
 }
 
 /// When the process of that number started; `None` if there is none, or only what is left for its parent to see.

@@ -148,7 +148,8 @@ impl FromStr for VmRequest {
 }
 
 /// Shows bytes with everything but unreserved characters and `/` percent-encoded.
-struct Encoded<'a>(&'a OsStr);
+#[derive(Debug, Clone, Copy)]
+pub struct Encoded<'a>(pub &'a OsStr);
 
 impl fmt::Display for Encoded<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -163,7 +164,8 @@ impl fmt::Display for Encoded<'_> {
     }
 }
 
-fn decode(text: &str) -> Option<OsString> {
+/// The bytes that [`Encoded`] showed; `None` for text that it does not write.
+pub fn decode(text: &str) -> Option<OsString> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::error::{Blame, Context, Fault, RunError, ensure};
-use crate::this_node;
 use image::{Catalogue, Person, check_pattern};
+use node::layout;
 use request::{MAX_VMS_PER_SLOT, ShareSpec};
 
 /// Where the configuration is looked for unless the plugin or `--config` names another file.
-pub const DEFAULT_PATH: &str = "/etc/slurm/spank-vm.toml";
+pub const DEFAULT_PATH: &str = layout::DEFAULT_CONFIG;
 
 /// How guests are executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -153,16 +153,16 @@ impl Default for Config {
             ],
             user_images: true,
             delivery: Delivery::Auto,
-            image_cache_dir: "/var/cache/spank-vm/images".into(),
+            image_cache_dir: layout::DEFAULT_IMAGE_CACHE_DIR.into(),
             image_cache_mib: 20480,
             image_copy_timeout_s: 600,
             kit: "/var/lib/spank-vm/kit".into(),
             qemu: "qemu-system-x86_64".into(),
             accel: AccelChoice::Auto,
             machine: MachineChoice::Auto,
-            state_dir: "/run/spank-vm".into(),
+            state_dir: layout::DEFAULT_STATE_DIR.into(),
             start: StartChoice::Clone,
-            template_dir: "/var/cache/spank-vm/templates".into(),
+            template_dir: layout::DEFAULT_TEMPLATE_DIR.into(),
             template_cache_mib: 4096,
             scratch_dir: "/var/tmp".into(),
             default_memory_mib: 512,
@@ -236,10 +236,7 @@ impl Config {
 
     /// The directory for copies of images on this node.
     pub fn image_cache_dir(&self) -> PathBuf {
-        match self.image_cache_dir.to_str() {
-            Some(text) if text.contains("%n") => text.replace("%n", &this_node::name()).into(),
-            _ => self.image_cache_dir.clone(),
-        }
+        layout::on_node(&self.image_cache_dir, &layout::this_node())
     }
 
     /// The images that whoever runs this process finds.

@@ -22,7 +22,6 @@ pub mod helper;
 mod install;
 mod job;
 pub mod limits;
-mod lock;
 pub mod log;
 pub mod notice;
 mod plan;
@@ -36,9 +35,7 @@ mod slot;
 mod start;
 mod task;
 pub mod template;
-mod this_node;
 mod timing;
-mod trust;
 
 use std::fs::File;
 use std::path::Path;
@@ -61,6 +58,7 @@ pub use self::save::SaveAs;
 pub use self::signals::die_by;
 pub use self::slot::Slot;
 pub use self::start::{Prebuilt, limits_of_users, prebuild};
+pub use self::task::Command;
 
 /// Runs the command in the slot's VMs and says how it ended: the highest exit code of all VMs.
 ///
@@ -127,7 +125,7 @@ pub fn try_kvm(config: &Config, image: &ImageName) -> Result<KvmTest, RunError> 
 pub fn fetch(config: &Config, image: &ImageRef) -> Result<Disk, RunError> {
     let image = config.catalogue().resolve(image)?;
     let signals = Signals::watch().context("signals")?;
-    match delivery::deliver(&image, &delivery::Terms::of(config, &signals, None))? {
+    match delivery::deliver(&image, &delivery::CopyTerms::of(config, &signals, None))? {
         Delivered::Disk(disk) => Ok(disk),
         Delivered::Interrupted(signal) => {
             die_by(signal);

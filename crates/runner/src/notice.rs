@@ -5,6 +5,8 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use node::text::printable_lines;
+
 /// Writes `vm: text` to standard error as one piece; a failure to write is nobody's business.
 pub fn line(text: &str) {
     let _ = io::stderr().write_all(formatted(text).as_bytes());
@@ -14,5 +16,5 @@ pub fn line(text: &str) {
 pub fn formatted(text: &str) -> String {
     // While the command has the terminal, a line feed alone does not return to the first column.
     let end = if io::stderr().is_terminal() { "\r\n" } else { "\n" };
-    format!("vm: {text}{end}")
+    format!("vm: {}{end}", printable_lines(text))
 }

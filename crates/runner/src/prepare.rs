@@ -11,8 +11,9 @@ use crate::signals::{Signal, Signals};
 use crate::slot::{NOTICE_AFTER, Slot};
 use crate::start::{Timeouts, source};
 use crate::task::{RawTerminal, Task, same_file, terminal_size};
-use crate::{job, limits, notice, save, shares, this_node};
+use crate::{job, limits, notice, save, shares};
 use image::{Image, ImageError, runs_here};
+use node::layout::this_node;
 use qemu::{BootSource, MachineType, Share, VmSize};
 
 /// What a slot's VMs are made of: everything that is looked up once.
@@ -44,7 +45,7 @@ pub(crate) enum Prepared {
 pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunError> {
     let Slot { config, asked, .. } = slot;
     let vms = asked.vms();
-    ensure!(!slot.argv.is_empty(), Fault::User, "no command to run");
+    ensure!(!slot.command.argv.is_empty(), Fault::User, "no command to run");
     ensure!(
         vms <= config.max_vms_per_slot,
         Fault::User,
@@ -77,7 +78,7 @@ pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunErr
     let timeouts = source::timeouts(&source, config, vms.div_ceil(cpus));
     // Last: it may take as long as a copy of the image does.
     let notice_at = io::stderr().is_terminal().then(|| slot.begin + NOTICE_AFTER);
-    let disk = match delivery::deliver(&image, &delivery::Terms::of(config, signals, notice_at))? {
+    let disk = match delivery::deliver(&image, &delivery::CopyTerms::of(config, signals, notice_at))? {
         Delivered::Disk(disk) => disk,
         Delivered::Interrupted(signal) => return Ok(Prepared::Interrupted(signal)),
     };
@@ -109,13 +110,10 @@ fn find_image(slot: &Slot) -> Result<Image, RunError> {
 /// The command as the agent is told of it, and the user's own directories that it should see.
 fn describe_task(slot: &Slot) -> Result<(Task, Vec<PathBuf>), RunError> {
     let asked = &slot.asked;
-    let mut task = Task::from_this_process(slot.argv.clone(), slot.batch_script)?;
+    let mut task = Task::from_this_process(&slot.command)?;
     let own = task.own_directories(slot.config.share_home);
     if asked.vm_root == Some(true) {
         task.run_as_root();
-    }
-    if let Some(path) = &slot.script_path {
-        task.move_script(path);
     }
     task.set_variables(asked.vm_env.clone().unwrap_or_default());
     Ok((task, own))
@@ -130,7 +128,7 @@ fn choose_shares(slot: &Slot, image: &Image, own: &[PathBuf]) -> Result<Vec<Shar
             Fault::User,
             "--vm-mount={mount}: {} is no directory on {}",
             mount.source.display(),
-            this_node::name()
+            this_node()
         );
     }
     let mut shares = shares::choose(&[mounts, slot.config.shares.as_slice()].concat(), own);

@@ -70,6 +70,16 @@ impl AsFd for Signals {
     }
 }
 
+impl node::lock::Interrupt for Signals {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.as_fd()
+    }
+
+    fn next_fatal(&self) -> Option<u8> {
+        std::iter::from_fn(|| self.next()).find(|&signal| is_fatal(signal))
+    }
+}
+
 /// The signals that are meant for the command.
 pub fn passed_on() -> SigSet {
     // The two that libc keeps for itself are refused by sigaddset, and so left out.

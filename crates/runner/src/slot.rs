@@ -1,12 +1,12 @@
 //! What is asked for: a slot, its image and its command.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::limits::Memory;
 use crate::save::SaveAs;
+use crate::task::Command;
 use request::{Asked, ImageRef, JobRef};
 
 /// A start that takes longer than this is announced to a person who waits at a terminal.
@@ -27,12 +27,8 @@ pub struct Slot {
     pub memory: Option<Memory>,
     /// Image that the first VM's root becomes if its command succeeds.
     pub save: Option<SaveAs>,
-    /// The command; empty is an error.
-    pub argv: Vec<OsString>,
-    /// `argv[0]` is a batch script that exists on the host only.
-    pub batch_script: bool,
-    /// Where the guest has that script, if not at the same path.
-    pub script_path: Option<PathBuf>,
+    /// What runs in its VMs.
+    pub command: Command,
     /// Print the phases of each VM to stderr at the end.
     pub timing: bool,
     /// When the work for this slot began.
@@ -49,9 +45,7 @@ impl Slot {
             asked: Asked::default(),
             memory: None,
             save: None,
-            argv,
-            batch_script: false,
-            script_path: None,
+            command: argv.into(),
             timing: false,
             begin: Instant::now(),
         }

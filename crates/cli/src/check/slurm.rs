@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use super::Finding;
+use super::finding::Finding;
 
 /// An option that srun has if it loads the plugin. slurmstepd reads the same plugstack.conf.
 const OPTION: &str = "--vm-image";

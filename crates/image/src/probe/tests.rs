@@ -74,7 +74,7 @@ fn file_systems_say_how_long_they_are() {
         ("mkfs.ext2 -q -F DISK", Content::Ext { version: 2, needs_recovery: false }),
     ];
     for (words, content) in makers {
-        std::fs::remove_file(&disk).ok();
+        let _ = std::fs::remove_file(&disk);
         if words.starts_with("mkfs.ext") {
             File::create(&disk).unwrap().set_len(16 << 20).unwrap();
         }
@@ -99,7 +99,8 @@ fn a_qcow2_disk_that_leads_to_other_files_is_known_before_qemu_opens_it() {
     let dir = tempfile::tempdir().unwrap();
     let create = |options: &[&str], name: &str| {
         let path = dir.path().join(name).display().to_string();
-        let words: Vec<String> = ["create", "-q", "-f", "qcow2"].iter().chain(options).map(|w| w.to_string()).collect();
+        let words: Vec<String> =
+            ["create", "-q", "-f", "qcow2"].iter().chain(options).map(ToString::to_string).collect();
         run("qemu-img", &[words, vec![path.clone(), "10M".to_owned()]].concat());
         match probe(Path::new(&path)).content {
             Content::Qcow2(header) => header,

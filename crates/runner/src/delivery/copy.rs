@@ -8,7 +8,7 @@ use std::time::Instant;
 use sha2::{Digest, Sha256};
 
 use super::super::signals::{Signal, is_fatal};
-use super::Terms;
+use super::CopyTerms;
 use crate::notice;
 use image::digest::hex;
 
@@ -17,7 +17,7 @@ const BLOCK: usize = 1 << 20;
 
 /// How a pass ended.
 #[derive(Debug)]
-pub enum Copied {
+pub enum Pass {
     /// With the whole disk.
     Complete {
         /// Its digest.
@@ -48,9 +48,9 @@ pub fn copy(
     source: &File,
     target: &File,
     deadline: Instant,
-    terms: &Terms<'_>,
+    terms: &CopyTerms<'_>,
     name: &str,
-) -> Result<Copied, CopyError> {
+) -> Result<Pass, CopyError> {
     let mut hash = Sha256::new();
     let mut block = vec![0; BLOCK];
     let mut notice_at = terms.notice_at;
@@ -73,14 +73,14 @@ pub fn copy(
             notice::line(&format!("{name} is copied to this node … (first use here, later starts are fast)"));
         }
         if now >= deadline {
-            return Ok(Copied::TooSlow);
+            return Ok(Pass::TooSlow);
         }
         while let Some(signal) = terms.signals.next() {
             if is_fatal(signal) {
-                return Ok(Copied::Interrupted(signal));
+                return Ok(Pass::Interrupted(signal));
             }
         }
     }
     target.set_len(bytes).map_err(CopyError::Target)?;
-    Ok(Copied::Complete { sha256: hex(&hash.finalize()), bytes })
+    Ok(Pass::Complete { sha256: hex(&hash.finalize()), bytes })
 }

@@ -14,8 +14,7 @@
 //! - VMs get an open descriptor: whatever happens to a name, they keep the file that was looked at.
 
 mod copy;
-mod local;
-mod store;
+mod failure;
 
 use std::fmt;
 use std::fs::{File, Metadata};
@@ -25,22 +24,25 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Uid;
 
-use super::lock::{self, Waited};
+use node::lock::Waited;
+use node::shelf::{ImageCopy, Shelf};
+use node::space::{self, Medium};
+use node::trust::{self, Readers};
+
 use super::signals::{Signal, Signals};
 use crate::config::{Config, Delivery};
 use crate::error::{Blame, Context, Fault, RunError};
 use image::Image;
 
-use copy::{Copied, CopyError};
-use store::Failure;
-
-pub use store::Shelf;
+use copy::{CopyError, Pass};
+use failure::Failure;
 
 /// An image's disk, open, as QEMU gets it.
 #[derive(Debug)]
 pub struct Disk {
     file: File,
     identity: String,
+    readers: Readers,
     /// What it is for an explanation.
     place: String,
 }
@@ -56,14 +58,20 @@ impl Disk {
         &self.identity
     }
 
-    fn in_place(image: &Image, file: File) -> Result<Self, RunError> {
-        let identity =
-            identity(&file.metadata().blame(Fault::Image).with_context(|| image.disk.display().to_string())?);
-        Ok(Self { file, identity, place: format!("{}, in place", image.disk.display()) })
+    /// Who can read the image where it is. Only root, who makes things of it for others, is told.
+    pub fn readers(&self) -> Readers {
+        self.readers
     }
 
-    fn copied(digest: &str, file: File, shelf: &Shelf) -> Self {
-        Self { file, identity: format!("sha256 {digest}"), place: format!("the copy in {}", shelf.dir.display()) }
+    fn in_place(image: &Image, file: File, readers: Readers) -> Result<Self, RunError> {
+        let identity =
+            identity(&file.metadata().blame(Fault::Image).with_context(|| image.disk.display().to_string())?);
+        Ok(Self { file, identity, readers, place: format!("{}, in place", image.disk.display()) })
+    }
+
+    fn copied(digest: &str, copy: ImageCopy, shelf: &Shelf<ImageCopy>, readers: Readers) -> Self {
+        let place = format!("the copy in {}", shelf.dir.display());
+        Self { file: copy.into_file(), identity: format!("sha256 {digest}"), readers, place }
     }
 }
 
@@ -103,7 +111,7 @@ pub enum Delivered {
 
 /// The site's choice, the limits, and who wants to hear of it.
 #[derive(Debug)]
-pub struct Terms<'a> {
+pub struct CopyTerms<'a> {
     /// Where to read from.
     pub delivery: Delivery,
     /// This node's directory for copies.
@@ -118,7 +126,7 @@ pub struct Terms<'a> {
     pub notice_at: Option<Instant>,
 }
 
-impl<'a> Terms<'a> {
+impl<'a> CopyTerms<'a> {
     /// As the site has configured.
     pub fn of(config: &Config, signals: &'a Signals, notice_at: Option<Instant>) -> Self {
         Self {
@@ -136,24 +144,25 @@ impl<'a> Terms<'a> {
 ///
 /// # Errors
 /// When this user may not read the disk, it is not fit for a VM, or it is not what its entry says.
-pub fn deliver(image: &Image, terms: &Terms<'_>) -> Result<Delivered, RunError> {
+pub fn deliver(image: &Image, terms: &CopyTerms<'_>) -> Result<Delivered, RunError> {
     let central = image.open_disk()?;
+    let readers = if Uid::effective().is_root() { trust::readers(&central, &image.disk) } else { Readers::NOBODY };
     let disk = match (copy_worth_having(image, &central, terms.delivery), &image.entry.sha256) {
-        (Ok(()), Some(digest)) => match obtain(image, &central, digest, terms)? {
-            Obtained::Copy(file, shelf) => Disk::copied(digest, file, &shelf),
-            Obtained::Interrupted(signal) => return Ok(Delivered::Interrupted(signal)),
-            Obtained::None(why) => {
+        (Ok(()), Some(digest)) => match copy_of(image, &central, digest, readers, terms)? {
+            Copied::Copy(copy, shelf) => Disk::copied(digest, copy, &shelf, readers),
+            Copied::Interrupted(signal) => return Ok(Delivered::Interrupted(signal)),
+            Copied::None(why) => {
                 tracing::warn!("image '{}' is read in place: {why}", image.name);
-                Disk::in_place(image, central)?
+                Disk::in_place(image, central, readers)?
             }
         },
         (Ok(()), None) => {
             tracing::debug!("image '{}' is read in place: its entry has no sha256", image.name);
-            Disk::in_place(image, central)?
+            Disk::in_place(image, central, readers)?
         }
         (Err(why), _) => {
             tracing::debug!("image '{}' is read in place: {why}", image.name);
-            Disk::in_place(image, central)?
+            Disk::in_place(image, central, readers)?
         }
     };
     image.check_disk(disk.file())?;
@@ -165,98 +174,117 @@ fn copy_worth_having(image: &Image, central: &File, delivery: Delivery) -> Resul
     match delivery {
         Delivery::InPlace => Err("delivery = 'in-place'".to_owned()),
         Delivery::Cache => Ok(()),
-        Delivery::Auto if local::is_local(central) => Err(format!("{} is on this node", image.disk.display())),
+        Delivery::Auto if space::medium(central).is_ok_and(|medium| medium != Medium::Network) => {
+            Err(format!("{} is on this node", image.disk.display()))
+        }
         Delivery::Auto => Ok(()),
     }
 }
 
-enum Obtained {
-    Copy(File, Shelf),
+/// What came of asking for a copy.
+enum Copied {
+    Copy(ImageCopy, Shelf<ImageCopy>),
     /// There is none and none can be made; the text is for the administrator.
     None(String),
     Interrupted(Signal),
 }
 
 /// Finds the copy or makes it: root's for everybody, others' for themselves.
-fn obtain(image: &Image, central: &File, digest: &str, terms: &Terms<'_>) -> Result<Obtained, RunError> {
+fn copy_of(
+    image: &Image,
+    central: &File,
+    digest: &str,
+    readers: Readers,
+    terms: &CopyTerms<'_>,
+) -> Result<Copied, RunError> {
     let own = Shelf::for_process(&terms.cache_dir);
     for shelf in [Shelf::of_site(&terms.cache_dir), own.clone()] {
-        if let Some(file) = shelf.find(digest) {
-            return Ok(Obtained::Copy(file, shelf));
+        if let Some(copy) = find(&shelf, digest) {
+            return Ok(Copied::Copy(copy, shelf));
         }
     }
     if let Err(error) = own.prepare() {
-        return Ok(Obtained::None(format!("no copy can be kept: {error:#}")));
+        return Ok(Copied::None(format!("no copy can be kept: {error}")));
     }
     let source = identity(&central.metadata()?);
-    match own.recent_failure(digest, &source) {
+    match Failure::recent(&own, digest, &source) {
         Some(Failure { fatal: true, why }) => return Err(RunError::new(Fault::Image, why)),
         Some(Failure { fatal: false, why }) => {
-            return Ok(Obtained::None(format!("copying it failed a short while ago: {why}")));
+            return Ok(Copied::None(format!("copying it failed a short while ago: {why}")));
         }
         None => {}
     }
     let deadline = Instant::now() + terms.patience;
-    let waited = lock::wait(&own.lock_path(digest), deadline, terms.signals, || own.find(digest));
-    match waited {
-        Ok(Waited::Found(file)) => Ok(Obtained::Copy(file, own)),
-        Ok(Waited::Interrupted(signal)) => Ok(Obtained::Interrupted(signal)),
-        Ok(Waited::TimedOut) => Ok(Obtained::None("another process did not finish copying it in time".to_owned())),
-        Ok(Waited::Locked(_lock)) => match own.recent_failure(digest, &source) {
+    match own.lock(digest, deadline, terms.signals, || find(&own, digest)) {
+        Ok(Waited::Found(copy)) => Ok(Copied::Copy(copy, own)),
+        Ok(Waited::Interrupted(signal)) => Ok(Copied::Interrupted(signal)),
+        Ok(Waited::TimedOut(why)) => {
+            Ok(Copied::None(format!("another process did not finish copying it in time: {why}")))
+        }
+        Ok(Waited::Locked(_lock)) => match Failure::recent(&own, digest, &source) {
             // Its maker had the lock until now.
             Some(Failure { fatal: true, why }) => Err(RunError::new(Fault::Image, why)),
-            Some(Failure { fatal: false, why }) => Ok(Obtained::None(why)),
-            None => fill(image, central, digest, &own, deadline, terms),
+            Some(Failure { fatal: false, why }) => Ok(Copied::None(why)),
+            None => Filling { image, central, digest, shelf: &own, readers, deadline, terms }.fill(),
         },
-        Err(error) => Ok(Obtained::None(format!("no lock in {}: {error}", own.dir.display()))),
+        Err(error) => Ok(Copied::None(format!("no lock in {}: {error}", own.dir.display()))),
     }
 }
 
-/// Copies the disk onto the shelf, whose lock the caller holds.
-fn fill(
-    image: &Image,
-    central: &File,
-    digest: &str,
-    shelf: &Shelf,
+/// A copy that is being made on the shelf, whose lock this process holds.
+struct Filling<'a> {
+    image: &'a Image,
+    central: &'a File,
+    digest: &'a str,
+    shelf: &'a Shelf<ImageCopy>,
+    readers: Readers,
     deadline: Instant,
-    terms: &Terms<'_>,
-) -> Result<Obtained, RunError> {
-    let begin = Instant::now();
-    let meta = central.metadata()?;
-    let failed = |fatal: bool, why: String| {
-        shelf.note_failure(digest, &identity(&meta), &Failure { fatal, why: why.clone() });
-        why
-    };
-    if let Err(why) = shelf.make_room(meta.len(), terms.most_bytes) {
-        return Ok(Obtained::None(failed(false, why)));
-    }
-    let draft = match shelf.begin(digest) {
-        Ok(draft) => draft,
-        Err(error) => return Ok(Obtained::None(failed(false, format!("{}: {error}", shelf.dir.display())))),
-    };
-    match copy::copy(central, draft.file(), deadline, terms, image.name.as_str()) {
-        Ok(Copied::Complete { sha256, bytes }) if sha256 == digest => {
-            let file = match draft.publish(&meta) {
-                Ok(file) => file,
-                Err(error) => return Ok(Obtained::None(failed(false, format!("{}: {error}", shelf.dir.display())))),
-            };
-            let ms = begin.elapsed().as_millis() as u64;
-            tracing::info!(image = %image.name, bytes, ms, dir = %shelf.dir.display(), "image copied to this node");
-            Ok(Obtained::Copy(file, shelf.clone()))
+    terms: &'a CopyTerms<'a>,
+}
+
+impl Filling<'_> {
+    fn fill(&self) -> Result<Copied, RunError> {
+        let Self { image, central, digest, shelf, .. } = self;
+        let source = identity(&central.metadata()?);
+        let failed = |fatal: bool, why: String| {
+            Failure { fatal, why: why.clone() }.note(shelf, digest, &source);
+            why
+        };
+        let not_kept = |why: String| Ok(Copied::None(failed(false, why)));
+        let here = |error: &dyn fmt::Display| format!("{}: {error}", shelf.dir.display());
+        if let Err(why) = shelf.make_room(central.metadata()?.len(), self.terms.most_bytes) {
+            return not_kept(why.to_string());
         }
-        Ok(Copied::Complete { sha256, .. }) => {
-            Err(RunError::new(Fault::Image, failed(true, wrong_digest(image, digest, &sha256))))
+        let draft = match shelf.begin(digest).and_then(|draft| draft.file().map(|file| (draft, file))) {
+            Ok(draft) => draft,
+            Err(error) => return not_kept(here(&error)),
+        };
+        let (draft, file) = draft;
+        let begin = Instant::now();
+        match copy::copy(central, &file, self.deadline, self.terms, image.name.as_str()) {
+            Ok(Pass::Complete { sha256, bytes }) if sha256 == *digest => match draft.publish(self.readers) {
+                Ok(copy) => {
+                    let ms = begin.elapsed().as_millis() as u64;
+                    let dir = shelf.dir.display();
+                    tracing::info!(image = %image.name, bytes, ms, %dir, "image copied to this node");
+                    Ok(Copied::Copy(copy, (*shelf).clone()))
+                }
+                Err(error) => not_kept(here(&error)),
+            },
+            Ok(Pass::Complete { sha256, .. }) => {
+                Err(RunError::new(Fault::Image, failed(true, wrong_digest(image, digest, &sha256))))
+            }
+            Ok(Pass::Interrupted(signal)) => Ok(Copied::Interrupted(signal)),
+            Ok(Pass::TooSlow) => {
+                let seconds = self.terms.patience.as_secs();
+                not_kept(format!("copying it takes longer than {seconds} s ('image_copy_timeout_s')"))
+            }
+            Err(CopyError::Source(source)) => {
+                let why = format!("the disk of image '{}', {}: {source}", image.name, image.disk.display());
+                Err(RunError::new(Fault::Image, why))
+            }
+            Err(CopyError::Target(error)) => not_kept(here(&error)),
         }
-        Ok(Copied::Interrupted(signal)) => Ok(Obtained::Interrupted(signal)),
-        Ok(Copied::TooSlow) => {
-            let why = format!("copying it takes longer than {} s ('image_copy_timeout_s')", terms.patience.as_secs());
-            Ok(Obtained::None(failed(false, why)))
-        }
-        Err(CopyError::Source(source)) => {
-            let why = format!("the disk of image '{}', {}: {source}", image.name, image.disk.display());
-            Err(RunError::new(Fault::Image, why))
-        }
-        Err(CopyError::Target(error)) => Ok(Obtained::None(failed(false, format!("{}: {error}", shelf.dir.display())))),
     }
 }
 
@@ -271,9 +299,23 @@ pub fn wrong_digest(image: &Image, expected: &str, found: &str) -> String {
 }
 
 /// The copies of an image on this node that this process may look into, with their shelves.
-pub fn copies(cache_dir: &Path, digest: &str) -> Vec<(Shelf, File)> {
-    let shelves = [Shelf::of_site(cache_dir), Shelf::of_user(cache_dir, Uid::effective())];
-    shelves.into_iter().filter_map(|shelf| shelf.find(digest).map(|file| (shelf, file))).collect()
+pub fn copies(cache_dir: &Path, digest: &str) -> Vec<(Shelf<ImageCopy>, File)> {
+    let shelves: [Shelf<ImageCopy>; 2] =
+        [Shelf::of_site(cache_dir), Shelf::of_user(cache_dir, Uid::effective().as_raw())];
+    let found = shelves.into_iter().filter_map(|shelf| {
+        let copy = shelf.look(digest).ok().flatten()?;
+        Some((shelf, copy.into_file()))
+    });
+    found.collect()
+}
+
+/// The copy with that digest, to be used. One that others could have written counts as none, with a line for the
+/// administrator.
+fn find(shelf: &Shelf<ImageCopy>, digest: &str) -> Option<ImageCopy> {
+    shelf.find(digest).unwrap_or_else(|error| {
+        tracing::warn!("the copy {} is not used: {error}", shelf.dir.join(digest).display());
+        None
+    })
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ impl Site {
         site
     }
 
-    fn shelf(&self) -> Shelf {
+    fn shelf(&self) -> Shelf<ImageCopy> {
         Shelf::for_process(&self.root.path().join("cache"))
     }
 
@@ -36,8 +36,8 @@ impl Site {
         Image { name: name.parse().unwrap(), entry, entry_path: disk.with_extension("toml"), disk }
     }
 
-    fn terms(&self) -> Terms<'_> {
-        Terms {
+    fn terms(&self) -> CopyTerms<'_> {
+        CopyTerms {
             delivery: Delivery::Cache,
             cache_dir: self.root.path().join("cache"),
             most_bytes: 1 << 30,
@@ -47,11 +47,11 @@ impl Site {
         }
     }
 
-    fn deliver(&self, image: &Image) -> anyhow::Result<Disk> {
+    fn deliver(&self, image: &Image) -> Result<Disk, RunError> {
         self.deliver_on(image, &self.terms())
     }
 
-    fn deliver_on(&self, image: &Image, terms: &Terms<'_>) -> anyhow::Result<Disk> {
+    fn deliver_on(&self, image: &Image, terms: &CopyTerms<'_>) -> Result<Disk, RunError> {
         match deliver(image, terms)? {
             Delivered::Disk(disk) => Ok(disk),
             Delivered::Interrupted(signal) => panic!("signal {signal}"),
@@ -99,10 +99,10 @@ fn a_warm_start_takes_no_lock() {
     let site = Site::new();
     let image = site.image("a", 7);
     site.deliver(&image).unwrap();
-    let path = site.shelf().lock_path(&sha256(&image));
-    let held = lock::wait(&path, Instant::now() + Duration::from_secs(5), &site.signals, || None::<()>).unwrap();
+    let soon = Instant::now() + Duration::from_secs(5);
+    let held = site.shelf().lock(&sha256(&image), soon, &site.signals, || None::<()>).unwrap();
     assert!(matches!(held, Waited::Locked(_)));
-    let impatient = Terms { patience: Duration::ZERO, ..site.terms() };
+    let impatient = CopyTerms { patience: Duration::ZERO, ..site.terms() };
     let disk = site.deliver_on(&image, &impatient).unwrap();
     assert!(disk.identity().starts_with("sha256 "), "{disk}");
 }
@@ -111,10 +111,10 @@ fn a_warm_start_takes_no_lock() {
 fn who_waits_longer_than_the_site_wants_reads_in_place() {
     let site = Site::new();
     let image = site.image("a", 7);
-    let path = site.shelf().lock_path(&sha256(&image));
-    let held = lock::wait(&path, Instant::now() + Duration::from_secs(5), &site.signals, || None::<()>).unwrap();
+    let soon = Instant::now() + Duration::from_secs(5);
+    let held = site.shelf().lock(&sha256(&image), soon, &site.signals, || None::<()>).unwrap();
     assert!(matches!(held, Waited::Locked(_)));
-    let impatient = Terms { patience: Duration::from_millis(20), ..site.terms() };
+    let impatient = CopyTerms { patience: Duration::from_millis(20), ..site.terms() };
     assert!(site.deliver_on(&image, &impatient).unwrap().to_string().contains("in place"));
 }
 
@@ -167,12 +167,12 @@ fn the_least_recently_wanted_copy_makes_room_and_who_reads_it_goes_on() {
     site.deliver(&images[0]).unwrap();
     let used: u64 = site.shelf().list().iter().map(|copy| copy.bytes).sum();
     let length = open.file().metadata().unwrap().len();
-    let too_little = Terms { most_bytes: length + used - 1, ..site.terms() };
+    let too_little = CopyTerms { most_bytes: length + used - 1, ..site.terms() };
     site.deliver_on(&images[2], &too_little).unwrap();
     let mut left = [sha256(&images[0]), sha256(&images[2])];
     left.sort();
     assert_eq!(site.names(), left);
-    let only_one = Terms { most_bytes: length, ..site.terms() };
+    let only_one = CopyTerms { most_bytes: length, ..site.terms() };
     site.deliver_on(&images[1], &only_one).unwrap();
     assert_eq!(site.names(), [sha256(&images[1])]);
     assert_eq!(content(&open).last(), Some(&1));
@@ -182,11 +182,11 @@ fn the_least_recently_wanted_copy_makes_room_and_who_reads_it_goes_on() {
 fn what_cannot_be_kept_is_read_in_place() {
     let site = Site::new();
     let mut image = site.image("a", 7);
-    let small = Terms { most_bytes: 1 << 20, ..site.terms() };
+    let small = CopyTerms { most_bytes: 1 << 20, ..site.terms() };
     assert!(site.deliver_on(&image, &small).unwrap().to_string().contains("in place"));
-    let by_choice = Terms { delivery: Delivery::InPlace, ..site.terms() };
+    let by_choice = CopyTerms { delivery: Delivery::InPlace, ..site.terms() };
     assert!(site.deliver_on(&image, &by_choice).unwrap().to_string().contains("in place"));
-    let local = Terms { delivery: Delivery::Auto, ..site.terms() };
+    let local = CopyTerms { delivery: Delivery::Auto, ..site.terms() };
     assert!(site.deliver_on(&image, &local).unwrap().to_string().contains("in place"));
     image.entry.sha256 = None;
     assert!(site.deliver(&image).unwrap().to_string().contains("in place"));
@@ -204,7 +204,7 @@ fn the_draft_of_a_killed_maker_is_removed() {
 #[test]
 fn a_disk_that_is_replaced_after_it_was_opened_is_another_one() {
     let site = Site::new();
-    let in_place = Terms { delivery: Delivery::InPlace, ..site.terms() };
+    let in_place = CopyTerms { delivery: Delivery::InPlace, ..site.terms() };
     let image = site.image("a", 1);
     let before = site.deliver_on(&image, &in_place).unwrap();
     fs::rename(site.image("b", 2).disk, &image.disk).unwrap();

@@ -65,17 +65,16 @@ impl<'a> Events<'a> {
         let first_other = fds.len();
         fds.extend_from_slice(others);
         let timeout = self.clock.sleep_until(vms.iter().filter_map(Vm::deadline).chain(remind));
-        let happened = match poll(&mut fds, timeout) {
-            Ok(count) => count > 0,
-            Err(Errno::EINTR) => true,
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
-        };
-        let passed = self.clock.wake();
+        }
+        self.clock.wake();
 
         let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
         let can_be_read = |fd: &PollFd<'_>| fd.revents().is_none_or(|events| events.intersects(!write));
         let living = vms.iter().enumerate().filter(|(_, vm)| !vm.is_over()).map(|(number, _)| number);
-        let ready = Ready {
+        Ok(Ready {
             signals: is_ready(&fds[0]),
             others: fds[first_other..].iter().map(is_ready).collect(),
             vms: living
@@ -83,12 +82,7 @@ impl<'a> Events<'a> {
                 .map(|(vm, fds)| VmReady { vm, channel: can_be_read(&fds[0]), texts: fds[1..].iter().any(is_ready) })
                 .filter(|ready| ready.channel || ready.texts)
                 .collect(),
-        };
-        drop(fds);
-        if !happened {
-            vms.iter_mut().for_each(|vm| vm.idle(passed));
-        }
-        Ok(ready)
+        })
     }
 
     /// Takes in what the VMs have said, and ends those whose time is up.

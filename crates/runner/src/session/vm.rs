@@ -294,13 +294,6 @@ impl Vm {
         }
     }
 
-    /// Nothing has happened for this long. A QEMU that somebody stopped alone cannot do what is awaited.
-    pub fn idle(&mut self, passed: Duration) {
-        if let Some(wait) = self.wait.as_mut().filter(|_| self.process.is_stopped()) {
-            wait.deadline.extend(passed);
-        }
-    }
-
     /// Ends the VM if what is awaited has not come in time; asks a guest whose commands run whether it is still there,
     /// and acts on its silence.
     pub fn look_at_the_time(&mut self, clock: &AwakeClock, listener: &mut dyn Listener) {

@@ -57,9 +57,10 @@ pub(crate) fn run(slot: &Slot, parts: &Parts, signals: &Signals, attempt: &Attem
             if !outcome.never_came_up() {
                 return Ok(outcome);
             }
-            tracing::warn!("clones of {} do not come up; it is removed: {outcome:?}", template.dir.display());
-            if let Err(error) = template::remove(&template.dir) {
-                tracing::warn!("{} cannot be removed: {error}", template.dir.display());
+            let dir = template.dir();
+            tracing::warn!("clones of {} do not come up; it is removed: {outcome:?}", dir.display());
+            if let Err(error) = template.remove() {
+                tracing::warn!("{} cannot be removed: {error}", dir.display());
             }
         }
     }

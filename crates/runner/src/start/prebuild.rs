@@ -11,7 +11,8 @@ use crate::delivery::{self, Delivered};
 use crate::error::{Context, Fault, RunError, ensure};
 use crate::signals::{Signal, Signals, die_by};
 use crate::task::Task;
-use crate::template::{self, Obtained, Recipe, Shelf, Template, Terms};
+use crate::template::{self, Obtained, Recipe, Template, Terms};
+use node::shelf::Shelf;
 use qemu::{MachineType, VmSize};
 use request::ImageName;
 
@@ -48,7 +49,7 @@ pub fn prebuild(
     let qemu = config.qemu_path()?;
     let signals = Signals::watch().context("signals")?;
     let notice_at = io::stderr().is_terminal().then_some(begin);
-    let copying = delivery::Terms::of(config, &signals, notice_at);
+    let copying = delivery::CopyTerms::of(config, &signals, notice_at);
     let disk = match delivery::deliver(&image, &copying)? {
         Delivered::Disk(disk) => disk,
         Delivered::Interrupted(signal) => return Err(interrupted(signal)),
@@ -59,7 +60,7 @@ pub fn prebuild(
     let for_everybody = Uid::effective().is_root();
     let introduction = match for_everybody {
         true => Vec::new(),
-        false => Task::from_this_process(vec!["true".into()], false)?.introduction(),
+        false => Task::from_this_process(&vec!["true".into()].into())?.introduction(),
     };
     let make = |attempt: &Attempt<'_>| {
         let accel = attempt.accel();
@@ -74,11 +75,12 @@ pub fn prebuild(
             introduction: &introduction,
         };
         let terms = Terms { signals: &signals, attempt, notice_at };
+        let cache_bytes = config.template_cache_mib << 20;
         let made = match for_everybody {
-            true => template::make_for_site(&recipe, &config.template_dir, &terms),
+            true => template::make_for_site(&recipe, &config.template_dir, cache_bytes, &terms),
             false => {
-                let shelf = Shelf::of_user(&config.template_dir, Uid::effective());
-                template::obtain_from(&shelf, &recipe, config.template_cache_mib << 20, &terms)
+                let shelf = Shelf::of_user(&config.template_dir, Uid::effective().as_raw());
+                template::obtain_from(&shelf, &recipe, cache_bytes, &terms)
             }
         };
         if let Ok(Obtained::Template(_)) = made {

@@ -5,15 +5,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use nix::unistd::Uid;
 
 use crate::config::Config;
-use crate::template::Shelf;
-use crate::trust::believe;
+use node::{layout, trust};
 
 /// Name of the file in either place.
 const FILE: &str = "kvm-verdict";
@@ -59,7 +58,7 @@ impl Verdicts {
         let me = Uid::effective();
         let mut places = vec![(config.state_dir.clone(), Uid::from_raw(0))];
         if !me.is_root() {
-            places.push((Shelf::of_user(&config.template_dir, me).dir, me));
+            places.push((layout::user_shelf(&config.template_dir, me.as_raw()), me));
         }
         Self { places, circumstances: circumstances(qemu).ok() }
     }
@@ -96,12 +95,15 @@ impl Verdicts {
             return Ok(());
         };
         if owner.is_root() {
-            fs::create_dir_all(dir)?;
+            // Users' runners read it there.
+            node::dir::make_root(dir).map_err(io::Error::other)?;
         }
         // Complete under its name or not there, and never through a link.
         let draft = dir.join(format!(".{FILE}.{}", std::process::id()));
         let _ = fs::remove_file(&draft);
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&draft)?;
+        // Whatever the job's umask.
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
         file.write_all(format!("{} {circumstances}", verdict.word()).as_bytes())?;
         fs::rename(&draft, dir.join(FILE)).inspect_err(|_| {
             let _ = fs::remove_file(&draft);
@@ -114,7 +116,7 @@ fn read(path: &Path, owner: Uid) -> Option<(String, SystemTime)> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
     let meta = file.metadata().ok().filter(fs::Metadata::is_file)?;
-    believe(&file, owner).ok()?;
+    trust::believe(&meta, owner.as_raw()).ok()?;
     Some((text(&file)?, meta.modified().ok()?))
 }
 
@@ -135,7 +137,6 @@ fn circumstances(qemu: &Path) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     const QEMU: &str = "/bin/sh";
 

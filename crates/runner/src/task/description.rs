@@ -12,6 +12,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, User, getgroups};
 
+use super::command::Command;
 use super::environment;
 use crate::error::{Blame, Context, Fault, RunError};
 use crate::session::Address;
@@ -42,17 +43,16 @@ pub struct Task {
 }
 
 impl Task {
-    /// Describes `argv` as this process would run it: same user, groups, directory, environment and limits.
-    ///
-    /// `batch_script` says that `argv[0]` is a file that exists on the host only.
+    /// Describes a command as this process would run it: same user, groups, directory, environment and limits.
     ///
     /// # Errors
     /// When the working directory or the script cannot be read.
-    pub fn from_this_process(mut argv: Vec<OsString>, batch_script: bool) -> Result<Self, RunError> {
+    pub fn from_this_process(command: &Command) -> Result<Self, RunError> {
+        let mut argv = command.argv.clone();
         let uid = Uid::current();
         let env: Vec<_> = std::env::vars_os().collect();
         let script = match argv.first() {
-            Some(path) if batch_script => {
+            Some(path) if command.batch_script => {
                 let script = std::fs::read(path).blame(Fault::User);
                 Some(script.with_context(|| format!("batch script {}", Path::new(path).display()))?)
             }
@@ -60,8 +60,11 @@ impl Task {
         };
         let cwd = std::env::current_dir().blame(Fault::User).context("the working directory")?;
         // As slurmstepd shows it to a bare-metal command.
-        if let Some(command) = argv.first_mut().filter(|word| word.as_bytes().contains(&b'/')) {
-            *command = cwd.join(&*command).into_os_string();
+        if let Some(program) = argv.first_mut().filter(|word| word.as_bytes().contains(&b'/')) {
+            *program = cwd.join(&*program).into_os_string();
+        }
+        if let (Some(_), Some(program), Some(path)) = (&script, argv.first_mut(), &command.script_path) {
+            *program = path.into();
         }
         // Reading the mask means setting it; nothing else runs in this process.
         let mask = umask(Mode::empty());
@@ -119,13 +122,6 @@ impl Task {
     /// Gives the command these variables whatever the rules for the environment say.
     pub fn set_variables(&mut self, variables: Vec<EnvEntry>) {
         self.variables = variables;
-    }
-
-    /// Puts the script to another place in the guest.
-    pub fn move_script(&mut self, path: &Path) {
-        if let (Some(_), Some(command)) = (&self.script, self.argv.first_mut()) {
-            *command = path.into();
-        }
     }
 
     /// Whether the command gets a terminal.
@@ -323,7 +319,7 @@ mod tests {
 
     fn task(env: &[(&str, &str)]) -> Task {
         let env = env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        Task { env, ..Task::from_this_process(vec!["true".into()], false).unwrap() }
+        Task { env, ..Task::from_this_process(&vec!["true".into()].into()).unwrap() }
     }
 
     #[test]

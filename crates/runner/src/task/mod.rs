@@ -2,6 +2,7 @@
 //! an agent.
 
 mod attached;
+mod command;
 mod commands;
 mod description;
 mod end;
@@ -13,6 +14,7 @@ mod terminal;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub use attached::Attached;
+pub use command::Command;
 pub use commands::Commands;
 pub use description::{Guest, Task, clock};
 pub use end::End;

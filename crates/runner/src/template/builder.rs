@@ -1,15 +1,15 @@
 //! Making a template: boot to where the agent waits, then keep memory, devices and disk.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Instant;
 
-use super::digest;
 use super::key::{FORMAT, Recipe};
-use super::store::{EMPTY, FileRecord, MANIFEST, Manifest, RAM, SCRATCH, STATE};
+use super::manifest::{EMPTY, FileRecord, MANIFEST, Manifest, RAM, SCRATCH, STATE};
+use super::sparse_digest;
 use crate::error::{Blame, Context, Fault, RunError};
 use crate::notice;
 use crate::session::{Address, Events, Failure, Listener, Outgoing, Refusal, Vm, Wait};
@@ -87,7 +87,7 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> Result<Bui
     drop(builder);
     let record = |name: &str| -> Result<FileRecord, RunError> {
         let bytes = path(name).metadata()?.len();
-        Ok(FileRecord { name: name.to_owned(), bytes, sha256: digest::of_file(&path(name))? })
+        Ok(FileRecord { name: name.to_owned(), bytes, sha256: sparse_digest::of_file(&File::open(path(name))?)? })
     };
     let shape = recipe.shape;
     let manifest = Manifest {

@@ -18,7 +18,7 @@ use qemu::{Abilities, Accel, ImageFds, MachineType, Shape, Start, System, Templa
 /// Version of the directory's layout and of what the agent does before it is saved.
 pub const FORMAT: u32 = 2;
 
-/// A template's name: 32 hexadecimal digits.
+/// A template's name: a mark of this boot of the node, and 32 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key(String);
 
@@ -86,8 +86,8 @@ impl Recipe<'_> {
         spec.args().iter().for_each(|arg| add(arg.as_bytes()));
         // What a crash of the node left in files is not to be trusted, and the next boot may bring another
         // kernel or microcode.
-        add(&std::fs::read("/proc/sys/kernel/random/boot_id")?);
-        Ok(Key(hex(&hash.finalize()[..16])))
+        add(node::process::boot()?.as_bytes());
+        Ok(Key(node::shelf::of_this_boot(&hex(&hash.finalize()[..16]))?))
     }
 }
 

@@ -12,27 +12,29 @@
 //! - Building happens once however many want it, under a lock that dies with its holder.
 
 mod builder;
-mod digest;
 mod key;
-mod store;
+mod manifest;
+mod sparse_digest;
 
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Instant;
 
 use nix::unistd::Uid;
+use node::dir;
+use node::lock::Waited;
+use node::shelf::{Shelf, TemplateDir};
+use node::trust::Readers;
 
 use crate::error::{Blame, Context, Fault, RunError};
-use crate::lock::{self, Waited};
 use crate::signals::Signal;
 
 use builder::Built;
 
 #[cfg(any(test, feature = "fuzzing"))]
-pub use self::{builder::hear, store::Manifest};
+pub use self::{builder::hear, manifest::Manifest};
 pub use builder::Terms;
 pub use key::{Key, Recipe};
-pub use store::{FileMode, Shelf, Template, remove, shelves};
+pub use manifest::Template;
 
 /// What came of asking for a template.
 #[derive(Debug)]
@@ -62,10 +64,10 @@ impl<T> Obtained<T> {
 
 /// Finds the recipe's template or makes it for this user.
 pub fn obtain(recipe: &Recipe<'_>, template_dir: &Path, cache_bytes: u64, terms: &Terms<'_>) -> Obtained {
-    let own = Shelf::of_user(template_dir, Uid::effective());
+    let own = Shelf::of_user(template_dir, Uid::effective().as_raw());
     let found = || -> Result<Obtained, RunError> {
         let anybodys = Recipe { introduction: &[], ..*recipe };
-        if let Some(template) = Shelf::of_site(template_dir).find(&anybodys.key().context("key")?) {
+        if let Some(template) = find(&Shelf::of_site(template_dir), &anybodys.key().context("key")?) {
             return Ok(Obtained::Template(template));
         }
         obtain_from(&own, recipe, cache_bytes, terms)
@@ -78,97 +80,121 @@ pub fn obtain(recipe: &Recipe<'_>, template_dir: &Path, cache_bytes: u64, terms:
 /// # Errors
 /// When the shelf cannot be used or the template cannot be kept.
 pub fn obtain_from(
-    shelf: &Shelf,
+    shelf: &Shelf<TemplateDir>,
     recipe: &Recipe<'_>,
     cache_bytes: u64,
     terms: &Terms<'_>,
 ) -> Result<Obtained, RunError> {
     let key = recipe.key().context("key")?;
-    if let Some(template) = shelf.find(&key) {
-        template.touch();
+    if let Some(template) = find(shelf, &key) {
         return Ok(Obtained::Template(template));
     }
-    shelf.prepare(0o700).blame(Fault::Node)?;
-    if let Some(why) = shelf.recent_failure(&key) {
+    if let Err(error) = shelf.prepare() {
+        // Nothing that the next start would mend: the administrator must hear of it.
+        tracing::warn!("VMs boot, no template can be kept: {error}");
+        return Err(error).blame(Fault::Node);
+    }
+    if let Some(why) = shelf.recent_failure(key.as_str()) {
         return Err(failed_lately(&why));
     }
-    let files = FileMode { mode: 0o600, group: None };
-    let obtained = make_once(shelf, recipe, &key, files, terms)?;
-    shelf.evict(cache_bytes, Some(&shelf.dir.join(key.as_str())));
-    Ok(obtained)
+    make_once(shelf, recipe, &key, Readers::NOBODY, cache_bytes, terms)
 }
 
-/// Makes the recipe's template for the whole site, readable by whoever may read the image's disk.
+/// Makes the recipe's template for the whole site, readable by whoever can read the image's disk.
 ///
 /// # Errors
 /// When this is not root, or the template cannot be made.
-pub fn make_for_site(recipe: &Recipe<'_>, template_dir: &Path, terms: &Terms<'_>) -> Result<Obtained, RunError> {
+pub fn make_for_site(
+    recipe: &Recipe<'_>,
+    template_dir: &Path,
+    cache_bytes: u64,
+    terms: &Terms<'_>,
+) -> Result<Obtained, RunError> {
     let shelf = Shelf::of_site(template_dir);
-    shelf.prepare(0o755).blame(Fault::Node).with_context(|| shelf.dir.display().to_string())?;
+    shelf.prepare().blame(Fault::Node)?;
+    // A node that was booted anew makes its templates first: those of before are of no use to anybody.
+    shelf.remove_of_other_boots();
     let key = recipe.key().context("key")?;
-    // Memory holds what was read from the disk: who may not read that must not read this.
-    let disk = recipe.disk.file().metadata()?;
-    let files = FileMode { mode: 0o600 | (disk.mode() & 0o044), group: Some(disk.gid()) };
-    make_once(&shelf, recipe, &key, files, terms)
+    // Memory holds what was read from the disk: who cannot read that must not read this.
+    make_once(&shelf, recipe, &key, recipe.disk.readers(), cache_bytes, terms)
 }
 
 fn failed_lately(why: &str) -> RunError {
     RunError::new(Fault::Node, format!("making it failed a short while ago: {why}"))
 }
 
-/// Makes the template under its lock, unless another process does.
+/// The template of that key. One that is damaged counts as none, with a line for the administrator.
+fn find(shelf: &Shelf<TemplateDir>, key: &Key) -> Option<Template> {
+    let opened = || -> Result<Option<Template>, RunError> {
+        let Some(dir) = shelf.find(key.as_str())? else { return Ok(None) };
+        Template::open(shelf, key.as_str(), &dir).map(Some)
+    };
+    opened().unwrap_or_else(|error| {
+        tracing::warn!("the template {} is not used: {error:#}", shelf.dir.join(key.as_str()).display());
+        None
+    })
+}
+
+/// Makes the template under its lock, unless another process does, and lets it stay within the limit.
 fn make_once(
-    shelf: &Shelf,
+    shelf: &Shelf<TemplateDir>,
     recipe: &Recipe<'_>,
     key: &Key,
-    files: FileMode,
+    readers: Readers,
+    cache_bytes: u64,
     terms: &Terms<'_>,
 ) -> Result<Obtained, RunError> {
     let deadline = Instant::now() + terms.attempt.patience();
-    let failed_before = shelf.recent_failure(key);
-    match lock::wait(&shelf.lock_path(key), deadline, terms.signals, || shelf.find(key)).context("lock")? {
+    let failed_before = shelf.recent_failure(key.as_str());
+    match shelf.lock(key.as_str(), deadline, terms.signals, || find(shelf, key)).context("lock")? {
         Waited::Found(template) => Ok(Obtained::Template(template)),
         Waited::Interrupted(signal) => Ok(Obtained::Interrupted(signal)),
-        Waited::TimedOut => Err(RunError::new(Fault::Node, "another process did not finish building it in time")),
+        Waited::TimedOut(why) => {
+            let why = format!("another process did not finish building it in time: {why}");
+            Err(RunError::new(Fault::Node, why))
+        }
         Waited::Locked(_lock) => {
-            if let (None, Some(why)) = (failed_before, shelf.recent_failure(key)) {
+            if let (None, Some(why)) = (failed_before, shelf.recent_failure(key.as_str())) {
                 // Its maker had the lock until now.
                 return Err(failed_lately(&why));
             }
-            let draft = shelf.begin(key)?;
             let on_trial = terms.attempt.is_on_trial();
-            let outcome = make(shelf, recipe, key, &draft, files, terms);
-            if let Err(error) = &outcome {
+            let outcome = make(shelf, recipe, key, readers, terms).inspect_err(|error| {
                 tracing::warn!("no template of image '{}' can be made: {error:#}", recipe.image.name);
-                shelf.note_failure(key, &format!("{error:#}"));
-            }
-            if let (true, Ok(Obtained::NoBoot(why))) = (on_trial, &outcome) {
+                shelf.note_failure(key.as_str(), &format!("{error:#}"));
+            })?;
+            if let (true, Obtained::NoBoot(why)) = (on_trial, &outcome) {
                 // Who waited for it would wait as long once more, one after the other.
-                shelf.note_failure(key, why);
+                shelf.note_failure(key.as_str(), why);
             }
-            let _ = std::fs::remove_dir_all(&draft);
-            outcome
+            for removed in shelf.evict(cache_bytes, Some(key.as_str())) {
+                tracing::info!("template {} removed: over the limit", removed.display());
+            }
+            Ok(outcome)
         }
     }
 }
 
 /// Builds the template and puts it on the shelf, whose lock the caller holds.
 fn make(
-    shelf: &Shelf,
+    shelf: &Shelf<TemplateDir>,
     recipe: &Recipe<'_>,
     key: &Key,
-    draft: &Path,
-    files: FileMode,
+    readers: Readers,
     terms: &Terms<'_>,
 ) -> Result<Obtained, RunError> {
-    match builder::build(recipe, draft, terms)? {
+    // What it takes at most; most of a fresh guest's memory is never written.
+    shelf.make_room(recipe.shape.base_mib << 20, u64::MAX).blame(Fault::Node)?;
+    let draft = shelf.begin(key.as_str())?;
+    dir::make_one(&draft.path().join(manifest::EMPTY), 0o755)?;
+    match builder::build(recipe, draft.path(), terms)? {
         Built::Complete => {}
         Built::NoBoot(why) => return Ok(Obtained::NoBoot(why)),
         Built::Interrupted(signal) => return Ok(Obtained::Interrupted(signal)),
     }
-    let dir = shelf.publish(draft, key, files).context("publish")?;
-    let template = Template::open(&dir, shelf.owner).blame(Fault::Node)?;
+    let dir = draft.publish(readers).context("publish")?;
+    let template = Template::open(shelf, key.as_str(), &dir)?;
     let ms = template.manifest.made_in_ms;
-    tracing::info!(image = %recipe.image.name, dir = %dir.display(), ms, "template made");
+    tracing::info!(image = %recipe.image.name, dir = %template.dir().display(), ms, "template made");
     Ok(Obtained::Template(template))
 }

@@ -4,19 +4,21 @@
 //! else can write to it: no name can change under our hands, what is read there is true, and a user cannot
 //! fill the file system, which by default is the node's /run.
 
-use crate::spank::Step;
-use node::status::{STATUS_FILE, Status};
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fmt::Display;
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use crate::dir::{make_one, make_root};
+use crate::status::{STATUS_FILE, Status};
 
 /// A directory whose file is not complete yet is being made, unless it is older than this.
 const MAKING: Duration = Duration::from_secs(60);
 
-/// The directory of one task.
-pub fn path(parent: &Path, job: u32, step: Step, task: u32) -> PathBuf {
+/// The directory of one task; the step by its number or its name in Slurm.
+pub fn path(parent: &Path, job: u32, step: impl Display, task: u32) -> PathBuf {
     parent.join(format!("{job}.{step}.{task}"))
 }
 
@@ -27,24 +29,23 @@ pub fn path(parent: &Path, job: u32, step: Step, task: u32) -> PathBuf {
 /// When a file operation fails, or others than root could tamper with the parent.
 pub fn create(path: &Path, status: &str) -> io::Result<()> {
     let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    secure_parent(parent)?;
-    if let Err(error) = make(path, 0o755) {
+    make_root(parent).map_err(io::Error::other)?;
+    if let Err(error) = make_one(path, 0o755) {
         if error.kind() != io::ErrorKind::AlreadyExists {
             return Err(error);
         }
         remove(path)?;
-        make(path, 0o755)?;
+        make_one(path, 0o755)?;
     }
-    // Modes are subject to the umask, which in slurmstepd is anything.
-    open(path)?.set_permissions(Permissions::from_mode(0o755))?;
     let new = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path.join(STATUS_FILE));
     let mut file = new?;
+    // The mode above is subject to the umask, which in slurmstepd is anything.
     file.set_permissions(Permissions::from_mode(0o644))?;
     file.write_all(status.as_bytes())
 }
 
 /// Whether the process of the task still runs. A killed slurmstepd leaves the directory of one that does not.
-pub(super) fn is_in_use(path: &Path) -> bool {
+pub fn is_in_use(path: &Path) -> bool {
     let text = fs::read_to_string(path.join(STATUS_FILE)).unwrap_or_default();
     match text.parse::<Status>() {
         Ok(status) => status.runner.is_alive(),
@@ -71,44 +72,12 @@ pub fn remove(path: &Path) -> io::Result<()> {
     result.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
-/// Makes `parent` if need be, and refuses one that others than root could tamper with.
-pub(super) fn secure_parent(parent: &Path) -> io::Result<()> {
-    match make(parent, 0o755) {
-        Ok(()) => open(parent)?.set_permissions(Permissions::from_mode(0o755))?,
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(error),
-    }
-    is_secure(parent)
-}
-
-/// Refuses a directory that others than root could tamper with.
-pub(super) fn is_secure(dir: &Path) -> io::Result<()> {
-    let meta = open(dir)?.metadata()?;
-    let own = fs::metadata("/proc/self")?.uid();
-    if (meta.uid() != 0 && meta.uid() != own) || meta.mode() & 0o022 != 0 {
-        return Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            format!("{} must belong to root and be writable for nobody else", dir.display()),
-        ));
-    }
-    Ok(())
-}
-
-/// Makes a directory; the mode is subject to the umask.
-pub(super) fn make(path: &Path, mode: u32) -> io::Result<()> {
-    DirBuilder::new().mode(mode).create(path)
-}
-
-/// Opens a directory itself, not what a symbolic link of that name points to.
-pub(super) fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use node::process::Process;
-    use std::os::unix::fs::{chown, symlink};
+    use crate::dir::open;
+    use crate::process::Process;
+    use std::os::unix::fs::{MetadataExt, chown, symlink};
 
     fn me() -> u32 {
         fs::metadata("/proc/self").unwrap().uid()
@@ -124,10 +93,8 @@ mod tests {
 
     #[test]
     fn steps_have_readable_names() {
-        let name = |step| path(Path::new("/run/x"), 7, step, 3).display().to_string();
-        assert_eq!(name(Step::Srun(0)), "/run/x/7.0.3");
-        assert_eq!(name(Step::Batch), "/run/x/7.batch.3");
-        assert_eq!(name(Step::Interactive), "/run/x/7.interactive.3");
+        assert_eq!(path(Path::new("/run/x"), 7, 0, 3), Path::new("/run/x/7.0.3"));
+        assert_eq!(path(Path::new("/run/x"), 7, "batch", 3), Path::new("/run/x/7.batch.3"));
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
@@ -18,16 +17,15 @@ const BLOCK: u64 = 64 * 1024;
 ///
 /// # Errors
 /// When the file cannot be read.
-pub fn of_file(path: &Path) -> io::Result<String> {
-    let file = File::open(path)?;
+pub fn of_file(file: &File) -> io::Result<String> {
     let mut hash = Sha256::new();
     hash.update(file.metadata()?.len().to_le_bytes());
     let mut buf = vec![0; BLOCK as usize];
     let mut done = 0;
-    for extent in data_extents(&file)? {
+    for extent in data_extents(file)? {
         let mut block = (extent.start / BLOCK).max(done);
         while block * BLOCK < extent.end {
-            let n = read_at(&file, &mut buf, block * BLOCK)?;
+            let n = read_at(file, &mut buf, block * BLOCK)?;
             if buf[..n].iter().any(|&byte| byte != 0) {
                 hash.update(block.to_le_bytes());
                 hash.update(&buf[..n]);
@@ -62,7 +60,7 @@ mod tests {
             let file = File::create(&path).unwrap();
             file.set_len(10 << 20).unwrap();
             write(&file);
-            of_file(&path).unwrap()
+            of_file(&File::open(path).unwrap()).unwrap()
         };
         let sparse = digest("sparse", &|file| file.write_all_at(b"x", 5 << 20).unwrap());
         let full = digest("full", &|file| {

@@ -6,16 +6,15 @@
 //! files, and its subdirectories are moved up beside it: the work is a list and never a recursion. It ends
 //! at a deadline; what is left then is the next sweep's.
 
-use super::state_dir::open;
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// Name of root's directory below the one that is swept.
-pub const NAME: &str = ".swept";
+use crate::dir::{self, make_one, open};
+use crate::layout;
 
 /// Root's directory for what is being removed.
 #[derive(Debug)]
@@ -30,8 +29,8 @@ impl Trash {
     /// # Errors
     /// When it can be neither found nor made.
     pub fn below(parent: &Path) -> io::Result<Self> {
-        let dir = parent.join(NAME);
-        match DirBuilder::new().mode(0o700).create(&dir) {
+        let dir = parent.join(layout::TRASH);
+        match make_one(&dir, 0o700) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
             _ => Ok(Self { dir, next: 0 }),
         }
@@ -111,18 +110,18 @@ impl Trash {
         if fs::remove_dir(path).is_ok() {
             return Ok(());
         }
-        let dir = open(path)?;
+        let opened = open(path)?;
         // Whoever still holds a descriptor of it makes nothing new in it after this.
-        if dir.metadata()?.uid() != fs::metadata("/proc/self")?.uid() {
-            fchown(&dir, Some(0), Some(0))?;
+        if opened.metadata()?.uid() != dir::own_uid()? {
+            fchown(&opened, Some(0), Some(0))?;
         }
-        dir.set_permissions(Permissions::from_mode(0o700))?;
-        for entry in fs::read_dir(inside(&dir))? {
+        opened.set_permissions(Permissions::from_mode(0o700))?;
+        for entry in fs::read_dir(inside(&opened))? {
             if Instant::now() >= deadline {
                 return Err(ErrorKind::TimedOut.into());
             }
             let entry = entry?;
-            let path = inside(&dir).join(entry.file_name());
+            let path = inside(&opened).join(entry.file_name());
             if entry.file_type()?.is_dir() { self.take(&path)? } else { fs::remove_file(&path)? }
         }
         fs::remove_dir(path)
@@ -133,11 +132,11 @@ impl Trash {
         loop {
             let place = self.dir.join(self.next.to_string());
             self.next += 1;
-            match DirBuilder::new().mode(0o700).create(&place) {
+            match make_one(&place, 0o700) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 // Another sweep had finished and removed it.
                 Err(error) if error.kind() == ErrorKind::NotFound => {
-                    DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+                    make_one(&self.dir, 0o700).or_else(exists)?;
                 }
                 other => return other.map(|()| place),
             }
@@ -145,8 +144,12 @@ impl Trash {
     }
 }
 
+fn exists(error: io::Error) -> io::Result<()> {
+    if error.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(error) }
+}
+
 /// A path through the descriptor: whatever becomes of the directory's name, this one is meant.
-pub fn inside(dir: &File) -> PathBuf {
+pub(crate) fn inside(dir: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()))
 }
 
@@ -205,7 +208,7 @@ mod tests {
         let mut trash = Trash::below(root.path()).unwrap();
         trash.take(&doomed).unwrap();
         assert_eq!(trash.empty(Instant::now()).unwrap_err().kind(), ErrorKind::TimedOut);
-        assert!(root.path().join(NAME).exists());
+        assert!(root.path().join(layout::TRASH).exists());
         Trash::below(root.path()).unwrap().empty(soon()).unwrap();
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
     }
