@@ -14,8 +14,8 @@ use nix::unistd::Uid;
 use crate::config::Config;
 use node::{layout, trust};
 
-/// Name of the file in either place.
-const FILE: &str = "kvm-verdict";
+/// Name of the file in either place. No item of a shelf has a dot in its name.
+const FILE: &str = "kvm.verdict";
 
 /// Longest file that is read.
 const LENGTH_MAX: u64 = 4096;
