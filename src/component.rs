@@ -73,7 +73,7 @@ pub fn forget_inherited(plugin: &mut Plugin, host: &dyn Host) {
         return;
     }
     if plugin.components.is_empty() {
-        let variables = TABLE.iter().map(|option| option.slurm_variable());
+        let variables = TABLE.iter().map(request::OptionRow::slurm_variable);
         plugin.inherited = variables.filter_map(|name| Some((name.clone(), host.own_env(&name)?))).collect();
     } else {
         let before = |name: &str| plugin.inherited.get(name).cloned();
