@@ -158,11 +158,11 @@ fn with_stuck_image(cluster: &Cluster, work: impl FnOnce()) {
 
 /// What the node remembers of KVM: root's jobs write it where everybody believes it.
 fn verdict(cluster: &Cluster) -> Option<String> {
-    fs::read_to_string(cluster.dir.join("state/kvm-verdict")).ok()
+    fs::read_to_string(cluster.dir.join("state/kvm.verdict")).ok()
 }
 
 fn forget_verdict(cluster: &Cluster) {
-    let _ = fs::remove_file(cluster.dir.join("state/kvm-verdict"));
+    let _ = fs::remove_file(cluster.dir.join("state/kvm.verdict"));
 }
 
 fn broken_kvm(cluster: &Cluster) {

@@ -5,7 +5,7 @@ use crate::error::{Fault, RunError};
 use crate::notice;
 use crate::slot::Slot;
 use crate::task::End;
-use node::layout;
+use node::layout::this_node;
 use proto::{ExitStatus, FailKind};
 
 /// Combines the ends of all VMs: the highest code wins, and a signal counts as 128 + its number as in a shell.
@@ -49,11 +49,11 @@ fn failure(slot: &Slot, end: &End, proven: bool) -> Result<ExitStatus, RunError>
         End::NodeFailed(why) => RunError::node(why),
         // Nothing of the user's has run yet, and the image has no say in what the site demands.
         End::NeverUp(why) if slot.config.accel == AccelChoice::Kvm && !proven => {
-            RunError::new(Fault::Node, format!("this node ({}) cannot run VMs with KVM: {why}", layout::this_node()))
+            RunError::new(Fault::Node, format!("this node ({}) cannot run VMs with KVM: {why}", this_node()))
         }
         End::NotSaved(why) => RunError::new(Fault::User, format!("the command succeeded, its VM is not saved: {why}")),
-        End::NeverUp(why) => RunError::new(Fault::Image, format!("image '{image}' on {}: {why}", layout::this_node())),
-        End::Broken(why) => RunError::new(Fault::Guest, format!("image '{image}' on {}: {why}", layout::this_node())),
+        End::NeverUp(why) => RunError::new(Fault::Image, format!("image '{image}' on {}: {why}", this_node())),
+        End::Broken(why) => RunError::new(Fault::Guest, format!("image '{image}' on {}: {why}", this_node())),
     })
 }
 
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_guest_that_never_came_up_is_the_nodes_fault_only_where_kvm_is_demanded_and_unproven() {
-        let (node, end) = (layout::this_node(), End::NeverUp("no answer".into()));
+        let (node, end) = (this_node(), End::NeverUp("no answer".into()));
         let (fault, line) = blame(AccelChoice::Kvm, &end, false);
         assert_eq!((fault, line), (Fault::Node, format!("this node ({node}) cannot run VMs with KVM: no answer")));
         for (accel, proven) in [(AccelChoice::Kvm, true), (AccelChoice::Auto, false), (AccelChoice::Tcg, true)] {

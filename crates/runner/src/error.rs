@@ -9,7 +9,8 @@ use nix::errno::Errno;
 
 use image::ImageError;
 
-use node::layout;
+use node::layout::this_node;
+use node::trust::Distrust;
 
 /// Whose fault it is. Nothing else decides the exit code of a slot that ran no command, or not to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +109,7 @@ impl RunError {
 }
 
 fn cannot_run() -> String {
-    format!("this node ({}) cannot run VMs", layout::this_node())
+    format!("this node ({}) cannot run VMs", this_node())
 }
 
 impl fmt::Display for RunError {
@@ -143,6 +144,13 @@ impl From<io::Error> for RunError {
 impl From<Errno> for RunError {
     fn from(error: Errno) -> Self {
         Self::of(Fault::System, error)
+    }
+}
+
+/// What lies on the node is not to be believed.
+impl From<Distrust> for RunError {
+    fn from(error: Distrust) -> Self {
+        Self::of(Fault::Node, error)
     }
 }
 
@@ -226,7 +234,7 @@ mod tests {
     fn blame_stays_below_other_words_and_says_where() {
         let error = Err::<(), _>(io::Error::other("no QEMU")).blame_node().context("a slot").unwrap_err();
         assert_eq!((error.fault(), error.exit_code()), (Fault::Node, 75));
-        assert_eq!(error.to_string(), format!("a slot: this node ({}) cannot run VMs: no QEMU", layout::this_node()));
+        assert_eq!(error.to_string(), format!("a slot: this node ({}) cannot run VMs: no QEMU", this_node()));
         assert_eq!(RunError::node("no QEMU").with("a slot").to_string(), error.to_string());
     }
 

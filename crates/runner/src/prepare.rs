@@ -13,7 +13,7 @@ use crate::start::{Timeouts, source};
 use crate::task::{RawTerminal, Task, same_file, terminal_size};
 use crate::{job, limits, notice, save, shares};
 use image::{Image, ImageError, runs_here};
-use node::layout;
+use node::layout::this_node;
 use qemu::{BootSource, MachineType, Share, VmSize};
 
 /// What a slot's VMs are made of: everything that is looked up once.
@@ -128,7 +128,7 @@ fn choose_shares(slot: &Slot, image: &Image, own: &[PathBuf]) -> Result<Vec<Shar
             Fault::User,
             "--vm-mount={mount}: {} is no directory on {}",
             mount.source.display(),
-            layout::this_node()
+            this_node()
         );
     }
     let mut shares = shares::choose(&[mounts, slot.config.shares.as_slice()].concat(), own);

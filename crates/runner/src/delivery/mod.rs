@@ -64,8 +64,8 @@ impl Disk {
     }
 
     fn in_place(image: &Image, file: File, readers: Readers) -> Result<Self, RunError> {
-        let meta = file.metadata().blame(Fault::Image).with_context(|| image.disk.display().to_string())?;
-        let identity = identity(&meta);
+        let identity =
+            identity(&file.metadata().blame(Fault::Image).with_context(|| image.disk.display().to_string())?);
         Ok(Self { file, identity, readers, place: format!("{}, in place", image.disk.display()) })
     }
 

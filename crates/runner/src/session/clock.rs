@@ -25,7 +25,7 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// Moves it further away.
+    /// The same with more time.
     pub fn extend(&mut self, by: Duration) {
         self.at += by;
     }

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use nix::unistd::{Gid, Group, Uid};
 
-use node::layout;
+use node::layout::this_node;
 
 const DEVICE: &str = "/dev/kvm";
 
@@ -79,7 +79,7 @@ impl fmt::Display for Rights {
 
 impl fmt::Display for NoKvm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let node = layout::this_node();
+        let node = this_node();
         match self {
             Self::Refused(rights) => {
                 write!(f, "you may not use {DEVICE} on {node} ({rights}): {}", rights.remedy())
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn each_reason_is_one_line_with_its_remedy() {
-        let node = layout::this_node();
+        let node = this_node();
         let cases = [
             (
                 judged(libc::EACCES, "vmx"),

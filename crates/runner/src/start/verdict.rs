@@ -5,19 +5,17 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use nix::unistd::Uid;
 
 use crate::config::Config;
-use node::dir;
-use node::layout;
-use node::trust::believe_file;
+use node::{layout, trust};
 
-/// Name of the file in either place.
-const FILE: &str = "kvm-verdict";
+/// Name of the file in either place. No item of a shelf has a dot in its name.
+const FILE: &str = "kvm.verdict";
 
 /// Longest file that is read.
 const LENGTH_MAX: u64 = 4096;
@@ -93,19 +91,21 @@ impl Verdicts {
     }
 
     fn write(&self, verdict: Verdict) -> io::Result<()> {
-        let (Some((place, owner)), Some(circumstances)) = (self.places.last(), &self.circumstances) else {
+        let (Some((dir, owner)), Some(circumstances)) = (self.places.last(), &self.circumstances) else {
             return Ok(());
         };
         if owner.is_root() {
             // Users' runners read it there.
-            dir::make_root(place).map_err(io::Error::other)?;
+            node::dir::make_root(dir).map_err(io::Error::other)?;
         }
         // Complete under its name or not there, and never through a link.
-        let draft = place.join(format!(".{FILE}.{}", std::process::id()));
+        let draft = dir.join(format!(".{FILE}.{}", std::process::id()));
         let _ = fs::remove_file(&draft);
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&draft)?;
+        // Whatever the job's umask.
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
         file.write_all(format!("{} {circumstances}", verdict.word()).as_bytes())?;
-        fs::rename(&draft, place.join(FILE)).inspect_err(|_| {
+        fs::rename(&draft, dir.join(FILE)).inspect_err(|_| {
             let _ = fs::remove_file(&draft);
         })
     }
@@ -116,7 +116,7 @@ fn read(path: &Path, owner: Uid) -> Option<(String, SystemTime)> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
     let meta = file.metadata().ok().filter(fs::Metadata::is_file)?;
-    believe_file(&file, owner.as_raw()).ok()?;
+    trust::believe(&meta, owner.as_raw()).ok()?;
     Some((text(&file)?, meta.modified().ok()?))
 }
 
@@ -137,7 +137,6 @@ fn circumstances(qemu: &Path) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     const QEMU: &str = "/bin/sh";
 

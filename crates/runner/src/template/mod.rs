@@ -119,20 +119,20 @@ pub fn make_for_site(
     make_once(&shelf, recipe, &key, recipe.disk.readers(), cache_bytes, terms)
 }
 
+fn failed_lately(why: &str) -> RunError {
+    RunError::new(Fault::Node, format!("making it failed a short while ago: {why}"))
+}
+
 /// The template of that key. One that is damaged counts as none, with a line for the administrator.
 fn find(shelf: &Shelf<TemplateDir>, key: &Key) -> Option<Template> {
     let opened = || -> Result<Option<Template>, RunError> {
-        let Some(dir) = shelf.find(key.as_str()).blame(Fault::Node)? else { return Ok(None) };
-        Template::open(shelf, key.as_str(), &dir).blame(Fault::Node).map(Some)
+        let Some(dir) = shelf.find(key.as_str())? else { return Ok(None) };
+        Template::open(shelf, key.as_str(), &dir).map(Some)
     };
     opened().unwrap_or_else(|error| {
         tracing::warn!("the template {} is not used: {error:#}", shelf.dir.join(key.as_str()).display());
         None
     })
-}
-
-fn failed_lately(why: &str) -> RunError {
-    RunError::new(Fault::Node, format!("making it failed a short while ago: {why}"))
 }
 
 /// Makes the template under its lock, unless another process does, and lets it stay within the limit.
@@ -146,11 +146,12 @@ fn make_once(
 ) -> Result<Obtained, RunError> {
     let deadline = Instant::now() + terms.attempt.patience();
     let failed_before = shelf.recent_failure(key.as_str());
-    match shelf.lock(key.as_str(), deadline, terms.signals, || find(shelf, key)).blame(Fault::Node).context("lock")? {
+    match shelf.lock(key.as_str(), deadline, terms.signals, || find(shelf, key)).context("lock")? {
         Waited::Found(template) => Ok(Obtained::Template(template)),
         Waited::Interrupted(signal) => Ok(Obtained::Interrupted(signal)),
         Waited::TimedOut(why) => {
-            Err(RunError::new(Fault::Node, format!("another process did not finish building it in time: {why}")))
+            let why = format!("another process did not finish building it in time: {why}");
+            Err(RunError::new(Fault::Node, why))
         }
         Waited::Locked(_lock) => {
             if let (None, Some(why)) = (failed_before, shelf.recent_failure(key.as_str())) {
@@ -162,12 +163,12 @@ fn make_once(
                 tracing::warn!("no template of image '{}' can be made: {error:#}", recipe.image.name);
                 shelf.note_failure(key.as_str(), &format!("{error:#}"));
             })?;
-            for removed in shelf.evict(cache_bytes, Some(key.as_str())) {
-                tracing::info!("template {} removed: over the limit", removed.display());
-            }
             if let (true, Obtained::NoBoot(why)) = (on_trial, &outcome) {
                 // Who waited for it would wait as long once more, one after the other.
                 shelf.note_failure(key.as_str(), why);
+            }
+            for removed in shelf.evict(cache_bytes, Some(key.as_str())) {
+                tracing::info!("template {} removed: over the limit", removed.display());
             }
             Ok(outcome)
         }
@@ -184,15 +185,15 @@ fn make(
 ) -> Result<Obtained, RunError> {
     // What it takes at most; most of a fresh guest's memory is never written.
     shelf.make_room(recipe.shape.base_mib << 20, u64::MAX).blame(Fault::Node)?;
-    let draft = shelf.begin(key.as_str()).blame(Fault::Node)?;
-    dir::make_one(&draft.path().join(manifest::EMPTY), 0o755).blame(Fault::Node)?;
+    let draft = shelf.begin(key.as_str())?;
+    dir::make_one(&draft.path().join(manifest::EMPTY), 0o755)?;
     match builder::build(recipe, draft.path(), terms)? {
         Built::Complete => {}
         Built::NoBoot(why) => return Ok(Obtained::NoBoot(why)),
         Built::Interrupted(signal) => return Ok(Obtained::Interrupted(signal)),
     }
-    let dir = draft.publish(readers).blame(Fault::Node).context("publish")?;
-    let template = Template::open(shelf, key.as_str(), &dir).blame(Fault::Node)?;
+    let dir = draft.publish(readers).context("publish")?;
+    let template = Template::open(shelf, key.as_str(), &dir)?;
     let ms = template.manifest.made_in_ms;
     tracing::info!(image = %recipe.image.name, dir = %template.dir().display(), ms, "template made");
     Ok(Obtained::Template(template))
