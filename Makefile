@@ -43,7 +43,7 @@ PLUGINDIR  ?= $(or $(shell timeout 5 scontrol show config 2>/dev/null | awk '$$1
 LIBEXECDIR ?= $(PREFIX)/libexec/spank-vm
 SHAREDIR   ?= $(PREFIX)/share/spank-vm
 
-SCRIPTS := .ci/run fuzz/run packaging/debian-deps benches/paper-way tests/cluster/cluster tests/cluster/demo tests/cluster/lib/v2-node \
+SCRIPTS := .ci/run fuzz/run packaging/debian-deps benches/paper-way testkit/lab/lab testkit/lab/make-node tests/cluster/cluster tests/cluster/demo tests/cluster/lib/v2-node \
            $(wildcard tests/cluster/lib/*.sh tests/images/*) tests/parity/prelude.sh slurm-conf/example-job.sh slurm-conf/prolog
 
 # What the tests of the real cluster find the build by.
@@ -157,6 +157,28 @@ figure4: build kit images images-full ## the paper's Figure 4 again, into target
 	@packaging/debian-deps figure4
 	$(call section,Figure 4)
 	$(CARGO) bench --quiet -p spank-vm --bench figure4
+
+# Node VMs of Debian under emulation, with KVM, systemd and cgroup v2: docs/lab.md. RELEASE=trixie for another one, NODES=2 for two.
+LAB     := /var/tmp/spank-vm-lab
+RELEASE ?= bookworm
+NODES   ?= 1
+.PHONY: lab lab-stop lab-tree test-lab
+lab: lab-tree kit images ## start a node VM with KVM, systemd and Slurm, and leave it up (RELEASE=bookworm, NODES=1; as root)
+	@testkit/lab/lab start $(LAB) $(RELEASE) $(NODES)
+	@testkit/lab/lab greet $(LAB)
+
+lab-stop: ## end it
+	@testkit/lab/lab stop $(LAB)
+
+# What the node VMs install.
+lab-tree: build
+	@rm -rf $(TARGET)/lab/tree
+	@$(MAKE) install DESTDIR=$(abspath $(TARGET)/lab/tree) PLUGINDIR=/usr/lib/x86_64-linux-gnu/slurm-wlm >/dev/null
+
+test-lab: lab-tree kit images ## tests with KVM in node VMs of Debian 12 and 13 (as root)
+	$(call section,tests in the lab)
+	@for release in bookworm trixie; do testkit/lab/lab image $$release; done
+	$(CARGO) test --quiet -p spank-vm --test lab
 
 ##@ Build
 
