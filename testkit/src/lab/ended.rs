@@ -19,12 +19,12 @@ impl Ended {
         self.stdout
     }
 
-    /// Asserts failure, and that standard error has exactly one line of ours, with all of `words` in it.
+    /// Asserts failure, and that standard error has exactly one line of ours ("vm: …"), with all of `words` in it.
     #[track_caller]
     pub fn fails_saying(self, words: &[&str]) {
         assert_ne!(self.code, 0, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
-        let ours: Vec<&str> = self.stderr.lines().filter(|line| line.contains("spank-vm")).collect();
-        assert_eq!(ours.len(), 1, "one line of spank-vm expected, got:\n{}", self.stderr);
+        let ours: Vec<&str> = self.stderr.lines().filter(|line| line.starts_with("vm: ")).collect();
+        assert_eq!(ours.len(), 1, "one line of 'vm:' expected, got:\n{}", self.stderr);
         for word in words {
             assert!(ours[0].contains(word), "'{word}' is not in: {}", ours[0]);
         }

@@ -1,0 +1,43 @@
+//! A node that goes down with VM jobs on it and comes up again, with the unit that makes templates at boot.
+
+use testkit::lab::Lab;
+
+use crate::{Case, case};
+
+pub const CASES: &[Case] = &[
+    case("after_a_reboot_vm_jobs_are_requeued_nothing_is_left_and_the_next_job_is_fine", reboot),
+    case("the_systemd_unit_has_made_the_templates_of_all_images_at_boot", unit),
+];
+
+fn reboot(lab: &Lab) {
+    lab.root("systemctl enable spank-vm-templates");
+    // One that is requeued, and one that is not.
+    let script = r"
+        rm -f runs go started-*
+        sbatch -Q --mem=500 --vm-image=tiny -J again --requeue -o /dev/null --wrap 'echo run >> runs; until [ -e go ]; do sleep 0.2; done; echo done >> runs'
+        sbatch -Q --mem=500 --vm-image=tiny -J once --no-requeue -o /dev/null --wrap ': > started-once; sleep 3000'";
+    lab.sh("ada", script).ok();
+    lab.wait_until("both jobs run", "[ -s /home/ada/runs ] && [ -e /home/ada/started-once ] && sync");
+    lab.reboot();
+    lab.root("squeue; scontrol update jobid=$(squeue -h -n again -o %i) starttime=now || true");
+    lab.wait_until("the job is begun again", "[ $(grep -c run /home/ada/runs) = 2 ]");
+    let left = lab.root("ls -A /run/spank-vm | grep -c '^[0-9]'; pgrep -c qemu-system; squeue -h -o %j");
+    assert_eq!(left, "1\n1\nagain\n");
+    lab.root("touch /home/ada/go");
+    lab.wait_until("the job ended", "[ -z \"$(squeue -h)\" ] && tail -n1 /home/ada/runs | grep -x done");
+    assert_eq!(lab.sh("ada", "srun --mem=500 --vm-image=tiny echo fine").ok(), "fine\n");
+}
+
+fn unit(lab: &Lab) {
+    let state = lab.root("systemctl show -P Result -P ExecMainStatus spank-vm-templates");
+    assert_eq!(state, "success\n0\n", "{}", lab.root("journalctl -b -u spank-vm-templates --no-pager"));
+    let list = lab.root("spank-vm template list");
+    for image in ["tiny", "debian12"] {
+        assert!(list.lines().any(|line| line.starts_with("(site)") && line.contains(image)), "{list}");
+    }
+    // A user that never had a VM on this boot gets a clone at once.
+    let step = lab.sh("ada", "SPANK_VM_TIMING=1 srun --mem=700 --vm-image=debian12 true");
+    assert!(step.stderr.contains(" wake="), "{step:?}");
+    let own = lab.root("spank-vm template list | grep -c '^ada' || true");
+    assert_eq!(own, "0\n", "a template of the site's serves ada");
+}
