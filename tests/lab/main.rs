@@ -24,7 +24,7 @@ use std::time::Instant;
 use libtest_mimic::{Arguments, Failed, Trial};
 use testkit::lab::Lab;
 
-use report::Row;
+use report::Release;
 
 /// A test: a sentence and a function of the lab.
 struct Case {
@@ -52,8 +52,8 @@ const RELEASES: &str = "bookworm trixie";
 /// Where and why the last assertion failed: told with the outcome of the test and not in the midst of the list.
 static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
 
-/// The lab that is up, and which release it is.
-type Shared = Arc<Mutex<Option<(String, Lab)>>>;
+/// The lab that is up, or why it is not, and which release it is.
+type Shared = Arc<Mutex<Option<(String, Result<Lab, String>)>>>;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -61,18 +61,22 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let releases = std::env::var("SPANK_VM_LAB_RELEASES").unwrap_or_else(|_| RELEASES.to_owned());
     let lab = Shared::default();
-    let rows: Arc<Mutex<Vec<Row>>> = Arc::default();
+    let seen: Arc<Mutex<Vec<Release>>> = Arc::default();
     let mut trials = Vec::new();
     for release in releases.split_whitespace() {
         for case in CASES.iter().copied().flatten() {
-            let (release, lab, rows) = (release.to_owned(), Arc::clone(&lab), Arc::clone(&rows));
-            trials.push(Trial::test(format!("{release}: {}", case.name), move || run(&release, case, &lab, &rows)));
+            let (release, lab, seen) = (release.to_owned(), Arc::clone(&lab), Arc::clone(&seen));
+            trials.push(Trial::test(format!("{release}: {}", case.name), move || run(&release, case, &lab, &seen)));
         }
     }
     panic::set_hook(Box::new(|what| *LAST_PANIC.lock().unwrap() = what.to_string()));
     let conclusion = libtest_mimic::run(&arguments, trials);
-    report::print(&rows.lock().unwrap());
-    let ended = lab.lock().unwrap().take().map_or(Ok(()), |(_, lab)| lab.stop());
+    report::print(&seen.lock().unwrap());
+    // A run of a few chosen cases is no report.
+    if conclusion.num_filtered_out == 0 && !arguments.list {
+        report::write(&seen.lock().unwrap());
+    }
+    let ended = lab.lock().unwrap().take().map_or(Ok(()), |(_, lab)| lab.map_or(Ok(()), Lab::stop));
     if let Err(why) = ended {
         eprintln!("after the last test: {why}");
         return ExitCode::FAILURE;
@@ -81,23 +85,25 @@ fn main() -> ExitCode {
 }
 
 /// Runs a case in a lab of its release, which is started for the first of them.
-fn run(release: &str, case: &'static Case, shared: &Shared, rows: &Mutex<Vec<Row>>) -> Result<(), Failed> {
+fn run(release: &str, case: &'static Case, shared: &Shared, seen: &Mutex<Vec<Release>>) -> Result<(), Failed> {
     let mut shared = shared.lock().unwrap();
     if shared.as_ref().is_none_or(|(up, _)| up != release) {
-        if let Some((_, former)) = shared.take() {
+        if let Some((_, Ok(former))) = shared.take() {
             former.stop()?;
         }
         let began = Instant::now();
-        let lab = Lab::start(release, 1)?;
-        rows.lock().unwrap().push(Row::new(release, "(until the node was idle)", began, None));
+        let lab = Lab::start(release, 1);
+        let versions = lab.as_ref().map(Lab::versions).unwrap_or_default();
+        seen.lock().unwrap().push(Release::new(release, versions, began.elapsed()));
         *shared = Some((release.to_owned(), lab));
     }
-    let lab = &shared.as_ref().expect("it was started above").1;
+    let lab = shared.as_ref().expect("it was started above").1.as_ref()?;
     let began = Instant::now();
     let outcome = catch_unwind(AssertUnwindSafe(|| (case.run)(lab)));
     let outcome = outcome.map_err(|_| std::mem::take(&mut *LAST_PANIC.lock().unwrap()));
     let outcome = outcome.and_then(|()| nothing_is_left(lab));
-    rows.lock().unwrap().push(Row::new(release, case.name, began, case.lacks));
+    let works = outcome.is_ok();
+    seen.lock().unwrap().last_mut().expect("it was added above").add(case, began.elapsed(), works);
     match (outcome, case.lacks) {
         (Ok(()), None) | (Err(_), Some(_)) => Ok(()),
         (Err(why), None) => Err(why.into()),

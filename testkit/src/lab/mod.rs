@@ -6,7 +6,7 @@
 mod ended;
 
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -58,13 +58,39 @@ impl Lab {
             .stderr(log)
             .spawn()
             .map_err(|e| format!("{}: {e}", program().display()))?;
-        let lab = Self { dir, holder };
-        let up = lab.tool(START_S, "wait", &[]).output().map_err(|e| e.to_string())?;
-        if up.status.success() {
-            return Ok(lab);
+        let mut lab = Self { dir, holder };
+        lab.await_nodes().map_err(|why| {
+            let said = fs::read_to_string(lab.dir.join("hold.log")).unwrap_or_default();
+            format!("the lab of {release} does not come up: {why}{said}")
+        })?;
+        Ok(lab)
+    }
+
+    /// Waits until all nodes are up, or their holder is dead.
+    fn await_nodes(&mut self) -> Result<(), String> {
+        let mut waiting = self.tool(START_S, "wait", &[]).stdout(Stdio::null()).spawn().map_err(|e| e.to_string())?;
+        loop {
+            let up = waiting.try_wait().map_err(|e| e.to_string())?;
+            let dead = self.holder.try_wait().map_err(|e| e.to_string())?;
+            match (up, dead) {
+                (Some(status), _) if status.success() => return Ok(()),
+                (Some(_), _) => {
+                    return Err(waiting.wait_with_output().map_or_else(|e| e.to_string(), |o| text(o.stderr)));
+                }
+                (None, Some(_)) => {
+                    // It finds nobody to wait for any more.
+                    let _ = waiting.kill();
+                    let _ = waiting.wait();
+                    return Err(String::new());
+                }
+                (None, None) => thread::sleep(Duration::from_millis(100)),
+            }
         }
-        let said = fs::read_to_string(lab.dir.join("hold.log")).unwrap_or_default();
-        Err(format!("the lab of {release} does not come up: {}{said}", text(up.stderr)))
+    }
+
+    /// The node's Slurm, QEMU, systemd and Linux: on each line a package's name and its version.
+    pub fn versions(&self) -> String {
+        fs::read_to_string(self.dir.join("versions")).unwrap_or_default()
     }
 
     /// Runs a script for bash in the first node VM as `user` ("root", "ada" who may use /dev/kvm, "bob" who may not),
@@ -136,7 +162,10 @@ impl Lab {
             }
             thread::sleep(Duration::from_millis(50));
         }
-        fs::remove_dir_all(&self.dir).map_err(|e| format!("{}: {e}", self.dir.display()))
+        match fs::remove_dir_all(&self.dir) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(format!("{}: {error}", self.dir.display())),
+            _ => Ok(()),
+        }
     }
 
     fn tool(&self, seconds: &str, what: &str, arguments: &[&str]) -> Command {
