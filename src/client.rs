@@ -2,12 +2,11 @@
 
 use super::error::Error;
 use super::imagecheck::{self, Verdict};
-use super::options::{IMAGE, TABLE};
-use super::{
-    COMMAND_ENV, COMPONENTS_ENV, IMAGE_DIR_ENV, JOB_IMAGE_ENV, MULTI_PROG_ENV, Plugin, VERBOSE_ENV, component,
-    multiprog,
-};
+use super::plugin::Plugin;
+use super::variables::{COMMAND_ENV, COMPONENTS_ENV, IMAGE_DIR_ENV, JOB_IMAGE_ENV, MULTI_PROG_ENV, VERBOSE_ENV};
+use super::{component, multiprog};
 use crate::spank::{Context, Host, Level};
+use request::{IMAGE, OPTIONS};
 use request::{ImageRef, STEP_PROGRAM, VmRequest};
 use std::env;
 use std::ffi::{OsStr, OsString, c_int};
@@ -28,7 +27,7 @@ pub fn start(host: &mut dyn Host) -> bool {
     if !matches!(host.context(), Context::Srun | Context::Allocator) {
         return false;
     }
-    for option in &TABLE {
+    for option in &OPTIONS {
         let Some(default) = host.own_env(&option.default_variable()).filter(|value| !value.is_empty()) else {
             continue;
         };
@@ -50,7 +49,7 @@ pub fn start(host: &mut dyn Host) -> bool {
 /// A path that comes from the environment starts where its submission did, or else here; after this, a relative
 /// one can only be from the command line or the script.
 fn resolve_inherited_image(host: &mut dyn Host) {
-    let variable = TABLE[IMAGE].slurm_variable();
+    let variable = OPTIONS[IMAGE].slurm_variable();
     let inherited = host.own_env(&variable).and_then(|value| value.to_str()?.parse::<ImageRef>().ok());
     let Some(image) = inherited.filter(|image| image.relative_path().is_some()) else { return };
     let dir = host.own_env(IMAGE_DIR_ENV).map(PathBuf::from).or_else(|| env::current_dir().ok());
@@ -66,9 +65,9 @@ fn resolve_inherited_image(host: &mut dyn Host) {
 pub fn check_options(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     // Without any value since then, this component has none: Slurm tells of a component's end once for each.
     plugin.begin_component();
-    component::forget_inherited(plugin, host);
-    plugin.options.refuse_strays(|name| host.own_env(name))?;
-    let mut vms = plugin.options.vms()?;
+    plugin.forget_inherited(host);
+    plugin.given.refuse_strays(|name| host.own_env(name))?;
+    let mut vms = plugin.given.vms()?;
     if let Some(vms) = &mut vms {
         if vms.image.relative_path().is_some() {
             let dir = env::current_dir().map_err(|source| Error::NoWorkDir { path: vms.image.to_string(), source })?;
@@ -79,16 +78,16 @@ pub fn check_options(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Err
     }
     plugin.complete = true;
     remember_for_job(plugin, host)?;
-    component::add(plugin, host, vms)
+    plugin.add_component(host, vms)
 }
 
 /// A job that asked for a VM says so in a second variable, which has another name than those that Slurm makes of options. A
 /// step within the job that does not find the first one any more has not asked for the host.
 fn remember_for_job(plugin: &Plugin, host: &mut dyn Host) -> Result<(), Error> {
-    let [image, ..] = plugin.options.given();
+    let [image, ..] = plugin.given.values();
     let of_job = host.own_env(JOB_IMAGE_ENV).filter(|image| !image.is_empty());
     if host.context() == Context::Allocator {
-        let image = image.clone().filter(|_| plugin.options.wants_vm()).unwrap_or_default();
+        let image = image.clone().filter(|_| plugin.given.wants_vm()).unwrap_or_default();
         if of_job.is_some() || !image.is_empty() {
             host.set_own_env(JOB_IMAGE_ENV, image.as_ref());
         }
@@ -236,7 +235,7 @@ mod tests {
         host.own_env.insert("SPANK_VM_IMAGE".into(), "debian12".into());
         host.own_env.insert("SPANK_VMS_PER_SLOT".into(), "".into());
         start(&mut host);
-        assert_eq!(host.own_env[&TABLE[IMAGE].slurm_variable()], "debian12");
+        assert_eq!(host.own_env[&OPTIONS[IMAGE].slurm_variable()], "debian12");
         assert_eq!(host.own_env.len(), 3, "an empty default is no default: {:?}", host.own_env);
     }
 
@@ -244,14 +243,14 @@ mod tests {
     fn the_choice_of_an_enclosing_job_beats_the_default() {
         let mut host = FakeHost::new(Context::Srun);
         host.own_env.insert("SPANK_VM_IMAGE".into(), "debian12".into());
-        host.own_env.insert(TABLE[IMAGE].slurm_variable(), "none".into());
+        host.own_env.insert(OPTIONS[IMAGE].slurm_variable(), "none".into());
         start(&mut host);
-        assert_eq!(host.own_env[&TABLE[IMAGE].slurm_variable()], "none");
+        assert_eq!(host.own_env[&OPTIONS[IMAGE].slurm_variable()], "none");
     }
 
     #[test]
     fn a_relative_path_starts_where_it_was_written() {
-        let variable = TABLE[IMAGE].slurm_variable();
+        let variable = OPTIONS[IMAGE].slurm_variable();
         let here = env::current_dir().unwrap();
         let mut host = FakeHost::new(Context::Allocator);
         host.own_env.insert("SPANK_VM_IMAGE".into(), "./my.qcow2".into());
@@ -263,7 +262,7 @@ mod tests {
         assert_eq!(host.own_env[&variable], "/of/salloc/my.qcow2", "an inherited one where the job was submitted");
 
         let (_dir, mut plugin) = plugin(&format!("[ \"$3\" = {}/my.qcow2 ]", here.display()));
-        plugin.options.set(IMAGE, Some("./my.qcow2"));
+        plugin.given.set(IMAGE, Some("./my.qcow2"));
         check_options(&mut plugin, &mut host).unwrap();
         assert_eq!(host.own_env[IMAGE_DIR_ENV], here.as_os_str(), "one from the command line here");
     }
@@ -279,7 +278,7 @@ mod tests {
     #[test]
     fn a_good_image_passes_and_the_program_got_the_site_s_configuration() {
         let (_dir, mut plugin) = plugin(r#"[ "$*" = "image check debian12 --config /site.toml" ]"#);
-        plugin.options.set(IMAGE, Some("debian12"));
+        plugin.given.set(IMAGE, Some("debian12"));
         let mut host = FakeHost::new(Context::Srun);
         check_options(&mut plugin, &mut host).unwrap();
         assert_eq!(host.lines.into_inner(), []);
@@ -288,7 +287,7 @@ mod tests {
     #[test]
     fn an_unknown_image_is_refused_in_the_words_of_the_program() {
         let (_dir, mut plugin) = plugin("echo \"no image '$3'; did you mean 'debian12'?\" >&2; exit 1");
-        plugin.options.set(IMAGE, Some("debain12"));
+        plugin.given.set(IMAGE, Some("debain12"));
         let error = check_options(&mut plugin, &mut FakeHost::new(Context::Srun)).unwrap_err();
         assert_eq!(error.to_string(), "no image 'debain12'; did you mean 'debian12'?");
     }
@@ -296,7 +295,7 @@ mod tests {
     #[test]
     fn a_submit_host_without_the_program_leaves_the_check_to_the_node() {
         let mut plugin = Plugin::new(&["libexec=/nonexistent".into()]);
-        plugin.options.set(IMAGE, Some("debian12"));
+        plugin.given.set(IMAGE, Some("debian12"));
         let mut host = FakeHost::new(Context::Allocator);
         check_options(&mut plugin, &mut host).unwrap();
         let lines = host.lines.borrow();
@@ -319,7 +318,7 @@ mod tests {
         let mut plugin = Plugin::new(&[]);
         hide_command(&mut plugin, &mut host).unwrap();
         assert_eq!((host.command().as_str(), host.own_env.len()), ("sleep 1", 0));
-        plugin.options.set(IMAGE, Some("debian12"));
+        plugin.given.set(IMAGE, Some("debian12"));
         hide_command(&mut plugin, &mut host).unwrap();
         assert_eq!(host.command(), "spank-vm-step 1");
         assert_eq!(host.own_env[COMMAND_ENV], "sleep");
@@ -336,7 +335,7 @@ mod tests {
         let mut host = FakeHost::new(Context::Srun);
         host.argv = vec![file.path().into(), "0 hostname\n1 sleep 1\n".into()];
         let mut plugin = Plugin::new(&[]);
-        plugin.options.set(IMAGE, Some("debian12"));
+        plugin.given.set(IMAGE, Some("debian12"));
         hide_command(&mut plugin, &mut host).unwrap();
         assert_eq!(
             host.argv,
@@ -352,7 +351,7 @@ mod tests {
         host.argv = vec!["/dev/fd/63".into(), "0 hostname\n".into()];
         let mut plugin = Plugin::new(&[]);
         hide_command(&mut plugin, &mut host).unwrap();
-        plugin.options.set(IMAGE, Some("debian12"));
+        plugin.given.set(IMAGE, Some("debian12"));
         assert!(matches!(hide_command(&mut plugin, &mut host), Err(Error::OpenCommand)));
     }
 

@@ -11,10 +11,11 @@
 //! must ask for the same.
 
 use super::error::Error;
-use super::options::{IMAGE, TABLE};
-use super::{COMPONENTS_ENV, Plugin, version};
+use super::variables::COMPONENTS_ENV;
+use super::version;
 use crate::spank::{Context, Host, SpankError, command_begins};
 use request::{Encoded, STEP_PROGRAM, VmRequest, decode};
+use request::{IMAGE, OPTIONS};
 use std::ffi::{OsStr, OsString};
 
 /// In the list of components: this one asked for no VM.
@@ -28,7 +29,7 @@ const LATE_BCAST: u32 = 0x0017_0200;
 #[derive(Debug)]
 pub struct Component {
     /// Per option the value, if there is one.
-    given: [Option<OsString>; TABLE.len()],
+    given: [Option<OsString>; OPTIONS.len()],
     vms: Option<VmRequest>,
     /// As far as it could be read.
     command: Option<OsString>,
@@ -39,6 +40,11 @@ pub struct Component {
 }
 
 impl Component {
+    /// A component with these values of options, which ask for these VMs.
+    pub fn new(given: [Option<OsString>; OPTIONS.len()], vms: Option<VmRequest>) -> Self {
+        Self { given, vms, command: None, hidden: false, copies: false }
+    }
+
     /// Whether it must not run on the bare host.
     pub fn wants_vm(&self) -> bool {
         self.vms.is_some()
@@ -67,34 +73,19 @@ pub fn marked(word: &OsStr) -> Option<usize> {
     word.to_str()?.strip_prefix(STEP_PROGRAM)?.strip_prefix('.')?.parse().ok()
 }
 
-/// In sbatch and salloc, from the second component on: leaves the component what it was given itself.
-pub fn forget_inherited(plugin: &mut Plugin, host: &dyn Host) {
-    if host.context() != Context::Allocator {
-        return;
-    }
-    if plugin.components.is_empty() {
-        let variables = TABLE.iter().map(request::OptionRow::slurm_variable);
-        plugin.inherited = variables.filter_map(|name| Some((name.clone(), host.own_env(&name)?))).collect();
-    } else {
-        let before = |name: &str| plugin.inherited.get(name).cloned();
-        plugin.options = plugin.options.without_inherited(|name| host.own_env(name), before);
-    }
-}
-
-/// A client has read all options of a component.
+/// A client has read all options of a component: hides its command where that is to be, and looks at all that are
+/// known so far.
 ///
 /// # Errors
 /// When this and the earlier ones cannot be had together.
-pub fn add(plugin: &mut Plugin, host: &mut dyn Host, vms: Option<VmRequest>) -> Result<(), Error> {
-    let mut component =
-        Component { given: plugin.options.given().clone(), vms, command: None, hidden: false, copies: false };
+pub fn add(components: &mut Vec<Component>, mut component: Component, host: &mut dyn Host) -> Result<(), Error> {
     if host.context() == Context::Srun {
-        hide(&mut component, plugin.components.len(), host)?;
-        plugin.components.push(component);
-        return announce(&plugin.components, host);
+        hide(&mut component, components.len(), host)?;
+        components.push(component);
+        return announce(components, host);
     }
-    plugin.components.push(component);
-    of_one_job(&plugin.components)
+    components.push(component);
+    of_one_job(components)
 }
 
 /// Puts the component's marker into the place of its command where it may not be the only one: the last moment at
@@ -164,11 +155,11 @@ fn of_one_job(components: &[Component]) -> Result<(), Error> {
     if first.vms == last.vms {
         return Ok(());
     }
-    let option = (0..TABLE.len()).find(|&option| first.given[option] != last.given[option]).unwrap_or(IMAGE);
+    let option = (0..OPTIONS.len()).find(|&option| first.given[option] != last.given[option]).unwrap_or(IMAGE);
     let shown = |component: &Component| match (&component.given[option], option) {
         (_, IMAGE) => component.image_option(),
-        (Some(value), _) => format!("--{}={}", TABLE[option].about.name, value.display()),
-        (None, _) => format!("no --{}", TABLE[option].about.name),
+        (Some(value), _) => format!("--{}={}", OPTIONS[option].about.name, value.display()),
+        (None, _) => format!("no --{}", OPTIONS[option].about.name),
     };
     Err(Error::ComponentsDiffer { first: shown(first), index: components.len() - 1, other: shown(last) })
 }

@@ -6,12 +6,13 @@
 #![allow(unsafe_code)]
 
 use super::error::Error;
-use super::options::{IMAGE, LIST, TABLE};
-use super::{Plugin, client, stepd, sweep};
+use super::plugin::Plugin;
+use super::{client, stepd, sweep};
 use crate::spank::log::user_error;
 use crate::spank::{
     Context, Host, Level, Spank, end_task, exit_client, guard, log, own_word, own_words, register, spank_t,
 };
+use request::{IMAGE, LIST, OPTIONS};
 use std::ffi::{OsStr, OsString, c_char, c_int};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -72,7 +73,7 @@ pub unsafe extern "C" fn slurm_spank_init(spank: spank_t, argc: c_int, argv: *mu
             // Only a VM step fails because of it, and says so itself.
             host.log(Level::Admin, &error.to_string());
         }
-        for (number, option) in TABLE.iter().enumerate() {
+        for (number, option) in OPTIONS.iter().enumerate() {
             if let Err(error) = register(host, &option.about, c_int::try_from(number).unwrap_or(c_int::MAX), on_option)
             {
                 // Bare-metal jobs go on; the option is then unknown to Slurm, which refuses it.
@@ -179,7 +180,7 @@ pub unsafe extern "C" fn slurm_spank_task_init(spank: spank_t, _: c_int, _: *mut
     };
     // SAFETY: as this function's.
     let code = unsafe { hook("slurm_spank_task_init", spank, become_step) };
-    let must_not_run = || c_int::from(with_plugin(|plugin| plugin.options.wants_vm()));
+    let must_not_run = || c_int::from(with_plugin(|plugin| plugin.given.wants_vm()));
     if refused.is_some() || (code != 0 && guard("the end of a task", user_error, must_not_run) != 0) {
         // slurmstepd does the same when a *required* plugin fails, after two more lines of its own.
         // Where the plugin is `optional` it would go on and run the command on the host.
@@ -251,7 +252,7 @@ unsafe extern "C" fn on_option(number: c_int, value: *const c_char, remote: c_in
         panic_on_demand("an option");
         // SAFETY: spank.h: the option's argument, a string, or null.
         let value = unsafe { own_word(value) };
-        let Some(option) = usize::try_from(number).ok().filter(|&number| number < TABLE.len()) else {
+        let Some(option) = usize::try_from(number).ok().filter(|&number| number < OPTIONS.len()) else {
             return -1;
         };
         if remote == 0 && option == IMAGE && value.as_deref() == Some(OsStr::new(LIST)) {
@@ -259,7 +260,7 @@ unsafe extern "C" fn on_option(number: c_int, value: *const c_char, remote: c_in
             list_and_exit(with_plugin(|plugin| plugin.list_command()));
         }
         with_plugin(|plugin| plugin.take(option, value.as_deref()));
-        if remote == 0 && option == IMAGE && with_plugin(|plugin| plugin.options.wants_vm()) && client::is_scrontab() {
+        if remote == 0 && option == IMAGE && with_plugin(|plugin| plugin.given.wants_vm()) && client::is_scrontab() {
             user_error(&Error::Scrontab.to_string());
             return -1;
         }

@@ -6,12 +6,13 @@
 
 use super::component::{self, Decision};
 use super::error::Error;
-use super::options::{IMAGE, NONE, TABLE};
-use super::{COMMAND_ENV, COMPONENTS_ENV, IMAGE_DIR_ENV, JOB_IMAGE_ENV, MULTI_PROG_ENV, Plugin, VERBOSE_ENV};
+use super::plugin::Plugin;
+use super::variables::{COMMAND_ENV, COMPONENTS_ENV, IMAGE_DIR_ENV, JOB_IMAGE_ENV, MULTI_PROG_ENV, VERBOSE_ENV};
 use crate::spank::{Host, Level, SpankError, Step, is_executable};
 use node::process::Process;
 use node::status::Status;
 use node::{dir, layout, task_dir};
+use request::{IMAGE, NONE, OPTIONS};
 use request::{JobRef, REQUEST_ENV, STEP_PROGRAM, VmRequest};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ pub fn task_init_privileged(plugin: &mut Plugin, host: &mut dyn Host) {
 fn make_state_dir(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     let step = host.step()?;
     adopt_what_slurm_lost(plugin, host, step)?;
-    let Some(request) = plugin.options.vms()?.filter(|_| step != Step::Extern) else { return Ok(()) };
+    let Some(request) = plugin.given.vms()?.filter(|_| step != Step::Extern) else { return Ok(()) };
     let path = task_dir::path(&plugin.args()?.state_dir, host.job_id()?, step, host.task_id()?);
     let owner = host.owner()?;
     let noted =
@@ -57,7 +58,7 @@ fn status(request: &VmRequest, uid: u32, runner: Process) -> Status {
 /// for a bare-metal step.
 pub fn task_init(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     match become_step(plugin, host) {
-        Err(Error::Slurm(error)) if !plugin.options.wants_vm() => {
+        Err(Error::Slurm(error)) if !plugin.given.wants_vm() => {
             host.log(Level::Admin, &error.to_string());
             Ok(())
         }
@@ -79,12 +80,12 @@ fn become_step(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     let argv = host.argv()?;
     let is_component = argv.first().is_some_and(|word| component::marked(word).is_some());
     let replaced = is_component || (!multi_prog && argv.first().is_some_and(|word| word == STEP_PROGRAM));
-    let Some(mut request) = plugin.options.vms()? else {
+    let Some(mut request) = plugin.given.vms()? else {
         return if replaced { Err(Error::LostOption) } else { Ok(()) };
     };
     // It is for steps that are started outside of a VM.
     take_job_env(host, JOB_IMAGE_ENV)?;
-    if is_component && !plugin.options.is_decided() {
+    if is_component && !plugin.given.is_decided() {
         return Err(Error::LostCommand);
     }
     if let Some(error) = plugin.deferred.take() {
@@ -165,7 +166,7 @@ fn sweeps(plugin: &mut Plugin, host: &dyn Host) -> Result<Swept, SpankError> {
     let step = host.step()?;
     adopt_what_slurm_lost(plugin, host, step)?;
     match &plugin.args {
-        Ok(args) if plugin.options.wants_vm() && step != Step::Extern => {
+        Ok(args) if plugin.given.wants_vm() && step != Step::Extern => {
             Ok(Some((args.state_dir.clone(), host.job_id()?, step)))
         }
         _ => Ok(None),
@@ -199,7 +200,7 @@ fn adopt_what_slurm_lost(plugin: &mut Plugin, host: &dyn Host, step: Step) -> Re
         Step::Batch | Step::Interactive => adopt_lost_options(plugin, host, step),
         Step::Srun(_) => {
             if let Some(asked) = component::of_task(host)? {
-                plugin.options.decide(asked);
+                plugin.given.decide(asked);
             }
             Ok(())
         }
@@ -210,20 +211,20 @@ fn adopt_what_slurm_lost(plugin: &mut Plugin, host: &dyn Host, step: Step) -> Re
 /// `sbatch --export=NONE` before Slurm 23.11 loses a plugin's options on the way to the batch
 /// step, which would then run on the host. The variables for the srun inside do arrive.
 fn adopt_lost_options(plugin: &mut Plugin, host: &dyn Host, step: Step) -> Result<(), SpankError> {
-    if plugin.options.has(IMAGE) {
+    if plugin.given.has(IMAGE) {
         // sbatch gives both the same value; salloc's shell may have been given one of its own.
-        let image = host.job_env(&TABLE[IMAGE].slurm_variable())?;
-        if step == Step::Batch && !plugin.options.wants_vm() && image.is_some_and(|image| image != NONE) {
-            plugin.options.decide(Decision::Lost);
+        let image = host.job_env(&OPTIONS[IMAGE].slurm_variable())?;
+        if step == Step::Batch && !plugin.given.wants_vm() && image.is_some_and(|image| image != NONE) {
+            plugin.given.decide(Decision::Lost);
         }
         return Ok(());
     }
-    for (number, option) in TABLE.iter().enumerate() {
-        if plugin.options.has(number) {
+    for (number, option) in OPTIONS.iter().enumerate() {
+        if plugin.given.has(number) {
             continue;
         }
         if let Some(value) = host.job_env(&option.slurm_variable())? {
-            plugin.options.set(number, Some(&value));
+            plugin.given.set(number, Some(&value));
         }
     }
     Ok(())

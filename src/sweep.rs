@@ -5,8 +5,8 @@
 //! shelves and another user's; slurmd all when it starts. Nothing here ever fails a hook: a failing epilog
 //! drains the node.
 
-use super::Plugin;
 use super::args::Args;
+use super::plugin::Plugin;
 use crate::spank::{Host, Level};
 use node::shelf::{ImageCopy, TemplateDir};
 use node::sweep::{self, Bounds, Swept, Which};

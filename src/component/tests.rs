@@ -1,6 +1,8 @@
-use super::super::{JOB_IMAGE_ENV, client};
 use super::*;
+use crate::client;
+use crate::plugin::Plugin;
 use crate::spank::testing::FakeHost;
+use crate::variables::JOB_IMAGE_ENV;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
@@ -23,12 +25,12 @@ impl Allocator {
     }
 
     fn component(&mut self, script: &[&str], command_line: &[&str]) -> Result<(), Error> {
-        let variable = TABLE[IMAGE].slurm_variable();
+        let variable = OPTIONS[IMAGE].slurm_variable();
         let inherited = self.host.own_env.get(&variable).map(|value| value.to_str().unwrap().to_owned());
         for value in script.iter().copied().chain(inherited.as_deref()).chain(command_line.iter().copied()) {
             self.plugin.take(IMAGE, Some(value));
         }
-        let slurms = self.plugin.options.given()[IMAGE].clone();
+        let slurms = self.plugin.given.values()[IMAGE].clone();
         client::check_options(&mut self.plugin, &mut self.host)?;
         if let Some(value) = slurms {
             self.host.own_env.insert(variable, value);
@@ -40,7 +42,7 @@ impl Allocator {
 fn differ(first: (&[&str], &[&str]), second: (&[&str], &[&str]), default: Option<&str>) -> bool {
     let mut allocator = Allocator::new();
     if let Some(default) = default {
-        allocator.host.own_env.insert(TABLE[IMAGE].slurm_variable(), default.into());
+        allocator.host.own_env.insert(OPTIONS[IMAGE].slurm_variable(), default.into());
     }
     allocator.component(first.0, first.1).unwrap();
     match allocator.component(second.0, second.1) {
@@ -84,7 +86,7 @@ fn a_job_remembers_its_image_under_a_second_name() {
             srun.host.own_env.insert("SLURM_JOB_ID".into(), "7".into());
         }
         if let Some(value) = variable {
-            srun.host.own_env.insert(TABLE[IMAGE].slurm_variable(), value.into());
+            srun.host.own_env.insert(OPTIONS[IMAGE].slurm_variable(), value.into());
         }
         srun.component(&[], &[])
     };

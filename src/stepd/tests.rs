@@ -35,7 +35,7 @@ impl Node {
     }
 
     fn with_image(mut self) -> Self {
-        self.plugin.options.set(IMAGE, Some("debian12"));
+        self.plugin.given.set(IMAGE, Some("debian12"));
         self
     }
 
@@ -153,7 +153,7 @@ fn the_end_of_the_step_removes_the_directories_of_all_its_tasks_and_no_others() 
 fn options_lost_by_export_none_are_found_again_in_the_batch_step() {
     let mut node = Node::new();
     node.host.step = Step::Batch;
-    for (option, value) in TABLE.iter().zip(["debian12", "3"]) {
+    for (option, value) in OPTIONS.iter().zip(["debian12", "3"]) {
         node.host.job_env.insert(option.slurm_variable(), value.into());
     }
     node.start().unwrap();
@@ -163,7 +163,7 @@ fn options_lost_by_export_none_are_found_again_in_the_batch_step() {
 #[test]
 fn a_step_of_srun_does_not_take_options_from_its_environment() {
     let mut node = Node::new();
-    node.host.job_env.insert(TABLE[IMAGE].slurm_variable(), "debian12".into());
+    node.host.job_env.insert(OPTIONS[IMAGE].slurm_variable(), "debian12".into());
     node.start().unwrap();
     assert_eq!(node.command(), "sleep 1");
 }
@@ -172,8 +172,8 @@ fn a_step_of_srun_does_not_take_options_from_its_environment() {
 fn an_option_that_did_arrive_is_not_overridden_from_the_environment() {
     let mut node = Node::new();
     node.host.step = Step::Batch;
-    node.plugin.options.set(IMAGE, Some("debian12"));
-    node.host.job_env.insert(TABLE[IMAGE].slurm_variable(), "other".into());
+    node.plugin.given.set(IMAGE, Some("debian12"));
+    node.host.job_env.insert(OPTIONS[IMAGE].slurm_variable(), "other".into());
     node.start().unwrap();
     assert_eq!(node.request().image.as_str(), "debian12");
 }
@@ -183,8 +183,8 @@ fn an_option_that_contradicts_the_environment_does_not_send_a_script_to_the_host
     for (variable, is_bare) in [("debian12", false), ("none", true)] {
         let mut node = Node::new();
         node.host.step = Step::Batch;
-        node.plugin.options.set(IMAGE, Some("none"));
-        node.host.job_env.insert(TABLE[IMAGE].slurm_variable(), variable.into());
+        node.plugin.given.set(IMAGE, Some("none"));
+        node.host.job_env.insert(OPTIONS[IMAGE].slurm_variable(), variable.into());
         match node.start() {
             Ok(()) => assert!(is_bare && node.command() == "sleep 1"),
             Err(error) => assert!(!is_bare && matches!(error, Error::LostOption)),
@@ -239,7 +239,7 @@ fn a_node_without_the_step_program_says_which_file_is_missing() {
 #[test]
 fn a_bad_value_or_a_bad_plugstack_stops_the_task() {
     let mut node = Node::new();
-    node.plugin.options.set(IMAGE, Some("a;b"));
+    node.plugin.given.set(IMAGE, Some("a;b"));
     assert!(matches!(node.start(), Err(Error::Request(_))));
     let mut node = Node::new().with_image();
     node.plugin.args = super::super::args::Args::parse(&["x=1".into()]);
@@ -267,7 +267,7 @@ fn the_extern_step_is_none_of_our_business() {
 #[test]
 fn a_relative_path_starts_in_the_directory_of_the_submission() {
     let mut node = Node::new();
-    node.plugin.options.set(IMAGE, Some("../my.qcow2"));
+    node.plugin.given.set(IMAGE, Some("../my.qcow2"));
     assert!(matches!(node.start(), Err(Error::LostImageDir(_))));
     node.host.job_env.insert(IMAGE_DIR_ENV.into(), "not/absolute".into());
     assert!(matches!(node.start(), Err(Error::LostImageDir(_))));

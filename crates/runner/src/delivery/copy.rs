@@ -8,7 +8,7 @@ use std::time::Instant;
 use sha2::{Digest, Sha256};
 
 use super::super::signals::{Signal, is_fatal};
-use super::CopyTerms;
+use super::terms::CopyTerms;
 use crate::notice;
 use image::digest::hex;
 

@@ -15,12 +15,13 @@
 
 mod copy;
 mod failure;
+mod terms;
 
 use std::fmt;
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Instant;
 
 use nix::unistd::Uid;
 
@@ -29,12 +30,15 @@ use node::shelf::{ImageCopy, Shelf};
 use node::space::{self, Medium};
 use node::trust::{self, Readers};
 
-use super::signals::{Signal, Signals};
+use super::signals::Signal;
 use crate::config::{Config, Delivery};
 use crate::error::{Blame, Context, Fault, RunError};
 use image::Image;
 
 use copy::{CopyError, Pass};
+
+pub use terms::CopyTerms;
+
 use failure::Failure;
 
 /// An image's disk, open, as QEMU gets it.
@@ -107,37 +111,6 @@ pub enum Delivered {
     Disk(Disk),
     /// A signal came that ends the task.
     Interrupted(Signal),
-}
-
-/// The site's choice, the limits, and who wants to hear of it.
-#[derive(Debug)]
-pub struct CopyTerms<'a> {
-    /// Where to read from.
-    pub delivery: Delivery,
-    /// This node's directory for copies.
-    pub cache_dir: PathBuf,
-    /// What the copies of one owner may take of it, in bytes.
-    pub most_bytes: u64,
-    /// How long to wait for a copy.
-    pub patience: Duration,
-    /// Signals of this process.
-    pub signals: &'a Signals,
-    /// When to tell a waiting person, if there is one.
-    pub notice_at: Option<Instant>,
-}
-
-impl<'a> CopyTerms<'a> {
-    /// As the site has configured.
-    pub fn of(config: &Config, signals: &'a Signals, notice_at: Option<Instant>) -> Self {
-        Self {
-            delivery: config.delivery,
-            cache_dir: config.image_cache_dir(),
-            most_bytes: config.image_cache_mib << 20,
-            patience: Duration::from_secs(config.image_copy_timeout_s),
-            signals,
-            notice_at,
-        }
-    }
 }
 
 /// Opens the image's disk, after copying it to this node where that is wanted.

@@ -1,8 +1,11 @@
 use super::*;
+use crate::config::Delivery;
+use crate::signals::Signals;
 use image::digest;
 use image::{DiskFormat, ImageEntry};
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 /// An image of one MiB and a bit, with a hole, in a directory of its own, and a place for copies.
 struct Site {

@@ -2,10 +2,8 @@
 
 use super::component;
 use super::error::Error;
-use request::{Asked, RequestError, VmRequest};
+use request::{Asked, IMAGE, NONE, OPTIONS, RequestError, VmRequest};
 use std::ffi::{OsStr, OsString};
-
-pub use request::{IMAGE, LIST, NONE, OPTIONS as TABLE};
 
 /// What the options given so far ask for.
 ///
@@ -13,16 +11,16 @@ pub use request::{IMAGE, LIST, NONE, OPTIONS as TABLE};
 /// in slurmstepd the message and the environment, hence the same value twice): the last one wins,
 /// and a bad value counts only if it is the last.
 #[derive(Debug, Default)]
-pub struct Options {
+pub struct Given {
     /// Per option the last value.
-    values: [Option<OsString>; TABLE.len()],
+    values: [Option<OsString>; OPTIONS.len()],
     /// Every value in its turn.
     history: Vec<(usize, OsString)>,
     /// What this component of a heterogeneous step asked for, whatever values Slurm has brought.
     decided: Option<component::Decision>,
 }
 
-impl Options {
+impl Given {
     /// Takes the value of option number `option`. Slurm has no value (a null pointer, and when that
     /// is inherited the text "(null)") only for options that need none.
     pub fn set(&mut self, option: usize, value: Option<impl AsRef<OsStr>>) {
@@ -33,7 +31,7 @@ impl Options {
     }
 
     /// The value of each option that was given.
-    pub fn given(&self) -> &[Option<OsString>; TABLE.len()] {
+    pub fn values(&self) -> &[Option<OsString>; OPTIONS.len()] {
         &self.values
     }
 
@@ -47,7 +45,7 @@ impl Options {
         before: impl Fn(&str) -> Option<OsString>,
     ) -> Self {
         let mut own = Self::default();
-        for (number, option) in TABLE.iter().enumerate() {
+        for (number, option) in OPTIONS.iter().enumerate() {
             let variable = option.slurm_variable();
             let (now, before) = (now(&variable), before(&variable));
             let mut values: Vec<&OsString> =
@@ -69,7 +67,7 @@ impl Options {
         self.decided = Some(asked);
     }
 
-    /// Whether [`Options::decide`] was called.
+    /// Whether [`Given::decide`] was called.
     pub fn is_decided(&self) -> bool {
         self.decided.is_some()
     }
@@ -105,9 +103,9 @@ impl Options {
     }
 
     fn request(&self, image: &OsStr) -> Result<VmRequest, RequestError> {
-        let image = TABLE[IMAGE].text(image)?.parse()?;
+        let image = OPTIONS[IMAGE].text(image)?.parse()?;
         let mut asked = Asked::default();
-        for (option, value) in TABLE.iter().zip(&self.values) {
+        for (option, value) in OPTIONS.iter().zip(&self.values) {
             let Some(value) = value else { continue };
             asked.set(option.about.name, option.text(value)?).transpose()?;
         }
@@ -124,7 +122,7 @@ impl Options {
         if self.has(IMAGE) {
             return Ok(());
         }
-        for (option, value) in TABLE.iter().zip(&self.values) {
+        for (option, value) in OPTIONS.iter().zip(&self.values) {
             let Some(value) = value else { continue };
             let is_default = env(&option.slurm_variable()).as_ref() == Some(value);
             if !is_default {
@@ -145,67 +143,67 @@ mod tests {
         None
     }
 
-    fn options(values: &[(usize, &str)]) -> Options {
-        let mut options = Options::default();
+    fn given(values: &[(usize, &str)]) -> Given {
+        let mut given = Given::default();
         for &(option, value) in values {
-            options.set(option, Some(value));
+            given.set(option, Some(value));
         }
-        options
+        given
     }
 
     #[test]
     fn no_option_is_a_bare_metal_step() {
-        assert_eq!(options(&[]).vms().unwrap(), None);
-        options(&[]).refuse_strays(no_env).unwrap();
+        assert_eq!(given(&[]).vms().unwrap(), None);
+        given(&[]).refuse_strays(no_env).unwrap();
     }
 
     #[test]
     fn the_last_value_wins_and_repeating_it_changes_nothing() {
-        let options = options(&[(IMAGE, "a"), (IMAGE, "b"), (IMAGE, "b"), (VMS_PER_SLOT, "4"), (VMS_PER_SLOT, "4")]);
-        let vms = options.vms().unwrap().unwrap();
+        let given = given(&[(IMAGE, "a"), (IMAGE, "b"), (IMAGE, "b"), (VMS_PER_SLOT, "4"), (VMS_PER_SLOT, "4")]);
+        let vms = given.vms().unwrap().unwrap();
         assert_eq!((vms.image.as_str(), vms.asked.vms()), ("b", 4));
     }
 
     #[test]
     fn a_bad_default_is_forgiven_when_the_command_line_overrides_it() {
-        assert!(options(&[(IMAGE, "a;b"), (IMAGE, "a")]).vms().unwrap().is_some());
-        let error = options(&[(IMAGE, "a"), (IMAGE, "a;b")]).vms().unwrap_err();
+        assert!(given(&[(IMAGE, "a;b"), (IMAGE, "a")]).vms().unwrap().is_some());
+        let error = given(&[(IMAGE, "a"), (IMAGE, "a;b")]).vms().unwrap_err();
         assert!(error.to_string().contains("'a;b'"), "{error}");
     }
 
     #[test]
     fn none_switches_an_inherited_image_and_all_that_belongs_to_it_off() {
         for rest in ["4", "nonsense"] {
-            let options = options(&[(IMAGE, "a"), (VMS_PER_SLOT, rest), (IMAGE, NONE)]);
-            assert_eq!(options.vms().unwrap(), None);
-            options.refuse_strays(no_env).unwrap();
+            let given = given(&[(IMAGE, "a"), (VMS_PER_SLOT, rest), (IMAGE, NONE)]);
+            assert_eq!(given.vms().unwrap(), None);
+            given.refuse_strays(no_env).unwrap();
         }
-        assert!(options(&[(IMAGE, NONE), (IMAGE, "a")]).vms().unwrap().is_some());
+        assert!(given(&[(IMAGE, NONE), (IMAGE, "a")]).vms().unwrap().is_some());
     }
 
     #[test]
     fn a_missing_value_never_means_the_bare_host() {
         for value in [None, Some(""), Some("(null)"), Some("list")] {
-            let mut options = Options::default();
-            options.set(IMAGE, value);
-            assert!(options.wants_vm());
-            assert!(options.vms().is_err(), "{value:?}");
+            let mut given = Given::default();
+            given.set(IMAGE, value);
+            assert!(given.wants_vm());
+            assert!(given.vms().is_err(), "{value:?}");
         }
     }
 
     #[test]
     fn vms_per_slot_alone_is_an_error_that_names_both_options() {
-        let error = options(&[(VMS_PER_SLOT, "4")]).refuse_strays(no_env).unwrap_err().to_string();
+        let error = given(&[(VMS_PER_SLOT, "4")]).refuse_strays(no_env).unwrap_err().to_string();
         assert!(error.contains("--vms-per-slot=4") && error.contains("--vm-image"), "{error}");
     }
 
     #[test]
     fn vms_per_slot_as_a_personal_default_does_not_hurt_bare_metal_jobs() {
         for value in ["4", "nonsense"] {
-            let env = |name: &str| (name == TABLE[VMS_PER_SLOT].slurm_variable()).then(|| value.into());
-            options(&[(VMS_PER_SLOT, value)]).refuse_strays(env).unwrap();
-            assert_eq!(options(&[(VMS_PER_SLOT, value)]).vms().unwrap(), None);
-            options(&[(VMS_PER_SLOT, value), (VMS_PER_SLOT, "5")]).refuse_strays(env).unwrap_err();
+            let env = |name: &str| (name == OPTIONS[VMS_PER_SLOT].slurm_variable()).then(|| value.into());
+            given(&[(VMS_PER_SLOT, value)]).refuse_strays(env).unwrap();
+            assert_eq!(given(&[(VMS_PER_SLOT, value)]).vms().unwrap(), None);
+            given(&[(VMS_PER_SLOT, value), (VMS_PER_SLOT, "5")]).refuse_strays(env).unwrap_err();
         }
     }
 }
