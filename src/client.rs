@@ -156,7 +156,7 @@ pub fn hide_command(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Erro
     // Else it is something that nobody could hide.
     let own = host.command_line();
     if !argv[1..].iter().all(|word| own.contains(word)) {
-        return Err(Error::OpenComponent(0));
+        return Err(Error::OpenCommand);
     }
     host.set_own_env(COMMAND_ENV, command);
     host.set_arg(0, OsStr::new(STEP_PROGRAM))?;
@@ -353,7 +353,7 @@ mod tests {
         let mut plugin = Plugin::new(&[]);
         hide_command(&mut plugin, &mut host).unwrap();
         plugin.options.set(IMAGE, Some("debian12"));
-        assert!(matches!(hide_command(&mut plugin, &mut host), Err(Error::OpenComponent(0))));
+        assert!(matches!(hide_command(&mut plugin, &mut host), Err(Error::OpenCommand)));
     }
 
     #[test]

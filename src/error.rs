@@ -46,6 +46,8 @@ pub enum Error {
         /// What the other one says.
         image: String,
     },
+    /// srun sends something else than what stands on its command line.
+    OpenCommand,
     /// The command of this component of a heterogeneous step cannot be hidden.
     OpenComponent(usize),
     /// A step in a job that asked for this image, in whose environment nothing says so any more.
@@ -116,6 +118,10 @@ impl fmt::Display for Error {
                 f,
                 "component {index} of this step has no --vm-image and another one has {image}: \
                  say {image} or --vm-image=none for each component"
+            ),
+            Self::OpenCommand => f.write_str(
+                "srun sends something else than its own command line, which cannot be kept from running without a VM \
+                 (for --multi-prog, give it a file that can be read twice)",
             ),
             Self::OpenComponent(index) => write!(
                 f,

@@ -151,6 +151,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "/proc shows the memory of miri itself")]
     fn the_command_of_a_component_is_found_and_its_first_word_replaced() {
         let own = words("srun -n1 --vm-image=tiny ./a x : -n 1 b y z");
         for command in ["./a x", "/home/ada/a x", "b y z", "/usr/bin/b y z"] {
@@ -165,6 +166,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "/proc shows the memory of miri itself")]
     fn what_is_no_component_s_command_is_not_taken_for_one() {
         let own = words("srun -n1 ./a x : -n1 b y z");
         for command in ["a", "./a", "./a x :", "b", "y", "b y", "other x", "/home/ada/ba x", "spank-vm-step.0 x"] {
@@ -174,6 +176,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "/proc shows the memory of miri itself")]
     fn one_that_is_there_twice_is_neither() {
         let own = words("srun ./a : b");
         let (one, other) = (Variable::with("./a"), Variable::with("b"));

@@ -186,6 +186,8 @@ fn steps(cluster: &Cluster) {
             runs("srun --interactive --vm-image=tiny ./probe A", &["A tiny"]),
             // Options of the command, not of srun's.
             runs("srun --vm-image=tiny ./probe A --bcast --het-group", &["A tiny"]),
+            // A file that srun can read only once: the plugin cannot tell what is about to be sent.
+            refused("srun --vm-image=tiny --multi-prog /dev/fd/3 3<<END\n0 ./probe A\nEND", &["own command line"]),
             runs("salloc -Q --vm-image=tiny sh -c 'srun ./probe A; srun ./probe B'", &["A tiny", "B tiny"]),
             runs("SPANK_VM_IMAGE=none salloc -Q --vm-image=tiny srun ./probe A", &["A tiny"]),
             runs("salloc -Q sh -c 'srun --jobid=$SLURM_JOB_ID --vm-image=tiny ./probe A'", &["A tiny"]),
