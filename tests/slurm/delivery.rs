@@ -382,5 +382,6 @@ fn one_budget(cluster: &Cluster) {
     // The epilog works on while srun has ended.
     wait_for("room that the epilog makes", || (free().0 >= free().1).then_some(()));
     assert!(!kept(users[0], "first"), "the other's was used since");
+    drop(log);
     drop(disk);
 }

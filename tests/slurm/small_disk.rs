@@ -25,6 +25,8 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        system(&["umount", self.0.to_str().unwrap()]);
+        // After a failure something may still be open; the failure is what is told then.
+        let lazily = if std::thread::panicking() { "-l" } else { "-v" };
+        system(&["umount", lazily, self.0.to_str().unwrap()]);
     }
 }
