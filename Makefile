@@ -27,18 +27,13 @@ ROOTS   := $(TARGET)/rootfs
 FULL    := $(TARGET)/images-full
 DISKS   := $(TARGET)/disks
 CACHE   := $(TARGET)/cache
+TOOLS   := $(TARGET)/tools
 AGENT_TRIPLE := x86_64-unknown-linux-gnu
 
 PLUGIN  := $(STAGE)/lib/spank_vm.so
 PROGRAM := $(STAGE)/libexec/spank-vm
 STEP    := $(STAGE)/libexec/spank-vm-step
 AGENT   := $(STAGE)/libexec/spank-vm-agent
-
-# The three feature sets; cargo gets a directory for each, because it would otherwise rebuild the
-# library whenever the next one asks for other features.
-PLUGIN_FEATURES := --no-default-features --features plugin
-RUNNER_FEATURES := --no-default-features --features runner
-AGENT_FEATURES  := --no-default-features --features agent
 
 # Installation. DESTDIR is put before every path and is for packagers.
 DESTDIR    ?=
@@ -49,14 +44,24 @@ PLUGINDIR  ?= $(or $(shell timeout 5 scontrol show config 2>/dev/null | awk '$$1
 LIBEXECDIR ?= $(PREFIX)/libexec/spank-vm
 SHAREDIR   ?= $(PREFIX)/share/spank-vm
 
-SCRIPTS := .ci/run fuzz/run packaging/debian-deps benches/paper-way tests/cluster/cluster tests/cluster/demo tests/cluster/lib/v2-node \
-           $(wildcard tests/cluster/lib/*.sh tests/images/*) tests/parity/prelude.sh slurm-conf/example-job.sh slurm-conf/prolog
+SCRIPTS := .ci/run fuzz/run packaging/debian-deps benches/paper-way testkit/suites testkit/one testkit/coverage testkit/cluster/cluster testkit/cluster/demo testkit/cluster/lib/v2-node \
+           $(wildcard testkit/cluster/lib/*.sh tests/images/*) tests/parity/prelude.sh slurm-conf/example-job.sh slurm-conf/prolog
 
-# What the tests of the real cluster find the build by.
-export SPANK_VM_STAGE  := $(abspath $(STAGE))
-export SPANK_VM_KIT    := $(abspath $(KIT))
-export SPANK_VM_IMAGES := $(abspath $(IMAGES))
+# What the tests of the real cluster find the build by; one that was made elsewhere is named in the environment.
+export SPANK_VM_STAGE  ?= $(abspath $(STAGE))
+export SPANK_VM_KIT    ?= $(abspath $(KIT))
+export SPANK_VM_IMAGES ?= $(abspath $(IMAGES))
+# The same plugin with hooks that panic on demand, for tests/hooks.rs.
+export SPANK_VM_PANICKING_PLUGIN := $(abspath $(TARGET)/panics/debug/libspank_vm.so)
 
+# Checks dependencies by deny.toml.
+DENY_VERSION := 0.20.2
+DENY         := $(TOOLS)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+
+# Not every exception is met in both workspaces.
+DENY_WHAT    := --allow license-exception-not-encountered bans licenses sources
+
+comma := ,
 section = @printf '\n=== %s\n' '$(1)'
 
 ##@ Try and test
@@ -70,63 +75,83 @@ help: ## this table
 .PHONY: demo demo-stop
 demo: deps build kit images ## start a small Slurm and show VM jobs in it (as root; installs what is missing)
 	$(call section,demo)
-	@STAGE=$(abspath $(STAGE)) KIT=$(abspath $(KIT)) IMAGES=$(abspath $(IMAGES)) tests/cluster/demo
+	@STAGE=$(abspath $(STAGE)) KIT=$(abspath $(KIT)) IMAGES=$(abspath $(IMAGES)) testkit/cluster/demo
 
 demo-stop: ## end the demo's Slurm
-	@tests/cluster/demo stop
+	@testkit/cluster/demo stop
 
-.PHONY: test lint lint-rust lint-shell test-unit test-hooks test-slurm test-parity test-faults test-long fuzz miri parity reliability bench bench-plugin figure4
-# One after the other, whatever -j says: the machine is measured by these tests too.
-test: ## everything that must pass: lint, unit, hook, real-Slurm and parity tests (as root)
-	@$(MAKE) deps
-	@$(MAKE) lint
-	@$(MAKE) test-unit
-	@$(MAKE) test-hooks
-	@$(MAKE) test-slurm
-	@$(MAKE) test-parity
-	@$(MAKE) test-faults
+.PHONY: test test-one lint lint-rust lint-shell lint-deps advisories coverage test-unit test-hooks test-slurm test-parity test-faults test-long fuzz miri parity reliability bench bench-plugin figure4
+# One after the other, whatever -j says: the machine is measured by these tests too. What fails soon comes first.
+test: ## everything that must pass, what is quick first; at its end how long each suite took (as root)
+	@MAKE=$(MAKE) testkit/suites deps lint test-unit test-hooks build kit images disks test-slurm test-parity test-faults
 	$(call section,all tests passed)
 
-lint: lint-rust lint-shell ## formatting, compiler and shell warnings
+test-one: ## one test by (a part of) its name, whatever suite it is in: make test-one TEST=exit_code
+	@CARGO=$(CARGO) MAKE=$(MAKE) testkit/one '$(TEST)'
+
+lint: lint-rust lint-shell lint-deps ## formatting, compiler and shell warnings, licences and sources of dependencies
 
 lint-rust:
-	$(call section,lint: rustfmt and clippy of the three products)
-	$(CARGO) fmt --check
-	$(CARGO) clippy --quiet --all-targets --all-features -- -D warnings
-	$(CARGO) clippy --quiet $(PLUGIN_FEATURES) --lib -- -D warnings
-	$(CARGO) clippy --quiet $(RUNNER_FEATURES) --lib --bin spank-vm -- -D warnings
-	$(CARGO) clippy --quiet $(AGENT_FEATURES) --lib --bin spank-vm-agent -- -D warnings
+	$(call section,lint: rustfmt and clippy)
+	$(CARGO) fmt --all --check
+	# Their modules are declared by a macro, through which cargo fmt does not look.
+	rustfmt --edition 2024 --check crates/request/src/options/*.rs
+	$(CARGO) clippy --quiet --workspace --all-targets -- -D warnings
 
 lint-shell:
 	$(call section,lint: shellcheck)
 	shellcheck --external-sources --source-path=SCRIPTDIR $(SCRIPTS)
 
+lint-deps: $(DENY)
+	$(call section,lint: licences$(comma) versions and sources of dependencies)
+	$(DENY) --locked check $(DENY_WHAT)
+	$(DENY) --locked --manifest-path fuzz/Cargo.toml --config deny.toml check $(DENY_WHAT)
+
+# Its own copy: a minute once, and everybody has the same.
+$(DENY):
+	$(call section,cargo-deny $(DENY_VERSION))
+	$(CARGO) install --quiet --locked --debug --version $(DENY_VERSION) --root $(TOOLS)/cargo-deny-$(DENY_VERSION) \
+	  --target-dir $(TOOLS)/build cargo-deny
+	@rm -rf $(TOOLS)/build
+
+advisories: $(DENY) ## known vulnerabilities of dependencies (asks RustSec's database on GitHub)
+	$(DENY) --locked check advisories
+
 test-unit: ## tests without Slurm or QEMU
 	$(call section,unit tests)
-	$(CARGO) test --quiet --lib --all-features
-	$(CARGO) test --quiet $(RUNNER_FEATURES) --test docs
+	$(CARGO) test --quiet --workspace --lib --bins
+	$(CARGO) test --quiet -p spank-vm-cli --test docs
+	$(CARGO) test --quiet -p spank-vm --test house
 
-test-hooks: ## the plugin's hooks, called by a stand-in for slurmstepd
+coverage: ## how much of each crate the unit tests run
+	@packaging/debian-deps coverage
+	$(call section,coverage of the unit tests)
+	@CARGO=$(CARGO) testkit/coverage
+
+test-hooks: build-plugin build-panics ## the plugin's hooks, called by a stand-in for slurmstepd
 	$(call section,hook tests)
-	$(CARGO) test --quiet --test hooks
+	$(CARGO) test --quiet -p spank-vm --test hooks
+
+.PHONY: build-panics
+build-panics:
+	$(CARGO) build --quiet -p spank-vm --features panics-on-demand --target-dir $(TARGET)/panics
 
 test-slurm: build kit images disks ## tests on a real private Slurm with real VMs (as root)
 	$(call section,tests on a real Slurm)
-	$(CARGO) test --quiet $(RUNNER_FEATURES) --test slurm
+	$(CARGO) test --quiet -p spank-vm --test slurm
 
 test-parity: build kit images ## the same scripts bare and in a VM, compared (as root)
 	$(call section,parity of bare-metal and VM steps)
-	$(CARGO) test --quiet $(RUNNER_FEATURES) --test parity
+	$(CARGO) test --quiet -p spank-vm --test parity
 
-test-long: build kit images-long disks ## what takes minutes: gigabytes, time limits, many images, faults among hundreds of VMs, fuzzing (as root)
-	@$(MAKE) $(DISKS)/.debian11-disk.made
-	$(call section,long cases on a real Slurm)
-	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test slurm
-	$(call section,long cases of parity)
-	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test parity
-	$(call section,long rows of the fault matrix)
-	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test faults
-	@$(MAKE) fuzz
+test-long: build kit images-long disks-long ## what takes minutes: gigabytes, time limits, many images, faults among hundreds of VMs, fuzzing, coverage (as root)
+	@MAKE=$(MAKE) SPANK_VM_LONG=1 testkit/suites suite-slurm suite-parity suite-faults fuzz coverage
+
+# Without the builds that they need: for 'test-long'.
+.PHONY: suite-slurm suite-parity suite-faults
+suite-slurm suite-parity suite-faults: suite-%:
+	$(call section,$* on a real Slurm)
+	$(CARGO) test --quiet -p spank-vm --test $*
 
 # Not called SECONDS in recipes: that is a variable of the shell.
 fuzz: ## what guests and users can forge, 10 s per reader; SECONDS=3600 for an hour each
@@ -136,38 +161,38 @@ fuzz: ## what guests and users can forge, 10 s per reader; SECONDS=3600 for an h
 # Interprets what unsafe code there is to interpret; tests that start programs or need Slurm are left out.
 miri: ## wire format, request and Slurm's face under miri (needs: rustup toolchain install nightly -c miri)
 	MIRIFLAGS=-Zmiri-disable-isolation $(CARGO) +nightly miri test --target-dir $(TARGET)/miri \
-	  --no-default-features --features plugin --lib -- proto:: request:: spank:: plugin::options plugin::args
+	  -p spank-vm-proto -p spank-vm-request -p spank-vm --lib
 
 test-faults: build kit images ## what breaks, one fault at a time, and what is left then (as root)
 	$(call section,faults on a real Slurm)
-	$(CARGO) test --quiet $(RUNNER_FEATURES) --test faults
+	$(CARGO) test --quiet -p spank-vm --test faults
 
 reliability: test-faults ## the same with hundreds of VMs, and RELIABILITY.md anew from what was seen
-	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test faults
+	SPANK_VM_LONG=1 $(CARGO) test --quiet -p spank-vm --test faults
 	cat $(TARGET)/RELIABILITY.md $(TARGET)/RELIABILITY-long.md >RELIABILITY.md
 
 parity: test-parity ## short and long cases, and PARITY.md anew from what was seen
-	SPANK_VM_LONG=1 $(CARGO) test --quiet $(RUNNER_FEATURES) --test parity
+	SPANK_VM_LONG=1 $(CARGO) test --quiet -p spank-vm --test parity
 	cat $(TARGET)/PARITY.md $(TARGET)/PARITY-long.md >PARITY.md
 
 bench: build kit images images-full ## all ways of starting and throughput, into target/bench/*.csv (RUNS=10; as root)
 	$(call section,benchmark)
-	$(CARGO) bench --quiet $(RUNNER_FEATURES) --bench start
-	$(CARGO) bench --quiet $(RUNNER_FEATURES) --bench throughput
+	$(CARGO) bench --quiet -p spank-vm --bench start
+	$(CARGO) bench --quiet -p spank-vm --bench throughput
 
 bench-plugin: build kit images ## what the plugin adds to a bare-metal srun, into target/bench/plugin.csv (RUNS=200; as root)
 	$(call section,the plugin's cost)
-	$(CARGO) bench --quiet $(RUNNER_FEATURES) --bench plugin
+	$(CARGO) bench --quiet -p spank-vm --bench plugin
 
 # An hour or more; benches/figure4/main.rs says which variables measure less of it.
 figure4: build kit images images-full ## the paper's Figure 4 again, into target/figure4 (REPEATS=10; as root)
 	@packaging/debian-deps figure4
 	$(call section,Figure 4)
-	$(CARGO) bench --quiet $(RUNNER_FEATURES) --bench figure4
+	$(CARGO) bench --quiet -p spank-vm --bench figure4
 
 ##@ Build
 
-.PHONY: deps build kit images images-long disks images-full clean
+.PHONY: deps build kit images images-long disks disks-long images-full clean
 deps: ## install missing Debian packages (as root; starts no service)
 	@packaging/debian-deps
 
@@ -180,17 +205,17 @@ endef
 
 .PHONY: build-plugin build-runner build-agent
 build-plugin:
-	$(CARGO) build --quiet --release $(PLUGIN_FEATURES) --lib --target-dir $(TARGET)/plugin
-	$(call stage,$(TARGET)/plugin/release/libspank_vm.so,$(PLUGIN))
+	$(CARGO) build --quiet --release -p spank-vm
+	$(call stage,$(TARGET)/release/libspank_vm.so,$(PLUGIN))
 
 build-runner:
-	$(CARGO) build --quiet --release $(RUNNER_FEATURES) --bin spank-vm --target-dir $(TARGET)/runner
-	$(call stage,$(TARGET)/runner/release/spank-vm,$(PROGRAM))
+	$(CARGO) build --quiet --release -p spank-vm-cli
+	$(call stage,$(TARGET)/release/spank-vm,$(PROGRAM))
 	@ln -sfn spank-vm $(STEP)
 
 build-agent:
-	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --quiet --profile agent $(AGENT_FEATURES) \
-	  --bin spank-vm-agent --target $(AGENT_TRIPLE) --target-dir $(TARGET)/agent-build
+	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --quiet --profile agent -p spank-vm-agent \
+	  --target $(AGENT_TRIPLE) --target-dir $(TARGET)/agent-build
 	$(call stage,$(TARGET)/agent-build/$(AGENT_TRIPLE)/agent/spank-vm-agent,$(AGENT))
 
 # A make of their own: this one may have looked at the files' dates before cargo was done.
@@ -224,6 +249,9 @@ $(IMAGES)/.%.made: $(ROOTS)/%.tar
 
 disks: ## the disk 'debian12-disk', a Debian that boots its own kernel, into target/disks (as root)
 	@$(MAKE) $(DISKS)/.debian12-disk.made
+
+disks-long: disks
+	@$(MAKE) $(DISKS)/.debian11-disk.made
 
 $(DISKS)/.debian12-disk.made: SUITE := bookworm
 $(DISKS)/.debian11-disk.made: SUITE := bullseye

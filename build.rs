@@ -1,13 +1,11 @@
-//! Makes the raw bindings to Slurm's `spank.h`; nothing at all for the products without the plugin.
+//! Makes the raw bindings to Slurm's `spank.h`.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=include/wrapper.h");
-    #[cfg(feature = "plugin")]
     bindings::generate();
 }
 
-#[cfg(feature = "plugin")]
 mod bindings {
     use std::path::{Path, PathBuf};
     use std::{env, process};

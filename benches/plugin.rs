@@ -2,19 +2,12 @@
 //! turns, so that whatever else the machine does hits both. Writes `target/bench/plugin.csv`.
 //! `make bench-plugin RUNS=500` sets the number of pairs; goal: at most a millisecond.
 
-#[path = "../tests/slurm/cluster.rs"]
-#[allow(dead_code)]
-mod cluster;
-#[path = "common/mod.rs"]
-#[allow(dead_code)]
-mod common;
-
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use cluster::Cluster;
-use common::{as_user, machine, on_a_cluster, quantile, setting};
+use testkit::Cluster;
+use testkit::measure::{as_user, machine, on_a_cluster, quantile, setting};
+use testkit::place::output;
 
 fn main() -> ExitCode {
     on_a_cluster(4096, measure)
@@ -46,7 +39,7 @@ fn measure(cluster: &Cluster) {
         println!("{case:<20} p10 {p10:7.2} ms   p50 {p50:7.2} ms   p95 {p95:7.2} ms");
         csv.push_str(&format!("{case},{p10:.2},{p50:.2},{p95:.2}\n"));
     }
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
+    let dir = output("bench");
     std::fs::create_dir_all(&dir).unwrap();
     std::fs::write(dir.join("plugin.csv"), csv).unwrap();
 }

@@ -1,19 +1,12 @@
 //! How fast bytes and files get into a VM and out of it, beside the same step on bare metal. Prints a
 //! table and writes `target/bench/throughput.csv`. `make bench RUNS=5` sets the number of runs.
 
-#[path = "../tests/slurm/cluster.rs"]
-#[allow(dead_code)]
-mod cluster;
-#[path = "common/mod.rs"]
-#[allow(dead_code)]
-mod common;
-
 use std::fmt::Write as _;
-use std::path::Path;
 use std::process::ExitCode;
 
-use cluster::Cluster;
-use common::{on_a_cluster, setting};
+use testkit::Cluster;
+use testkit::measure::{on_a_cluster, setting};
+use testkit::place::output;
 
 /// Memory of a node in MiB.
 const NODE_MIB: u64 = 4096;
@@ -96,7 +89,7 @@ fn measure_all(cluster: &Cluster, runs: usize) {
         writeln!(csv, "{},{},{bare:.1},{vm:.1},{ratio:.3}", case.name, case.unit).unwrap();
         println!("{:<12} {bare:>12.1} {vm:>12.1} {ratio:>8.3}  {}", case.name, case.unit);
     }
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
+    let dir = output("bench");
     std::fs::create_dir_all(&dir).unwrap();
     std::fs::write(dir.join("throughput.csv"), csv).unwrap();
     println!("\nthe middle of {runs} runs each; written to target/bench/throughput.csv");

@@ -25,11 +25,18 @@ enum Slurm {
     Unknown,
 }
 
-/// The library as cargo leaves it for tests: beside the test program.
+/// The very file that is installed.
 fn library() -> PathBuf {
-    let path = env::current_exe().unwrap().with_file_name("libspank_vm.so");
-    assert!(path.exists(), "{} is missing: build with --features plugin", path.display());
-    path
+    let stage = env::var_os("SPANK_VM_STAGE").expect("SPANK_VM_STAGE: run 'make test-hooks'");
+    Path::new(&stage).join("lib/spank_vm.so")
+}
+
+/// Says in which hook [`panicking_library`] panics.
+const PANIC_ENV: &str = "SPANK_VM_TEST_PANIC";
+
+/// The same source with a panic in each hook, for [`PANIC_ENV`] to choose from.
+fn panicking_library() -> PathBuf {
+    env::var_os("SPANK_VM_PANICKING_PLUGIN").expect("SPANK_VM_PANICKING_PLUGIN: run 'make test-hooks'").into()
 }
 
 /// Compiles the C program, once per Slurm.
@@ -75,6 +82,8 @@ struct Node {
 impl Node {
     fn new() -> Self {
         let node = Self { root: tempfile::tempdir().unwrap() };
+        // Users pass through it, as through /var.
+        fs::set_permissions(node.root.path(), fs::Permissions::from_mode(0o755)).unwrap();
         node.install("spank-vm-step", "exit 0");
         node.install("spank-vm", "[ \"$3\" = debian12 ] || { echo \"no image '$3'\" >&2; exit 1; }");
         node
@@ -119,9 +128,10 @@ impl Node {
 
     /// The same under another program's eyes.
     fn run_by(&self, mut by: Command, slurm: Slurm, program: &str, script: &str, env: &[(&str, &str)]) -> Output {
+        let panics = env.iter().any(|(name, _)| *name == PANIC_ENV);
         let mut child = by
             .arg(fake(slurm))
-            .arg(library())
+            .arg(if panics { panicking_library() } else { library() })
             .arg(program)
             // srun has what it sends from its own command line.
             .args(if program == "srun" { &["sleep", "1"][..] } else { &[] })
@@ -132,7 +142,9 @@ impl Node {
             .spawn()
             .unwrap();
         let script = script.replace("LIBEXEC", self.root.path().to_str().unwrap());
-        child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+        // As Latin-1: a letter beyond ASCII is no UTF-8 then.
+        let bytes: Vec<u8> = script.chars().map(|c| u8::try_from(c).unwrap()).collect();
+        child.stdin.take().unwrap().write_all(&bytes).unwrap();
         child.wait_with_output().unwrap()
     }
 }
@@ -198,7 +210,7 @@ fn the_task_of_a_vm_job_becomes_the_step_program_on_an_old_slurm() {
         after(
             ALL_WELL,
             "option vm-image = 0\noption vms-per-slot = 0\nexecve LIBEXEC/spank-vm-step 1\n\
-             with SPANK_VM_REQUEST=image=debian12 vms=4 argv0=sleep mem=500 tasks=2 job=7 imagecache=LIBEXEC/copies\n\
+             with SPANK_VM_REQUEST=vm-image=debian12 vms-per-slot=4 argv0=sleep mem=500 tasks=2 job=7 imagecache=LIBEXEC/copies\n\
              task ended with 0\nalive\n"
         )
     );
@@ -211,7 +223,7 @@ fn the_step_program_is_put_before_the_command_where_slurm_can_do_that() {
     assert!(
         answer.ends_with(
             "execve LIBEXEC/spank-vm-step sleep 1\n\
-             with SPANK_VM_REQUEST=image=debian12 vms=1 job=7 imagecache=LIBEXEC/copies\n\
+             with SPANK_VM_REQUEST=vm-image=debian12 job=7 imagecache=LIBEXEC/copies\n\
              task ended with 0\nalive\n"
         ),
         "{answer}"
@@ -273,6 +285,18 @@ fn bad_option_values_are_taken_down_and_told_by_the_task() {
 }
 
 #[test]
+fn a_value_that_would_arrive_changed_is_refused() {
+    let node = Node::new();
+    let lost = "set step 0xfffffffb\nenv SLURM_SPANK__SLURM_SPANK_OPTION_spank_vm_vm_image=debian12\n\
+                env SLURM_SPANK__SLURM_SPANK_OPTION_spank_vm_vm_env=A=caf\u{e9}\n";
+    for options in ["option vm-image debian12\noption vm-env A=caf\u{e9}\n", lost] {
+        let answer = node.play(Slurm::New, "stepd", &after(INIT, &format!("{options}task\n")));
+        assert!(answer.contains(r"error: vm: --vm-env='A=caf\xe9': "), "{answer}");
+        assert!(!answer.contains("execve") && answer.ends_with("task ended with 1\nalive\n"), "{answer}");
+    }
+}
+
+#[test]
 fn a_client_with_a_bad_option_says_one_line_and_exits() {
     let node = Node::new();
     for (options, line) in [
@@ -309,7 +333,7 @@ fn options_lost_by_export_none_are_found_in_the_batch_step() {
     );
     let answer = node.play(Slurm::Old, "stepd", &script);
     assert!(answer.contains("execve LIBEXEC/spank-vm-step 1\n"), "{answer}");
-    assert!(answer.contains("image=debian12 vms=2 argv0=sleep script=1"), "{answer}");
+    assert!(answer.contains("vm-image=debian12 vms-per-slot=2 argv0=sleep script=1"), "{answer}");
 }
 
 /// The job's user where root runs the tests; anybody else has only himself.
@@ -454,16 +478,20 @@ mod memory {
         assert_eq!(memcheck("srun", script, &[]).0, "");
     }
 
-    /// The library panics on demand in debug builds only.
-    #[cfg(debug_assertions)]
     #[test]
     fn nor_when_a_hook_panics() {
         let script = after(ROUND, &after(INIT, ROUND));
         for hook in ["slurm_spank_task_init", "slurm_spank_task_exit", "slurm_spank_exit", "an option"] {
-            let (errors, _) = memcheck("stepd", &script, &[("SPANK_VM_TEST_PANIC", hook)]);
+            let (errors, _) = memcheck("stepd", &script, &[(PANIC_ENV, hook)]);
             assert_eq!(errors, "", "{hook}");
         }
     }
+}
+
+#[test]
+fn what_is_installed_panics_on_nobody_s_demand() {
+    let library = fs::read(library()).unwrap();
+    assert!(!library.windows(PANIC_ENV.len()).any(|window| window == PANIC_ENV.as_bytes()));
 }
 
 #[test]
@@ -494,13 +522,11 @@ fn wrong_arguments_in_plugstack_are_told_to_vm_tasks_only() {
     assert!(!answer.contains("execve") && answer.contains("plugstack.conf: wrong argument"), "{answer}");
 }
 
-/// The library panics on demand in debug builds only.
-#[cfg(debug_assertions)]
 mod panics {
     use super::*;
 
     fn panic_in(hook: &str, program: &str, script: &str) -> String {
-        Node::new().play_with(Slurm::Old, program, &after(INIT, script), &[("SPANK_VM_TEST_PANIC", hook)])
+        Node::new().play_with(Slurm::Old, program, &after(INIT, script), &[(PANIC_ENV, hook)])
     }
 
     #[test]
@@ -558,7 +584,8 @@ fn leave_tasks(node: &Node) -> PathBuf {
 
 fn leave_task(dir: &Path, process: &str) {
     fs::create_dir_all(dir).unwrap();
-    fs::write(dir.join("status.toml"), format!("vms = 1\nrunner = \"{process}\"\n")).unwrap();
+    fs::write(dir.join("status.toml"), format!("image = \"tiny\"\nvms = 1\nuid = 1\nrunner = \"{process}\"\n"))
+        .unwrap();
 }
 
 fn entries(dir: &Path) -> Vec<String> {
@@ -569,20 +596,62 @@ fn entries(dir: &Path) -> Vec<String> {
 }
 
 #[test]
+fn the_umask_of_the_first_job_decides_nothing_and_no_directory_need_be_there() {
+    let node = Node::new();
+    let start = INIT.replace("LIBEXEC/templates", "LIBEXEC/var/cache/spank-vm/templates");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "umask 077; exec \"$@\"", "sh"]);
+    let output = node.run_by(shell, Slurm::New, "stepd", &after(&start, "option vm-image debian12\ntask\n"), &[]);
+    let answer = String::from_utf8(output.stdout).unwrap();
+    assert!(answer.contains("execve") && !answer.contains("no template"), "{answer}");
+    let users = node.path("var/cache/spank-vm/templates/users");
+    for dir in users.ancestors().take_while(|dir| *dir != node.root.path()) {
+        assert_eq!(fs::metadata(dir).unwrap().mode() & 0o7777, 0o755, "{}", dir.display());
+    }
+    let uid = fs::metadata("/proc/self").unwrap().uid();
+    assert_eq!(fs::metadata(users.join(uid.to_string())).unwrap().mode() & 0o7777, 0o700);
+}
+
+#[test]
+fn a_cache_that_no_user_gets_to_is_told_in_slurmd_s_log_and_the_step_starts() {
+    let node = Node::new();
+    fs::create_dir(node.path("templates")).unwrap();
+    fs::set_permissions(node.path("templates"), fs::Permissions::from_mode(0o700)).unwrap();
+    let answer = node.play(Slurm::New, "stepd", &after(INIT, "option vm-image debian12\ntask\n"));
+    let told = answer.lines().find(|line| line.starts_with("info: vm: every VM of user ")).unwrap_or_default();
+    assert!(
+        told.ends_with("LIBEXEC/templates is closed to users (mode 700): 'chmod 755 LIBEXEC/templates' opens it"),
+        "{answer}"
+    );
+    assert!(answer.contains("execve"), "{answer}");
+}
+
+#[test]
 fn the_epilog_of_a_job_removes_what_was_left_of_it_and_never_fails() {
     let node = Node::new();
     let state = leave_tasks(&node);
     // Here Slurm calls no slurm_spank_init.
-    let epilog = "hook job_epilog libexec=LIBEXEC state_dir=LIBEXEC/state template_dir=LIBEXEC/templates\n";
+    // And what a runner of the job's user left that was killed while it copied an image.
+    let uid = fs::metadata("/proc/self").unwrap().uid();
+    let shelf = node.path("copies/users").join(uid.to_string());
+    fs::create_dir_all(&shelf).unwrap();
+    for left in [".0a1b.50", "0a1b.lock", "2c3d"] {
+        fs::write(shelf.join(left), "").unwrap();
+    }
+    let epilog = "hook job_epilog libexec=LIBEXEC state_dir=LIBEXEC/state template_dir=LIBEXEC/templates \
+                  image_cache_dir=LIBEXEC/copies\n";
     let answer = node.play(Slurm::Old, "script", &format!("load\n{epilog}{epilog}unload\n"));
     assert!(
-        answer.contains("verbose: vm: removed 2 left over in LIBEXEC/state\njob_epilog = 0\njob_epilog = 0\n"),
+        answer.contains(
+            "verbose: vm: removed 2 left over in LIBEXEC/state\n\
+             verbose: vm: removed 2 left over in LIBEXEC/copies\njob_epilog = 0\njob_epilog = 0\n"
+        ),
         "{answer}"
     );
-    assert_eq!(entries(&state), ["8.0.0"]);
+    assert_eq!((entries(&state), entries(&shelf)), (vec!["8.0.0".to_owned()], vec!["2c3d".to_owned()]));
     // Wrong arguments, no directory, no job number: nothing that should keep a node from the next job.
-    let script =
-        "load\nhook job_epilog nonsense\nhook job_epilog state_dir=/nonexistent/state\ndeaf\nhook job_epilog\n";
+    let script = "load\nhook job_epilog nonsense\nhook job_epilog state_dir=/nonexistent/state template_dir=/nonexistent/t \
+         image_cache_dir=/nonexistent/i\ndeaf\nhook job_epilog\n";
     let answer = node.play(Slurm::New, "script", script);
     assert_eq!(answer.matches("job_epilog = 0\n").count(), 3, "{answer}");
 }
@@ -593,6 +662,8 @@ fn slurmd_removes_at_its_start_what_no_process_uses() {
     let state = leave_tasks(&node);
     let draft = node.path("templates/users/1000/.abc.50");
     fs::create_dir_all(draft.join("empty")).unwrap();
+    let of_another_boot = node.path("templates/site/00000000-abc");
+    fs::create_dir_all(&of_another_boot).unwrap();
     // A task that runs while slurmd is started anew: this process stands for it.
     let stat = fs::read_to_string("/proc/self/stat").unwrap();
     let started = stat.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap();
@@ -601,6 +672,6 @@ fn slurmd_removes_at_its_start_what_no_process_uses() {
     let answer = node.play(Slurm::Old, "slurmd", &after(INIT, "unload\n"));
     assert!(answer.contains("removed 3 left over in LIBEXEC/state\n") && answer.contains("init = 0\n"), "{answer}");
     assert_eq!(entries(&state), ["9.0.0"]);
-    assert!(!draft.exists());
-    assert_eq!(entries(&node.path("templates")), ["users"]);
+    assert!(!draft.exists() && !of_another_boot.exists());
+    assert_eq!(entries(&node.path("templates")), ["site", "users"]);
 }

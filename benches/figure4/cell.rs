@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::cluster::Cluster;
-use crate::common::as_user;
+use testkit::Cluster;
+use testkit::measure::as_user;
+
 use crate::logger::Logger;
 use crate::series::{Series, Site};
 

@@ -12,22 +12,15 @@ mod plot;
 mod report;
 mod series;
 
-#[path = "../../tests/slurm/cluster.rs"]
-#[allow(dead_code)]
-mod cluster;
-#[path = "../common/mod.rs"]
-#[allow(dead_code)]
-mod common;
-
-use std::path::Path;
 use std::process::ExitCode;
 
 use cell::{Bench, Cell};
-use cluster::Cluster;
-use common::{on_a_cluster, setting};
 use logger::Logger;
 use report::Report;
 use series::{Series, Site};
+use testkit::Cluster;
+use testkit::measure::{full_images, on_a_cluster, paper_way, setting};
+use testkit::place::output;
 
 /// Memory of each node in MiB: two slots of eight VMs that boot a full Linux.
 const NODE_MIB: u64 = 6000;
@@ -52,11 +45,11 @@ fn measure_all(cluster: &Cluster) {
     let vms_per_slot = setting("VMS", Numbers(vec![1, 2, 4, 8])).0;
     let wanted: String = setting("SERIES", "bare,clone,kit-boot,paper".to_owned());
     let logger = Logger::start().expect("a port to listen on");
-    let (full_images, paper_way) = (common::full_images(cluster), common::paper_way(cluster));
+    let (full_images, paper_way) = (full_images(cluster), paper_way(cluster));
     let scratch = cluster.dir.join("scratch");
     let site = Site { port: logger.port, full_images: &full_images, paper_way: &paper_way, scratch: &scratch };
     let bench = Bench { cluster, logger: &logger, site, work_dir: cluster.work_dir() };
-    let mut report = Report::new(&Path::new(env!("CARGO_MANIFEST_DIR")).join("target/figure4"));
+    let mut report = Report::new(&output("figure4"));
 
     for series in Series::ALL.into_iter().filter(|series| wanted.split(',').any(|name| name == series.name())) {
         cluster.configure(series.config(), "");

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use testkit::measure::{machine, mean, quantile};
+
 use crate::cell::Cell;
-use crate::common::{machine, mean, quantile};
 use crate::plot;
 use crate::series::Series;
 

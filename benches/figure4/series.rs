@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::common::setting;
+use testkit::measure::setting;
 
 /// Guest memory of a clone or a kit boot, in MiB: eight VMs in each of two slots fit a node.
 const GUEST_MIB: u32 = 128;

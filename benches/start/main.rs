@@ -7,21 +7,15 @@ mod resources;
 mod step;
 mod table;
 
-#[path = "../../tests/slurm/cluster.rs"]
-#[allow(dead_code)]
-mod cluster;
-#[path = "../common/mod.rs"]
-#[allow(dead_code)]
-mod common;
-
 use std::path::Path;
 use std::process::ExitCode;
 
-use cluster::Cluster;
-use common::{machine, on_a_cluster, quantile, setting};
 use resources::{cpu_ms_per_vm, memory_of_idle_clones};
 use step::{Case, Run, is_installed};
 use table::Table;
+use testkit::Cluster;
+use testkit::measure::{full_images, machine, on_a_cluster, paper_way, quantile, setting};
+use testkit::place::output;
 
 /// Memory of a node in MiB: 64 VMs of 256 MiB and 128 MiB more. Slurm only counts it; clones share most of theirs.
 const NODE_MIB: u64 = 64 * (256 + 128) + 64;
@@ -35,7 +29,7 @@ fn main() -> ExitCode {
 }
 
 fn measure_all(cluster: &Cluster, runs: usize) {
-    let csv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench/results.csv");
+    let csv = output("bench/results.csv");
     let cwd = cluster.work_dir();
     println!("{}; every step has 2 CPUs of one node, every VM 1 CPU and 256 MiB\n", machine());
     let mut table = Table::new();
@@ -110,7 +104,7 @@ fn cases(cluster: &Cluster, runs: usize) -> Vec<Case> {
     cases.extend([1, 2, 4, 8, 16].map(|n| vm("clone", n, runs)));
     cases.extend([vm("clone", 32, runs / 2), vm("clone", 64, runs * 3 / 10)]);
     cases.extend([boot(1, runs), boot(4, runs / 2), first_use(1), first_use(4)]);
-    let (images, script) = (common::full_images(cluster), common::paper_way(cluster));
+    let (images, script) = (full_images(cluster), paper_way(cluster));
     let scratch = cluster.dir.join("scratch");
     let [script, images, scratch] = [&script, &images, &scratch].map(|path| path.to_str().unwrap());
     let argv = words(&["srun", "-Q", "-c2", "--mem=512", script, images, scratch, "1", "stdio"]);

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use nix::sys::resource::{UsageWho, getrusage};
 
-use crate::cluster::Cluster;
-use crate::common::as_user;
+use testkit::Cluster;
+use testkit::measure::as_user;
 
 /// An anonymous mapping of this size is the memory that can be plugged into a clone.
 const PLUGGABLE_KIB: u64 = 1 << 20;

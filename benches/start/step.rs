@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::cluster::Cluster;
-use crate::common::as_user;
+use testkit::Cluster;
+use testkit::measure::as_user;
 
 /// A way of running a command, repeated.
 pub struct Case {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::common::quantile;
+use testkit::measure::quantile;
 
 /// Rows of a measurement, printed as they come.
 pub struct Table {

@@ -1,4 +1,4 @@
-//! See `spank_vm::fuzzing::archive`.
+//! See `testkit::fuzzing::archive`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| spank_vm::fuzzing::archive(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| testkit::fuzzing::archive(data));

@@ -1,4 +1,4 @@
-//! See `spank_vm::fuzzing::disk`.
+//! See `testkit::fuzzing::disk`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| spank_vm::fuzzing::disk(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| testkit::fuzzing::disk(data));

@@ -1,4 +1,4 @@
-//! See `spank_vm::fuzzing::files`.
+//! See `testkit::fuzzing::files`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| spank_vm::fuzzing::files(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| testkit::fuzzing::files(data));

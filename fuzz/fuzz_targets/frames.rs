@@ -1,4 +1,4 @@
-//! See `spank_vm::fuzzing::frames`.
+//! See `testkit::fuzzing::frames`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| spank_vm::fuzzing::frames(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| testkit::fuzzing::frames(data));

@@ -1,4 +1,4 @@
-//! See `spank_vm::fuzzing::guest`.
+//! See `testkit::fuzzing::guest`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| spank_vm::fuzzing::guest(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| testkit::fuzzing::guest(data));

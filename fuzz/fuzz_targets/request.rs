@@ -1,4 +1,4 @@
-//! See `spank_vm::fuzzing::request`.
+//! See `testkit::fuzzing::request`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| spank_vm::fuzzing::request(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| testkit::fuzzing::request(data));

@@ -1,4 +1,4 @@
-//! See `spank_vm::fuzzing::template_guest`.
+//! See `testkit::fuzzing::template_guest`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| spank_vm::fuzzing::template_guest(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| testkit::fuzzing::template_guest(data));

@@ -1,4 +1,4 @@
-//! See `spank_vm::fuzzing::texts`.
+//! See `testkit::fuzzing::texts`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| spank_vm::fuzzing::texts(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| testkit::fuzzing::texts(data));

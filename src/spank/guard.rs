@@ -21,7 +21,7 @@ pub fn guard(name: &str, report: fn(&str), body: impl FnOnce() -> c_int) -> c_in
     panic::catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
         let place = LAST_PLACE.lock().unwrap_or_else(PoisonError::into_inner).take();
         let what = message(payload.as_ref()).to_owned();
-        // Dropping a payload runs foreign code that may panic in turn.
+        #[expect(clippy::mem_forget, reason = "dropping a payload runs foreign code that may panic in turn")]
         mem::forget(payload);
         report(&format!("internal error in {name} ({}): {what}", place.as_deref().unwrap_or("unknown place")));
         -1

@@ -1,5 +1,7 @@
 //! The real [`Host`]: the handle Slurm passes to each hook.
 
+#![allow(unsafe_code)]
+
 use super::live::LiveArgv;
 use super::process::symbol;
 use super::{Context, Host, Level, SpankError, Step, log};
@@ -255,22 +257,21 @@ pub unsafe fn own_words(count: usize, words: *const *mut c_char) -> Vec<OsString
             break;
         }
         // SAFETY: by the caller's promise NUL-terminated.
-        owned.push(OsStr::from_bytes(unsafe { CStr::from_ptr(word) }.to_bytes()).to_owned());
+        owned.extend(unsafe { own_word(word) });
     }
     owned
 }
 
-/// Copies a string of C's; `None` for a null pointer. Bytes that are not UTF-8 are replaced: the
-/// text is parsed and refused, or shown.
+/// Copies a string of C's; `None` for a null pointer.
 ///
 /// # Safety
 /// `pointer` must be null or point to a NUL-terminated string.
-pub unsafe fn text(pointer: *const c_char) -> Option<String> {
+pub unsafe fn own_word(pointer: *const c_char) -> Option<OsString> {
     if pointer.is_null() {
         return None;
     }
     // SAFETY: by the caller's promise.
-    Some(unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned())
+    Some(OsStr::from_bytes(unsafe { CStr::from_ptr(pointer) }.to_bytes()).to_owned())
 }
 
 /// Turns Slurm's return code into a `Result`.
@@ -279,11 +280,12 @@ pub fn check(code: sys::spank_err_t, what: impl FnOnce() -> String) -> Result<()
         return Ok(());
     }
     // SAFETY: returns a constant string.
-    let reason = unsafe { text(sys::spank_strerror(code)) };
-    Err(SpankError { what: what(), reason: reason.unwrap_or_else(|| format!("error {code}")) })
+    let reason = unsafe { own_word(sys::spank_strerror(code)) };
+    let reason = reason.map_or_else(|| format!("error {code}"), |text| text.to_string_lossy().into_owned());
+    Err(SpankError { what: what(), reason })
 }
 
-fn c_string(word: &OsStr) -> Result<CString, SpankError> {
+pub(super) fn c_string(word: &OsStr) -> Result<CString, SpankError> {
     CString::new(word.as_bytes())
         .map_err(|_| SpankError { what: format!("{word:?}"), reason: "it contains a NUL byte".into() })
 }

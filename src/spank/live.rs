@@ -6,8 +6,6 @@
 //! array of strings that these variables lead to and that is the end of a component on srun's own command line.
 //! Reading and writing goes through `/proc/self/mem`, where a wrong address is an error and not the end of srun.
 
-#![forbid(unsafe_code)]
-
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -4,6 +4,8 @@
 //! standard error in slurmstepd once that is set up, slurmd's log before. The plugin itself never
 //! writes to a file descriptor.
 
+#![allow(unsafe_code)]
+
 use super::Level;
 use crate::sys;
 use std::ffi::CString;
@@ -17,6 +19,7 @@ pub fn line(level: Level, text: &str) {
         match level {
             Level::Error => sys::slurm_error(c"%s".as_ptr(), line.as_ptr()),
             Level::Note => sys::slurm_spank_log(c"%s".as_ptr(), line.as_ptr()),
+            Level::Warning => sys::slurm_info(c"%s".as_ptr(), line.as_ptr()),
             Level::Admin => sys::slurm_verbose(c"%s".as_ptr(), line.as_ptr()),
         }
     }

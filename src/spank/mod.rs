@@ -17,10 +17,10 @@ mod process;
 pub mod testing;
 
 pub use guard::guard;
-pub use handle::{Spank, own_words, text};
+pub use handle::{Spank, own_word, own_words};
 pub use live::command_begins;
-pub use option::{Callback, CliOption, register};
-pub use process::{end_task, exit_client, is_executable, readable_within, symbol, try_lock};
+pub use option::{Callback, register};
+pub use process::{end_task, exit_client, is_executable, readable_within, symbol};
 
 pub use crate::sys::spank_t;
 
@@ -86,7 +86,9 @@ pub enum Level {
     Error,
     /// The user should know: `srun: vm: …`.
     Note,
-    /// The administrator, in slurmd's log or with `srun -v`.
+    /// The administrator must know: in slurmd's log in any case.
+    Warning,
+    /// The administrator may want to know: in slurmd's log with `-v`, or with `srun -v`.
     Admin,
 }
 

@@ -1,25 +1,17 @@
 //! Registration of command line options.
 
-use super::handle::check;
+#![allow(unsafe_code)]
+
+use super::handle::{c_string, check};
 use super::{Spank, SpankError};
 use crate::sys;
-use std::ffi::{CStr, c_char, c_int};
+use request::About;
+use std::ffi::{OsStr, c_char, c_int};
 use std::ptr;
 
 /// What Slurm calls for each value of an option: number of the option, its value, whether this is
 /// slurmstepd.
 pub type Callback = unsafe extern "C" fn(c_int, *const c_char, c_int) -> c_int;
-
-/// An option, as `srun --help` shows it.
-#[derive(Debug, Clone, Copy)]
-pub struct CliOption {
-    /// Name without the dashes.
-    pub name: &'static CStr,
-    /// The word after `=` in the help; `None` for an option that takes no value.
-    pub arginfo: Option<&'static CStr>,
-    /// The help itself; Slurm demands one and breaks its lines.
-    pub usage: &'static CStr,
-}
 
 /// Registers an option; `number` is handed to `callback`.
 ///
@@ -27,18 +19,21 @@ pub struct CliOption {
 ///
 /// # Errors
 /// When Slurm refuses, for instance outside of `slurm_spank_init`.
-pub fn register(spank: &Spank, option: &CliOption, number: c_int, callback: Callback) -> Result<(), SpankError> {
+pub fn register(spank: &Spank, option: &About, number: c_int, callback: Callback) -> Result<(), SpankError> {
+    let text = |text: &str| c_string(OsStr::new(text));
+    let (name, usage) = (text(option.name)?, text(option.help)?);
+    let argument = option.argument.map(text).transpose()?;
     let mut raw = sys::spank_option {
-        name: option.name.as_ptr().cast_mut(),
-        arginfo: option.arginfo.map_or(ptr::null_mut(), |word| word.as_ptr().cast_mut()),
-        usage: option.usage.as_ptr().cast_mut(),
+        name: name.as_ptr().cast_mut(),
+        arginfo: argument.as_ref().map_or(ptr::null_mut(), |word| word.as_ptr().cast_mut()),
+        usage: usage.as_ptr().cast_mut(),
         // Never 2, an optional value: a word that follows would not be taken for it.
-        has_arg: c_int::from(option.arginfo.is_some()),
+        has_arg: c_int::from(option.argument.is_some()),
         val: number,
         cb: Some(callback),
     };
     // SAFETY: the handle is the one Slurm passed to the running hook; Slurm copies the structure
     // and its strings, and writes to neither.
     let code = unsafe { sys::spank_option_register(spank.raw(), &raw mut raw) };
-    check(code, || format!("to register --{}", option.name.to_string_lossy()))
+    check(code, || format!("to register --{}", option.name))
 }

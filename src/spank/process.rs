@@ -1,7 +1,8 @@
 //! The few things hooks need from the operating system that the standard library lacks.
 
+#![allow(unsafe_code)]
+
 use std::ffi::{CStr, CString, c_int, c_void};
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -45,21 +46,6 @@ pub fn readable_within(fd: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> 
             error => Err(error),
         },
         ready => Ok(ready > 0),
-    }
-}
-
-/// Takes the lock of a file if nobody holds it; says whether it did. Closing the file gives it back.
-///
-/// # Errors
-/// When the file system has no locks.
-pub fn try_lock(file: &File) -> io::Result<bool> {
-    // SAFETY: a descriptor that is open for the time of the call.
-    match unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } {
-        0 => Ok(true),
-        _ => match io::Error::last_os_error() {
-            error if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            error => Err(error),
-        },
     }
 }
 

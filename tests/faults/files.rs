@@ -5,8 +5,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::cluster::{Cluster, Ran, ran};
-use crate::step::{Step, UNTIL_TOLD, node, system};
+use testkit::{Cluster, Ran, system};
+
+use crate::step::{Shown, Step, UNTIL_TOLD, node};
 use crate::{Fault, Saw};
 
 const fn files(name: &'static str, tries: u32, run: fn(&Cluster) -> Saw) -> Fault {
@@ -27,14 +28,6 @@ pub const FAULTS: &[Fault] = &[
     files("the image is replaced while a VM runs", 1, image_replaced),
     files("the image is removed while a VM runs", 1, image_removed),
 ];
-
-/// `spank-vm` as root with the cluster's configuration.
-pub fn tool(cluster: &Cluster, arguments: &[&str]) -> String {
-    let program = cluster.dir.join("stage/libexec/spank-vm");
-    let config = cluster.dir.join("spank-vm.toml");
-    let words = [&[program.to_str().unwrap(), "--config", config.to_str().unwrap()], arguments].concat();
-    ran(cluster.command_as("root", Path::new("/"), &words).output().unwrap()).ok()
-}
 
 fn fine(cluster: &Cluster) -> Ran {
     cluster.srun(&["-w", &node(cluster), "--vm-image=tiny", "echo", "fine"])

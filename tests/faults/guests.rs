@@ -2,9 +2,11 @@
 
 use std::time::Instant;
 
-use crate::cluster::Cluster;
+use testkit::Cluster;
+use testkit::wait::wait_for_file;
+
 use crate::rogue;
-use crate::step::{Step, UNTIL_TOLD, wait_for};
+use crate::step::{Shown, Step, UNTIL_TOLD};
 use crate::{Fault, Saw};
 
 const fn guest(name: &'static str, tries: u32, run: fn(&Cluster) -> Saw) -> Fault {
@@ -79,7 +81,7 @@ fn frozen(cluster: &Cluster) -> (Step, Instant) {
     let script = "mkdir /sys/fs/cgroup/ice && echo 1 > /sys/fs/cgroup/ice/cgroup.procs; echo > iced; \
                   echo 1 > /sys/fs/cgroup/ice/cgroup.freeze; sleep 1000";
     let (step, since) = as_root(cluster, script);
-    wait_for("the ice", || step.dir.join("iced").exists().then_some(()));
+    wait_for_file(&step.dir.join("iced"));
     (step, since)
 }
 

@@ -1,12 +1,14 @@
 //! Processes of the node are killed or stopped.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use crate::cluster::Cluster;
-use crate::remains::{of_templates, script};
-use crate::step::{Step, UNTIL_TOLD, node, signal, system, wait_for};
+use testkit::Cluster;
+use testkit::process::{is_there, signal};
+use testkit::wait::{wait_for, wait_for_file};
+
+use crate::remains::of_templates;
+use crate::step::{Shown, Step, UNTIL_TOLD, node};
 use crate::{Fault, Saw};
 
 const fn host(name: &'static str, tries: u32, run: fn(&Cluster) -> Saw) -> Fault {
@@ -51,7 +53,7 @@ fn one_of_four(cluster: &Cluster) -> Saw {
     let script = "echo > running-$SLURM_VM_INDEX; while [ ! -e go-on ]; do sleep 0.05; done";
     let step = Step::running(cluster, &["--vms-per-slot=4", "--mem=1200"], script);
     for number in 0..4 {
-        wait_for("a command", || step.dir.join(format!("running-{number}")).exists().then_some(()));
+        wait_for_file(&step.dir.join(format!("running-{number}")));
     }
     let since = signal(step.qemu(), libc::SIGKILL);
     step.tell();
@@ -81,7 +83,7 @@ fn slurmstepd_killed(cluster: &Cluster) -> Saw {
     let step = Step::running(cluster, &[], "sleep 1000");
     let (slurmstepd, qemu) = (step.slurmstepd(), step.qemu());
     let since = signal(slurmstepd, libc::SIGKILL);
-    wait_for("QEMU's end", || is_gone(qemu).then_some(()));
+    wait_for("QEMU's end", || (!is_there(qemu)).then_some(()));
     let saw = cancelled(step, cluster, since);
     remove_cgroups(&node(cluster));
     saw
@@ -99,10 +101,6 @@ fn remove_cgroups(node: &str) {
             left.all(|entry| !entry.file_name().to_string_lossy().starts_with("uid_")).then_some(())
         });
     }
-}
-
-fn is_gone(pid: i32) -> bool {
-    !Path::new(&format!("/proc/{pid}")).exists()
 }
 
 fn cancelled(step: Step, cluster: &Cluster, since: Instant) -> Saw {
@@ -143,9 +141,9 @@ fn node_reboot(cluster: &Cluster) -> Saw {
     let (slurmstepd, qemu) = (step.slurmstepd(), step.qemu());
     signal(slurmd, libc::SIGKILL);
     let since = signal(slurmstepd, libc::SIGKILL);
-    wait_for("QEMU's end", || is_gone(qemu).then_some(()));
+    wait_for("QEMU's end", || (!is_there(qemu)).then_some(()));
     assert_eq!(std::fs::read_dir(cluster.dir.join("state")).unwrap().count(), 1, "the task's directory is left");
-    let listed = crate::files::tool(cluster, &["ps"]);
+    let listed = cluster.tool("root", &["ps"]).ok();
     assert!(listed.contains(" gone"), "{listed}");
     restart(cluster, &node);
     wait_for("the sweep", || (std::fs::read_dir(cluster.dir.join("state")).unwrap().count() == 0).then_some(()));
@@ -189,10 +187,6 @@ fn runner_stopped(cluster: &Cluster) -> Saw {
 
 /// Kills a daemon of the cluster unless it is dead, and starts it again.
 fn restart(cluster: &Cluster, daemon: &str) {
-    let script = script().display().to_string();
-    system(&[&script, "restart", &cluster.dir.join("slurm").display().to_string(), daemon]);
-    wait_for("the controller", || {
-        let mut ping = cluster.command_as("root", Path::new("/"), &["scontrol", "ping"]);
-        String::from_utf8_lossy(&ping.output().unwrap().stdout).contains(" UP").then_some(())
-    });
+    cluster.restart(daemon);
+    wait_for("the controller", || cluster.run_as_root(&["scontrol", "ping"]).stdout.contains(" UP").then_some(()));
 }

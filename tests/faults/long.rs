@@ -4,9 +4,10 @@ use std::fs;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::cluster::{Cluster, ran};
+use testkit::wait::wait_for;
+use testkit::{Cluster, ran};
+
 use crate::remains::scratch_in_use;
-use crate::step::wait_for;
 use crate::{Fault, Saw};
 
 pub const FAULTS: &[Fault] = &[
@@ -17,7 +18,6 @@ pub const FAULTS: &[Fault] = &[
 ];
 
 fn in_a_row(cluster: &Cluster) -> Saw {
-    let nodes = cluster.run(&["sinfo", "-h", "-N", "-o", "%N"]).ok();
     let since = Instant::now();
     let row = |node: &str| {
         let script =
@@ -25,7 +25,7 @@ fn in_a_row(cluster: &Cluster) -> Saw {
         let mut shell = cluster.command_in(&cluster.work_dir(), &["bash", "-c", script, node]);
         shell.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
-    let rows: Vec<Child> = nodes.lines().take(2).map(row).collect();
+    let rows: Vec<Child> = cluster.nodes().iter().take(2).map(|node| row(node)).collect();
     for shell in rows {
         let printed = ran(shell.wait_with_output().unwrap()).ok();
         let expected: String = (1..=100).map(|number| format!("{number}\n")).collect();

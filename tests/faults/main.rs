@@ -6,9 +6,7 @@
 //! write `target/RELIABILITY.md`, the long ones `target/RELIABILITY-long.md`; `make reliability` makes the two the
 //! repository's RELIABILITY.md.
 
-#[path = "../slurm/cluster.rs"]
-#[allow(dead_code)]
-mod cluster;
+mod fault;
 mod files;
 mod guests;
 mod hosts;
@@ -19,86 +17,66 @@ mod rogue;
 mod step;
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Mutex;
+use std::time::Duration;
 
-use libtest_mimic::{Arguments, Trial};
+use testkit::Cluster;
+use testkit::suite::{self, Length, Suite};
 
-use cluster::Cluster;
+use fault::{Fault, Saw};
 use remains::Baseline;
 use report::Row;
 
-/// A row of the matrix.
-#[derive(Clone, Copy)]
-struct Fault {
-    /// What breaks.
-    pub area: &'static str,
-    /// What happens to it, as a sentence.
-    pub name: &'static str,
-    /// How often it is tried.
-    pub tries: u32,
-    /// Lets it happen and looks at what the user sees.
-    pub run: fn(&Cluster) -> Saw,
-}
-
-/// What a row found.
-#[derive(Debug)]
-struct Saw {
-    /// The moment of the fault.
-    pub since: Instant,
-    /// What the user saw.
-    pub text: String,
+/// What the rows share: how the node was before the first, and what was found so far.
+struct Faults {
+    before: Baseline,
+    rows: Mutex<Vec<Row>>,
 }
 
 fn main() -> ExitCode {
-    if let Some(code) = rogue::play() {
-        return code;
-    }
-    let mut arguments = Arguments::from_args();
-    // One fault at a time: what is left is looked at after each.
-    arguments.test_threads = Some(1);
-    let is_long = std::env::var_os("SPANK_VM_LONG").is_some();
-    let faults = if is_long { long::FAULTS.to_vec() } else { [hosts::FAULTS, guests::FAULTS, files::FAULTS].concat() };
-    if arguments.list {
-        let trials = faults.iter().map(|fault| Trial::test(title(fault), || Ok(())));
-        return libtest_mimic::run(&arguments, trials.collect()).exit_code();
-    }
-    let cluster = match Cluster::start() {
-        Ok(cluster) => Arc::new(cluster),
-        Err(why) => {
-            eprintln!("the test cluster does not start: {why}");
-            return ExitCode::FAILURE;
-        }
-    };
-    remains::bound_scratch(&cluster);
-    // A template first: a row is about its fault and not about making one.
-    let ready = next_jobs(&cluster);
-    let baseline = Arc::new(Baseline::of(&cluster));
-    let rows: Arc<Mutex<Vec<Row>>> = Arc::default();
-    let trials = faults.into_iter().map(|fault| {
-        let (cluster, rows, baseline) = (Arc::clone(&cluster), Arc::clone(&rows), Arc::clone(&baseline));
-        Trial::test(title(&fault), move || {
-            let row = endure(&cluster, fault, &baseline)?;
-            rows.lock().unwrap().push(row);
-            Ok(())
-        })
-    });
-    let conclusion = libtest_mimic::run(&arguments, trials.collect());
-    remains::unbound_scratch(&cluster);
-    if let Err(why) = ready.and(cluster.stop()) {
-        eprintln!("outside the rows: {why}");
-        let _ = cluster.stop();
-        return ExitCode::FAILURE;
-    }
-    // A run of a few chosen rows, or one with failures, is no report.
-    if conclusion.num_filtered_out == 0 && conclusion.num_failed == 0 {
-        report::write(&rows.lock().unwrap(), is_long);
-    }
-    conclusion.exit_code()
+    rogue::play().unwrap_or_else(suite::main::<Faults>)
 }
 
-fn title(fault: &Fault) -> String {
-    format!("{}: {}", fault.area, fault.name)
+impl Suite for Faults {
+    type Case = Fault;
+    const NAME: &'static str = "faults";
+    // What is left is looked at after each.
+    const THREADS: usize = 1;
+
+    fn cases(length: Length) -> Vec<Fault> {
+        match length {
+            Length::Short => [hosts::FAULTS, guests::FAULTS, files::FAULTS].concat(),
+            Length::Long => long::FAULTS.to_vec(),
+        }
+    }
+
+    fn title(fault: &Fault) -> String {
+        format!("{}: {}", fault.area, fault.name)
+    }
+
+    fn prepare(cluster: &Cluster) -> Result<Self, String> {
+        remains::bound_scratch(cluster);
+        // A template first: a row is about its fault and not about making one.
+        next_jobs(cluster).inspect_err(|_| remains::unbound_scratch(cluster))?;
+        Ok(Self { before: Baseline::of(cluster), rows: Mutex::default() })
+    }
+
+    fn run(&self, cluster: &Cluster, fault: Fault) -> Result<(), String> {
+        let row = endure(cluster, fault, &self.before)?;
+        self.rows.lock().unwrap().push(row);
+        Ok(())
+    }
+
+    fn restore(&self, cluster: &Cluster) {
+        remains::unbound_scratch(cluster);
+    }
+
+    fn report(&self, length: Length, failed: u64) {
+        // With failures it would lack rows.
+        if failed == 0 {
+            report::write(&self.rows.lock().unwrap(), length);
+        }
+    }
 }
 
 /// Lets the fault happen as often as it says and demands after each that the node is as before.

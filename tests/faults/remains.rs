@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::cluster::Cluster;
-use crate::step::system;
+use testkit::{Cluster, system};
 
 /// Longest that a node may take to be as before.
 const SETTLE: Duration = Duration::from_secs(45);
@@ -66,10 +65,7 @@ impl Baseline {
 
     fn left(&self, cluster: &Cluster) -> Vec<String> {
         let mut left = Vec::new();
-        let sweep = Command::new(script()).arg("sweep-check").arg(cluster.dir.join("slurm")).output().unwrap();
-        if !sweep.status.success() {
-            left.push(String::from_utf8_lossy(&sweep.stdout).replace('\n', "; "));
-        }
+        left.extend(cluster.sweep_check().map(|found| found.replace('\n', "; ")));
         match scratch_in_use(cluster) {
             0 => {}
             bytes => left.push(format!("{bytes} bytes in nameless files")),
@@ -115,9 +111,4 @@ fn descriptors(cluster: &Cluster) -> Vec<(String, usize)> {
 fn shared_memory() -> BTreeSet<String> {
     let entries = fs::read_dir("/dev/shm").into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-}
-
-/// The script that runs clusters.
-pub fn script() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/cluster")
 }

@@ -1,8 +1,10 @@
 //! The table of all rows.
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::time::Duration;
+
+use testkit::place::output;
+use testkit::suite::Length;
 
 use crate::Fault;
 
@@ -16,16 +18,10 @@ pub struct Row {
     pub recovery: Duration,
 }
 
-impl std::fmt::Debug for Fault {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name)
-    }
-}
-
 /// Writes the table: the short rows with the text around it, the long ones as rows that follow.
-pub fn write(rows: &[Row], is_long: bool) {
+pub fn write(rows: &[Row], length: Length) {
     let mut text = String::new();
-    if !is_long {
+    if length == Length::Short {
         text.push_str(include_str!("reliability-head.md"));
     }
     for Row { fault, saw, recovery } in rows {
@@ -34,8 +30,11 @@ pub fn write(rows: &[Row], is_long: bool) {
         let _ =
             writeln!(text, "| {} | {} | {} | {saw} | nothing | {seconds:.1} s |", fault.area, fault.name, fault.tries);
     }
-    let name = if is_long { "target/RELIABILITY-long.md" } else { "target/RELIABILITY.md" };
-    std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(name), text).unwrap();
+    let name = match length {
+        Length::Short => "RELIABILITY.md",
+        Length::Long => "RELIABILITY-long.md",
+    };
+    std::fs::write(output(name), text).unwrap();
 }
 
 /// Takes out what differs between any two runs: the cluster's directory, numbers of jobs, moments.

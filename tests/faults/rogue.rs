@@ -1,5 +1,7 @@
 //! This program in the place of QEMU, playing a guest that means no good.
 
+#![allow(unsafe_code)]
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::FromRawFd;
@@ -8,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use spank_vm::proto::{BootTimes, Decoder, ToGuest, ToHost, VERSION};
+use proto::{BootTimes, Decoder, ToGuest, ToHost, VERSION};
 
-use crate::cluster::Cluster;
+use testkit::Cluster;
 
 /// Says nothing at all.
 pub const SILENT: &str = "rogue-silent";

@@ -1,24 +1,21 @@
 //! A VM step that runs, and the processes it consists of.
 
 use std::fs;
-use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::Instant;
+
+use testkit::wait::{wait_for, wait_for_file};
+use testkit::{Cluster, Ran, is_chatter, process, ran};
 
 use crate::Saw;
-use crate::cluster::{Cluster, Ran, ran};
-
-/// Longest that anything awaited here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A script that ends when the test says so; to be followed by what it does then.
 pub const UNTIL_TOLD: &str = "while [ ! -e go-on ]; do sleep 0.05; done; ";
 
 /// The node that all faults happen on.
 pub fn node(cluster: &Cluster) -> String {
-    let nodes = cluster.command_as("root", Path::new("/"), &["sinfo", "-h", "-N", "-o", "%N"]).output().unwrap();
-    String::from_utf8_lossy(&nodes.stdout).lines().next().expect("a node").to_owned()
+    cluster.nodes().remove(0)
 }
 
 /// A step of one task whose command runs in a VM.
@@ -34,7 +31,7 @@ impl Step {
     /// Starts `script` in a VM and waits until it runs.
     pub fn running(cluster: &Cluster, options: &[&str], script: &str) -> Self {
         let step = Self::started(cluster, options, script);
-        wait_for("the command", || step.dir.join("running").exists().then_some(()));
+        wait_for_file(&step.dir.join("running"));
         step
     }
 
@@ -61,20 +58,22 @@ impl Step {
             let status = fs::read_to_string(task.path().join("status.toml")).ok()?;
             let pid =
                 status.lines().find_map(|line| line.strip_prefix("runner = \""))?.split('-').next()?.parse().ok()?;
-            is_named(pid, "spank-vm").then_some(pid)
+            process::is_named(pid, "spank-vm").then_some(pid)
         })
     }
 
     /// Its QEMU, once there is one.
     pub fn qemu(&self) -> i32 {
         let runner = self.runner();
-        wait_for("QEMU", || processes().find(|&pid| parent(pid) == Some(runner) && is_named(pid, "qemu")))
+        wait_for("QEMU", || {
+            process::all().find(|&pid| process::parent(pid) == Some(runner) && process::is_named(pid, "qemu"))
+        })
     }
 
     /// The slurmstepd that started the runner.
     pub fn slurmstepd(&self) -> i32 {
-        let stepd = parent(self.runner()).expect("a parent");
-        assert!(is_named(stepd, "slurmstepd"), "{stepd}");
+        let stepd = process::parent(self.runner()).expect("a parent");
+        assert!(process::is_named(stepd, "slurmstepd"), "{stepd}");
         stepd
     }
 
@@ -95,16 +94,21 @@ impl Drop for Step {
         // A row that failed in the middle must not leave its job to the others.
         if let Some(mut srun) = self.srun.take() {
             // Not killed: what stands before srun passes this on, and srun cancels the job.
-            signal(srun.id() as i32, libc::SIGTERM);
+            process::signal(srun.id() as i32, libc::SIGTERM);
             let _ = srun.wait();
         }
     }
 }
 
-impl Ran {
+/// What a step showed to its user.
+pub trait Shown {
     /// Asserts the exit code and that all of `words` are in what was printed, and makes it what the user saw.
+    fn saw(self, since: Instant, code: i32, words: &[&str]) -> Saw;
+}
+
+impl Shown for Ran {
     #[track_caller]
-    pub fn saw(self, since: Instant, code: i32, words: &[&str]) -> Saw {
+    fn saw(self, since: Instant, code: i32, words: &[&str]) -> Saw {
         let all = format!("{}{}", self.stdout, self.stderr);
         assert_eq!(self.code, code, "{all}");
         for word in words {
@@ -115,53 +119,4 @@ impl Ran {
         let code = if code == 0 { String::new() } else { format!("exit {code}<br>") };
         Saw { since, text: format!("{code}{text}") }
     }
-}
-
-/// srun's lines about waiting for its turn depend on how long the job before took to end.
-fn is_chatter(line: &str) -> bool {
-    line.trim().is_empty() || line.contains("queued and waiting") || line.contains("has been allocated resources")
-}
-
-/// Waits until `look` finds something.
-#[track_caller]
-pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "{what}: not there in {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// Sends a signal and says when.
-pub fn signal(pid: i32, signo: i32) -> Instant {
-    let signal = nix::sys::signal::Signal::try_from(signo).unwrap();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
-    Instant::now()
-}
-
-/// Runs a command of root's outside the cluster.
-#[track_caller]
-pub fn system(words: &[&str]) -> ExitStatus {
-    let done = Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).output().unwrap();
-    assert!(done.status.success(), "{words:?}: {}", String::from_utf8_lossy(&done.stderr));
-    assert_eq!(done.status.signal(), None);
-    done.status
-}
-
-/// All processes.
-pub fn processes() -> impl Iterator<Item = i32> {
-    fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-}
-
-/// Whether the process lives and its program's name begins with `name`.
-pub fn is_named(pid: i32, name: &str) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.starts_with(name))
-}
-
-fn parent(pid: i32) -> Option<i32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }

@@ -186,14 +186,15 @@ fn node_as(slurm: Slurm, step: &Step, number: &str) -> String {
     let value = |key: &str| request.split(' ').find_map(|pair| pair.strip_prefix(key)).unwrap_or_default().to_owned();
     let rest = executed.strip_prefix("LIBEXEC/spank-vm-step").unwrap();
     let command = if value("argv0=").is_empty() { rest.trim_start().to_owned() } else { value("argv0=") + rest };
-    format!("vm {} {}: {command}", value("image="), value("vms="))
+    let vms = Some(value("vms-per-slot=")).filter(|vms| !vms.is_empty());
+    format!("vm {} {}: {command}", value("vm-image="), vms.as_deref().unwrap_or("1"))
 }
 
 const BATCH: &str = "0xfffffffb";
 const INTERACTIVE: &str = "0xfffffffa";
 const SRUN: &str = "0";
 const VARIABLE: &str = "SLURM_SPANK__SLURM_SPANK_OPTION_spank_vm_vm_image";
-const TWO: &str = "image=debian12 vms=1 argv0=a;host b";
+const TWO: &str = "vm-image=debian12 argv0=a;host b";
 
 /// Step, command line, variables of the job, options that Slurm brings; what is executed.
 type Arrival =
@@ -216,8 +217,8 @@ const ARRIVALS: &[(Arrival, &str)] = &[
     ((SRUN, "spank-vm-step.0 x", &[], A), "nothing"),
     ((SRUN, "spank-vm-step.0 x", &[], NONE), "nothing"),
     ((SRUN, "spank-vm-step.0 x", &[("SLURM_SPANK_VM_COMMAND", "a")], A), "nothing"),
-    ((SRUN, "spank-vm-step.0 x", &[(LIST, "image=debian12 vms=1")], A), "nothing"),
-    ((SRUN, "spank-vm-step.0 x", &[(LIST, "image=debian12 colour=red argv0=a")], A), "nothing"),
+    ((SRUN, "spank-vm-step.0 x", &[(LIST, "vm-image=debian12")], A), "nothing"),
+    ((SRUN, "spank-vm-step.0 x", &[(LIST, "vm-image=debian12 colour=red argv0=a")], A), "nothing"),
     ((SRUN, "spank-vm-step.0 x", &[(LIST, "host a")], NONE), "nothing"),
     ((SRUN, "b", &[(LIST, "host")], NONE), "nothing"),
     ((SRUN, "b", &[(LIST, "%;%;%")], NONE), "nothing"),

@@ -7,19 +7,15 @@
 //! makes the two the repository's PARITY.md.
 
 mod cases;
-#[path = "../slurm/cluster.rs"]
-#[allow(dead_code)]
-mod cluster;
 mod report;
 
-use std::path::Path;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use testkit::suite::{self, Length, Suite};
+use testkit::{Cluster, ran};
 
 use cases::Case;
-use cluster::{Cluster, ran};
 use report::{Row, Seen};
 
 /// What the scripts share.
@@ -48,55 +44,54 @@ const IN_VM: Variables = Variables {
 };
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    let is_long = std::env::var_os("SPANK_VM_LONG").is_some();
-    let threads = *arguments.test_threads.get_or_insert(2);
-    let cluster = match arguments.list {
-        true => None,
-        false => match Cluster::start() {
-            Ok(cluster) => Some(Arc::new(cluster)),
-            Err(why) => {
-                eprintln!("the test cluster does not start: {why}");
-                return ExitCode::FAILURE;
-            }
-        },
-    };
-    let rows: Arc<Mutex<Vec<Row>>> = Arc::default();
-    let table = if is_long { cases::long() } else { cases::short() };
-    let trials = table.into_iter().enumerate().map(|(number, case)| {
-        let (cluster, rows) = (cluster.clone(), Arc::clone(&rows));
-        Trial::test(format!("{}: {}", case.area, case.name), move || match cluster {
-            Some(cluster) => {
-                let outcome = compare(&cluster, number, case, &rows);
-                outcome.and_then(|()| if threads == 1 { Ok(cluster.nothing_is_left()?) } else { Ok(()) })
-            }
-            None => Ok(()),
-        })
-    });
-    let conclusion = libtest_mimic::run(&arguments, trials.collect());
-    let Some(cluster) = cluster else { return ExitCode::SUCCESS };
-    let left = cluster.nothing_is_left();
-    if let Err(why) = left.and(cluster.stop()) {
-        eprintln!("after the last case: {why}");
-        let _ = cluster.stop();
-        return ExitCode::FAILURE;
-    }
-    // A run of a few chosen cases is no report.
-    if conclusion.num_filtered_out == 0 {
-        report::write(&mut rows.lock().unwrap(), is_long);
-    }
-    conclusion.exit_code()
+    suite::main::<Parity>()
 }
 
-fn compare(cluster: &Cluster, number: usize, case: &'static Case, rows: &Mutex<Vec<Row>>) -> Result<(), Failed> {
-    let bare = see(cluster, case, &BARE);
-    let vm = see(cluster, case, &IN_VM);
-    let equal = bare == vm;
-    rows.lock().unwrap().push(Row { number, case, bare: bare.clone(), vm: vm.clone() });
-    match (equal, case.differs) {
+/// What was seen so far.
+struct Parity {
+    rows: Mutex<Vec<Row>>,
+}
+
+impl Suite for Parity {
+    /// With its place in the table.
+    type Case = (usize, &'static Case);
+    const NAME: &'static str = "parity";
+    const THREADS: usize = 2;
+
+    fn cases(length: Length) -> Vec<Self::Case> {
+        let table = match length {
+            Length::Short => cases::short(),
+            Length::Long => cases::long(),
+        };
+        table.into_iter().enumerate().collect()
+    }
+
+    fn title((_, case): &Self::Case) -> String {
+        format!("{}: {}", case.area, case.name)
+    }
+
+    fn prepare(_: &Cluster) -> Result<Self, String> {
+        Ok(Self { rows: Mutex::default() })
+    }
+
+    fn run(&self, cluster: &Cluster, (number, case): Self::Case) -> Result<(), String> {
+        let bare = see(cluster, case, &BARE);
+        let vm = see(cluster, case, &IN_VM);
+        let outcome = compare(case, &bare, &vm);
+        self.rows.lock().unwrap().push(Row { number, case, bare, vm });
+        outcome
+    }
+
+    fn report(&self, length: Length, _failed: u64) {
+        report::write(&mut self.rows.lock().unwrap(), length);
+    }
+}
+
+fn compare(case: &Case, bare: &Seen, vm: &Seen) -> Result<(), String> {
+    match (bare == vm, case.differs) {
         (true, None) | (false, Some(_)) => Ok(()),
-        (false, None) => Err(format!("bare metal: {bare:#?}\nVM: {vm:#?}").into()),
-        (true, Some(reason)) => Err(format!("equal now; take the reason away: {reason}").into()),
+        (false, None) => Err(format!("bare metal: {bare:#?}\nVM: {vm:#?}")),
+        (true, Some(reason)) => Err(format!("equal now; take the reason away: {reason}")),
     }
 }
 
@@ -116,6 +111,5 @@ fn see(cluster: &Cluster, case: &Case, variables: &Variables) -> Seen {
 
 /// What the names of the cluster's nodes begin with.
 fn node_prefix(cluster: &Cluster) -> String {
-    let node = cluster.command_as("root", Path::new("/"), &["sinfo", "-h", "-N", "-o", "%N"]).output().unwrap();
-    String::from_utf8_lossy(&node.stdout).lines().next().unwrap_or("n1").trim_end_matches('1').to_owned()
+    cluster.nodes()[0].trim_end_matches('1').to_owned()
 }

@@ -3,8 +3,11 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use testkit::Ran;
+use testkit::place::output;
+use testkit::suite::Length;
+
 use crate::cases::Case;
-use crate::cluster::Ran;
 
 /// What a user sees of a script's run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,10 +97,10 @@ fn without_job_numbers(line: &str) -> String {
 }
 
 /// Writes the table: the short cases with the text around it, the long ones as rows that follow.
-pub fn write(rows: &mut [Row], is_long: bool) {
+pub fn write(rows: &mut [Row], length: Length) {
     rows.sort_by_key(|row| row.number);
     let mut text = String::new();
-    if !is_long {
+    if length == Length::Short {
         text.push_str(
             "# Parity: what a user sees of a step on bare metal and in a VM\n\n\
              Made by `make parity`: each script of `tests/parity/cases` runs on a real Slurm, once bare and once with \
@@ -116,6 +119,9 @@ pub fn write(rows: &mut [Row], is_long: bool) {
         let vm = if bare == vm { "as bare".to_owned() } else { vm.summary() };
         let _ = writeln!(text, "| {} | {} | {} | {vm} | {verdict} |", case.area, case.name, bare.summary());
     }
-    let name = if is_long { "target/PARITY-long.md" } else { "target/PARITY.md" };
-    std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(name), text).unwrap();
+    let name = match length {
+        Length::Short => "PARITY.md",
+        Length::Long => "PARITY-long.md",
+    };
+    std::fs::write(output(name), text).unwrap();
 }

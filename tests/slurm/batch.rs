@@ -2,8 +2,9 @@
 
 use std::fs;
 
+use testkit::Cluster;
+
 use crate::Case;
-use crate::cluster::Cluster;
 
 pub const CASES: &[Case] = &[
     ("a_job_array_computes_in_four_vms_and_each_writes_its_result", array),

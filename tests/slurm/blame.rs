@@ -5,8 +5,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use testkit::place::repository;
+use testkit::{Cluster, ran};
+
 use crate::Case;
-use crate::cluster::{Cluster, ran};
 
 pub const CASES: &[Case] = &[
     ("a_node_s_fault_and_a_user_s_fault_end_differently", exit_codes),
@@ -75,7 +77,7 @@ fn wait_for_words(cluster: &Cluster, what: &[&str], words: &[&str]) -> String {
 }
 
 fn first_node(cluster: &Cluster) -> String {
-    cluster.run(&["sinfo", "-hN", "-o", "%N"]).ok().lines().next().unwrap().to_owned()
+    cluster.nodes().remove(0)
 }
 
 /// Submits a held batch job for `node` that says where it ran.
@@ -114,7 +116,7 @@ fn requeued(cluster: &Cluster) {
 
 /// The shipped Prolog, for this cluster's paths.
 fn with_prolog(cluster: &Cluster, work: impl FnOnce()) {
-    let shipped = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/slurm-conf/prolog")).unwrap();
+    let shipped = fs::read_to_string(repository().join("slurm-conf/prolog")).unwrap();
     let stage = cluster.dir.join("stage/libexec/spank-vm").display().to_string();
     let config = cluster.dir.join("spank-vm.toml").display().to_string();
     let text = shipped
@@ -176,10 +178,9 @@ fn prolog_without_qemu(cluster: &Cluster) {
 }
 
 fn feature(cluster: &Cluster) {
-    let nodes = cluster.run(&["sinfo", "-hN", "-o", "%N"]).ok();
-    let node = nodes.lines().nth(1).unwrap();
+    let node = &cluster.nodes()[1];
     let script = cluster.slurm_conf().with_file_name("job_submit.lua");
-    fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/slurm-conf/job_submit.lua"), &script).unwrap();
+    fs::copy(repository().join("slurm-conf/job_submit.lua"), &script).unwrap();
     let set = |words: &str| {
         // Both at once: a feature that is no longer available cannot be active.
         let (name, available, active) =

@@ -5,9 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use testkit::{Cluster, ran};
+
 use crate::Case;
-use crate::cluster::{Cluster, ran};
-use crate::tools::tool;
 
 pub const CASES: &[Case] = &[
     ("a_disk_is_named_by_its_path_from_srun_sbatch_and_salloc", by_path),
@@ -74,7 +74,7 @@ fn no_user_images(cluster: &Cluster) {
             cluster.run_in(&dir, &["srun", &option, "true"]).fails_with_one_line(&["user_images", "--vm-image=list"]);
         }
         // A client that does not check, as where spank-vm is not installed: the node does.
-        let request = format!("image={}/disk vms=1 config={}/spank-vm.toml", dir.display(), cluster.dir.display());
+        let request = format!("vm-image={}/disk config={}/spank-vm.toml", dir.display(), cluster.dir.display());
         let step = cluster.dir.join("stage/libexec/spank-vm-step");
         let forged = ["env", &format!("SPANK_VM_REQUEST={request}"), text(&step), "true"];
         let refused = cluster.run_in(&dir, &forged);
@@ -148,7 +148,7 @@ fn for_other_jobs(cluster: &Cluster) {
     });
     with_rule(cluster, &format!("partitions = ['other', '{partition}']"), || {
         assert_eq!(cluster.srun(&["--vm-image=ruled", "echo", "fine"]).ok(), "fine\n");
-        let outside = tool(cluster, &cluster.user, &["run", "--image", "ruled", "--", "true"]);
+        let outside = cluster.tool(&cluster.user, &["run", "--image", "ruled", "--", "true"]);
         assert!(outside.code == 125 && outside.stderr.contains("a job without one"), "{outside:?}");
     });
     with_rule(cluster, "accounts = ['p1']", || {
@@ -198,7 +198,7 @@ fn tools(cluster: &Cluster) {
     fs::write(dir.join("disk"), fs::read(tiny_disk(cluster)).unwrap()).unwrap();
     let dirs = format!("['{}/images', '{}/%u']", cluster.dir.display(), dir.display());
     cluster.with_config(&format!("image_dirs = {dirs}\n"), || {
-        let own = |words: &[&str]| tool(cluster, &cluster.user, words);
+        let own = |words: &[&str]| cluster.tool(&cluster.user, words);
         let shown = own(&["image", "show", "tiny"]).ok();
         for word in
             ["from = \"site\"", "content = \"a squashfs file system\"", "on_this_node = \"read in place:", "sha256 ="]
@@ -223,7 +223,7 @@ fn tools(cluster: &Cluster) {
         assert_eq!(fs::read_dir(&mine).unwrap().count(), 0);
         let gone = own(&["image", "show", "b"]);
         assert!(gone.code == 1 && gone.stderr.contains("no image 'b'"), "{gone:?}");
-        let report = tool(cluster, "root", &["check"]).ok();
+        let report = cluster.tool("root", &["check"]).ok();
         assert!(report.contains("copies    ok") && report.contains("images (site)"), "{report}");
     });
 }

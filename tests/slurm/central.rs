@@ -44,8 +44,8 @@ impl Central {
         let (ledger, delay_ms) = (Ledger::default(), Arc::new(AtomicU64::new(0)));
         let server = Server {
             behind: behind.clone(),
-            ledger: ledger.clone(),
-            delay_ms: delay_ms.clone(),
+            ledger: Arc::clone(&ledger),
+            delay_ms: Arc::clone(&delay_ms),
             open: Mutex::default(),
         };
         let mut config = Config::default();

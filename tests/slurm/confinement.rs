@@ -5,10 +5,11 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use testkit::process::field_in;
+use testkit::wait::wait_for_file;
+use testkit::{Cluster, ran};
+
 use crate::Case;
-use crate::cluster::{Cluster, ran};
-use crate::hostile::{field, processes};
-use crate::streams::wait_for;
 
 pub const CASES: &[Case] = &[
     ("qemu_has_no_right_descriptor_or_variable_that_it_does_not_need", confined),
@@ -25,16 +26,11 @@ fn with_qemu(cluster: &Cluster, look: impl FnOnce(&Path)) {
     let script = "echo > running; while [ ! -e seen ]; do sleep 0.1; done";
     let mut step = cluster.command_in(&dir, &["srun", "--vm-image=tiny", "sh", "-c", script]);
     let step = step.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_for(&dir.join("running"));
-    let kit = format!("{}/kit/", cluster.dir.display());
-    let is_qemu = |process: &PathBuf| {
-        let words = fs::read(process.join("cmdline")).unwrap_or_default();
-        words.starts_with(b"/usr/bin/qemu") && String::from_utf8_lossy(&words).contains(&kit)
-    };
-    let found: Vec<PathBuf> = processes().filter(is_qemu).collect();
+    wait_for_file(&dir.join("running"));
+    let found = cluster.qemus();
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         assert_eq!(found.len(), 1, "{found:?}");
-        look(&found[0]);
+        look(Path::new(&format!("/proc/{}", found[0])));
     }));
     fs::write(dir.join("seen"), "").unwrap();
     ran(step.wait_with_output().unwrap()).ok();
@@ -48,7 +44,7 @@ fn confined(cluster: &Cluster) {
         let user = fs::metadata(cluster.work_dir()).unwrap().uid();
         let threads: Vec<PathBuf> = fs::read_dir(qemu.join("task")).unwrap().map(|task| task.unwrap().path()).collect();
         for thread in threads.iter().chain([&qemu.to_owned()]) {
-            let is = |name: &str, value: &str| assert_eq!(field(thread, name).unwrap(), value, "{name}");
+            let is = |name: &str, value: &str| assert_eq!(field_in(thread, name).unwrap(), value, "{name}");
             is("Uid:", &format!("{user} {user} {user} {user}"));
             is("NoNewPrivs:", "1");
             // 2: a filter is on.

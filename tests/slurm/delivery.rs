@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use testkit::cluster::uid;
+use testkit::place::repository;
+use testkit::wait::wait_for_file;
+use testkit::{Cluster, Ran, ran, system};
+
 use crate::Case;
 use crate::central::Central;
-use crate::cluster::{Cluster, Ran, ran};
-use crate::streams::wait_for;
 
 pub const CASES: &[Case] = &[
     ("sixteen_vms_at_once_on_four_nodes_read_the_central_image_once_per_node", once_per_node),
@@ -77,8 +80,7 @@ impl<'a> Site<'a> {
     }
 
     fn nodes(&self) -> Vec<String> {
-        let listed = self.cluster.run(&["sinfo", "-h", "-N", "-o", "%N"]).ok();
-        listed.lines().map(str::to_owned).collect()
+        self.cluster.nodes()
     }
 
     /// A user's copies on a node.
@@ -98,28 +100,18 @@ impl Drop for Site<'_> {
     }
 }
 
-fn uid(user: &str) -> u32 {
-    nix::unistd::User::from_name(user).unwrap().unwrap().uid.as_raw()
-}
-
 fn add(cluster: &Cluster, place: &Path, dir: &Path, name: &str, megabytes: u32) {
     let script = format!(
         "set -e; cd '{place}'; mkdir -p files; {recipe} > {name}.tar; dd if=/dev/urandom of=files/noise bs=1M \
          count={megabytes} status=none; chmod 644 files/noise; tar -C files -rf {name}.tar ./noise",
         place = place.display(),
-        recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/images/tiny"),
+        recipe = repository().join("tests/images/tiny").display(),
     );
     let made = Command::new("bash").args(["-c", &script]).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let archive = place.join(format!("{name}.tar")).display().to_string();
     let dir = dir.display().to_string();
-    crate::tools::tool(cluster, "root", &["image", "import", &archive, "--name", name, "--dir", &dir, "--replace"])
-        .ok();
-}
-
-fn run(words: &[&str]) {
-    let done = Command::new(words[0]).args(&words[1..]).output().unwrap();
-    assert!(done.status.success(), "{words:?}: {}", String::from_utf8_lossy(&done.stderr));
+    cluster.tool("root", &["image", "import", &archive, "--name", name, "--dir", &dir, "--replace"]).ok();
 }
 
 fn names(dir: &Path) -> Vec<String> {
@@ -171,7 +163,7 @@ fn warm(cluster: &Cluster) {
     fs::remove_file(lock).unwrap();
     assert_eq!(ran.ok(), "fine\n");
     assert_eq!(site.reads(&disk), [0; 0]);
-    let shown = crate::tools::tool(cluster, &cluster.user, &["image", "show", "noisy"]).ok();
+    let shown = cluster.tool(&cluster.user, &["image", "show", "noisy"]).ok();
     assert!(shown.contains("on_this_node = \"not yet copied\""), "this is none of the nodes: {shown}");
 }
 
@@ -192,7 +184,7 @@ fn killed_copier(cluster: &Cluster) {
         assert!(std::time::Instant::now() < deadline, "nobody copies: {:?}", names(&shelf));
         std::thread::sleep(Duration::from_millis(20));
     }
-    run(&["kill", "-KILL", &draft().unwrap()]);
+    system(&["kill", "-KILL", &draft().unwrap()]);
     step.wait().unwrap();
     assert!(draft().is_some(), "it was half-way");
     site.central.slow_down(Duration::ZERO);
@@ -250,7 +242,7 @@ fn wrong_digest(cluster: &Cluster) {
     assert!(ran.code != 0 && ran.stdout.is_empty(), "{ran:?}");
     assert!(ran.stderr.contains(&right) && ran.stderr.contains(&wrong) && ran.stderr.contains("'noisy'"), "{ran:?}");
     assert_eq!(site.reads(&disk), [bytes], "four tasks read it once");
-    let verified = crate::tools::tool(cluster, "root", &["image", "verify", "noisy"]);
+    let verified = cluster.tool("root", &["image", "verify", "noisy"]);
     assert!(verified.code == 1 && verified.stderr.contains(&right) && verified.stderr.contains(&wrong), "{verified:?}");
 }
 
@@ -264,7 +256,7 @@ fn while_a_vm_runs(cluster: &Cluster, image: &str, node: &str, noise: &Path, cha
     let words = ["srun", "-w", node, "--mem=600", &format!("--vm-image={image}"), "sh", "-c", script];
     let mut step = cluster.command_in(&dir, &words);
     let step = step.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_for(&dir.join("running"));
+    wait_for_file(&dir.join("running"));
     // Whatever becomes of the change, the step must not outlive the test.
     let changed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(change));
     fs::write(dir.join("changed"), "").unwrap();
@@ -301,11 +293,11 @@ fn replaced_in_place(cluster: &Cluster) {
     fs::create_dir(&images).unwrap();
     cluster.with_config(&format!("image_dirs = ['{}']\n", images.display()), || {
         add(cluster, &place, &images, "noisy", 12);
-        let node = cluster.run(&["sinfo", "-h", "-N", "-o", "%N"]).ok().lines().next().unwrap().to_owned();
+        let node = cluster.nodes().remove(0);
         while_a_vm_runs(cluster, "noisy", &node, &place.join("files/noise"), || {
-            let refused = crate::tools::tool(cluster, &cluster.user, &["image", "remove", "noisy"]);
+            let refused = cluster.tool(&cluster.user, &["image", "remove", "noisy"]);
             assert!(refused.code == 1 && refused.stderr.contains("is not yours to remove"), "{refused:?}");
-            crate::tools::tool(cluster, "root", &["image", "remove", "noisy"]).ok();
+            cluster.tool("root", &["image", "remove", "noisy"]).ok();
             assert_eq!(names(&images), [""; 0]);
         });
         cluster.srun(&["--vm-image=noisy", "true"]).fails_with_one_line(&["no image 'noisy'"]);
@@ -346,9 +338,9 @@ fn no_room(cluster: &Cluster) {
     // A disk of the node that is nearly full.
     site.configure("");
     let options = format!("size=1m,mode=700,uid={0},gid={0}", uid(&cluster.user));
-    run(&["mount", "-t", "tmpfs", "-o", &options, "tmpfs", shelf.to_str().unwrap()]);
+    system(&["mount", "-t", "tmpfs", "-o", &options, "tmpfs", shelf.to_str().unwrap()]);
     let ran = site.srun(node, &["--vm-image=noisy", "echo", "fine"]);
     let left = names(&shelf);
-    run(&["umount", shelf.to_str().unwrap()]);
+    system(&["umount", shelf.to_str().unwrap()]);
     assert_eq!((ran.ok().as_str(), left.len()), ("fine\n", 1), "{left:?}");
 }

@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use testkit::wait::wait_for_file;
+use testkit::{Cluster, Ran, ran};
+
 use crate::Case;
-use crate::cluster::{Cluster, Ran, ran};
-use crate::streams::wait_for;
 
 pub const CASES: &[Case] = &[
     ("a_plugin_of_another_slurm_release_on_the_node_fails_the_step", other_release),
@@ -23,7 +24,7 @@ fn on_nodes_with(cluster: &Cluster, plugstack: &str) -> (Ran, bool) {
     let line = fs::read_to_string(&path).unwrap();
     let script = "srun --begin=now+3 --vm-image=tiny touch ran-on-the-host & sleep 1; echo > submitted; wait $!";
     let spawned = cluster.command_in(&dir, &["sh", "-c", script]).stderr(Stdio::piped()).spawn().unwrap();
-    wait_for(&dir.join("submitted"));
+    wait_for_file(&dir.join("submitted"));
     fs::write(&path, plugstack).unwrap();
     let ended = ran(spawned.wait_with_output().unwrap());
     fs::write(&path, line).unwrap();
@@ -84,7 +85,7 @@ fn forged_options(cluster: &Cluster) {
 }
 
 fn forged_hand_over(cluster: &Cluster) {
-    let request = "SPANK_VM_REQUEST=image=debian12 vms=1 config=/nonexistent";
+    let request = "SPANK_VM_REQUEST=vm-image=debian12 config=/nonexistent";
     let command = "SLURM_SPANK_VM_COMMAND=touch";
     for env in [&[request][..], &[command], &[request, command, "SLURM_SPANK_VM_MULTI_PROG=0"]] {
         let step = with_env(cluster, env, &[&["srun", "--vm-image=tiny"][..], &WHERE].concat());

@@ -4,8 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use testkit::wait::wait_for_file;
+use testkit::{Cluster, ran};
+
 use crate::Case;
-use crate::cluster::{Cluster, ran};
 
 pub const CASES: &[Case] = &[
     ("an_unknown_image_is_refused_with_a_suggestion_before_a_job_exists", unknown_image),
@@ -135,7 +137,7 @@ fn missing_plugin(cluster: &Cluster) {
     // slurmstepd loads the plugin again for every step; srun has read the file when this job starts to run.
     let script = "srun --begin=now+3 --vm-image=tiny touch ran-on-the-host & sleep 1; echo > submitted; wait $!";
     let spawned = cluster.command_in(&dir, &["sh", "-c", script]).stderr(Stdio::piped()).spawn().unwrap();
-    crate::streams::wait_for(&dir.join("submitted"));
+    wait_for_file(&dir.join("submitted"));
     fs::write(&plugstack, "").unwrap();
     let ended = ran(spawned.wait_with_output().unwrap());
     fs::write(&plugstack, line).unwrap();

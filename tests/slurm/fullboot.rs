@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use testkit::place::built;
+use testkit::wait::wait_for_file;
+use testkit::{Cluster, Ran, ran};
+
 use crate::Case;
-use crate::cluster::{Cluster, Ran, ran};
-use crate::streams::wait_for;
 use crate::terminal::in_terminal;
-use crate::tools::tool;
 
 pub const CASES: &[Case] = &[
     ("a_full_boot_without_agent_ends_at_the_deadline_with_its_console_and_advice", agent_missing),
@@ -35,8 +36,8 @@ const STEP: [&str; 2] = ["--mem=700", "--vm-image=disk12"];
 /// Nothing of these tests depends on how soon a guest boots.
 const PATIENT: &str = "full_boot_timeout_s = 600\n";
 
-fn built(name: &str) -> PathBuf {
-    let disk = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("target/disks/{name}.raw"));
+fn built_disk(name: &str) -> PathBuf {
+    let disk = built("disks").join(format!("{name}.raw"));
     assert!(disk.exists(), "{} is missing: run 'make disks' or 'make test-long'", disk.display());
     disk
 }
@@ -64,16 +65,16 @@ fn add_image(cluster: &Cluster, name: &str, disk: &Path, keys: &str) {
 /// The disk as it was built: no agent in it.
 fn bare_disk(cluster: &Cluster) {
     static ONCE: OnceLock<()> = OnceLock::new();
-    ONCE.get_or_init(|| add_image(cluster, "bare12", &built("debian12-disk"), "boot = 'full'\n"));
+    ONCE.get_or_init(|| add_image(cluster, "bare12", &built_disk("debian12-disk"), "boot = 'full'\n"));
 }
 
 /// The image 'disk12': Debian 12 with the agent, whose template every test shares.
 fn prepare(cluster: &Cluster) -> &'static Ran {
     static ONCE: OnceLock<Ran> = OnceLock::new();
     ONCE.get_or_init(|| {
-        add_image(cluster, "disk12", &built("debian12-disk"), "description = 'Debian 12'\n");
+        add_image(cluster, "disk12", &built_disk("debian12-disk"), "description = 'Debian 12'\n");
         let mut installed = None;
-        with_images(cluster, "", || installed = Some(tool(cluster, "root", &["image", "install-agent", "disk12"])));
+        with_images(cluster, "", || installed = Some(cluster.tool("root", &["image", "install-agent", "disk12"])));
         fs::remove_file(image_dir(cluster).join("disk12.raw")).unwrap();
         installed.unwrap()
     })
@@ -113,7 +114,7 @@ fn nothing_to_boot(cluster: &Cluster) {
     add_image(cluster, "nothing", &disk, "");
     let entry = fs::read(image_dir(cluster).join("nothing.toml")).unwrap();
     with_images(cluster, "", || {
-        let install = || tool(cluster, "root", &["image", "install-agent", "nothing"]);
+        let install = || cluster.tool("root", &["image", "install-agent", "nothing"]);
         install().fails_with_one_line(&["image 'nothing'", "no boot loader that a BIOS would start"]);
         // What a boot sector has; a file system leaves the first KiB alone.
         let mut file = fs::File::options().write(true).open(image_dir(cluster).join("nothing.raw")).unwrap();
@@ -122,7 +123,7 @@ fn nothing_to_boot(cluster: &Cluster) {
         file.write_all(&[0x55, 0xaa]).unwrap();
         install().fails_with_one_line(&["image 'nothing'", "no kernel in /boot", "boot = \"kit\""]);
         // A file system for kit boots is refused at once.
-        tool(cluster, "root", &["image", "install-agent", "tiny"]).fails_with_one_line(&["'tiny'", "a whole disk"]);
+        cluster.tool("root", &["image", "install-agent", "tiny"]).fails_with_one_line(&["'tiny'", "a whole disk"]);
     });
     assert_eq!(fs::read(image_dir(cluster).join("nothing.toml")).unwrap(), entry, "a failure changes nothing");
     let names = fs::read_dir(image_dir(cluster)).unwrap().map(|file| file.unwrap().file_name());
@@ -172,7 +173,7 @@ fn signals_and_terminals(cluster: &Cluster) {
         let script = "trap 'echo caught; exit 3' USR1; echo > ready; while :; do sleep 0.1; done";
         let mut step = cluster.command_in(&dir, &[&["srun", "-Jfullboot"], &STEP[..], &["sh", "-c", script]].concat());
         let step = step.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        wait_for(&dir.join("ready"));
+        wait_for_file(&dir.join("ready"));
         cluster.run(&["scancel", "--name=fullboot", "--signal=USR1"]).ok();
         let ran = ran(step.wait_with_output().unwrap());
         assert_eq!((ran.code, ran.stdout.as_str()), (3, "caught\n"), "{ran:?}");
@@ -198,9 +199,9 @@ fn poweroff(cluster: &Cluster) {
 }
 
 fn debian11(cluster: &Cluster) {
-    add_image(cluster, "disk11", &built("debian11-disk"), "");
+    add_image(cluster, "disk11", &built_disk("debian11-disk"), "");
     with_images(cluster, PATIENT, || {
-        tool(cluster, "root", &["image", "install-agent", "disk11"]).ok();
+        cluster.tool("root", &["image", "install-agent", "disk11"]).ok();
         let script = "uname -r; . /etc/os-release; echo $VERSION_ID; touch seen";
         let dir = cluster.work_dir();
         let ran = cluster.run_in(&dir, &["srun", "--mem=700", "--vm-image=disk11", "sh", "-c", script]).ok();
@@ -213,7 +214,7 @@ fn other_hardware(cluster: &Cluster) {
     prepare(cluster);
     let dir = image_dir(cluster);
     let entry = fs::read_to_string(dir.join("disk12.toml")).unwrap();
-    let built = built("debian12-disk");
+    let built = built_disk("debian12-disk");
     for file in ["vmlinuz", "initrd"] {
         fs::copy(built.with_extension(file), dir.join(file)).unwrap();
     }

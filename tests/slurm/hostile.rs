@@ -2,16 +2,19 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
+use testkit::place::repository;
+use testkit::process;
+use testkit::wait::wait_for_file;
+use testkit::{Cluster, Ran, ran};
+
 use crate::Case;
-use crate::cluster::{Cluster, Ran, ran};
-use crate::streams::wait_for;
 
 pub const CASES: &[Case] = &[
     ("a_guest_that_lies_on_the_channel_ends_its_own_step_and_costs_the_host_no_memory", lies),
@@ -69,7 +72,7 @@ fn silent(cluster: &Cluster) {
     let dir = cluster.work_dir();
     compile(&dir);
     let step = start(cluster, &dir, "silent");
-    wait_for(&dir.join("silent"));
+    wait_for_file(&dir.join("silent"));
     cluster.run(&["scancel", "--user", &cluster.user]).ok();
     assert_ne!(ran(step.wait_with_output().unwrap()).code, 0);
 }
@@ -83,7 +86,7 @@ fn start(cluster: &Cluster, dir: &Path, how: &str) -> Child {
 }
 
 fn compile(dir: &Path) {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slurm/hostile/lying_guest.c");
+    let source = repository().join("tests/slurm/hostile/lying_guest.c");
     let mut gcc = Command::new("gcc");
     gcc.args(["-static", "-O1", "-Wall", "-Wextra", "-Werror", "-o"]).arg(dir.join("lying_guest")).arg(source);
     assert!(gcc.status().unwrap().success());
@@ -92,23 +95,8 @@ fn compile(dir: &Path) {
 /// The most that a runner of this cluster, of those that run now, ever had in use, in KiB.
 fn peak_of_runners(cluster: &Cluster) -> u64 {
     let program = format!("{}/stage/libexec/spank-vm-step", cluster.dir.display());
-    let peaks = processes().filter(|process| {
-        fs::read(process.join("cmdline")).is_ok_and(|words| words.split(|&b| b == 0).next() == Some(program.as_bytes()))
-    });
-    peaks.filter_map(|process| field(&process, "VmHWM:")?.split(' ').next()?.parse().ok()).max().unwrap_or(0)
-}
-
-/// All processes as directories.
-pub fn processes() -> impl Iterator<Item = PathBuf> {
-    let is_number = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes()[0].is_ascii_digit());
-    fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path()).filter(is_number)
-}
-
-/// A line of `/proc/PID/status`, blanks made single.
-pub fn field(process: &Path, name: &str) -> Option<String> {
-    let status = fs::read_to_string(process.join("status")).ok()?;
-    let value = status.lines().find_map(|line| line.strip_prefix(name))?;
-    Some(value.split_whitespace().collect::<Vec<_>>().join(" "))
+    let runners = process::all().filter(|pid| process::words(*pid).first() == Some(&program));
+    runners.filter_map(|pid| process::field(pid, "VmHWM:")?.split(' ').next()?.parse().ok()).max().unwrap_or(0)
 }
 
 /// QEMU serves shares as the user, whoever asks in the guest, and nothing outside of them.

@@ -4,8 +4,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
+use testkit::{Cluster, ran};
+
 use crate::Case;
-use crate::cluster::Cluster;
 
 pub const CASES: &[Case] = &[
     ("a_step_sees_the_image_s_os_the_guest_s_kernel_and_the_user_s_ids", os_kernel_and_ids),
@@ -57,7 +58,7 @@ fn environment(cluster: &Cluster) {
     let dir = cluster.work_dir();
     let mut srun = cluster
         .command_in(&dir, &["env", "WITH_LINES=a\nb=c", "UTF8=\u{e9}\u{4f60}", "srun", "--vm-image=tiny", "env", "-0"]);
-    let stdout = crate::cluster::ran(srun.output().unwrap()).ok();
+    let stdout = ran(srun.output().unwrap()).ok();
     let variables: Vec<&str> = stdout.split('\0').collect();
     for expected in ["WITH_LINES=a\nb=c", "UTF8=\u{e9}\u{4f60}", "SLURM_PROCID=0", "SLURM_NTASKS=1", "SLURM_VM_INDEX=0"]
     {
@@ -86,17 +87,9 @@ fn environment_default(cluster: &Cluster) {
 fn help(cluster: &Cluster) {
     for program in ["srun", "sbatch", "salloc"] {
         let help = cluster.run(&[program, "--help"]).ok();
-        for option in [
-            "--vm-image=",
-            "--vms-per-slot=",
-            "--vm-mem=",
-            "--vm-cpus=",
-            "--vm-mount=",
-            "--vm-env=",
-            "--vm-label",
-            "--vm-root",
-        ] {
-            assert!(help.contains(option), "{option} is not in the help of {program}");
+        for option in &request::OPTIONS {
+            let line = format!("--{}{}", option.about.name, if option.about.argument.is_some() { "=" } else { "" });
+            assert!(help.contains(&line), "{line} is not in the help of {program}");
         }
     }
 }

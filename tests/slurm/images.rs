@@ -7,9 +7,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use testkit::place::{built, repository};
+use testkit::wait::wait_for_file;
+use testkit::{Cluster, Ran};
+
 use crate::Case;
-use crate::cluster::{Cluster, Ran};
-use crate::tools::tool;
 
 pub const CASES: &[Case] = &[
     ("a_debian_12_root_passes_the_acceptance_script", debian12),
@@ -48,7 +50,7 @@ fn debian12_i386(cluster: &Cluster) {
     accepted(cluster, "debian12-i386", "debian", "12");
     let bits = cluster.srun(&["--vm-image=debian12-i386", "getconf", "LONG_BIT"]).ok();
     assert_eq!(bits, "32\n");
-    assert!(tool(cluster, "root", &["image", "show", "debian12-i386"]).ok().contains("arch = \"i386\""));
+    assert!(cluster.tool("root", &["image", "show", "debian12-i386"]).ok().contains("arch = \"i386\""));
 }
 
 fn oci_archive(cluster: &Cluster) {
@@ -138,11 +140,11 @@ fn interrupted(cluster: &Cluster) {
     let images = dir.join("images");
     let words = ["sh", "-c", script, "sh", program.to_str().unwrap(), "image", "import", "-", "--name", "x", "--dir"];
     let mut child = cluster.command_in(&dir, &[&words[..], &[images.to_str().unwrap()]].concat()).spawn().unwrap();
-    crate::streams::wait_for(&dir.join("pid"));
+    wait_for_file(&dir.join("pid"));
     let mut pipe = fs::OpenOptions::new().write(true).open(dir.join("pipe")).unwrap();
     let archive = fs::read(root_of("tiny")).unwrap();
     pipe.write_all(&archive[..100_000]).unwrap();
-    crate::streams::wait_for(&images);
+    wait_for_file(&images);
     let pid = fs::read_to_string(dir.join("pid")).unwrap();
     assert!(Command::new("kill").args(["-INT", pid.trim()]).status().unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(130));
@@ -167,7 +169,7 @@ fn other_processor(cluster: &Cluster) {
 #[track_caller]
 fn accepted(cluster: &Cluster, image: &str, id: &str, version: &str) {
     let dir = cluster.work_dir();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images/acceptance.sh");
+    let script = repository().join("tests/images/acceptance.sh");
     fs::copy(script, dir.join("acceptance.sh")).unwrap();
     let option = format!("--vm-image={image}");
     let stdout = cluster.run_in(&dir, &["srun", &option, "sh", "acceptance.sh", id, version]).ok();
@@ -190,7 +192,7 @@ fn imported(cluster: &Cluster, source: &Path, test: impl FnOnce(&str)) {
 fn import(cluster: &Cluster, source: &Path, more: &[&str]) -> Ran {
     let dir = images_of(source);
     let words = ["image", "import", source.to_str().unwrap(), "--name", "imported", "--dir", dir.to_str().unwrap()];
-    tool(cluster, &cluster.user, &[&words, more].concat())
+    cluster.tool(&cluster.user, &[&words, more].concat())
 }
 
 /// The catalogue of the user, beside what is imported.
@@ -213,12 +215,12 @@ fn made_disk(cluster: &Cluster, file_system: &str, format: &str, root: &str) -> 
 
 /// The tar that the image of that name was made from.
 fn root_of(image: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("target/rootfs/{image}.tar"))
+    built("rootfs").join(format!("{image}.tar"))
 }
 
 #[track_caller]
 fn recipe(name: &str, arguments: &[&str]) -> Vec<u8> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images").join(name);
+    let script = repository().join("tests/images").join(name);
     let output = Command::new(script).args(arguments).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     output.stdout

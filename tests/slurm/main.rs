@@ -5,9 +5,9 @@
 
 mod batch;
 mod blame;
+mod case;
 mod catalogue;
 mod central;
-mod cluster;
 mod confinement;
 mod delivery;
 mod fail_closed;
@@ -27,17 +27,11 @@ mod tools;
 mod ways;
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use testkit::Cluster;
+use testkit::suite::{self, Length, Suite};
 
-use cluster::Cluster;
-
-/// A test: a sentence and a function of the cluster.
-type Case = (&'static str, fn(&Cluster));
-
-/// Set to run the cases that take minutes instead of the others.
-const LONG: &str = "SPANK_VM_LONG";
+use case::Case;
 
 const CASES: &[&[Case]] = &[
     identity::CASES,
@@ -65,37 +59,33 @@ const CASES: &[&[Case]] = &[
 const LONG_CASES: &[&[Case]] = &[images::LONG_CASES, fullboot::LONG_CASES];
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
-    let cases = if std::env::var_os(LONG).is_some() { LONG_CASES.concat() } else { CASES.concat() };
-    if arguments.list {
-        return libtest_mimic::run(&arguments, cases.into_iter().map(|(name, _)| trial(name, || Ok(()))).collect())
-            .exit_code();
-    }
-    let cluster = match Cluster::start() {
-        Ok(cluster) => Arc::new(cluster),
-        Err(why) => {
-            eprintln!("the test cluster does not start: {why}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let trials = cases.into_iter().map(|(name, case)| {
-        let cluster = Arc::clone(&cluster);
-        trial(name, move || {
-            case(&cluster);
-            cluster.nothing_is_left().map_err(Failed::from)
-        })
-    });
-    let conclusion = libtest_mimic::run(&arguments, trials.collect());
-    match cluster.stop() {
-        Ok(()) => conclusion.exit_code(),
-        Err(why) => {
-            eprintln!("after the last test: {why}");
-            ExitCode::FAILURE
-        }
-    }
+    suite::main::<RealSlurm>()
 }
 
-fn trial(name: &'static str, run: impl FnOnce() -> Result<(), Failed> + Send + 'static) -> Trial {
-    Trial::test(name, run)
+struct RealSlurm;
+
+impl Suite for RealSlurm {
+    type Case = Case;
+    const NAME: &'static str = "slurm";
+    const THREADS: usize = 1;
+
+    fn cases(length: Length) -> Vec<Case> {
+        match length {
+            Length::Short => CASES.concat(),
+            Length::Long => LONG_CASES.concat(),
+        }
+    }
+
+    fn title((name, _): &Case) -> String {
+        (*name).to_owned()
+    }
+
+    fn prepare(_: &Cluster) -> Result<Self, String> {
+        Ok(Self)
+    }
+
+    fn run(&self, cluster: &Cluster, (_, case): Case) -> Result<(), String> {
+        case(cluster);
+        Ok(())
+    }
 }

@@ -3,8 +3,9 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
+use testkit::Cluster;
+
 use crate::Case;
-use crate::cluster::Cluster;
 
 pub const CASES: &[Case] = &[
     ("vm_mem_and_vm_cpus_set_the_size_of_the_guest", size),

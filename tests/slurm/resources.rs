@@ -6,9 +6,11 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use testkit::process;
+use testkit::wait::wait_for_file;
+use testkit::{Cluster, ran};
+
 use crate::Case;
-use crate::cluster::{Cluster, ran};
-use crate::streams::wait_for;
 
 pub const CASES: &[Case] = &[
     ("qemu_is_in_the_control_groups_and_on_the_processors_of_its_task", membership),
@@ -28,7 +30,7 @@ fn start_waiting(cluster: &Cluster, dir: &Path, options: &[&str], rest: &str) ->
     let script = format!("touch up; while [ ! -e go ]; do sleep 0.1; done; {rest}");
     let argv = [&["srun"], options, &["sh", "-c", &script]].concat();
     let child = cluster.command_in(dir, &argv).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_for(&dir.join("up"));
+    wait_for_file(&dir.join("up"));
     child
 }
 
@@ -37,44 +39,31 @@ fn is_enforced(cluster: &Cluster) -> bool {
     fs::read_to_string(cluster.dir.join("slurm/etc/cgroup.conf")).unwrap().contains("ConstrainRAMSpace=yes")
 }
 
-fn only_qemu(cluster: &Cluster) -> u32 {
-    let kit = cluster.dir.join("kit");
-    let is_qemu = |pid: &u32| {
-        let cmdline = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&cmdline).into_owned();
-        text.contains("virtserialport") && text.contains(kit.to_str().unwrap())
-    };
-    let pids = fs::read_dir("/proc").unwrap().flatten();
-    let found: Vec<u32> = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_qemu).collect();
+fn only_qemu(cluster: &Cluster) -> i32 {
+    let found = cluster.qemus();
     assert_eq!(found.len(), 1, "{found:?}");
     found[0]
-}
-
-fn status_line(pid: &str, name: &str) -> String {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned()
 }
 
 fn membership(cluster: &Cluster) {
     let dir = cluster.work_dir();
     let step = start_waiting(cluster, &dir, &["--vm-image=tiny", "-n1", "-c1", "--mem=500"], "true");
-    let qemu = only_qemu(cluster).to_string();
-    let runner = status_line(&qemu, "PPid:");
-    let groups = |pid: &str| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-    assert_eq!(groups(&qemu), groups(&runner));
+    let qemu = only_qemu(cluster);
+    let runner = process::parent(qemu).unwrap();
+    let groups = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    assert_eq!(groups(qemu), groups(runner));
     if is_enforced(cluster) {
         for controller in ["memory", "cpuset"] {
             let of_step = |line: &str| line.contains("/job_") && line.contains("/step_0");
             let v1 = format!(":{controller}:");
-            assert!(groups(&qemu).lines().any(|line| (line.contains(&v1) || line.starts_with("0::")) && of_step(line)));
+            assert!(groups(qemu).lines().any(|line| (line.contains(&v1) || line.starts_with("0::")) && of_step(line)));
         }
     }
     // All threads, for a guest that has more processors than its task has cannot have more time.
-    let allowed = status_line(&runner, "Cpus_allowed_list:");
+    let allowed = process::field(runner, "Cpus_allowed_list:").unwrap();
     assert!(allowed.parse::<u32>().is_ok(), "the task is bound to one processor: {allowed}");
     for thread in fs::read_dir(format!("/proc/{qemu}/task")).unwrap().flatten() {
-        let thread = format!("{qemu}/task/{}", thread.file_name().to_string_lossy());
-        assert_eq!(status_line(&thread, "Cpus_allowed_list:"), allowed);
+        assert_eq!(process::field_in(&thread.path(), "Cpus_allowed_list:").unwrap(), allowed);
     }
     fs::write(dir.join("go"), "").unwrap();
     ran(step.wait_with_output().unwrap()).ok();
@@ -143,7 +132,7 @@ fn hungry_neighbour(cluster: &Cluster) {
     let eat = "my $b; $b .= q(x) x 1048576 for 1..140; open F, q(>up); close F; sleep 120";
     let argv = ["srun", "--vm-image=debian12", "--mem=400", "perl", "-e", eat];
     let step = cluster.command_in(&dir, &argv).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_for(&dir.join("up"));
+    wait_for_file(&dir.join("up"));
     let job = only_job(cluster);
     let options = [&format!("--jobid={job}"), "--overlap", "--mem=400"];
     let mut neighbour = start_holding(cluster, &dir, &options, 230);

@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use testkit::wait::wait_for_file;
+use testkit::{Cluster, ran};
+
 use crate::Case;
-use crate::cluster::{Cluster, Ran, ran};
-use crate::streams::wait_for;
 
 pub const CASES: &[Case] = &[
     ("a_saved_vm_is_an_image_with_the_command_s_changes_and_nothing_of_the_job", saved_by_srun),
@@ -59,13 +60,6 @@ fn differences(cluster: &Cluster, base: &str, disk_of_other: &Path) -> Vec<Strin
 fn left_in(dir: &Path) -> Vec<String> {
     let names = fs::read_dir(dir).unwrap().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
     names.collect()
-}
-
-/// As the user, without Slurm.
-fn tool(cluster: &Cluster, dir: &Path, arguments: &[&str]) -> Ran {
-    let (program, config) = (cluster.dir.join("stage/libexec/spank-vm"), cluster.dir.join("spank-vm.toml"));
-    let words = [program.to_str().unwrap(), "--config", config.to_str().unwrap()];
-    ran(cluster.command_in(dir, &[words.as_slice(), arguments].concat()).output().unwrap())
 }
 
 fn saved_by_srun(cluster: &Cluster) {
@@ -167,7 +161,7 @@ fn cancelled(cluster: &Cluster) {
         fs::write(work.join("job.sh"), "#!/bin/sh\necho > ended\n").unwrap();
         let submit = ["sbatch", "--parsable", "--vm-image=debian12", "--vm-save=mine", "-o", "out", "job.sh"];
         let job = cluster.run_in(&work, &submit).ok();
-        wait_for(&work.join("ended"));
+        wait_for_file(&work.join("ended"));
         let job = job.trim();
         cluster.run(&["scancel", job]).ok();
         cluster.nothing_is_left().unwrap();
@@ -185,7 +179,11 @@ fn built(cluster: &Cluster) {
         fs::write(work.join("bad.sh"), "#!/bin/sh\necho half > /opt/half; exit 7\n").unwrap();
         fs::write(work.join("none.sh"), "true\n").unwrap();
         let build = |script: &str, more: &[&str]| {
-            tool(cluster, &work, &[&["image", "build", "made", "--from", "tiny", "--run", script], more].concat())
+            cluster.tool_in(
+                &cluster.user,
+                &work,
+                &[&["image", "build", "made", "--from", "tiny", "--run", script], more].concat(),
+            )
         };
         let bad = build("bad.sh", &[]);
         assert_eq!((bad.code, left_in(dir).len()), (7, 0), "{}", bad.stderr);
@@ -193,7 +191,7 @@ fn built(cluster: &Cluster) {
         assert!(none.code == 125 && none.stderr.contains("#!/bin/sh"), "{none:?}");
         assert_eq!(build("good.sh", &["--description", "with a library"]).ok(), "0\n");
         assert_eq!(differences(cluster, "tiny", &disk(dir, "made")), ["/opt/lib.txt"]);
-        assert!(tool(cluster, &work, &["image", "list"]).ok().contains("with a library"));
+        assert!(cluster.tool_in(&cluster.user, &work, &["image", "list"]).ok().contains("with a library"));
         let again = build("good.sh", &[]);
         assert!(again.code == 125 && again.stderr.contains("'made' exists"), "{again:?}");
         build("good.sh", &["--replace"]).ok();
@@ -234,12 +232,12 @@ fn optimised(cluster: &Cluster) {
         let script = "#!/bin/sh\nmkdir -p /boot /lib/modules/1 /usr/share/doc\nhead -c 300000 /dev/urandom > /boot/vmlinuz\n\
                       echo m > /lib/modules/1/x.ko; echo l > /lib/libx.so.1; echo d > /usr/share/doc/x\n";
         fs::write(work.join("fat.sh"), script).unwrap();
-        tool(cluster, &work, &["image", "build", "fat", "--from", "tiny", "--run", "fat.sh"]).ok();
+        cluster.tool_in(&cluster.user, &work, &["image", "build", "fat", "--from", "tiny", "--run", "fat.sh"]).ok();
         let before = names(&disk(dir, "fat"));
-        let report = tool(cluster, &work, &["image", "optimise", "fat", "--dry-run"]).ok();
+        let report = cluster.tool_in(&cluster.user, &work, &["image", "optimise", "fat", "--dry-run"]).ok();
         assert!(report.contains("kernels and boot loader") && report.contains("nothing was changed"), "{report}");
         assert_eq!(names(&disk(dir, "fat")), before);
-        let report = tool(cluster, &work, &["image", "optimise", "fat", "--runs", "1"]).ok();
+        let report = cluster.tool_in(&cluster.user, &work, &["image", "optimise", "fat", "--runs", "1"]).ok();
         for word in ["kernel modules", "libraries unchanged: 1", "before", "after"] {
             assert!(report.contains(word), "{word}: {report}");
         }

@@ -2,9 +2,10 @@
 
 use std::process::Stdio;
 
+use testkit::wait::wait_for_file;
+use testkit::{Cluster, ran};
+
 use crate::Case;
-use crate::cluster::{Cluster, ran};
-use crate::streams::wait_for;
 
 pub const CASES: &[Case] = &[
     ("four_tasks_on_two_nodes_are_four_vms_with_their_own_ranks", four_tasks),
@@ -54,11 +55,10 @@ fn shared_stdin(cluster: &Cluster) {
 fn side_by_side(cluster: &Cluster) {
     let dir = cluster.work_dir();
     let script = "echo > in-vm; while [ ! -e bare-done ]; do sleep 0.1; done; echo $SLURMD_NODENAME";
-    let nodes = cluster.run(&["sinfo", "-hN", "-o", "%N"]).ok();
-    let node = nodes.lines().next().unwrap();
+    let node = &cluster.nodes()[0];
     let vm_step = ["srun", "-w", node, "-n1", "--mem=600", "--vm-image=tiny", "sh", "-c", script];
     let vm = cluster.command_in(&dir, &vm_step).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_for(&dir.join("in-vm"));
+    wait_for_file(&dir.join("in-vm"));
     let bare_step = ["srun", "-w", node, "-n1", "--mem=600", "sh", "-c", "uname -r; echo $SLURMD_NODENAME"];
     let bare = cluster.run_in(&dir, &bare_step).ok();
     std::fs::write(dir.join("bare-done"), "").unwrap();

@@ -3,8 +3,10 @@
 use std::fs::File;
 use std::process::Stdio;
 
+use testkit::wait::wait_for_file;
+use testkit::{Cluster, ran};
+
 use crate::Case;
-use crate::cluster::{Cluster, ran};
 
 pub const CASES: &[Case] = &[
     ("the_exit_code_of_the_command_is_the_step_s", exit_code),
@@ -82,7 +84,7 @@ fn cancel(cluster: &Cluster) {
     let script = "echo running > started; exec sleep 1000";
     let mut srun = cluster.command_in(&dir, &["srun", "-J", "cancelled", "--vm-image=tiny", "sh", "-c", script]);
     let srun = srun.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_for(&dir.join("started"));
+    wait_for_file(&dir.join("started"));
     cluster.run(&["scancel", "-n", "cancelled"]).ok();
     let ended = ran(srun.wait_with_output().unwrap());
     assert_ne!(ended.code, 0, "{ended:?}");
@@ -93,19 +95,10 @@ fn signal_reaches_command(cluster: &Cluster) {
     let script = "trap 'echo got USR1; exit 3' USR1; echo running > started; while :; do sleep 0.1; done";
     let mut srun = cluster.command_in(&dir, &["srun", "-J", "signalled", "--vm-image=tiny", "sh", "-c", script]);
     let srun = srun.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_for(&dir.join("started"));
+    wait_for_file(&dir.join("started"));
     cluster.run(&["scancel", "-s", "USR1", "-n", "signalled"]).ok();
     let ended = ran(srun.wait_with_output().unwrap());
     assert_eq!((ended.code, ended.stdout.as_str()), (3, "got USR1\n"), "{ended:?}");
-}
-
-/// Waits until a job has made the file, at most a minute.
-pub fn wait_for(path: &std::path::Path) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while !path.exists() {
-        assert!(std::time::Instant::now() < deadline, "{} did not appear", path.display());
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
 }
 
 fn quoted(text: &str) -> String {

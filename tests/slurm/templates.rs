@@ -6,9 +6,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use testkit::cluster::uid;
+use testkit::place::repository;
+use testkit::{Cluster, Ran, system};
+
 use crate::Case;
-use crate::cluster::{Cluster, Ran};
-use crate::tools::tool;
 
 pub const CASES: &[Case] = &[
     ("four_tasks_that_start_at_once_make_one_template", made_once),
@@ -29,12 +31,8 @@ pub const CASES: &[Case] = &[
     ("templates_are_listed_verified_and_removed", tools),
 ];
 
-fn uid(cluster: &Cluster) -> u32 {
-    nix::unistd::User::from_name(&cluster.user).unwrap().unwrap().uid.as_raw()
-}
-
 fn shelf(cluster: &Cluster) -> PathBuf {
-    cluster.dir.join("templates/users").join(uid(cluster).to_string())
+    cluster.dir.join("templates/users").join(uid(&cluster.user).to_string())
 }
 
 /// Directories of the user's templates; anything else there is an error.
@@ -84,7 +82,7 @@ fn unique(cluster: &Cluster) {
                   $(head -c 16 /dev/urandom | od -An -tx1) $(date +%Y)";
     let words =
         ["run", "--image", "tiny", "--vms", "32", "--vm-mem", "128", "--vm-cpus", "1", "--", "sh", "-c", script];
-    let stdout = tool(cluster, "root", &words).ok();
+    let stdout = cluster.tool("root", &words).ok();
     let lines: Vec<Vec<&str>> = stdout.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines.len(), 32, "{stdout}");
     for column in 0..3 {
@@ -128,7 +126,7 @@ fn private(cluster: &Cluster) {
     forget(cluster);
     vm(cluster, &[], &["true"]).ok();
     let template = templates(cluster).remove(0);
-    let owner = uid(cluster);
+    let owner = uid(&cluster.user);
     for (path, mode) in [(shelf(cluster), 0o700), (template.clone(), 0o700), (template.join("ram"), 0o600)] {
         let meta = fs::symlink_metadata(&path).unwrap();
         assert_eq!((meta.uid(), meta.mode() & 0o7777), (owner, mode), "{}", path.display());
@@ -146,9 +144,9 @@ fn private(cluster: &Cluster) {
 fn of_site(cluster: &Cluster) {
     forget(cluster);
     // The usual shares of a step here: home and working directory.
-    let made = tool(cluster, "root", &["template", "build", "tiny", "--shares", "2"]).ok();
+    let made = cluster.tool("root", &["template", "build", "tiny", "--shares", "2"]).ok();
     assert!(made.starts_with("tiny: made in "), "{made}");
-    assert!(tool(cluster, "root", &["template", "build", "tiny", "--shares", "2"]).ok().contains("was there already"));
+    assert!(cluster.tool("root", &["template", "build", "tiny", "--shares", "2"]).ok().contains("was there already"));
     let site = cluster.dir.join("templates/site");
     let template = fs::read_dir(&site).unwrap().next().unwrap().unwrap().path();
     let image = cluster.dir.join("images/tiny.toml");
@@ -159,7 +157,7 @@ fn of_site(cluster: &Cluster) {
     assert_eq!(ram.mode() & 0o733, 0o600, "nobody but root may write");
     let dir = cluster.work_dir();
     cluster.run_in(&dir, &["srun", "--vm-image=tiny", "-n2", "true"]).ok();
-    let listed = tool(cluster, "root", &["template", "list"]).ok();
+    let listed = cluster.tool("root", &["template", "list"]).ok();
     assert!(listed.contains("(site)"), "{listed}");
     assert_eq!(templates(cluster).len(), 0, "the user's step used the site's: {listed}");
 }
@@ -194,7 +192,7 @@ fn tampered(cluster: &Cluster) {
     assert_ne!(identity(&ram), before, "a new one was made");
     // Somebody else's file in the place of the user's.
     let state = template.join("state");
-    let owner = uid(cluster);
+    let owner = uid(&cluster.user);
     std::os::unix::fs::chown(&state, Some(65534), None).unwrap();
     vm(cluster, &[], &["true"]).ok();
     assert_eq!(fs::metadata(&state).unwrap().uid(), owner);
@@ -248,20 +246,20 @@ fn boot(cluster: &Cluster) {
 fn tools(cluster: &Cluster) {
     forget(cluster);
     vm(cluster, &[], &["true"]).ok();
-    let listed = tool(cluster, &cluster.user, &["template", "list"]).ok();
+    let listed = cluster.tool(&cluster.user, &["template", "list"]).ok();
     let line = listed.lines().find(|line| line.starts_with(&cluster.user)).unwrap_or_default();
     assert!(line.contains(" tiny ") && line.contains("254 MiB"), "{listed}");
-    assert!(tool(cluster, &cluster.user, &["template", "verify"]).ok().starts_with("tiny: ok"));
+    assert!(cluster.tool(&cluster.user, &["template", "verify"]).ok().starts_with("tiny: ok"));
     let ram = newest(cluster).join("ram");
     let mut bytes = fs::read(&ram).unwrap();
     bytes[100 << 20] ^= 1;
     fs::write(&ram, bytes).unwrap();
-    let ran = tool(cluster, &cluster.user, &["template", "verify"]);
+    let ran = cluster.tool(&cluster.user, &["template", "verify"]);
     assert!(ran.code == 1 && ran.stdout.contains("DAMAGED and removed: ram is not"), "{ran:?}");
     assert_eq!(templates(cluster).len(), 0);
     vm(cluster, &[], &["true"]).ok();
-    assert_eq!(tool(cluster, &cluster.user, &["template", "remove", "tiny"]).ok(), "removed 1\n");
-    let ran = tool(cluster, &cluster.user, &["template", "remove", "tiny"]);
+    assert_eq!(cluster.tool(&cluster.user, &["template", "remove", "tiny"]).ok(), "removed 1\n");
+    let ran = cluster.tool(&cluster.user, &["template", "remove", "tiny"]);
     assert!(ran.code == 1 && ran.stderr.contains("template list"), "{ran:?}");
 }
 
@@ -276,20 +274,15 @@ fn no_room(cluster: &Cluster) {
     fs::remove_dir_all(newest(cluster)).unwrap();
     // A file system that is full as soon as the guest's memory is written.
     let shelf = shelf(cluster).display().to_string();
-    let options = format!("size=1m,mode=700,uid={0},gid={0}", uid(cluster));
-    run(&["mount", "-t", "tmpfs", "-o", &options, "tmpfs", &shelf]);
+    let options = format!("size=1m,mode=700,uid={0},gid={0}", uid(&cluster.user));
+    system(&["mount", "-t", "tmpfs", "-o", &options, "tmpfs", &shelf]);
     let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         for _ in 0..2 {
             assert_eq!(vm(cluster, &[], &["echo", "fine"]).ok(), "fine\n");
         }
     }));
-    run(&["umount", &shelf]);
+    system(&["umount", &shelf]);
     ran.unwrap();
-}
-
-fn run(words: &[&str]) {
-    let done = std::process::Command::new(words[0]).args(&words[1..]).output().unwrap();
-    assert!(done.status.success(), "{words:?}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
 fn host_keys(cluster: &Cluster) {
@@ -302,15 +295,15 @@ fn host_keys(cluster: &Cluster) {
         chmod 755 root/usr/bin/ssh-keygen
         tar -C root -rf root.tar ./etc/ssh ./usr/bin/ssh-keygen"#;
     let dir = cluster.work_dir();
-    let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/images/tiny");
-    run(&["bash", "-c", script, "bash", dir.to_str().unwrap(), recipe]);
+    let recipe = repository().join("tests/images/tiny");
+    system(&["bash", "-c", script, "bash", dir.to_str().unwrap(), recipe.to_str().unwrap()]);
     let (archive, images) = (dir.join("root.tar"), dir.join("images"));
     let (archive, images) = (archive.to_str().unwrap(), images.to_str().unwrap());
-    tool(cluster, "root", &["image", "import", archive, "--name", "keyed", "--dir", images]).ok();
+    cluster.tool("root", &["image", "import", archive, "--name", "keyed", "--dir", images]).ok();
     cluster.with_config(&format!("image_dirs = ['{images}']\n"), || {
         let command = "cd /etc/ssh; while [ ! -s ssh_host_ed25519_key ]; do sleep 0.1; done; cat ssh_host_ed25519_key";
         let words = ["run", "--image", "keyed", "--vms", "8", "--vm-mem", "128", "--", "sh", "-c", command];
-        let stdout = tool(cluster, "root", &words).ok();
+        let stdout = cluster.tool("root", &words).ok();
         let keys: BTreeSet<&str> = stdout.lines().collect();
         assert!(keys.len() == 8 && !stdout.contains("the key of the image"), "{stdout}");
     });

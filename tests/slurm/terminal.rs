@@ -1,7 +1,8 @@
 //! Interactive steps.
 
+use testkit::Cluster;
+
 use crate::Case;
-use crate::cluster::Cluster;
 
 pub const CASES: &[Case] = &[
     ("an_interactive_step_has_a_terminal_of_the_user_s_size", terminal),
@@ -10,7 +11,7 @@ pub const CASES: &[Case] = &[
 ];
 
 /// Runs `step` with a terminal of 33 lines and 99 columns, as `script` of util-linux makes one.
-pub fn in_terminal(cluster: &Cluster, step: &str) -> crate::cluster::Ran {
+pub fn in_terminal(cluster: &Cluster, step: &str) -> testkit::Ran {
     let inner = format!("stty rows 33 cols 99; exec {step}");
     cluster.run(&["script", "-qec", &inner, "/dev/null"])
 }

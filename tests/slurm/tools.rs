@@ -1,11 +1,11 @@
 //! The administrator's commands, and VMs without Slurm.
 
-use std::path::Path;
 use std::process::Stdio;
 
+use testkit::wait::wait_for_file;
+use testkit::{Cluster, ran};
+
 use crate::Case;
-use crate::cluster::{Cluster, ran};
-use crate::streams::wait_for;
 
 pub const CASES: &[Case] = &[
     ("check_shows_every_setting_and_finds_the_node_fit", check),
@@ -16,7 +16,7 @@ pub const CASES: &[Case] = &[
 ];
 
 fn check(cluster: &Cluster) {
-    let report = tool(cluster, "root", &["check"]).ok();
+    let report = cluster.tool("root", &["check"]).ok();
     for word in [
         "boot_timeout_s = 60",
         "qemu      ok",
@@ -32,7 +32,7 @@ fn check(cluster: &Cluster) {
 
 fn check_missing(cluster: &Cluster) {
     cluster.with_config("kit = '/nonexistent/kit'\n", || {
-        let report = tool(cluster, "root", &["check"]);
+        let report = cluster.tool("root", &["check"]);
         assert_eq!(report.code, 1, "{report:?}");
         assert!(report.stdout.contains("kit       MISSING  no boot kit in /nonexistent/kit"), "{}", report.stdout);
     });
@@ -43,8 +43,8 @@ fn ps(cluster: &Cluster) {
     let script = "echo > running; while [ ! -e listed ]; do sleep 0.1; done";
     let mut step = cluster.command_in(&dir, &["srun", "--vm-image=tiny", "sh", "-c", script]);
     let step = step.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_for(&dir.join("running"));
-    let listing = tool(cluster, "root", &["ps"]).ok();
+    wait_for_file(&dir.join("running"));
+    let listing = cluster.tool("root", &["ps"]).ok();
     std::fs::write(dir.join("listed"), "").unwrap();
     ran(step.wait_with_output().unwrap()).ok();
     let line = listing.lines().nth(1).unwrap_or_default();
@@ -55,7 +55,7 @@ fn run_without_slurm(cluster: &Cluster) {
     let words =
         ["run", "--image", "tiny", "--vms", "2", "--timing", "--", "sh", "-c", "echo in $SLURM_VM_INDEX; exit 4"];
     // root, for whom a template is kept without Slurm too.
-    let ran = tool(cluster, "root", &words);
+    let ran = cluster.tool("root", &words);
     let mut lines: Vec<&str> = ran.stdout.lines().collect();
     lines.sort_unstable();
     assert_eq!((ran.code, lines), (4, vec!["in 0", "in 1"]), "{}", ran.stderr);
@@ -65,14 +65,7 @@ fn run_without_slurm(cluster: &Cluster) {
 }
 
 fn verify(cluster: &Cluster) {
-    assert!(tool(cluster, "root", &["kit", "show"]).ok().starts_with("kit verified"));
-    let shown = tool(cluster, "root", &["image", "show", "tiny"]).ok();
+    assert!(cluster.tool("root", &["kit", "show"]).ok().starts_with("kit verified"));
+    let shown = cluster.tool("root", &["image", "show", "tiny"]).ok();
     assert!(shown.contains("format = \"squashfs\"") && shown.contains("sha256 = "), "{shown}");
-}
-
-pub fn tool(cluster: &Cluster, user: &str, arguments: &[&str]) -> crate::cluster::Ran {
-    let program = cluster.dir.join("stage/libexec/spank-vm");
-    let config = cluster.dir.join("spank-vm.toml");
-    let words = [&[program.to_str().unwrap(), "--config", config.to_str().unwrap()], arguments].concat();
-    ran(cluster.command_as(user, Path::new("/"), &words).output().unwrap())
 }

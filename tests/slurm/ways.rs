@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::Case;
-use crate::cluster::{Cluster, Ran};
+use testkit::{Cluster, Ran};
 
 pub const CASES: &[Case] = &[
     ("ways::components_of_a_heterogeneous_step_get_what_each_asked_for", het_steps),

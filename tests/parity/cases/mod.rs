@@ -1,6 +1,7 @@
 //! The tables. Each script is run by bash after `prelude.sh`, with `$VM` set to the options of the step.
 
 mod batch;
+mod case;
 mod environment;
 mod exit;
 mod files;
@@ -11,28 +12,8 @@ mod slots;
 mod stdio;
 mod terminal;
 
-/// One thing that must not surprise.
-pub struct Case {
-    pub area: &'static str,
-    pub name: &'static str,
-    pub script: &'static str,
-    /// Why a VM step shows something else here, where it does.
-    pub differs: Option<&'static str>,
-    /// Submitted by root: what Slurm lets nobody else do.
-    pub by_root: bool,
-}
-
-const fn same(area: &'static str, name: &'static str, script: &'static str) -> Case {
-    Case { area, name, script, differs: None, by_root: false }
-}
-
-const fn differs(area: &'static str, name: &'static str, script: &'static str, reason: &'static str) -> Case {
-    Case { area, name, script, differs: Some(reason), by_root: false }
-}
-
-const fn by_root(area: &'static str, name: &'static str, script: &'static str) -> Case {
-    Case { area, name, script, differs: None, by_root: true }
-}
+pub use case::Case;
+use case::{by_root, differs, same};
 
 /// Those that take seconds.
 pub fn short() -> Vec<&'static Case> {

@@ -1,0 +1,129 @@
+//! What the agent does when it is not PID 1: small programs that the runner starts in a guest.
+//!
+//! ```text
+//! export DIR [--exclude PATH]… [--hollow PATH]… [--include MOUNT]… [--limit BYTES]     DIR as a tar to stdout
+//! disk export SERIAL [--partition N] [--limit BYTES]                  the root found on a disk, likewise
+//! disk install-agent SERIAL [--partition N] [--kernel own|given]      this program as a service of the system
+//!                           [--shares needed|optional]                  on a disk
+//! ```
+//!
+//! In a guest whose root is an image the binary has no name any more: `/proc/1/exe` is it. A failure is one line
+//! on stderr that begins with `error: ` and exit code 1; what does not stop the work begins with `warning: `.
+
+mod contents;
+mod disk;
+mod failure;
+mod fstab;
+mod grub;
+mod install;
+mod kernels;
+
+use std::ffi::OsString;
+use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use archive::Export;
+
+pub(super) use disk::{Access, Root};
+use failure::Failure;
+
+/// Bytes collected before they are written: many files are small.
+const BUFFER: usize = 256 * 1024;
+
+/// Runs the applet that the arguments name.
+pub(super) fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            let _ = writeln!(io::stderr(), "error: {}", why.replace('\n', " "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
+    let mut arguments = Arguments::parse(arguments)?;
+    match (arguments.word().as_deref(), arguments.word()) {
+        (Some("export"), Some(directory)) => write_out(&Export {
+            root: directory.into(),
+            exclude: arguments.all("--exclude"),
+            hollow: arguments.all("--hollow"),
+            include: arguments.all("--include"),
+            limit: arguments.number("--limit")?,
+            ..Export::default()
+        }),
+        (Some("disk"), Some(what)) if what == "export" => {
+            let serial = arguments.word().ok_or("which disk?")?;
+            let partition = u32::try_from(arguments.number("--partition")?).ok().filter(|&number| number > 0);
+            let root = Root::find(&serial, partition, Access::ReadOnly)?;
+            let limit = arguments.number("--limit")?;
+            write_out(&Export { root: root.path().to_owned(), across: true, limit, ..Export::default() })
+        }
+        (Some("disk"), Some(what)) if what == "install-agent" => {
+            let serial = arguments.word().ok_or("which disk?")?;
+            let options = install::Options {
+                partition: u32::try_from(arguments.number("--partition")?).ok().filter(|&number| number > 0),
+                loads_kernel: arguments.has("--kernel", "given"),
+                without_shares: arguments.has("--shares", "optional"),
+            };
+            let answer = install::install(&serial, &options)?;
+            io::stdout().write_all(answer.as_bytes()).map_err(|error| error.to_string())
+        }
+        _ => Err("this is the init of a spank-vm boot kit; elsewhere it knows '--service', 'export', 'disk export' and 'disk install-agent'".to_owned()),
+    }
+}
+
+fn write_out(tree: &Export) -> Result<(), Failure> {
+    let out = BufWriter::with_capacity(BUFFER, io::stdout().lock());
+    tree.write(out).map(drop).map_err(|error| error.to_string())
+}
+
+/// Words, and options that each have a value.
+struct Arguments {
+    words: Vec<String>,
+    options: Vec<(String, OsString)>,
+}
+
+impl Arguments {
+    fn parse(arguments: Vec<OsString>) -> Result<Self, Failure> {
+        let (mut words, mut options) = (Vec::new(), Vec::new());
+        let mut rest = arguments.into_iter();
+        while let Some(argument) = rest.next() {
+            let text = argument.into_string().map_err(|_| "an argument is not UTF-8".to_owned())?;
+            match text.starts_with("--") {
+                true => {
+                    let value = rest.next().ok_or_else(|| format!("{text} needs a value"))?;
+                    options.push((text, value));
+                }
+                false => words.push(text),
+            }
+        }
+        words.reverse();
+        Ok(Self { words, options })
+    }
+
+    fn word(&mut self) -> Option<String> {
+        self.words.pop()
+    }
+
+    fn all(&self, option: &str) -> Vec<PathBuf> {
+        self.options.iter().filter(|(name, _)| name == option).map(|(_, value)| value.into()).collect()
+    }
+
+    fn has(&self, option: &str, value: &str) -> bool {
+        self.options.iter().any(|(name, given)| name == option && given == value)
+    }
+
+    /// 0 without the option.
+    fn number(&self, option: &str) -> Result<u64, Failure> {
+        match self.options.iter().rfind(|(name, _)| name == option) {
+            None => Ok(0),
+            Some((_, value)) => value
+                .to_str()
+                .and_then(|text| text.parse().ok())
+                .ok_or_else(|| format!("{option} needs a number, not '{}'", value.display())),
+        }
+    }
+}

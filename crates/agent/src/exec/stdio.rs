@@ -1,0 +1,84 @@
+//! The command's standard streams: pipes, or a terminal.
+
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
+use nix::pty::{OpenptyResult, Winsize, openpty};
+use nix::unistd::{Gid, Uid, fchown, pipe2};
+
+use super::super::error::{AgentError, Doing};
+use super::super::task::{TaskSpec, TerminalSize};
+
+/// Group that owns terminals, by convention of every distribution.
+const TTY_GROUP: u32 = 5;
+
+/// Both sides' descriptors of the command's standard streams.
+#[derive(Debug)]
+pub(super) struct Stdio {
+    pub stdin: OwnedFd,
+    pub stdout: OwnedFd,
+    pub stderr: Option<OwnedFd>,
+    pub terminal: Option<OwnedFd>,
+    pub child: ChildStdio,
+}
+
+/// What becomes 0, 1 and 2 of the command. Closed in the agent once the command has them.
+#[derive(Debug)]
+pub(super) struct ChildStdio {
+    pub raw: [RawFd; 3],
+    pub is_terminal: bool,
+    _owned: Vec<OwnedFd>,
+}
+
+impl Stdio {
+    pub fn open(spec: &TaskSpec, uid: u32) -> Result<Self, AgentError> {
+        match spec.terminal {
+            Some(size) => Self::terminal(size, uid).doing(|| "open a terminal".to_owned()),
+            None => Self::pipes(spec.merge_stderr).doing(|| "make a pipe".to_owned()),
+        }
+    }
+
+    fn pipes(merge_stderr: bool) -> nix::Result<Self> {
+        let (child_in, stdin) = pipe2(OFlag::O_CLOEXEC)?;
+        let (stdout, child_out) = pipe2(OFlag::O_CLOEXEC)?;
+        let mut raw = [child_in.as_raw_fd(), child_out.as_raw_fd(), child_out.as_raw_fd()];
+        let mut owned = vec![child_in, child_out];
+        let mut stderr = None;
+        if !merge_stderr {
+            let (ours, child_err) = pipe2(OFlag::O_CLOEXEC)?;
+            raw[2] = child_err.as_raw_fd();
+            owned.push(child_err);
+            stderr = Some(ours);
+        }
+        // Only our ends: the command's are its own descriptions, and programs expect them to block.
+        for fd in [Some(&stdin), Some(&stdout), stderr.as_ref()].into_iter().flatten() {
+            set_nonblocking(fd)?;
+        }
+        let child = ChildStdio { raw, is_terminal: false, _owned: owned };
+        Ok(Self { stdin, stdout, stderr, terminal: None, child })
+    }
+
+    fn terminal(size: TerminalSize, uid: u32) -> nix::Result<Self> {
+        let size = Winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
+        let OpenptyResult { master, slave } = openpty(&size, None)?;
+        for fd in [&master, &slave] {
+            fcntl(fd, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+        }
+        // EPERM: under test the agent is not root, and the terminal is the user's already.
+        match fchown(&slave, Some(Uid::from_raw(uid)), Some(Gid::from_raw(TTY_GROUP))) {
+            Ok(()) | Err(Errno::EPERM) => {}
+            Err(errno) => return Err(errno),
+        }
+        set_nonblocking(&master)?;
+        let stdin = master.try_clone().map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
+        let child = ChildStdio { raw: [slave.as_raw_fd(); 3], is_terminal: true, _owned: Vec::new() };
+        Ok(Self { stdin, stdout: master, stderr: None, terminal: Some(slave), child })
+    }
+}
+
+fn set_nonblocking(fd: &OwnedFd) -> nix::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map(drop)
+}

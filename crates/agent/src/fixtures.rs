@@ -1,0 +1,63 @@
+//! What every kind of guest keeps for its sessions, and does with it in the same way.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::error::{AgentError, Doing};
+use super::memory::Arrival;
+use super::oom::OomKills;
+use super::shares::Shares;
+use super::sys;
+use super::traces::Traces;
+
+/// Shares, traces in the root, and news of memory.
+#[derive(Debug, Default)]
+pub(super) struct Fixtures {
+    pub shares: Shares,
+    /// What sessions changed in the root for their own sake.
+    pub traces: Traces,
+    pub oom_kills: OomKills,
+    /// From the template until all memory of the clone is there.
+    arrival: Option<Arrival>,
+}
+
+impl Fixtures {
+    /// Mounts a share where the task expects it.
+    pub fn mount_share(&mut self, tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError> {
+        if !path.is_absolute() {
+            return Err(AgentError::Unfit(format!("the share {} has no absolute path", path.display())));
+        }
+        let made = self.traces.make_directories(Some(path));
+        made.doing(|| format!("create the mount point {}", path.display()))?;
+        self.shares.mount(tag, path, read_only)
+    }
+
+    /// Makes room for a file that the runner sends.
+    pub fn expect_file(&mut self, path: &Path) -> Result<(), AgentError> {
+        self.traces.expect_file(path).doing(|| format!("make room for {}", path.display()))
+    }
+
+    /// This many bytes of memory more than the template had are being plugged.
+    pub fn expect_memory(&mut self, bytes: u64) {
+        if let Some(arrival) = &mut self.arrival {
+            arrival.expect(bytes);
+        }
+    }
+
+    /// Whether memory may still be on its way.
+    pub fn awaits_memory(&mut self) -> bool {
+        if self.arrival.as_mut().is_some_and(Arrival::is_over) {
+            self.arrival = None;
+        }
+        self.arrival.is_some()
+    }
+
+    /// The last steps before the guest is saved as a template.
+    pub fn settle(&mut self) {
+        sys::keep_heap();
+        self.arrival = Arrival::prepare();
+        // Loader, C library and shell: what almost every command reads first.
+        let _ = Command::new("/bin/sh").args(["-c", ":"]).stdin(Stdio::null()).status();
+        nix::unistd::sync();
+    }
+}

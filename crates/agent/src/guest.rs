@@ -1,0 +1,148 @@
+//! The [`Machine`] that the agent really runs on.
+
+use std::fs::{self, OpenOptions};
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use proto::BootTimes;
+
+use super::accounts::Account;
+use super::children::Children;
+use super::error::{AgentError, Doing};
+use super::fixtures::Fixtures;
+use super::hostkeys::HostKeys;
+use super::identity;
+use super::machine::{Machine, Reaped};
+use super::task::Credentials;
+
+/// The guest whose PID 1 this process is.
+#[derive(Debug)]
+pub(super) struct Guest {
+    times: BootTimes,
+    boot_error: Option<AgentError>,
+    children: Children,
+    keys: HostKeys,
+    fixtures: Fixtures,
+}
+
+impl Guest {
+    /// Takes over the duties of init.
+    pub fn new(times: BootTimes, boot_error: Option<AgentError>) -> Result<Self, AgentError> {
+        assert_eq!(std::process::id(), 1, "kill(-1) is only sane in a guest of our own");
+        let children = Children::watch()?;
+        Ok(Self { times, boot_error, children, keys: HostKeys::find(), fixtures: Fixtures::default() })
+    }
+}
+
+impl Machine for Guest {
+    fn boot_times(&self) -> BootTimes {
+        self.times
+    }
+
+    fn boot_error(&self) -> Option<&AgentError> {
+        self.boot_error.as_ref()
+    }
+
+    fn set_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
+        identity::set_clock(nanoseconds)
+    }
+
+    fn set_hostname(&mut self, name: &[u8]) -> Result<(), AgentError> {
+        identity::set_hostname(name, &mut self.fixtures.traces)
+    }
+
+    fn add_entropy(&mut self, seed: &[u8]) -> Result<(), AgentError> {
+        // The kernel draws its boot id when it is first read, so that one differs by itself now.
+        let id = identity::seed_and_draw(seed)?;
+        if Path::new("/etc").is_dir() {
+            self.fixtures
+                .traces
+                .write(Path::new("/etc/machine-id"), (id + "\n").as_bytes())
+                .doing(|| "write /etc/machine-id".to_owned())?;
+        }
+        self.keys.renew();
+        Ok(())
+    }
+
+    fn use_cpus(&mut self, count: u16) -> Result<(), AgentError> {
+        identity::use_cpus(count)
+    }
+
+    fn expect_memory(&mut self, bytes: u64) {
+        self.fixtures.expect_memory(bytes);
+    }
+
+    fn awaits_memory(&mut self) -> bool {
+        self.fixtures.awaits_memory()
+    }
+
+    fn killed_for_memory(&mut self) -> Option<String> {
+        self.fixtures.oom_kills.news()
+    }
+
+    fn mount_share(&mut self, tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError> {
+        self.fixtures.mount_share(tag, path, read_only)
+    }
+
+    fn link(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
+        self.fixtures.traces.link(path, target)
+    }
+
+    fn check_links(&self) -> Result<(), AgentError> {
+        self.fixtures.traces.check_links()
+    }
+
+    fn expect_file(&mut self, path: &Path) -> Result<(), AgentError> {
+        self.fixtures.expect_file(path)
+    }
+
+    fn take_back(&mut self) -> Result<(), AgentError> {
+        let keys = self.keys.take_back().doing(|| "restore the SSH host keys of the image".to_owned());
+        self.fixtures.traces.take_back().and(keys)
+    }
+
+    fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError> {
+        identity::add_user(account, credentials, &mut self.fixtures.traces)
+    }
+
+    fn sync_shares(&mut self) -> Result<(), AgentError> {
+        self.fixtures.shares.sync()
+    }
+
+    fn settle(&mut self) {
+        // Files of the image that every session changes: their copies in the overlay are made now.
+        for path in ["/etc/passwd", "/etc/group", "/etc/hosts", "/etc/hostname", "/etc/machine-id"] {
+            let _ = OpenOptions::new().append(true).open(path);
+        }
+        // The first directory and file on a disk bring the maps of its free blocks into memory.
+        let trial = "/.spank-vm";
+        let _ = fs::create_dir(trial).and_then(|()| fs::write(format!("{trial}/file"), "x"));
+        let _ = fs::remove_dir_all(trial);
+        self.fixtures.settle();
+    }
+
+    fn forget_session(&mut self) {
+        self.fixtures.shares.unmount_all();
+    }
+
+    fn orphan_events(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.children.events())
+    }
+
+    fn reap(&mut self, leader: Pid) -> Reaped {
+        self.children.reap(leader)
+    }
+
+    fn kill_task(&mut self, _leader: Pid) {
+        // From PID 1 this means every process but the kernel's threads. ESRCH: there is none.
+        let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+    }
+
+    fn end_task(&mut self, leader: Pid) {
+        self.kill_task(leader);
+        self.children.reap_all(leader);
+    }
+}

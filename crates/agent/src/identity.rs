@@ -1,0 +1,87 @@
+//! What makes a guest one of its own, and the user known in it: the same for every kind of guest.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_settime};
+use nix::unistd::{Gid, Pid, Uid, chown, sethostname};
+
+use super::accounts::{Account, missing_group_entry, missing_hosts_entry, missing_passwd_entry};
+use super::error::{AgentError, Doing};
+use super::sys;
+use super::task::Credentials;
+use super::traces::Traces;
+
+/// Sets the wall clock to nanoseconds since the epoch.
+pub(super) fn set_clock(nanoseconds: u64) -> Result<(), AgentError> {
+    let time = TimeSpec::from_duration(Duration::from_nanos(nanoseconds));
+    clock_settime(ClockId::CLOCK_REALTIME, time).doing(|| "set the clock".to_owned())
+}
+
+/// Names the guest, and sees to it that the name resolves.
+pub(super) fn set_hostname(name: &[u8], traces: &mut Traces) -> Result<(), AgentError> {
+    sethostname(OsStr::from_bytes(name)).doing(|| "set the host name".to_owned())?;
+    let mut line = name.to_vec();
+    line.push(b'\n');
+    // Only for programs that read the file; most ask the kernel.
+    let _ = traces.write(Path::new("/etc/hostname"), &line);
+    append_missing(traces, "/etc/hosts", |text| missing_hosts_entry(text, name))
+}
+
+/// Reseeds the kernel's random generator and draws an id from it: a UUID (version 4, variant 1) in 32
+/// hexadecimal digits.
+pub(super) fn seed_and_draw(seed: &[u8]) -> Result<String, AgentError> {
+    let random = File::open("/dev/urandom").doing(|| "open /dev/urandom".to_owned())?;
+    sys::seed_random(&random, seed).doing(|| "seed the random generator".to_owned())?;
+    let mut id = [0; 16];
+    (&random).read_exact(&mut id).doing(|| "draw an id".to_owned())?;
+    (id[6], id[8]) = (id[6] & 0x0f | 0x40, id[8] & 0x3f | 0x80);
+    Ok(id.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Keeps this process, and so everything a session starts, on the first `count` processors. Taking the others offline
+/// would be plainer to see, and takes the kernel a quarter of a second each under emulation.
+pub(super) fn use_cpus(count: u16) -> Result<(), AgentError> {
+    let mut set = CpuSet::new();
+    (0..usize::from(count)).try_for_each(|cpu| set.set(cpu)).doing(|| format!("count {count} processors"))?;
+    sched_setaffinity(Pid::from_raw(0), &set).doing(|| format!("keep to {count} processors"))
+}
+
+/// Enters the user where the image does not know the number, and makes a home directory that is missing.
+pub(super) fn add_user(account: &Account, credentials: &Credentials, traces: &mut Traces) -> Result<(), AgentError> {
+    let account = with_a_shell_that_exists(account);
+    let (uid, gid) = (credentials.uid, credentials.gid);
+    append_missing(traces, "/etc/passwd", |text| missing_passwd_entry(text, &account, uid, gid))?;
+    append_missing(traces, "/etc/group", |text| missing_group_entry(text, &account.name, gid))?;
+    let home = Path::new(OsStr::from_bytes(&account.home));
+    if home.is_absolute() && !home.exists() {
+        traces.make_directories(Some(home)).doing(|| format!("create the home directory {}", home.display()))?;
+        chown(home, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+            .doing(|| format!("give {} to the user", home.display()))?;
+    }
+    Ok(())
+}
+
+/// The shell of the account, or the one every image has.
+fn with_a_shell_that_exists(account: &Account) -> Account {
+    let shell = OsStr::from_bytes(&account.shell);
+    let shell = if Path::new(shell).exists() { account.shell.clone() } else { b"/bin/sh".to_vec() };
+    Account { shell, ..account.clone() }
+}
+
+/// Appends to `path` the line that `missing` finds missing. A file that does not exist is empty.
+fn append_missing(
+    traces: &mut Traces,
+    path: &str,
+    missing: impl FnOnce(&[u8]) -> Option<Vec<u8>>,
+) -> Result<(), AgentError> {
+    let text = fs::read(path).unwrap_or_default();
+    let Some(line) = missing(&text) else { return Ok(()) };
+    traces.append(Path::new(path), line).doing(|| format!("add a line to {path}"))
+}

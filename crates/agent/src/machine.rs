@@ -1,0 +1,75 @@
+//! What a session does to the guest as a whole, as opposed to its one command.
+//!
+//! The seam between the protocol's logic and a machine that only PID 1 of a guest may change: the
+//! tests run whole sessions on a host with a [`Machine`] that changes nothing.
+
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use nix::unistd::Pid;
+
+use proto::{BootTimes, ExitStatus};
+
+use super::accounts::Account;
+use super::error::AgentError;
+use super::task::Credentials;
+
+/// What one round of reaping found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Reaped {
+    /// How the leader ended, if this round saw it.
+    pub leader: Option<ExitStatus>,
+    /// Whether no child is left at all.
+    pub none_left: bool,
+}
+
+/// The guest.
+pub(super) trait Machine {
+    /// Marks of this boot.
+    fn boot_times(&self) -> BootTimes;
+    /// Why this guest cannot run anything, if its boot failed.
+    fn boot_error(&self) -> Option<&AgentError>;
+
+    /// Sets the wall clock to nanoseconds since the epoch.
+    fn set_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError>;
+    /// Names the guest.
+    fn set_hostname(&mut self, name: &[u8]) -> Result<(), AgentError>;
+    /// Makes this guest unlike every other clone.
+    fn add_entropy(&mut self, seed: &[u8]) -> Result<(), AgentError>;
+    /// Keeps the session's processes on the first `count` processors.
+    fn use_cpus(&mut self, count: u16) -> Result<(), AgentError>;
+    /// This many bytes of memory more than the template had are being plugged.
+    fn expect_memory(&mut self, bytes: u64);
+    /// Whether memory may still be on its way; asked again every [`super::memory::LOOK_EVERY`] while a command runs.
+    fn awaits_memory(&mut self) -> bool;
+    /// What there is to tell of processes that the guest's kernel killed for lack of memory.
+    fn killed_for_memory(&mut self) -> Option<String>;
+    /// Mounts a share.
+    fn mount_share(&mut self, tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError>;
+    /// Makes a symbolic link for the task.
+    fn link(&mut self, path: &Path, target: &Path) -> Result<(), AgentError>;
+    /// Checks that the links lead somewhere, now that the shares are there.
+    fn check_links(&self) -> Result<(), AgentError>;
+    /// Makes room for a file that the runner sends.
+    fn expect_file(&mut self, path: &Path) -> Result<(), AgentError>;
+    /// Takes back what sessions added to the root for their own sake.
+    fn take_back(&mut self) -> Result<(), AgentError>;
+    /// Makes the user known to the guest.
+    fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError>;
+
+    /// Brings what was written to the shares to the host.
+    fn sync_shares(&mut self) -> Result<(), AgentError>;
+    /// Prepares for being cloned: what every task needs is brought into memory, the rest to the disks.
+    fn settle(&mut self);
+    /// Undoes what a session did that the next one must not find: its shares.
+    fn forget_session(&mut self);
+
+    /// Becomes readable when a child changed that is not the leader; `None` if there are none.
+    fn orphan_events(&self) -> Option<BorrowedFd<'_>>;
+    /// Reaps whatever has died, without waiting.
+    fn reap(&mut self, leader: Pid) -> Reaped;
+    /// Kills every process of the task.
+    fn kill_task(&mut self, leader: Pid);
+    /// Kills every process of the task and waits, not for ever, until they are gone.
+    fn end_task(&mut self, leader: Pid);
+}

@@ -1,0 +1,179 @@
+//! The agent's end of the channel.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::unistd::{read, write};
+
+use proto::{Decoder, ToHost};
+
+use super::error::{AgentError, Doing};
+
+/// Bytes waiting for the runner beyond which no more output is taken from the command.
+const SEND_LIMIT: usize = 256 * 1024;
+
+/// Bytes per read. The kernel hands out at most one of its page-sized buffers anyway.
+const READ_SIZE: usize = 32 * 1024;
+
+/// What a read brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Incoming {
+    /// New bytes are in the decoder.
+    Bytes,
+    /// Nothing at the moment.
+    Nothing,
+    /// The host side has closed the port.
+    Disconnected,
+}
+
+/// The port: a nonblocking descriptor, what came in and what is to go out.
+#[derive(Debug)]
+pub(super) struct Port {
+    fd: OwnedFd,
+    pub decoder: Decoder,
+    pub out: SendQueue,
+    buffer: Vec<u8>,
+}
+
+impl Port {
+    /// Takes a nonblocking descriptor of a virtio-serial port (or of a socket that stands for one).
+    pub fn new(fd: OwnedFd) -> Self {
+        Self { fd, decoder: Decoder::new(), out: SendQueue::default(), buffer: vec![0; READ_SIZE] }
+    }
+
+    /// The descriptor, to be polled.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Begins a new connection: nothing of an earlier one is left.
+    pub fn reset(&mut self) {
+        self.decoder = Decoder::new();
+        self.out = SendQueue::default();
+    }
+
+    /// Gives up on a stream that went wrong: what follows counts from the next HELLO on, which may
+    /// have arrived already.
+    pub fn resynchronise(&mut self) {
+        self.decoder.resynchronise();
+        self.out = SendQueue::default();
+    }
+
+    /// Moves what has arrived into the decoder. The caller takes every frame out of it before the
+    /// next call.
+    pub fn receive(&mut self) -> Result<Incoming, AgentError> {
+        match read(&self.fd, &mut self.buffer) {
+            Ok(0) => Ok(Incoming::Disconnected),
+            Ok(n) => {
+                self.decoder.push(&self.buffer[..n]);
+                Ok(Incoming::Bytes)
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(Incoming::Nothing),
+            // A socket's way to say what a port says by EOF.
+            Err(Errno::ECONNRESET | Errno::EPIPE) => Ok(Incoming::Disconnected),
+            Err(errno) => Err(errno).doing(|| "read from the runner's port".to_owned()),
+        }
+    }
+
+    /// Sends what the port takes now.
+    pub fn flush(&mut self) -> Result<(), AgentError> {
+        while !self.out.is_empty() {
+            match write(&self.fd, self.out.pending()) {
+                Ok(n) => self.out.sent(n),
+                Err(Errno::EAGAIN) => break,
+                Err(Errno::EINTR) => {}
+                // Reading will report the disconnect; bytes for nobody are dropped then.
+                Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENODEV) => break,
+                Err(errno) => return Err(errno).doing(|| "write to the runner's port".to_owned()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the host connects. A disconnected port is readable for ever (POLLHUP), so a level
+    /// triggered wait would spin: this one returns on the edge that the connection makes.
+    pub fn wait_for_host(&self) -> Result<(), AgentError> {
+        let wait = || {
+            let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+            let edges = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
+            epoll.add(&self.fd, EpollEvent::new(edges, 0))?;
+            let mut events = [EpollEvent::empty()];
+            loop {
+                match epoll.wait(&mut events, EpollTimeout::NONE) {
+                    // The first event may tell of the hang-up that brought us here.
+                    Ok(_) if events[0].events().contains(EpollFlags::EPOLLHUP) => {}
+                    Ok(_) => return Ok(()),
+                    Err(Errno::EINTR) => {}
+                    Err(errno) => return Err(errno),
+                }
+            }
+        };
+        wait().doing(|| "wait for the runner".to_owned())
+    }
+}
+
+/// Encoded frames on their way to the runner.
+#[derive(Debug, Default)]
+pub(super) struct SendQueue {
+    bytes: Vec<u8>,
+    done: usize,
+}
+
+impl SendQueue {
+    /// Appends a message.
+    pub fn send(&mut self, task: u16, message: &ToHost<'_>) {
+        message.encode(task, &mut self.bytes);
+    }
+
+    /// Whether output of the command may be added. Small frames always may: the protocol bounds them.
+    pub fn has_room(&self) -> bool {
+        self.bytes.len() - self.done < SEND_LIMIT
+    }
+
+    /// Whether everything was handed to the port.
+    pub fn is_empty(&self) -> bool {
+        self.done == self.bytes.len()
+    }
+
+    fn pending(&self) -> &[u8] {
+        &self.bytes[self.done..]
+    }
+
+    fn sent(&mut self, n: usize) {
+        self.done += n;
+        if self.is_empty() {
+            self.bytes.clear();
+            self.done = 0;
+        } else if self.done > SEND_LIMIT {
+            self.bytes.drain(..self.done);
+            self.done = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::Stream;
+
+    #[test]
+    fn the_queue_hands_out_each_byte_once_and_forgets_what_was_sent() {
+        let mut queue = SendQueue::default();
+        let mut expected = Vec::new();
+        let mut got = Vec::new();
+        for step in 0..2000usize {
+            let payload = vec![step as u8; 1000];
+            let message = ToHost::Data(Stream::Stdout, &payload);
+            message.encode(0, &mut expected);
+            queue.send(0, &message);
+            let n = queue.pending().len().min(step % 1500);
+            got.extend_from_slice(&queue.pending()[..n]);
+            queue.sent(n);
+            assert!(queue.done <= SEND_LIMIT);
+        }
+        got.extend_from_slice(queue.pending());
+        queue.sent(queue.pending().len());
+        assert!(got == expected && queue.is_empty() && queue.bytes.is_empty());
+    }
+}

@@ -1,0 +1,162 @@
+//! The two directions of a stream between the channel and the command, each with its window.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::unistd::{read, write};
+
+use proto::{DATA_CHUNK, ProtoError, RecvWindow, SendWindow, Stream, ToHost};
+
+use super::port::SendQueue;
+
+/// Standard input: from the channel to the command.
+#[derive(Debug)]
+pub(super) struct InputPump {
+    /// `None` once nobody reads any more.
+    sink: Option<OwnedFd>,
+    queue: VecDeque<u8>,
+    window: RecvWindow,
+    ended: bool,
+    is_terminal: bool,
+}
+
+impl InputPump {
+    pub fn new(sink: OwnedFd, is_terminal: bool) -> Self {
+        Self { sink: Some(sink), queue: VecDeque::new(), window: RecvWindow::default(), ended: false, is_terminal }
+    }
+
+    /// Takes bytes from the channel; returns the credit to give back, if any.
+    ///
+    /// # Errors
+    /// The runner sent more than the window allows, or went on after the end.
+    pub fn receive(&mut self, bytes: &[u8]) -> Result<Option<u32>, ProtoError> {
+        if self.ended {
+            return Err(ProtoError::OutOfOrder("DATA"));
+        }
+        self.window.receive(Stream::Stdin as u8, bytes.len())?;
+        self.queue.extend(bytes);
+        Ok(self.pass_on())
+    }
+
+    /// No more bytes will come; the command sees the end after the last of them.
+    pub fn end(&mut self) {
+        self.ended = true;
+        self.close_if_done();
+    }
+
+    /// Stops feeding: the command is gone.
+    pub fn stop(&mut self) -> Option<u32> {
+        self.sink = None;
+        self.pass_on()
+    }
+
+    /// The descriptor to be polled for writing, while there is something to write.
+    pub fn waiting(&self) -> Option<BorrowedFd<'_>> {
+        self.sink.as_ref().filter(|_| !self.queue.is_empty()).map(AsFd::as_fd)
+    }
+
+    /// Writes what the command takes now; returns the credit to give back, if any.
+    pub fn pass_on(&mut self) -> Option<u32> {
+        let mut passed = 0;
+        while let (Some(sink), false) = (&self.sink, self.queue.is_empty()) {
+            match write(sink, self.queue.as_slices().0) {
+                Ok(n) => {
+                    self.queue.drain(..n);
+                    passed += n;
+                }
+                Err(Errno::EAGAIN) => break,
+                Err(Errno::EINTR) => {}
+                // EPIPE: the command has closed its input. What it does not want is dropped and
+                // credited, so that the runner never waits for a reader that is not there.
+                Err(_) => self.sink = None,
+            }
+        }
+        if self.sink.is_none() {
+            passed += self.queue.len();
+            self.queue.clear();
+        }
+        self.close_if_done();
+        self.window.consume(passed)
+    }
+
+    fn close_if_done(&mut self) {
+        // A terminal has no end that could be passed on: a user who closes srun's input does not
+        // want the shell to be logged out, and bare Slurm leaves it alone too.
+        if self.ended && self.queue.is_empty() && !self.is_terminal {
+            self.sink = None;
+        }
+    }
+}
+
+/// Standard output or error: from the command to the channel.
+#[derive(Debug)]
+pub(super) struct OutputPump {
+    stream: Stream,
+    source: Option<OwnedFd>,
+    window: SendWindow,
+    end_sent: bool,
+}
+
+impl OutputPump {
+    pub fn new(stream: Stream, source: Option<OwnedFd>) -> Self {
+        Self { stream, source, window: SendWindow::default(), end_sent: false }
+    }
+
+    /// Takes credit from the runner.
+    ///
+    /// # Errors
+    /// More credit than was spent.
+    pub fn refill(&mut self, bytes: u32) -> Result<(), ProtoError> {
+        self.window.refill(bytes)
+    }
+
+    /// The descriptor to be polled for reading, while there is credit to send.
+    pub fn waiting(&self) -> Option<BorrowedFd<'_>> {
+        self.source.as_ref().filter(|_| self.window.available() > 0).map(AsFd::as_fd)
+    }
+
+    /// Whether the runner was told of the end.
+    pub fn has_ended(&self) -> bool {
+        self.end_sent
+    }
+
+    /// Sends one piece of what the command wrote, or its end. `buffer` is scratch space.
+    pub fn pass_on(&mut self, task: u16, buffer: &mut [u8], out: &mut SendQueue) {
+        let room = self.window.available().min(DATA_CHUNK).min(buffer.len());
+        if let Some(source) = self.source.as_ref().filter(|_| room > 0) {
+            match read(source, &mut buffer[..room]) {
+                Ok(n) if n > 0 => {
+                    self.window.spend(n);
+                    out.send(task, &ToHost::Data(self.stream, &buffer[..n]));
+                }
+                Err(Errno::EAGAIN | Errno::EINTR) => {}
+                // 0 of a pipe, EIO of a terminal: nobody is left who could write.
+                _ => self.source = None,
+            }
+        }
+        self.tell_end(task, out);
+    }
+
+    /// Takes nothing more: from a writer that does not go away, or for a reader that has left.
+    pub fn cut_off(&mut self, task: u16, out: &mut SendQueue) {
+        self.source = None;
+        self.tell_end(task, out);
+    }
+
+    fn tell_end(&mut self, task: u16, out: &mut SendQueue) {
+        if self.source.is_none() && !self.end_sent {
+            self.end_sent = true;
+            out.send(task, &ToHost::Eof(self.stream));
+        }
+    }
+}
+
+/// The output pump of a stream, which only the two outputs have.
+pub(super) fn output_index(stream: Stream) -> Option<usize> {
+    match stream {
+        Stream::Stdin => None,
+        Stream::Stdout => Some(0),
+        Stream::Stderr => Some(1),
+    }
+}

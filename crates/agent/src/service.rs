@@ -1,0 +1,64 @@
+//! The agent as a service of a system with an init, a kernel and modules of its own.
+//!
+//! It finds its port, and serves the runner as it does in a kit boot. It ends in two ways: with success when this is no
+//! VM of spank-vm, and with failure when the port breaks, upon which the unit powers the machine off: the
+//! runner notices the end of a VM, but not the end of a process in it.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use nix::sys::prctl::set_child_subreaper;
+
+use proto::{BootTimes, PORT_NAME};
+
+use super::devices::Devices;
+use super::error::AgentError;
+use super::port::Port;
+use super::session::serve;
+use super::system::System;
+use super::{kmsg, sys};
+
+/// Drivers that a session needs; most systems load them by themselves, some too late.
+const DRIVERS: [&str; 4] = ["virtio_console", "virtio_mem", "9pnet_virtio", "9p"];
+
+/// Serves the runner until the VM is killed; returns at once on a machine that has no channel.
+pub(super) fn run() -> Result<(), AgentError> {
+    let mut times = BootTimes { agent_ms: sys::uptime_ms(), ..BootTimes::default() };
+    let devices = Devices::watch()?;
+    load_drivers();
+    times.modules_ms = sys::uptime_ms();
+    let Some(port) = devices.find_port(PORT_NAME)? else {
+        kmsg::note("this machine was not started by spank-vm; nothing to do");
+        return Ok(());
+    };
+    prepare_machine();
+    let subreaper = set_child_subreaper(true).is_ok();
+    if !subreaper {
+        kmsg::note("this kernel does not tell of orphans: processes that leave the command's session outlive it");
+    }
+    times.ready_ms = sys::uptime_ms();
+    let mut system = System::new(times, subreaper)?;
+    let mut port = Port::new(port);
+    match serve(&mut port, &mut system)? {}
+}
+
+fn load_drivers() {
+    let mut modprobe = Command::new("/sbin/modprobe");
+    modprobe.args(["-a", "-q"]).args(DRIVERS).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    // One that is built in, or that this kernel lacks, is missed only by who needs it.
+    if let Err(error) = modprobe.status() {
+        kmsg::note(&format!("modprobe: {error}"));
+    }
+}
+
+/// Settings without which a VM for one job would be a nuisance.
+fn prepare_machine() {
+    let set = |path: &str, value: &str| fs::write(path, value).map_err(|error| kmsg::note(&format!("{path}: {error}")));
+    // A kernel that has panicked ends the VM, which the runner reports, instead of waiting for somebody to look.
+    let _ = set("/proc/sys/kernel/panic", "-1");
+    // Memory that is plugged comes into use; older kernels know only the second word.
+    let online = "/sys/devices/system/memory/auto_online_blocks";
+    if fs::metadata(online).is_ok() && fs::write(online, "online_kernel").is_err() {
+        let _ = set(online, "online");
+    }
+}

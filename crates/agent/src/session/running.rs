@@ -1,0 +1,206 @@
+//! A command that runs: its streams, its signals, its end.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use proto::{DATA_CHUNK, ExitStatus, Level, ProtoError, Stream, ToGuest, ToHost};
+
+use crate::children::REAP_TIME;
+use crate::error::{AgentError, Doing};
+use crate::exec::Spawned;
+use crate::machine::Machine;
+use crate::port::SendQueue;
+use crate::pump::{InputPump, OutputPump, output_index};
+use crate::sys;
+
+/// The command of a session.
+#[derive(Debug)]
+pub(super) struct Running {
+    task: u16,
+    pub leader: Pid,
+    /// Readable when the leader has died; dropped when it was reaped. Kernels before 5.3 have no such thing: there the
+    /// machine's own watch over children tells.
+    leader_fd: Option<OwnedFd>,
+    pub input: InputPump,
+    /// Standard output and standard error.
+    pub outputs: [OutputPump; 2],
+    /// Our copy of the command's side of its terminal: without it a shell that closes its three
+    /// descriptors for a moment would look like the end of the output.
+    terminal: Option<OwnedFd>,
+    /// The terminal's other side, to change its size.
+    master: Option<OwnedFd>,
+    end: Option<End>,
+    over: bool,
+    buffer: Vec<u8>,
+}
+
+/// The time between the leader's death and EXIT.
+#[derive(Debug)]
+struct End {
+    status: ExitStatus,
+    /// When to stop waiting for processes that cannot be killed.
+    deadline: Instant,
+    none_left: bool,
+}
+
+impl Running {
+    /// Takes over a command that was just started.
+    ///
+    /// # Errors
+    /// The pid to clean up after, and why the command cannot be watched.
+    pub fn new(task: u16, spawned: Spawned) -> Result<Self, (Pid, AgentError)> {
+        let leader = spawned.pid;
+        let is_terminal = spawned.terminal.is_some();
+        let leader_fd = match sys::pidfd(leader) {
+            Ok(fd) => Some(fd),
+            Err(Errno::ENOSYS) => None,
+            Err(errno) => return Err((leader, AgentError::Os { doing: "watch the command".to_owned(), errno })),
+        };
+        let master = match is_terminal {
+            true => Some(
+                spawned
+                    .stdout
+                    .try_clone()
+                    .doing(|| "watch the terminal".to_owned())
+                    .map_err(|error| (leader, error))?,
+            ),
+            false => None,
+        };
+        Ok(Self {
+            task,
+            leader,
+            leader_fd,
+            input: InputPump::new(spawned.stdin, is_terminal),
+            outputs: [
+                OutputPump::new(Stream::Stdout, Some(spawned.stdout)),
+                OutputPump::new(Stream::Stderr, spawned.stderr),
+            ],
+            terminal: spawned.terminal,
+            master,
+            end: None,
+            over: false,
+            buffer: vec![0; DATA_CHUNK],
+        })
+    }
+
+    /// The descriptor that tells of the leader's death.
+    pub fn leader_events(&self) -> Option<BorrowedFd<'_>> {
+        self.leader_fd.as_ref().map(AsFd::as_fd)
+    }
+
+    /// When to look again even if nothing happens.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.end.as_ref().filter(|end| !end.none_left).map(|end| end.deadline)
+    }
+
+    /// Whether EXIT was sent.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Acts on a message of the runner.
+    pub fn handle(&mut self, message: ToGuest<'_>, out: &mut SendQueue) -> Result<(), ProtoError> {
+        match message {
+            ToGuest::Data(Stream::Stdin, bytes) => {
+                let credit = self.input.receive(bytes)?;
+                self.give_back(credit, out);
+            }
+            ToGuest::Eof(Stream::Stdin) => self.input.end(),
+            // Nobody reads this output any more: the command's next write to it is SIGPIPE, as on the host.
+            ToGuest::Eof(stream) => {
+                let index = output_index(stream).ok_or(ProtoError::OutOfOrder("EOF"))?;
+                self.outputs[index].cut_off(self.task, out);
+            }
+            ToGuest::Window(stream, bytes) => {
+                let index = output_index(stream).ok_or(ProtoError::OutOfOrder("WINDOW"))?;
+                self.outputs[index].refill(bytes)?;
+            }
+            ToGuest::Signal(signo) => self.signal(signo),
+            ToGuest::Resize { rows, cols } => {
+                if let Some(master) = &self.master {
+                    // Of a terminal that is going away the size does not matter.
+                    let _ = sys::set_terminal_size(master.as_fd(), rows, cols);
+                }
+            }
+            _ => return Err(ProtoError::OutOfOrder("task description")),
+        }
+        Ok(())
+    }
+
+    /// Moves everything forward that can be moved now. `child_died` says that reaping is due.
+    pub fn advance<M: Machine>(&mut self, child_died: bool, machine: &mut M, out: &mut SendQueue) {
+        if child_died {
+            self.reap(machine, out);
+        }
+        let credit = self.input.pass_on();
+        self.give_back(credit, out);
+        for output in &mut self.outputs {
+            if out.has_room() {
+                output.pass_on(self.task, &mut self.buffer, out);
+            }
+        }
+        self.finish(machine, out);
+    }
+
+    fn give_back(&mut self, credit: Option<u32>, out: &mut SendQueue) {
+        if let Some(bytes) = credit {
+            out.send(self.task, &ToHost::Window(Stream::Stdin, bytes));
+        }
+    }
+
+    /// Signals the command alone, as slurmstepd does: what its children make of it is its business.
+    /// The leader was not reaped before `end` is set, so its
+    /// number cannot belong to anybody else yet.
+    fn signal(&self, signo: u8) {
+        if self.end.is_none() {
+            // Numbers beyond nix's enum (real-time signals) are signals too.
+            sys::signal_process(self.leader, signo);
+        }
+    }
+
+    fn reap<M: Machine>(&mut self, machine: &mut M, out: &mut SendQueue) {
+        let reaped = machine.reap(self.leader);
+        if let Some(end) = &mut self.end {
+            end.none_left |= reaped.none_left;
+            return;
+        }
+        let Some(status) = reaped.leader else { return };
+        // As a step ends with its task: what the command left in the background goes with it.
+        machine.kill_task(self.leader);
+        let none_left = machine.reap(self.leader).none_left;
+        self.end = Some(End { status, deadline: Instant::now() + REAP_TIME, none_left });
+        self.leader_fd = None;
+        self.terminal = None;
+        let credit = self.input.stop();
+        self.give_back(credit, out);
+    }
+
+    /// Sends EXIT once nothing is left and all output was sent.
+    fn finish<M: Machine>(&mut self, machine: &mut M, out: &mut SendQueue) {
+        let Some(end) = &self.end else { return };
+        if !end.none_left {
+            if Instant::now() < end.deadline {
+                return;
+            }
+            let text = b"processes of the command could not be killed; they end with the VM";
+            out.send(self.task, &ToHost::Log { level: Level::Warn, text });
+            for output in &mut self.outputs {
+                output.cut_off(self.task, out);
+            }
+        }
+        if !self.outputs.iter().all(OutputPump::has_ended) {
+            return;
+        }
+        if let Some(text) = machine.killed_for_memory() {
+            out.send(self.task, &ToHost::Log { level: Level::Warn, text: text.as_bytes() });
+        }
+        if let Err(error) = machine.sync_shares() {
+            out.send(self.task, &ToHost::Log { level: Level::Warn, text: error.to_string().as_bytes() });
+        }
+        out.send(self.task, &ToHost::Exit(end.status));
+        self.over = true;
+    }
+}

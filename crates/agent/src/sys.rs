@@ -1,0 +1,133 @@
+//! System calls that nix has no wrapper for. Each function is safe to call from anywhere.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::unistd::Pid;
+
+use proto::ExitStatus;
+
+// <linux/random.h>. Its RNDADDENTROPY carries the size of an int[2], not of the variable structure it takes.
+nix::ioctl_write_ptr_bad!(rnd_add_entropy, nix::request_code_write!(b'R', 3, 8), PoolInput);
+nix::ioctl_none_bad!(rnd_reseed, nix::request_code_none!(b'R', 7));
+nix::ioctl_write_ptr_bad!(tty_set_size, libc::TIOCSWINSZ, libc::winsize);
+
+/// Most bytes of entropy taken at once.
+pub(super) const ENTROPY_MAX: usize = 512;
+
+/// `struct rand_pool_info` with room for its bytes.
+#[repr(C)]
+pub struct PoolInput {
+    entropy_bits: libc::c_int,
+    len: libc::c_int,
+    bytes: [u8; ENTROPY_MAX],
+}
+
+/// Bytes that the agent's heap keeps from here on: what describing a usual task takes.
+const HEAP_KEPT: usize = 1 << 20;
+
+/// Makes the heap keep its pages: a clone should not spend its first milliseconds on getting them anew.
+pub(super) fn keep_heap() {
+    // SAFETY: mallopt only sets parameters of the allocator.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, HEAP_KEPT as libc::c_int);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 2 * HEAP_KEPT as libc::c_int);
+    }
+    let touched = vec![1_u8; HEAP_KEPT - 4096];
+    drop(std::hint::black_box(touched));
+}
+
+/// Milliseconds since the guest's kernel started.
+pub(super) fn uptime_ms() -> u32 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+    // A clock that cannot be read is no reason to stop: the marks are for benchmarks.
+    now.map_or(0, |now| (now.tv_sec() * 1000 + now.tv_nsec() / 1_000_000) as u32)
+}
+
+/// Mixes `seed` into the kernel's random generator, credits it fully and reseeds from it at once:
+/// until then all clones of one template would draw the same numbers.
+pub(super) fn seed_random(random: impl AsFd, seed: &[u8]) -> nix::Result<()> {
+    let seed = &seed[..seed.len().min(ENTROPY_MAX)];
+    let mut input = PoolInput {
+        entropy_bits: (seed.len() * 8) as libc::c_int,
+        len: seed.len() as libc::c_int,
+        bytes: [0; ENTROPY_MAX],
+    };
+    input.bytes[..seed.len()].copy_from_slice(seed);
+    let fd = random.as_fd().as_raw_fd();
+    // SAFETY: `input` lives through the call, and its `len` bytes are within `bytes`.
+    unsafe { rnd_add_entropy(fd, &raw const input) }?;
+    // SAFETY: the request takes no argument.
+    match unsafe { rnd_reseed(fd) } {
+        // Kernels before 4.14 cannot be told to, and take the seed in at the next draw.
+        Ok(_) | Err(Errno::EINVAL) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Tells a terminal its size; the kernel signals its foreground processes.
+pub(super) fn set_terminal_size(terminal: BorrowedFd<'_>, rows: u16, cols: u16) -> nix::Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: `size` is a winsize that lives through the call.
+    unsafe { tty_set_size(terminal.as_raw_fd(), &raw const size) }.map(drop)
+}
+
+/// A descriptor that becomes readable when `pid`, a child of ours that was not reaped yet, dies.
+pub(super) fn pidfd(pid: Pid) -> nix::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes a pid and flags and touches no memory.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
+    // SAFETY: the kernel just made this descriptor for us, close-on-exec, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Reaps one dead child without waiting: `pid`, or any for -1. `None` while there are only living
+/// ones, ECHILD when there are none.
+///
+/// nix's `waitpid` fails, after it has reaped, for a child that died of a real-time signal.
+pub(super) fn reap_one(pid: Pid) -> nix::Result<Option<(Pid, ExitStatus)>> {
+    let mut status = 0;
+    // SAFETY: waitpid writes one int, which `status` is.
+    let found = Errno::result(unsafe { libc::waitpid(pid.as_raw(), &raw mut status, libc::WNOHANG) })?;
+    if found == 0 {
+        return Ok(None);
+    }
+    // Without WUNTRACED only an end is reported: one of the two it is.
+    let ended = match libc::WIFSIGNALED(status) {
+        true => ExitStatus::Signal(libc::WTERMSIG(status) as u8),
+        false => ExitStatus::Code(libc::WEXITSTATUS(status) as u8),
+    };
+    Ok(Some((Pid::from_raw(found), ended)))
+}
+
+/// Sends any signal to a process, real-time signals included, which nix has no names for. A
+/// process that is gone, or a number that is no signal, is nobody's fault.
+pub(super) fn signal_process(leader: Pid, signo: u8) {
+    // 0 and below would mean groups or everybody, 1 is ourselves.
+    if leader.as_raw() > 1 {
+        // SAFETY: kill touches no memory of ours.
+        unsafe { libc::kill(leader.as_raw(), signo.into()) };
+    }
+}
+
+/// Sets an interface up or down (`SIOCSIFFLAGS`).
+pub(super) fn set_interface_flags(socket: BorrowedFd<'_>, argument: &libc::ifreq) -> io::Result<()> {
+    let request = libc::SIOCSIFFLAGS as libc::Ioctl;
+    // SAFETY: SIOCSIFFLAGS reads one ifreq, which `argument` is.
+    Errno::result(unsafe { libc::ioctl(socket.as_raw_fd(), request, std::ptr::from_ref(argument)) })?;
+    Ok(())
+}
+
+/// A `struct ifreq` about the interface `name`.
+pub(super) fn interface_named(name: &str) -> libc::ifreq {
+    // SAFETY: ifreq is a C structure of numbers and character arrays, for which zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    let room = request.ifr_name.len() - 1;
+    for (to, from) in request.ifr_name[..room].iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request
+}

@@ -1,0 +1,189 @@
+//! The [`Machine`] of the agent as a service: a system that has an init, and more than the session's processes.
+//!
+//! What differs from a guest that is the agent's own: only the session's processes are ever killed; the files
+//! that tell who the system is (`/etc/machine-id`, SSH host keys) stay, because its services hold on to them; and
+//! the kernel's boot id, which was read long before a clone wakes up, is covered by one of the clone's own.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
+
+use proto::BootTimes;
+
+use super::accounts::Account;
+use super::children::Children;
+use super::error::{AgentError, Doing};
+use super::fixtures::Fixtures;
+use super::machine::{Machine, Reaped};
+use super::task::Credentials;
+use super::{identity, kmsg, processes};
+
+/// Rounds of looking for processes that were started while others were killed.
+const ROUNDS: usize = 100;
+
+/// How long a template waits for the services that are still starting, in seconds.
+const SETTLE_S: &str = "20";
+
+/// What programs ask which boot of which machine this is; MPI libraries tell hosts apart by it.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const OWN_BOOT_ID: &str = "/run/spank-vm/boot-id";
+
+/// The system whose service this process is.
+#[derive(Debug)]
+pub(super) struct System {
+    times: BootTimes,
+    children: Children,
+    /// Orphans of the session become children of this process.
+    adopts_orphans: bool,
+    /// This is a template, or a clone of one.
+    settled: bool,
+    fixtures: Fixtures,
+}
+
+impl System {
+    /// Takes up the service.
+    pub fn new(times: BootTimes, adopts_orphans: bool) -> Result<Self, AgentError> {
+        let children = Children::watch()?;
+        Ok(Self { times, children, adopts_orphans, settled: false, fixtures: Fixtures::default() })
+    }
+
+    /// Whether there is certainly nothing to kill.
+    fn is_childless(&self) -> bool {
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        self.adopts_orphans && matches!(waitid(Id::All, look), Err(Errno::ECHILD))
+    }
+}
+
+/// Puts these 32 hexadecimal digits in the place of the kernel's boot id.
+fn cover_boot_id(hex: &str) -> Result<(), AgentError> {
+    let text = format!("{}-{}-{}-{}-{}\n", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
+    let put = || {
+        fs::create_dir_all("/run/spank-vm")?;
+        fs::write(OWN_BOOT_ID, text)
+    };
+    put().doing(|| format!("write {OWN_BOOT_ID}"))?;
+    // That of a session before, if any.
+    let _ = umount2(BOOT_ID, MntFlags::MNT_DETACH);
+    mount(Some(OWN_BOOT_ID), BOOT_ID, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .doing(|| "give this clone a boot id of its own".to_owned())
+}
+
+impl Machine for System {
+    fn boot_times(&self) -> BootTimes {
+        self.times
+    }
+
+    fn boot_error(&self) -> Option<&AgentError> {
+        None
+    }
+
+    fn set_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
+        identity::set_clock(nanoseconds)
+    }
+
+    fn set_hostname(&mut self, name: &[u8]) -> Result<(), AgentError> {
+        identity::set_hostname(name, &mut self.fixtures.traces)
+    }
+
+    fn add_entropy(&mut self, seed: &[u8]) -> Result<(), AgentError> {
+        let id = identity::seed_and_draw(seed)?;
+        if self.settled { cover_boot_id(&id) } else { Ok(()) }
+    }
+
+    fn use_cpus(&mut self, count: u16) -> Result<(), AgentError> {
+        identity::use_cpus(count)
+    }
+
+    fn expect_memory(&mut self, bytes: u64) {
+        self.fixtures.expect_memory(bytes);
+    }
+
+    fn awaits_memory(&mut self) -> bool {
+        self.fixtures.awaits_memory()
+    }
+
+    fn killed_for_memory(&mut self) -> Option<String> {
+        self.fixtures.oom_kills.news()
+    }
+
+    fn mount_share(&mut self, tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError> {
+        self.fixtures.mount_share(tag, path, read_only)
+    }
+
+    fn link(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
+        self.fixtures.traces.link(path, target)
+    }
+
+    fn check_links(&self) -> Result<(), AgentError> {
+        self.fixtures.traces.check_links()
+    }
+
+    fn expect_file(&mut self, path: &Path) -> Result<(), AgentError> {
+        self.fixtures.expect_file(path)
+    }
+
+    fn take_back(&mut self) -> Result<(), AgentError> {
+        self.fixtures.traces.take_back()
+    }
+
+    fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError> {
+        identity::add_user(account, credentials, &mut self.fixtures.traces)
+    }
+
+    fn sync_shares(&mut self) -> Result<(), AgentError> {
+        self.fixtures.shares.sync()
+    }
+
+    fn settle(&mut self) {
+        // What is still starting would go on in every clone. Systems without systemd have started all there is.
+        let mut wait = Command::new("timeout");
+        wait.args([SETTLE_S, "systemctl", "is-system-running", "--wait"]);
+        let _ = wait.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        self.fixtures.settle();
+        self.settled = true;
+    }
+
+    fn forget_session(&mut self) {
+        self.fixtures.shares.unmount_all();
+    }
+
+    fn orphan_events(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.children.events())
+    }
+
+    fn reap(&mut self, leader: Pid) -> Reaped {
+        self.children.reap(leader)
+    }
+
+    fn kill_task(&mut self, leader: Pid) {
+        let mut killed = HashSet::new();
+        for _ in 0..ROUNDS {
+            if self.is_childless() {
+                return;
+            }
+            let found = processes::of_session(Pid::this(), leader);
+            let before = killed.len();
+            for pid in found {
+                let _ = kill(pid, Signal::SIGKILL);
+                killed.insert(pid);
+            }
+            if killed.len() == before {
+                return;
+            }
+        }
+        kmsg::note("processes of the command start faster than they can be killed");
+    }
+
+    fn end_task(&mut self, leader: Pid) {
+        self.kill_task(leader);
+        self.children.reap_all(leader);
+    }
+}

@@ -1,0 +1,293 @@
+//! What sessions put into the guest's root for their own sake, and how it is taken back.
+//!
+//! A VM whose root is saved was changed by two: by the user's command, which is what shall be kept, and by the
+//! sessions that described the task (an account's line, the host's name, mount points, links). The latter are
+//! noted here as they are made. What the command has changed since is the command's and stays.
+
+use std::ffi::OsString;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use super::error::{AgentError, Doing};
+
+/// Notes of all changes, the oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Traces(Vec<Trace>);
+
+#[derive(Debug)]
+enum Trace {
+    /// These lines were added to a file, which did not exist before if `created`.
+    Lines { path: PathBuf, text: Vec<u8>, created: bool },
+    /// A file got another content; `None` stands for no file.
+    Content { path: PathBuf, before: Option<Vec<u8>>, ours: Vec<u8> },
+    /// A directory was made.
+    Directory(PathBuf),
+    /// A file was made.
+    File(PathBuf),
+    /// A link was made; what was in its place has another name now.
+    Link { path: PathBuf, target: PathBuf, aside: Option<PathBuf> },
+}
+
+impl Traces {
+    /// Appends lines to a file, which is made with its directories where it is missing.
+    pub fn append(&mut self, path: &Path, text: Vec<u8>) -> io::Result<()> {
+        self.make_directories(path.parent())?;
+        let created = !path.exists();
+        OpenOptions::new().append(true).create(true).open(path)?.write_all(&text)?;
+        self.0.push(Trace::Lines { path: path.to_owned(), text, created });
+        Ok(())
+    }
+
+    /// Gives a file another content.
+    pub fn write(&mut self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let before = fs::read(path).ok();
+        fs::write(path, content)?;
+        self.0.push(Trace::Content { path: path.to_owned(), before, ours: content.to_vec() });
+        Ok(())
+    }
+
+    /// Makes a directory with those above it, as far as they are missing.
+    pub fn make_directories(&mut self, directory: Option<&Path>) -> io::Result<()> {
+        let missing: Vec<&Path> = directory.into_iter().flat_map(Path::ancestors).take_while(|d| !d.exists()).collect();
+        for directory in missing.into_iter().rev() {
+            fs::create_dir(directory)?;
+            self.0.push(Trace::Directory(directory.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Notes that a file is about to be made, and makes the directories that it needs.
+    pub fn expect_file(&mut self, path: &Path) -> io::Result<()> {
+        self.make_directories(path.parent())?;
+        if path.symlink_metadata().is_err() {
+            self.0.push(Trace::File(path.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Makes a symbolic link. A file in its place makes way; a directory does not.
+    pub fn link(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
+        let what = || format!("make the link {}", path.display());
+        if fs::read_link(path).is_ok_and(|there| there == target) {
+            return Ok(());
+        }
+        self.make_directories(path.parent()).doing(what)?;
+        let mut aside = None;
+        if let Ok(meta) = path.symlink_metadata() {
+            if meta.is_dir() {
+                let why = "the image has a directory there";
+                return Err(AgentError::Unfit(format!("cannot make the link {}: {why}", path.display())));
+            }
+            // ldconfig and file managers take no notice of a name with a dot before it.
+            let mut name = OsString::from(".");
+            name.push(path.file_name().unwrap_or_default());
+            name.push(".spank-vm");
+            let other = path.with_file_name(name);
+            fs::rename(path, &other).doing(what)?;
+            aside = Some(other);
+        }
+        symlink(target, path).doing(what)?;
+        self.0.push(Trace::Link { path: path.to_owned(), target: target.to_owned(), aside });
+        Ok(())
+    }
+
+    /// Checks that the links lead somewhere, now that the shares are there.
+    ///
+    /// # Errors
+    /// The first that does not.
+    pub fn check_links(&self) -> Result<(), AgentError> {
+        for trace in &self.0 {
+            // A target that is there and closed to this process is the command's business.
+            let Trace::Link { path, target, .. } = trace else { continue };
+            if fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+                let (path, target) = (path.display(), target.display());
+                return Err(AgentError::Unfit(format!(
+                    "its link {path} leads to {target}, which is not there; is it on a share that this VM has?"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes everything back that is still as it was made, the latest first.
+    ///
+    /// # Errors
+    /// The first change that could not be taken back, after all were tried.
+    pub fn take_back(&mut self) -> Result<(), AgentError> {
+        let mut outcome = Ok(());
+        while let Some(trace) = self.0.pop() {
+            let undone = trace.undo().or_else(|error| match error.kind() {
+                io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            });
+            outcome = outcome.and(undone.doing(|| format!("restore {}", trace.path().display())));
+        }
+        outcome
+    }
+}
+
+impl Trace {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Lines { path, .. } | Self::Content { path, .. } | Self::Link { path, .. } => path,
+            Self::Directory(path) | Self::File(path) => path,
+        }
+    }
+
+    fn undo(&self) -> io::Result<()> {
+        match self {
+            Self::Lines { path, text, created } => {
+                // The copy that programs like useradd leave has the lines too.
+                let mut copy = path.clone().into_os_string();
+                copy.push("-");
+                remove_lines(Path::new(&copy), text, false)?;
+                remove_lines(path, text, *created)
+            }
+            Self::Content { path, before, ours } => {
+                if fs::read(path)? != *ours {
+                    return Ok(());
+                }
+                match before {
+                    Some(before) => fs::write(path, before),
+                    None => fs::remove_file(path),
+                }
+            }
+            Self::Directory(path) => match fs::remove_dir(path) {
+                // The command put something there.
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+                other => other,
+            },
+            Self::File(path) => fs::remove_file(path),
+            Self::Link { path, target, aside } => {
+                if fs::read_link(path).is_ok_and(|there| there == *target) {
+                    fs::remove_file(path)?;
+                    if let Some(aside) = aside {
+                        return fs::rename(aside, path);
+                    }
+                } else if let Some(aside) = aside {
+                    // The command has put something of its own there.
+                    return fs::remove_file(aside);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Takes each line of `text` out of the file once; a file that then is empty goes if `created`.
+fn remove_lines(path: &Path, text: &[u8], created: bool) -> io::Result<()> {
+    let content = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let mut ours: Vec<&[u8]> = text.split_inclusive(|&byte| byte == b'\n').filter(|line| *line != b"\n").collect();
+    let mut left = Vec::with_capacity(content.len());
+    // The last first: that is where they were added.
+    for line in content.split_inclusive(|&byte| byte == b'\n').rev() {
+        match ours.iter().position(|our| *our == line) {
+            Some(at) => drop(ours.remove(at)),
+            None => left.push(line),
+        }
+    }
+    left.reverse();
+    let left = left.concat();
+    if left.len() == content.len() {
+        return Ok(());
+    }
+    if left.is_empty() && created { fs::remove_file(path) } else { fs::write(path, left) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A root with a passwd file and a library.
+    fn root() -> (tempfile::TempDir, impl Fn(&str) -> PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().to_owned();
+        let at = move |path: &str| base.join(path);
+        fs::create_dir(at("etc")).unwrap();
+        fs::create_dir(at("lib")).unwrap();
+        fs::write(at("etc/passwd"), "root:x:0:0::/root:/bin/sh\n").unwrap();
+        fs::write(at("lib/libx.so.1"), "the image's own").unwrap();
+        (dir, at)
+    }
+
+    /// Every path below with its content.
+    fn listing(dir: &Path) -> Vec<String> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(dir).unwrap().flatten() {
+            let path = entry.path();
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            found.push(format!("{} {:?} {text}", path.display(), fs::read_link(&path).ok()));
+            if entry.file_type().unwrap().is_dir() {
+                found.extend(listing(&path));
+            }
+        }
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn a_root_is_as_it_was_before_the_session() {
+        let (dir, at) = root();
+        let before = listing(dir.path());
+        let mut traces = Traces::default();
+        traces.append(&at("etc/passwd"), b"ada:x:1000:1000::/home/ada:/bin/sh\n".to_vec()).unwrap();
+        traces.append(&at("etc/hosts"), b"127.0.0.1\tlocalhost\n127.0.1.1\tvm1\n".to_vec()).unwrap();
+        traces.write(&at("etc/hostname"), b"vm\n").unwrap();
+        traces.write(&at("etc/hostname"), b"vm1-0\n").unwrap();
+        traces.make_directories(Some(&at("home/ada/deep"))).unwrap();
+        traces.expect_file(&at("var/spool/job1/script")).unwrap();
+        fs::write(at("var/spool/job1/script"), "true").unwrap();
+        traces.link(&at("lib/libx.so.1"), &at("sw/libx.so.1")).unwrap();
+        traces.link(&at("opt/lib/liby.so"), &at("sw/liby.so")).unwrap();
+        assert_ne!(listing(dir.path()), before);
+        traces.take_back().unwrap();
+        assert_eq!(listing(dir.path()), before);
+    }
+
+    #[test]
+    fn what_the_command_did_stays() {
+        let (_dir, at) = root();
+        let mut traces = Traces::default();
+        traces.append(&at("etc/passwd"), b"ada:x:1000:1000::/home/ada:/bin/sh\n".to_vec()).unwrap();
+        traces.write(&at("etc/hostname"), b"vm\n").unwrap();
+        traces.make_directories(Some(&at("home/ada"))).unwrap();
+        traces.link(&at("lib/libx.so.1"), &at("sw/libx.so.1")).unwrap();
+        // As useradd does it, with a copy of the file as it was.
+        fs::copy(at("etc/passwd"), at("etc/passwd-")).unwrap();
+        let mut passwd = OpenOptions::new().append(true).open(at("etc/passwd")).unwrap();
+        passwd.write_all(b"db:x:99:99::/:/bin/sh\n").unwrap();
+        fs::write(at("etc/hostname"), "chosen\n").unwrap();
+        fs::write(at("home/ada/file"), "").unwrap();
+        fs::remove_file(at("lib/libx.so.1")).unwrap();
+        fs::write(at("lib/libx.so.1"), "new").unwrap();
+        traces.take_back().unwrap();
+        let text = |path| fs::read_to_string(at(path)).unwrap();
+        assert_eq!(text("etc/passwd"), "root:x:0:0::/root:/bin/sh\ndb:x:99:99::/:/bin/sh\n");
+        assert_eq!(text("etc/passwd-"), "root:x:0:0::/root:/bin/sh\n");
+        assert_eq!((text("etc/hostname"), text("lib/libx.so.1")), ("chosen\n".to_owned(), "new".to_owned()));
+        assert!(at("home/ada/file").exists());
+        assert_eq!(fs::read_dir(at("lib")).unwrap().count(), 1, "what was put aside is gone");
+    }
+
+    #[test]
+    fn a_link_is_made_once_and_must_lead_somewhere() {
+        let (_dir, at) = root();
+        let mut traces = Traces::default();
+        for _ in 0..2 {
+            traces.link(&at("lib/libx.so.1"), &at("sw/libx.so.1")).unwrap();
+        }
+        let error = traces.check_links().unwrap_err().to_string();
+        assert!(error.contains("libx.so.1 leads to") && error.contains("share"), "{error}");
+        fs::create_dir(at("sw")).unwrap();
+        fs::write(at("sw/libx.so.1"), "the site's").unwrap();
+        traces.check_links().unwrap();
+        assert_eq!(fs::read_to_string(at("lib/libx.so.1")).unwrap(), "the site's");
+        let error = traces.link(&at("lib"), &at("sw")).unwrap_err().to_string();
+        assert!(error.contains("directory"), "{error}");
+    }
+}

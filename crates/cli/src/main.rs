@@ -1,0 +1,108 @@
+//! The program `spank-vm`: the task that Slurm starts, and the administrator's command line.
+
+// println! and eprintln! panic when nobody reads any more.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+#![forbid(unsafe_code)]
+
+mod catalogue;
+mod check;
+mod image;
+mod image_build;
+mod kit;
+mod optimise;
+mod output;
+mod ps;
+mod run;
+mod step;
+mod template;
+mod vm_arguments;
+mod working_dir;
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use proto::ExitStatus;
+use request::STEP_PROGRAM;
+use runner::config::Config;
+use runner::fault::is_node_fault;
+use runner::notice;
+use runner::{EXIT_NODE_FAILED, EXIT_VM_FAILED, die_by};
+
+#[derive(Debug, Parser)]
+#[command(name = "spank-vm", version, about = "Run commands and Slurm job steps inside virtual machines")]
+struct Arguments {
+    /// Site configuration [default: /etc/slurm/spank-vm.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a command in a virtual machine, without Slurm
+    Run(run::Arguments),
+    /// List, inspect, import and remove images
+    #[command(subcommand)]
+    Image(image::Command),
+    /// Build and inspect the boot kit
+    #[command(subcommand)]
+    Kit(kit::Command),
+    /// List, make, verify and remove the templates that VMs are cloned from
+    #[command(subcommand)]
+    Template(template::Command),
+    /// Show every effective setting and test what this node needs to run VMs
+    Check(check::Arguments),
+    /// List the VMs that Slurm runs on this node
+    Ps,
+}
+
+/// Runs the program by the name it was started with and its arguments.
+fn main() -> ExitCode {
+    let mut argv = std::env::args_os();
+    let name = argv.next().unwrap_or_default();
+    if Path::new(&name).file_name() == Some(OsStr::new(STEP_PROGRAM)) {
+        return finish(step::run(argv.collect()));
+    }
+    let arguments = Arguments::parse();
+    let config = || Config::load(arguments.config.as_deref());
+    let done = |result: anyhow::Result<()>| result.map(|()| ExitStatus::Code(0));
+    match arguments.command {
+        Command::Run(arguments) => finish(config().and_then(|config| run::run(config, arguments))),
+        Command::Image(command) => finish_plain(config().and_then(|config| image::run(&config, command))),
+        Command::Kit(command) => finish_plain(done(config().and_then(|config| kit::run(&config, command)))),
+        Command::Template(command) => finish_plain(done(config().and_then(|config| template::run(&config, command)))),
+        Command::Check(arguments) => finish_plain(config().and_then(|config| check::run(&config, &arguments))),
+        Command::Ps => finish_plain(done(config().and_then(|config| ps::run(&config)))),
+    }
+}
+
+/// Ends as the command in the VM ended.
+fn finish(result: anyhow::Result<ExitStatus>) -> ExitCode {
+    match result {
+        Ok(ExitStatus::Code(code)) => ExitCode::from(code),
+        Ok(ExitStatus::Signal(signo)) => {
+            die_by(signo);
+            ExitCode::from(128_u8.saturating_add(signo))
+        }
+        Err(error) => {
+            notice::line(&format!("error: {error:#}"));
+            ExitCode::from(if is_node_fault(&error) { EXIT_NODE_FAILED } else { EXIT_VM_FAILED })
+        }
+    }
+}
+
+/// Ends as an ordinary tool: 0 or 1, the error printed once.
+fn finish_plain(result: anyhow::Result<ExitStatus>) -> ExitCode {
+    match result {
+        Ok(ExitStatus::Code(code)) => ExitCode::from(code),
+        Ok(ExitStatus::Signal(_)) => ExitCode::FAILURE,
+        Err(error) => {
+            output::complain(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

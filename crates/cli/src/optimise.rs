@@ -1,0 +1,189 @@
+//! `spank-vm image optimise`: what a kit boot never uses is left out, the rest packed for a fast start.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Seek;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+
+use super::output::{mib, print};
+use image::slim::{Findings, slim};
+use image::{BootMode, DEFAULT_MAX_BYTES, DiskFormat, Image, ImportOptions, StagedDir, clean_up_on_signals, import};
+use proto::ExitStatus;
+use qemu::{BlockFormat, HelperDisk};
+use request::ImageName;
+use runner::config::{Config, StartChoice};
+use runner::helper;
+use runner::{self, Slot};
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Name of the image
+    name: ImageName,
+    /// Only say what would be left out
+    #[arg(long)]
+    dry_run: bool,
+    /// Leave out manuals, documents and translations too
+    #[arg(long)]
+    drop_docs: bool,
+    /// How often a start is measured before and after; 0 is not at all
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    runs: u32,
+    /// Keep the image as it is and give the optimised one this name
+    #[arg(long = "as", value_name = "OTHER")]
+    other: Option<ImageName>,
+}
+
+/// Optimises the image; one that fails any check is not published, and the old one stays.
+pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
+    let image = config.catalogue().find(&arguments.name)?;
+    ensure!(
+        image.entry.boot == BootMode::default(),
+        "image '{}' boots its own kernel: nothing of it can be left out",
+        image.name
+    );
+    let dir = image.entry_path.parent().unwrap_or(Path::new("/")).to_owned();
+    let name = arguments.other.as_ref().unwrap_or(&image.name).clone();
+    if let Some(other) = arguments.other.as_ref().filter(|other| dir.join(format!("{other}.toml")).exists()) {
+        bail!("image '{other}' exists in {}: remove it or choose another name", dir.display());
+    }
+    // After this, what has no final name is removed when a signal ends this process.
+    clean_up_on_signals()?;
+    let root = export(config, &image)?;
+    if arguments.dry_run {
+        let found = slim(&root, arguments.drop_docs, None)?;
+        return print(&format!("{}nothing was changed\n", report(&image, &found)));
+    }
+    let slimmed = unnamed(&config.scratch_dir)?;
+    let found = slim(&root, arguments.drop_docs, Some(&slimmed))?;
+    drop(root);
+    print(&report(&image, &found))?;
+
+    // Its name is the same for everybody, so that two do not optimise one image at once.
+    let staging = dir.join(format!(".{name}.optimise"));
+    let staging = StagedDir::create(&staging)
+        .with_context(|| format!("{} (if it was left by a process that was killed, remove it)", staging.display()))?;
+    let optimised = pack(slimmed, &image, &name, staging.path())?;
+    let after = slim(&export(config, &optimised)?, false, None)?;
+    ensure!(
+        after.libraries == found.libraries && after.kept == found.kept,
+        "the packed image differs from what was meant to be in it; '{}' stays as it was",
+        image.name
+    );
+    print(&format!("{:<10} libraries unchanged: {}\n", "verified", found.libraries.len()))?;
+    if arguments.runs > 0 {
+        let before = Starts::measure(config, &image, arguments.runs)?;
+        print(&before.compared(&Starts::measure(config, &optimised, arguments.runs)?))?;
+    }
+    let sizes = [&image, &optimised].map(|image| image.disk.metadata().map_or(0, |meta| meta.len()));
+    print(&format!("{:<10} before {:>9}   after {:>9}\n", "disk", mib(sizes[0]), mib(sizes[1])))?;
+    publish(&image, &optimised, &dir)
+}
+
+/// The image's root as an archive, read in a helper VM: the host mounts nothing.
+fn export(config: &Config, image: &Image) -> anyhow::Result<File> {
+    let root = unnamed(&config.scratch_dir)?;
+    let format = match image.entry.format {
+        DiskFormat::Qcow2 => BlockFormat::Qcow2,
+        DiskFormat::Squashfs | DiskFormat::Erofs | DiskFormat::Raw => BlockFormat::Raw,
+    };
+    let disk =
+        HelperDisk { serial: "source".to_owned(), file: image.open_disk()?, format, part: None, writable: false };
+    let finished = helper::run(config, vec![disk], &["disk", "export", "source"], root.as_fd())?;
+    finished.warnings().with_context(|| format!("the root of image '{}' cannot be read", image.name))?;
+    Ok(root)
+}
+
+fn unnamed(dir: &Path) -> anyhow::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(dir);
+    file.with_context(|| format!("no file for the image's root can be made in {} ('scratch_dir')", dir.display()))
+}
+
+/// An image of these files, with the entry of the old one in all that is not its disk.
+fn pack(mut files: File, old: &Image, name: &ImageName, staging: &Path) -> anyhow::Result<Image> {
+    files.rewind()?;
+    let options = ImportOptions {
+        name: name.clone(),
+        dir: staging.to_owned(),
+        description: old.entry.description.clone(),
+        append: old.entry.append.clone(),
+        replace: false,
+        max_bytes: DEFAULT_MAX_BYTES,
+        inherits: Some(old.entry.clone()),
+        arch: Some(old.entry.arch.clone()),
+    };
+    Ok(import(&mut files, &options)?.image)
+}
+
+/// Puts disk and entry in their places: who starts from the name finds the old image or the new one.
+fn publish(old: &Image, new: &Image, dir: &Path) -> anyhow::Result<()> {
+    let (disk, entry) = (dir.join(&new.entry.disk), dir.join(format!("{}.toml", new.name)));
+    fs::rename(&new.disk, &disk).with_context(|| disk.display().to_string())?;
+    if let Err(error) = fs::rename(&new.entry_path, &entry) {
+        if disk != old.disk {
+            let _ = fs::remove_file(&disk);
+        }
+        return Err(error).with_context(|| entry.display().to_string());
+    }
+    // VMs that run from the old disk have it open.
+    if entry == old.entry_path && old.disk != disk && old.disk.parent() == Some(dir) {
+        let _ = fs::remove_file(&old.disk);
+    }
+    print(&format!("image '{}' is ready: {}\n", new.name, disk.display()))
+}
+
+fn report(image: &Image, found: &Findings) -> String {
+    let line = |what: &str, which: &str, files: u64, bytes: u64| {
+        format!("{what:<10} {which:<28} {files:>7} files {:>11}\n", mib(bytes))
+    };
+    let mut text = format!("image '{}'\n", image.name);
+    for (what, amount) in &found.dropped {
+        text += &line("left out", what, amount.files, amount.bytes);
+    }
+    text + &line("kept", "everything else", found.kept.files, found.kept.bytes)
+}
+
+/// How long real VMs take from nothing to the end of a command that does nothing: medians.
+struct Starts {
+    boot: Duration,
+    clone: Duration,
+}
+
+impl Starts {
+    fn measure(config: &Config, image: &Image, runs: u32) -> anyhow::Result<Self> {
+        let dir = image.entry_path.parent().unwrap_or(Path::new("/")).to_owned();
+        let median = |start: StartChoice, warm_ups: u32| -> anyhow::Result<Duration> {
+            let config = Config { start, image_dirs: vec![dir.clone()], ..config.clone() };
+            let mut times = Vec::new();
+            for run in 0..runs + warm_ups {
+                let took = once(&config, &image.name)?;
+                if run >= warm_ups {
+                    times.push(took);
+                }
+            }
+            times.sort_unstable();
+            Ok(times[times.len() / 2])
+        };
+        // The first use makes the template.
+        Ok(Self { boot: median(StartChoice::Boot, 0)?, clone: median(StartChoice::Clone, 1)? })
+    }
+
+    fn compared(&self, after: &Self) -> String {
+        let line = |what: &str, before: Duration, after: Duration| {
+            format!("{what:<10} before {:>7.2} s   after {:>7.2} s\n", before.as_secs_f64(), after.as_secs_f64())
+        };
+        line("kit boot", self.boot, after.boot) + &line("clone", self.clone, after.clone)
+    }
+}
+
+fn once(config: &Config, image: &ImageName) -> anyhow::Result<Duration> {
+    let argv = ["/bin/sh", "-c", ":"].map(Into::into).to_vec();
+    let slot = Slot::plain(config.clone(), image.clone().into(), argv);
+    match runner::run(&slot)? {
+        ExitStatus::Code(0) => Ok(slot.begin.elapsed()),
+        status => bail!("a VM of image '{image}' ended with {status:?}"),
+    }
+}

@@ -1,0 +1,71 @@
+//! The task that slurmstepd starts in the place of the user's command.
+
+use std::ffi::OsString;
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, Uid, getppid};
+
+use proto::ExitStatus;
+use request::{REQUEST_ENV, STEP_PROGRAM, VmRequest};
+use runner::config::Config;
+use runner::fault::BlameNode;
+use runner::{self, Command, SaveAs, Slot, limits};
+
+/// Set to anything, prints the phases of every VM of the step to its stderr.
+const TIMING_ENV: &str = "SPANK_VM_TIMING";
+
+/// Set to anything, explains every phase on the step's stderr, as `srun -v` does.
+const VERBOSE_ENV: &str = "SPANK_VM_VERBOSE";
+
+/// Without slurmstepd nobody waits for this task, reads its output or could cancel it: the VM would run on unseen in
+/// a job that Slurm believes to have ended. slurmstepd starts tasks from its main thread, whose end is its own.
+fn die_with_slurmstepd() -> anyhow::Result<()> {
+    prctl::set_pdeathsig(Signal::SIGKILL).context("prctl")?;
+    ensure!(getppid() != Pid::from_raw(1), "slurmstepd is gone");
+    Ok(())
+}
+
+/// Runs the step that the plugin described in the environment; `arguments` follow `argv[0]`.
+pub fn run(mut arguments: Vec<OsString>) -> anyhow::Result<ExitStatus> {
+    let begin = Instant::now();
+    die_with_slurmstepd()?;
+    let text = std::env::var(REQUEST_ENV)
+        .with_context(|| format!("{REQUEST_ENV} is not set: this program is started by Slurm's plugin spank_vm"))?;
+    let mut request: VmRequest = text.parse()?;
+    runner::log::init(request.verbose || std::env::var_os(VERBOSE_ENV).is_some());
+    let mut config = Config::load(request.config.as_deref()).blame_node()?;
+    ensure!(
+        config.allow_root || !Uid::effective().is_root(),
+        "jobs of root get no VM on this site: submit as an ordinary user, or set allow_root = true in the configuration"
+    );
+    // What srun's plugin put before each program of --multi-prog, for nodes that have no plugin.
+    if request.argv0.is_none() && arguments.first().is_some_and(|word| word == STEP_PROGRAM) {
+        arguments.remove(0);
+    }
+    let argv = request.argv0.clone().into_iter().chain(arguments).collect();
+    // The plugin knows this node's name for certain, and has made the directory.
+    config.image_cache_dir = request.image_cache_dir.unwrap_or(config.image_cache_dir);
+    // One image for the step: its first task's.
+    let save = request.asked.vm_save.take().filter(|_| is_first_task());
+    let save = save.map(|spec| SaveAs::new(&spec, None, &config).with_context(|| format!("--vm-save={spec}")));
+    let slot = Slot {
+        config,
+        image: request.image,
+        job: request.job,
+        asked: request.asked,
+        memory: limits::memory(request.memory_mib, request.tasks),
+        save: save.transpose()?,
+        command: Command { argv, batch_script: request.batch_script, script_path: None },
+        timing: std::env::var_os(TIMING_ENV).is_some(),
+        begin,
+    };
+    runner::run(&slot)
+}
+
+/// Whether this is the first task of its step. A batch script is.
+fn is_first_task() -> bool {
+    std::env::var("SLURM_PROCID").map_or(true, |rank| rank == "0")
+}

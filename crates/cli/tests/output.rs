@@ -1,0 +1,41 @@
+//! What others wrote and root reads on a terminal.
+
+use std::fs;
+use std::process::Command;
+
+/// Runs the program with an entry of somebody's and says what it wrote on both outputs.
+fn run(entry: &str, arguments: &[&str]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("spank-vm.toml");
+    fs::write(&config, format!("image_dirs = ['{}']\n", dir.path().display())).unwrap();
+    fs::write(dir.path().join("theirs.toml"), entry).unwrap();
+    // Enough of a squashfs to be opened.
+    fs::write(dir.path().join("theirs.squashfs"), b"hsqs").unwrap();
+    fs::rename(&config, dir.path().join("config")).unwrap();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_spank-vm"));
+    let output = program.arg("--config").arg(dir.path().join("config")).args(arguments).output().unwrap();
+    String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+}
+
+#[test]
+fn an_entry_gives_the_terminal_no_orders_and_feigns_no_line() {
+    let entry = "disk = 'theirs.squashfs'\nformat = 'squashfs'\n\
+                 description = \"\\u001b[2Jcleared\\u009b31m \\u202eback\\ndebian12  1 G  site  yes  feigned\"\n";
+    for arguments in [&["image", "list"][..], &["image", "show", "theirs"], &["image", "verify", "theirs"]] {
+        let said = run(entry, arguments);
+        assert!(said.contains("theirs"), "{arguments:?}: {said:?}");
+        assert!(!said.contains(['\u{1b}', '\u{9b}', '\u{202e}', '\r']), "{arguments:?}: {said:?}");
+        assert!(!said.lines().any(|line| line.starts_with("debian12")), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn an_entry_that_cannot_be_read_gives_none_either() {
+    // The message shows the line.
+    for entry in ["disk = \u{1b}[2J\n", "disk = 'x'\n\u{1b}]0;title\u{7} = 1\n"] {
+        for arguments in [&["image", "list"][..], &["image", "show", "theirs"]] {
+            let said = run(entry, arguments);
+            assert!(said.contains("theirs") && !said.contains(['\u{1b}', '\u{7}']), "{arguments:?}: {said:?}");
+        }
+    }
+}

@@ -1,0 +1,458 @@
+//! Finding images: by name in the catalogue's directories, or by path.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::allow::Refusal;
+use super::dirs::{ImageDir, Owner, Person, expand};
+use super::entry::{DiskFormat, ImageEntry};
+use super::fitness;
+use super::probe::Probe;
+use request::{ImageName, ImageRef};
+
+/// Longest entry that is read: it may be any file of any user.
+const ENTRY_MAX: u64 = 64 << 10;
+
+/// An image whose entry was read.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Its name in the catalogue.
+    pub name: ImageName,
+    /// What the entry says.
+    pub entry: ImageEntry,
+    /// The entry's own path; the disk's where there is no entry.
+    pub entry_path: PathBuf,
+    /// Absolute path of the disk file.
+    pub disk: PathBuf,
+}
+
+impl Image {
+    /// Opens the disk for reading: the check that it is there and that this user may use it. Nothing is read.
+    ///
+    /// # Errors
+    /// [`ImageError::Disk`].
+    pub fn open_disk(&self) -> Result<File, ImageError> {
+        open_regular(&self.disk).map_err(|source| self.disk_error(source))
+    }
+
+    /// Looks into the disk, opened before: whether it is whole and what the entry says it is, and leads QEMU to no
+    /// other file.
+    ///
+    /// # Errors
+    /// [`ImageError::Unfit`], or [`ImageError::Disk`] when it cannot be read.
+    pub fn check_disk(&self, file: &File) -> Result<Probe, ImageError> {
+        let probe = Probe::of(file).map_err(|source| self.disk_error(source))?;
+        match fitness::objection(&self.entry, &probe) {
+            None => Ok(probe),
+            Some(why) => Err(ImageError::Unfit { name: self.name.clone(), disk: self.disk.clone(), why }),
+        }
+    }
+
+    fn disk_error(&self, source: io::Error) -> ImageError {
+        ImageError::Disk { name: self.name.clone(), disk: self.disk.clone(), source }
+    }
+}
+
+/// Opens a file, and never waits for the other end of a pipe.
+fn open_regular(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("not a regular file")),
+    }
+}
+
+/// Why an image cannot be had. Each text names the value and the remedy.
+#[derive(Debug)]
+pub enum ImageError {
+    /// No directory has an entry of that name.
+    Unknown {
+        /// The name asked for.
+        name: String,
+        /// The most similar name there is.
+        suggestion: Option<String>,
+    },
+    /// A directory of the catalogue cannot be listed.
+    Directory {
+        /// The directory.
+        dir: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// An entry cannot be read or is not valid.
+    Entry {
+        /// The entry's file.
+        path: PathBuf,
+        /// What is wrong, with the line where there is one.
+        why: String,
+    },
+    /// The disk file is not usable.
+    Disk {
+        /// The image.
+        name: ImageName,
+        /// Its disk file.
+        disk: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The disk file is not what the entry says, damaged, or of a kind that no VM starts from.
+    Unfit {
+        /// The image.
+        name: ImageName,
+        /// Its disk file.
+        disk: PathBuf,
+        /// What is wrong and what helps.
+        why: String,
+    },
+    /// A file that a user names cannot be opened.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A path where the site has only images of the catalogue.
+    PathForbidden {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The entry's rules exclude this user or job.
+    Refused {
+        /// The image.
+        name: ImageName,
+        /// The rule.
+        refusal: Refusal,
+    },
+}
+
+impl fmt::Display for ImageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown { name, suggestion } => {
+                write!(f, "no image '{name}'")?;
+                if let Some(other) = suggestion {
+                    write!(f, "; did you mean '{other}'?")?;
+                }
+                f.write_str(" (--vm-image=list shows all)")
+            }
+            Self::Directory { dir, source } => write!(
+                f,
+                "the image catalogue {} cannot be read: {source}; the administrator sets it with 'image_dirs'",
+                dir.display()
+            ),
+            Self::Entry { path, why } => write!(f, "the image entry {} is not valid: {why}", path.display()),
+            Self::Disk { name, disk, source } => write!(
+                f,
+                "the disk of image '{name}', {}, cannot be used: {source}; whoever made the image must put it back or \
+                 remove the entry",
+                disk.display()
+            ),
+            Self::Unfit { name, disk, why } => write!(f, "the disk of image '{name}', {}, {why}", disk.display()),
+            Self::File { path, source } => write!(f, "--vm-image={}: {source}", path.display()),
+            Self::PathForbidden { path } => write!(
+                f,
+                "--vm-image={}: this site allows images of its catalogue only ('user_images'); --vm-image=list shows \
+                 them",
+                path.display()
+            ),
+            Self::Refused { name, refusal } => write!(f, "image '{name}' is {refusal}"),
+        }
+    }
+}
+
+impl std::error::Error for ImageError {}
+
+/// The images that somebody finds.
+#[derive(Debug, Clone)]
+pub struct Catalogue {
+    dirs: Vec<ImageDir>,
+    person: Person,
+    user_images: bool,
+}
+
+impl Catalogue {
+    /// The catalogue that `person` finds in these directories, the first having precedence. Without `user_images`
+    /// directories of users and paths do not count.
+    pub fn of(patterns: &[PathBuf], person: Person, user_images: bool) -> Self {
+        let mut dirs = expand(patterns, &person);
+        dirs.retain(|dir| user_images || dir.owner != Owner::User);
+        Self { dirs, person, user_images }
+    }
+
+    /// The same for whoever runs this process.
+    pub fn new(patterns: &[PathBuf]) -> Self {
+        Self::of(patterns, Person::of_process(), true)
+    }
+
+    /// The directories, the first having precedence.
+    pub fn dirs(&self) -> &[ImageDir] {
+        &self.dirs
+    }
+
+    /// Whether paths are allowed.
+    pub fn allows_paths(&self) -> bool {
+        self.user_images
+    }
+
+    /// Where new images of this person belong: root's with the site's, others' in a directory of their own.
+    pub fn dir_for_new(&self) -> Option<&Path> {
+        let owner = if self.person.is_root { Owner::Site } else { Owner::User };
+        self.dirs.iter().find(|dir| dir.owner == owner).map(|dir| dir.path.as_path())
+    }
+
+    /// Whose directory the image's entry is in; `None` for one that was named by its path.
+    pub fn owner_of(&self, image: &Image) -> Option<Owner> {
+        let parent = image.entry_path.parent()?;
+        self.dirs.iter().find(|dir| dir.path == parent).map(|dir| dir.owner)
+    }
+
+    /// The image of that name or path, for a person whom its entry does not exclude.
+    ///
+    /// # Errors
+    /// Any [`ImageError`] but those about the content of a disk that an entry describes.
+    pub fn resolve(&self, image: &ImageRef) -> Result<Image, ImageError> {
+        let image = match image {
+            ImageRef::Name(name) => self.find(name)?,
+            ImageRef::Path(path) if !self.user_images => return Err(ImageError::PathForbidden { path: path.clone() }),
+            ImageRef::Path(path) => of_path(path)?,
+        };
+        self.permits(&image)?;
+        Ok(image)
+    }
+
+    /// Whether the image's entry lets this person in.
+    ///
+    /// # Errors
+    /// [`ImageError::Refused`].
+    pub fn permits(&self, image: &Image) -> Result<(), ImageError> {
+        let refused = |refusal| ImageError::Refused { name: image.name.clone(), refusal };
+        image.entry.allow.permits(&self.person).map_err(refused)
+    }
+
+    /// The image of that name.
+    ///
+    /// # Errors
+    /// Any [`ImageError`] but those about the disk, which is not touched, and [`ImageError::Refused`].
+    pub fn find(&self, name: &ImageName) -> Result<Image, ImageError> {
+        for dir in &self.dirs {
+            let path = dir.path.join(format!("{name}.toml"));
+            match read_entry(&path) {
+                Ok(text) => return parse(name.clone(), path, &text),
+                // The directory itself may be what is missing or closed; only then is the name unknown for sure.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(ImageError::Entry { path, why: error.to_string() }),
+            }
+        }
+        let names = self.names()?;
+        let suggestion = names
+            .into_iter()
+            .map(|other| (strsim::damerau_levenshtein(name.as_str(), other.as_str()), other))
+            .filter(|(distance, _)| *distance <= 1 + name.as_str().len() / 4)
+            .min_by_key(|(distance, _)| *distance)
+            .map(|(_, other)| other.to_string());
+        Err(ImageError::Unknown { name: name.to_string(), suggestion })
+    }
+
+    /// All names, sorted. Directories that do not exist are skipped, unless none exists and the site named one.
+    ///
+    /// # Errors
+    /// [`ImageError::Directory`].
+    pub fn names(&self) -> Result<Vec<ImageName>, ImageError> {
+        let mut names = Vec::new();
+        let mut missing = None;
+        let mut seen_any = false;
+        for ImageDir { path, owner } in &self.dirs {
+            let listing = match std::fs::read_dir(path) {
+                Ok(listing) => listing,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    if *owner == Owner::Site {
+                        missing.get_or_insert((path, error));
+                    }
+                    continue;
+                }
+                Err(source) => return Err(ImageError::Directory { dir: path.clone(), source }),
+            };
+            seen_any = true;
+            names.extend(listing.flatten().filter_map(|file| entry_name(&file.path())));
+        }
+        match missing {
+            Some((dir, source)) if !seen_any => Err(ImageError::Directory { dir: dir.clone(), source }),
+            _ => {
+                names.sort();
+                names.dedup();
+                Ok(names)
+            }
+        }
+    }
+
+    /// Every image, or why its entry is not valid.
+    ///
+    /// # Errors
+    /// [`ImageError::Directory`].
+    pub fn list(&self) -> Result<Vec<Result<Image, ImageError>>, ImageError> {
+        Ok(self.names()?.iter().map(|name| self.find(name)).collect())
+    }
+}
+
+/// The image that is this file: an entry by its extension, else a disk by its content.
+fn of_path(path: &Path) -> Result<Image, ImageError> {
+    let failed = |source| ImageError::File { path: path.to_owned(), source };
+    let name = ImageName::of_file(path);
+    if path.extension().is_some_and(|extension| extension == "toml") {
+        return parse(name, path.to_owned(), &read_entry(path).map_err(failed)?);
+    }
+    let probe = open_regular(path).and_then(|file| Probe::of(&file)).map_err(failed)?;
+    let disk = path.to_owned();
+    match DiskFormat::of(&probe.content) {
+        Some(format) => {
+            let entry = ImageEntry::new(disk.clone(), format);
+            Ok(Image { name, entry, entry_path: disk.clone(), disk })
+        }
+        None => Err(ImageError::Unfit { name, disk, why: fitness::no_disk(&probe) }),
+    }
+}
+
+fn read_entry(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    open_regular(path)?.take(ENTRY_MAX + 1).read_to_string(&mut text)?;
+    match text.len() as u64 > ENTRY_MAX {
+        true => Err(io::Error::other(format!("longer than the {} KiB of any entry", ENTRY_MAX >> 10))),
+        false => Ok(text),
+    }
+}
+
+fn entry_name(path: &Path) -> Option<ImageName> {
+    if path.extension()? != "toml" {
+        return None;
+    }
+    path.file_stem()?.to_str()?.parse().ok()
+}
+
+fn parse(name: ImageName, entry_path: PathBuf, text: &str) -> Result<Image, ImageError> {
+    let mut entry: ImageEntry = toml::from_str(text)
+        .map_err(|error| ImageError::Entry { path: entry_path.clone(), why: one_line(&error.to_string()) })?;
+    entry.validate().map_err(|why| ImageError::Entry { path: entry_path.clone(), why })?;
+    if let Some(digest) = &mut entry.sha256 {
+        // It names the copies on nodes.
+        digest.make_ascii_lowercase();
+        if digest.len() != 64 || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            let why = "sha256 must be 64 hexadecimal digits, as sha256sum prints them".to_owned();
+            return Err(ImageError::Entry { path: entry_path, why });
+        }
+    }
+    let dir = entry_path.parent().unwrap_or(Path::new("/"));
+    let disk = dir.join(&entry.disk);
+    Ok(Image { name, entry, entry_path, disk })
+}
+
+/// toml's errors draw the place over several lines; users get one.
+fn one_line(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.contains('|')).collect();
+    lines.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> ImageName {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_first_directory_wins_and_a_typing_error_gets_a_suggestion() {
+        let (site, user) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let entry = |disk: &str| format!("disk = '{disk}'\nformat = 'squashfs'\n");
+        std::fs::write(site.path().join("debian12.toml"), entry("site.sqfs")).unwrap();
+        std::fs::write(user.path().join("debian12.toml"), entry("user.sqfs")).unwrap();
+        std::fs::write(user.path().join("tiny.toml"), entry("/abs/tiny.sqfs")).unwrap();
+        let dirs = [site.path().to_owned(), user.path().to_owned()];
+        let catalogue = Catalogue::new(&dirs);
+        assert_eq!(catalogue.find(&name("debian12")).unwrap().disk, site.path().join("site.sqfs"));
+        assert_eq!(catalogue.find(&name("tiny")).unwrap().disk, Path::new("/abs/tiny.sqfs"));
+        let error = catalogue.find(&name("debain12")).unwrap_err().to_string();
+        assert_eq!(error, "no image 'debain12'; did you mean 'debian12'? (--vm-image=list shows all)");
+        let error = catalogue.find(&name("windows")).unwrap_err().to_string();
+        assert_eq!(error, "no image 'windows' (--vm-image=list shows all)");
+    }
+
+    #[test]
+    fn a_broken_entry_is_one_line_with_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("x.toml"), "disk = 'a'\nformat = 'floppy'\n").unwrap();
+        let dirs = [dir.path().to_owned()];
+        let error = Catalogue::new(&dirs).find(&name("x")).unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("floppy") && !error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn a_catalogue_that_does_not_exist_is_not_an_empty_one() {
+        let dirs = [PathBuf::from("/nonexistent/images")];
+        let error = Catalogue::new(&dirs).find(&name("x")).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/images"), "{error}");
+    }
+
+    #[test]
+    fn a_users_images_are_found_unless_the_site_has_them_or_wants_none() {
+        let (site, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let entry = |disk: &str| format!("disk = '{disk}'\nformat = 'squashfs'\n");
+        std::fs::write(site.path().join("both.toml"), entry("site")).unwrap();
+        std::fs::write(home.path().join("both.toml"), entry("mine")).unwrap();
+        std::fs::write(home.path().join("mine.toml"), entry("mine")).unwrap();
+        let ada = Person { name: "ada".into(), home: Some(home.path().into()), ..Person::default() };
+        let patterns = [site.path().to_owned(), "/nonexistent/%u".into(), "~".into()];
+        let catalogue = Catalogue::of(&patterns, ada.clone(), true);
+        assert_eq!(catalogue.find(&name("both")).unwrap().disk, site.path().join("site"));
+        let mine = catalogue.find(&name("mine")).unwrap();
+        assert_eq!(
+            (mine.disk.as_path(), catalogue.owner_of(&mine)),
+            (home.path().join("mine").as_path(), Some(Owner::User))
+        );
+        assert_eq!(catalogue.names().unwrap(), [name("both"), name("mine")]);
+        assert_eq!(catalogue.dir_for_new(), Some(Path::new("/nonexistent/ada")));
+        let strict = Catalogue::of(&patterns, ada, false);
+        assert_eq!(strict.names().unwrap(), [name("both")]);
+        assert_eq!(strict.dir_for_new(), None);
+    }
+
+    #[test]
+    fn a_path_is_a_disk_or_an_entry_if_the_site_allows_paths() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let reference = |name: &str| path(name).to_str().unwrap().parse::<ImageRef>().unwrap();
+        let mut squashfs = vec![0; 4096];
+        squashfs[..4].copy_from_slice(b"hsqs");
+        squashfs[40..48].copy_from_slice(&4096_u64.to_le_bytes());
+        std::fs::write(path("my disk.img"), &squashfs).unwrap();
+        std::fs::write(path("e.toml"), "disk = 'my disk.img'\nformat = 'squashfs'\n[allow]\nusers = ['ada']\n")
+            .unwrap();
+        std::fs::write(path("cut"), &squashfs[..4095]).unwrap();
+        std::fs::write(path("notes.txt"), "hello").unwrap();
+        std::fs::write(path("long.toml"), "#".repeat(1 << 20)).unwrap();
+        nix::unistd::mkfifo(&path("pipe.toml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let catalogue =
+            |name: &str, allowed| Catalogue::of(&[], Person { name: name.into(), ..Person::default() }, allowed);
+        let image = catalogue("bob", true).resolve(&reference("my disk.img")).unwrap();
+        assert_eq!((image.name.as_str(), image.entry.format), ("my_disk", DiskFormat::Squashfs));
+        image.check_disk(&image.open_disk().unwrap()).unwrap();
+        assert_eq!(catalogue("ada", true).resolve(&reference("e.toml")).unwrap().disk, path("my disk.img"));
+        for (person, allowed, file, words) in [
+            ("bob", false, "my disk.img", "user_images"),
+            ("bob", true, "e.toml", "image 'e' is for the users ada only"),
+            ("bob", true, "notes.txt", "nothing that is known here"),
+            ("bob", true, "gone", "No such file"),
+            ("bob", true, "pipe.toml", "not a regular file"),
+            ("bob", true, "long.toml", "longer than"),
+            ("bob", true, ".", "not a regular file"),
+        ] {
+            let error = catalogue(person, allowed).resolve(&reference(file)).unwrap_err().to_string();
+            assert!(error.contains(words) && !error.contains('\n'), "{file}: {error}");
+        }
+        let cut = catalogue("bob", true).resolve(&reference("cut")).unwrap();
+        let error = cut.check_disk(&cut.open_disk().unwrap()).unwrap_err().to_string();
+        assert!(error.contains("truncated") && error.contains("1 byte"), "{error}");
+    }
+}

@@ -1,0 +1,102 @@
+//! The disk and its entry appear in the catalogue, whole and at once.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+
+use super::options::ImportOptions;
+use crate::catalogue::Image;
+use crate::digest;
+use crate::entry::{BootMode, DiskFormat, ImageEntry};
+use crate::staged::Staged;
+
+/// What is wrong with the name shows before anything is read.
+///
+/// # Errors
+/// The name is taken.
+pub fn name_must_be_free(options: &ImportOptions) -> anyhow::Result<()> {
+    let ImportOptions { name, dir, .. } = options;
+    if entry_path(options).exists() && !options.replace {
+        bail!("image '{name}' exists in {}: --replace overwrites it", dir.display());
+    }
+    Ok(())
+}
+
+fn entry_path(options: &ImportOptions) -> PathBuf {
+    options.dir.join(format!("{}.toml", options.name))
+}
+
+/// The file to write the disk to.
+///
+/// # Errors
+/// When the directory cannot be written.
+pub fn begin(options: &ImportOptions) -> anyhow::Result<Staged> {
+    let dir = &options.dir;
+    fs::create_dir_all(dir)
+        .and_then(|()| Staged::create(dir))
+        .with_context(|| format!("the image directory {} cannot be written", dir.display()))
+}
+
+/// Gives the disk its name and writes the entry.
+///
+/// # Errors
+/// When a file cannot be written; nothing has changed then.
+pub fn publish(staged: Staged, options: &ImportOptions, arch: String) -> anyhow::Result<Image> {
+    let ImportOptions { name, dir, .. } = options;
+    staged.file().sync_all().context("writing the new disk")?;
+    let sha256 = digest::of_file(&staged.path()).context("reading the new disk")?;
+    // A new disk gets a new name: jobs that run from the old one keep it until they end.
+    let disk = PathBuf::from(format!("{name}-{}.squashfs", &sha256[..12]));
+    let entry_path = entry_path(options);
+    let old = options.replace.then(|| disk_of(&entry_path)).flatten().filter(|old| *old != dir.join(&disk));
+    ensure!(!is_interrupted(), "interrupted by a signal");
+    staged.publish(&dir.join(&disk), true)?;
+
+    let inherited = options.inherits.clone().unwrap_or_else(|| ImageEntry::new(PathBuf::new(), DiskFormat::Squashfs));
+    let entry = ImageEntry {
+        description: options.description.clone(),
+        disk: disk.clone(),
+        format: DiskFormat::Squashfs,
+        boot: BootMode::Kit,
+        append: options.append.clone(),
+        arch,
+        sha256: Some(sha256),
+        full: None,
+        ..inherited
+    };
+    let published = Staged::create(dir).map_err(anyhow::Error::from).and_then(|staged| {
+        staged.file().write_all(toml::to_string(&entry)?.as_bytes())?;
+        staged.publish(&entry_path, options.replace)
+    });
+    if let Err(error) = published {
+        let _ = fs::remove_file(dir.join(&disk));
+        return Err(error);
+    }
+    if let Some(old) = old {
+        // Who runs from it has it open; who is about to looks the entry up.
+        let _ = fs::remove_file(old);
+    }
+    Ok(Image { name: name.clone(), entry, entry_path, disk: dir.join(disk) })
+}
+
+/// The disk beside an entry that is about to be replaced; one that lies elsewhere is not ours to remove.
+fn disk_of(entry_path: &Path) -> Option<PathBuf> {
+    let entry: ImageEntry = toml::from_str(&fs::read_to_string(entry_path).ok()?).ok()?;
+    let dir = entry_path.parent()?;
+    Some(dir.join(entry.disk)).filter(|disk| disk.parent() == Some(dir))
+}
+
+/// Whether a signal waits that will end this process: where a VM is saved, signals are blocked and read later, and
+/// who was told to end must not publish anything any more.
+fn is_interrupted() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let pending = |key| {
+        let mask = status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+        mask.and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(0)
+    };
+    let ending =
+        [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM].iter().fold(0, |mask, n| mask | 1 << (n - 1));
+    (pending("SigPnd:") | pending("ShdPnd:")) & ending != 0
+}

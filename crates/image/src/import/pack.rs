@@ -1,0 +1,128 @@
+//! Entries to a squashfs, by `sqfstar`.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Seek};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+
+use anyhow::{Context, bail};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use super::plan::PlannedFile;
+use archive::{Entry, Kind, Writer};
+
+/// Bytes collected before they are written to the pipe.
+const BUFFER: usize = 256 * 1024;
+
+/// What the packer may use beside its program: its own default is a quarter of the machine's memory.
+const MEMORY: &str = "64M";
+
+/// Whether this machine has what packs images.
+///
+/// # Errors
+/// When not; the text says how to get it.
+pub fn packer_exists() -> anyhow::Result<()> {
+    let tried = Command::new("sqfstar").arg("-version").stdin(Stdio::null()).stdout(Stdio::null()).status();
+    tried.map(drop).context("sqfstar cannot be started: install squashfs-tools")
+}
+
+/// A running `sqfstar`.
+#[derive(Debug)]
+pub struct Packer {
+    child: Child,
+    archive: Writer<BufWriter<ChildStdin>>,
+    said: File,
+}
+
+impl Packer {
+    /// Starts packing into `disk`, an empty file. `root` is the entry of the root directory itself.
+    ///
+    /// # Errors
+    /// When `sqfstar` is not installed.
+    pub fn start(disk: &Path, root: &Entry) -> anyhow::Result<Self> {
+        // In memory: nobody reads while it writes, and the disk may be what is full.
+        let said = File::from(memfd_create(c"sqfstar", MFdFlags::MFD_CLOEXEC)?);
+        // lz4: under emulation the guest decompresses on a slow processor, and size matters less than start time.
+        let mut child = Command::new("sqfstar")
+            // The file is there already, and is this process's alone. The memory is the task's when a VM is saved.
+            .args(["-quiet", "-no-progress", "-force", "-mem", MEMORY, "-comp", "lz4", "-b", "128K"])
+            .args(["-root-mode", &format!("{:o}", root.mode & 0o7777)])
+            .args(["-root-uid", &root.uid.to_string(), "-root-gid", &root.gid.to_string()])
+            .args(["-root-time", &root.mtime.to_string()])
+            .arg(disk)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(said.try_clone()?)
+            .spawn()
+            .context("sqfstar cannot be started: install squashfs-tools")?;
+        let input = child.stdin.take().context("no pipe to sqfstar")?;
+        Ok(Self { child, archive: Writer::new(BufWriter::with_capacity(BUFFER, input)), said })
+    }
+
+    /// Packs what has no content.
+    ///
+    /// # Errors
+    /// When `sqfstar` has ended.
+    pub fn entry(&mut self, entry: &Entry) -> io::Result<()> {
+        self.archive.entry(entry, &mut io::empty())
+    }
+
+    /// Packs a file under all its names.
+    ///
+    /// # Errors
+    /// When its content cannot be read or `sqfstar` has ended.
+    pub fn file(&mut self, file: &PlannedFile, mut content: impl Read) -> anyhow::Result<()> {
+        let size = file.entry.kind.size();
+        let mut counted = (&mut content).take(size);
+        self.archive.entry(&Entry { kind: Kind::File(size), ..file.entry.clone() }, &mut counted)?;
+        if counted.limit() > 0 {
+            bail!("the archive changed while it was read");
+        }
+        for link in file.other_names() {
+            self.archive.entry(&link, &mut io::empty())?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the end. `packed` is what came of giving everything to it.
+    ///
+    /// # Errors
+    /// What went wrong first: `sqfstar`'s own reason, if it gave up.
+    pub fn finish(mut self, packed: anyhow::Result<()>) -> anyhow::Result<()> {
+        let packed = match packed {
+            Ok(()) => self.archive.finish().map(drop).map_err(Into::into),
+            Err(error) => {
+                drop(self.archive);
+                Err(error)
+            }
+        };
+        if let Err(error) = packed {
+            let is_pipe = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
+            if !error.downcast_ref::<io::Error>().is_some_and(is_pipe) {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                return Err(error);
+            }
+        }
+        let status = self.child.wait().context("waiting for sqfstar")?;
+        if status.success() {
+            return Ok(());
+        }
+        let mut said = String::new();
+        self.said.rewind()?;
+        let _ = self.said.take(1 << 20).read_to_string(&mut said);
+        bail!("the image cannot be written: {}", reason(status, &said));
+    }
+}
+
+/// Why the packer failed, in its words or from how it ended.
+fn reason(status: ExitStatus, said: &str) -> String {
+    if status.signal() == Some(libc::SIGXFSZ) {
+        return "the file grew beyond the limit for files (ulimit -f)".to_owned();
+    }
+    let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty());
+    // The cause comes before the announcement that it is fatal.
+    let line = lines().find(|line| line.contains("because")).or_else(|| lines().next_back());
+    line.map_or_else(|| format!("the packer ended with {status}"), str::to_owned)
+}

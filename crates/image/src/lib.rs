@@ -1,0 +1,30 @@
+//! Images: named guest operating systems.
+//!
+//! An image is an entry `NAME.toml` in one of the catalogue's directories, beside or pointing to
+//! its disk, or a disk file that a user names. Images are read-only.
+
+// println! and eprintln! panic when nobody reads any more.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+#![forbid(unsafe_code)]
+
+pub mod allow;
+mod catalogue;
+pub mod digest;
+mod dirs;
+mod entry;
+mod fitness;
+pub mod import;
+pub mod kit;
+mod links;
+mod new_image;
+pub mod probe;
+pub mod slim;
+mod staged;
+
+pub use catalogue::{Catalogue, Image, ImageError};
+pub use dirs::{ImageDir, Owner, Person, check_pattern};
+pub use entry::{BootMode, DiskBus, DiskFormat, FullBootEntry, ImageEntry};
+pub use import::{DEFAULT_MAX_BYTES, ImportOptions, Imported, import, packer_exists, runs_here};
+pub use links::Links;
+pub use new_image::NewImage;
+pub use staged::{Staged, StagedDir, clean_up_on_signals};

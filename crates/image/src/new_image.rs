@@ -1,0 +1,73 @@
+//! Where a new image goes, and whether it can.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use nix::unistd::{AccessFlags, access};
+
+use request::{ImageName, SaveSpec};
+
+/// A place that was looked at: the directory is there and this user may write it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewImage {
+    /// Name of the image.
+    pub name: ImageName,
+    /// Directory for disk and entry.
+    pub dir: PathBuf,
+    /// Replace an image of that name.
+    pub replace: bool,
+}
+
+impl NewImage {
+    /// Finds the directory that `spec` means: with a name alone `own`, the catalogue's for new images of this
+    /// person, which is made if it is not there yet.
+    ///
+    /// # Errors
+    /// When there is no such directory or the name is taken; the text is for the user.
+    pub fn find(spec: &SaveSpec, own: Option<&Path>) -> anyhow::Result<Self> {
+        let SaveSpec { name, dir, replace } = spec.clone();
+        let dir = match dir {
+            Some(dir) => dir,
+            None => {
+                let own = own.with_context(|| {
+                    format!("'{name}': the catalogue has no directory of yours; give a path, as in /DIRECTORY/{name}")
+                })?;
+                std::fs::create_dir_all(own).with_context(|| format!("your image directory {}", own.display()))?;
+                own.to_owned()
+            }
+        };
+        writable(&dir)?;
+        let entry = dir.join(format!("{name}.toml"));
+        if !replace && entry.symlink_metadata().is_ok() {
+            bail!("image '{name}' exists in {}; choose another name, or say that it shall be replaced", dir.display());
+        }
+        Ok(Self { name, dir, replace })
+    }
+}
+
+fn writable(dir: &Path) -> anyhow::Result<()> {
+    ensure!(dir.is_dir(), "{} is no directory", dir.display());
+    let rights = AccessFlags::W_OK | AccessFlags::X_OK;
+    access(dir, rights).with_context(|| format!("the directory {} cannot be written", dir.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_goes_to_the_persons_own_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("not yet/images");
+        let find = |text: &str| NewImage::find(&text.parse().unwrap(), Some(&own));
+        assert_eq!(find("mine").unwrap().dir, own);
+        std::fs::write(own.join("mine.toml"), "").unwrap();
+        let error = find("mine").unwrap_err().to_string();
+        assert!(error.contains("'mine' exists in"), "{error}");
+        assert!(find("mine,replace").unwrap().replace);
+        let error = find("/nonexistent/mine").unwrap_err().to_string();
+        assert!(error.contains("/nonexistent is no directory"), "{error}");
+        let error = NewImage::find(&"mine".parse().unwrap(), None).unwrap_err().to_string();
+        assert!(error.contains("give a path"), "{error}");
+    }
+}

@@ -1,0 +1,157 @@
+//! One producer at a time: a lock that dies with its holder, and a wait for it without polling.
+//!
+//! Whoever waits keeps one descriptor of the lock file, as long as the file has its name: each closing of it is an
+//! event for all others, and waiters that opened it anew would keep waking each other.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::sys::{self, Watch};
+
+/// What may end a wait before its time: the signals of the process that waits.
+pub trait Interrupt {
+    /// Readable when something came.
+    fn fd(&self) -> BorrowedFd<'_>;
+
+    /// The number of the next signal that ends the wait; others that came are taken and ignored.
+    fn next_fatal(&self) -> Option<u8>;
+}
+
+/// The lock, held. Its file is gone when it is released.
+#[derive(Debug)]
+pub struct Lock {
+    path: PathBuf,
+    _held: File,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Before the release: whoever waits sees that this file is no lock any more and takes a new one.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// How a wait ended.
+#[derive(Debug)]
+pub enum Waited<T> {
+    /// The lock is ours.
+    Locked(Lock),
+    /// What the wait was for came from somebody else.
+    Found(T),
+    /// The deadline passed.
+    TimedOut(TimedOut),
+    /// A signal came that ends the wait.
+    Interrupted(u8),
+}
+
+/// A wait that took too long, and for what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimedOut {
+    /// The lock.
+    pub path: PathBuf,
+    /// How long it was waited for.
+    pub waited: Duration,
+    /// Its holder, if it says who it is.
+    pub holder: Option<u32>,
+}
+
+impl fmt::Display for TimedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let who = self.holder.map_or("another process".to_owned(), |pid| format!("process {pid}"));
+        write!(f, "{who} did not release {} within {} s", self.path.display(), self.waited.as_secs())
+    }
+}
+
+/// Waits for the lock `path` until `deadline`, or until `look` finds what the lock is wanted for. What is there at once
+/// is taken even if the deadline has passed.
+///
+/// # Errors
+/// When the lock file cannot be made.
+pub fn wait<T>(
+    path: &Path,
+    deadline: Instant,
+    interrupt: &dyn Interrupt,
+    mut look: impl FnMut() -> Option<T>,
+) -> io::Result<Waited<T>> {
+    let begin = Instant::now();
+    let mut attempt = Attempt::at(path)?;
+    loop {
+        if let Some(signal) = interrupt.next_fatal() {
+            return Ok(Waited::Interrupted(signal));
+        }
+        let is_locked = sys::try_lock(&attempt.file)?;
+        if !attempt.is_named() {
+            // Its holder has removed it: the next lock is another file.
+            attempt = Attempt::at(path)?;
+            // Somebody may remove each new one; the deadline holds then too.
+            if Instant::now() < deadline {
+                continue;
+            }
+        } else if is_locked {
+            let lock = attempt.into_lock();
+            return Ok(look().map_or(Waited::Locked(lock), Waited::Found));
+        }
+        if let Some(found) = look() {
+            return Ok(Waited::Found(found));
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let (path, holder) = (path.to_owned(), attempt.holder());
+            return Ok(Waited::TimedOut(TimedOut { path, waited: begin.elapsed(), holder }));
+        }
+        attempt.watch.wait(interrupt.fd(), left)?;
+    }
+}
+
+/// A lock file, opened once, and a watch on it.
+struct Attempt {
+    path: PathBuf,
+    file: File,
+    watch: Watch,
+}
+
+impl Attempt {
+    fn at(path: &Path) -> io::Result<Self> {
+        let options = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            // Not blocking: something else may have the name.
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(path);
+        let file = options?;
+        // The watch comes before the attempt to lock: a release in between is an event.
+        let watch = Watch::of(&file)?;
+        Ok(Self { path: path.to_owned(), file, watch })
+    }
+
+    /// Whether the file still has its name.
+    fn is_named(&self) -> bool {
+        let identity = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+        let named = std::fs::symlink_metadata(&self.path).map(identity).ok();
+        named.is_some() && named == self.file.metadata().map(identity).ok()
+    }
+
+    fn into_lock(mut self) -> Lock {
+        // For people, and for what a wait in vain says.
+        let _ = self.file.set_len(0).and_then(|()| writeln!(self.file, "{}", std::process::id()));
+        Lock { path: self.path, _held: self.file }
+    }
+
+    /// The number that the holder wrote.
+    fn holder(&self) -> Option<u32> {
+        let mut text = String::new();
+        (&self.file).take(16).read_to_string(&mut text).ok()?;
+        text.trim().parse().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests;

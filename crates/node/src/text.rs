@@ -1,0 +1,35 @@
+//! Text that somebody else wrote, made fit for a terminal and a log.
+
+/// `text` without what could order a terminal about, feign another line, or turn the direction of writing around.
+pub fn printable(text: &str) -> String {
+    short(text, usize::MAX)
+}
+
+/// Likewise, and at most so many characters of it.
+pub fn short(text: &str, most: usize) -> String {
+    text.chars().filter(|&c| is_printable(c)).take(most).collect()
+}
+
+/// Several lines of text, of which each is [`printable`].
+pub fn printable_lines(text: &str) -> String {
+    text.chars().filter(|&c| c == '\n' || is_printable(c)).collect()
+}
+
+fn is_printable(c: char) -> bool {
+    // The marks and overrides of Unicode's bidirectional algorithm, and its separators of lines.
+    let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    !(c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_left_that_a_terminal_obeys() {
+        assert_eq!(printable("a\x1b[2Jb\rc\nd\u{9b}31m\u{202e}e"), "a[2Jbcd31me");
+        assert_eq!(printable("größe 5 €"), "größe 5 €");
+        assert_eq!(short("\x07xyz", 2), "xy");
+        assert_eq!(printable_lines("one\n\x1btwo\n"), "one\ntwo\n");
+    }
+}

@@ -1,0 +1,95 @@
+//! Every message there and back, and nonsense.
+
+use super::message::kind;
+use super::*;
+
+/// Encodes after a HELLO, decodes, and hands the last frame to `check`.
+fn roundtrip(encode: impl Fn(&mut Vec<u8>), check: impl Fn(Frame<'_>)) {
+    let mut bytes = Vec::new();
+    ToGuest::Hello { version: 1, nonce: 1 }.encode(0, &mut bytes);
+    encode(&mut bytes);
+    let mut decoder = Decoder::new();
+    decoder.push(&bytes);
+    decoder.next_frame().unwrap().unwrap();
+    check(decoder.next_frame().unwrap().unwrap());
+    assert_eq!(decoder.next_frame(), Ok(None));
+}
+
+#[test]
+fn every_message_to_the_guest_arrives_as_it_was_sent() {
+    let messages = [
+        ToGuest::Hello { version: 3, nonce: u64::MAX },
+        ToGuest::Clock(1_700_000_000_000_000_000),
+        ToGuest::Hostname(b"vm12-0"),
+        ToGuest::Entropy(&[1; 64]),
+        ToGuest::Share { tag: b"s0", path: b"/home/a b", read_only: true },
+        ToGuest::Link { path: b"/usr/lib/libx.so.1", target: b"/sw/x/lib/libx.so.1" },
+        ToGuest::TakeBack,
+        ToGuest::Cpus(16),
+        ToGuest::Memory(3 << 30),
+        ToGuest::User { name: b"ada", home: b"/home/ada", shell: b"/bin/sh" },
+        ToGuest::Credentials { uid: 1000, gid: 100, umask: 0o27, groups: vec![4, 5] },
+        ToGuest::Cwd(b"/"),
+        ToGuest::Arg(b""),
+        ToGuest::Env(b"A=b\nc=\xff"),
+        ToGuest::Rlimit { resource: 7, soft: 1024, hard: u64::MAX },
+        ToGuest::Pty { rows: 24, cols: 80 },
+        ToGuest::File { mode: 0o700, path: b"/var/spool/x" },
+        ToGuest::FileData(b"#!/bin/sh\n"),
+        ToGuest::MergeStderr,
+        ToGuest::Start,
+        ToGuest::Data(Stream::Stdin, b"in"),
+        ToGuest::Eof(Stream::Stdin),
+        ToGuest::Window(Stream::Stdout, 65536),
+        ToGuest::Signal(15),
+        ToGuest::Resize { rows: 50, cols: 132 },
+        ToGuest::Settle,
+        ToGuest::Ping,
+    ];
+    for message in messages {
+        roundtrip(|out| message.encode(2, out), |frame| assert_eq!(ToGuest::parse(frame), Ok(message.clone())));
+    }
+}
+
+#[test]
+fn every_message_to_the_host_arrives_as_it_was_sent() {
+    let messages = [
+        ToHost::Hello { version: 1, nonce: 9, times: BootTimes { agent_ms: 1, modules_ms: 2, ready_ms: 3 } },
+        ToHost::Started(77),
+        ToHost::Failed(FailKind::NotFound, b"no such file"),
+        ToHost::Data(Stream::Stderr, b"\0\x01"),
+        ToHost::Eof(Stream::Stdout),
+        ToHost::Window(Stream::Stdin, 1),
+        ToHost::Exit(ExitStatus::Code(255)),
+        ToHost::Synced,
+        ToHost::Exit(ExitStatus::Signal(11)),
+        ToHost::Log { level: Level::Warn, text: b"hm" },
+    ];
+    for message in messages {
+        roundtrip(|out| message.encode(0, out), |frame| assert_eq!(ToHost::parse(frame), Ok(message.clone())));
+    }
+}
+
+#[test]
+fn every_truncation_and_every_kind_byte_gets_an_answer() {
+    let mut bytes = Vec::new();
+    ToHost::Exit(ExitStatus::Signal(9)).encode(0, &mut bytes);
+    for kind in 0..=255u8 {
+        for stream in [0, 1, 2, 3, 255] {
+            for len in 0..40 {
+                let payload = [0xa5u8; 40];
+                let frame = Frame { kind, stream, task: 0, payload: &payload[..len] };
+                let _ = ToHost::parse(frame);
+                let _ = ToGuest::parse(frame);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_exit_by_signal_0_or_65_is_refused() {
+    for signo in [0u8, 65, 255] {
+        let frame = Frame { kind: kind::EXIT, stream: 0, task: 0, payload: &[1, signo] };
+        assert!(ToHost::parse(frame).is_err());
+    }
+}

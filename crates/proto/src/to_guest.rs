@@ -1,0 +1,273 @@
+//! What the runner tells the agent.
+
+use super::message::{Stream, kind};
+use super::payload::{Reader, put, put_counted, put_hello, put_size};
+use super::{Frame, ProtoError};
+
+/// Messages from the runner to the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToGuest<'a> {
+    /// Opens a session and ends any earlier one.
+    Hello {
+        /// The runner's [`super::VERSION`].
+        version: u16,
+        /// Session number; the agent repeats it.
+        nonce: u64,
+    },
+    /// The host's wall clock, nanoseconds since the epoch.
+    Clock(u64),
+    /// The VM's host name.
+    Hostname(&'a [u8]),
+    /// Bytes from the host's random generator; the agent credits them fully and reseeds.
+    Entropy(&'a [u8]),
+    /// Mount a share: the 9p tag and the absolute path at which it appears.
+    Share {
+        /// 9p mount tag, at most 31 bytes (the limit of virtio-9p).
+        tag: &'a [u8],
+        /// Absolute mount point, created when the image lacks it.
+        path: &'a [u8],
+        /// Mount it read-only.
+        read_only: bool,
+    },
+    /// Make a symbolic link, in the place of a file that is there. Before the shares, so that none of them is
+    /// written to; at START the target must be there.
+    Link {
+        /// Absolute path of the link.
+        path: &'a [u8],
+        /// Absolute path that it leads to.
+        target: &'a [u8],
+    },
+    /// The root is about to be saved: take back what sessions added to it for their own sake.
+    TakeBack,
+    /// Keep the command to this many processors (a template may have more than the VM should).
+    Cpus(u16),
+    /// This many bytes more than the template has are being plugged.
+    Memory(u64),
+    /// Account of the user; added to the guest's passwd when it has no such uid.
+    User {
+        /// Login name.
+        name: &'a [u8],
+        /// Home directory.
+        home: &'a [u8],
+        /// Login shell.
+        shell: &'a [u8],
+    },
+    /// Who the command runs as.
+    Credentials {
+        /// User id.
+        uid: u32,
+        /// Primary group id.
+        gid: u32,
+        /// File mode creation mask.
+        umask: u32,
+        /// Supplementary group ids.
+        groups: Vec<u32>,
+    },
+    /// Working directory of the command.
+    Cwd(&'a [u8]),
+    /// Next argument; the first is the command itself.
+    Arg(&'a [u8]),
+    /// Next environment variable as `NAME=value`.
+    Env(&'a [u8]),
+    /// A resource limit by its Linux number; `u64::MAX` is infinity.
+    Rlimit {
+        /// `RLIMIT_*` number.
+        resource: u8,
+        /// Soft limit.
+        soft: u64,
+        /// Hard limit.
+        hard: u64,
+    },
+    /// Give the command a terminal of this size.
+    Pty {
+        /// Lines.
+        rows: u16,
+        /// Columns.
+        cols: u16,
+    },
+    /// Make the command's stderr the same file as its stdout: on the host they are one, and the
+    /// order of what is written to the two must be kept.
+    MergeStderr,
+    /// Create this file, owned by the user; FILE-DATA messages that follow are its content.
+    File {
+        /// Permission bits.
+        mode: u32,
+        /// Absolute path; missing directories are created, root-owned.
+        path: &'a [u8],
+    },
+    /// Next part of the file named last.
+    FileData(&'a [u8]),
+    /// Run the command as described.
+    Start,
+    /// Bytes of a stream (stdin).
+    Data(Stream, &'a [u8]),
+    /// Stdin: the stream has ended. Stdout or stderr: nobody reads it any more, the command's next
+    /// write to it shall fail as on a broken pipe.
+    Eof(Stream),
+    /// This many bytes of the stream were passed on.
+    Window(Stream, u32),
+    /// Send the signal to the command.
+    Signal(u8),
+    /// The terminal has a new size.
+    Resize {
+        /// Lines.
+        rows: u16,
+        /// Columns.
+        cols: u16,
+    },
+    /// The guest is about to become a template: bring into memory what every task needs, write
+    /// everything to the disks, and answer SYNCED.
+    Settle,
+    /// Answer PONG: the runner asks now and then whether there is still somebody.
+    Ping,
+}
+
+impl<'a> ToGuest<'a> {
+    /// Appends the message's frame to `out`.
+    ///
+    /// # Panics
+    /// If a payload is longer than [`MAX_PAYLOAD`] bytes.
+    pub fn encode(&self, task: u16, out: &mut Vec<u8>) {
+        let mut scratch = Vec::new();
+        let (kind, stream, payload): (u8, u8, &[u8]) = match self {
+            Self::Hello { version, nonce } => {
+                put_hello(&mut scratch, *version, *nonce);
+                (kind::HELLO, 0, &scratch)
+            }
+            Self::Clock(ns) => (kind::CLOCK, 0, put(&mut scratch, ns.to_le_bytes())),
+            Self::Hostname(name) => (kind::HOSTNAME, 0, name),
+            Self::Entropy(bytes) => (kind::ENTROPY, 0, bytes),
+            Self::Share { tag, path, read_only } => {
+                scratch.push(u8::from(*read_only));
+                put_counted(&mut scratch, tag);
+                scratch.extend_from_slice(path);
+                (kind::SHARE, 0, &scratch)
+            }
+            Self::Link { path, target } => {
+                put_counted(&mut scratch, path);
+                scratch.extend_from_slice(target);
+                (kind::LINK, 0, &scratch)
+            }
+            Self::TakeBack => (kind::TAKE_BACK, 0, &[]),
+            Self::Cpus(count) => (kind::CPUS, 0, put(&mut scratch, count.to_le_bytes())),
+            Self::Memory(bytes) => (kind::MEMORY, 0, put(&mut scratch, bytes.to_le_bytes())),
+            Self::User { name, home, shell } => {
+                for field in [name, home, shell] {
+                    put_counted(&mut scratch, field);
+                }
+                (kind::USER, 0, &scratch)
+            }
+            Self::Credentials { uid, gid, umask, groups } => {
+                for id in [uid, gid, umask].into_iter().chain(groups) {
+                    scratch.extend(id.to_le_bytes());
+                }
+                (kind::CREDENTIALS, 0, &scratch)
+            }
+            Self::Cwd(path) => (kind::CWD, 0, path),
+            Self::Arg(arg) => (kind::ARG, 0, arg),
+            Self::Env(pair) => (kind::ENV, 0, pair),
+            Self::Rlimit { resource, soft, hard } => {
+                scratch.push(*resource);
+                scratch.extend(soft.to_le_bytes());
+                scratch.extend(hard.to_le_bytes());
+                (kind::RLIMIT, 0, &scratch)
+            }
+            Self::Pty { rows, cols } => (kind::PTY, 0, put_size(&mut scratch, *rows, *cols)),
+            Self::File { mode, path } => {
+                scratch.extend(mode.to_le_bytes());
+                scratch.extend_from_slice(path);
+                (kind::FILE, 0, &scratch)
+            }
+            Self::FileData(bytes) => (kind::FILE_DATA, 0, bytes),
+            Self::MergeStderr => (kind::MERGE_STDERR, 0, &[]),
+            Self::Start => (kind::START, 0, &[]),
+            Self::Data(stream, bytes) => (kind::DATA, *stream as u8, bytes),
+            Self::Eof(stream) => (kind::EOF, *stream as u8, &[]),
+            Self::Window(stream, bytes) => (kind::WINDOW, *stream as u8, put(&mut scratch, bytes.to_le_bytes())),
+            Self::Signal(signo) => (kind::SIGNAL, 0, put(&mut scratch, [*signo])),
+            Self::Resize { rows, cols } => (kind::RESIZE, 0, put_size(&mut scratch, *rows, *cols)),
+            Self::Settle => (kind::SETTLE, 0, &[]),
+            Self::Ping => (kind::PING, 0, &[]),
+        };
+        Frame { kind, stream, task, payload }.encode(out);
+    }
+
+    /// Reads the message in `frame`.
+    ///
+    /// # Errors
+    /// [`ProtoError::UnknownKind`] or [`ProtoError::Malformed`].
+    pub fn parse(frame: Frame<'a>) -> Result<Self, ProtoError> {
+        let p = frame.payload;
+        Ok(match frame.kind {
+            kind::HELLO => {
+                let mut r = Reader::new(p, "HELLO");
+                let (version, nonce) = r.hello()?;
+                r.end()?;
+                Self::Hello { version, nonce }
+            }
+            kind::CLOCK => Self::Clock(Reader::new(p, "CLOCK").only(Reader::u64)?),
+            kind::HOSTNAME => Self::Hostname(p),
+            kind::ENTROPY => Self::Entropy(p),
+            kind::SHARE => {
+                let mut r = Reader::new(p, "SHARE");
+                let read_only = r.u8()? != 0;
+                Self::Share { read_only, tag: r.counted()?, path: r.rest() }
+            }
+            kind::LINK => {
+                let mut r = Reader::new(p, "LINK");
+                Self::Link { path: r.counted()?, target: r.rest() }
+            }
+            kind::TAKE_BACK => Self::TakeBack,
+            kind::CPUS => Self::Cpus(Reader::new(p, "CPUS").only(Reader::u16)?),
+            kind::MEMORY => Self::Memory(Reader::new(p, "MEMORY").only(Reader::u64)?),
+            kind::USER => {
+                let mut r = Reader::new(p, "USER");
+                let user = Self::User { name: r.counted()?, home: r.counted()?, shell: r.counted()? };
+                r.end()?;
+                user
+            }
+            kind::CREDENTIALS => {
+                let mut r = Reader::new(p, "CREDENTIALS");
+                let (uid, gid, umask) = (r.u32()?, r.u32()?, r.u32()?);
+                let mut groups = Vec::with_capacity(r.left() / 4);
+                while r.left() > 0 {
+                    groups.push(r.u32()?);
+                }
+                Self::Credentials { uid, gid, umask, groups }
+            }
+            kind::CWD => Self::Cwd(p),
+            kind::ARG => Self::Arg(p),
+            kind::ENV => Self::Env(p),
+            kind::RLIMIT => {
+                let mut r = Reader::new(p, "RLIMIT");
+                let limit = Self::Rlimit { resource: r.u8()?, soft: r.u64()?, hard: r.u64()? };
+                r.end()?;
+                limit
+            }
+            kind::PTY => {
+                let (rows, cols) = Reader::new(p, "PTY").size()?;
+                Self::Pty { rows, cols }
+            }
+            kind::FILE => {
+                let mut r = Reader::new(p, "FILE");
+                Self::File { mode: r.u32()?, path: r.rest() }
+            }
+            kind::FILE_DATA => Self::FileData(p),
+            kind::MERGE_STDERR => Self::MergeStderr,
+            kind::START => Self::Start,
+            kind::DATA => Self::Data(Stream::parse(frame.stream, "DATA")?, p),
+            kind::EOF => Self::Eof(Stream::parse(frame.stream, "EOF")?),
+            kind::WINDOW => {
+                Self::Window(Stream::parse(frame.stream, "WINDOW")?, Reader::new(p, "WINDOW").only(Reader::u32)?)
+            }
+            kind::SIGNAL => Self::Signal(Reader::new(p, "SIGNAL").only(Reader::u8)?),
+            kind::RESIZE => {
+                let (rows, cols) = Reader::new(p, "RESIZE").size()?;
+                Self::Resize { rows, cols }
+            }
+            kind::SETTLE => Self::Settle,
+            kind::PING => Self::Ping,
+            other => return Err(ProtoError::UnknownKind(other)),
+        })
+    }
+}

@@ -1,0 +1,142 @@
+//! What the agent tells the runner: the one place where the host believes or refuses the guest.
+
+use super::message::{BootTimes, ExitStatus, FailKind, Level, Stream, kind};
+use super::payload::{Reader, put, put_hello};
+use super::{Frame, MAX_PAYLOAD, ProtoError};
+
+/// Messages from the agent to the runner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToHost<'a> {
+    /// Answers the runner's HELLO.
+    Hello {
+        /// The agent's [`super::VERSION`].
+        version: u16,
+        /// The nonce of the runner's HELLO.
+        nonce: u64,
+        /// Where the boot's time went.
+        times: BootTimes,
+    },
+    /// The command is running under this pid.
+    Started(u32),
+    /// The command was not started.
+    Failed(FailKind, &'a [u8]),
+    /// Bytes of a stream (stdout or stderr).
+    Data(Stream, &'a [u8]),
+    /// The stream has ended.
+    Eof(Stream),
+    /// This many bytes of the stream (stdin) were passed on.
+    Window(Stream, u32),
+    /// The command has ended, nothing of it is left, and its output was sent.
+    Exit(ExitStatus),
+    /// Answers PING.
+    Pong,
+    /// Answers SETTLE.
+    Synced,
+    /// A line for a log.
+    Log {
+        /// Who should see it.
+        level: Level,
+        /// One line of text.
+        text: &'a [u8],
+    },
+}
+
+impl<'a> ToHost<'a> {
+    /// Appends the message's frame to `out`.
+    ///
+    /// # Panics
+    /// If a payload is longer than [`MAX_PAYLOAD`] bytes.
+    pub fn encode(&self, task: u16, out: &mut Vec<u8>) {
+        let mut scratch = Vec::new();
+        let (kind, stream, payload): (u8, u8, &[u8]) = match self {
+            Self::Hello { version, nonce, times } => {
+                put_hello(&mut scratch, *version, *nonce);
+                for ms in [times.agent_ms, times.modules_ms, times.ready_ms] {
+                    scratch.extend(ms.to_le_bytes());
+                }
+                (kind::HELLO, 0, &scratch)
+            }
+            Self::Started(pid) => (kind::STARTED, 0, put(&mut scratch, pid.to_le_bytes())),
+            Self::Failed(why, text) => {
+                scratch.push(*why as u8);
+                scratch.extend_from_slice(text);
+                (kind::FAILED, 0, &scratch)
+            }
+            Self::Data(stream, bytes) => (kind::DATA, *stream as u8, bytes),
+            Self::Eof(stream) => (kind::EOF, *stream as u8, &[]),
+            Self::Window(stream, bytes) => (kind::WINDOW, *stream as u8, put(&mut scratch, bytes.to_le_bytes())),
+            Self::Exit(status) => {
+                scratch.extend(match status {
+                    ExitStatus::Code(code) => [0, *code],
+                    ExitStatus::Signal(signo) => [1, *signo],
+                });
+                (kind::EXIT, 0, &scratch)
+            }
+            Self::Synced => (kind::SYNCED, 0, &[]),
+            Self::Pong => (kind::PONG, 0, &[]),
+            Self::Log { level, text } => {
+                scratch.push(*level as u8);
+                // A log line is the one payload nobody else bounds.
+                scratch.extend_from_slice(&text[..text.len().min(MAX_PAYLOAD - 1)]);
+                (kind::LOG, 0, &scratch)
+            }
+        };
+        Frame { kind, stream, task, payload }.encode(out);
+    }
+
+    /// Reads the message in `frame`: the one place where the host believes or refuses the guest.
+    ///
+    /// # Errors
+    /// [`ProtoError::UnknownKind`] or [`ProtoError::Malformed`].
+    pub fn parse(frame: Frame<'a>) -> Result<Self, ProtoError> {
+        let p = frame.payload;
+        Ok(match frame.kind {
+            kind::HELLO => {
+                let mut r = Reader::new(p, "HELLO");
+                let (version, nonce) = r.hello()?;
+                let times = BootTimes { agent_ms: r.u32()?, modules_ms: r.u32()?, ready_ms: r.u32()? };
+                r.end()?;
+                Self::Hello { version, nonce, times }
+            }
+            kind::STARTED => Self::Started(Reader::new(p, "STARTED").only(Reader::u32)?),
+            kind::FAILED => {
+                let mut r = Reader::new(p, "FAILED");
+                let why = match r.u8()? {
+                    1 => FailKind::Setup,
+                    2 => FailKind::NotFound,
+                    3 => FailKind::NotExecutable,
+                    _ => return Err(r.wrong("no such kind of failure")),
+                };
+                Self::Failed(why, r.rest())
+            }
+            kind::DATA => Self::Data(Stream::parse(frame.stream, "DATA")?, p),
+            kind::EOF => Self::Eof(Stream::parse(frame.stream, "EOF")?),
+            kind::WINDOW => {
+                Self::Window(Stream::parse(frame.stream, "WINDOW")?, Reader::new(p, "WINDOW").only(Reader::u32)?)
+            }
+            kind::EXIT => {
+                let mut r = Reader::new(p, "EXIT");
+                let (how, value) = (r.u8()?, r.u8()?);
+                r.end()?;
+                Self::Exit(match (how, value) {
+                    (0, code) => ExitStatus::Code(code),
+                    (1, signo @ 1..=64) => ExitStatus::Signal(signo),
+                    _ => return Err(r.wrong("neither a code nor a signal")),
+                })
+            }
+            kind::SYNCED => Self::Synced,
+            kind::PONG => Self::Pong,
+            kind::LOG => {
+                let mut r = Reader::new(p, "LOG");
+                let level = match r.u8()? {
+                    1 => Level::Warn,
+                    2 => Level::Info,
+                    3 => Level::Debug,
+                    _ => return Err(r.wrong("no such level")),
+                };
+                Self::Log { level, text: r.rest() }
+            }
+            other => return Err(ProtoError::UnknownKind(other)),
+        })
+    }
+}

@@ -1,0 +1,64 @@
+//! What one QEMU is able to: it differs between releases.
+
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Context;
+
+use crate::descriptors::STATE_SET;
+use crate::monitor::StateUri;
+
+/// The first QEMU that maps a read-only file privately and reads states from `file:`.
+const READ_ONLY_TEMPLATES_SINCE: (u32, u32) = (8, 2);
+
+/// What differs between QEMU releases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Abilities {
+    /// A private view of a memory file that may only be read (`rom=off`), and `file:` to read and write
+    /// device states: QEMU 8.2 and newer. Older ones want a file that the user may write.
+    pub read_only_templates: bool,
+}
+
+impl Abilities {
+    /// What this QEMU is able to, from its version.
+    ///
+    /// # Errors
+    /// When it cannot be started or says no version.
+    pub fn of(qemu: &Path) -> anyhow::Result<Self> {
+        let output = Command::new(qemu).arg("--version").env_clear().output();
+        let output = output.with_context(|| format!("{} cannot be started", qemu.display()))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let version = version(&text).with_context(|| format!("{} --version says '{}'", qemu.display(), text.trim()))?;
+        Ok(Self { read_only_templates: version >= READ_ONLY_TEMPLATES_SINCE })
+    }
+
+    /// How the monitor is told of the device state, which this process must keep open until QEMU has it.
+    pub fn state_uri(self, state: &impl AsRawFd) -> StateUri {
+        match self.read_only_templates {
+            true => StateUri::FdSet(STATE_SET),
+            false => StateUri::Fd(state.as_raw_fd()),
+        }
+    }
+}
+
+/// Major and minor number in `QEMU emulator version 10.0.2 (Debian …)`.
+fn version(text: &str) -> Option<(u32, u32)> {
+    let word = text.split("version ").nth(1)?.split_whitespace().next()?;
+    let mut numbers = word.split('.').map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_all_distributions_are_understood() {
+        let read = |text| version(text).map(|version| version >= READ_ONLY_TEMPLATES_SINCE);
+        assert_eq!(read("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)\nCopyright"), Some(true));
+        assert_eq!(read("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)"), Some(false));
+        assert_eq!(read("QEMU emulator version 8.2.0 (qemu-kvm-8.2.0-11.el9)"), Some(true));
+        assert_eq!(read("no such thing"), None);
+    }
+}

@@ -1,0 +1,298 @@
+//! QEMU's command line as a pure function of what the VM is.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::RawFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use crate::abilities::Abilities;
+use crate::boot::{BootSource, FullBoot};
+use crate::descriptors::{DISK_SET, FIRST_DISK_SET, ImageFds, SCRATCH_SET, STATE_SET};
+use crate::helper_disk::HelperDisk;
+use crate::machine::{Accel, MachineType};
+use crate::monitor::MEMORY_DEVICE;
+use crate::shape::{BLOCK_MIB, Shape, VmSize};
+use crate::share::Share;
+use image::{DiskBus, Image};
+use proto::PORT_NAME;
+
+/// How a VM comes up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// Its kernel boots on hardware that is just what was asked for.
+    Boot(VmSize),
+    /// The same on a template's hardware, with its memory in a file that is kept.
+    Template(Shape, TemplateFds),
+    /// It goes on from where its template was stopped, with a private view of the template's memory.
+    Clone(Shape, TemplateFds),
+}
+
+/// How QEMU works with the files of a template.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TemplateFds {
+    /// The guest's memory.
+    pub ram: RawFd,
+    /// The state of its devices.
+    pub state: RawFd,
+    /// What this QEMU is able to.
+    pub abilities: Abilities,
+}
+
+/// A disk that fails stops the VM, and the runner ends it: a guest would go on with what it has not written.
+const ON_ERROR: &str = "werror=stop,rerror=stop";
+
+/// Keeps the guest's memory out of core dumps, wherever the node sends those.
+const NO_DUMP: &str = ",dump-guest-core=off";
+
+/// What a guest works on.
+#[derive(Debug, Clone, Copy)]
+pub enum System<'a> {
+    /// An image's disk, which becomes the root, under a private one.
+    Image(&'a Image, ImageFds),
+    /// No image: the agent of the kit alone, and these disks with their descriptors.
+    Helper(&'a [HelperDisk], &'a [RawFd]),
+}
+
+/// Everything the command line says.
+#[derive(Debug)]
+pub struct VmSpec<'a> {
+    /// Virtual hardware.
+    pub machine: MachineType,
+    /// Who executes it.
+    pub accel: Accel,
+    /// How it comes up, with which memory and processors.
+    pub start: Start,
+    /// What the guest comes up from.
+    pub source: &'a BootSource,
+    /// What the guest is for.
+    pub system: System<'a>,
+    /// QEMU's end of the channel.
+    pub channel: RawFd,
+    /// QEMU's end of the console.
+    pub console: RawFd,
+    /// QEMU's end of its monitor.
+    pub monitor: RawFd,
+    /// Host directories the guest sees.
+    pub shares: &'a [Share],
+}
+
+impl VmSpec<'_> {
+    /// The arguments after the program's name.
+    ///
+    /// Paths in option lists have their commas doubled: QEMU's syntax for a comma that is meant.
+    pub fn args(&self) -> Vec<OsString> {
+        let mut args = Args::default();
+        args.words("-no-user-config -nodefaults -display none -monitor none -parallel none -no-reboot");
+        // What the guest could try if it broke out of QEMU: no new programs, no privileges.
+        args.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+        args.pair("-name", "spank-vm,debug-threads=off");
+        args.pair("-accel", self.accel.option());
+        args.pair("-cpu", self.accel.cpu_model());
+        self.processors_and_memory(&mut args);
+        self.kernel(&mut args);
+        self.console_and_channel(&mut args);
+        match (self.system, self.source) {
+            (System::Image(image, fds), BootSource::Kit(_)) => self.image_and_scratch(image, fds, &mut args),
+            (System::Image(image, fds), BootSource::Image(full)) => own_disk(full, image, fds, &mut args),
+            (System::Helper(disks, fds), _) => self.helper_disks(&mut args, disks, fds),
+        }
+        self.shares(&mut args);
+        args.0
+    }
+
+    fn processors_and_memory(&self, args: &mut Args) {
+        let machine = self.machine.option(self.source);
+        let (shape, fds, private) = match self.start {
+            Start::Boot(size) => {
+                args.pair("-machine", format!("{machine}{NO_DUMP}"));
+                args.pair("-smp", size.cpus.to_string());
+                args.pair("-m", format!("{}M", size.memory_mib));
+                return;
+            }
+            Start::Template(shape, fds) => (shape, fds, "share=on"),
+            Start::Clone(shape, fds) if fds.abilities.read_only_templates => {
+                (shape, fds, "share=off,readonly=on,rom=off")
+            }
+            Start::Clone(shape, fds) => (shape, fds, "share=off"),
+        };
+        let Shape { base_mib, pluggable_mib, cpus, .. } = shape;
+        args.pair("-machine", format!("{machine}{NO_DUMP},memory-backend=ram"));
+        args.pair("-smp", cpus.to_string());
+        args.pair(
+            "-m",
+            match pluggable_mib {
+                0 => format!("{base_mib}M"),
+                more => format!("{base_mib}M,slots=1,maxmem={}M", base_mib + more),
+            },
+        );
+        // By descriptor: the file may have lost its name meanwhile, and is the one that was looked at.
+        let ram = format!("memory-backend-file,id=ram,size={base_mib}M,mem-path=/proc/self/fd/{},{private}", fds.ram);
+        args.pair("-object", ram);
+        if pluggable_mib > 0 {
+            args.pair("-object", format!("memory-backend-ram,id=plug-ram,size={pluggable_mib}M,reserve=off"));
+            let bus = self.machine.bus();
+            args.pair(
+                "-device",
+                format!("virtio-mem-{bus},id={MEMORY_DEVICE},memdev=plug-ram,requested-size=0,block-size={BLOCK_MIB}M"),
+            );
+        }
+        if fds.abilities.read_only_templates {
+            args.pair("-add-fd", format!("fd={},set={STATE_SET}", fds.state));
+        }
+        // A template is stopped when it is saved. Without that in its state, a clone runs as soon as it is loaded.
+        args.pair("-global", "migration.store-global-state=off");
+        if let Start::Clone(..) = self.start {
+            args.pair("-incoming", "defer");
+        }
+    }
+
+    fn console_and_channel(&self, args: &mut Args) {
+        args.pair("-chardev", format!("socket,id=monitor,fd={}", self.monitor));
+        args.pair("-mon", "chardev=monitor,mode=control");
+        args.pair("-chardev", format!("socket,id=console,fd={}", self.console));
+        args.pair("-serial", "chardev:console");
+        args.pair("-chardev", format!("socket,id=channel,fd={}", self.channel));
+        args.pair("-device", format!("virtio-serial-{},max_ports=2", self.machine.bus()));
+        args.pair("-device", format!("virtserialport,chardev=channel,name={PORT_NAME}"));
+    }
+
+    /// The kernel that QEMU itself loads; without one the firmware starts the disk's boot loader.
+    fn kernel(&self, args: &mut Args) {
+        let (kernel, initrd) = match self.source {
+            BootSource::Kit(kit) => (&kit.kernel, Some(&kit.initramfs)),
+            BootSource::Image(FullBoot { kernel: Some(kernel), initrd, .. }) => (kernel, initrd.as_ref()),
+            BootSource::Image(FullBoot { kernel: None, .. }) => return,
+        };
+        args.pair("-kernel", kernel);
+        if let Some(initrd) = initrd {
+            args.pair("-initrd", initrd);
+        }
+        args.pair("-append", self.kernel_command_line());
+    }
+
+    /// Two disks, which the agent puts together.
+    fn image_and_scratch(&self, image: &Image, fds: ImageFds, args: &mut Args) {
+        let bus = self.machine.bus();
+        image_node("root", image, fds.image, args);
+        args.pair("-device", format!("virtio-blk-{bus},drive=root,serial=root,{ON_ERROR}"));
+        scratch_file(fds.scratch, args);
+        args.pair("-blockdev", "driver=raw,node-name=scratch,discard=unmap,cache.no-flush=on,file=scratch-file");
+        args.pair("-device", format!("virtio-blk-{bus},drive=scratch,serial=scratch,{ON_ERROR}"));
+    }
+
+    fn helper_disks(&self, args: &mut Args, disks: &[HelperDisk], fds: &[RawFd]) {
+        let bus = self.machine.bus();
+        for (number, (disk, fd)) in disks.iter().zip(fds).enumerate() {
+            let (set, serial) = (FIRST_DISK_SET + number as u32, &disk.serial);
+            args.pair("-add-fd", format!("fd={fd},set={set}"));
+            for node in disk.nodes(&format!("/dev/fdset/{set}")) {
+                args.pair("-blockdev", node.to_string());
+            }
+            args.pair("-device", format!("virtio-blk-{bus},drive={serial},serial={serial}"));
+        }
+    }
+
+    fn shares(&self, args: &mut Args) {
+        for share in self.shares {
+            let tag = &share.tag;
+            let mode = if share.read_only { "on" } else { "off" };
+            // security_model=none: the guest acts with the rights of the user QEMU runs as, whoever it says it is.
+            // multidevs=remap: one share may span several host file systems.
+            args.list(
+                "-fsdev",
+                &format!("local,id={tag},security_model=none,multidevs=remap,readonly={mode},path="),
+                share.source.as_os_str(),
+            );
+            args.pair("-device", format!("virtio-9p-{},fsdev={tag},mount_tag={tag}", self.machine.bus()));
+        }
+    }
+
+    fn kernel_command_line(&self) -> String {
+        if let (System::Image(image, _), BootSource::Image(_)) = (self.system, self.source) {
+            // Kernel and init are the image's: they are told where to talk, and to end rather than to hang.
+            return format!("console=ttyS0 panic=-1 {}", image.entry.append).trim_end().to_owned();
+        }
+        // cryptomgr.notests: half a second of self-tests of ciphers that no guest uses.
+        let mut words = vec!["console=ttyS0 quiet loglevel=1 panic=-1 8250.nr_uarts=1 cryptomgr.notests=1".to_owned()];
+        words.push(self.machine.kernel_words().to_owned());
+        words.push(self.accel.kernel_words().to_owned());
+        if !matches!(self.start, Start::Boot(_)) {
+            // No device here needs bounce buffers, which would be a quarter of the memory: the kernel makes them when
+            // memory might reach beyond 4 GiB.
+            words.push("swiotlb=noforce".to_owned());
+        }
+        match self.system {
+            System::Image(image, _) => {
+                words.push(format!("spank_vm.rootfs={}", image.entry.format.root_fs()));
+                words.push(image.entry.append.clone());
+            }
+            System::Helper(..) => words.push("spank_vm.root=none".to_owned()),
+        }
+        words.retain(|word| !word.is_empty());
+        words.join(" ")
+    }
+}
+
+/// The image's file: read-only as this node.
+fn image_node(node: &str, image: &Image, fd: RawFd, args: &mut Args) {
+    // locking=off: the image may lie on a file system without locks, and nobody ever writes to it.
+    // By descriptor: whatever becomes of its name, the VM keeps the file that was looked at.
+    args.pair("-add-fd", format!("fd={fd},set={DISK_SET}"));
+    let file = format!("driver=file,node-name={node}-file,read-only=on,locking=off");
+    args.pair("-blockdev", format!("{file},filename=/dev/fdset/{DISK_SET}"));
+    let driver = image.entry.format.block_driver();
+    args.pair("-blockdev", format!("driver={driver},node-name={node},read-only=on,file={node}-file"));
+}
+
+/// The file of the private disk. It dies with the VM: flushing it to the host's disk would be work for nothing.
+fn scratch_file(scratch: RawFd, args: &mut Args) {
+    args.pair("-add-fd", format!("fd={scratch},set={SCRATCH_SET}"));
+    let file = "driver=file,node-name=scratch-file,locking=off,discard=unmap,cache.no-flush=on";
+    args.pair("-blockdev", format!("{file},filename=/dev/fdset/{SCRATCH_SET}"));
+}
+
+/// One disk that the guest may write: QEMU keeps what it writes in the private file and the rest is the image's.
+fn own_disk(full: &FullBoot, image: &Image, fds: ImageFds, args: &mut Args) {
+    image_node("image", image, fds.image, args);
+    scratch_file(fds.scratch, args);
+    let overlay = "driver=qcow2,node-name=root,discard=unmap,cache.no-flush=on";
+    args.pair("-blockdev", format!("{overlay},file=scratch-file,backing=image"));
+    if full.disk_bus == DiskBus::Sata {
+        args.pair("-device", "ich9-ahci,id=sata");
+    }
+    let device = match full.disk_bus {
+        DiskBus::Virtio => "virtio-blk-pci",
+        DiskBus::Sata => "ide-hd,bus=sata.0",
+        DiskBus::Ide => "ide-hd,bus=ide.0",
+    };
+    args.pair("-device", format!("{device},drive=root,serial=root,bootindex=1,{ON_ERROR}"));
+}
+
+/// A growing argument list.
+#[derive(Default)]
+struct Args(Vec<OsString>);
+
+impl Args {
+    fn words(&mut self, words: &str) {
+        self.0.extend(words.split(' ').map(OsString::from));
+    }
+
+    fn pair(&mut self, option: &str, value: impl AsRef<OsStr>) {
+        self.0.push(option.into());
+        self.0.push(value.as_ref().to_owned());
+    }
+
+    /// An option whose list ends with a value that may hold commas.
+    fn list(&mut self, option: &str, list: &str, last: &OsStr) {
+        let mut value = list.as_bytes().to_vec();
+        for &byte in last.as_bytes() {
+            value.push(byte);
+            if byte == b',' {
+                value.push(byte);
+            }
+        }
+        self.pair(option, OsString::from_vec(value));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,31 @@
+//! QEMU: what its command line says, its process, its monitor, and the private disks of VMs. Nothing here knows of
+//! tasks, jobs or the agent; whoever starts a VM says what it is made of.
+
+// println! and eprintln! panic when nobody reads any more.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+mod abilities;
+mod boot;
+mod command_line;
+mod descriptors;
+mod helper_disk;
+mod machine;
+mod monitor;
+pub mod overlay;
+mod process;
+pub mod scratch;
+mod shape;
+mod share;
+mod tail;
+
+pub use abilities::Abilities;
+pub use boot::{BootSource, FullBoot, KitFiles};
+pub use command_line::{Start, System, TemplateFds, VmSpec};
+pub use descriptors::ImageFds;
+pub use helper_disk::{BlockFormat, HelperDisk};
+pub use machine::{Accel, MachineType};
+pub use monitor::{Monitor, Shutdown, StateUri, TURN, Transfer};
+pub use process::{Files, Host, Inherited, QemuProcess, TemplateFiles};
+pub use shape::{BLOCK_MIB, MIN_GUEST_MIB, Shape, VmSize};
+pub use share::Share;
+pub use tail::printable;

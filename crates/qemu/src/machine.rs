@@ -1,0 +1,81 @@
+//! What depends on the processor and the machine: names, options, words for the guest's kernel. One table for each.
+
+use crate::boot::BootSource;
+
+/// Virtual hardware.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MachineType {
+    /// QEMU's minimal machine with virtio-mmio devices.
+    Microvm,
+    /// A PC with PCI Express.
+    Q35,
+    /// A PC of the time before, for systems that know only its disk controller.
+    Pc,
+}
+
+/// Who executes the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accel {
+    /// The processor, through /dev/kvm.
+    Kvm,
+    /// QEMU's translator.
+    Tcg,
+}
+
+impl MachineType {
+    pub(crate) fn option(self, source: &BootSource) -> &'static str {
+        match (self, source) {
+            // pic=off: the ACPI tables promise a machine without one, and its first tick is a divide error.
+            // pit, rtc: without them the kernel waits seconds to find out how fast time passes.
+            (Self::Microvm, _) => "microvm,acpi=on,pic=off,pit=on,rtc=on,usb=off,isa-serial=on",
+            // The kernel spends 200 ms of emulated time on a HPET that nothing uses.
+            (Self::Q35, BootSource::Kit(_)) => "q35,usb=off,vmport=off,smbus=off,sata=off,i8042=off,hpet=off",
+            // graphics=off: firmware and boot loader speak to the serial console, as there is no screen.
+            (Self::Q35, BootSource::Image(_)) => "q35,usb=off,vmport=off,sata=off,hpet=off,graphics=off",
+            (Self::Pc, _) => "pc,usb=off,vmport=off,hpet=off,graphics=off",
+        }
+    }
+
+    /// Suffix of virtio device names on this machine's bus.
+    pub(crate) fn bus(self) -> &'static str {
+        match self {
+            Self::Microvm => "device",
+            Self::Q35 | Self::Pc => "pci",
+        }
+    }
+
+    pub(crate) fn kernel_words(self) -> &'static str {
+        match self {
+            Self::Microvm => "pci=off",
+            Self::Q35 | Self::Pc => "",
+        }
+    }
+}
+
+impl Accel {
+    pub(crate) fn option(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            // The translation cache is memory of the job; 64 MiB hold a working set, the default is up to 1 GiB.
+            Self::Tcg => "tcg,thread=multi,tb-size=64",
+        }
+    }
+
+    pub(crate) fn cpu_model(self) -> &'static str {
+        match self {
+            Self::Kvm => "host",
+            Self::Tcg => "max",
+        }
+    }
+
+    pub(crate) fn kernel_words(self) -> &'static str {
+        match self {
+            Self::Kvm => "",
+            // The emulated time stamp counter is steady; measuring that takes the guest a second. There is no
+            // speculation to mitigate. rodata, init_on_alloc, smap, smep: a quarter of a second and more code to translate
+            // for hardening that a guest of one user, whose root can do on the host what the user can, does without.
+            // A fifth level of page tables is one more look-up for addresses that no guest here has.
+            Self::Tcg => "tsc=reliable no_timer_check mitigations=off rodata=off init_on_alloc=0 nosmap nosmep no5lvl",
+        }
+    }
+}

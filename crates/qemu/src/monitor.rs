@@ -1,0 +1,315 @@
+//! QEMU's monitor (QMP): JSON lines over a socket that only the runner holds.
+//!
+//! Orders are sent without waiting for the answers: QEMU carries them out in order, and what goes
+//! wrong with one shows in the VM's further life. So the monitor never is a wait of its own.
+//! The commands are those of QEMU's `qapi/migration.json` and `qapi/qom.json`.
+
+use std::io::{IoSlice, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use serde_json::{Value, json};
+
+/// Reads of one text before it is somebody else's turn: a guest that never stops printing must not
+/// keep the runner from its signals and deadlines.
+pub const TURN: usize = 16;
+
+/// Id of the device that memory is plugged through, as on QEMU's command line.
+pub const MEMORY_DEVICE: &str = "plug";
+
+/// What a descriptor sent over the monitor is called there.
+const STATE_NAME: &str = "state";
+
+/// Longest line that is waited for; QEMU's own are shorter.
+const LINE_MAX: usize = 64 * 1024;
+
+/// Longest complaint of QEMU that is repeated, in characters.
+const COMPLAINT_MAX: usize = 500;
+
+/// How QEMU reaches the file with the state of a template's devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateUri {
+    /// `file:` with a descriptor set of the command line: QEMU 8.2 and newer.
+    FdSet(u32),
+    /// `fd:` with a descriptor that is sent over the monitor: the way of older releases, which newer ones give up.
+    Fd(RawFd),
+}
+
+impl StateUri {
+    fn text(self) -> String {
+        match self {
+            Self::FdSet(set) => format!("file:/dev/fdset/{set}"),
+            Self::Fd(_) => format!("fd:{STATE_NAME}"),
+        }
+    }
+}
+
+/// What became of saving or loading a template's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transfer {
+    /// It is complete.
+    Completed,
+    /// It failed; QEMU's reason.
+    Failed(String),
+}
+
+/// The runner's end.
+#[derive(Debug)]
+pub struct Monitor {
+    stream: UnixStream,
+    line: Vec<u8>,
+    transfer: Option<Transfer>,
+    resumed: Option<Instant>,
+    plugged: bool,
+    complaint: Option<String>,
+    disk_error: Option<String>,
+    shutdown: Option<Shutdown>,
+}
+
+/// Why QEMU stopped its machine and ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shutdown {
+    /// The guest powered it off.
+    PowerOff,
+    /// The guest reset it: a reboot, or a kernel that panicked.
+    Reset,
+    /// Somebody asked QEMU to.
+    Host,
+}
+
+impl Monitor {
+    /// Takes a nonblocking socket whose other end QEMU got as its monitor.
+    pub fn new(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            line: Vec::new(),
+            transfer: None,
+            resumed: None,
+            plugged: false,
+            complaint: None,
+            disk_error: None,
+            shutdown: None,
+        }
+    }
+
+    /// Orders a VM that QEMU was told to await (`-incoming defer`) to be read from `state` and to run.
+    pub fn load(&mut self, state: StateUri) {
+        self.negotiate();
+        self.hand_over(state);
+        self.order(&json!({"execute": "migrate-incoming", "arguments": {"uri": state.text()}}));
+    }
+
+    /// Opens the conversation. [`Monitor::load`] does it by itself.
+    pub fn negotiate(&mut self) {
+        self.order(&json!({"execute": "qmp_capabilities"}));
+        let capability = |name: &str| json!({"capability": name, "state": true});
+        let capabilities = [capability("x-ignore-shared"), capability("events")];
+        self.order(&json!({"execute": "migrate-set-capabilities", "arguments": {"capabilities": capabilities}}));
+    }
+
+    /// Orders the running guest to be stopped and its devices to be written to `state`; its memory
+    /// is in a shared file already and is left out. Stopped first: a guest that writes to plugged memory
+    /// while it is saved makes QEMU 10.0 abort under emulation.
+    pub fn save(&mut self, state: StateUri) {
+        self.order(&json!({"execute": "stop"}));
+        self.hand_over(state);
+        self.order(&json!({"execute": "migrate", "arguments": {"uri": state.text()}}));
+    }
+
+    /// Orders memory to be given to the guest through [`MEMORY_DEVICE`], up to this many bytes in all.
+    pub fn plug(&mut self, bytes: u64) {
+        self.order(&json!({"execute": "qom-set", "arguments": {
+            "path": format!("/machine/peripheral/{MEMORY_DEVICE}"), "property": "requested-size", "value": bytes}}));
+    }
+
+    /// Sends the descriptor where QEMU has not inherited it.
+    fn hand_over(&mut self, state: StateUri) {
+        let StateUri::Fd(fd) = state else { return };
+        let line = format!("{}\n", json!({"execute": "getfd", "arguments": {"fdname": STATE_NAME}}));
+        let message = [IoSlice::new(line.as_bytes())];
+        let fds = [fd];
+        let rights = [ControlMessage::ScmRights(&fds)];
+        let sent = sendmsg::<()>(self.stream.as_raw_fd(), &message, &rights, MsgFlags::empty(), None);
+        if sent != Ok(line.len()) {
+            tracing::debug!("descriptor to QEMU: {sent:?}");
+        }
+    }
+
+    /// A few short orders in the life of a VM always fit into the socket.
+    fn order(&mut self, order: &Value) {
+        let line = format!("{order}\n");
+        match self.stream.write(line.as_bytes()) {
+            Ok(n) if n == line.len() => {}
+            // QEMU is gone, which the channel tells.
+            outcome => tracing::debug!("order to QEMU: {outcome:?}"),
+        }
+    }
+
+    /// Takes in what QEMU said.
+    pub fn read(&mut self) {
+        let mut buf = [0; 4096];
+        for _ in 0..TURN {
+            let Ok(n @ 1..) = self.stream.read(&mut buf) else { return };
+            self.line.extend_from_slice(&buf[..n]);
+            while let Some(end) = self.line.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = self.line.drain(..=end).collect();
+                self.understand(&line);
+            }
+            if self.line.len() > LINE_MAX {
+                self.line.clear();
+            }
+        }
+    }
+
+    fn understand(&mut self, line: &[u8]) {
+        let Ok(message) = serde_json::from_slice::<Value>(line) else { return };
+        if let Some(why) = message["error"]["desc"].as_str() {
+            let why: String = why.chars().filter(|c| !c.is_control()).take(COMPLAINT_MAX).collect();
+            tracing::debug!("QEMU's monitor: {why}");
+            self.complaint.get_or_insert(why);
+        }
+        match (message["event"].as_str(), message["data"]["status"].as_str()) {
+            (Some("MEMORY_DEVICE_SIZE_CHANGE"), _) => self.plugged = true,
+            (Some("BLOCK_IO_ERROR"), _) => {
+                self.disk_error.get_or_insert_with(|| disk_error(&message["data"]));
+            }
+            (Some("SHUTDOWN"), _) => {
+                self.shutdown = match message["data"]["reason"].as_str() {
+                    Some("guest-shutdown") => Some(Shutdown::PowerOff),
+                    Some("guest-reset" | "guest-panic") => Some(Shutdown::Reset),
+                    Some("host-signal" | "host-qmp-quit" | "host-ui") => Some(Shutdown::Host),
+                    _ => None,
+                };
+            }
+            (Some("RESUME"), _) => self.resumed = Some(Instant::now()),
+            (Some("MIGRATION"), Some("completed")) => self.transfer = Some(Transfer::Completed),
+            (Some("MIGRATION"), Some("failed")) => {
+                self.transfer = Some(Transfer::Failed("QEMU could not write its state".to_owned()));
+            }
+            _ => {}
+        }
+    }
+
+    /// How saving or loading ended, once it did. An order that QEMU refused counts as its failure.
+    pub fn transfer(&self) -> Option<Transfer> {
+        self.transfer.clone().or_else(|| self.complaint.clone().map(Transfer::Failed))
+    }
+
+    /// Whether the guest has taken any memory that was plugged.
+    pub fn has_plugged(&self) -> bool {
+        self.plugged
+    }
+
+    /// Why the VM was stopped, if one of its disks cannot be read or written; for the user.
+    pub fn disk_error(&self) -> Option<String> {
+        self.disk_error.clone()
+    }
+
+    /// Why the machine was stopped, if QEMU said so before it ended.
+    pub fn shutdown(&self) -> Option<Shutdown> {
+        self.shutdown
+    }
+
+    /// When the guest's processors began to run after loading.
+    pub fn resumed(&self) -> Option<Instant> {
+        self.resumed
+    }
+}
+
+/// What QEMU tells in the event `BLOCK_IO_ERROR` (`qapi/block-core.json`).
+fn disk_error(data: &Value) -> String {
+    let reason = data["reason"].as_str().unwrap_or("input/output error");
+    let place = match data["node-name"].as_str() {
+        Some("scratch") => "the VM's private disk in 'scratch_dir'",
+        _ => "the image's disk",
+    };
+    match (data["operation"].as_str(), data["nospace"].as_bool()) {
+        (_, Some(true)) => format!("no space is left for {place}; the VM was ended"),
+        (Some("write"), _) => format!("{place} cannot be written: {reason}; the VM was ended"),
+        _ => format!("{place} cannot be read: {reason}; the VM was ended"),
+    }
+}
+
+impl AsFd for Monitor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn monitor() -> (Monitor, UnixStream) {
+        let (ours, qemus) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (Monitor::new(ours), qemus)
+    }
+
+    #[test]
+    fn a_clone_is_ordered_in_three_lines_of_json() {
+        let (mut monitor, qemu) = monitor();
+        monitor.load(StateUri::FdSet(2));
+        drop(monitor);
+        let text = std::io::read_to_string(qemu).unwrap();
+        let orders: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(orders[0], json!({"execute": "qmp_capabilities"}));
+        assert_eq!(orders[1]["arguments"]["capabilities"][0], json!({"capability": "x-ignore-shared", "state": true}));
+        assert_eq!(orders[2]["arguments"]["uri"], "file:/dev/fdset/2");
+    }
+
+    #[test]
+    fn answers_are_understood_in_any_portions() {
+        let (mut monitor, mut qemu) = monitor();
+        let said = concat!(
+            "{\"QMP\": {}}\r\n{\"return\": {}}\r\n",
+            "{\"event\": \"MIGRATION\", \"data\": {\"status\": \"completed\"}}\r\n",
+            "garbage\n{\"event\": \"RESUME\"}\r\n"
+        );
+        for byte in said.as_bytes() {
+            assert_eq!(monitor.resumed(), None);
+            qemu.write_all(&[*byte]).unwrap();
+            monitor.read();
+        }
+        assert_eq!(monitor.transfer(), Some(Transfer::Completed));
+        assert!(monitor.resumed().is_some());
+    }
+
+    #[test]
+    fn a_disk_that_is_full_or_unreadable_is_told_in_a_sentence() {
+        let (mut monitor, mut qemu) = monitor();
+        assert_eq!(monitor.disk_error(), None);
+        let full = json!({"event": "BLOCK_IO_ERROR", "data": {"node-name": "scratch", "operation": "write",
+            "action": "stop", "nospace": true, "reason": "No space left on device"}});
+        qemu.write_all(format!("{full}\n").as_bytes()).unwrap();
+        monitor.read();
+        let told = "no space is left for the VM's private disk in 'scratch_dir'; the VM was ended";
+        assert_eq!(monitor.disk_error().unwrap(), told);
+        let gone = json!({"node-name": "root", "operation": "read", "nospace": false, "reason": "Stale file handle"});
+        assert_eq!(disk_error(&gone), "the image's disk cannot be read: Stale file handle; the VM was ended");
+    }
+
+    #[test]
+    fn the_reason_of_a_machine_s_end_is_known() {
+        for (reason, expected) in
+            [("guest-shutdown", Some(Shutdown::PowerOff)), ("guest-reset", Some(Shutdown::Reset)), ("new-one", None)]
+        {
+            let (mut monitor, mut qemu) = monitor();
+            let event = json!({"event": "SHUTDOWN", "data": {"guest": true, "reason": reason}});
+            qemu.write_all(format!("{event}\n").as_bytes()).unwrap();
+            monitor.read();
+            assert_eq!(monitor.shutdown(), expected, "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_refused_order_is_a_failed_transfer() {
+        let (mut monitor, mut qemu) = monitor();
+        assert_eq!(monitor.transfer(), None);
+        qemu.write_all(b"{\"error\": {\"class\": \"GenericError\", \"desc\": \"no such thing\"}}\n").unwrap();
+        monitor.read();
+        assert_eq!(monitor.transfer(), Some(Transfer::Failed("no such thing".to_owned())));
+    }
+}

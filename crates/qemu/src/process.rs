@@ -1,0 +1,330 @@
+//! The QEMU process: started with nothing it does not need, and gone when the runner is.
+
+#![allow(unsafe_code)]
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::unistd::{geteuid, getppid, setsid};
+
+use super::descriptors::ImageFds;
+use super::monitor::{Monitor, Shutdown, TURN};
+use super::tail::Tail;
+
+/// Open files that QEMU works on.
+#[derive(Debug, Default)]
+pub struct Files {
+    /// The image's disk, which QEMU only reads.
+    pub image: Option<File>,
+    /// The private disk of a VM with an image, read-write.
+    pub scratch: Option<File>,
+    /// Memory and device state of a template: written when it is made, read when it is cloned.
+    pub template: Option<TemplateFiles>,
+    /// What a helper works on: nothing but descriptors, the rest is in its command line.
+    pub disks: Vec<OwnedFd>,
+}
+
+impl Files {
+    /// The numbers of the descriptors of a VM with an image; no number of any where there is none.
+    pub fn image_fds(&self) -> ImageFds {
+        let number = |file: &Option<File>| file.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+        ImageFds { image: number(&self.image), scratch: number(&self.scratch) }
+    }
+}
+
+/// The files of a template that are not a disk.
+#[derive(Debug)]
+pub struct TemplateFiles {
+    /// The guest's memory.
+    pub ram: File,
+    /// The state of its devices.
+    pub state: File,
+}
+
+/// Descriptors that QEMU inherits; the runner keeps the other ends.
+#[derive(Debug)]
+pub struct Inherited {
+    /// QEMU's end of the channel.
+    pub channel: UnixStream,
+    /// QEMU's end of the console.
+    pub console: UnixStream,
+    /// QEMU's end of its monitor.
+    pub monitor: UnixStream,
+    /// Open files.
+    pub files: Files,
+}
+
+impl Inherited {
+    fn descriptors(&self) -> Vec<RawFd> {
+        let sockets = [&self.channel, &self.console, &self.monitor].map(AsRawFd::as_raw_fd);
+        let template = self.files.template.iter().flat_map(|files| [files.ram.as_raw_fd(), files.state.as_raw_fd()]);
+        let files = &self.files;
+        let own = [&files.image, &files.scratch].into_iter().flatten().map(AsRawFd::as_raw_fd);
+        let disks = files.disks.iter().map(AsRawFd::as_raw_fd);
+        sockets.into_iter().chain(own).chain(template).chain(disks).collect()
+    }
+}
+
+/// What QEMU has to know of the process that starts it.
+#[derive(Debug, Clone, Copy)]
+pub struct Host {
+    /// Signals that are the starter's business: QEMU has them blocked.
+    pub blocked: SigSet,
+    /// Whether what the two of them may use of the node's memory is used up.
+    pub ran_out_of_memory: fn() -> bool,
+}
+
+/// A running QEMU and the runner's ends of its streams, all nonblocking. Dropping it kills QEMU.
+#[derive(Debug)]
+pub struct QemuProcess {
+    /// `None` for what tests and fuzzers put in the place of a QEMU.
+    child: Option<Child>,
+    ran_out_of_memory: fn() -> bool,
+    /// The channel to the agent. It ends when QEMU does.
+    pub channel: UnixStream,
+    /// Orders to QEMU.
+    pub monitor: Monitor,
+    console: UnixStream,
+    stderr: OwnedFd,
+    printed: Tail,
+    complaints: Tail,
+}
+
+impl QemuProcess {
+    /// Starts `qemu`; `args` gets the descriptors by the numbers they have in the child.
+    ///
+    /// # Errors
+    /// When descriptors run out or the program cannot be executed.
+    pub fn spawn(
+        qemu: &Path,
+        host: Host,
+        files: Files,
+        args: impl FnOnce(&Inherited) -> Vec<OsString>,
+    ) -> anyhow::Result<Self> {
+        let (channel, qemu_channel) = UnixStream::pair().context("channel")?;
+        let (console, qemu_console) = UnixStream::pair().context("console")?;
+        let (monitor, qemu_monitor) = UnixStream::pair().context("monitor")?;
+        for ours in [&channel, &console, &monitor] {
+            ours.set_nonblocking(true)?;
+        }
+        let inherited = Inherited { channel: qemu_channel, console: qemu_console, monitor: qemu_monitor, files };
+        let keep = inherited.descriptors();
+
+        let mut command = Command::new(qemu);
+        command.args(args(&inherited)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        // QEMU gets no environment of the job: nothing in it is for QEMU, some of it could steer its libraries.
+        command.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
+        let runner = nix::unistd::getpid();
+        let Host { blocked, ran_out_of_memory } = host;
+        // SAFETY: the closure runs between fork and exec of a single-threaded process and makes system calls only.
+        unsafe { command.pre_exec(move || detach(runner, &blocked, &keep)) };
+        let mut child = command.spawn().with_context(|| format!("{} cannot be started", qemu.display()))?;
+        let stderr: OwnedFd = child.stderr.take().context("no pipe for QEMU's messages")?.into();
+        set_nonblocking(&stderr)?;
+        Ok(Self {
+            child: Some(child),
+            ran_out_of_memory,
+            channel,
+            monitor: Monitor::new(monitor),
+            console,
+            stderr,
+            printed: Tail::default(),
+            complaints: Tail::default(),
+        })
+    }
+
+    /// No process at all: who holds the other ends of the nonblocking sockets plays QEMU and its guest.
+    #[cfg(any(test, feature = "stand-in"))]
+    pub fn stand_in([channel, console, monitor, stderr]: [UnixStream; 4]) -> Self {
+        let monitor = Monitor::new(monitor);
+        let (printed, complaints) = Default::default();
+        Self {
+            child: None,
+            ran_out_of_memory: || false,
+            channel,
+            monitor,
+            console,
+            stderr: stderr.into(),
+            printed,
+            complaints,
+        }
+    }
+
+    /// What is to be polled beside the channel, each to be followed by [`QemuProcess::read_texts`].
+    /// All end when QEMU does, which the channel tells.
+    pub fn texts(&self) -> [BorrowedFd<'_>; 3] {
+        [self.console.as_fd(), self.stderr.as_fd(), self.monitor.as_fd()]
+    }
+
+    /// Reads what the guest's kernel and QEMU printed and what the monitor answered.
+    pub fn read_texts(&mut self) {
+        let mut buf = [0; 4096];
+        for _ in 0..TURN {
+            let Ok(n @ 1..) = self.console.read(&mut buf) else { break };
+            self.printed.push(&buf[..n]);
+        }
+        for _ in 0..TURN {
+            let Ok(n @ 1..) = nix::unistd::read(&self.stderr, &mut buf) else { break };
+            self.complaints.push(&buf[..n]);
+        }
+        self.monitor.read();
+    }
+
+    /// What QEMU or the guest's console said last, as the end of a sentence.
+    pub fn last_words(&self) -> String {
+        match (self.complaints.telling_line(), self.printed.telling_line()) {
+            (Some(line), _) => format!("; QEMU said: \"{line}\""),
+            (None, Some(line)) => format!("; its console ended with: \"{line}\""),
+            (None, None) => "; its console is empty".to_owned(),
+        }
+    }
+
+    /// Why the channel closed, for the user: from QEMU's end and from what was printed.
+    pub fn exit_reason(&mut self) -> String {
+        self.read_texts();
+        let how = match self.ended_by_itself() {
+            Some(status) => match (status.signal(), status.code()) {
+                (Some(libc::SIGKILL), _) if (self.ran_out_of_memory)() => {
+                    "the node's kernel killed QEMU, for the memory that this task may use is used up: ask for more with \
+                     --mem; where nothing else of the job needs any, the site's 'memory_overhead_mib' is too little"
+                        .to_owned()
+                }
+                (Some(libc::SIGKILL), _) => {
+                    "QEMU was killed (signal 9), by an administrator or for lack of memory: in that case ask for more with --mem"
+                        .to_owned()
+                }
+                (Some(signo), _) => format!("QEMU was killed by signal {signo}"),
+                (None, Some(0)) => return self.end_of_guest(),
+                (None, code) => format!("QEMU failed with code {}", code.unwrap_or(-1)),
+            },
+            None => "QEMU closed the channel".to_owned(),
+        };
+        self.read_texts();
+        format!("{how}{}", self.last_words())
+    }
+
+    /// Why QEMU ended as it does when its machine stops.
+    fn end_of_guest(&mut self) -> String {
+        self.read_texts();
+        match (self.printed.panic(), self.monitor.shutdown()) {
+            (Some(reason), _) => format!("the guest's kernel panicked: \"{reason}\""),
+            (None, Some(Shutdown::PowerOff)) => "the guest powered itself off before the command ended".to_owned(),
+            (None, Some(Shutdown::Reset)) => "the guest rebooted, which ends a VM, before the command ended".to_owned(),
+            (None, Some(Shutdown::Host)) => "QEMU was told to quit by somebody on this node".to_owned(),
+            (None, None) => format!("the guest stopped by itself{}", self.last_words()),
+        }
+    }
+
+    /// How QEMU ended, if it did without being killed by us.
+    ///
+    /// The channel closes a moment before the process can be waited for; QEMU that closed it and
+    /// still lives a second later is stuck.
+    fn ended_by_itself(&mut self) -> Option<ExitStatus> {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < deadline {
+            if let Ok(Some(status)) = self.child.as_mut()?.try_wait() {
+                return Some(status);
+            }
+            // Only on the way to an error message: not worth a descriptor to wait on.
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        None
+    }
+
+    /// Whether somebody stopped QEMU: SIGSTOP, a debugger.
+    pub fn is_stopped(&self) -> bool {
+        let stat = self.child.as_ref().map(|child| std::fs::read_to_string(format!("/proc/{}/stat", child.id())));
+        let Some(Ok(stat)) = stat else { return false };
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
+    }
+
+    /// Kills QEMU without waiting for its end: giving back its memory takes milliseconds in which the
+    /// other VMs go on.
+    pub fn kill(&mut self) {
+        // A child that was not waited for keeps its id, so this cannot hit a stranger.
+        let _ = self.child.as_mut().map(Child::kill);
+    }
+
+    /// Kills QEMU and waits for its end.
+    pub fn finish(&mut self) {
+        self.kill();
+        let _ = self.child.as_mut().map(Child::wait);
+    }
+}
+
+impl Drop for QemuProcess {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+/// What becomes of the child between fork and exec.
+fn detach(runner: nix::unistd::Pid, mask: &SigSet, keep: &[RawFd]) -> io::Result<()> {
+    // Its own session: neither the terminal's nor Slurm's group signals reach it.
+    setsid()?;
+    // Where Slurm signals every descendant (proctrack/linuxproc) QEMU must not be the one that obeys.
+    // KVM's own use of SIGUSR1 survives this: QEMU unblocks it in each vCPU thread.
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(mask), None)?;
+    // However the runner dies, QEMU does; if it died already, there was nobody left to notice.
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if getppid() != runner {
+        return Err(io::Error::other("the runner is gone"));
+    }
+    no_core_dump()?;
+    no_capabilities()?;
+    // PMI sockets and whatever else slurmstepd left open is not for QEMU.
+    // SAFETY: close_range with CLOSE_RANGE_CLOEXEC only sets flags on descriptors of this process.
+    let rc = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if rc != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    for &fd in keep {
+        // SAFETY: F_SETFD on a descriptor that the parent holds open across the fork.
+        if unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// A core dump would put the memory of a guest into a file; dropping the hard limit, too, is final.
+fn no_core_dump() -> io::Result<()> {
+    Ok(setrlimit(Resource::RLIMIT_CORE, 0, 0)?)
+}
+
+/// QEMU never has a capability, root's neither: it then acts as the user with the number 0 and cannot change
+/// owners, make devices, or overrule permissions on behalf of a guest.
+fn no_capabilities() -> io::Result<()> {
+    if !geteuid().is_root() {
+        // exec gives none to other users: there is nothing to inherit, and no ambient set without privilege.
+        return Ok(());
+    }
+    const SECBIT_NOROOT: libc::c_ulong = 1 << 0;
+    const SECBIT_NOROOT_LOCKED: libc::c_ulong = 1 << 1;
+    // SAFETY: prctl with integers only; it changes credentials of this process alone.
+    let unroot = || unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NOROOT_LOCKED) };
+    // SAFETY: as before.
+    let no_ambient = || unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
+    match (no_ambient(), unroot()) {
+        (0, 0) => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn set_nonblocking(fd: &OwnedFd) -> anyhow::Result<()> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}

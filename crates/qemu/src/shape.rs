@@ -1,0 +1,140 @@
+//! The size of a VM, and the hardware of a template: a class of VM sizes, so that jobs of many sizes share one template.
+
+/// Least guest memory in MiB: the kit's kernel and initramfs need about 100 to come up.
+pub const MIN_GUEST_MIB: u64 = 128;
+
+/// What every VM of a slot gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VmSize {
+    /// Guest memory in MiB.
+    pub memory_mib: u64,
+    /// Guest processors.
+    pub cpus: u32,
+}
+
+/// Memory that every clone starts with: enough that a command never waits for what is plugged.
+/// Smaller VMs have a class of their own.
+const USUAL_BASE_MIB: u64 = 256;
+
+/// The same for a system with an init of its own.
+const FULL_BASE_MIB: u64 = 512;
+
+/// Memory that can be plugged, at least: what most jobs stay below.
+const LEAST_PLUGGABLE_MIB: u64 = 8 << 10;
+
+/// And at most: QEMU's emulated processors address 1 TiB, PCI included. A larger VM boots.
+const MOST_PLUGGABLE_MIB: u64 = 256 << 10;
+
+/// More processors than QEMU's PC has without further options.
+const MOST_CPUS: u32 = 255;
+
+/// virtio-mem's unit, in MiB: what x86 plugs and unplugs as one huge page. A template has one block plugged:
+/// the first one costs a guest as much as the next gigabyte.
+pub const BLOCK_MIB: u64 = 2;
+
+/// What a template is built with and what each of its clones must have too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Memory before anything is plugged, in MiB.
+    pub base_mib: u64,
+    /// Size of the device through which the rest is plugged, in MiB; 0 for no such device.
+    pub pluggable_mib: u64,
+    /// Processors, of which a clone's command may get fewer.
+    pub cpus: u32,
+    /// Shares. Each device costs a start some milliseconds, so this is no class but the number.
+    pub shares: usize,
+}
+
+impl Shape {
+    /// The class of a VM, if there is one.
+    pub fn of(size: VmSize, shares: usize) -> Option<Self> {
+        let least_mib = if size.memory_mib < USUAL_BASE_MIB { MIN_GUEST_MIB } else { USUAL_BASE_MIB };
+        Self::above(least_mib, size, shares)
+    }
+
+    /// The class of a VM that boots its own kernel. Where that takes no memory while it runs, or is small, each size
+    /// is a class of its own.
+    pub fn of_full_boot(size: VmSize, shares: usize, takes_memory: bool) -> Option<Self> {
+        if takes_memory && size.memory_mib >= FULL_BASE_MIB {
+            return Self::above(FULL_BASE_MIB, size, shares);
+        }
+        let cpus = size.cpus.checked_next_power_of_two()?.min(MOST_CPUS);
+        (size.cpus <= cpus).then_some(Self { base_mib: size.memory_mib, pluggable_mib: 0, cpus, shares })
+    }
+
+    fn above(least_mib: u64, size: VmSize, shares: usize) -> Option<Self> {
+        let base_mib = least_mib - BLOCK_MIB;
+        let rest = size.memory_mib.checked_sub(least_mib)?;
+        let pluggable_mib = rest.next_power_of_two().max(LEAST_PLUGGABLE_MIB);
+        let cpus = size.cpus.checked_next_power_of_two()?.min(MOST_CPUS);
+        (pluggable_mib <= MOST_PLUGGABLE_MIB && size.cpus <= cpus).then_some(Self {
+            base_mib,
+            pluggable_mib,
+            cpus,
+            shares,
+        })
+    }
+
+    /// How much of the bytes that are plugged into a clone in all its template did not have.
+    pub fn beyond_template(plugged: u64) -> u64 {
+        plugged - (BLOCK_MIB << 20)
+    }
+
+    /// Memory that is plugged into a clone of this size in all, in bytes; `None` if the template's is enough.
+    pub fn bytes_to_plug(&self, size: VmSize) -> Option<u64> {
+        if self.pluggable_mib == 0 {
+            return None;
+        }
+        let plugged = size.memory_mib.saturating_sub(self.base_mib) / BLOCK_MIB * BLOCK_MIB;
+        (plugged > BLOCK_MIB).then_some(plugged << 20)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(memory_mib: u64, cpus: u32) -> Option<Shape> {
+        Shape::of(VmSize { memory_mib, cpus }, 1)
+    }
+
+    #[test]
+    fn usual_sizes_share_one_shape() {
+        let usual = shape(256, 1).unwrap();
+        for (memory_mib, cpus) in [(257, 1), (2000, 1), (8 << 10, 1)] {
+            assert_eq!(shape(memory_mib, cpus).unwrap(), usual);
+        }
+        assert_ne!(shape(128, 1).unwrap(), usual);
+        assert_eq!(shape(512, 3).unwrap(), shape(256, 4).unwrap());
+        assert_ne!(shape(10 << 10, 1).unwrap(), usual);
+        assert_eq!(shape(512, 48).unwrap().cpus, 64);
+        assert_eq!(shape(512, 200).unwrap().cpus, 255);
+    }
+
+    #[test]
+    fn what_no_template_can_hold_has_no_shape() {
+        assert_eq!(shape(1 << 20, 1), None);
+        assert_eq!(shape(512, 300), None);
+        assert_eq!(shape(100, 1), None);
+    }
+
+    #[test]
+    fn a_full_boot_has_a_class_of_its_size_unless_its_kernel_takes_memory() {
+        let of = |memory_mib, takes| Shape::of_full_boot(VmSize { memory_mib, cpus: 1 }, 1, takes).unwrap();
+        assert_eq!(of(512, true), of(3000, true));
+        assert_eq!(of(3000, true).bytes_to_plug(VmSize { memory_mib: 3000, cpus: 1 }), Some(2490 << 20));
+        for shape in [of(3000, false), of(300, true)] {
+            assert_eq!(shape.pluggable_mib, 0);
+            assert_eq!(shape.bytes_to_plug(VmSize { memory_mib: shape.base_mib, cpus: 1 }), None);
+        }
+        assert_eq!(of(3000, false).base_mib, 3000);
+    }
+
+    #[test]
+    fn the_rest_is_plugged_in_whole_blocks() {
+        let size = VmSize { memory_mib: 1105, cpus: 1 };
+        assert_eq!(Shape::of(size, 0).unwrap().bytes_to_plug(size), Some(850 << 20));
+        let small = VmSize { memory_mib: 257, cpus: 1 };
+        assert_eq!(Shape::of(small, 0).unwrap().bytes_to_plug(small), None);
+    }
+}

@@ -1,0 +1,93 @@
+//! The end of a stream of text that is only looked at when something goes wrong.
+
+/// Keeps the last bytes of what was pushed.
+#[derive(Debug, Default)]
+pub struct Tail {
+    bytes: Vec<u8>,
+}
+
+/// What Linux says when it gives up.
+const PANIC: &str = "Kernel panic";
+
+/// Text of a guest, fit for a terminal and a log.
+pub fn printable(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).chars().filter(|c| !c.is_control()).take(1000).collect()
+}
+
+/// Bytes kept.
+const KEPT: usize = 16 * 1024;
+
+impl Tail {
+    /// Appends `bytes`, dropping the oldest beyond 16 KiB.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        if self.bytes.len() > 2 * KEPT {
+            self.bytes.drain(..self.bytes.len() - KEPT);
+        }
+    }
+
+    /// The line that most likely says what happened: the last kernel panic, else the last line
+    /// that has text. Control characters are taken out, they come from the guest.
+    pub fn telling_line(&self) -> Option<String> {
+        let lines = self.lines();
+        let panic = lines.iter().rfind(|line| line.contains(PANIC) || line.contains("spank-vm-agent:"));
+        panic.or(lines.last()).cloned()
+    }
+
+    /// What the kernel gave as the reason of its panic, if it panicked.
+    pub fn panic(&self) -> Option<String> {
+        let lines = self.lines();
+        // The trace after it ends with the same words.
+        let line = lines.iter().find(|line| line.contains(PANIC) && !line.contains("end Kernel panic"))?;
+        let reason = line.split_once(PANIC).map(|(_, after)| after.trim_start_matches(" - "))?;
+        Some(reason.trim_start_matches("not syncing: ").to_owned())
+    }
+
+    /// The lines that have text.
+    fn lines(&self) -> Vec<String> {
+        let text = String::from_utf8_lossy(&self.bytes);
+        let clean = |line: &str| {
+            without_orders(line).chars().filter(|c| !c.is_control()).take(200).collect::<String>().trim().to_owned()
+        };
+        text.lines().map(clean).filter(|line| !line.is_empty()).collect()
+    }
+}
+
+/// The text without what it orders a terminal to do: firmware and boot loaders place each word by such orders.
+fn without_orders(line: &str) -> String {
+    let mut parts = line.split("\x1b[");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        // Parameters, then one letter.
+        let rest = part.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, ';' | '?' | '=' | ' '));
+        text.extend(rest.chars().skip(1));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_boot_loader_draws_is_read_as_text() {
+        let mut tail = Tail::default();
+        tail.push(b"\x1b[01;01H\x1b[0m\x1b[2J  Booting `D\x1b[01;12Hebian'\x1b[?25h\r\n\x1b[");
+        assert_eq!(tail.telling_line().unwrap(), "Booting `Debian'");
+    }
+
+    #[test]
+    fn a_panic_is_preferred_to_the_noise_after_it() {
+        let mut tail = Tail::default();
+        assert_eq!(tail.telling_line(), None);
+        tail.push(b"[ 1.0] Kernel panic - not syncing: VFS\r\n[ 1.1] Rebooting\x1b[0m..\r\n\r\n");
+        assert_eq!(tail.telling_line().unwrap(), "[ 1.0] Kernel panic - not syncing: VFS");
+        assert_eq!(tail.panic().unwrap(), "VFS");
+        for _ in 0..10_000 {
+            tail.push(b"a line\x07 of noise\n");
+        }
+        assert_eq!(tail.telling_line().unwrap(), "a line of noise");
+        assert_eq!(tail.panic(), None);
+        assert!(tail.bytes.len() <= 2 * KEPT);
+    }
+}

@@ -1,0 +1,267 @@
+//! One attempt to run a slot: its VMs are started, as clones where that is possible, and relayed
+//! until they have ended. An attempt in which no guest ever answered may be followed by another.
+
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use super::fault::BlameNode;
+use super::relay::{Patience, Relay};
+use super::save::{self, SaveAs, Saved};
+use super::session::Vm;
+use super::signals::{Signal, Signals};
+use super::task::{End, Guest, Output, Streams};
+use super::template::{self, Obtained, Recipe, Template, Terms};
+use super::timing::Moments;
+use super::{NOTICE_AFTER, Parts, Slot, source};
+use crate::config::StartChoice;
+use crate::notice;
+use proto::ExitStatus;
+use qemu::scratch;
+use qemu::{Accel, MachineType, Shape, Start, System, TemplateFds, VmSpec};
+use qemu::{Files, QemuProcess};
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Every VM in its way.
+    Ended(Vec<End>),
+    /// By a signal that came before the command ran.
+    Died(Signal),
+}
+
+impl Outcome {
+    /// Whether no agent ever answered: nothing of the command has run, and it may be tried otherwise.
+    pub fn never_came_up(&self) -> bool {
+        matches!(self, Self::Ended(ends) if ends.iter().all(|end| matches!(end, End::NeverUp(_))))
+    }
+}
+
+/// Runs the slot's VMs. They are cloned where a template is to be had; else, and when the clones do
+/// not come up, they boot.
+///
+/// # Errors
+/// When something of the node fails that no other way of starting would mend.
+pub fn run(
+    slot: &Slot,
+    parts: &Parts,
+    signals: &Signals,
+    accel: Accel,
+    boot_timeout: Duration,
+) -> anyhow::Result<Outcome> {
+    let notice_at = io::stderr().is_terminal().then(|| slot.begin + NOTICE_AFTER);
+    let vms = Vms { slot, parts, signals, accel, boot_timeout, notice_at };
+    match vms.template() {
+        Obtained::Interrupted(signal) => return Ok(Outcome::Died(signal)),
+        Obtained::NoBoot(why) => return Ok(Outcome::Ended(vec![End::NeverUp(why)])),
+        Obtained::Unavailable(why) => tracing::debug!("booting: {why}"),
+        Obtained::Template((shape, template)) => {
+            let outcome = vms.run(Some((shape, &template)))?;
+            if !outcome.never_came_up() {
+                return Ok(outcome);
+            }
+            let dir = template.dir();
+            tracing::warn!("clones of {} do not come up; it is removed: {outcome:?}", dir.display());
+            if let Err(error) = template.remove() {
+                tracing::warn!("{} cannot be removed: {error}", dir.display());
+            }
+        }
+    }
+    vms.run(None)
+}
+
+/// What all VMs of an attempt have in common.
+#[derive(Clone, Copy)]
+struct Vms<'a> {
+    slot: &'a Slot,
+    parts: &'a Parts,
+    signals: &'a Signals,
+    accel: Accel,
+    boot_timeout: Duration,
+    notice_at: Option<Instant>,
+}
+
+impl Vms<'_> {
+    /// The template to clone, found or made.
+    fn template(&self) -> Obtained<(Shape, Template)> {
+        let Self { slot, parts, .. } = self;
+        if slot.config.start == StartChoice::Boot {
+            return Obtained::Unavailable("the configuration says so (start = 'boot')".to_owned());
+        }
+        if parts.machine == MachineType::Microvm {
+            return Obtained::Unavailable(format!("machine {:?} cannot plug memory", parts.machine));
+        }
+        let Some(shape) = parts.source.shape(parts.size, parts.shares.len()) else {
+            return Obtained::Unavailable(format!("{:?} is larger than templates are", parts.size));
+        };
+        let introduction = parts.task.introduction();
+        let recipe = Recipe {
+            image: &parts.image,
+            source: &parts.source,
+            disk: &parts.disk,
+            qemu: &parts.qemu,
+            machine: parts.machine,
+            accel: self.accel,
+            shape,
+            introduction: &introduction,
+        };
+        let terms = Terms { signals: self.signals, boot_timeout: self.boot_timeout, notice_at: self.notice_at };
+        let cache_bytes = slot.config.template_cache_mib << 20;
+        template::obtain(&recipe, &slot.config.template_dir, cache_bytes, &terms).map(|template| (shape, template))
+    }
+
+    /// Starts all VMs at once and relays until they have ended.
+    fn run(&self, template: Option<(Shape, &Template)>) -> anyhow::Result<Outcome> {
+        let slot = self.slot;
+        let count = slot.asked.vms() as usize;
+        let has_template = template.is_some().then(Instant::now);
+        let start = |index| self.start(template, has_template, index);
+        let vms = (0..count).map(start).collect::<anyhow::Result<Vec<_>>>()?;
+        self.explain(template.is_some());
+        let mut relay = Relay::new(vms, self.streams()?, self.signals, self.guest(template), self.patience());
+        if slot.save.is_some() {
+            relay.keep(0);
+        }
+        let mut interrupted = relay.run()?;
+        let mut not_saved = None;
+        if let (Some(image), None) = (&slot.save, interrupted) {
+            match self.save(&mut relay, image) {
+                Saved::Done => {}
+                Saved::Interrupted(signal) => interrupted = Some(signal),
+                Saved::Failed(why) => not_saved = Some(End::NotSaved(why)),
+            }
+        }
+        for (vm, command) in relay.vms.iter_mut().zip(&relay.commands.list) {
+            vm.reap();
+            command.complete(&mut vm.moments);
+            tracing::info!(image = %slot.image, vm = vm.number, phases = %vm.moments, "vm ended");
+            if slot.timing {
+                notice::line(&format!("timing: vm={} {}", vm.number, vm.moments));
+            }
+        }
+        let end = |number| relay.commands.end(number).unwrap_or(End::Broken("the relay left it".to_owned()));
+        let mut ends: Vec<End> = (0..count).map(end).collect();
+        if let Some(not_saved) = not_saved {
+            ends[0] = not_saved;
+        }
+        Ok(interrupted.map_or(Outcome::Ended(ends), Outcome::Died))
+    }
+
+    fn streams(&self) -> anyhow::Result<Streams> {
+        let count = self.slot.asked.vms() as usize;
+        let mut streams = Streams::new(
+            io::stdin().as_fd(),
+            Output::new(io::stdout().as_fd(), count)?,
+            Output::new(io::stderr().as_fd(), count)?,
+        )?;
+        // On a terminal the program in the VM decides where lines begin.
+        if self.slot.asked.vm_label == Some(true) && !self.parts.task.has_terminal() {
+            streams.outputs().for_each(Output::label_lines);
+        }
+        Ok(streams)
+    }
+
+    fn guest(&self, template: Option<(Shape, &Template)>) -> Guest<'_> {
+        let parts = self.parts;
+        Guest {
+            task: &parts.task,
+            shares: &parts.shares,
+            links: &parts.image.entry.links,
+            cpus: template.filter(|(shape, _)| shape.cpus > parts.size.cpus).map(|_| parts.size.cpus as u16),
+            memory: template.and_then(|(shape, _)| shape.bytes_to_plug(parts.size)).map(Shape::beyond_template),
+        }
+    }
+
+    fn patience(&self) -> Patience<'_> {
+        Patience {
+            boot_timeout: self.boot_timeout,
+            advice: source::advice(&self.parts.source),
+            silence_limit: Some(self.slot.config.silence_timeout_s).filter(|&s| s > 0).map(Duration::from_secs),
+            notice: self.notice_at.map(|moment| (moment, self.slot.image.as_str())),
+        }
+    }
+
+    /// Saves the root of the first VM, if its command has succeeded.
+    fn save(&self, relay: &mut Relay<'_>, image: &SaveAs) -> Saved {
+        if relay.commands.end(0) != Some(End::Exited(ExitStatus::Code(0))) {
+            notice::line(&format!("warning: {} is not made, because the command failed", image.name()));
+            return Saved::Done;
+        }
+        save::save(&mut relay.vms[0], image, &self.parts.image, self.signals, self.boot_timeout)
+    }
+
+    fn start(
+        &self,
+        template: Option<(Shape, &Template)>,
+        has_template: Option<Instant>,
+        index: usize,
+    ) -> anyhow::Result<Vm> {
+        let Self { slot, parts, .. } = self;
+        let scratch_dir = &slot.config.scratch_dir;
+        // Kept until QEMU has it.
+        let mut device_state = None;
+        let image = Some(parts.disk.file().try_clone().context("the image's disk")?);
+        let (start, files) = match template {
+            Some((shape, template)) => {
+                let opened = template.files().context("the template's files")?;
+                let (ram, state) = (opened.ram.as_raw_fd(), opened.state.as_raw_fd());
+                let fds = TemplateFds { ram, state, abilities: template.abilities() };
+                let scratch = scratch::create(template.scratch(), scratch_dir).blame_node()?;
+                device_state = Some(opened.state.try_clone()?);
+                let files = Files { image, scratch: Some(scratch), template: Some(opened), ..Files::default() };
+                (Start::Clone(shape, fds), files)
+            }
+            None => {
+                let scratch = Some(source::private_disk(&parts.source, parts.disk.file(), scratch_dir).blame_node()?);
+                (Start::Boot(parts.size), Files { image, scratch, ..Files::default() })
+            }
+        };
+        let mut process = QemuProcess::spawn(&parts.qemu, source::host(), files, |inherited| {
+            VmSpec {
+                machine: parts.machine,
+                accel: self.accel,
+                start,
+                source: &parts.source,
+                system: System::Image(&parts.image, inherited.files.image_fds()),
+                channel: inherited.channel.as_raw_fd(),
+                console: inherited.console.as_raw_fd(),
+                monitor: inherited.monitor.as_raw_fd(),
+                shares: &parts.shares,
+            }
+            .args()
+        })
+        .blame_node()?;
+        let mut memory_to_plug = None;
+        if let (Start::Clone(shape, fds), Some(state)) = (start, &device_state) {
+            process.monitor.load(fds.abilities.state_uri(state));
+            memory_to_plug = shape.bytes_to_plug(parts.size);
+        } else {
+            // Only so that it tells why a machine stopped.
+            process.monitor.negotiate();
+        }
+        let moments = Moments { template: has_template, spawned: Some(Instant::now()), ..Moments::begin(slot.begin) };
+        Ok(Vm::new(index, process, memory_to_plug, moments))
+    }
+
+    /// For `-v`.
+    fn explain(&self, clones: bool) {
+        let Self { slot, parts, .. } = self;
+        tracing::debug!(
+            "{} {} x {} with {} MiB and {} processors each, {:?}, {:?}; the guest has {} s to come up",
+            if clones { "cloned" } else { "started" },
+            slot.asked.vms(),
+            parts.disk,
+            parts.size.memory_mib,
+            parts.size.cpus,
+            self.accel,
+            parts.machine,
+            self.boot_timeout.as_secs()
+        );
+        for share in &parts.shares {
+            let mode = if share.read_only { "read-only" } else { "read and write" };
+            tracing::debug!("share {} at {}, {mode}", share.source.display(), share.target.display());
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The site's configuration: one TOML file, every key optional, unknown keys refused.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::Deserialize;
+
+use image::{Catalogue, Person, check_pattern};
+use node::layout;
+use request::{MAX_VMS_PER_SLOT, ShareSpec};
+
+/// Where the configuration is looked for unless the plugin or `--config` names another file.
+pub const DEFAULT_PATH: &str = layout::DEFAULT_CONFIG;
+
+/// How guests are executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccelChoice {
+    /// KVM where it really runs a guest, else emulation, with a warning if /dev/kvm looked usable.
+    Auto,
+    /// KVM or an error.
+    Kvm,
+    /// QEMU's software emulation.
+    Tcg,
+}
+
+impl AccelChoice {
+    /// All values as they are written.
+    pub const WORDS: [(&'static str, Self); 3] = [("auto", Self::Auto), ("kvm", Self::Kvm), ("tcg", Self::Tcg)];
+}
+
+/// Which virtual hardware guests get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MachineChoice {
+    /// What works everywhere: a PC.
+    Auto,
+    /// QEMU's minimal machine. Its boot is shorter, but under emulation about one in ten finds no
+    /// steady clock to measure its own by, and hangs.
+    Microvm,
+    /// An ordinary PC with PCI Express.
+    Q35,
+}
+
+impl MachineChoice {
+    /// All values as they are written.
+    pub const WORDS: [(&'static str, Self); 3] = [("auto", Self::Auto), ("microvm", Self::Microvm), ("q35", Self::Q35)];
+}
+
+/// Where VMs read their image from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Delivery {
+    /// From a copy on the node, if the image's own place is not a disk of the node already.
+    Auto,
+    /// From a copy on the node.
+    Cache,
+    /// From where the image is.
+    InPlace,
+}
+
+impl Delivery {
+    /// The value as it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Cache => "cache",
+            Self::InPlace => "in-place",
+        }
+    }
+}
+
+/// How VMs start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StartChoice {
+    /// As clones of a template, which the first VM of an image on a node makes.
+    Clone,
+    /// Each boots.
+    Boot,
+}
+
+fn share_specs<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<ShareSpec>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
+}
+
+/// Every setting of a site with its default. `slurm-conf/spank-vm.toml` explains them line by line.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Directories with image entries; the first that has a name wins. `~`, `%u` and `%g` in them are the user's
+    /// home, name and groups.
+    pub image_dirs: Vec<PathBuf>,
+    /// Users may bring images of their own: paths, and the directories with `~` or `%u`.
+    pub user_images: bool,
+    /// Where VMs read their image from.
+    pub delivery: Delivery,
+    /// Root-owned directory on this node's disk for copies of images; `%n` in it is the node's name.
+    pub image_cache_dir: PathBuf,
+    /// What the copies of one user, or of the site, may take of it, in MiB.
+    pub image_cache_mib: u64,
+    /// Seconds that a job waits for the copy of its image before it reads it where it is.
+    pub image_copy_timeout_s: u64,
+    /// The boot kit's directory.
+    pub kit: PathBuf,
+    /// The QEMU binary; a name without a slash is looked for in `/usr/bin`, `/usr/local/bin` and `/usr/libexec`.
+    pub qemu: PathBuf,
+    /// How guests are executed.
+    pub accel: AccelChoice,
+    /// Which virtual hardware guests get.
+    pub machine: MachineChoice,
+    /// Root-owned directory for the state of running VMs and for what is known about the node.
+    pub state_dir: PathBuf,
+    /// How VMs start.
+    pub start: StartChoice,
+    /// Root-owned directory on this node's disk for templates.
+    pub template_dir: PathBuf,
+    /// What the templates of one user, or of the site, may take of it, in MiB.
+    pub template_cache_mib: u64,
+    /// Where the VMs' private disks live, as files without a name.
+    pub scratch_dir: PathBuf,
+    /// Guest memory in MiB per VM where Slurm sets no limit.
+    pub default_memory_mib: u64,
+    /// Memory in MiB that QEMU itself needs beside the guest's, per VM.
+    pub memory_overhead_mib: u64,
+    /// Highest `--vms-per-slot`.
+    pub max_vms_per_slot: u32,
+    /// Seconds from the start of QEMU until the agent must have answered.
+    pub boot_timeout_s: u64,
+    /// The same for images that boot their own kernel and init.
+    pub full_boot_timeout_s: u64,
+    /// Seconds without an answer of a guest whose command runs after which it is given up; 0 is never.
+    pub silence_timeout_s: u64,
+    /// Seconds after which a boot under KVM counts as broken when `accel` is `auto`.
+    pub kvm_timeout_s: u64,
+    /// Whether root's own jobs get VMs.
+    pub allow_root: bool,
+    /// Share the user's home directory.
+    pub share_home: bool,
+    /// More shares for every guest.
+    #[serde(deserialize_with = "share_specs")]
+    pub shares: Vec<ShareSpec>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            image_dirs: vec![
+                "/var/lib/spank-vm/images".into(),
+                "/usr/share/spank-vm/images".into(),
+                "~/.local/share/spank-vm/images".into(),
+            ],
+            user_images: true,
+            delivery: Delivery::Auto,
+            image_cache_dir: layout::DEFAULT_IMAGE_CACHE_DIR.into(),
+            image_cache_mib: 20480,
+            image_copy_timeout_s: 600,
+            kit: "/var/lib/spank-vm/kit".into(),
+            qemu: "qemu-system-x86_64".into(),
+            accel: AccelChoice::Auto,
+            machine: MachineChoice::Auto,
+            state_dir: layout::DEFAULT_STATE_DIR.into(),
+            start: StartChoice::Clone,
+            template_dir: layout::DEFAULT_TEMPLATE_DIR.into(),
+            template_cache_mib: 4096,
+            scratch_dir: "/var/tmp".into(),
+            default_memory_mib: 512,
+            memory_overhead_mib: 128,
+            max_vms_per_slot: MAX_VMS_PER_SLOT,
+            boot_timeout_s: 60,
+            full_boot_timeout_s: 240,
+            silence_timeout_s: 0,
+            kvm_timeout_s: 10,
+            allow_root: false,
+            share_home: true,
+            shares: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Parses the text of a configuration file.
+    ///
+    /// # Errors
+    /// The text carries the line and the column.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        let config: Self = toml::from_str(text)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Loads `path`, or the site's default file, or the built-in defaults when there is none.
+    ///
+    /// # Errors
+    /// A file that was named must exist; any file that exists must be readable and valid.
+    pub fn load(path: Option<&Path>) -> anyhow::Result<Self> {
+        let named = path.is_some();
+        let path = path.unwrap_or(Path::new(DEFAULT_PATH));
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text).with_context(|| format!("configuration {}", path.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => Ok(Self::default()),
+            Err(error) => Err(error).with_context(|| format!("configuration {} cannot be read", path.display())),
+        }
+    }
+
+    fn validate(&self) -> anyhow::Result<()> {
+        let at_least_one = [
+            ("default_memory_mib", self.default_memory_mib),
+            ("boot_timeout_s", self.boot_timeout_s),
+            ("full_boot_timeout_s", self.full_boot_timeout_s),
+            ("kvm_timeout_s", self.kvm_timeout_s),
+            ("image_copy_timeout_s", self.image_copy_timeout_s),
+            ("max_vms_per_slot", self.max_vms_per_slot.into()),
+        ];
+        for (key, value) in at_least_one {
+            anyhow::ensure!(value > 0, "{key} = 0: must be at least 1");
+        }
+        anyhow::ensure!(
+            self.max_vms_per_slot <= MAX_VMS_PER_SLOT,
+            "max_vms_per_slot = {}: at most {MAX_VMS_PER_SLOT}",
+            self.max_vms_per_slot
+        );
+        for dir in &self.image_dirs {
+            check_pattern(dir)?;
+        }
+        anyhow::ensure!(
+            self.image_cache_dir.is_absolute(),
+            "image_cache_dir = {:?}: an absolute path is needed",
+            self.image_cache_dir
+        );
+        Ok(())
+    }
+
+    /// The directory for copies of images on this node.
+    pub fn image_cache_dir(&self) -> PathBuf {
+        layout::on_node(&self.image_cache_dir, &layout::this_node())
+    }
+
+    /// The images that whoever runs this process finds.
+    pub fn catalogue(&self) -> Catalogue {
+        Catalogue::of(&self.image_dirs, Person::of_process(), self.user_images)
+    }
+
+    /// The QEMU binary's path.
+    ///
+    /// # Errors
+    /// When it does not exist; the text says how to get it.
+    pub fn qemu_path(&self) -> anyhow::Result<PathBuf> {
+        // PATH is the job's and may be anything: a site's QEMU is not found through it.
+        let found = if self.qemu.components().count() > 1 {
+            Some(self.qemu.clone()).filter(|path| path.exists())
+        } else {
+            ["/usr/bin", "/usr/local/bin", "/usr/libexec"]
+                .iter()
+                .map(|dir| Path::new(dir).join(&self.qemu))
+                .find(|path| path.exists())
+        };
+        found.with_context(|| {
+            format!("no QEMU at '{}': install qemu-system-x86 or set 'qemu' in the configuration", self.qemu.display())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line() {
+        let error = format!("{:#}", Config::parse("kit = '/k'\nimage_dir = ['/x']\n").unwrap_err());
+        assert!(error.contains("line 2") && error.contains("image_dir"), "{error}");
+    }
+
+    #[test]
+    fn values_out_of_range_name_the_key() {
+        for text in ["boot_timeout_s = 0", "max_vms_per_slot = 65", "max_vms_per_slot = 0", "accel = 'xen'"] {
+            let error = format!("{:#}", Config::parse(text).unwrap_err());
+            let named = error.contains(text.split(' ').next().unwrap()) || error.contains("xen");
+            assert!(named, "{error}");
+        }
+    }
+
+    #[test]
+    fn the_sample_configuration_is_valid_and_shows_the_defaults() {
+        let sample = include_str!("../../../slurm-conf/spank-vm.toml");
+        assert_eq!(Config::parse(sample).unwrap(), Config::default());
+    }
+}

@@ -1,0 +1,318 @@
+//! Bringing an image's disk to its VMs: from where it is, or from a copy on the node.
+//!
+//! ```text
+//! image ─► open (may this user read it?) ─► a copy worth having? no ─► in place
+//!       └─► the site's or the user's copy ─► there: done, without a lock
+//!                                        └─► not there: lock ─► copy, digest compared meanwhile ─► publish
+//! ```
+//!
+//! What must hold:
+//! - The image's own file is read once per node and user, however many VMs start at once.
+//! - A copy is believed only if nobody but root or this user can have written it, and not since it was compared
+//!   with the entry's digest.
+//! - It is a cache: where no copy can be kept, the image is read in place. Only a digest that is wrong is an error.
+//! - VMs get an open descriptor: whatever happens to a name, they keep the file that was looked at.
+
+mod copy;
+mod failure;
+
+use std::fmt;
+use std::fs::{File, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use nix::unistd::Uid;
+
+use node::lock::Waited;
+use node::shelf::{ImageCopy, Shelf};
+use node::space::{self, Medium};
+use node::trust::{self, Readers};
+
+use super::signals::{Signal, Signals};
+use crate::config::{Config, Delivery};
+use image::Image;
+
+use copy::{CopyError, Pass};
+use failure::Failure;
+
+/// An image's disk, open, as QEMU gets it.
+#[derive(Debug)]
+pub struct Disk {
+    file: File,
+    identity: String,
+    readers: Readers,
+    /// What it is for an explanation.
+    place: String,
+}
+
+impl Disk {
+    /// The file, open for reading.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Tells its content from any other: a copy's digest, or which file it is and when it was written.
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// Who can read the image where it is. Only root, who makes things of it for others, is told.
+    pub fn readers(&self) -> Readers {
+        self.readers
+    }
+
+    fn in_place(image: &Image, file: File, readers: Readers) -> anyhow::Result<Self> {
+        let identity = identity(&file.metadata().with_context(|| image.disk.display().to_string())?);
+        Ok(Self { file, identity, readers, place: format!("{}, in place", image.disk.display()) })
+    }
+
+    fn copied(digest: &str, copy: ImageCopy, shelf: &Shelf<ImageCopy>, readers: Readers) -> Self {
+        let place = format!("the copy in {}", shelf.dir.display());
+        Self { file: copy.into_file(), identity: format!("sha256 {digest}"), readers, place }
+    }
+}
+
+impl fmt::Display for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.place)
+    }
+}
+
+/// Tells a file from any that takes its place later.
+pub fn identity(meta: &Metadata) -> String {
+    format!("{} {} {} {} {}", meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec())
+}
+
+/// What a VM of this image would read on this node, for people.
+pub fn outlook(image: &Image, central: &File, config: &Config) -> String {
+    if let Err(why) = copy_worth_having(image, central, config.delivery) {
+        return format!("read in place: {why}");
+    }
+    let Some(digest) = &image.entry.sha256 else {
+        return "read in place: its entry has no sha256".to_owned();
+    };
+    match copies(&config.image_cache_dir(), digest).first() {
+        Some((shelf, _)) => format!("copied: {}", shelf.dir.join(digest).display()),
+        None => "not yet copied".to_owned(),
+    }
+}
+
+/// What came of asking for a disk.
+#[derive(Debug)]
+pub enum Delivered {
+    /// Here it is.
+    Disk(Disk),
+    /// A signal came that ends the task.
+    Interrupted(Signal),
+}
+
+/// The site's choice, the limits, and who wants to hear of it.
+#[derive(Debug)]
+pub struct CopyTerms<'a> {
+    /// Where to read from.
+    pub delivery: Delivery,
+    /// This node's directory for copies.
+    pub cache_dir: PathBuf,
+    /// What the copies of one owner may take of it, in bytes.
+    pub most_bytes: u64,
+    /// How long to wait for a copy.
+    pub patience: Duration,
+    /// Signals of this process.
+    pub signals: &'a Signals,
+    /// When to tell a waiting person, if there is one.
+    pub notice_at: Option<Instant>,
+}
+
+impl<'a> CopyTerms<'a> {
+    /// As the site has configured.
+    pub fn of(config: &Config, signals: &'a Signals, notice_at: Option<Instant>) -> Self {
+        Self {
+            delivery: config.delivery,
+            cache_dir: config.image_cache_dir(),
+            most_bytes: config.image_cache_mib << 20,
+            patience: Duration::from_secs(config.image_copy_timeout_s),
+            signals,
+            notice_at,
+        }
+    }
+}
+
+/// Opens the image's disk, after copying it to this node where that is wanted.
+///
+/// # Errors
+/// When this user may not read the disk, it is not fit for a VM, or it is not what its entry says.
+pub fn deliver(image: &Image, terms: &CopyTerms<'_>) -> anyhow::Result<Delivered> {
+    let central = image.open_disk()?;
+    let readers = if Uid::effective().is_root() { trust::readers(&central, &image.disk) } else { Readers::NOBODY };
+    let disk = match (copy_worth_having(image, &central, terms.delivery), &image.entry.sha256) {
+        (Ok(()), Some(digest)) => match copy_of(image, &central, digest, readers, terms)? {
+            Copied::Copy(copy, shelf) => Disk::copied(digest, copy, &shelf, readers),
+            Copied::Interrupted(signal) => return Ok(Delivered::Interrupted(signal)),
+            Copied::None(why) => {
+                tracing::warn!("image '{}' is read in place: {why}", image.name);
+                Disk::in_place(image, central, readers)?
+            }
+        },
+        (Ok(()), None) => {
+            tracing::debug!("image '{}' is read in place: its entry has no sha256", image.name);
+            Disk::in_place(image, central, readers)?
+        }
+        (Err(why), _) => {
+            tracing::debug!("image '{}' is read in place: {why}", image.name);
+            Disk::in_place(image, central, readers)?
+        }
+    };
+    image.check_disk(disk.file())?;
+    Ok(Delivered::Disk(disk))
+}
+
+/// Whether VMs should read a copy; else why not.
+fn copy_worth_having(image: &Image, central: &File, delivery: Delivery) -> Result<(), String> {
+    match delivery {
+        Delivery::InPlace => Err("delivery = 'in-place'".to_owned()),
+        Delivery::Cache => Ok(()),
+        Delivery::Auto if space::medium(central).is_ok_and(|medium| medium != Medium::Network) => {
+            Err(format!("{} is on this node", image.disk.display()))
+        }
+        Delivery::Auto => Ok(()),
+    }
+}
+
+/// What came of asking for a copy.
+enum Copied {
+    Copy(ImageCopy, Shelf<ImageCopy>),
+    /// There is none and none can be made; the text is for the administrator.
+    None(String),
+    Interrupted(Signal),
+}
+
+/// Finds the copy or makes it: root's for everybody, others' for themselves.
+fn copy_of(
+    image: &Image,
+    central: &File,
+    digest: &str,
+    readers: Readers,
+    terms: &CopyTerms<'_>,
+) -> anyhow::Result<Copied> {
+    let own = Shelf::for_process(&terms.cache_dir);
+    for shelf in [Shelf::of_site(&terms.cache_dir), own.clone()] {
+        if let Some(copy) = find(&shelf, digest) {
+            return Ok(Copied::Copy(copy, shelf));
+        }
+    }
+    if let Err(error) = own.prepare() {
+        return Ok(Copied::None(format!("no copy can be kept: {error}")));
+    }
+    let source = identity(&central.metadata()?);
+    match Failure::recent(&own, digest, &source) {
+        Some(Failure { fatal: true, why }) => bail!(why),
+        Some(Failure { fatal: false, why }) => {
+            return Ok(Copied::None(format!("copying it failed a short while ago: {why}")));
+        }
+        None => {}
+    }
+    let deadline = Instant::now() + terms.patience;
+    match own.lock(digest, deadline, terms.signals, || find(&own, digest)) {
+        Ok(Waited::Found(copy)) => Ok(Copied::Copy(copy, own)),
+        Ok(Waited::Interrupted(signal)) => Ok(Copied::Interrupted(signal)),
+        Ok(Waited::TimedOut(why)) => {
+            Ok(Copied::None(format!("another process did not finish copying it in time: {why}")))
+        }
+        Ok(Waited::Locked(_lock)) => match Failure::recent(&own, digest, &source) {
+            // Its maker had the lock until now.
+            Some(Failure { fatal: true, why }) => bail!(why),
+            Some(Failure { fatal: false, why }) => Ok(Copied::None(why)),
+            None => Filling { image, central, digest, shelf: &own, readers, deadline, terms }.fill(),
+        },
+        Err(error) => Ok(Copied::None(format!("no lock in {}: {error}", own.dir.display()))),
+    }
+}
+
+/// A copy that is being made on the shelf, whose lock this process holds.
+struct Filling<'a> {
+    image: &'a Image,
+    central: &'a File,
+    digest: &'a str,
+    shelf: &'a Shelf<ImageCopy>,
+    readers: Readers,
+    deadline: Instant,
+    terms: &'a CopyTerms<'a>,
+}
+
+impl Filling<'_> {
+    fn fill(&self) -> anyhow::Result<Copied> {
+        let Self { image, central, digest, shelf, .. } = self;
+        let source = identity(&central.metadata()?);
+        let failed = |fatal: bool, why: String| {
+            Failure { fatal, why: why.clone() }.note(shelf, digest, &source);
+            why
+        };
+        let not_kept = |why: String| Ok(Copied::None(failed(false, why)));
+        let here = |error: &dyn fmt::Display| format!("{}: {error}", shelf.dir.display());
+        if let Err(why) = shelf.make_room(central.metadata()?.len(), self.terms.most_bytes) {
+            return not_kept(why.to_string());
+        }
+        let draft = match shelf.begin(digest).and_then(|draft| draft.file().map(|file| (draft, file))) {
+            Ok(draft) => draft,
+            Err(error) => return not_kept(here(&error)),
+        };
+        let (draft, file) = draft;
+        let begin = Instant::now();
+        match copy::copy(central, &file, self.deadline, self.terms, image.name.as_str()) {
+            Ok(Pass::Complete { sha256, bytes }) if sha256 == *digest => match draft.publish(self.readers) {
+                Ok(copy) => {
+                    let ms = begin.elapsed().as_millis() as u64;
+                    let dir = shelf.dir.display();
+                    tracing::info!(image = %image.name, bytes, ms, %dir, "image copied to this node");
+                    Ok(Copied::Copy(copy, (*shelf).clone()))
+                }
+                Err(error) => not_kept(here(&error)),
+            },
+            Ok(Pass::Complete { sha256, .. }) => bail!(failed(true, wrong_digest(image, digest, &sha256))),
+            Ok(Pass::Interrupted(signal)) => Ok(Copied::Interrupted(signal)),
+            Ok(Pass::TooSlow) => {
+                let seconds = self.terms.patience.as_secs();
+                not_kept(format!("copying it takes longer than {seconds} s ('image_copy_timeout_s')"))
+            }
+            Err(CopyError::Source(source)) => {
+                bail!("the disk of image '{}', {}: {source}", image.name, image.disk.display())
+            }
+            Err(CopyError::Target(error)) => not_kept(here(&error)),
+        }
+    }
+}
+
+/// Why a disk is not used whose content is not what its entry says.
+pub fn wrong_digest(image: &Image, expected: &str, found: &str) -> String {
+    format!(
+        "the disk of image '{}', {}, was changed or damaged: its SHA-256 is {found}, and its entry says {expected}; \
+         whoever made the image must put the right disk back, or import it again",
+        image.name,
+        image.disk.display()
+    )
+}
+
+/// The copies of an image on this node that this process may look into, with their shelves.
+pub fn copies(cache_dir: &Path, digest: &str) -> Vec<(Shelf<ImageCopy>, File)> {
+    let shelves: [Shelf<ImageCopy>; 2] =
+        [Shelf::of_site(cache_dir), Shelf::of_user(cache_dir, Uid::effective().as_raw())];
+    let found = shelves.into_iter().filter_map(|shelf| {
+        let copy = shelf.look(digest).ok().flatten()?;
+        Some((shelf, copy.into_file()))
+    });
+    found.collect()
+}
+
+/// The copy with that digest, to be used. One that others could have written counts as none, with a line for the
+/// administrator.
+fn find(shelf: &Shelf<ImageCopy>, digest: &str) -> Option<ImageCopy> {
+    shelf.find(digest).unwrap_or_else(|error| {
+        tracing::warn!("the copy {} is not used: {error}", shelf.dir.join(digest).display());
+        None
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+//! What Slurm knows about this job, asked of Slurm itself: the job's environment is its user's.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+
+use image::allow::JobFacts;
+use request::JobRef;
+
+/// How long the controller may take to answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where sites have Slurm's commands; the job's PATH may lead anywhere.
+const BIN_DIRS: [&str; 4] = ["/usr/bin", "/usr/local/bin", "/opt/slurm/bin", "/usr/local/slurm/bin"];
+
+/// Partition and account of the job. Without a job there are none.
+///
+/// # Errors
+/// When Slurm does not answer.
+pub fn facts(job: Option<&JobRef>) -> anyhow::Result<JobFacts> {
+    let Some(job) = job else { return Ok(JobFacts::default()) };
+    let squeue = BIN_DIRS.iter().map(|dir| Path::new(dir).join("squeue")).find(|path| path.exists());
+    let mut command = Command::new(squeue.as_deref().unwrap_or(Path::new("squeue")));
+    if squeue.is_some() {
+        command.env_clear();
+    }
+    let id = job.id.to_string();
+    command.args(["--noheader", "--jobs", &id, "--format", "%A %P %a"]);
+    if let Some(path) = &job.slurm_conf {
+        command.env("SLURM_CONF", path);
+    }
+    let said = answer(&mut command).context("Slurm does not tell the job's partition and account")?;
+    parse(&said, &id).with_context(|| format!("Slurm knows no job {id}"))
+}
+
+fn answer(command: &mut Command) -> anyhow::Result<String> {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let deadline = Instant::now() + PATIENCE;
+    // A thread of its own would be needed to read meanwhile; the lines of some hundred jobs fit into the pipe, and
+    // an array of more is one whose own line comes in time or never: then the deadline ends it.
+    let status = loop {
+        match child.try_wait()? {
+            Some(status) => break status,
+            None if Instant::now() > deadline => {
+                let _ = child.kill();
+                let _ = child.wait();
+                bail!("no answer within {} s", PATIENCE.as_secs());
+            }
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    let mut text = String::new();
+    child.stdout.take().context("no pipe")?.take(64 << 10).read_to_string(&mut text)?;
+    ensure!(status.success(), "squeue: {status}");
+    Ok(text)
+}
+
+/// Finds the job's line. An array that is asked for by the number of its first job has one for each of its jobs.
+fn parse(text: &str, id: &str) -> Option<JobFacts> {
+    let words = text
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .find(|words| words.first() == Some(&id))?;
+    let known = |word: Option<&&str>| word.filter(|word| **word != "(null)").map(|word| (*word).to_owned());
+    Some(JobFacts { partition: known(words.get(1)), account: known(words.get(2)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_of_the_job_itself_counts() {
+        let text = "9 gpu,long p2\n7 gpu p1\n8 long (null)\n";
+        let facts = |id| parse(text, id).map(|facts| (facts.partition.unwrap(), facts.account));
+        assert_eq!(facts("7"), Some(("gpu".into(), Some("p1".into()))));
+        assert_eq!(facts("8"), Some(("long".into(), None)));
+        assert_eq!(facts("6"), None);
+    }
+
+    #[test]
+    fn without_a_job_there_is_neither() {
+        assert_eq!(facts(None).unwrap(), JobFacts::default());
+    }
+}

@@ -1,0 +1,235 @@
+//! The loop of a slot: moves bytes between the task's streams and its commands in VMs until all have ended.
+
+#[cfg(test)]
+mod tests;
+
+use std::ops::ControlFlow;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use crate::session::{Deadline, Events, Vm, Wait, nonce};
+use crate::signals::{Signal, Signals, is_fatal};
+use crate::task::{Commands, End, Guest, Input, Streams, Trouble, clock, terminal_size};
+use proto::{ExitStatus, Stream};
+
+/// How long guests may take, and who wants to hear of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience<'a> {
+    /// Until every agent must have answered, and again until its command must run.
+    pub boot_timeout: Duration,
+    /// What to look for when one does not, for the message.
+    pub advice: &'static str,
+    /// Silence of a guest after which it is given up.
+    pub silence_limit: Option<Duration>,
+    /// When to tell a waiting person that a boot is under way, and of which image.
+    pub notice: Option<(Instant, &'a str)>,
+}
+
+/// What the loop works on.
+#[derive(Debug)]
+pub struct Relay<'a> {
+    /// The VMs; commands are attached to them by number.
+    pub vms: Vec<Vm>,
+    /// What runs in them.
+    pub commands: Commands,
+    /// A VM that is not ended after a command that succeeded.
+    keep: Option<usize>,
+    guest: Guest<'a>,
+    patience: Patience<'a>,
+    notice_at: Option<Deadline>,
+    events: Events<'a>,
+}
+
+impl<'a> Relay<'a> {
+    /// One command for each VM.
+    pub fn new(vms: Vec<Vm>, streams: Streams, signals: &'a Signals, guest: Guest<'a>, patience: Patience<'a>) -> Self {
+        let commands = Commands::one_per_vm(vms.len(), streams);
+        let events = Events::new(signals);
+        let notice_at = patience.notice.map(|(moment, _)| events.reminder_at(moment));
+        Self { vms, commands, keep: None, guest, patience, notice_at, events }
+    }
+
+    /// Lets a VM live on if its command succeeds: its root is to be saved.
+    pub fn keep(&mut self, vm: usize) {
+        self.keep = Some(vm);
+    }
+
+    /// Runs until every VM has ended and all output was written, or until a signal that ends the
+    /// task comes while there is no command that could decide about it: that signal.
+    ///
+    /// # Errors
+    /// When the system refuses to poll.
+    pub fn run(&mut self) -> anyhow::Result<Option<Signal>> {
+        self.greet();
+        loop {
+            if let ControlFlow::Break(outcome) = self.turn()? {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    fn greet(&mut self) {
+        let wait = Wait::answer(&self.events.clock, self.patience.boot_timeout, self.patience.advice);
+        self.vms.iter_mut().for_each(|vm| vm.greet(nonce(vm.number as u32), wait));
+    }
+
+    /// Does all there is to do, sleeps, and takes in what happened.
+    fn turn(&mut self) -> anyhow::Result<ControlFlow<Option<Signal>>> {
+        if let Some(signal) = self.write_outputs() {
+            return Ok(ControlFlow::Break(Some(signal)));
+        }
+        if self.is_over() {
+            return Ok(ControlFlow::Break(None));
+        }
+        self.describe_to_those_that_are_up()?;
+        self.return_credit();
+        let room = self.commands.stdin_room();
+        let wanted = self.commands.streams.wanted(room);
+        let ready = self.events.wait(&mut self.vms, &wanted, self.notice_at).context("poll")?;
+        self.events.receive(&ready, &mut self.vms, &mut self.commands);
+        if ready.signals
+            && let Some(signal) = self.take_signals()
+        {
+            return Ok(ControlFlow::Break(Some(signal)));
+        }
+        if self.commands.streams.wants_input(room) && ready.others.last() == Some(&true) {
+            self.pass_stdin();
+        }
+        self.follow_up();
+        self.tell_of_the_start();
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Whether nothing is left to be done.
+    fn is_over(&mut self) -> bool {
+        if !self.commands.have_ended() {
+            return false;
+        }
+        self.commands.streams.finish();
+        !self.commands.streams.are_waiting()
+    }
+
+    /// Sends the task to every VM whose agent has just answered.
+    fn describe_to_those_that_are_up(&mut self) -> anyhow::Result<()> {
+        let count = self.vms.len() as u32;
+        for command in self.commands.list.iter_mut().filter(|command| command.is_waiting()) {
+            let vm = &mut self.vms[command.address.vm];
+            if vm.is_up() {
+                command.start(&self.guest.describe(command.address, count)?, vm.out());
+                let (clock, within) = (&self.events.clock, self.patience.boot_timeout);
+                vm.expect(Wait::new(clock, within, "it came up, but its command did not start", ""));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what waits, and then credit, which is given only to guests that read.
+    fn return_credit(&mut self) {
+        self.vms.iter_mut().filter(|vm| vm.wants_to_send()).for_each(Vm::flush);
+        for command in &mut self.commands.list {
+            command.return_credit(self.vms[command.address.vm].out());
+        }
+    }
+
+    /// Does what follows from how far commands and VMs have come.
+    fn follow_up(&mut self) {
+        let Commands { list, streams } = &mut self.commands;
+        for command in list {
+            let vm = &mut self.vms[command.address.vm];
+            if vm.is_over() {
+                command.finish(End::of_vm(vm), streams);
+            } else if command.is_running() && vm.expected().is_some() {
+                vm.look_after(&self.events.clock, self.patience.silence_limit);
+            } else if let Some(end) = command.end() {
+                // It was the only one in its VM.
+                match *end == End::Exited(ExitStatus::Code(0)) && self.keep == Some(vm.number) {
+                    true => vm.pause(),
+                    false => vm.end(),
+                }
+            }
+        }
+    }
+
+    /// Writes what the readers take, and sees to it that commands learn of a reader that left. A signal that
+    /// ends the task if that comes of it.
+    fn write_outputs(&mut self) -> Option<Signal> {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let Commands { list, streams } = &mut self.commands;
+            let output = if stream == Stream::Stdout { &mut streams.stdout } else { &mut streams.stderr };
+            output.write_some(|command, bytes| list[command].output_written(stream, bytes));
+            match output.take_trouble() {
+                None => continue,
+                Some(Trouble::ReaderLeft) => {}
+                Some(Trouble::Lost(error)) => {
+                    let name = if stream == Stream::Stdout { "stdout" } else { "stderr" };
+                    self.commands.streams.notice(&format!("error: the task's {name} cannot be written: {error}"));
+                    // A file that became too large is a signal too, which comes before the error.
+                    if let Some(signal) = self.take_signals() {
+                        return Some(signal);
+                    }
+                }
+            }
+            for command in &mut self.commands.list {
+                command.end_of(stream, self.vms[command.address.vm].out());
+            }
+        }
+        None
+    }
+
+    /// Reads stdin once, for all commands.
+    fn pass_stdin(&mut self) {
+        let room = self.commands.stdin_room();
+        if room == 0 {
+            return;
+        }
+        let Commands { list, streams } = &mut self.commands;
+        let input = streams.read(room);
+        for command in list.iter_mut().filter(|command| !command.has_ended()) {
+            let out = self.vms[command.address.vm].out();
+            match input {
+                Input::Bytes(bytes) => command.send_stdin(bytes, out),
+                Input::Nothing => {}
+                Input::End => command.end_of(Stream::Stdin, out),
+            }
+        }
+    }
+
+    /// Passes on the signals that came. One that ends the task if there is no command that could decide for itself.
+    fn take_signals(&mut self) -> Option<Signal> {
+        while let Some(signal) = self.events.next_signal() {
+            let is = |number: i32| i32::from(signal) == number;
+            // A task that has not begun dies as any process would, and so does one of which only output is left.
+            if is_fatal(signal) && (!self.commands.has_begun() || self.commands.have_ended()) {
+                return Some(signal);
+            }
+            // Whoever was stopped has missed some time.
+            if is(libc::SIGCONT) {
+                self.vms.iter_mut().filter(|vm| vm.is_up()).for_each(|vm| vm.out().send(0, &clock()));
+            }
+            let is_resize = is(libc::SIGWINCH) && self.guest.task.has_terminal();
+            let size = is_resize.then(|| terminal_size(std::io::stdin().as_fd())).flatten();
+            let Commands { list, streams } = &mut self.commands;
+            for command in list {
+                let out = self.vms[command.address.vm].out();
+                match size {
+                    Some((rows, cols)) => command.resize(rows, cols, out),
+                    None => command.signal(signal, streams, out),
+                }
+            }
+        }
+        None
+    }
+
+    /// Tells who waits at a terminal that guests are still on their way up.
+    fn tell_of_the_start(&mut self) {
+        if !self.notice_at.is_some_and(|moment| self.events.clock.has_passed(moment)) {
+            return;
+        }
+        self.notice_at = None;
+        if let (Some((_, image)), true) = (self.patience.notice, self.vms.iter().any(|vm| !vm.has_answered())) {
+            self.commands.streams.notice(&format!("{image} starting …"));
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Keeping a VM's root: a second session with the agent, whose command is the agent's own exporter. What it
+//! writes goes through the importer, as any archive does.
+
+use std::io::{self, IsTerminal, Read};
+use std::time::Duration;
+
+use super::session::{Address, Events, Listener, Outgoing, Refusal, Vm, Wait, nonce};
+use super::signals::{Signal, Signals, is_fatal};
+use crate::config::Config;
+use crate::notice;
+use image::{DEFAULT_MAX_BYTES, Image, ImportOptions, NewImage, import, packer_exists};
+use proto::{ExitStatus, RecvWindow, Stream, ToGuest, ToHost};
+use qemu::printable;
+use request::SaveSpec;
+
+/// The agent as the program that writes the root as an archive. Other mounts than that over `/etc` are no part of
+/// the root: shares, the kernel's file systems, memory.
+const EXPORTER: [&str; 7] = ["/proc/self/exe", "export", "/", "--include", "/etc", "--hollow", "/tmp"];
+
+/// Memory that packing takes from the task, in MiB.
+pub const OVERHEAD_MIB: u64 = 80;
+
+/// Longest silence of a guest that is being saved.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Most of the exporter's complaints that is kept.
+const COMPLAINT_MAX: usize = 1000;
+
+/// How saving ended.
+#[derive(Debug)]
+pub enum Saved {
+    /// The image is in its place.
+    Done,
+    /// Nothing was made; the text says why, for the user.
+    Failed(String),
+    /// By a signal that ends the task; nothing was made.
+    Interrupted(Signal),
+}
+
+/// The image that is to be made. It inherits from its base how it is started.
+#[derive(Debug)]
+pub struct SaveAs {
+    place: NewImage,
+    description: Option<String>,
+}
+
+impl SaveAs {
+    /// Finds the place that `spec` means and what is needed to fill it, before a VM is started in vain.
+    ///
+    /// # Errors
+    /// The text is for the user.
+    pub fn new(spec: &SaveSpec, description: Option<String>, config: &Config) -> anyhow::Result<Self> {
+        packer_exists()?;
+        let place = NewImage::find(spec, config.catalogue().dir_for_new())?;
+        Ok(Self { place, description })
+    }
+
+    /// What it will be, for messages.
+    pub fn name(&self) -> String {
+        format!("image '{}' in {}", self.place.name, self.place.dir.display())
+    }
+
+    /// Packs the tar archive of a root that was one of `base`, and says what came of it.
+    fn pack(&self, archive: &mut dyn Read, base: &Image) -> anyhow::Result<String> {
+        let (place, entry) = (&self.place, &base.entry);
+        let options = ImportOptions {
+            name: place.name.clone(),
+            dir: place.dir.clone(),
+            description: self.description.clone().unwrap_or_else(|| entry.description.clone()),
+            append: entry.append.clone(),
+            replace: place.replace,
+            inherits: Some(entry.clone()),
+            arch: Some(entry.arch.clone()),
+            max_bytes: DEFAULT_MAX_BYTES,
+        };
+        let image = import(archive, &options)?.image;
+        let mib = image.disk.metadata().map_or(0, |meta| meta.len() >> 20);
+        Ok(format!("image '{}' is saved: {} ({mib} MiB)", image.name, image.entry_path.display()))
+    }
+}
+
+/// Hands the root of the guest, whose command has ended, to the packer; `base` is the image it started from.
+pub fn save(vm: &mut Vm, image: &SaveAs, base: &Image, signals: &Signals, boot_timeout: Duration) -> Saved {
+    if io::stderr().is_terminal() {
+        notice::line(&format!("saving {} …", image.name()));
+    }
+    let mut archive = RootArchive::open(vm, signals, boot_timeout.max(PATIENCE));
+    let outcome = image.pack(&mut archive, base);
+    let failure = archive.failure.take();
+    let interrupted = archive.interrupted.or_else(|| fatal_signal(&archive.events));
+    if let Some(signal) = interrupted.filter(|_| outcome.is_err()) {
+        return Saved::Interrupted(signal);
+    }
+    match outcome {
+        Ok(done) => {
+            notice::line(&done);
+            Saved::Done
+        }
+        Err(error) => {
+            let why = failure.unwrap_or_else(|| format!("{error:#}"));
+            let full = ["No space left", "quota", "limit for files"].iter().any(|word| why.contains(word));
+            let advice = if full { "; make room there or choose another place" } else { "" };
+            Saved::Failed(format!("{}: {why}{advice}", image.name()))
+        }
+    }
+}
+
+fn fatal_signal(events: &Events<'_>) -> Option<Signal> {
+    // A file that has become too large is an error of its own.
+    let ends = |signal: &Signal| is_fatal(*signal) && i32::from(*signal) != libc::SIGXFSZ;
+    std::iter::from_fn(|| events.next_signal()).find(ends)
+}
+
+/// How far the session has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Until the agent answers.
+    Greeting,
+    /// Until the exporter runs.
+    Starting,
+    /// Until it ends.
+    Exporting,
+    Over,
+}
+
+/// The archive of a guest's root, read as it arrives.
+struct RootArchive<'a> {
+    vm: &'a mut Vm,
+    events: Events<'a>,
+    patience: Duration,
+    export: Export,
+    failure: Option<String>,
+    interrupted: Option<Signal>,
+}
+
+/// What the exporter has said. What has arrived and was not read is bounded by the channel's flow control.
+struct Export {
+    stage: Stage,
+    received: [RecvWindow; 2],
+    /// Bytes of the archive that were not read yet.
+    arrived: Vec<u8>,
+    /// Of which this many were read.
+    taken: usize,
+    complaint: Vec<u8>,
+}
+
+impl<'a> RootArchive<'a> {
+    fn open(vm: &'a mut Vm, signals: &'a Signals, patience: Duration) -> Self {
+        let events = Events::new(signals);
+        // The sessions before have the number of a VM.
+        vm.greet(nonce(u32::MAX), Wait::answer(&events.clock, patience, ""));
+        let (received, complaint) = Default::default();
+        let export = Export { stage: Stage::Greeting, received, arrived: Vec::new(), taken: 0, complaint };
+        Self { vm, events, patience, export, failure: None, interrupted: None }
+    }
+
+    /// Waits until there is something of the archive, or it is over.
+    fn fill(&mut self) -> Result<(), String> {
+        if self.vm.is_up() {
+            self.vm.expect(Wait::new(&self.events.clock, self.patience, "the guest said nothing", ""));
+        }
+        while self.export.arrived.is_empty() && self.export.stage != Stage::Over {
+            self.events.turn(self.vm, &mut self.export, None).map_err(|error| format!("poll: {error}"))?;
+            if let Some(signal) = fatal_signal(&self.events) {
+                self.interrupted = Some(signal);
+                return Err(format!("interrupted by signal {signal}"));
+            }
+            if let Some(failure) = self.vm.failure() {
+                return Err(failure.why().to_owned());
+            }
+            if self.export.stage == Stage::Greeting && self.vm.is_up() {
+                self.export.stage = Stage::Starting;
+                describe(self.vm.out());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The exporter, as root of the guest.
+fn describe(out: &mut Outgoing) {
+    out.send(0, &ToGuest::TakeBack);
+    out.send(0, &ToGuest::Credentials { uid: 0, gid: 0, umask: 0o022, groups: Vec::new() });
+    out.send(0, &ToGuest::Cwd(b"/"));
+    for word in EXPORTER {
+        out.send(0, &ToGuest::Arg(word.as_bytes()));
+    }
+    out.send(0, &ToGuest::Start);
+    out.send(0, &ToGuest::Eof(Stream::Stdin));
+}
+
+impl Listener for Export {
+    fn hear(&mut self, _from: Address, message: ToHost<'_>, out: &mut Outgoing) -> Result<(), Refusal> {
+        match (self.stage, message) {
+            (_, ToHost::Eof(_)) => {}
+            (Stage::Starting, ToHost::Started(_)) => self.stage = Stage::Exporting,
+            (_, ToHost::Failed(_, text)) => return Err(Refusal::Reason(printable(text))),
+            (Stage::Exporting, ToHost::Data(Stream::Stdout, bytes)) => {
+                self.received[0].receive(Stream::Stdout as u8, bytes.len())?;
+                self.arrived.extend_from_slice(bytes);
+            }
+            (Stage::Exporting, ToHost::Data(Stream::Stderr, bytes)) => {
+                self.received[1].receive(Stream::Stderr as u8, bytes.len())?;
+                let room = COMPLAINT_MAX.saturating_sub(self.complaint.len());
+                self.complaint.extend_from_slice(&bytes[..bytes.len().min(room)]);
+                if let Some(credit) = self.received[1].consume(bytes.len()) {
+                    out.send(0, &ToGuest::Window(Stream::Stderr, credit));
+                }
+            }
+            (Stage::Exporting, ToHost::Exit(ExitStatus::Code(0))) => self.stage = Stage::Over,
+            (Stage::Exporting, ToHost::Exit(status)) => {
+                let said =
+                    printable(self.complaint.trim_ascii_end().rsplit(|&byte| byte == b'\n').next().unwrap_or_default());
+                return Err(Refusal::Reason(format!("the guest could not export its root: {said} ({status:?})")));
+            }
+            (stage, _) => {
+                return Err(Refusal::Reason(format!("the agent said something out of turn ({stage:?})")));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Read for RootArchive<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.export.arrived.is_empty() && self.export.stage != Stage::Over {
+            self.fill().map_err(|why| {
+                self.failure = Some(why.clone());
+                io::Error::other(why)
+            })?;
+        }
+        let Export { arrived, taken, received, .. } = &mut self.export;
+        let rest = &arrived[*taken..];
+        let n = rest.len().min(buf.len());
+        buf[..n].copy_from_slice(&rest[..n]);
+        *taken += n;
+        if *taken == arrived.len() {
+            arrived.clear();
+            *taken = 0;
+        }
+        if let Some(credit) = received[0].consume(n) {
+            self.vm.out().send(0, &ToGuest::Window(Stream::Stdout, credit));
+            self.vm.flush();
+        }
+        Ok(n)
+    }
+}

@@ -1,0 +1,32 @@
+//! The host's end of the channel to a guest: the one place with a HELLO, a decoder, a clock and a poll.
+//!
+//! ```text
+//! relay (a task's commands) ─┐
+//! template's builder ────────┼─► Events: sleep ─► Vm: frames, console, monitor, deadline, heartbeat ─► Listener::hear
+//! save (the exporter) ───────┘                     │
+//!                                                  └─► QEMU's process, which lives no longer than its Vm
+//! ```
+//!
+//! A [`Vm`] is owned here: its process, its monitor, how far it has come and how long that may take. What runs in it
+//! is its user's business, which hears of it as a [`Listener`] by VM and task number.
+
+mod channel;
+mod clock;
+mod events;
+mod heartbeat;
+#[cfg(any(test, feature = "fuzzing"))]
+mod stand_in;
+#[cfg(test)]
+mod tests;
+mod vm;
+
+pub use channel::{Address, Listener, Outgoing, Refusal};
+#[cfg(any(test, feature = "fuzzing"))]
+pub use clock::AwakeClock;
+pub use clock::Deadline;
+pub use events::{Events, nonce};
+#[cfg(test)]
+pub use stand_in::Peer;
+#[cfg(any(test, feature = "fuzzing"))]
+pub use stand_in::{PIECE_MAX, play};
+pub use vm::{Failure, Vm, Wait};

@@ -1,0 +1,81 @@
+//! A guest that is played, and time.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::signals::Signals;
+use crate::timing::Moments;
+use proto::ToHost;
+
+/// Set in the process that is stopped.
+const IS_CHILD: &str = "SPANK_VM_TEST_IS_STOPPED";
+
+/// How long the guest may take, and after how many naps of a tenth of a second it answers.
+const PATIENCE: Duration = Duration::from_secs(3);
+const NAPS: u32 = 10;
+
+struct Nobody;
+
+impl Listener for Nobody {
+    fn hear(&mut self, _: Address, _: ToHost<'_>, _: &mut Outgoing) -> Result<(), Refusal> {
+        Ok(())
+    }
+}
+
+fn wait_for_a_slow_guest() -> Result<(), String> {
+    let (process, mut peer) = play();
+    let mut vm = Vm::new(0, process, None, Moments::begin(Instant::now()));
+    let signals = Signals::none().unwrap();
+    let mut events = Events::new(&signals);
+    vm.greet(1, Wait::answer(&events.clock, PATIENCE, ""));
+    let guest = std::thread::spawn(move || {
+        (0..NAPS).for_each(|_| std::thread::sleep(Duration::from_millis(100)));
+        peer.answer(1);
+        peer
+    });
+    while !vm.is_up() && !vm.is_over() {
+        events.turn(&mut vm, &mut Nobody, None).unwrap();
+    }
+    guest.join().unwrap();
+    vm.failure().map_or(Ok(()), |failure| Err(failure.why().to_owned()))
+}
+
+#[test]
+fn time_in_which_a_job_was_suspended_is_not_the_guest_s() {
+    if std::env::var_os(IS_CHILD).is_some() {
+        return wait_for_a_slow_guest().unwrap();
+    }
+    let this = std::env::current_exe().unwrap();
+    let test = "session::tests::time_in_which_a_job_was_suspended_is_not_the_guest_s";
+    let mut child =
+        Command::new(this).args(["--exact", test]).env(IS_CHILD, "1").stdout(Stdio::null()).spawn().unwrap();
+    let signal = |name| {
+        let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+        nix::sys::signal::kill(pid, name).unwrap();
+    };
+    std::thread::sleep(Duration::from_millis(300));
+    signal(nix::sys::signal::Signal::SIGSTOP);
+    std::thread::sleep(PATIENCE);
+    signal(nix::sys::signal::Signal::SIGCONT);
+    assert!(child.wait().unwrap().success(), "the guest had more than a second left");
+}
+
+#[test]
+fn what_is_awaited_is_named_when_it_does_not_come() {
+    let (process, mut peer) = play();
+    let signals = Signals::none().unwrap();
+    let mut events = Events::new(&signals);
+    let mut vm = Vm::new(0, process, None, Moments::begin(Instant::now()));
+    vm.greet(1, Wait::answer(&events.clock, PATIENCE, "; look there"));
+    // The rest of another session.
+    peer.answer(7);
+    peer.say(&ToHost::Synced);
+    events.turn(&mut vm, &mut Nobody, None).unwrap();
+    assert!(!vm.is_up() && !vm.is_over());
+    events.clock.pass(PATIENCE);
+    events.turn(&mut vm, &mut Nobody, None).unwrap();
+    let why = "no answer within 3 s; its console is empty; look there";
+    assert_eq!(vm.failure(), Some(&Failure::TimedOut(why.to_owned())));
+    assert!(!vm.has_answered());
+}

@@ -1,0 +1,362 @@
+//! One VM and the session with its agent: QEMU, its monitor and its channel, how far the guest has come, how long
+//! it may take, and why it ended. What runs in it is not known here: that is its listener's.
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use super::channel::{Address, Listener, Outgoing, Refusal};
+use super::clock::{AwakeClock, Deadline};
+use super::heartbeat::{Beat, Heartbeat};
+use crate::timing::Moments;
+use proto::{self, DATA_CHUNK, Decoder, Level, ProtoError, ToGuest, ToHost};
+use qemu::{Monitor, QemuProcess, printable};
+
+/// Bytes taken from one VM before the others get their turn.
+const TURN: usize = 4 * DATA_CHUNK;
+
+/// Lines that one agent may log; ours says a handful.
+const LOG_LINES: usize = 200;
+
+/// Why a VM has ended that nobody told to end; the text is for the user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// What was awaited did not come in time.
+    TimedOut(String),
+    /// QEMU has ended, or the agent said what it should not.
+    Broken(String),
+    /// This node lacks something that the VM needs: room for its disk, say.
+    NodeFailed(String),
+}
+
+impl Failure {
+    /// The text.
+    pub fn why(&self) -> &str {
+        match self {
+            Self::TimedOut(why) | Self::Broken(why) | Self::NodeFailed(why) => why,
+        }
+    }
+}
+
+/// What a VM is to do next, and by when.
+#[derive(Debug, Clone, Copy)]
+pub struct Wait {
+    deadline: Deadline,
+    within: Duration,
+    what: &'static str,
+    advice: &'static str,
+}
+
+impl Wait {
+    /// `what` says that it was not done, as in `no answer`; it follows how long that took, and then `advice`.
+    pub fn new(clock: &AwakeClock, within: Duration, what: &'static str, advice: &'static str) -> Self {
+        Self { deadline: clock.deadline(within), within, what, advice }
+    }
+
+    /// For the agent's answer to the HELLO.
+    pub fn answer(clock: &AwakeClock, within: Duration, advice: &'static str) -> Self {
+        Self::new(clock, within, "no answer", advice)
+    }
+
+    /// The same deadline for something else.
+    pub fn then(self, what: &'static str) -> Self {
+        Self { what, advice: "", ..self }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Phase {
+    /// The agent has not answered the HELLO.
+    Greeting,
+    /// It has, and does what it is told.
+    Up,
+    /// Nothing more will come.
+    Over(Option<Failure>),
+}
+
+/// A VM with its process. Dropping it kills QEMU.
+#[derive(Debug)]
+pub struct Vm {
+    /// Its number among those of its loop, from 0.
+    pub number: usize,
+    /// When what, for `--timing` and the log; what its tasks do is not in it.
+    pub moments: Moments,
+    process: QemuProcess,
+    phase: Phase,
+    has_answered: bool,
+    nonce: u64,
+    decoder: Decoder,
+    out: Outgoing,
+    wait: Option<Wait>,
+    heartbeat: Heartbeat,
+    /// Bytes of memory to be plugged in all once the guest is awake.
+    memory_to_plug: Option<u64>,
+    /// Lines that the agent may still log.
+    log_lines: usize,
+}
+
+impl Vm {
+    /// A VM whose QEMU was just started. A clone gets up to `memory_to_plug` bytes more once it is awake.
+    pub fn new(number: usize, process: QemuProcess, memory_to_plug: Option<u64>, moments: Moments) -> Self {
+        Self {
+            number,
+            moments,
+            process,
+            phase: Phase::Greeting,
+            has_answered: false,
+            nonce: 0,
+            decoder: Decoder::new(),
+            out: Outgoing::default(),
+            wait: None,
+            heartbeat: Heartbeat::default(),
+            memory_to_plug,
+            log_lines: LOG_LINES,
+        }
+    }
+
+    /// Begins a session, after which the agent knows nothing of any before. The HELLO waits in the channel until the
+    /// agent opens it. `nonce` is any number that no earlier session of this guest had.
+    pub fn greet(&mut self, nonce: u64, wait: Wait) {
+        (self.phase, self.nonce, self.wait) = (Phase::Greeting, nonce, Some(wait));
+        self.decoder.resynchronise();
+        self.heartbeat = Heartbeat::default();
+        self.out.clear();
+        self.out.send(0, &ToGuest::Hello { version: proto::VERSION, nonce });
+    }
+
+    /// Sets what is to happen next, and by when.
+    pub fn expect(&mut self, wait: Wait) {
+        self.wait = Some(wait);
+    }
+
+    /// What is to happen next.
+    pub fn expected(&self) -> Option<Wait> {
+        self.wait
+    }
+
+    /// Commands run from now on, which may take any time: only that the guest answers is looked after. Silence of
+    /// `limit` ends the VM.
+    pub fn look_after(&mut self, clock: &AwakeClock, limit: Option<Duration>) {
+        self.wait = None;
+        self.heartbeat.begin(clock, limit);
+    }
+
+    /// Whether the agent has answered, and the VM lives.
+    pub fn is_up(&self) -> bool {
+        self.phase == Phase::Up
+    }
+
+    /// Whether the agent has ever answered.
+    pub fn has_answered(&self) -> bool {
+        self.has_answered
+    }
+
+    /// Whether nothing more will come.
+    pub fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Over(_))
+    }
+
+    /// Why it has ended, if nobody told it to.
+    pub fn failure(&self) -> Option<&Failure> {
+        if let Phase::Over(failure) = &self.phase { failure.as_ref() } else { None }
+    }
+
+    /// What waits to be sent.
+    pub fn out(&mut self) -> &mut Outgoing {
+        &mut self.out
+    }
+
+    /// Whether something waits to be sent.
+    pub fn wants_to_send(&self) -> bool {
+        !self.out.is_empty()
+    }
+
+    /// Sends what the channel takes now.
+    pub fn flush(&mut self) {
+        self.out.flush(&mut self.process.channel);
+    }
+
+    /// QEMU's monitor.
+    pub fn monitor(&mut self) -> &mut Monitor {
+        &mut self.process.monitor
+    }
+
+    /// The channel, to be polled.
+    pub fn channel(&self) -> BorrowedFd<'_> {
+        self.process.channel.as_fd()
+    }
+
+    /// What else is to be polled; it ends when QEMU does, which the channel tells.
+    pub fn texts(&self) -> [BorrowedFd<'_>; 3] {
+        self.process.texts()
+    }
+
+    /// When to look again, though nothing may have happened.
+    pub fn deadline(&self) -> Option<Deadline> {
+        match self.phase {
+            Phase::Over(_) => None,
+            _ => self.wait.map(|wait| wait.deadline).or(self.heartbeat.next()),
+        }
+    }
+
+    /// Takes what the agent has said. Whatever comes before its answer is the rest of an earlier session.
+    pub fn receive(&mut self, buffer: &mut [u8], listener: &mut dyn Listener) {
+        let mut taken = 0;
+        while taken < TURN && !self.is_over() {
+            match self.process.channel.read(buffer) {
+                Ok(0) => self.lost(),
+                Ok(n) => {
+                    taken += n;
+                    match self.decode(&buffer[..n], listener) {
+                        Ok(()) => {}
+                        Err(Refusal::Protocol(error)) => {
+                            self.fail(Failure::Broken(format!("the guest does not speak the protocol: {error}")));
+                        }
+                        Err(Refusal::Reason(why)) => self.fail(Failure::Broken(why)),
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => self.lost(),
+            }
+        }
+    }
+
+    fn decode(&mut self, bytes: &[u8], listener: &mut dyn Listener) -> Result<(), Refusal> {
+        let mut decoder = std::mem::take(&mut self.decoder);
+        decoder.push(bytes);
+        while let Some(frame) = decoder.next_frame()? {
+            if self.heartbeat.answered() {
+                listener.notice("the guest answers again");
+            }
+            self.handle(frame.task, ToHost::parse(frame)?, listener)?;
+        }
+        self.decoder = decoder;
+        Ok(())
+    }
+
+    fn handle(&mut self, task: u16, message: ToHost<'_>, listener: &mut dyn Listener) -> Result<(), Refusal> {
+        match (&self.phase, message) {
+            (_, ToHost::Log { level, text }) => self.log(level, text, listener),
+            // Another nonce answers a session before this one.
+            (Phase::Greeting, ToHost::Hello { version, nonce, times }) if nonce == self.nonce => {
+                self.moments.ready = Some(Instant::now());
+                self.moments.boot = times;
+                self.answered(version)?;
+            }
+            (Phase::Greeting | Phase::Over(_), _) => {}
+            (Phase::Up, ToHost::Hello { .. }) => return Err(ProtoError::OutOfOrder("HELLO").into()),
+            (Phase::Up, ToHost::Pong) if self.heartbeat.next().is_some() => {}
+            (Phase::Up, message) => listener.hear(Address { vm: self.number, task }, message, &mut self.out)?,
+        }
+        Ok(())
+    }
+
+    /// The agent has answered the HELLO.
+    fn answered(&mut self, version: u16) -> Result<(), Refusal> {
+        tracing::debug!(vm = self.number, "the guest is up");
+        (self.phase, self.has_answered) = (Phase::Up, true);
+        if let Some(bytes) = self.memory_to_plug.take() {
+            // Nobody waits for it: it arrives faster than a command can use it up.
+            self.process.monitor.plug(bytes);
+        }
+        if version != proto::VERSION {
+            return Err(Refusal::Reason(format!(
+                "the boot kit's agent speaks protocol {version}, this program {}: rebuild the kit with \
+                 'spank-vm kit build'",
+                proto::VERSION
+            )));
+        }
+        Ok(())
+    }
+
+    /// Reads what QEMU has to tell beside the channel. A disk that cannot be written or read has stopped the VM.
+    pub fn read_texts(&mut self) {
+        self.process.read_texts();
+        if let Some(why) = self.process.monitor.disk_error().filter(|_| !self.is_over()) {
+            self.fail(Failure::NodeFailed(why));
+        }
+    }
+
+    /// Passes a line of the agent on. Their number is limited: they are not under flow control, and the
+    /// administrator's journal is not the guest's to fill.
+    fn log(&mut self, level: Level, text: &[u8], listener: &mut dyn Listener) {
+        let Some(left) = self.log_lines.checked_sub(1) else { return };
+        self.log_lines = left;
+        let text = if left > 0 { printable(text) } else { "the agent says too much; the rest is left out".to_owned() };
+        match level {
+            Level::Warn => listener.notice(&format!("warning: {text}")),
+            Level::Info => tracing::info!(vm = self.number, "agent: {text}"),
+            Level::Debug => tracing::debug!(vm = self.number, "agent: {text}"),
+        }
+    }
+
+    /// Ends the VM if what is awaited has not come in time; asks a guest whose commands run whether it is still there,
+    /// and acts on its silence.
+    pub fn look_at_the_time(&mut self, clock: &AwakeClock, listener: &mut dyn Listener) {
+        if self.is_over() {
+            return;
+        }
+        if let Some(wait) = self.wait {
+            if clock.has_passed(wait.deadline) {
+                let (Wait { what, advice, .. }, within) = (wait, wait.within.as_secs());
+                self.process.read_texts();
+                let last_words = self.process.last_words();
+                self.fail(Failure::TimedOut(format!("{what} within {within} s{last_words}{advice}")));
+            }
+            return;
+        }
+        let process = &self.process;
+        let Some(beat) = self.heartbeat.beat(clock, || process.is_stopped()) else { return };
+        let silent = |vm: &mut Self, silence: Duration| {
+            vm.process.read_texts();
+            format!("the guest has not answered for {} s{}", silence.as_secs(), vm.process.last_words())
+        };
+        match beat {
+            Beat::Ask => self.out.send(0, &ToGuest::Ping),
+            Beat::Warn(silence) => {
+                let why = silent(self, silence);
+                listener.notice(&format!("warning: {why}; it may come back, and scancel ends it"));
+            }
+            Beat::GiveUp(silence) => {
+                let why = silent(self, silence);
+                self.fail(Failure::TimedOut(why));
+            }
+        }
+    }
+
+    /// The channel broke.
+    fn lost(&mut self) {
+        let why = self.process.exit_reason();
+        self.fail(Failure::Broken(why));
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        self.process.kill();
+        self.close(Some(failure));
+    }
+
+    /// Ends the VM, whose work is done.
+    pub fn end(&mut self) {
+        self.process.kill();
+        self.close(None);
+    }
+
+    /// Ends the session, and not the VM: QEMU waits for the next.
+    pub fn pause(&mut self) {
+        self.close(None);
+    }
+
+    fn close(&mut self, failure: Option<Failure>) {
+        self.out.clear();
+        self.wait = None;
+        self.phase = Phase::Over(failure);
+    }
+
+    /// Waits until QEMU is gone.
+    pub fn reap(&mut self) {
+        self.process.finish();
+        self.moments.resumed = self.process.monitor.resumed();
+        self.moments.gone = Some(Instant::now());
+    }
+}

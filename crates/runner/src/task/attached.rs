@@ -1,0 +1,279 @@
+//! One command in a VM: its streams' windows, its signals, its end.
+
+use std::time::Instant;
+
+use super::end::End;
+use super::output::Output;
+use super::streams::Streams;
+use crate::session::{Address, Outgoing, Refusal};
+use crate::signals::{Signal, is_fatal};
+use crate::timing::Moments;
+use proto::{DATA_CHUNK, ExitStatus, ProtoError, RecvWindow, SendWindow, Stream, ToGuest, ToHost};
+use qemu::printable;
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    /// The agent does not know of it yet.
+    Waiting,
+    /// Its description was sent.
+    Starting,
+    /// It runs.
+    Running,
+    /// Nothing more will come.
+    Ended(End),
+}
+
+/// What came for a command that cannot take it yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    Signal(Signal),
+    Eof(Stream),
+    Resize { rows: u16, cols: u16 },
+}
+
+impl Held {
+    fn message(self) -> ToGuest<'static> {
+        match self {
+            Self::Signal(signal) => ToGuest::Signal(signal),
+            Self::Eof(stream) => ToGuest::Eof(stream),
+            Self::Resize { rows, cols } => ToGuest::Resize { rows, cols },
+        }
+    }
+
+    /// Whether this means nothing any more once `later` has come. As the kernel keeps the signals of a process that
+    /// does not take them: each once, and of stopping and continuing the last.
+    fn is_superseded_by(self, later: Self) -> bool {
+        let is = |held, signal| held == Self::Signal(signal as Signal);
+        let (stop, go) = (libc::SIGTSTP, libc::SIGCONT);
+        match (self, later) {
+            (Self::Resize { .. }, Self::Resize { .. }) => true,
+            (earlier, later) if is(earlier, stop) && is(later, go) || is(earlier, go) && is(later, stop) => true,
+            (earlier, later) => earlier == later,
+        }
+    }
+}
+
+/// A command that is attached to a VM.
+#[derive(Debug)]
+pub struct Attached {
+    /// Where it is.
+    pub address: Address,
+    /// Its number among those that share the task's streams.
+    writer: usize,
+    state: State,
+    /// In the order they came.
+    held: Vec<Held>,
+    /// Credit for stdin.
+    stdin: SendWindow,
+    received: [RecvWindow; 2],
+    /// Bytes of each output that were passed on, and that `received` was not told of yet.
+    passed_on: [usize; 2],
+    started: Option<Instant>,
+    first_output: Option<Instant>,
+    ended: Option<Instant>,
+}
+
+impl Attached {
+    /// A command that has yet to be described to the agent. Its output is that of `writer`.
+    pub fn new(address: Address, writer: usize) -> Self {
+        Self {
+            address,
+            writer,
+            state: State::Waiting,
+            held: Vec::new(),
+            stdin: SendWindow::default(),
+            received: Default::default(),
+            passed_on: [0; 2],
+            started: None,
+            first_output: None,
+            ended: None,
+        }
+    }
+
+    /// Whether the agent does not know of it yet.
+    pub fn is_waiting(&self) -> bool {
+        self.state == State::Waiting
+    }
+
+    /// Whether it runs.
+    pub fn is_running(&self) -> bool {
+        self.state == State::Running
+    }
+
+    /// How it ended, once it has.
+    pub fn end(&self) -> Option<&End> {
+        if let State::Ended(end) = &self.state { Some(end) } else { None }
+    }
+
+    /// Whether nothing more will come.
+    pub fn has_ended(&self) -> bool {
+        self.end().is_some()
+    }
+
+    /// Adds its moments to those of its VM.
+    pub fn complete(&self, moments: &mut Moments) {
+        (moments.started, moments.first_output, moments.ended) = (self.started, self.first_output, self.ended);
+    }
+
+    /// Sends its description and the start of it, and what came for it meanwhile.
+    pub fn start(&mut self, description: &[u8], out: &mut Outgoing) {
+        out.send_frames(description);
+        for held in self.held.drain(..) {
+            out.send(self.address.task, &held.message());
+        }
+        self.state = State::Starting;
+    }
+
+    /// Ends it, unless it has ended: its last unfinished lines are passed on.
+    pub fn finish(&mut self, end: End, streams: &mut Streams) {
+        if !self.has_ended() {
+            self.ended = Some(Instant::now());
+            self.state = State::Ended(end);
+            streams.outputs().for_each(|output| output.flush_partial(self.writer));
+        }
+    }
+
+    /// Passes a signal on. One that has not started takes it later, or dies of it as any process that has not become
+    /// its command yet.
+    pub fn signal(&mut self, signal: Signal, streams: &mut Streams, out: &mut Outgoing) {
+        if self.is_waiting() && is_fatal(signal) {
+            self.finish(End::Exited(ExitStatus::Signal(signal)), streams);
+        }
+        self.tell(Held::Signal(signal), out);
+    }
+
+    /// Tells it that nobody will write to this stream, or read from it, any more.
+    pub fn end_of(&mut self, stream: Stream, out: &mut Outgoing) {
+        self.tell(Held::Eof(stream), out);
+    }
+
+    /// Tells it its terminal's size.
+    pub fn resize(&mut self, rows: u16, cols: u16, out: &mut Outgoing) {
+        self.tell(Held::Resize { rows, cols }, out);
+    }
+
+    fn tell(&mut self, what: Held, out: &mut Outgoing) {
+        match self.state {
+            State::Waiting => {
+                self.held.retain(|held| !held.is_superseded_by(what));
+                self.held.push(what);
+            }
+            State::Starting | State::Running => out.send(self.address.task, &what.message()),
+            State::Ended(_) => {}
+        }
+    }
+
+    /// Bytes of stdin that may be sent now.
+    pub fn stdin_room(&self) -> usize {
+        // Nothing is read before it runs: a failed start leaves stdin untouched.
+        if self.is_running() { self.stdin.available().min(DATA_CHUNK) } else { 0 }
+    }
+
+    /// Sends bytes of stdin, at most [`Attached::stdin_room`].
+    pub fn send_stdin(&mut self, bytes: &[u8], out: &mut Outgoing) {
+        self.stdin.spend(bytes.len());
+        out.send(self.address.task, &ToGuest::Data(Stream::Stdin, bytes));
+    }
+
+    /// Notes that output of its was written, for which credit is due.
+    pub fn output_written(&mut self, stream: Stream, bytes: usize) {
+        self.passed_on[index(stream)] += bytes;
+    }
+
+    /// Returns credit for what was written. A guest that sends and does not read gets none, else what is queued for
+    /// it would grow.
+    pub fn return_credit(&mut self, out: &mut Outgoing) {
+        if self.passed_on == [0; 2] || out.len() > DATA_CHUNK || self.has_ended() {
+            return;
+        }
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let bytes = std::mem::take(&mut self.passed_on[index(stream)]);
+            if let Some(credit) = self.received[index(stream)].consume(bytes) {
+                out.send(self.address.task, &ToGuest::Window(stream, credit));
+            }
+        }
+    }
+
+    /// Takes what the agent says of it.
+    ///
+    /// # Errors
+    /// What makes no sense now.
+    pub fn hear(&mut self, message: ToHost<'_>, streams: &mut Streams) -> Result<(), Refusal> {
+        match (&self.state, message) {
+            // What was on its way when it was declared ended.
+            (State::Ended(_), _) => {}
+            (State::Starting, ToHost::Started(_)) => {
+                self.started = Some(Instant::now());
+                self.state = State::Running;
+                tracing::debug!(vm = self.address.vm, "the command runs");
+            }
+            (State::Waiting | State::Starting, ToHost::Failed(kind, text)) => {
+                self.finish(End::NotStarted(kind, printable(text)), streams);
+            }
+            (State::Running, ToHost::Data(stream, bytes)) => {
+                let output = of(streams, stream).ok_or(ProtoError::OutOfOrder("DATA"))?;
+                self.first_output.get_or_insert_with(Instant::now);
+                self.received[index(stream)].receive(stream as u8, bytes.len())?;
+                output.push(self.writer, bytes);
+            }
+            (State::Running, ToHost::Eof(stream)) => {
+                if let Some(output) = of(streams, stream) {
+                    output.flush_partial(self.writer);
+                }
+            }
+            (State::Running, ToHost::Window(Stream::Stdin, bytes)) => self.stdin.refill(bytes)?,
+            (State::Running, ToHost::Exit(status)) => self.finish(End::Exited(status), streams),
+            (_, message) => return Err(ProtoError::OutOfOrder(name(&message)).into()),
+        }
+        Ok(())
+    }
+}
+
+fn of(streams: &mut Streams, stream: Stream) -> Option<&mut Output> {
+    match stream {
+        Stream::Stdout => Some(&mut streams.stdout),
+        Stream::Stderr => Some(&mut streams.stderr),
+        Stream::Stdin => None,
+    }
+}
+
+/// The place of an output among the two.
+fn index(stream: Stream) -> usize {
+    usize::from(stream == Stream::Stderr)
+}
+
+fn name(message: &ToHost<'_>) -> &'static str {
+    match message {
+        ToHost::Hello { .. } => "HELLO",
+        ToHost::Started(_) => "STARTED",
+        ToHost::Failed(..) => "FAILED",
+        ToHost::Data(..) => "DATA",
+        ToHost::Eof(_) => "EOF",
+        ToHost::Window(..) => "WINDOW",
+        ToHost::Exit(_) => "EXIT",
+        ToHost::Pong => "PONG",
+        ToHost::Synced => "SYNCED",
+        ToHost::Log { .. } => "LOG",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(signals: &[i32]) -> Vec<Held> {
+        let mut out = Outgoing::default();
+        let mut command = Attached::new(Address { vm: 0, task: 0 }, 0);
+        signals.iter().for_each(|&signal| command.tell(Held::Signal(signal as Signal), &mut out));
+        assert!(out.is_empty());
+        command.held
+    }
+
+    #[test]
+    fn what_comes_for_a_command_that_has_not_started_is_kept_as_the_kernel_does() {
+        let signal = |signal: i32| Held::Signal(signal as Signal);
+        let (urg, winch, stop, go) = (libc::SIGURG, libc::SIGWINCH, libc::SIGTSTP, libc::SIGCONT);
+        assert_eq!(held(&[urg, winch, urg]), [signal(winch), signal(urg)]);
+        assert_eq!(held(&[stop, go, stop, urg, go]), [signal(urg), signal(go)]);
+    }
+}

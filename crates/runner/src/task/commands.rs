@@ -1,0 +1,62 @@
+//! All commands of one task, and the streams that they share.
+
+use super::attached::Attached;
+use super::end::End;
+use super::streams::Streams;
+use crate::session::{Address, Listener, Outgoing, Refusal};
+use proto::{ExitStatus, ToHost};
+
+/// The commands of a task by the VMs they are attached to, as the listener of those VMs.
+#[derive(Debug)]
+pub struct Commands {
+    /// In the order of their output's numbers.
+    pub list: Vec<Attached>,
+    /// What they read and write.
+    pub streams: Streams,
+}
+
+impl Commands {
+    /// One command in each of `vms` VMs.
+    pub fn one_per_vm(vms: usize, streams: Streams) -> Self {
+        let list = (0..vms).map(|vm| Attached::new(Address { vm, task: 0 }, vm)).collect();
+        Self { list, streams }
+    }
+
+    /// Whether all have ended.
+    pub fn have_ended(&self) -> bool {
+        self.list.iter().all(Attached::has_ended)
+    }
+
+    /// Whether one has begun to run, so that a signal is its own business.
+    pub fn has_begun(&self) -> bool {
+        self.list.iter().any(|command| command.is_running() || command.has_ended())
+    }
+
+    /// How a command ended. One whose output was lost has not succeeded, whatever it knows of it: on the host its
+    /// write would have failed.
+    pub fn end(&self, number: usize) -> Option<End> {
+        match self.list[number].end()? {
+            End::Exited(ExitStatus::Code(0)) if self.streams.have_lost() => Some(End::Exited(ExitStatus::Code(1))),
+            end => Some(end.clone()),
+        }
+    }
+
+    /// Bytes of stdin that every command can take now: what is read is sent to all of them.
+    pub fn stdin_room(&self) -> usize {
+        let takers = self.list.iter().filter(|command| !command.has_ended());
+        takers.map(Attached::stdin_room).min().unwrap_or(0)
+    }
+}
+
+impl Listener for Commands {
+    fn hear(&mut self, from: Address, message: ToHost<'_>, _out: &mut Outgoing) -> Result<(), Refusal> {
+        match self.list.iter_mut().find(|command| command.address == from) {
+            Some(command) => command.hear(message, &mut self.streams),
+            None => Err(Refusal::Reason(format!("the guest speaks of a task {} that it does not have", from.task))),
+        }
+    }
+
+    fn notice(&mut self, text: &str) {
+        self.streams.notice(text);
+    }
+}

@@ -1,0 +1,23 @@
+//! What is attached to VMs: a task's command in each, its streams, its signals, its end; and how it is described to
+//! an agent.
+
+mod attached;
+mod command;
+mod commands;
+mod description;
+mod end;
+mod environment;
+mod output;
+mod pump;
+mod streams;
+mod terminal;
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub use attached::Attached;
+pub use command::Command;
+pub use commands::Commands;
+pub use description::{Guest, Task, clock};
+pub use end::End;
+pub use output::{Output, Trouble};
+pub use streams::{Input, Streams};
+pub use terminal::{RawTerminal, same_file, terminal_size};

@@ -1,0 +1,254 @@
+//! Making a template: boot to where the agent waits, then keep memory, devices and disk.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use super::key::{FORMAT, Recipe};
+use super::manifest::{EMPTY, FileRecord, MANIFEST, Manifest, RAM, SCRATCH, STATE};
+use super::sparse_digest;
+use crate::notice;
+use crate::session::{Address, Events, Failure, Listener, Outgoing, Refusal, Vm, Wait};
+use crate::signals::{Signal, Signals};
+use crate::timing::Moments;
+use proto::{ToGuest, ToHost};
+use qemu::Share;
+use qemu::printable;
+use qemu::scratch::copy_sparse;
+use qemu::{Abilities, BLOCK_MIB, Start, System, TemplateFds, VmSpec};
+use qemu::{Files, QemuProcess, TemplateFiles};
+use qemu::{StateUri, Transfer};
+
+/// The number of a template's session, which its clones' sessions do not have.
+const NONCE: u64 = 0;
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub enum Built {
+    /// Everything is in the draft.
+    Complete,
+    /// The guest did not answer in all the time it may take, and would not without a template either.
+    NoBoot(String),
+    /// A signal came that ends the task.
+    Interrupted(Signal),
+}
+
+/// The limits of a build and who wants to hear of it.
+#[derive(Debug)]
+pub struct Terms<'a> {
+    /// Signals of this process.
+    pub signals: &'a Signals,
+    /// How long the guest may take until it answers.
+    pub boot_timeout: Duration,
+    /// When to tell a waiting person, if there is one.
+    pub notice_at: Option<Instant>,
+}
+
+/// Boots the recipe's image in the directory `draft` and fills it.
+///
+/// # Errors
+/// When files cannot be written, the guest ends or QEMU cannot save its state: a boot without a template
+/// will do, or say what is wrong. The draft is the caller's to remove.
+pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> anyhow::Result<Built> {
+    let begin = Instant::now();
+    let abilities = Abilities::of(recipe.qemu)?;
+    let path = |name: &str| draft.join(name);
+    let create = |name: &str, read: bool| {
+        let file = OpenOptions::new().read(read).write(true).create_new(true).mode(0o600).open(path(name));
+        file.with_context(|| path(name).display().to_string())
+    };
+    let ram = create(RAM, true)?;
+    ram.set_len(recipe.shape.base_mib << 20)?;
+    let scratch = create(SCRATCH, true)?;
+    // Made without a name where the draft is, and copied: it is some KiB.
+    copy_sparse(&crate::source::private_disk(recipe.source, recipe.disk.file(), draft)?, &scratch)
+        .context("the private disk")?;
+    let state = create(STATE, false)?;
+    let files = Files {
+        image: Some(recipe.disk.file().try_clone()?),
+        scratch: Some(scratch),
+        template: Some(TemplateFiles { ram, state: state.try_clone()? }),
+        ..Files::default()
+    };
+    let process = start(recipe, &path(EMPTY), files, abilities)?;
+
+    let save_to = abilities.state_uri(&state);
+    let plugs = recipe.shape.pluggable_mib > 0;
+    let mut builder = Builder::new(process, save_to, plugs);
+    match builder.run(recipe, terms)? {
+        Built::Complete => {}
+        other => return Ok(other),
+    }
+    drop(builder);
+    let record = |name: &str| -> anyhow::Result<FileRecord> {
+        let bytes = path(name).metadata()?.len();
+        Ok(FileRecord { name: name.to_owned(), bytes, sha256: sparse_digest::of_file(&File::open(path(name))?)? })
+    };
+    let shape = recipe.shape;
+    let manifest = Manifest {
+        format: FORMAT,
+        image: recipe.image.name.to_string(),
+        hardware: format!(
+            "{} MiB of memory and up to {} more, up to {} processors, {} shares",
+            shape.base_mib, shape.pluggable_mib, shape.cpus, shape.shares
+        ),
+        read_only: abilities.read_only_templates,
+        files: [RAM, STATE, SCRATCH].into_iter().map(record).collect::<anyhow::Result<_>>()?,
+        made_in_ms: begin.elapsed().as_millis() as u64,
+    };
+    create(MANIFEST, false)?.write_all(toml::to_string(&manifest)?.as_bytes())?;
+    Ok(Built::Complete)
+}
+
+fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) -> anyhow::Result<QemuProcess> {
+    let share = |number| Share {
+        tag: format!("s{number}"),
+        source: empty.to_owned(),
+        target: empty.to_owned(),
+        read_only: true,
+    };
+    let shares: Vec<Share> = (0..recipe.shape.shares).map(share).collect();
+    let template = files.template.as_ref().context("no template files")?;
+    let fds = TemplateFds { ram: template.ram.as_raw_fd(), state: template.state.as_raw_fd(), abilities };
+    QemuProcess::spawn(recipe.qemu, crate::source::host(), files, |inherited| {
+        VmSpec {
+            machine: recipe.machine,
+            accel: recipe.accel,
+            start: Start::Template(recipe.shape, fds),
+            source: recipe.source,
+            system: System::Image(recipe.image, inherited.files.image_fds()),
+            channel: inherited.channel.as_raw_fd(),
+            console: inherited.console.as_raw_fd(),
+            monitor: inherited.monitor.as_raw_fd(),
+            shares: &shares,
+        }
+        .args()
+    })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Until the agent answers.
+    Booting,
+    /// Until the guest has taken the first block of memory.
+    Plugging,
+    /// Until the agent has brought its caches and disk into the state that clones should find.
+    Settling,
+    /// It has.
+    Settled,
+    /// Until QEMU has written the devices' state.
+    Saving,
+    Done,
+}
+
+struct Builder {
+    vm: Vm,
+    guest: Settling,
+    save_to: StateUri,
+    /// Whether the guest has a device through which it gets more memory.
+    plugs: bool,
+}
+
+/// What a guest that is made into a template may say.
+struct Settling {
+    stage: Stage,
+}
+
+impl Listener for Settling {
+    fn hear(&mut self, _from: Address, message: ToHost<'_>, _out: &mut Outgoing) -> Result<(), Refusal> {
+        match (self.stage, message) {
+            (Stage::Settling, ToHost::Synced) => self.stage = Stage::Settled,
+            (_, ToHost::Failed(_, text)) => return Err(Refusal::Reason(printable(text))),
+            (stage, _) => {
+                return Err(Refusal::Reason(format!("the agent said something out of turn ({stage:?})")));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Builder {
+    fn new(process: QemuProcess, save_to: StateUri, plugs: bool) -> Self {
+        let vm = Vm::new(0, process, None, Moments::begin(Instant::now()));
+        Self { vm, guest: Settling { stage: Stage::Booting }, save_to, plugs }
+    }
+
+    fn run(&mut self, recipe: &Recipe<'_>, terms: &Terms<'_>) -> anyhow::Result<Built> {
+        let mut events = Events::new(terms.signals);
+        let mut notice_at = terms.notice_at.map(|moment| events.reminder_at(moment));
+        let advice = crate::source::advice(recipe.source);
+        self.vm.greet(NONCE, Wait::answer(&events.clock, terms.boot_timeout, advice));
+        while self.guest.stage != Stage::Done {
+            events.turn(&mut self.vm, &mut self.guest, notice_at).context("poll")?;
+            if let Some(signal) = events.fatal_signal() {
+                return Ok(Built::Interrupted(signal));
+            }
+            if notice_at.is_some_and(|moment| events.clock.has_passed(moment)) {
+                notice_at = None;
+                notice::line(&format!(
+                    "{} starting … (first use on this node, later starts are fast)",
+                    recipe.image.name
+                ));
+            }
+            match self.vm.failure() {
+                Some(Failure::TimedOut(why)) if !self.vm.has_answered() => return Ok(Built::NoBoot(why.clone())),
+                Some(failure) => bail!("{}", failure.why()),
+                None => self.advance(recipe.introduction)?,
+            }
+        }
+        Ok(Built::Complete)
+    }
+
+    /// Does what follows from what agent and QEMU have said.
+    fn advance(&mut self, introduction: &[u8]) -> anyhow::Result<()> {
+        let stage = &mut self.guest.stage;
+        if *stage == Stage::Booting && self.vm.is_up() {
+            *stage = Stage::Plugging;
+            if let Some(wait) = self.vm.expected() {
+                self.vm.expect(wait.then("it came up, but was not ready to be cloned"));
+            }
+            self.vm.monitor().negotiate();
+            if self.plugs {
+                self.vm.monitor().plug(BLOCK_MIB << 20);
+            }
+        }
+        if *stage == Stage::Plugging && (!self.plugs || self.vm.monitor().has_plugged()) {
+            *stage = Stage::Settling;
+            self.vm.out().send_frames(introduction);
+            self.vm.out().send(0, &ToGuest::Settle);
+        }
+        if *stage == Stage::Settled {
+            *stage = Stage::Saving;
+            self.vm.monitor().save(self.save_to);
+        }
+        match (*stage, self.vm.monitor().transfer()) {
+            (Stage::Saving, Some(Transfer::Completed)) => *stage = Stage::Done,
+            (_, Some(Transfer::Failed(why))) => bail!("QEMU cannot save the template: {why}"),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Lets a builder hear what a guest and a QEMU say that are played through `process`, until it gives up.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn hear(process: QemuProcess, more: &mut dyn FnMut() -> bool) -> bool {
+    let mut builder = Builder::new(process, StateUri::FdSet(0), true);
+    let clock = crate::session::AwakeClock::new();
+    builder.vm.greet(NONCE, Wait::answer(&clock, Duration::from_secs(60), ""));
+    let mut buffer = vec![0; proto::DATA_CHUNK];
+    while more() && builder.guest.stage != Stage::Done {
+        builder.vm.flush();
+        builder.vm.receive(&mut buffer, &mut builder.guest);
+        builder.vm.read_texts();
+        if builder.vm.is_over() || builder.advance(&[]).is_err() {
+            return false;
+        }
+    }
+    builder.guest.stage == Stage::Done
+}

@@ -1,0 +1,245 @@
+//! What a template is: files in a directory, and a manifest that says what they are. How it lies on its shelf is
+//! `node`'s business.
+//!
+//! A user's templates are read by root too, who lists and verifies them: so nothing that a manifest says is a path,
+//! only the files that every template has are opened, and only as ordinary files.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+
+use anyhow::{Context, ensure};
+use node::shelf::{Shelf, TemplateDir};
+use node::text::short;
+use serde::{Deserialize, Serialize};
+
+use super::key::FORMAT;
+use super::sparse_digest;
+use qemu::{Abilities, TemplateFiles};
+
+pub const MANIFEST: &str = "template.toml";
+pub const RAM: &str = "ram";
+pub const STATE: &str = "state";
+pub const SCRATCH: &str = "scratch";
+/// What a share's device shows while the template is made.
+pub const EMPTY: &str = "empty";
+
+/// Longest manifest that is read.
+const MANIFEST_MOST: u64 = 64 * 1024;
+
+/// Most characters of what a manifest says to people.
+const TEXT_MOST: usize = 200;
+
+/// Largest file of a template: the memory of the largest machine that is ever kept as one.
+const FILE_MOST: u64 = 1 << 40;
+
+/// What a template says about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The image's name when it was made.
+    pub image: String,
+    /// Memory, processors and shares, for people.
+    pub hardware: String,
+    /// Whether QEMU clones it without being able to write to it.
+    pub read_only: bool,
+    /// Milliseconds that making it took.
+    pub made_in_ms: u64,
+    /// The files' lengths in bytes and digests of their content.
+    pub files: Vec<FileRecord>,
+}
+
+/// One file of a template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileRecord {
+    pub name: String,
+    pub bytes: u64,
+    pub sha256: String,
+}
+
+impl Manifest {
+    /// Reads one; what people read of it is fit for a terminal then, whoever wrote it.
+    ///
+    /// # Errors
+    /// When it is none of this format.
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        let read: Self = toml::from_str(text)?;
+        ensure!(read.format == FORMAT, "format {}", read.format);
+        Ok(Self { image: short(&read.image, TEXT_MOST), hardware: short(&read.hardware, TEXT_MOST), ..read })
+    }
+
+    fn record(&self, name: &str) -> Option<&FileRecord> {
+        self.files.iter().find(|record| record.name == name)
+    }
+}
+
+/// A template that was found complete, with its files open.
+#[derive(Debug)]
+pub struct Template {
+    shelf: Shelf<TemplateDir>,
+    name: String,
+    /// What it says about itself.
+    pub manifest: Manifest,
+    ram: File,
+    state: File,
+    scratch: File,
+}
+
+impl Template {
+    /// Opens the files of the template that lies as `dir` on a shelf under this name.
+    ///
+    /// # Errors
+    /// What is missing, damaged, or could have been put there by somebody else.
+    pub fn open(shelf: &Shelf<TemplateDir>, name: &str, dir: &TemplateDir) -> anyhow::Result<Self> {
+        let open = |file: &str, writable| dir.open_file(file, shelf.owner, writable).with_context(|| file.to_owned());
+        let mut text = String::new();
+        open(MANIFEST, false)?.take(MANIFEST_MOST).read_to_string(&mut text).context(MANIFEST)?;
+        let manifest = Manifest::parse(&text)?;
+        // A QEMU that maps memory privately only from a file it may write is given such a descriptor, and
+        // does not write.
+        let ram = open(RAM, !manifest.read_only)?;
+        let (state, scratch) = (open(STATE, false)?, open(SCRATCH, false)?);
+        for (name, file) in [(RAM, &ram), (STATE, &state), (SCRATCH, &scratch)] {
+            let found = file.metadata()?.len();
+            let recorded = manifest.record(name).map(|record| record.bytes);
+            ensure!(recorded == Some(found), "{name} has {found} bytes and not {recorded:?}");
+            ensure!(found <= FILE_MOST, "{name} has {found} bytes");
+        }
+        Ok(Self { shelf: shelf.clone(), name: name.to_owned(), manifest, ram, state, scratch })
+    }
+
+    /// Looks at the one of that name on a shelf, without using it.
+    ///
+    /// # Errors
+    /// As [`Template::open`]; that there is none is one too.
+    pub fn look(shelf: &Shelf<TemplateDir>, name: &str) -> anyhow::Result<Self> {
+        let dir = shelf.look(name)?.context("it is not there, or not for this user")?;
+        Self::open(shelf, name, &dir)
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> PathBuf {
+        self.shelf.dir.join(&self.name)
+    }
+
+    /// Removes it. It disappears in one step; VMs that were cloned from it are not affected.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn remove(&self) -> io::Result<()> {
+        self.shelf.remove(&self.name)
+    }
+
+    /// The memory and device state for one more QEMU.
+    ///
+    /// # Errors
+    /// When descriptors run out.
+    pub fn files(&self) -> io::Result<TemplateFiles> {
+        // A position of its own: QEMU reads the state from where the descriptor stands.
+        let state = OpenOptions::new().read(true).open(format!("/proc/self/fd/{}", self.state.as_raw_fd()))?;
+        Ok(TemplateFiles { ram: self.ram.try_clone()?, state })
+    }
+
+    /// The private disk as the template left it.
+    pub fn scratch(&self) -> &File {
+        &self.scratch
+    }
+
+    /// What the QEMU that made it was able to.
+    pub fn abilities(&self) -> Abilities {
+        Abilities { read_only_templates: self.manifest.read_only }
+    }
+
+    /// Compares every file with the digest taken when the template was made.
+    ///
+    /// # Errors
+    /// The first file that differs or cannot be read.
+    pub fn verify(&self) -> anyhow::Result<()> {
+        for (name, file) in [(RAM, &self.ram), (STATE, &self.state), (SCRATCH, &self.scratch)] {
+            let expected = self.manifest.record(name).map(|record| record.sha256.as_str());
+            let found = sparse_digest::of_file(file).context(name)?;
+            ensure!(expected == Some(&found), "{name} is not what it was when the template was made");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use node::trust::Readers;
+    use std::fs;
+    use std::path::Path;
+
+    /// A template whose manifest says `more` beside what is true.
+    fn template(cache: &Path, more: &str, spoil: impl FnOnce(&Path)) -> anyhow::Result<Template> {
+        let shelf = Shelf::<TemplateDir>::of_user(cache, nix::unistd::Uid::effective().as_raw());
+        fs::create_dir_all(&shelf.dir)?;
+        let draft = shelf.begin("1b")?;
+        let mut text = format!(
+            "format = {FORMAT}\nimage = \"tiny\\u001b[2J\\nroot  (site)\"\nhardware = \"h\\u202e\"\nread_only = true\n\
+             made_in_ms = 1\n"
+        );
+        for name in [RAM, STATE, SCRATCH] {
+            let path = draft.path().join(name);
+            fs::write(&path, name)?;
+            let sha256 = sparse_digest::of_file(&File::open(path)?)?;
+            text += &format!("[[files]]\nname = \"{name}\"\nbytes = {}\nsha256 = \"{sha256}\"\n", name.len());
+        }
+        fs::write(draft.path().join(MANIFEST), text + more)?;
+        spoil(draft.path());
+        let dir = draft.publish(Readers::NOBODY)?;
+        Template::open(&shelf, "1b", &dir)
+    }
+
+    #[test]
+    fn a_manifest_names_no_file_that_verify_would_open() {
+        let cache = tempfile::tempdir().unwrap();
+        let pipe = cache.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let record = |name: &str| format!("[[files]]\nname = \"{name}\"\nbytes = 1\nsha256 = \"0\"\n");
+        // Whoever opened one of these would wait for ever or read for ever.
+        let more = [pipe.to_str().unwrap(), "../../pipe", "/dev/zero"].map(record).concat();
+        template(cache.path(), &more, |_| {}).unwrap().verify().unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_a_pipe_a_link_or_changed_is_refused_and_nobody_waits() {
+        let cache = tempfile::tempdir().unwrap();
+        for name in [MANIFEST, RAM, STATE, SCRATCH] {
+            let replaced = |with: fn(&Path)| {
+                template(cache.path(), "", |draft| {
+                    fs::remove_file(draft.join(name)).unwrap();
+                    with(&draft.join(name));
+                })
+            };
+            replaced(|path| assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success()))
+                .unwrap_err();
+            replaced(|path| std::os::unix::fs::symlink("/dev/zero", path).unwrap()).unwrap_err();
+            replaced(|path| fs::write(path, "of another length").unwrap()).unwrap_err();
+        }
+        let same_length = template(cache.path(), "", |draft| fs::write(draft.join(RAM), "mar").unwrap());
+        let error = same_length.unwrap().verify().unwrap_err().to_string();
+        assert!(error.starts_with("ram is not what it was"), "{error}");
+    }
+
+    #[test]
+    fn a_manifest_without_end_is_not_read_to_its_end() {
+        let cache = tempfile::tempdir().unwrap();
+        let endless = |draft: &Path| {
+            File::options().write(true).open(draft.join(MANIFEST)).unwrap().set_len(1 << 40).unwrap();
+        };
+        template(cache.path(), "", endless).unwrap_err();
+    }
+
+    #[test]
+    fn what_people_read_of_it_gives_a_terminal_no_orders() {
+        let cache = tempfile::tempdir().unwrap();
+        let manifest = template(cache.path(), "", |_| {}).unwrap().manifest;
+        assert_eq!((manifest.image.as_str(), manifest.hardware.as_str()), ("tiny[2Jroot  (site)", "h"));
+    }
+}

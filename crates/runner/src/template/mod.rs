@@ -1,0 +1,183 @@
+//! Templates: booted guests kept on the node's disk, from which VMs are cloned in a tenth of a second.
+//!
+//! ```text
+//! recipe ─► key ─► the site's or the user's shelf ─► there: open it
+//!                                                └─► not there: lock ─► build (boot, settle, save) ─► publish
+//! ```
+//!
+//! What must hold:
+//! - A template holds nothing of a job: it is saved before the agent is told of any task.
+//! - It is believed only if nobody but root or this user can have written it.
+//! - It is a cache: whatever is wrong with it, the VM boots instead, and the next start builds it anew.
+//! - Building happens once however many want it, under a lock that dies with its holder.
+
+mod builder;
+mod key;
+mod manifest;
+mod sparse_digest;
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Context;
+use nix::unistd::Uid;
+use node::dir;
+use node::lock::Waited;
+use node::shelf::{Shelf, TemplateDir};
+use node::trust::Readers;
+
+use crate::signals::Signal;
+
+use builder::Built;
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub use self::{builder::hear, manifest::Manifest};
+pub use builder::Terms;
+pub use key::{Key, Recipe};
+pub use manifest::Template;
+
+/// What came of asking for a template.
+#[derive(Debug)]
+pub enum Obtained<T = Template> {
+    /// Here it is.
+    Template(T),
+    /// There is none and none can be made here; the VM boots. The text is for the administrator.
+    Unavailable(String),
+    /// The guest did not answer in all the time it may take, so booting it once more makes no sense; the text
+    /// is for the user.
+    NoBoot(String),
+    /// A signal came that ends the task.
+    Interrupted(Signal),
+}
+
+impl<T> Obtained<T> {
+    /// The same with something else for a template.
+    pub fn map<U>(self, with: impl FnOnce(T) -> U) -> Obtained<U> {
+        match self {
+            Self::Template(template) => Obtained::Template(with(template)),
+            Self::Unavailable(why) => Obtained::Unavailable(why),
+            Self::NoBoot(why) => Obtained::NoBoot(why),
+            Self::Interrupted(signal) => Obtained::Interrupted(signal),
+        }
+    }
+}
+
+/// Finds the recipe's template or makes it for this user.
+pub fn obtain(recipe: &Recipe<'_>, template_dir: &Path, cache_bytes: u64, terms: &Terms<'_>) -> Obtained {
+    let own = Shelf::of_user(template_dir, Uid::effective().as_raw());
+    let found = || -> anyhow::Result<Obtained> {
+        let anybodys = Recipe { introduction: &[], ..*recipe };
+        if let Some(template) = find(&Shelf::of_site(template_dir), &anybodys.key().context("key")?) {
+            return Ok(Obtained::Template(template));
+        }
+        obtain_from(&own, recipe, cache_bytes, terms)
+    };
+    found().unwrap_or_else(|error| Obtained::Unavailable(format!("no template in {}: {error:#}", own.dir.display())))
+}
+
+/// Finds the recipe's template on the shelf of this user or makes it there.
+///
+/// # Errors
+/// When the shelf cannot be used or the template cannot be kept.
+pub fn obtain_from(
+    shelf: &Shelf<TemplateDir>,
+    recipe: &Recipe<'_>,
+    cache_bytes: u64,
+    terms: &Terms<'_>,
+) -> anyhow::Result<Obtained> {
+    let key = recipe.key().context("key")?;
+    if let Some(template) = find(shelf, &key) {
+        return Ok(Obtained::Template(template));
+    }
+    if let Err(error) = shelf.prepare() {
+        // Nothing that the next start would mend: the administrator must hear of it.
+        tracing::warn!("VMs boot, no template can be kept: {error}");
+        anyhow::bail!(error);
+    }
+    if let Some(why) = shelf.recent_failure(key.as_str()) {
+        anyhow::bail!("making it failed a short while ago: {why}");
+    }
+    make_once(shelf, recipe, &key, Readers::NOBODY, cache_bytes, terms)
+}
+
+/// Makes the recipe's template for the whole site, readable by whoever can read the image's disk.
+///
+/// # Errors
+/// When this is not root, or the template cannot be made.
+pub fn make_for_site(
+    recipe: &Recipe<'_>,
+    template_dir: &Path,
+    cache_bytes: u64,
+    terms: &Terms<'_>,
+) -> anyhow::Result<Obtained> {
+    let shelf = Shelf::of_site(template_dir);
+    shelf.prepare()?;
+    // A node that was booted anew makes its templates first: those of before are of no use to anybody.
+    shelf.remove_of_other_boots();
+    let key = recipe.key().context("key")?;
+    // Memory holds what was read from the disk: who cannot read that must not read this.
+    make_once(&shelf, recipe, &key, recipe.disk.readers(), cache_bytes, terms)
+}
+
+/// The template of that key. One that is damaged counts as none, with a line for the administrator.
+fn find(shelf: &Shelf<TemplateDir>, key: &Key) -> Option<Template> {
+    let opened = || -> anyhow::Result<Option<Template>> {
+        let Some(dir) = shelf.find(key.as_str())? else { return Ok(None) };
+        Template::open(shelf, key.as_str(), &dir).map(Some)
+    };
+    opened().unwrap_or_else(|error| {
+        tracing::warn!("the template {} is not used: {error:#}", shelf.dir.join(key.as_str()).display());
+        None
+    })
+}
+
+/// Makes the template under its lock, unless another process does, and lets it stay within the limit.
+fn make_once(
+    shelf: &Shelf<TemplateDir>,
+    recipe: &Recipe<'_>,
+    key: &Key,
+    readers: Readers,
+    cache_bytes: u64,
+    terms: &Terms<'_>,
+) -> anyhow::Result<Obtained> {
+    let deadline = Instant::now() + terms.boot_timeout;
+    match shelf.lock(key.as_str(), deadline, terms.signals, || find(shelf, key)).context("lock")? {
+        Waited::Found(template) => Ok(Obtained::Template(template)),
+        Waited::Interrupted(signal) => Ok(Obtained::Interrupted(signal)),
+        Waited::TimedOut(why) => anyhow::bail!("another process did not finish building it in time: {why}"),
+        Waited::Locked(_lock) => {
+            let outcome = make(shelf, recipe, key, readers, terms).inspect_err(|error| {
+                tracing::warn!("no template of image '{}' can be made: {error:#}", recipe.image.name);
+                shelf.note_failure(key.as_str(), &format!("{error:#}"));
+            })?;
+            for removed in shelf.evict(cache_bytes, Some(key.as_str())) {
+                tracing::info!("template {} removed: over the limit", removed.display());
+            }
+            Ok(outcome)
+        }
+    }
+}
+
+/// Builds the template and puts it on the shelf, whose lock the caller holds.
+fn make(
+    shelf: &Shelf<TemplateDir>,
+    recipe: &Recipe<'_>,
+    key: &Key,
+    readers: Readers,
+    terms: &Terms<'_>,
+) -> anyhow::Result<Obtained> {
+    // What it takes at most; most of a fresh guest's memory is never written.
+    shelf.make_room(recipe.shape.base_mib << 20, u64::MAX)?;
+    let draft = shelf.begin(key.as_str())?;
+    dir::make_one(&draft.path().join(manifest::EMPTY), 0o755)?;
+    match builder::build(recipe, draft.path(), terms)? {
+        Built::Complete => {}
+        Built::NoBoot(why) => return Ok(Obtained::NoBoot(why)),
+        Built::Interrupted(signal) => return Ok(Obtained::Interrupted(signal)),
+    }
+    let dir = draft.publish(readers).context("publish")?;
+    let template = Template::open(shelf, key.as_str(), &dir)?;
+    let ms = template.manifest.made_in_ms;
+    tracing::info!(image = %recipe.image.name, dir = %template.dir().display(), ms, "template made");
+    Ok(Obtained::Template(template))
+}

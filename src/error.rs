@@ -1,0 +1,200 @@
+//! Why a step or a submission with VMs fails: what, why, and what helps, in one line.
+
+use super::args::ArgsError;
+use crate::spank::SpankError;
+use request::{EXIT_NODE_FAILED, RequestError, STEP_PROGRAM};
+use std::ffi::c_int;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// An error that a user or administrator reads.
+#[derive(Debug)]
+pub enum Error {
+    /// A bad option value.
+    Request(RequestError),
+    /// A bad plugstack.conf.
+    Args(ArgsError),
+    /// Slurm did not do what the plugin needs.
+    Slurm(SpankError),
+    /// Options that need an image, without one.
+    NoImage {
+        /// Name of the option.
+        option: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// The option in a crontab, where Slurm drops it.
+    Scrontab,
+    /// `spank-vm image check` said no; its words.
+    ImageRefused(String),
+    /// A program of this package cannot be run.
+    NoProgram {
+        /// The program.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// `srun --multi-prog` where the plugin cannot change the tasks' commands.
+    MultiProg,
+    /// `srun --bcast` where the command could not be hidden then.
+    Bcast,
+    /// A component of a heterogeneous step says nothing about VMs, another one does.
+    SilentComponent {
+        /// Number of the component.
+        index: usize,
+        /// What the other one says.
+        image: String,
+    },
+    /// srun sends something else than what stands on its command line.
+    OpenCommand,
+    /// The command of this component of a heterogeneous step cannot be hidden.
+    OpenComponent(usize),
+    /// A step in a job that asked for this image, in whose environment nothing says so any more.
+    ForgottenByJob(String),
+    /// The components of a job ask for different VMs.
+    ComponentsDiffer {
+        /// What the first one says.
+        first: String,
+        /// Number of the component that says something else.
+        index: usize,
+        /// What that is.
+        other: String,
+    },
+    /// The placeholder arrived, the user's command did not.
+    LostCommand,
+    /// The placeholder arrived, the option did not.
+    LostOption,
+    /// One of the others, met on a node and that node's fault.
+    Node(Box<Error>),
+    /// A relative path, and no directory to start at.
+    NoWorkDir {
+        /// The path.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A relative path arrived without the directory it starts at.
+    LostImageDir(String),
+    /// The task could not be noted in the state directory.
+    StateDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Request(error) => error.fmt(f),
+            Self::Args(error) => error.fmt(f),
+            Self::Slurm(error) => error.fmt(f),
+            Self::NoImage { option, value } => {
+                write!(f, "--{option}={value} needs an image: add --vm-image=NAME (--vm-image=list shows all)")
+            }
+            Self::Scrontab => f.write_str(
+                "scrontab does not pass --vm-image on and the job would run without a VM: \
+                 put srun --vm-image=NAME into its command instead",
+            ),
+            Self::ImageRefused(why) => f.write_str(why),
+            Self::NoProgram { path, source } => write!(
+                f,
+                "cannot run {}: {}; is spank-vm installed here, and does libexec= in plugstack.conf name its directory?",
+                path.display(),
+                Reason(source)
+            ),
+            Self::Node(error) => write!(f, "this node cannot run VMs: {error}"),
+            Self::MultiProg => f.write_str(
+                "--multi-prog with --vm-image needs Slurm 23.11 or later on the nodes: \
+                 start one srun per program instead",
+            ),
+            Self::Bcast => f.write_str(
+                "--bcast with --vm-image could run the copied program without a VM: \
+                 copy it with sbcast before, and start the copy by its name",
+            ),
+            Self::SilentComponent { index, image } => write!(
+                f,
+                "component {index} of this step has no --vm-image and another one has {image}: \
+                 say {image} or --vm-image=none for each component"
+            ),
+            Self::OpenCommand => f.write_str(
+                "srun sends something else than its own command line, which cannot be kept from running without a VM \
+                 (for --multi-prog, give it a file that can be read twice)",
+            ),
+            Self::OpenComponent(index) => write!(
+                f,
+                "the command of component {index} of this step cannot be kept from running without a VM: \
+                 give each component a command of its own, or start one srun per component"
+            ),
+            Self::ForgottenByJob(image) => write!(
+                f,
+                "this job asked for --vm-image={image}, but the variables SLURM_SPANK_... that say so to its steps are \
+                 gone: say --vm-image={image} or --vm-image=none"
+            ),
+            Self::ComponentsDiffer { first, index, other } => write!(
+                f,
+                "component 0 of this job has {first} and component {index} has {other}, but a job has one value for all: \
+                 say the same for each component, and give each srun inside the job its own"
+            ),
+            Self::LostCommand => write!(
+                f,
+                "the command of this step was replaced by '{STEP_PROGRAM}' at submission and did not arrive with it; \
+                 nothing was run"
+            ),
+            Self::LostOption => write!(
+                f,
+                "this step was submitted for a VM, but its --vm-image did not arrive; nothing was run. \
+                 ('{STEP_PROGRAM}' is not a command of its own)"
+            ),
+            Self::NoWorkDir { path, source } => {
+                write!(f, "--vm-image={path}: the working directory is not known: {}", Reason(source))
+            }
+            Self::LostImageDir(path) => {
+                write!(f, "--vm-image={path}: the directory of the submission did not arrive; give the path from / on")
+            }
+            Self::StateDir { path, source } => {
+                write!(f, "cannot make the task's directory {}: {}", path.display(), Reason(source))
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl Error {
+    /// The error of a task: says if it is the node's fault.
+    #[must_use]
+    pub fn of_task(self) -> Self {
+        match self {
+            Self::Args(_) | Self::NoProgram { .. } | Self::StateDir { .. } => Self::Node(Box::new(self)),
+            other => other,
+        }
+    }
+
+    /// Status that the task ends with: another node may do better, or not.
+    pub fn task_status(&self) -> c_int {
+        match self {
+            Self::Node(_) => c_int::from(EXIT_NODE_FAILED),
+            // As slurmstepd does itself when a hook fails.
+            _ => 1,
+        }
+    }
+}
+
+impl From<SpankError> for Error {
+    fn from(error: SpankError) -> Self {
+        Self::Slurm(error)
+    }
+}
+
+/// An I/O error without Rust's "(os error 2)".
+struct Reason<'a>(&'a io::Error);
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.to_string();
+        f.write_str(text.split(" (os error").next().unwrap_or_default())
+    }
+}

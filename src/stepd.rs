@@ -1,0 +1,241 @@
+//! In slurmstepd: the task of a VM step becomes `spank-vm-step`.
+//!
+//! The plugin rewrites the command line and leaves the start to slurmstepd, so that TaskProlog, CPU
+//! binding, limits and the task's cgroup apply to the virtual machine as to any command. A plain
+//! execve in the hook would skip them.
+
+use super::component::{self, Decision};
+use super::error::Error;
+use super::options::{IMAGE, NONE, TABLE};
+use super::{COMMAND_ENV, COMPONENTS_ENV, IMAGE_DIR_ENV, JOB_IMAGE_ENV, MULTI_PROG_ENV, Plugin, VERBOSE_ENV};
+use crate::spank::{Host, Level, SpankError, Step, is_executable};
+use node::process::Process;
+use node::status::Status;
+use node::{dir, layout, task_dir};
+use request::{JobRef, REQUEST_ENV, STEP_PROGRAM, VmRequest};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// As root: notes what the task is for the node. What goes wrong is said in [`task_init`].
+pub fn task_init_privileged(plugin: &mut Plugin, host: &mut dyn Host) {
+    match make_state_dir(plugin, host) {
+        Ok(()) => {}
+        Err(error) => plugin.deferred = Some(error),
+    }
+}
+
+fn make_state_dir(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
+    let step = host.step()?;
+    adopt_what_slurm_lost(plugin, host, step)?;
+    let Some(request) = plugin.options.vms()?.filter(|_| step != Step::Extern) else { return Ok(()) };
+    let path = task_dir::path(&plugin.args()?.state_dir, host.job_id()?, step, host.task_id()?);
+    let owner = host.owner()?;
+    let noted =
+        Process::this().and_then(|runner| task_dir::create(&path, &status(&request, owner.0, runner).to_string()));
+    noted.map_err(|source| Error::StateDir { path, source })?;
+    let args = plugin.args()?;
+    if let Err(error) = dir::make_user_shelf(&args.template_dir, owner) {
+        host.log(Level::Warning, &format!("every VM of user {} boots, no template can be kept: {error}", owner.0));
+    }
+    let image_cache_dir = layout::on_node(&args.image_cache_dir, &layout::node_name(slurm_name(host)));
+    if let Err(error) = dir::make_user_shelf(&image_cache_dir, owner) {
+        host.log(Level::Warning, &format!("user {} reads images in place, no copy can be kept: {error}", owner.0));
+    }
+    plugin.image_cache_dir = Some(image_cache_dir);
+    Ok(())
+}
+
+/// This process becomes the task.
+fn status(request: &VmRequest, uid: u32, runner: Process) -> Status {
+    Status { image: request.image.to_string(), vms: request.asked.vms(), uid, runner }
+}
+
+/// As the user, last before execve: turns the task into the step program.
+///
+/// # Errors
+/// Everything that keeps a VM step from starting, including what was kept from earlier hooks. Never
+/// for a bare-metal step.
+pub fn task_init(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
+    match become_step(plugin, host) {
+        Err(Error::Slurm(error)) if !plugin.options.wants_vm() => {
+            host.log(Level::Admin, &error.to_string());
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+fn become_step(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
+    let step = host.step()?;
+    if step == Step::Extern {
+        return Ok(());
+    }
+    adopt_what_slurm_lost(plugin, host, step)?;
+    let sent = take_job_env(host, COMMAND_ENV)?;
+    let multi_prog = take_job_env(host, MULTI_PROG_ENV)?.is_some();
+    let verbose = take_job_env(host, VERBOSE_ENV)?.is_some();
+    let image_dir = take_job_env(host, IMAGE_DIR_ENV)?;
+    take_job_env(host, COMPONENTS_ENV)?;
+    let argv = host.argv()?;
+    let is_component = argv.first().is_some_and(|word| component::marked(word).is_some());
+    let replaced = is_component || (!multi_prog && argv.first().is_some_and(|word| word == STEP_PROGRAM));
+    let Some(mut request) = plugin.options.vms()? else {
+        return if replaced { Err(Error::LostOption) } else { Ok(()) };
+    };
+    // It is for steps that are started outside of a VM.
+    take_job_env(host, JOB_IMAGE_ENV)?;
+    if is_component && !plugin.options.is_decided() {
+        return Err(Error::LostCommand);
+    }
+    if let Some(error) = plugin.deferred.take() {
+        return Err(error);
+    }
+    let args = plugin.args()?;
+    let program = args.step_program();
+    is_executable(&program).map_err(|source| Error::NoProgram { path: program.clone(), source })?;
+    if multi_prog && !host.can_prepend_argv() {
+        // There the tasks' command lines are out of reach and would run as they are.
+        return Err(Error::MultiProg);
+    }
+    let command = match request.argv0.take() {
+        Some(of_component) => Some(of_component),
+        None if replaced => Some(sent.ok_or(Error::LostCommand)?),
+        None => argv.first().cloned(),
+    };
+
+    if let Some(path) = request.image.relative_path() {
+        let dir = image_dir.filter(|dir| Path::new(dir).is_absolute());
+        let dir = dir.ok_or_else(|| Error::LostImageDir(path.display().to_string()))?;
+        request.image = request.image.seen_from(Path::new(&dir));
+    }
+    request.job = Some(JobRef { id: host.job_id()?, slurm_conf: host.own_env("SLURM_CONF").map(Into::into) });
+    request.image_cache_dir = plugin.image_cache_dir.clone();
+    request.verbose = verbose;
+    request.batch_script = step == Step::Batch;
+    request.tasks = host.local_tasks()?.max(1);
+    request.memory_mib = task_memory(host, request.tasks)?;
+    request.config = args.config.clone();
+    if !host.can_prepend_argv() {
+        request.argv0 = command.clone();
+    }
+    host.set_job_env(REQUEST_ENV, request.to_string().as_ref())?;
+    if host.can_prepend_argv() {
+        if let (true, Some(command)) = (replaced, &command) {
+            host.set_arg(0, command)?;
+        }
+        host.prepend_argv(&[program.as_os_str()])?;
+    } else {
+        host.set_arg(0, program.as_os_str())?;
+    }
+    Ok(())
+}
+
+/// As root, after the task's end: removes what a killed runner left.
+pub fn task_exit(plugin: &mut Plugin, host: &mut dyn Host) {
+    let path = sweeps(plugin, host).and_then(|args| match args {
+        Some((parent, job, step)) => Ok(Some(task_dir::path(&parent, job, step, host.task_id()?))),
+        None => Ok(None),
+    });
+    match path {
+        Ok(Some(path)) => sweep(host, &path),
+        Ok(None) => {}
+        Err(error) => host.log(Level::Admin, &format!("not swept: {error}")),
+    }
+}
+
+/// As root, after the step's end: likewise for all its tasks on this node, for those that were
+/// never started or whose end was missed.
+pub fn exit(plugin: &mut Plugin, host: &mut dyn Host) {
+    let paths = sweeps(plugin, host).and_then(|args| {
+        let Some((parent, job, step)) = args else { return Ok(Vec::new()) };
+        (0..host.local_tasks()?)
+            .map(|local| Ok(task_dir::path(&parent, job, step, host.global_task_id(local)?)))
+            .collect()
+    });
+    match paths {
+        Ok(paths) => paths.iter().for_each(|path| sweep(host, path)),
+        Err(error) => host.log(Level::Admin, &format!("not swept: {error}")),
+    }
+}
+
+type Swept = Option<(PathBuf, u32, Step)>;
+
+/// Whether there is anything to sweep, and where. A bare-metal step costs nothing.
+fn sweeps(plugin: &mut Plugin, host: &dyn Host) -> Result<Swept, SpankError> {
+    let step = host.step()?;
+    adopt_what_slurm_lost(plugin, host, step)?;
+    match &plugin.args {
+        Ok(args) if plugin.options.wants_vm() && step != Step::Extern => {
+            Ok(Some((args.state_dir.clone(), host.job_id()?, step)))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// A job must not fail because of what is left behind it.
+fn sweep(host: &dyn Host, path: &Path) {
+    if let Err(error) = task_dir::remove(path) {
+        host.log(Level::Admin, &format!("cannot remove {}: {error}", path.display()));
+    }
+}
+
+/// The node's name in Slurm: the end of its address in the topology, which slurmstepd sets whatever the job's
+/// environment said, in time for the first hook; other variables come later.
+fn slurm_name(host: &dyn Host) -> Option<String> {
+    let variable = |name: &str| host.job_env(name).ok().flatten().and_then(|value| value.into_string().ok());
+    let parts = variable("SLURM_TOPOLOGY_ADDR_PATTERN").map_or(1, |pattern| pattern.split('.').count());
+    Some(variable("SLURM_TOPOLOGY_ADDR")?.splitn(parts, '.').last()?.to_owned())
+}
+
+/// Memory of one task, when Slurm manages memory.
+fn task_memory(host: &dyn Host, tasks: u32) -> Result<Option<u64>, Error> {
+    let step = host.step_memory_mib()?;
+    Ok((step > 0).then(|| step / u64::from(tasks)))
+}
+
+/// Corrects the values that Slurm brought by what the client sent beside them.
+fn adopt_what_slurm_lost(plugin: &mut Plugin, host: &dyn Host, step: Step) -> Result<(), SpankError> {
+    match step {
+        Step::Batch | Step::Interactive => adopt_lost_options(plugin, host, step),
+        Step::Srun(_) => {
+            if let Some(asked) = component::of_task(host)? {
+                plugin.options.decide(asked);
+            }
+            Ok(())
+        }
+        Step::Extern => Ok(()),
+    }
+}
+
+/// `sbatch --export=NONE` before Slurm 23.11 loses a plugin's options on the way to the batch
+/// step, which would then run on the host. The variables for the srun inside do arrive.
+fn adopt_lost_options(plugin: &mut Plugin, host: &dyn Host, step: Step) -> Result<(), SpankError> {
+    if plugin.options.has(IMAGE) {
+        // sbatch gives both the same value; salloc's shell may have been given one of its own.
+        let image = host.job_env(&TABLE[IMAGE].slurm_variable())?;
+        if step == Step::Batch && !plugin.options.wants_vm() && image.is_some_and(|image| image != NONE) {
+            plugin.options.decide(Decision::Lost);
+        }
+        return Ok(());
+    }
+    for (number, option) in TABLE.iter().enumerate() {
+        if plugin.options.has(number) {
+            continue;
+        }
+        if let Some(value) = host.job_env(&option.slurm_variable())? {
+            plugin.options.set(number, Some(&value));
+        }
+    }
+    Ok(())
+}
+
+fn take_job_env(host: &mut dyn Host, name: &str) -> Result<Option<OsString>, SpankError> {
+    let value = host.job_env(name)?;
+    if value.is_some() {
+        host.unset_job_env(name)?;
+    }
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests;

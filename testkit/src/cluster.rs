@@ -1,0 +1,291 @@
+//! A private Slurm, and ways to run things on it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::unistd::User;
+
+use crate::place::{built, cluster_script};
+use crate::process;
+use crate::ran::{Ran, ran};
+
+/// Longest that any command of a test may take.
+const COMMAND_TIMEOUT_S: &str = "600";
+
+/// Longest that the remains of a finished job may stay visible.
+const SETTLE: Duration = Duration::from_secs(15);
+
+/// Nodes of a cluster.
+const NODES: usize = 4;
+
+/// A running cluster of four nodes with the plugin, in a directory that every user may read. It ends when it is
+/// dropped, at the latest.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Everything of the cluster is below.
+    pub dir: PathBuf,
+    /// The ordinary user that submits.
+    pub user: String,
+    number: AtomicU32,
+    is_stopped: AtomicBool,
+}
+
+impl Cluster {
+    /// Starts a cluster whose nodes have memory for the tests.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::with_memory`].
+    pub fn start() -> Result<Self, String> {
+        Self::with_memory(4096)
+    }
+
+    /// Copies what was built to a place all users can read, and starts Slurm there with so many MiB per node.
+    ///
+    /// # Errors
+    ///
+    /// If something was not built, or a daemon does not come up; the text says which.
+    pub fn with_memory(node_mib: u64) -> Result<Self, String> {
+        for (name, file) in [("stage", "lib/spank_vm.so"), ("kit", "kit.toml"), ("images", "tiny.toml")] {
+            let needed = built(name).join(file);
+            if !needed.exists() {
+                return Err(format!("{} is missing: run 'make build kit images'", needed.display()));
+            }
+        }
+        let user = run(Command::new(cluster_script()).arg("user"))?.trim().to_owned();
+        let dir = PathBuf::from(run(Command::new("mktemp").args(["-d", "/tmp/spank-vm-test.XXXXXX"]))?.trim());
+        // From here on whatever goes wrong tidies up.
+        let cluster = Self { dir, user, number: AtomicU32::new(0), is_stopped: AtomicBool::new(false) };
+        run(Command::new("chmod").arg("755").arg(&cluster.dir))?;
+        for name in ["stage", "kit", "images"] {
+            run(Command::new("cp").arg("-aT").arg(built(name)).arg(cluster.dir.join(name)))?;
+        }
+        fs::create_dir(cluster.dir.join("scratch")).map_err(|e| e.to_string())?;
+        run(Command::new("chmod").arg("1777").arg(cluster.dir.join("scratch")))?;
+        cluster.configure("", "");
+        let (nodes, memory) = (NODES.to_string(), node_mib.to_string());
+        let mut start = Command::new(cluster_script());
+        start.arg("start").arg(cluster.slurm_dir()).args(["--nodes", &nodes, "--cpus", "2", "--memory", &memory]);
+        run(start.arg("--plugstack").arg(cluster.dir.join("plugstack.conf")))?;
+        Ok(cluster)
+    }
+
+    /// What the cluster's script calls DIR: Slurm's configuration, logs and state.
+    pub fn slurm_dir(&self) -> PathBuf {
+        self.dir.join("slurm")
+    }
+
+    /// The file that Slurm's commands must be pointed to.
+    pub fn slurm_conf(&self) -> PathBuf {
+        self.slurm_dir().join("etc/slurm.conf")
+    }
+
+    /// Writes the site's configuration and the plugin's line; `config` replaces keys of the
+    /// default, `plugin_arguments` arguments of the line.
+    pub fn configure(&self, config: &str, plugin_arguments: &str) {
+        let dir = self.dir.display();
+        let defaults = [
+            ("image_dirs", format!("['{dir}/images']")),
+            ("kit", format!("'{dir}/kit'")),
+            ("accel", "'tcg'".to_owned()),
+            ("allow_root", "true".to_owned()),
+            ("state_dir", format!("'{dir}/state'")),
+            ("template_dir", format!("'{dir}/templates'")),
+            ("scratch_dir", format!("'{dir}/scratch'")),
+        ];
+        let mut text: String = defaults
+            .iter()
+            .filter(|(key, _)| !config.lines().any(|line| line.starts_with(&format!("{key} "))))
+            .map(|(key, value)| format!("{key} = {value}\n"))
+            .collect();
+        text.push_str(config);
+        fs::write(self.config_file(), text).unwrap();
+        let line = format!(
+            "optional {dir}/stage/lib/spank_vm.so libexec={dir}/stage/libexec config={dir}/spank-vm.toml \
+             state_dir={dir}/state template_dir={dir}/templates {plugin_arguments}\n"
+        );
+        fs::write(self.dir.join("plugstack.conf"), line).unwrap();
+    }
+
+    /// The site's configuration.
+    pub fn config_file(&self) -> PathBuf {
+        self.dir.join("spank-vm.toml")
+    }
+
+    /// The program `spank-vm`.
+    pub fn program(&self) -> PathBuf {
+        self.dir.join("stage/libexec/spank-vm")
+    }
+
+    /// Runs `work` while the site's configuration has other values.
+    pub fn with_config(&self, config: &str, work: impl FnOnce()) {
+        self.configure(config, "");
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        self.configure("", "");
+        if let Err(panic) = result {
+            std::panic::resume_unwind(panic);
+        }
+    }
+
+    /// A new empty directory that belongs to the user.
+    pub fn work_dir(&self) -> PathBuf {
+        let dir = self.dir.join(format!("work{}", self.number.fetch_add(1, Ordering::Relaxed)));
+        fs::create_dir(&dir).unwrap();
+        run(Command::new("chown").arg(&self.user).arg(&dir)).unwrap();
+        dir
+    }
+
+    /// A command that runs on the cluster as the user, in `cwd`.
+    pub fn command_in(&self, cwd: &Path, argv: &[&str]) -> Command {
+        self.command_as(&self.user, cwd, argv)
+    }
+
+    /// A command that runs on the cluster as `user`.
+    pub fn command_as(&self, user: &str, cwd: &Path, argv: &[&str]) -> Command {
+        let mut command = Command::new("timeout");
+        command.args(["-k", "10", COMMAND_TIMEOUT_S]).arg(cluster_script()).arg("run").arg(self.slurm_dir());
+        command.args(["--user", user, "--"]).args(argv).current_dir(cwd).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `argv` on the cluster as the user.
+    pub fn run(&self, argv: &[&str]) -> Ran {
+        self.run_in(&self.work_dir(), argv)
+    }
+
+    /// Runs `argv` on the cluster as the user in `cwd`.
+    pub fn run_in(&self, cwd: &Path, argv: &[&str]) -> Ran {
+        ran(self.command_in(cwd, argv).output().unwrap())
+    }
+
+    /// Runs `argv` on the cluster as root.
+    pub fn run_as_root(&self, argv: &[&str]) -> Ran {
+        ran(self.command_as("root", Path::new("/"), argv).output().unwrap())
+    }
+
+    /// Runs `srun OPTIONS… COMMAND…` as the user.
+    pub fn srun(&self, arguments: &[&str]) -> Ran {
+        self.run(&[&["srun"], arguments].concat())
+    }
+
+    /// Runs `spank-vm ARGUMENTS…` with the site's configuration as `user`, outside of any job.
+    pub fn tool(&self, user: &str, arguments: &[&str]) -> Ran {
+        self.tool_in(user, Path::new("/"), arguments)
+    }
+
+    /// As [`Self::tool`], in `cwd`.
+    pub fn tool_in(&self, user: &str, cwd: &Path, arguments: &[&str]) -> Ran {
+        let (program, config) = (self.program(), self.config_file());
+        let head = [program.to_str().unwrap(), "--config", config.to_str().unwrap()];
+        ran(self.command_as(user, cwd, &[&head, arguments].concat()).output().unwrap())
+    }
+
+    /// The nodes' names.
+    pub fn nodes(&self) -> Vec<String> {
+        let listed = self.run_as_root(&["sinfo", "-h", "-N", "-o", "%N"]).ok();
+        listed.lines().map(str::to_owned).collect()
+    }
+
+    /// The QEMU processes of its VMs, those without a kit apart.
+    pub fn qemus(&self) -> Vec<i32> {
+        let kit = format!("{}/kit/", self.dir.display());
+        let is_qemu = |pid: &i32| {
+            let words = process::words(*pid);
+            words.first().is_some_and(|program| program.starts_with("/usr/bin/qemu"))
+                && words.iter().any(|word| word.contains(&kit))
+        };
+        process::all().filter(is_qemu).collect()
+    }
+
+    /// Kills a daemon (`slurmctld`, or the slurmd of a node) unless it is dead, and starts it again.
+    #[track_caller]
+    pub fn restart(&self, daemon: &str) {
+        run(Command::new(cluster_script()).arg("restart").arg(self.slurm_dir()).arg(daemon)).unwrap();
+    }
+
+    /// What the cluster's script finds that jobs left behind; nothing if all is well.
+    pub fn sweep_check(&self) -> Option<String> {
+        let swept = Command::new(cluster_script()).arg("sweep-check").arg(self.slurm_dir()).output().unwrap();
+        (!swept.status.success()).then(|| String::from_utf8_lossy(&swept.stdout).into_owned())
+    }
+
+    /// Whether the machine is as before the test: no process, state or disk of a VM, every node fit for work.
+    ///
+    /// # Errors
+    ///
+    /// What is still there after a while.
+    pub fn nothing_is_left(&self) -> Result<(), String> {
+        let deadline = Instant::now() + SETTLE;
+        loop {
+            let left = self.remains();
+            if left.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("left behind: {}", left.join("; ")));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn remains(&self) -> Vec<String> {
+        let mut left = process::using(&self.dir.join("stage"));
+        left.extend(process::using(&self.dir.join("kit")));
+        for place in ["state", "scratch"] {
+            let listing = fs::read_dir(self.dir.join(place)).into_iter().flatten().flatten();
+            // The node's own verdict on KVM is no remains of a job.
+            let names = listing.map(|e| e.file_name()).filter(|name| name != "kvm-broken");
+            left.extend(names.map(|name| format!("{place}/{}", name.to_string_lossy())));
+        }
+        let nodes = self.run_as_root(&["sinfo", "-h", "-N", "-o", "%N %T"]).stdout;
+        left.extend(nodes.lines().filter(|line| !line.ends_with(" idle")).map(str::to_owned));
+        if nodes.lines().count() != NODES {
+            left.push(format!("sinfo says: {nodes}"));
+        }
+        left
+    }
+
+    /// Stops Slurm and removes everything.
+    ///
+    /// # Errors
+    ///
+    /// What the script says if something of it does not end.
+    pub fn stop(&self) -> Result<(), String> {
+        if self.is_stopped.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let stopped = run(Command::new(cluster_script()).arg("stop").arg(self.slurm_dir()));
+        let _ = fs::remove_dir_all(&self.dir);
+        stopped.map(drop)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Err(why) = self.stop() {
+            eprintln!("the cluster in {} does not stop: {why}", self.dir.display());
+        }
+    }
+}
+
+/// The number of an account of this machine.
+pub fn uid(user: &str) -> u32 {
+    let found = User::from_name(user).expect("the accounts can be read");
+    found.unwrap_or_else(|| panic!("no account '{user}'")).uid.as_raw()
+}
+
+fn run(command: &mut Command) -> Result<String, String> {
+    let output = command.stdin(Stdio::null()).output().map_err(|e| format!("{command:?}: {e}"))?;
+    if !output.status.success() {
+        return Err(format!(
+            "{command:?}: {}\n{}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        ));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,92 @@
+//! Processes of the machine, by what `/proc` says of them.
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// All processes, by number.
+pub fn all() -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").expect("/proc is mounted").flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// Whether there is such a process, a zombie too.
+pub fn is_there(pid: i32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// Whether the process lives and its program's name begins with `name`.
+pub fn is_named(pid: i32, name: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.starts_with(name))
+}
+
+/// The number of its parent.
+pub fn parent(pid: i32) -> Option<i32> {
+    field(pid, "PPid:")?.parse().ok()
+}
+
+/// A line of `/proc/PID/status` without its name, blanks made single.
+pub fn field(pid: i32, name: &str) -> Option<String> {
+    field_in(Path::new(&format!("/proc/{pid}")), name)
+}
+
+/// As [`field`], of a process or a thread by its directory in `/proc`.
+pub fn field_in(process: &Path, name: &str) -> Option<String> {
+    let status = fs::read_to_string(process.join("status")).ok()?;
+    let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(value.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// Its program and arguments; nothing of a zombie or of one that is gone.
+pub fn words(pid: i32) -> Vec<String> {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = bytes.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
+    let mut words: Vec<String> = words.collect();
+    // Each word ends with a NUL.
+    words.pop();
+    words
+}
+
+/// Processes whose command line names something below `dir`, each in a few words.
+pub fn using(dir: &Path) -> Vec<String> {
+    let needle = format!("{}/", dir.display());
+    let lines = all().map(|pid| (pid, words(pid).join(" ")));
+    lines
+        .filter(|(_, line)| line.contains(&needle))
+        .map(|(pid, line)| format!("process {pid}: {}", line.chars().take(80).collect::<String>()))
+        .collect()
+}
+
+/// Sends a signal and says when.
+///
+/// # Panics
+///
+/// If there is no such process or signal.
+#[track_caller]
+pub fn signal(pid: i32, signo: i32) -> Instant {
+    let signal = Signal::try_from(signo).expect("a signal");
+    kill(Pid::from_raw(pid), signal).unwrap_or_else(|why| panic!("{signal} to process {pid}: {why}"));
+    Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, id};
+
+    #[test]
+    fn a_child_is_found_by_name_parent_and_words() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        crate::wait::wait_for("sleep", || is_named(pid, "sleep").then_some(()));
+        assert!(all().any(|each| each == pid) && is_there(pid));
+        assert_eq!(parent(pid), i32::try_from(id()).ok());
+        assert_eq!(words(pid), ["sleep", "1000"]);
+        signal(pid, 9);
+        child.wait().unwrap();
+        assert!(!is_there(pid) && words(pid).is_empty());
+    }
+}

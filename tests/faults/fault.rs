@@ -1,0 +1,33 @@
+//! A row of the matrix, and what it found.
+
+use std::time::Instant;
+
+use testkit::Cluster;
+
+/// A row of the matrix.
+#[derive(Clone, Copy)]
+pub struct Fault {
+    /// What breaks.
+    pub area: &'static str,
+    /// What happens to it, as a sentence.
+    pub name: &'static str,
+    /// How often it is tried.
+    pub tries: u32,
+    /// Lets it happen and looks at what the user sees.
+    pub run: fn(&Cluster) -> Saw,
+}
+
+/// What a row found.
+#[derive(Debug)]
+pub struct Saw {
+    /// The moment of the fault.
+    pub since: Instant,
+    /// What the user saw.
+    pub text: String,
+}
+
+impl std::fmt::Debug for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
