@@ -45,6 +45,7 @@ LIBEXECDIR ?= $(PREFIX)/libexec/spank-vm
 SHAREDIR   ?= $(PREFIX)/share/spank-vm
 
 SCRIPTS := .ci/run fuzz/run packaging/debian-deps benches/paper-way testkit/suites testkit/one testkit/coverage testkit/cluster/cluster testkit/cluster/demo testkit/cluster/lib/v2-node \
+           testkit/lab/lab testkit/lab/make-node \
            $(wildcard testkit/cluster/lib/*.sh tests/images/*) tests/parity/prelude.sh slurm-conf/example-job.sh slurm-conf/prolog
 
 # What the tests of the real cluster find the build by; one that was made elsewhere is named in the environment.
@@ -189,6 +190,39 @@ figure4: build kit images images-full ## the paper's Figure 4 again, into target
 	@packaging/debian-deps figure4
 	$(call section,Figure 4)
 	$(CARGO) bench --quiet -p spank-vm --bench figure4
+
+# Node VMs of Debian under emulation, with KVM, systemd and cgroup v2: docs/lab.md. RELEASE=trixie for another one, NODES=2 for two.
+LAB     := /var/tmp/spank-vm-lab
+RELEASE ?= bookworm
+NODES   ?= 1
+MATRIX  ?= bookworm bookworm-backports trixie sid
+.PHONY: lab lab-stop lab-tree test-lab test-matrix bench-lab
+lab: lab-tree kit images ## start a node VM with KVM, systemd and Slurm, and leave it up (RELEASE=bookworm, NODES=1; as root)
+	@testkit/lab/lab start $(LAB) $(RELEASE) $(NODES)
+	@testkit/lab/lab greet $(LAB)
+
+lab-stop: ## end it
+	@testkit/lab/lab stop $(LAB)
+
+# What the node VMs install.
+lab-tree: build
+	@rm -rf $(TARGET)/lab/tree
+	@$(MAKE) install DESTDIR=$(abspath $(TARGET)/lab/tree) PLUGINDIR=/usr/lib/x86_64-linux-gnu/slurm-wlm >/dev/null
+
+test-lab: lab-tree kit images ## tests with KVM in node VMs of Debian 12 and 13 (as root)
+	$(call section,tests in the lab)
+	@for release in bookworm trixie; do testkit/lab/lab image $$release; done
+	$(CARGO) test --quiet -p spank-vm --test lab
+
+# A release that is not stable yet may fail for reasons of its own, which the table then tells.
+test-matrix: lab-tree kit images ## the same on more releases of Slurm and QEMU, and docs/releases.md anew (as root)
+	$(call section,releases in the lab)
+	@for release in $(MATRIX); do testkit/lab/lab image $$release; done
+	SPANK_VM_LAB_RELEASES='$(MATRIX)' $(CARGO) test --quiet -p spank-vm --test lab || code=$$?; \
+	  cp $(TARGET)/lab/releases.md docs/releases.md; exit $${code:-0}
+
+bench-lab: lab-tree kit images ## starts with KVM in the lab, into target/bench/lab.csv and docs/lab.md (RUNS=5; as root)
+	$(CARGO) bench --quiet -p spank-vm --bench lab-start
 
 ##@ Build
 

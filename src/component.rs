@@ -14,7 +14,7 @@ use super::error::Error;
 use super::options::{IMAGE, TABLE};
 use super::{COMPONENTS_ENV, Plugin, version};
 use crate::spank::{Context, Host, SpankError, command_begins};
-use request::{Encoded, OptionRow, STEP_PROGRAM, VmRequest, decode};
+use request::{Encoded, STEP_PROGRAM, VmRequest, decode};
 use std::ffi::{OsStr, OsString};
 
 /// In the list of components: this one asked for no VM.
@@ -73,7 +73,7 @@ pub fn forget_inherited(plugin: &mut Plugin, host: &dyn Host) {
         return;
     }
     if plugin.components.is_empty() {
-        let variables = TABLE.iter().map(OptionRow::slurm_variable);
+        let variables = TABLE.iter().map(request::OptionRow::slurm_variable);
         plugin.inherited = variables.filter_map(|name| Some((name.clone(), host.own_env(&name)?))).collect();
     } else {
         let before = |name: &str| plugin.inherited.get(name).cloned();
@@ -103,7 +103,8 @@ fn hide(component: &mut Component, index: usize, host: &mut dyn Host) -> Result<
     let own = host.command_line();
     let several = own.iter().any(|word| word == ":" || word.as_encoded_bytes().starts_with(b"--he"));
     let may_copy = host.own_env("SLURM_BCAST").is_some() || own.iter().any(|word| is_bcast(word));
-    if !(several || may_copy && component.vms.is_some()) {
+    let matters = several || (may_copy && component.vms.is_some());
+    if !matters {
         return Ok(());
     }
     let command = host.component_command();

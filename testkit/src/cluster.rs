@@ -237,7 +237,7 @@ impl Cluster {
         for place in ["state", "scratch"] {
             let listing = fs::read_dir(self.dir.join(place)).into_iter().flatten().flatten();
             // The node's own verdict on KVM is no remains of a job.
-            let names = listing.map(|e| e.file_name()).filter(|name| name != "kvm-broken");
+            let names = listing.map(|e| e.file_name()).filter(|name| name != "kvm.verdict");
             left.extend(names.map(|name| format!("{place}/{}", name.to_string_lossy())));
         }
         let nodes = self.run_as_root(&["sinfo", "-h", "-N", "-o", "%N %T"]).stdout;

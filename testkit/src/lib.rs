@@ -8,6 +8,7 @@
 
 pub mod cluster;
 pub mod fuzzing;
+pub mod lab;
 pub mod measure;
 pub mod place;
 pub mod process;

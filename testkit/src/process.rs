@@ -75,16 +75,17 @@ pub fn signal(pid: i32, signo: i32) -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::{Command, id};
+    use std::process::{Command, Stdio, id};
 
     #[test]
     fn a_child_is_found_by_name_parent_and_words() {
-        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut child = Command::new("sleep").arg("60").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        crate::wait::wait_for("sleep", || is_named(pid, "sleep").then_some(()));
+        // A program has its name a moment before its words.
+        crate::wait::wait_for("sleep", || (words(pid) == ["sleep", "60"]).then_some(()));
+        assert!(is_named(pid, "sleep"));
         assert!(all().any(|each| each == pid) && is_there(pid));
         assert_eq!(parent(pid), i32::try_from(id()).ok());
-        assert_eq!(words(pid), ["sleep", "1000"]);
         signal(pid, 9);
         child.wait().unwrap();
         assert!(!is_there(pid) && words(pid).is_empty());

@@ -28,6 +28,7 @@ pub const FAULTS: &[Fault] = &[
     host("QEMU is stopped for a while", 1, qemu_paused),
     host("QEMU is stopped and the step is cancelled", 1, qemu_stopped),
     host("QEMU is stopped before the guest answers", 1, qemu_stopped_early),
+    host("runner and QEMU are stopped while the guest starts, for longer than it may take", 1, stopped_while_it_starts),
     host("the runner is stopped and the step is cancelled", 1, runner_stopped),
 ];
 
@@ -177,6 +178,23 @@ fn qemu_stopped_early(cluster: &Cluster) -> Saw {
         ended = Some(step.end());
     });
     ended.unwrap().saw(since.unwrap(), 125, &["no answer within 3 s"])
+}
+
+fn stopped_while_it_starts(cluster: &Cluster) -> Saw {
+    let patience = 15;
+    let mut since = None;
+    let mut ended = None;
+    cluster.with_config(&format!("start = 'boot'\nboot_timeout_s = {patience}\n"), || {
+        let step = Step::started(cluster, &[], "echo it came up");
+        let processes = [step.qemu(), step.runner()];
+        since = processes.map(|pid| signal(pid, libc::SIGSTOP)).into_iter().min();
+        std::thread::sleep(std::time::Duration::from_secs(patience + 1));
+        for pid in processes {
+            signal(pid, libc::SIGCONT);
+        }
+        ended = Some(step.end());
+    });
+    ended.unwrap().saw(since.unwrap(), 0, &["it came up"])
 }
 
 fn runner_stopped(cluster: &Cluster) -> Saw {

@@ -12,8 +12,16 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("starting is not yet apart from a slot's life", &["crates/runner/src/attempt.rs", "crates/runner/src/lib.rs"]),
     ("making a copy names its shelf", &["crates/runner/src/delivery/copy.rs", "crates/runner/src/delivery/mod.rs"]),
     (
-        "the hooks' shared words are in the first file",
-        &["src/client.rs", "src/exports.rs", "src/lib.rs", "src/stepd.rs", "src/sweep.rs"],
+        "what the hooks remember is in the first file, and names components and options",
+        &[
+            "src/client.rs",
+            "src/component.rs",
+            "src/exports.rs",
+            "src/lib.rs",
+            "src/options.rs",
+            "src/stepd.rs",
+            "src/sweep.rs",
+        ],
     ),
 ];
 

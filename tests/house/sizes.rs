@@ -13,8 +13,7 @@ const LONG_FILES: &[(&str, &str)] =
     &[("tests/hooks.rs", "one stand-in for slurmstepd and all that is asked of it; to be split by hook")];
 
 /// Functions that may be longer, each with its reason.
-const LONG_FUNCTIONS: &[(&str, &str)] =
-    &[("crates/runner/src/lib.rs: prepare", "all that is looked up before a VM; to be split by what it looks up")];
+const LONG_FUNCTIONS: &[(&str, &str)] = &[];
 
 /// Scripts have no ending: they are known by their first line.
 fn scripts() -> Vec<Source> {

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use testkit::cluster::uid;
 use testkit::place::repository;
-use testkit::wait::wait_for_file;
+use testkit::wait::{wait_for, wait_for_file};
 use testkit::{Cluster, Ran, ran, system};
 
 use crate::Case;
 use crate::central::Central;
+use crate::small_disk::SmallDisk;
 
 pub const CASES: &[Case] = &[
     ("sixteen_vms_at_once_on_four_nodes_read_the_central_image_once_per_node", once_per_node),
@@ -25,6 +26,7 @@ pub const CASES: &[Case] = &[
     ("without_copies_a_running_vm_keeps_its_disk_too", replaced_in_place),
     ("an_image_that_is_replaced_gets_a_template_of_its_own", new_template),
     ("where_no_copy_fits_the_image_is_read_in_place", no_room),
+    ("the_copies_of_all_users_leave_a_part_of_the_disk_free", one_budget),
 ];
 
 /// A central file system with images, and a configuration that copies them to each node.
@@ -335,12 +337,50 @@ fn no_room(cluster: &Cluster) {
     }
     let shelf = site.shelf(node, &cluster.user);
     assert_eq!(names(&shelf), [format!("{}.failed", site.digest("noisy"))]);
-    // A disk of the node that is nearly full.
+    // A disk of the node that is too small.
     site.configure("");
-    let options = format!("size=1m,mode=700,uid={0},gid={0}", uid(&cluster.user));
-    system(&["mount", "-t", "tmpfs", "-o", &options, "tmpfs", shelf.to_str().unwrap()]);
+    let disk = SmallDisk::mount(&site.place, &shelf, 2, uid(&cluster.user));
     let ran = site.srun(node, &["--vm-image=noisy", "echo", "fine"]);
     let left = names(&shelf);
-    system(&["umount", shelf.to_str().unwrap()]);
+    drop(disk);
     assert_eq!((ran.ok().as_str(), left.len()), ("fine\n", 1), "{left:?}");
+}
+
+fn one_budget(cluster: &Cluster) {
+    let site = Site::new(cluster, "share_home = false\n");
+    for name in ["first", "second"] {
+        site.add(name, 4);
+    }
+    let node = &site.nodes()[0];
+    let cache = site.place.join(format!("cache-{node}"));
+    fs::create_dir(&cache).unwrap();
+    // Room for two copies, and a reserve.
+    let bytes = site.bytes("first") + site.bytes("second");
+    let disk = SmallDisk::mount(&site.place, &cache, (bytes >> 20) as u32 + 3, 0);
+    let free = || {
+        let at = nix::sys::statvfs::statvfs(&cache).unwrap();
+        (at.blocks_available() * at.fragment_size(), at.blocks() * at.fragment_size() / 20)
+    };
+    let run_as = |user: &str, image: &str| {
+        let image = format!("--vm-image={image}");
+        let mut srun = cluster.command_as(user, Path::new("/"), &["srun", "-w", node, &image, "echo", "fine"]);
+        assert_eq!(ran(srun.output().unwrap()).ok(), "fine\n");
+    };
+    let kept = |user: &str, image: &str| site.shelf(node, user).join(site.digest(image)).exists();
+    let users = [cluster.user.as_str(), "nobody"];
+    run_as(users[0], "first");
+    run_as(users[1], "first");
+    run_as(users[1], "second");
+    let (left, reserve) = free();
+    assert!(left >= reserve, "{left} bytes are free and not {reserve}");
+    assert!(kept(users[0], "first"), "a user takes nothing away from another");
+    // Something else fills the disk, which any user's epilog sees: what was used longest ago goes.
+    let log = fs::File::create(cache.join("log")).unwrap();
+    nix::fcntl::fallocate(&log, nix::fcntl::FallocateFlags::empty(), 0, (free().0 - (64 << 10)) as i64).unwrap();
+    assert!(free().0 < free().1, "{:?}", free());
+    cluster.srun(&["-w", node, "true"]).ok();
+    // The epilog works on while srun has ended.
+    wait_for("room that the epilog makes", || (free().0 >= free().1).then_some(()));
+    assert!(!kept(users[0], "first"), "the other's was used since");
+    drop(disk);
 }

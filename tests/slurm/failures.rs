@@ -24,6 +24,8 @@ pub const CASES: &[Case] = &[
     ("a_missing_runner_fails_the_step_and_never_runs_the_command_on_the_host", missing_runner),
     ("a_node_without_the_plugin_never_runs_the_command_on_the_host", missing_plugin),
     ("a_root_job_on_a_node_with_a_broken_kvm_falls_back_to_emulation", broken_kvm),
+    ("an_image_that_does_not_boot_is_not_kvm_s_fault", not_kvm_s_fault),
+    ("a_user_who_may_not_use_kvm_is_told_once_per_step_and_refused_where_it_is_demanded", closed_kvm),
 ];
 
 fn unknown_image(cluster: &Cluster) {
@@ -145,19 +147,69 @@ fn missing_plugin(cluster: &Cluster) {
     assert!(!dir.join("ran-on-the-host").exists());
 }
 
+/// An image whose kernel panics.
+fn with_stuck_image(cluster: &Cluster, work: impl FnOnce()) {
+    let entry = cluster.dir.join("images/stuck.toml");
+    let tiny = fs::read_to_string(cluster.dir.join("images/tiny.toml")).unwrap();
+    fs::write(&entry, tiny + "append = 'rdinit=/no/such/init'\n").unwrap();
+    work();
+    fs::remove_file(entry).unwrap();
+}
+
+/// What the node remembers of KVM: root's jobs write it where everybody believes it.
+fn verdict(cluster: &Cluster) -> Option<String> {
+    fs::read_to_string(cluster.dir.join("state/kvm.verdict")).ok()
+}
+
+fn forget_verdict(cluster: &Cluster) {
+    let _ = fs::remove_file(cluster.dir.join("state/kvm.verdict"));
+}
+
 fn broken_kvm(cluster: &Cluster) {
+    forget_verdict(cluster);
     cluster.with_config("accel = 'auto'\nkvm_timeout_s = 5\n", || {
-        let mut srun = cluster.command_as(
-            "root",
-            Path::new("/"),
-            &["srun", "--vm-image=tiny", "grep", "-h", "^ID=", "/etc/os-release"],
-        );
-        let ran = ran(srun.output().unwrap());
-        let usable_device = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
+        let argv = ["srun", "--vm-image=tiny", "grep", "-h", "^ID=", "/etc/os-release"];
+        let ran = ran(cluster.command_as("root", Path::new("/"), &argv).output().unwrap());
         assert_eq!((ran.code, ran.stdout.as_str()), (0, "ID=tiny\n"), "{ran:?}");
-        let kvm_works = !ran.stderr.contains("warning");
-        if usable_device && !kvm_works {
-            assert!(ran.stderr.contains("KVM does not run guests on this node"), "{ran:?}");
+        if fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok() {
+            let is_broken = ran.stderr.contains("KVM does not run guests on this node");
+            let word = if is_broken { "broken " } else { "works " };
+            assert!(verdict(cluster).is_some_and(|text| text.starts_with(word)), "{ran:?}");
         }
+    });
+    forget_verdict(cluster);
+}
+
+fn not_kvm_s_fault(cluster: &Cluster) {
+    forget_verdict(cluster);
+    cluster.with_config("accel = 'auto'\nkvm_timeout_s = 5\n", || {
+        with_stuck_image(cluster, || {
+            let argv = ["srun", "--vm-image=stuck", "true"];
+            let ran = ran(cluster.command_as("root", Path::new("/"), &argv).output().unwrap());
+            assert_eq!(ran.code, 125, "{ran:?}");
+            assert!(!ran.stderr.contains("KVM"), "{ran:?}");
+            ran.fails_with_one_line(&["'stuck'", "the guest's kernel panicked"]);
+        });
+    });
+    assert_eq!(verdict(cluster), None);
+}
+
+fn closed_kvm(cluster: &Cluster) {
+    let may_use = ["sh", "-c", "test -e /dev/kvm && ! test -w /dev/kvm"];
+    if !cluster.command_in(Path::new("/"), &may_use).status().unwrap().success() {
+        eprintln!("not tested: users of this machine may use /dev/kvm, or it has none");
+        return;
+    }
+    cluster.with_config("accel = 'auto'\n", || {
+        let ran = cluster.srun(&["-n2", "--vm-image=tiny", "true"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let lines: Vec<&str> = ran.stderr.lines().filter(|line| line.contains("emulated: ")).collect();
+        assert!(lines.len() == 1 && lines[0].contains("you may not use /dev/kvm on n"), "{ran:?}");
+    });
+    assert_eq!(verdict(cluster), None);
+    cluster.with_config("accel = 'kvm'\n", || {
+        let ran = cluster.srun(&["--vm-image=tiny", "true"]);
+        assert_eq!(ran.code, 75, "{ran:?}");
+        ran.fails_with_one_line(&["this node (n", "accel = 'kvm', but you may not use /dev/kvm on n", "udev rule"]);
     });
 }

@@ -20,6 +20,7 @@ mod options;
 mod resources;
 mod save;
 mod slots;
+mod small_disk;
 mod streams;
 mod templates;
 mod terminal;

@@ -18,6 +18,7 @@ pub const CASES: &[Case] = &[
     ("the_end_of_stdin_is_seen_whether_it_is_a_file_a_pipe_or_nothing", end_of_stdin),
     ("scancel_ends_a_vm_step_and_leaves_nothing", cancel),
     ("a_signal_sent_with_scancel_reaches_the_command", signal_reaches_command),
+    ("output_on_a_full_disk_is_told_and_is_no_success", full_disk),
 ];
 
 /// A generator that both sides have: every block differs, no block is compressible away.
@@ -99,6 +100,21 @@ fn signal_reaches_command(cluster: &Cluster) {
     cluster.run(&["scancel", "-s", "USR1", "-n", "signalled"]).ok();
     let ended = ran(srun.wait_with_output().unwrap());
     assert_eq!((ended.code, ended.stdout.as_str()), (3, "got USR1\n"), "{ended:?}");
+}
+
+fn full_disk(cluster: &Cluster) {
+    let dir = cluster.work_dir();
+    let submit = |options: &[&str]| {
+        let argv = [&["sbatch", "--wait", "-o", "/dev/full", "-e", "err"], options].concat();
+        let ran = cluster.run_in(&dir, &argv);
+        (ran.code, std::fs::read_to_string(dir.join("err")).unwrap())
+    };
+    let (bare, _) = submit(&["--wrap", "cat /etc/passwd"]);
+    let (in_vm, told) = submit(&["--vm-image=tiny", "--wrap", "cat /etc/passwd"]);
+    // In a VM it is SIGPIPE where the command writes again, and 1 where it believes that all went well.
+    assert!(bare == 1 && [1, 128 + libc::SIGPIPE].contains(&in_vm), "{bare} {in_vm} {told}");
+    let line = "vm: error: the task's stdout cannot be written: No space left on device (os error 28)\n";
+    assert_eq!(told, line);
 }
 
 fn quoted(text: &str) -> String {

@@ -11,6 +11,7 @@ use testkit::place::repository;
 use testkit::{Cluster, Ran, system};
 
 use crate::Case;
+use crate::small_disk::SmallDisk;
 
 pub const CASES: &[Case] = &[
     ("four_tasks_that_start_at_once_make_one_template", made_once),
@@ -28,6 +29,8 @@ pub const CASES: &[Case] = &[
     ("templates_beyond_the_limit_are_removed_least_recently_used_first", evicted),
     ("without_templates_every_vm_boots", boot),
     ("where_no_template_can_be_kept_vms_boot", no_room),
+    ("in_the_nodes_memory_no_job_keeps_a_template_and_check_says_so", in_memory),
+    ("a_template_of_the_site_is_closed_to_whom_its_images_directory_is", closed_directory),
     ("templates_are_listed_verified_and_removed", tools),
 ];
 
@@ -272,17 +275,58 @@ fn no_room(cluster: &Cluster) {
     forget(cluster);
     vm(cluster, &[], &["true"]).ok();
     fs::remove_dir_all(newest(cluster)).unwrap();
-    // A file system that is full as soon as the guest's memory is written.
-    let shelf = shelf(cluster).display().to_string();
-    let options = format!("size=1m,mode=700,uid={0},gid={0}", uid(&cluster.user));
-    system(&["mount", "-t", "tmpfs", "-o", &options, "tmpfs", &shelf]);
+    // A disk that the guest's memory does not fit on.
+    let shelf = shelf(cluster);
+    let disk = SmallDisk::mount(&cluster.work_dir(), &shelf, 24, uid(&cluster.user));
+    for _ in 0..2 {
+        assert_eq!(vm(cluster, &[], &["echo", "fine"]).ok(), "fine\n");
+    }
+    let left: Vec<String> =
+        fs::read_dir(&shelf).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    drop(disk);
+    assert!(left.len() == 1 && left[0].ends_with(".failed"), "{left:?}");
+}
+
+fn in_memory(cluster: &Cluster) {
+    forget(cluster);
+    vm(cluster, &[], &["true"]).ok();
+    forget(cluster);
+    let dir = cluster.dir.join("templates");
+    fs::create_dir(&dir).unwrap();
+    system(&["mount", "-t", "tmpfs", "-o", "mode=755,size=1g", "tmpfs", dir.to_str().unwrap()]);
     let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        for _ in 0..2 {
-            assert_eq!(vm(cluster, &[], &["echo", "fine"]).ok(), "fine\n");
-        }
+        assert_eq!(vm(cluster, &[], &["echo", "fine"]).ok(), "fine\n");
+        assert_eq!(fs::read_dir(shelf(cluster)).unwrap().count(), 0, "no template, no draft, no lock");
+        let said = cluster.tool("root", &["check", "--image", "tiny"]).stdout;
+        let line = said.lines().find(|line| line.starts_with("templates ")).unwrap_or_default();
+        assert!(line.contains("limited") && line.contains("in the node's memory"), "{said}");
     }));
-    system(&["umount", &shelf]);
+    system(&["umount", dir.to_str().unwrap()]);
     ran.unwrap();
+}
+
+fn closed_directory(cluster: &Cluster) {
+    forget(cluster);
+    let dir = cluster.work_dir().join("project");
+    fs::create_dir(&dir).unwrap();
+    let images = cluster.dir.join("images");
+    let (from, to) = (format!("{}/.", images.display()), dir.display().to_string());
+    system(&["cp", "-a", &from, &to]);
+    let disk: toml::Table = fs::read_to_string(dir.join("tiny.toml")).unwrap().parse().unwrap();
+    let disk = fs::metadata(dir.join(disk["disk"].as_str().unwrap())).unwrap();
+    assert_eq!(disk.mode() & 0o004, 0o004, "the disk itself is open");
+    cluster.with_config(&format!("image_dirs = ['{to}']\n"), || {
+        for (mode, readable) in [(0o700, 0), (0o755, 0o044)] {
+            fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).unwrap();
+            fs::set_permissions(dir.parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
+            cluster.tool("root", &["template", "build", "tiny"]).ok();
+            let site = cluster.dir.join("templates/site");
+            let template = fs::read_dir(&site).unwrap().next().unwrap().unwrap().path();
+            let ram = fs::metadata(template.join("ram")).unwrap();
+            assert_eq!(ram.mode() & 0o077, readable, "in a directory of mode {mode:o}");
+            forget(cluster);
+        }
+    });
 }
 
 fn host_keys(cluster: &Cluster) {

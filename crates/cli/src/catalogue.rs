@@ -169,7 +169,7 @@ pub fn fetch_all(config: &Config, images: &[ImageRef], all: bool) -> anyhow::Res
                 failed += 1;
                 format!("{image}: FAILED: {error:#}")
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         };
         print_line(&line)?;
     }

@@ -15,6 +15,7 @@ use image::{Image, ImageError};
 use proto::ExitStatus;
 use request::ImageName;
 use runner::config::{AccelChoice, Config};
+use runner::{self, KvmTest};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -129,7 +130,7 @@ fn settings(config: &Config) -> String {
 }
 
 fn qemu(config: &Config) -> Finding {
-    let version = config.qemu_path().and_then(|path| {
+    let version = config.qemu_path().map_err(anyhow::Error::from).and_then(|path| {
         let output = Command::new(&path).arg("--version").output().context(path.display().to_string())?;
         let text = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
         anyhow::ensure!(output.status.success(), "{} --version fails", path.display());
@@ -169,7 +170,8 @@ fn usable(image: &Image) -> Result<(), ImageError> {
 }
 
 fn scratch(config: &Config) -> Finding {
-    let tried = Kit::load(&config.kit).map_err(anyhow::Error::from).and_then(|kit| runner::try_scratch(&kit, config));
+    let try_in = |kit| runner::try_scratch(&kit, config).map_err(anyhow::Error::from);
+    let tried = Kit::load(&config.kit).map_err(anyhow::Error::from).and_then(try_in);
     match tried {
         Ok(()) => Finding::Good(config.scratch_dir.display().to_string()),
         Err(error) => Finding::Bad(format!("{error:#}")),
@@ -180,20 +182,27 @@ fn kvm(config: &Config, image: Option<&ImageName>) -> Finding {
     if config.accel == AccelChoice::Tcg {
         return Finding::Limited("accel = 'tcg': guests are emulated, 10 to 50 times slower than with KVM".to_owned());
     }
-    if let Err(error) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
-        return Finding::Limited(format!(
-            "/dev/kvm cannot be opened by this user: {error}; guests are emulated. Load kvm_intel or kvm_amd, and let \
-             the users open the device (mode 0666, or a group that all of them are in)"
-        ));
-    }
     let name = match image.cloned().map(Ok).or_else(|| first_image(config)) {
         Some(Ok(name)) => name,
         Some(Err(error)) => return Finding::Limited(format!("not tried: {error}")),
         None => return Finding::Limited("not tried: there is no image to boot".to_owned()),
     };
     match runner::try_kvm(config, &name) {
-        Ok(took) => Finding::Good(format!("image '{name}' booted in {:.2} s", took.as_secs_f64())),
-        Err(error) => Finding::Limited(format!("/dev/kvm does not run guests, they are emulated: {error:#}")),
+        Ok(KvmTest::Runs(took)) => {
+            let booted = format!("image '{name}' booted in {:.2} s", took.as_secs_f64());
+            match runner::limits_of_users() {
+                None => Finding::Good(booted),
+                Some(limits) => Finding::Limited(format!("{booted}, but {limits}")),
+            }
+        }
+        Ok(KvmTest::Broken) => Finding::Limited(format!(
+            "/dev/kvm does not run guests, they are emulated: image '{name}' did not come up with KVM, and did without"
+        )),
+        Ok(KvmTest::Unusable(why)) => Finding::Limited(format!("guests are emulated: {why}")),
+        Ok(KvmTest::Unknown) => {
+            Finding::Limited(format!("nothing is known of it: image '{name}' comes up neither with KVM nor without"))
+        }
+        Err(error) => Finding::Limited(format!("not tried: {error:#}")),
     }
 }
 

@@ -11,11 +11,11 @@ use clap::Subcommand;
 use super::output::{complain, print};
 use super::working_dir::from_here;
 use super::{catalogue, image_build, optimise};
-use image::import::disk::{self, Disk};
+use image::import::disk::Disk;
 use image::import::import_path;
 use image::{ImportOptions, Imported, NewImage, clean_up_on_signals, import};
 use proto::ExitStatus;
-use qemu::{BlockFormat, HelperDisk};
+use qemu::HelperDisk;
 use request::{ImageName, ImageRef, SaveSpec, VmMem, VmOption, VmSave};
 use runner::config::Config;
 use runner::helper;
@@ -212,16 +212,10 @@ fn export_disk(
     out: File,
 ) -> anyhow::Result<Vec<String>> {
     let (file, part) = disk.open()?;
-    let format = match disk.format {
-        disk::Format::Raw => BlockFormat::Raw,
-        disk::Format::Qcow2 => BlockFormat::Qcow2,
-        disk::Format::Vdi => BlockFormat::Vdi,
-        disk::Format::Vmdk => BlockFormat::Vmdk,
-    };
-    let disk = HelperDisk { serial: "source".to_owned(), file, format, part, writable: false };
+    let disk = HelperDisk { serial: "source".to_owned(), file, format: disk.format, part, writable: false };
     let (limit, number) = (max_bytes.to_string(), partition.unwrap_or(0).to_string());
     let arguments = ["disk", "export", "source", "--limit", &limit, "--partition", &number];
-    helper::run(config, vec![disk], &arguments, out.as_fd())?.warnings()
+    Ok(helper::run(config, vec![disk], &arguments, out.as_fd())?.warnings()?)
 }
 
 /// Reads a size in bytes as Slurm writes sizes: in MiB or with a unit.

@@ -10,8 +10,9 @@ use anyhow::{Context, ensure};
 use proto::ExitStatus;
 use request::{Asked, ImageName, ImageRef, SaveSpec, VmCpus, VmMem, VmMount, VmOption};
 use runner::config::Config;
+use runner::error::EXIT_VM_FAILED;
 use runner::notice;
-use runner::{self, Command, EXIT_VM_FAILED, SaveAs, Slot};
+use runner::{self, Command, SaveAs, Slot};
 
 /// Where the guest has the script: in memory, so that it is in no image.
 const SCRIPT: &str = "/run/spank-vm/build";
@@ -82,5 +83,5 @@ fn build(config: &Config, arguments: Arguments) -> anyhow::Result<ExitStatus> {
         begin,
         ..Slot::plain(config.clone(), image, Vec::new())
     };
-    runner::run(&slot)
+    Ok(runner::run(&slot)?)
 }

@@ -27,9 +27,8 @@ use clap::{Parser, Subcommand};
 use proto::ExitStatus;
 use request::STEP_PROGRAM;
 use runner::config::Config;
-use runner::fault::is_node_fault;
-use runner::notice;
-use runner::{EXIT_NODE_FAILED, EXIT_VM_FAILED, die_by};
+use runner::error::RunError;
+use runner::{die_by, notice};
 
 #[derive(Debug, Parser)]
 #[command(name = "spank-vm", version, about = "Run commands and Slurm job steps inside virtual machines")]
@@ -68,10 +67,11 @@ fn main() -> ExitCode {
         return finish(step::run(argv.collect()));
     }
     let arguments = Arguments::parse();
-    let config = || Config::load(arguments.config.as_deref());
+    let load = || Config::load(arguments.config.as_deref());
+    let config = || load().map_err(anyhow::Error::from);
     let done = |result: anyhow::Result<()>| result.map(|()| ExitStatus::Code(0));
     match arguments.command {
-        Command::Run(arguments) => finish(config().and_then(|config| run::run(config, arguments))),
+        Command::Run(arguments) => finish(load().and_then(|config| run::run(config, arguments))),
         Command::Image(command) => finish_plain(config().and_then(|config| image::run(&config, command))),
         Command::Kit(command) => finish_plain(done(config().and_then(|config| kit::run(&config, command)))),
         Command::Template(command) => finish_plain(done(config().and_then(|config| template::run(&config, command)))),
@@ -81,7 +81,7 @@ fn main() -> ExitCode {
 }
 
 /// Ends as the command in the VM ended.
-fn finish(result: anyhow::Result<ExitStatus>) -> ExitCode {
+fn finish(result: Result<ExitStatus, RunError>) -> ExitCode {
     match result {
         Ok(ExitStatus::Code(code)) => ExitCode::from(code),
         Ok(ExitStatus::Signal(signo)) => {
@@ -90,7 +90,7 @@ fn finish(result: anyhow::Result<ExitStatus>) -> ExitCode {
         }
         Err(error) => {
             notice::line(&format!("error: {error:#}"));
-            ExitCode::from(if is_node_fault(&error) { EXIT_NODE_FAILED } else { EXIT_VM_FAILED })
+            ExitCode::from(error.exit_code())
         }
     }
 }

@@ -11,9 +11,9 @@ use anyhow::{Context, bail, ensure};
 
 use super::output::{mib, print};
 use image::slim::{Findings, slim};
-use image::{BootMode, DEFAULT_MAX_BYTES, DiskFormat, Image, ImportOptions, StagedDir, clean_up_on_signals, import};
+use image::{BootMode, DEFAULT_MAX_BYTES, Image, ImportOptions, StagedDir, clean_up_on_signals, import};
 use proto::ExitStatus;
-use qemu::{BlockFormat, HelperDisk};
+use qemu::HelperDisk;
 use request::ImageName;
 use runner::config::{Config, StartChoice};
 use runner::helper;
@@ -86,12 +86,13 @@ pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
 /// The image's root as an archive, read in a helper VM: the host mounts nothing.
 fn export(config: &Config, image: &Image) -> anyhow::Result<File> {
     let root = unnamed(&config.scratch_dir)?;
-    let format = match image.entry.format {
-        DiskFormat::Qcow2 => BlockFormat::Qcow2,
-        DiskFormat::Squashfs | DiskFormat::Erofs | DiskFormat::Raw => BlockFormat::Raw,
+    let disk = HelperDisk {
+        serial: "source".to_owned(),
+        file: image.open_disk()?,
+        format: image.entry.format,
+        part: None,
+        writable: false,
     };
-    let disk =
-        HelperDisk { serial: "source".to_owned(), file: image.open_disk()?, format, part: None, writable: false };
     let finished = helper::run(config, vec![disk], &["disk", "export", "source"], root.as_fd())?;
     finished.warnings().with_context(|| format!("the root of image '{}' cannot be read", image.name))?;
     Ok(root)

@@ -3,12 +3,12 @@
 use std::ffi::OsString;
 use std::time::Instant;
 
-use anyhow::Context;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::vm_arguments::VmArguments;
 use proto::ExitStatus;
 use runner::config::{AccelChoice, Config, MachineChoice};
+use runner::error::{Blame, Context, Fault, RunError};
 use runner::limits::Memory;
 use runner::{self, SaveAs, Slot};
 
@@ -45,7 +45,7 @@ fn choice<T: Copy + Send + Sync + 'static, const N: usize>(
 }
 
 /// Runs the command and ends as it ends.
-pub fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<ExitStatus> {
+pub fn run(mut config: Config, arguments: Arguments) -> Result<ExitStatus, RunError> {
     let begin = Instant::now();
     runner::log::init(arguments.verbose);
     config.accel = arguments.accel.unwrap_or(config.accel);
@@ -55,7 +55,7 @@ pub fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<ExitStatu
     let save = save.map(|spec| SaveAs::new(&spec, None, &config).with_context(|| format!("--save={spec}")));
     let slot = Slot {
         config,
-        image: super::working_dir::from_here(image)?,
+        image: super::working_dir::from_here(image).blame(Fault::User)?,
         job: None,
         asked,
         memory: arguments.memory.map(|mib| Memory { mib, because: String::new() }),

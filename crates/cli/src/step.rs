@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::time::Instant;
 
-use anyhow::{Context, ensure};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, Uid, getppid};
@@ -11,7 +10,7 @@ use nix::unistd::{Pid, Uid, getppid};
 use proto::ExitStatus;
 use request::{REQUEST_ENV, STEP_PROGRAM, VmRequest};
 use runner::config::Config;
-use runner::fault::BlameNode;
+use runner::error::{Blame, Context, Fault, RunError};
 use runner::{self, Command, SaveAs, Slot, limits};
 
 /// Set to anything, prints the phases of every VM of the step to its stderr.
@@ -22,25 +21,29 @@ const VERBOSE_ENV: &str = "SPANK_VM_VERBOSE";
 
 /// Without slurmstepd nobody waits for this task, reads its output or could cancel it: the VM would run on unseen in
 /// a job that Slurm believes to have ended. slurmstepd starts tasks from its main thread, whose end is its own.
-fn die_with_slurmstepd() -> anyhow::Result<()> {
+fn die_with_slurmstepd() -> Result<(), RunError> {
     prctl::set_pdeathsig(Signal::SIGKILL).context("prctl")?;
-    ensure!(getppid() != Pid::from_raw(1), "slurmstepd is gone");
-    Ok(())
+    match getppid() == Pid::from_raw(1) {
+        true => Err(RunError::new(Fault::System, "slurmstepd is gone")),
+        false => Ok(()),
+    }
 }
 
 /// Runs the step that the plugin described in the environment; `arguments` follow `argv[0]`.
-pub fn run(mut arguments: Vec<OsString>) -> anyhow::Result<ExitStatus> {
+pub fn run(mut arguments: Vec<OsString>) -> Result<ExitStatus, RunError> {
     let begin = Instant::now();
     die_with_slurmstepd()?;
     let text = std::env::var(REQUEST_ENV)
+        .blame(Fault::User)
         .with_context(|| format!("{REQUEST_ENV} is not set: this program is started by Slurm's plugin spank_vm"))?;
-    let mut request: VmRequest = text.parse()?;
+    let mut request: VmRequest = text.parse().blame(Fault::User)?;
     runner::log::init(request.verbose || std::env::var_os(VERBOSE_ENV).is_some());
     let mut config = Config::load(request.config.as_deref()).blame_node()?;
-    ensure!(
-        config.allow_root || !Uid::effective().is_root(),
-        "jobs of root get no VM on this site: submit as an ordinary user, or set allow_root = true in the configuration"
-    );
+    if Uid::effective().is_root() && !config.allow_root {
+        return Err(RunError::user(
+            "jobs of root get no VM on this site: submit as an ordinary user, or set allow_root = true in the configuration",
+        ));
+    }
     // What srun's plugin put before each program of --multi-prog, for nodes that have no plugin.
     if request.argv0.is_none() && arguments.first().is_some_and(|word| word == STEP_PROGRAM) {
         arguments.remove(0);

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use super::allow::Refusal;
 use super::dirs::{ImageDir, Owner, Person, expand};
-use super::entry::{DiskFormat, ImageEntry};
+use super::entry::ImageEntry;
 use super::fitness;
+use super::format::DiskFormat;
 use super::probe::Probe;
 use request::{ImageName, ImageRef};
 

@@ -2,43 +2,11 @@
 
 use std::path::PathBuf;
 
+use super::format::DiskFormat;
 use super::links::Links;
 use serde::{Deserialize, Serialize};
 
 use super::allow::Allow;
-
-/// What the disk file is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DiskFormat {
-    /// A squashfs file system.
-    Squashfs,
-    /// An erofs file system.
-    Erofs,
-    /// A raw disk that holds one file system, without partitions.
-    Raw,
-    /// The same in QEMU's own format.
-    Qcow2,
-}
-
-impl DiskFormat {
-    /// QEMU's name of the block driver that reads it.
-    pub fn block_driver(self) -> &'static str {
-        match self {
-            Self::Squashfs | Self::Erofs | Self::Raw => "raw",
-            Self::Qcow2 => "qcow2",
-        }
-    }
-
-    /// The file system the agent should mount, `auto` where the format does not say.
-    pub fn root_fs(self) -> &'static str {
-        match self {
-            Self::Squashfs => "squashfs",
-            Self::Erofs => "erofs",
-            Self::Raw | Self::Qcow2 => "auto",
-        }
-    }
-}
 
 /// How a guest of the image comes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

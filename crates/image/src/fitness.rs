@@ -1,29 +1,8 @@
 //! Whether a VM can start from a disk: what its content says against the entry and against QEMU's other files.
 
-use super::entry::{DiskFormat, ImageEntry};
+use super::entry::ImageEntry;
+use super::format::DiskFormat;
 use super::probe::{Content, Probe, Qcow2, Vmdk};
-
-impl DiskFormat {
-    /// The format of a disk with this content that a VM starts from as it is.
-    pub fn of(content: &Content) -> Option<Self> {
-        Some(match content {
-            Content::Squashfs => Self::Squashfs,
-            Content::Erofs => Self::Erofs,
-            Content::Ext { .. } | Content::Xfs | Content::Btrfs { .. } => Self::Raw,
-            Content::Qcow2(Qcow2 { version: 2.., .. }) => Self::Qcow2,
-            _ => return None,
-        })
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Squashfs => "squashfs",
-            Self::Erofs => "erofs",
-            Self::Raw => "raw",
-            Self::Qcow2 => "qcow2",
-        }
-    }
-}
 
 /// What speaks against a VM from this disk, as the end of the sentence "the disk …"; `None` is the best answer.
 pub fn objection(entry: &ImageEntry, probe: &Probe) -> Option<String> {

@@ -199,16 +199,21 @@ pub fn make_user_shelf(cache_dir: &Path, owner: (u32, u32)) -> Result<(), DirErr
     if dir.symlink_metadata().is_err() {
         make_root(cache_dir)?;
         make_root(&users)?;
-        match make_one(&dir, 0o700) {
-            // Another task of the step was faster; it gives the directory to the same user, if it has not yet.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return check_reachable(&users),
-            made => made.map_err(io_error(&dir))?,
-        }
-        let made = open(&dir).and_then(|made| fchown(&made, Some(owner.0), Some(owner.1)));
-        made.map_err(io_error(&dir))?;
+        // Another task of the step may be faster.
+        make_one(&dir, 0o700).or_else(exists).map_err(io_error(&dir))?;
     }
+    give(&dir, owner).map_err(io_error(&dir))?;
     check_owned(&dir, owner.0)?;
     check_reachable(&users)
+}
+
+/// Gives a directory to its user that is still root's: only root can have made it, just now or before it was killed.
+fn give(dir: &Path, owner: (u32, u32)) -> io::Result<()> {
+    let dir = open(dir)?;
+    match dir.metadata()?.uid() {
+        0 if owner.0 != 0 => fchown(&dir, Some(owner.0), Some(owner.1)),
+        _ => Ok(()),
+    }
 }
 
 /// The user that this process acts as.
@@ -263,6 +268,19 @@ mod tests {
         fs::write(shelf.join("kept"), "").unwrap();
         make_user_shelf(root.path(), owner).unwrap();
         assert!(shelf.join("kept").exists());
+    }
+
+    #[test]
+    fn a_shelf_whose_maker_was_killed_before_it_gave_it_away_is_given_away() {
+        if me().0 != 0 {
+            return;
+        }
+        let root = root();
+        let shelf = layout::user_shelf(root.path(), 65534);
+        make(&shelf, 0o700).unwrap();
+        make_user_shelf(root.path(), (65534, 65533)).unwrap();
+        let meta = fs::metadata(&shelf).unwrap();
+        assert_eq!((meta.uid(), meta.gid()), (65534, 65533));
     }
 
     #[test]

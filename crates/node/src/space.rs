@@ -90,13 +90,15 @@ pub struct Space {
 }
 
 impl Space {
-    /// That of the file system with the cache directory `dir`.
+    /// That of the file system with `dir`, which is a cache directory or something in it.
     ///
     /// # Errors
     /// When there is no such directory.
-    pub fn of(dir: &Path) -> io::Result<Self> {
+    pub fn of(dir: &Path, cache_dir: &Path) -> io::Result<Self> {
         let at = sys::statfs(&File::open(dir)?)?;
-        let is_own = [Some(dir), dir.parent()].into_iter().flatten().any(is_mount_point);
+        // Usually all caches lie in one directory.
+        let ours = cache_dir.parent().unwrap_or(cache_dir);
+        let is_own = dir.ancestors().take_while(|dir| dir.starts_with(ours)).any(is_mount_point);
         Ok(Self { bytes: at.blocks * at.block, free: at.available * at.block, is_own })
     }
 
@@ -163,7 +165,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let inner = dir.path().join("cache");
         fs::create_dir(&inner).unwrap();
-        let space = Space::of(&inner).unwrap();
+        let space = Space::of(&inner, &inner).unwrap();
         assert!(!space.is_own && space.bytes >= space.free && space.bytes > 0, "{space:?}");
+    }
+
+    #[test]
+    fn a_file_system_that_is_mounted_for_caches_is_their_own_for_each_shelf() {
+        let Ok(dir) = tempfile::tempdir_in("/dev/shm") else { return };
+        let shelf = dir.path().join("users/1000");
+        fs::create_dir_all(&shelf).unwrap();
+        let is_own = |cache_dir: &Path| Space::of(&shelf, cache_dir).unwrap().is_own;
+        assert!(is_own(Path::new("/dev/shm")) && is_own(dir.path()));
+        assert!(!is_own(&dir.path().join("users")), "others use it too");
     }
 }

@@ -123,7 +123,7 @@ pub enum Which {
 /// are useless, what users have not used for a month; and, where all together take more than they may, what was used
 /// least recently, whoever's it is.
 pub fn cache<I: Item>(cache_dir: &Path, which: Which, bounds: &mut Bounds) -> Swept {
-    cache_in::<I>(cache_dir, which, bounds, &|| Space::of(cache_dir).ok())
+    cache_in::<I>(cache_dir, which, bounds, &|| Space::of(cache_dir, cache_dir).ok())
 }
 
 /// The same on a file system that `space` tells of.

@@ -6,14 +6,14 @@
 //! files, and its subdirectories are moved up beside it: the work is a list and never a recursion. It ends
 //! at a deadline; what is left then is the next sweep's.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::dir::{self, make_one, open};
+use crate::dir::{self, open};
 use crate::layout;
 
 /// Root's directory for what is being removed.
@@ -30,7 +30,7 @@ impl Trash {
     /// When it can be neither found nor made.
     pub fn below(parent: &Path) -> io::Result<Self> {
         let dir = parent.join(layout::TRASH);
-        match make_one(&dir, 0o700) {
+        match make(&dir) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
             _ => Ok(Self { dir, next: 0 }),
         }
@@ -132,16 +132,22 @@ impl Trash {
         loop {
             let place = self.dir.join(self.next.to_string());
             self.next += 1;
-            match make_one(&place, 0o700) {
+            match make(&place) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 // Another sweep had finished and removed it.
                 Err(error) if error.kind() == ErrorKind::NotFound => {
-                    make_one(&self.dir, 0o700).or_else(exists)?;
+                    make(&self.dir).or_else(exists)?;
                 }
                 other => return other.map(|()| place),
             }
         }
     }
+}
+
+/// Makes a directory for nobody but root. Another sweep may remove it at once, so nothing is done to it
+/// afterwards; a umask can only take away permissions that root does not need.
+fn make(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(path)
 }
 
 fn exists(error: io::Error) -> io::Result<()> {

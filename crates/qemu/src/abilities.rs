@@ -4,9 +4,8 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::Context;
-
 use crate::descriptors::STATE_SET;
+use crate::error::{QemuError, WantedFor};
 use crate::monitor::StateUri;
 
 /// The first QEMU that maps a read-only file privately and reads states from `file:`.
@@ -25,11 +24,12 @@ impl Abilities {
     ///
     /// # Errors
     /// When it cannot be started or says no version.
-    pub fn of(qemu: &Path) -> anyhow::Result<Self> {
+    pub fn of(qemu: &Path) -> Result<Self, QemuError> {
         let output = Command::new(qemu).arg("--version").env_clear().output();
-        let output = output.with_context(|| format!("{} cannot be started", qemu.display()))?;
+        let output = output.wanted_for(|| format!("{} cannot be started", qemu.display()))?;
         let text = String::from_utf8_lossy(&output.stdout);
-        let version = version(&text).with_context(|| format!("{} --version says '{}'", qemu.display(), text.trim()))?;
+        let version = version(&text)
+            .ok_or_else(|| QemuError::new(format!("{} --version says '{}'", qemu.display(), text.trim())))?;
         Ok(Self { read_only_templates: version >= READ_ONLY_TEMPLATES_SINCE })
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 
+use image::DiskFormat;
 use serde_json::{Value, json};
 
 /// A disk of a helper VM.
@@ -12,36 +13,11 @@ pub struct HelperDisk {
     /// The file, opened for writing too if `writable`. QEMU opens no other, whatever a header says.
     pub file: File,
     /// What the file is.
-    pub format: BlockFormat,
+    pub format: DiskFormat,
     /// Offset and length in bytes of the disk within the file; all of it when `None`.
     pub part: Option<(u64, u64)>,
     /// Whether the guest may write.
     pub writable: bool,
-}
-
-/// A disk format as QEMU names it. Always given, never guessed: a guest could write a header that guesses well.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BlockFormat {
-    /// Plain bytes.
-    Raw,
-    /// QEMU's own.
-    Qcow2,
-    /// VirtualBox's.
-    Vdi,
-    /// VMware's.
-    Vmdk,
-}
-
-impl BlockFormat {
-    /// The name of QEMU's driver.
-    pub fn driver(self) -> &'static str {
-        match self {
-            Self::Raw => "raw",
-            Self::Qcow2 => "qcow2",
-            Self::Vdi => "vdi",
-            Self::Vmdk => "vmdk",
-        }
-    }
 }
 
 impl HelperDisk {
@@ -60,9 +36,9 @@ impl HelperDisk {
             below = name;
         }
         let mut top = json!({
-            "driver": self.format.driver(), "node-name": serial, "file": below, "read-only": read_only,
+            "driver": self.format.block_driver(), "node-name": serial, "file": below, "read-only": read_only,
         });
-        if matches!(self.format, BlockFormat::Qcow2 | BlockFormat::Vmdk) {
+        if self.format.may_have_a_backing_file() {
             // Whatever file the header names as the one below.
             top["backing"] = Value::Null;
         }

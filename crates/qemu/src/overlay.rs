@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use anyhow::{Context, ensure};
+use super::error::{QemuError, WantedFor};
 
 const MAGIC: [u8; 4] = *b"QFI\xfb";
 const VERSION: u32 = 3;
@@ -28,11 +28,11 @@ const REFCOUNT_ORDER: u32 = 4;
 ///
 /// # Errors
 /// When `dir` cannot be written or is full.
-pub fn create(disk_bytes: u64, dir: &Path) -> anyhow::Result<File> {
+pub fn create(disk_bytes: u64, dir: &Path) -> Result<File, QemuError> {
     let unnamed = OpenOptions::new().read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(dir);
     unnamed
         .and_then(|file| write_empty(&file, disk_bytes).map(|()| file))
-        .with_context(|| format!("no private disk can be made in {} ('scratch_dir')", dir.display()))
+        .wanted_for(|| format!("no private disk can be made in {} ('scratch_dir')", dir.display()))
 }
 
 /// Header, table of reference counts, one block of them, first table: in this order, a cluster each but the last.
@@ -72,10 +72,12 @@ fn write_empty(file: &File, disk_bytes: u64) -> io::Result<()> {
 ///
 /// # Errors
 /// When the file cannot be read or is none.
-pub fn virtual_size(file: &File) -> anyhow::Result<u64> {
+pub fn virtual_size(file: &File) -> Result<u64, QemuError> {
     let mut head = [0; SIZE_OFFSET as usize + 8];
-    file.read_exact_at(&mut head, 0).context("it is too short for a qcow2 file")?;
-    ensure!(head.starts_with(&MAGIC), "it is no qcow2 file");
+    file.read_exact_at(&mut head, 0).wanted_for(|| "it is too short for a qcow2 file".to_owned())?;
+    if !head.starts_with(&MAGIC) {
+        return Err(QemuError::new("it is no qcow2 file"));
+    }
     let mut size = [0; 8];
     size.copy_from_slice(&head[SIZE_OFFSET as usize..]);
     Ok(u64::from_be_bytes(size))

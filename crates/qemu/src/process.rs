@@ -12,13 +12,13 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::{geteuid, getppid, setsid};
 
 use super::descriptors::ImageFds;
+use super::error::{QemuError, WantedFor};
 use super::monitor::{Monitor, Shutdown, TURN};
 use super::tail::Tail;
 
@@ -111,12 +111,12 @@ impl QemuProcess {
         host: Host,
         files: Files,
         args: impl FnOnce(&Inherited) -> Vec<OsString>,
-    ) -> anyhow::Result<Self> {
-        let (channel, qemu_channel) = UnixStream::pair().context("channel")?;
-        let (console, qemu_console) = UnixStream::pair().context("console")?;
-        let (monitor, qemu_monitor) = UnixStream::pair().context("monitor")?;
+    ) -> Result<Self, QemuError> {
+        let (channel, qemu_channel) = UnixStream::pair().wanted_for(|| "channel".to_owned())?;
+        let (console, qemu_console) = UnixStream::pair().wanted_for(|| "console".to_owned())?;
+        let (monitor, qemu_monitor) = UnixStream::pair().wanted_for(|| "monitor".to_owned())?;
         for ours in [&channel, &console, &monitor] {
-            ours.set_nonblocking(true)?;
+            ours.set_nonblocking(true).wanted_for(|| "a socket to QEMU".to_owned())?;
         }
         let inherited = Inherited { channel: qemu_channel, console: qemu_console, monitor: qemu_monitor, files };
         let keep = inherited.descriptors();
@@ -129,9 +129,9 @@ impl QemuProcess {
         let Host { blocked, ran_out_of_memory } = host;
         // SAFETY: the closure runs between fork and exec of a single-threaded process and makes system calls only.
         unsafe { command.pre_exec(move || detach(runner, &blocked, &keep)) };
-        let mut child = command.spawn().with_context(|| format!("{} cannot be started", qemu.display()))?;
-        let stderr: OwnedFd = child.stderr.take().context("no pipe for QEMU's messages")?.into();
-        set_nonblocking(&stderr)?;
+        let mut child = command.spawn().wanted_for(|| format!("{} cannot be started", qemu.display()))?;
+        let stderr: OwnedFd = child.stderr.take().ok_or_else(|| QemuError::new("no pipe for QEMU's messages"))?.into();
+        set_nonblocking(&stderr).wanted_for(|| "QEMU's messages".to_owned())?;
         Ok(Self {
             child: Some(child),
             ran_out_of_memory,
@@ -322,7 +322,7 @@ fn no_capabilities() -> io::Result<()> {
     }
 }
 
-fn set_nonblocking(fd: &OwnedFd) -> anyhow::Result<()> {
+fn set_nonblocking(fd: &OwnedFd) -> nix::Result<()> {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
     fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;

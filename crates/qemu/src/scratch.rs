@@ -6,8 +6,9 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use anyhow::Context;
 use nix::unistd::Whence;
+
+use super::error::{QemuError, WantedFor};
 
 /// Makes a copy of `original` (the kit's empty file system, or a template's) without a name in `dir`.
 ///
@@ -16,11 +17,11 @@ use nix::unistd::Whence;
 ///
 /// # Errors
 /// When `dir` cannot be written or is full.
-pub fn create(original: &File, dir: &Path) -> anyhow::Result<File> {
+pub fn create(original: &File, dir: &Path) -> Result<File, QemuError> {
     let unnamed = || OpenOptions::new().read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(dir);
     unnamed()
         .and_then(|disk| copy_sparse(original, &disk).map(|()| disk))
-        .with_context(|| format!("no private disk can be made in {} ('scratch_dir')", dir.display()))
+        .wanted_for(|| format!("no private disk can be made in {} ('scratch_dir')", dir.display()))
 }
 
 /// Copies what holds data; `target` is empty.

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use serde::Deserialize;
 
+use crate::error::{Blame, Context, Fault, RunError, ensure};
 use image::{Catalogue, Person, check_pattern};
 use node::layout;
 use request::{MAX_VMS_PER_SLOT, ShareSpec};
@@ -184,8 +184,8 @@ impl Config {
     ///
     /// # Errors
     /// The text carries the line and the column.
-    pub fn parse(text: &str) -> anyhow::Result<Self> {
-        let config: Self = toml::from_str(text)?;
+    pub fn parse(text: &str) -> Result<Self, RunError> {
+        let config: Self = toml::from_str(text).blame(Fault::System)?;
         config.validate()?;
         Ok(config)
     }
@@ -194,7 +194,7 @@ impl Config {
     ///
     /// # Errors
     /// A file that was named must exist; any file that exists must be readable and valid.
-    pub fn load(path: Option<&Path>) -> anyhow::Result<Self> {
+    pub fn load(path: Option<&Path>) -> Result<Self, RunError> {
         let named = path.is_some();
         let path = path.unwrap_or(Path::new(DEFAULT_PATH));
         match std::fs::read_to_string(path) {
@@ -204,7 +204,7 @@ impl Config {
         }
     }
 
-    fn validate(&self) -> anyhow::Result<()> {
+    fn validate(&self) -> Result<(), RunError> {
         let at_least_one = [
             ("default_memory_mib", self.default_memory_mib),
             ("boot_timeout_s", self.boot_timeout_s),
@@ -214,18 +214,20 @@ impl Config {
             ("max_vms_per_slot", self.max_vms_per_slot.into()),
         ];
         for (key, value) in at_least_one {
-            anyhow::ensure!(value > 0, "{key} = 0: must be at least 1");
+            ensure!(value > 0, Fault::System, "{key} = 0: must be at least 1");
         }
-        anyhow::ensure!(
+        ensure!(
             self.max_vms_per_slot <= MAX_VMS_PER_SLOT,
+            Fault::System,
             "max_vms_per_slot = {}: at most {MAX_VMS_PER_SLOT}",
             self.max_vms_per_slot
         );
         for dir in &self.image_dirs {
-            check_pattern(dir)?;
+            check_pattern(dir).blame(Fault::System)?;
         }
-        anyhow::ensure!(
+        ensure!(
             self.image_cache_dir.is_absolute(),
+            Fault::System,
             "image_cache_dir = {:?}: an absolute path is needed",
             self.image_cache_dir
         );
@@ -246,7 +248,7 @@ impl Config {
     ///
     /// # Errors
     /// When it does not exist; the text says how to get it.
-    pub fn qemu_path(&self) -> anyhow::Result<PathBuf> {
+    pub fn qemu_path(&self) -> Result<PathBuf, RunError> {
         // PATH is the job's and may be anything: a site's QEMU is not found through it.
         let found = if self.qemu.components().count() > 1 {
             Some(self.qemu.clone()).filter(|path| path.exists())
@@ -256,8 +258,10 @@ impl Config {
                 .map(|dir| Path::new(dir).join(&self.qemu))
                 .find(|path| path.exists())
         };
-        found.with_context(|| {
-            format!("no QEMU at '{}': install qemu-system-x86 or set 'qemu' in the configuration", self.qemu.display())
+        found.ok_or_else(|| {
+            let qemu = self.qemu.display();
+            let why = format!("no QEMU at '{qemu}': install qemu-system-x86 or set 'qemu' in the configuration");
+            RunError::new(Fault::Node, why)
         })
     }
 }

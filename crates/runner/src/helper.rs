@@ -7,24 +7,22 @@
 use std::ffi::OsString;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Instant;
 
-use anyhow::{Context, bail};
-
-use super::accel;
+use super::error::{Blame, Context, Fault, RunError};
 use super::relay::{Patience, Relay};
 use super::session::Vm;
 use super::signals::Signals;
-use super::source;
+use super::start::{Attempt, Policy, source};
 use super::task::{End, Guest, Output, Streams, Task};
 use super::timing::Moments;
 use crate::config::Config;
 use image::Links;
 use proto::{ExitStatus, FailKind};
-use qemu::BootSource;
-use qemu::VmSize;
-use qemu::{Accel, HelperDisk, Start, System, VmSpec};
+use qemu::{Accel, BootSource, VmSize};
 use qemu::{Files, QemuProcess};
+use qemu::{HelperDisk, Start, System, VmSpec};
 
 /// The agent's own name in a guest without an image.
 const AGENT: &str = "/init";
@@ -49,7 +47,7 @@ impl Finished {
     ///
     /// # Errors
     /// When it did not end with 0: its own words.
-    pub fn warnings(self) -> anyhow::Result<Vec<String>> {
+    pub fn warnings(self) -> Result<Vec<String>, RunError> {
         let after = |prefix: &str, lines: &[String]| {
             lines.iter().filter_map(|line| line.strip_prefix(prefix)).map(str::to_owned).collect::<Vec<_>>()
         };
@@ -57,8 +55,11 @@ impl Finished {
             return Ok(after("warning: ", &self.said));
         }
         match after("error: ", &self.said).pop().or(self.said.last().cloned()) {
-            Some(why) => bail!("{why}"),
-            None => bail!("the program in the helper VM ended with {:?}", self.status),
+            Some(why) => Err(RunError::new(Fault::Image, why)),
+            None => {
+                let status = self.status;
+                Err(RunError::new(Fault::Guest, format!("the program in the helper VM ended with {status:?}")))
+            }
         }
     }
 }
@@ -75,33 +76,35 @@ pub fn run(
     disks: Vec<HelperDisk>,
     arguments: &[&str],
     stdout: BorrowedFd<'_>,
-) -> anyhow::Result<Finished> {
+) -> Result<Finished, RunError> {
     let argv = [AGENT].iter().chain(arguments).map(OsString::from).collect();
-    let helper = Helper { config, source: source::kit(config)?, disks, task: Task::of_helper(argv), stdout };
-    let decision = accel::decide(config.accel, &config.state_dir, &config.qemu_path()?)?;
-    let timeout = Duration::from_secs(config.boot_timeout_s);
-    let trial = decision.may_fall_back.then(|| Duration::from_secs(config.kvm_timeout_s));
-    let (mut end, mut said) = helper.attempt(decision.accel, trial.unwrap_or(timeout))?;
-    if decision.may_fall_back && matches!(end, End::NeverUp(_)) {
-        accel::warn_broken();
-        accel::remember_broken(&config.state_dir, &config.qemu_path()?);
-        (end, said) = helper.attempt(Accel::Tcg, timeout)?;
-    }
+    let qemu = config.qemu_path()?;
+    let helper = Helper { config, qemu, source: source::kit(config)?, disks, task: Task::of_helper(argv), stdout };
+    let never_came_up = |(end, _): &(End, Vec<String>)| matches!(end, End::NeverUp(_));
+    let timeouts = source::timeouts(&helper.source, config, 1);
+    let policy = Policy::of(config, &helper.qemu);
+    let (end, said) = policy.start(timeouts, |attempt| helper.attempt(attempt), never_came_up)?.outcome;
     match end {
         End::Exited(status) => Ok(Finished { status, said }),
-        End::NotStarted(FailKind::Setup, why)
-        | End::NeverUp(why)
-        | End::Broken(why)
-        | End::NodeFailed(why)
-        | End::NotSaved(why) => {
-            bail!("the helper VM: {why}")
+        End::NotStarted(FailKind::Setup, why) | End::NeverUp(why) | End::Broken(why) | End::NotSaved(why) => {
+            Err(broken(why))
         }
-        End::NotStarted(_, why) => bail!("the helper VM: {why}: rebuild the boot kit with 'spank-vm kit build'"),
+        End::NodeFailed(why) => Err(RunError::new(Fault::Node, why).with("the helper VM")),
+        End::NotStarted(_, why) => Err(RunError::new(
+            Fault::Node,
+            format!("the helper VM: {why}: rebuild the boot kit with 'spank-vm kit build'"),
+        )),
     }
+}
+
+/// The helper VM ended in another way than its program did.
+fn broken(why: String) -> RunError {
+    RunError::new(Fault::Guest, why).with("the helper VM")
 }
 
 struct Helper<'a> {
     config: &'a Config,
+    qemu: PathBuf,
     source: BootSource,
     disks: Vec<HelperDisk>,
     task: Task,
@@ -109,51 +112,47 @@ struct Helper<'a> {
 }
 
 impl Helper<'_> {
-    fn attempt(&self, accel: Accel, boot_timeout: Duration) -> anyhow::Result<(End, Vec<String>)> {
+    fn attempt(&self, attempt: &Attempt<'_>) -> Result<(End, Vec<String>), RunError> {
         let begin = Instant::now();
         let (heard, stderr) = std::io::pipe().context("a pipe")?;
         // Read by a thread, because the relay only writes; it ends with the pipe.
         let listener = std::thread::spawn(move || listen(heard));
-        let vm = Vm::new(0, self.spawn(accel)?, None, Moments::begin(begin));
+        let vm = Vm::new(0, self.spawn(attempt.accel())?, None, Moments::begin(begin));
         let streams = Streams::outputs_only(Output::new(self.stdout, 1)?, Output::new(stderr.as_fd(), 1)?);
         let (signals, links) = (Signals::none()?, Links::default());
         let guest = Guest { task: &self.task, shares: &[], links: &links, cpus: None, memory: None };
-        let advice = source::advice(&self.source);
-        let patience = Patience { boot_timeout, advice, silence_limit: None, notice: None };
+        let patience = Patience { attempt, advice: source::advice(&self.source), silence_limit: None, notice: None };
         let mut relay = Relay::new(vec![vm], streams, &signals, guest, patience);
         relay.run()?;
-        let end = relay.commands.end(0).context("the helper VM: the relay left it")?;
-        let mut vm = relay.vms.pop().context("no VM")?;
+        let end = relay.commands.end(0);
+        let mut vm = relay.vms.remove(0);
         drop((relay, stderr));
         vm.reap();
         tracing::info!(phases = %vm.moments, "helper VM ended");
-        Ok((end, listener.join().unwrap_or_default()))
+        let said = listener.join().unwrap_or_default();
+        end.map(|end| (end, said)).ok_or_else(|| broken("the relay left it".to_owned()))
     }
 
-    fn spawn(&self, accel: Accel) -> anyhow::Result<QemuProcess> {
+    fn spawn(&self, accel: Accel) -> Result<QemuProcess, RunError> {
         let open = |disk: &HelperDisk| disk.file.as_fd().try_clone_to_owned();
         let fds: Vec<OwnedFd> = self.disks.iter().map(open).collect::<Result<_, _>>().context("the disk")?;
-        QemuProcess::spawn(
-            &self.config.qemu_path()?,
-            source::host(),
-            Files { disks: fds, ..Files::default() },
-            |inherited| {
-                // By the numbers that QEMU inherits.
-                let numbers: Vec<i32> = inherited.files.disks.iter().map(AsRawFd::as_raw_fd).collect();
-                VmSpec {
-                    machine: source::machine(&self.source, self.config.machine),
-                    accel,
-                    start: Start::Boot(SIZE),
-                    source: &self.source,
-                    system: System::Helper(&self.disks, &numbers),
-                    channel: inherited.channel.as_raw_fd(),
-                    console: inherited.console.as_raw_fd(),
-                    monitor: inherited.monitor.as_raw_fd(),
-                    shares: &[],
-                }
-                .args()
-            },
-        )
+        QemuProcess::spawn(&self.qemu, source::host(), Files { disks: fds, ..Files::default() }, |inherited| {
+            // By the numbers that QEMU inherits.
+            let numbers: Vec<i32> = inherited.files.disks.iter().map(AsRawFd::as_raw_fd).collect();
+            VmSpec {
+                machine: source::machine(&self.source, self.config.machine),
+                accel,
+                start: Start::Boot(SIZE),
+                source: &self.source,
+                system: System::Helper(&self.disks, &numbers),
+                channel: inherited.channel.as_raw_fd(),
+                console: inherited.console.as_raw_fd(),
+                monitor: inherited.monitor.as_raw_fd(),
+                shares: &[],
+            }
+            .args()
+        })
+        .blame(Fault::Node)
     }
 }
 

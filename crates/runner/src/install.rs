@@ -5,15 +5,14 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
-
+use super::error::{Blame, Context, Fault, RunError, ensure};
 use super::helper;
 use crate::config::Config;
 use image::digest;
-use image::import::disk::{Disk, Format};
+use image::import::disk::Disk;
 use image::{BootMode, DiskFormat, FullBootEntry, Image, ImageEntry, Staged, clean_up_on_signals};
+use qemu::HelperDisk;
 use qemu::scratch::copy_sparse;
-use qemu::{BlockFormat, HelperDisk};
 use request::ImageName;
 
 /// The disk's name in the helper.
@@ -50,17 +49,21 @@ pub struct Installed {
 ///
 /// # Errors
 /// When the name is taken, or the file is no disk that VMs can run from.
-pub fn image_of_disk(disk: &Path, name: ImageName, dir: &Path, description: String) -> anyhow::Result<Image> {
+pub fn image_of_disk(disk: &Path, name: ImageName, dir: &Path, description: String) -> Result<Image, RunError> {
     let entry_path = dir.join(format!("{name}.toml"));
-    ensure!(!entry_path.exists(), "image '{name}' exists in {}: 'spank-vm image remove' removes it", dir.display());
-    let format = match Disk::of_path(disk)?.format {
-        Format::Raw => DiskFormat::Raw,
-        Format::Qcow2 => DiskFormat::Qcow2,
-        Format::Vdi | Format::Vmdk => bail!(
-            "{0} has a format that VMs do not run from: 'qemu-img convert -O qcow2 {0} NEW.qcow2' makes one that they do",
-            disk.display()
-        ),
-    };
+    ensure!(
+        !entry_path.exists(),
+        Fault::User,
+        "image '{name}' exists in {}: 'spank-vm image remove' removes it",
+        dir.display()
+    );
+    let format = Disk::of_path(disk).blame(Fault::Image)?.format;
+    ensure!(
+        format.is_bootable(),
+        Fault::Image,
+        "{0} has a format that VMs do not run from: 'qemu-img convert -O qcow2 {0} NEW.qcow2' makes one that they do",
+        disk.display()
+    );
     let disk = fs::canonicalize(disk).with_context(|| disk.display().to_string())?;
     let entry = ImageEntry { description, ..ImageEntry::new(disk.clone(), format) };
     Ok(Image { name, entry, entry_path, disk })
@@ -72,29 +75,27 @@ pub fn image_of_disk(disk: &Path, name: ImageName, dir: &Path, description: Stri
 /// # Errors
 /// When the image is no disk, has no system or kernel that the agent can live in, or files cannot be written.
 /// Everything is as before then.
-pub fn install_agent(config: &Config, image: &Image, options: InstallOptions) -> anyhow::Result<Installed> {
+pub fn install_agent(config: &Config, image: &Image, options: InstallOptions) -> Result<Installed, RunError> {
     let entry = &image.entry;
-    let format = match entry.format {
-        DiskFormat::Raw => BlockFormat::Raw,
-        DiskFormat::Qcow2 => BlockFormat::Qcow2,
-        DiskFormat::Squashfs | DiskFormat::Erofs => bail!(
-            "image '{}' is a file system without a boot loader, made for boot = \"kit\": a full boot needs a whole disk",
-            image.name
-        ),
-    };
+    ensure!(
+        !entry.format.is_file_system(),
+        Fault::Image,
+        "image '{}' is a file system without a boot loader, made for boot = \"kit\": a full boot needs a whole disk",
+        image.name
+    );
     let dir = image.entry_path.parent().unwrap_or(Path::new("/"));
     let original = image.open_disk()?;
-    clean_up_on_signals()?;
+    clean_up_on_signals().blame(Fault::System)?;
     let draft =
         Staged::create(dir).with_context(|| format!("the image directory {} cannot be written", dir.display()))?;
     copy_sparse(&original, draft.file()).with_context(|| format!("copying {}", image.disk.display()))?;
 
     let has_kernel = entry.full_boot().kernel.is_some();
-    let answer = run_helper(config, draft.file(), format, has_kernel, options)
+    let answer = run_helper(config, draft.file(), entry.format, has_kernel, options)
         .with_context(|| format!("image '{}'", image.name))?;
 
     let sha256 = digest::of_file(&draft.path()).context("the digest of the disk")?;
-    let extension = format.driver();
+    let extension = entry.format.block_driver();
     let disk = PathBuf::from(format!("{}-{}.{extension}", image.name, &sha256[..12]));
     let full = FullBootEntry {
         shares: answer.is_true("shares"),
@@ -116,11 +117,11 @@ pub fn install_agent(config: &Config, image: &Image, options: InstallOptions) ->
         full: Some(full),
         ..entry.clone()
     };
-    changed.validate().map_err(anyhow::Error::msg)?;
+    changed.validate().blame(Fault::Image)?;
     let text = Staged::create(dir).context("the entry")?;
-    text.file().write_all(toml::to_string(&changed)?.as_bytes()).context("the entry")?;
-    draft.publish(&dir.join(&disk), true)?;
-    text.publish(&image.entry_path, true)?;
+    text.file().write_all(toml::to_string(&changed).blame(Fault::System)?.as_bytes()).context("the entry")?;
+    draft.publish(&dir.join(&disk), true).blame(Fault::User)?;
+    text.publish(&image.entry_path, true).blame(Fault::User)?;
     Ok(Installed {
         kernel: answer.value("kernel").to_owned(),
         init: answer.value("init").to_owned(),
@@ -157,10 +158,10 @@ impl Answer {
 fn run_helper(
     config: &Config,
     disk: &File,
-    format: BlockFormat,
+    format: DiskFormat,
     has_kernel: bool,
     options: InstallOptions,
-) -> anyhow::Result<Answer> {
+) -> Result<Answer, RunError> {
     let disk = HelperDisk { serial: SERIAL.to_owned(), file: disk.try_clone()?, format, part: None, writable: true };
     let partition = options.partition.unwrap_or(0).to_string();
     let kernel = if has_kernel { "given" } else { "own" };
@@ -181,7 +182,7 @@ fn run_helper(
     let text = listener.join().unwrap_or_default();
     let warnings = finished?.warnings()?;
     let answer = Answer { warnings, ..Answer::parse(&text) };
-    ensure!(!answer.value("kernel").is_empty(), "the helper VM gave no answer");
+    ensure!(!answer.value("kernel").is_empty(), Fault::Guest, "the helper VM gave no answer");
     Ok(answer)
 }
 

@@ -5,8 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
-
+use crate::error::{Context, Fault, RunError, ensure};
 use image::allow::JobFacts;
 use request::JobRef;
 
@@ -20,7 +19,7 @@ const BIN_DIRS: [&str; 4] = ["/usr/bin", "/usr/local/bin", "/opt/slurm/bin", "/u
 ///
 /// # Errors
 /// When Slurm does not answer.
-pub fn facts(job: Option<&JobRef>) -> anyhow::Result<JobFacts> {
+pub fn facts(job: Option<&JobRef>) -> Result<JobFacts, RunError> {
     let Some(job) = job else { return Ok(JobFacts::default()) };
     let squeue = BIN_DIRS.iter().map(|dir| Path::new(dir).join("squeue")).find(|path| path.exists());
     let mut command = Command::new(squeue.as_deref().unwrap_or(Path::new("squeue")));
@@ -33,10 +32,15 @@ pub fn facts(job: Option<&JobRef>) -> anyhow::Result<JobFacts> {
         command.env("SLURM_CONF", path);
     }
     let said = answer(&mut command).context("Slurm does not tell the job's partition and account")?;
-    parse(&said, &id).with_context(|| format!("Slurm knows no job {id}"))
+    parse(&said, &id).ok_or_else(|| system(format!("Slurm knows no job {id}")))
 }
 
-fn answer(command: &mut Command) -> anyhow::Result<String> {
+/// Slurm, or the way to it, does not work.
+fn system(why: String) -> RunError {
+    RunError::new(Fault::System, why)
+}
+
+fn answer(command: &mut Command) -> Result<String, RunError> {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
     let deadline = Instant::now() + PATIENCE;
     // A thread of its own would be needed to read meanwhile; the lines of some hundred jobs fit into the pipe, and
@@ -47,14 +51,14 @@ fn answer(command: &mut Command) -> anyhow::Result<String> {
             None if Instant::now() > deadline => {
                 let _ = child.kill();
                 let _ = child.wait();
-                bail!("no answer within {} s", PATIENCE.as_secs());
+                return Err(system(format!("no answer within {} s", PATIENCE.as_secs())));
             }
             None => std::thread::sleep(Duration::from_millis(5)),
         }
     };
     let mut text = String::new();
-    child.stdout.take().context("no pipe")?.take(64 << 10).read_to_string(&mut text)?;
-    ensure!(status.success(), "squeue: {status}");
+    child.stdout.take().ok_or_else(|| system("no pipe".to_owned()))?.take(64 << 10).read_to_string(&mut text)?;
+    ensure!(status.success(), Fault::System, "squeue: {status}");
     Ok(text)
 }
 

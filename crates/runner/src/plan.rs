@@ -1,8 +1,7 @@
 //! Memory and processors of a slot's VMs: plain arithmetic, explained when it does not work out.
 
-use anyhow::ensure;
-
-use super::limits::Memory;
+use crate::error::{Fault, RunError, ensure};
+use crate::limits::Memory;
 use qemu::{MIN_GUEST_MIB, VmSize};
 
 /// What a slot has to give.
@@ -28,13 +27,14 @@ pub struct SlotResources {
 ///
 /// # Errors
 /// When the memory is too little for that many VMs; the text shows the arithmetic.
-pub fn divide(slot: &SlotResources) -> anyhow::Result<VmSize> {
+pub fn divide(slot: &SlotResources) -> Result<VmSize, RunError> {
     let SlotResources { vms, overhead_mib, .. } = *slot;
     let share = |task_mib: u64| (task_mib / u64::from(vms)).saturating_sub(overhead_mib);
     if let Some(Memory { mib: task_mib, because }) = &slot.memory {
         let least = slot.wanted_mib.unwrap_or(MIN_GUEST_MIB);
         ensure!(
             share(*task_mib) >= least,
+            Fault::User,
             "--vms-per-slot={vms} needs {vms} × ({least} MiB + {overhead_mib} MiB overhead) = {} MiB, \
              the task has {task_mib} MiB{because}: ask for more memory (--mem) or fewer VMs",
             u64::from(vms).saturating_mul(least.saturating_add(overhead_mib)),
@@ -42,10 +42,15 @@ pub fn divide(slot: &SlotResources) -> anyhow::Result<VmSize> {
     }
     let memory_mib =
         slot.wanted_mib.or(slot.memory.as_ref().map(|memory| share(memory.mib))).unwrap_or(slot.default_mib);
-    ensure!(memory_mib >= MIN_GUEST_MIB, "--vm-mem={memory_mib}: a VM needs at least {MIN_GUEST_MIB} MiB of memory");
+    ensure!(
+        memory_mib >= MIN_GUEST_MIB,
+        Fault::User,
+        "--vm-mem={memory_mib}: a VM needs at least {MIN_GUEST_MIB} MiB of memory"
+    );
     let cpus = slot.wanted_cpus.unwrap_or((slot.cpus / vms).max(1));
     ensure!(
         cpus <= slot.cpus,
+        Fault::User,
         "--vm-cpus={cpus}: the task has {} processors; ask for more with --cpus-per-task",
         slot.cpus
     );

@@ -7,10 +7,10 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-
+use crate::error::{Context, RunError};
 use crate::session::{Deadline, Events, Vm, Wait, nonce};
 use crate::signals::{Signal, Signals, is_fatal};
+use crate::start::Attempt;
 use crate::task::{Commands, End, Guest, Input, Streams, Trouble, clock, terminal_size};
 use proto::{ExitStatus, Stream};
 
@@ -18,7 +18,7 @@ use proto::{ExitStatus, Stream};
 #[derive(Debug, Clone, Copy)]
 pub struct Patience<'a> {
     /// Until every agent must have answered, and again until its command must run.
-    pub boot_timeout: Duration,
+    pub(crate) attempt: &'a Attempt<'a>,
     /// What to look for when one does not, for the message.
     pub advice: &'static str,
     /// Silence of a guest after which it is given up.
@@ -61,7 +61,7 @@ impl<'a> Relay<'a> {
     ///
     /// # Errors
     /// When the system refuses to poll.
-    pub fn run(&mut self) -> anyhow::Result<Option<Signal>> {
+    pub fn run(&mut self) -> Result<Option<Signal>, RunError> {
         self.greet();
         loop {
             if let ControlFlow::Break(outcome) = self.turn()? {
@@ -71,18 +71,19 @@ impl<'a> Relay<'a> {
     }
 
     fn greet(&mut self) {
-        let wait = Wait::answer(&self.events.clock, self.patience.boot_timeout, self.patience.advice);
+        let wait = Wait::answer(&self.events.clock, self.patience.attempt.answer_within(), self.patience.advice);
         self.vms.iter_mut().for_each(|vm| vm.greet(nonce(vm.number as u32), wait));
     }
 
     /// Does all there is to do, sleeps, and takes in what happened.
-    fn turn(&mut self) -> anyhow::Result<ControlFlow<Option<Signal>>> {
+    fn turn(&mut self) -> Result<ControlFlow<Option<Signal>>, RunError> {
         if let Some(signal) = self.write_outputs() {
             return Ok(ControlFlow::Break(Some(signal)));
         }
         if self.is_over() {
             return Ok(ControlFlow::Break(None));
         }
+        self.learn_from_the_first_answer();
         self.describe_to_those_that_are_up()?;
         self.return_credit();
         let room = self.commands.stdin_room();
@@ -111,14 +112,23 @@ impl<'a> Relay<'a> {
         !self.commands.streams.are_waiting()
     }
 
+    /// One guest that answers may show that the others need no more than time.
+    fn learn_from_the_first_answer(&mut self) {
+        if self.vms.iter().any(Vm::has_answered)
+            && let Some(more) = self.patience.attempt.answered()
+        {
+            self.vms.iter_mut().filter(|vm| !vm.has_answered()).for_each(|vm| vm.give_time(more));
+        }
+    }
+
     /// Sends the task to every VM whose agent has just answered.
-    fn describe_to_those_that_are_up(&mut self) -> anyhow::Result<()> {
+    fn describe_to_those_that_are_up(&mut self) -> Result<(), RunError> {
         let count = self.vms.len() as u32;
         for command in self.commands.list.iter_mut().filter(|command| command.is_waiting()) {
             let vm = &mut self.vms[command.address.vm];
             if vm.is_up() {
                 command.start(&self.guest.describe(command.address, count)?, vm.out());
-                let (clock, within) = (&self.events.clock, self.patience.boot_timeout);
+                let (clock, within) = (&self.events.clock, self.patience.attempt.patience());
                 vm.expect(Wait::new(clock, within, "it came up, but its command did not start", ""));
             }
         }

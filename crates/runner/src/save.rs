@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::session::{Address, Events, Listener, Outgoing, Refusal, Vm, Wait, nonce};
 use super::signals::{Signal, Signals, is_fatal};
 use crate::config::Config;
+use crate::error::{Blame, Fault, RunError};
 use crate::notice;
-use image::{DEFAULT_MAX_BYTES, Image, ImportOptions, NewImage, import, packer_exists};
+use image::{DEFAULT_MAX_BYTES, Image, ImportError, ImportOptions, NewImage, import, packer_exists};
 use proto::{ExitStatus, RecvWindow, Stream, ToGuest, ToHost};
 use qemu::printable;
 use request::SaveSpec;
@@ -49,9 +50,9 @@ impl SaveAs {
     ///
     /// # Errors
     /// The text is for the user.
-    pub fn new(spec: &SaveSpec, description: Option<String>, config: &Config) -> anyhow::Result<Self> {
-        packer_exists()?;
-        let place = NewImage::find(spec, config.catalogue().dir_for_new())?;
+    pub fn new(spec: &SaveSpec, description: Option<String>, config: &Config) -> Result<Self, RunError> {
+        packer_exists().blame(Fault::Node)?;
+        let place = NewImage::find(spec, config.catalogue().dir_for_new()).blame(Fault::User)?;
         Ok(Self { place, description })
     }
 
@@ -61,7 +62,7 @@ impl SaveAs {
     }
 
     /// Packs the tar archive of a root that was one of `base`, and says what came of it.
-    fn pack(&self, archive: &mut dyn Read, base: &Image) -> anyhow::Result<String> {
+    fn pack(&self, archive: &mut dyn Read, base: &Image) -> Result<String, ImportError> {
         let (place, entry) = (&self.place, &base.entry);
         let options = ImportOptions {
             name: place.name.clone(),
@@ -98,7 +99,7 @@ pub fn save(vm: &mut Vm, image: &SaveAs, base: &Image, signals: &Signals, boot_t
         }
         Err(error) => {
             let why = failure.unwrap_or_else(|| format!("{error:#}"));
-            let full = ["No space left", "quota", "limit for files"].iter().any(|word| why.contains(word));
+            let full = error.is_for_lack_of_room();
             let advice = if full { "; make room there or choose another place" } else { "" };
             Saved::Failed(format!("{}: {why}{advice}", image.name()))
         }

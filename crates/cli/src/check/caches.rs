@@ -54,7 +54,7 @@ fn cache<I: Item>(dir: &Path, otherwise: &str, by_root: &str) -> Finding {
         Ok(false) => return Finding::Good(format!("{}: made by the first VM step", dir.display())),
         Err(error) => return Finding::Limited(format!("{error}; {otherwise} until then")),
     }
-    let (opened, space) = match (dir::open(dir).and_then(|dir| space::medium(&dir)), Space::of(dir)) {
+    let (opened, space) = match (dir::open(dir).and_then(|dir| space::medium(&dir)), Space::of(dir, dir)) {
         (Ok(medium), Ok(space)) => (medium, space),
         (Err(error), _) | (_, Err(error)) => {
             return Finding::Limited(format!("{}: {error}; {otherwise}", dir.display()));

@@ -9,7 +9,8 @@ use anyhow::{Context, bail, ensure};
 use super::options::ImportOptions;
 use crate::catalogue::Image;
 use crate::digest;
-use crate::entry::{BootMode, DiskFormat, ImageEntry};
+use crate::entry::{BootMode, ImageEntry};
+use crate::format::DiskFormat;
 use crate::staged::Staged;
 
 /// What is wrong with the name shows before anything is read.

@@ -18,6 +18,7 @@
 mod arch;
 pub mod disk;
 mod enter;
+mod error;
 mod layer;
 mod oci;
 mod options;
@@ -36,6 +37,7 @@ use anyhow::{Context, bail, ensure};
 use nix::unistd::{getegid, geteuid};
 
 use self::disk::Disk;
+pub use self::error::ImportError;
 use self::layer::Layer;
 use self::plan::Plan;
 use self::progress::Progress;
@@ -74,7 +76,11 @@ pub type ExportDisk<'a> = &'a mut dyn FnMut(Disk, u64, File) -> anyhow::Result<V
 /// # Errors
 /// When the name is taken, the archive is damaged or holds no root, `sqfstar` is missing, or the directory cannot be
 /// written. Nothing is left behind then.
-pub fn import(archive: &mut dyn Read, options: &ImportOptions) -> anyhow::Result<Imported> {
+pub fn import(archive: &mut dyn Read, options: &ImportOptions) -> Result<Imported, ImportError> {
+    Ok(import_archive(archive, options)?)
+}
+
+fn import_archive(archive: &mut dyn Read, options: &ImportOptions) -> anyhow::Result<Imported> {
     enter::name_must_be_free(options)?;
     let progress = Progress::begin();
     let mut import = || {

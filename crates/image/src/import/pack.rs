@@ -112,17 +112,40 @@ impl Packer {
         let mut said = String::new();
         self.said.rewind()?;
         let _ = self.said.take(1 << 20).read_to_string(&mut said);
-        bail!("the image cannot be written: {}", reason(status, &said));
+        let (kind, why) = reason(status, &said);
+        Err(io::Error::new(kind, format!("the image cannot be written: {why}")).into())
     }
 }
 
-/// Why the packer failed, in its words or from how it ended.
-fn reason(status: ExitStatus, said: &str) -> String {
+/// Why the packer failed, in its words or from how it ended. Of what kind that is only its words can tell.
+fn reason(status: ExitStatus, said: &str) -> (io::ErrorKind, String) {
     if status.signal() == Some(libc::SIGXFSZ) {
-        return "the file grew beyond the limit for files (ulimit -f)".to_owned();
+        return (io::ErrorKind::FileTooLarge, "the file grew beyond the limit for files (ulimit -f)".to_owned());
     }
+    let kind = match () {
+        () if said.contains("No space left on device") => io::ErrorKind::StorageFull,
+        () if said.contains("Disk quota exceeded") => io::ErrorKind::QuotaExceeded,
+        () if said.contains("File too large") => io::ErrorKind::FileTooLarge,
+        () => io::ErrorKind::Other,
+    };
     let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty());
     // The cause comes before the announcement that it is fatal.
     let line = lines().find(|line| line.contains("because")).or_else(|| lines().next_back());
-    line.map_or_else(|| format!("the packer ended with {status}"), str::to_owned)
+    (kind, line.map_or_else(|| format!("the packer ended with {status}"), str::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packer_without_room_is_known_by_its_words() {
+        let failed = ExitStatus::from_raw(1 << 8);
+        let said = "Write failed because No space left on device\nFATAL ERROR: Failed to write to output filesystem\n";
+        let (kind, why) = reason(failed, said);
+        assert_eq!((kind, why.as_str()), (io::ErrorKind::StorageFull, "Write failed because No space left on device"));
+        assert_eq!(reason(failed, "Write failed because Disk quota exceeded").0, io::ErrorKind::QuotaExceeded);
+        assert_eq!(reason(failed, "FATAL ERROR: no files\n").0, io::ErrorKind::Other);
+        assert_eq!(reason(ExitStatus::from_raw(libc::SIGXFSZ), "").0, io::ErrorKind::FileTooLarge);
+    }
 }

@@ -34,7 +34,9 @@ impl Spool {
     pub fn filled(self, content: &mut dyn Read, progress: &Progress) -> io::Result<Self> {
         progress.wait("reading");
         io::copy(content, &mut &self.file).map_err(|error| match error.raw_os_error() {
-            Some(libc::EFBIG) => io::Error::other("the archive grew beyond the limit for files (ulimit -f)"),
+            Some(libc::EFBIG) => {
+                io::Error::new(io::ErrorKind::FileTooLarge, "the archive grew beyond the limit for files (ulimit -f)")
+            }
             _ => error,
         })?;
         Ok(self)

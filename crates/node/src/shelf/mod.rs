@@ -72,6 +72,7 @@ pub struct Shelf<I> {
     pub dir: PathBuf,
     /// Whose items it holds: root's are the site's, for everybody who may.
     pub owner: u32,
+    cache_dir: PathBuf,
     is_site: bool,
     item: PhantomData<fn() -> I>,
 }
@@ -84,19 +85,22 @@ impl<I> fmt::Debug for Shelf<I> {
 
 impl<I> Clone for Shelf<I> {
     fn clone(&self) -> Self {
-        Self { dir: self.dir.clone(), owner: self.owner, is_site: self.is_site, item: PhantomData }
+        let (dir, cache_dir) = (self.dir.clone(), self.cache_dir.clone());
+        Self { dir, owner: self.owner, cache_dir, is_site: self.is_site, item: PhantomData }
     }
 }
 
 impl<I: Item> Shelf<I> {
     /// The site's.
     pub fn of_site(cache_dir: &Path) -> Self {
-        Self { dir: layout::site_shelf(cache_dir), owner: 0, is_site: true, item: PhantomData }
+        let (dir, cache_dir) = (layout::site_shelf(cache_dir), cache_dir.to_owned());
+        Self { dir, owner: 0, cache_dir, is_site: true, item: PhantomData }
     }
 
     /// That of user `uid`.
     pub fn of_user(cache_dir: &Path, uid: u32) -> Self {
-        Self { dir: layout::user_shelf(cache_dir, uid), owner: uid, is_site: false, item: PhantomData }
+        let (dir, cache_dir) = (layout::user_shelf(cache_dir, uid), cache_dir.to_owned());
+        Self { dir, owner: uid, cache_dir, is_site: false, item: PhantomData }
     }
 
     /// Where this process makes items that serve as many as they may: root for everybody.
@@ -232,9 +236,9 @@ impl<I: Item> Shelf<I> {
         if !fs::symlink_metadata(&path)?.is_dir() {
             return fs::remove_file(path);
         }
-        if let (false, 0, Some(cache_dir)) = (self.is_site, own_uid(), self.dir.parent().and_then(Path::parent)) {
+        if !self.is_site && own_uid() == 0 {
             // A user's directory may be of any depth and may change meanwhile.
-            let mut trash = Trash::below(cache_dir)?;
+            let mut trash = Trash::below(&self.cache_dir)?;
             trash.take(&path)?;
             return trash.empty(Instant::now() + REMOVAL);
         }

@@ -100,7 +100,7 @@ impl<I: Item> Shelf<I> {
     /// # Errors
     /// When there is no room for it at all. Nothing is removed then as far as that is known before.
     pub fn make_room(&self, bytes: u64, most_bytes: u64) -> Result<(), NoRoom> {
-        self.make_room_in(bytes, most_bytes, &|dir| Space::of(dir).ok())
+        self.make_room_in(bytes, most_bytes, &|dir| Space::of(dir, &self.cache_dir).ok())
     }
 
     /// The same on a file system that `space` tells of.

@@ -56,9 +56,9 @@ fn an_epilog_takes_what_its_job_left_and_nothing_else() {
     {
         task(root.path(), name, alive);
     }
-    fs::write(root.path().join("kvm-broken"), "").unwrap();
+    fs::write(root.path().join("kvm.verdict"), "").unwrap();
     assert_eq!(tasks(root.path(), Some(7), &mut plenty()).removed, 2);
-    assert_eq!(names(root.path()), ["7.1.0", "77.0.0", "8.0.0", "kvm-broken"]);
+    assert_eq!(names(root.path()), ["7.1.0", "77.0.0", "8.0.0", "kvm.verdict"]);
     assert_eq!(tasks(root.path(), Some(7), &mut plenty()).removed, 0);
 }
 
@@ -67,10 +67,10 @@ fn the_start_of_slurmd_takes_all_that_no_process_uses() {
     let root = tempfile::tempdir().unwrap();
     task(root.path(), "7.0.0", true);
     task(root.path(), "8.0.0", false);
-    fs::write(root.path().join("kvm-broken"), "").unwrap();
+    fs::write(root.path().join("kvm.verdict"), "").unwrap();
     fs::create_dir(root.path().join("of-the-site")).unwrap();
     assert_eq!(tasks(root.path(), None, &mut plenty()).removed, 1);
-    assert_eq!(names(root.path()), ["7.0.0", "kvm-broken", "of-the-site"]);
+    assert_eq!(names(root.path()), ["7.0.0", "kvm.verdict", "of-the-site"]);
     assert!(tasks(root.path(), None, &mut Bounds::new(Duration::ZERO, 100)).is_unfinished);
 }
 

@@ -205,11 +205,11 @@ fn a_template_of_a_kernel_that_takes_no_memory_has_no_device_for_it() {
 
 #[test]
 fn a_helper_has_no_image_and_its_disks_by_descriptor_and_format() {
-    use crate::helper_disk::BlockFormat;
+    use image::DiskFormat;
     let disk = HelperDisk {
         serial: "disk".into(),
         file: std::fs::File::open("/dev/null").unwrap(),
-        format: BlockFormat::Vmdk,
+        format: DiskFormat::Vmdk,
         part: Some((1536, 65536)),
         writable: false,
     };

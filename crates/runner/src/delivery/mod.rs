@@ -22,7 +22,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
 use nix::unistd::Uid;
 
 use node::lock::Waited;
@@ -32,6 +31,7 @@ use node::trust::{self, Readers};
 
 use super::signals::{Signal, Signals};
 use crate::config::{Config, Delivery};
+use crate::error::{Blame, Context, Fault, RunError};
 use image::Image;
 
 use copy::{CopyError, Pass};
@@ -63,8 +63,9 @@ impl Disk {
         self.readers
     }
 
-    fn in_place(image: &Image, file: File, readers: Readers) -> anyhow::Result<Self> {
-        let identity = identity(&file.metadata().with_context(|| image.disk.display().to_string())?);
+    fn in_place(image: &Image, file: File, readers: Readers) -> Result<Self, RunError> {
+        let identity =
+            identity(&file.metadata().blame(Fault::Image).with_context(|| image.disk.display().to_string())?);
         Ok(Self { file, identity, readers, place: format!("{}, in place", image.disk.display()) })
     }
 
@@ -143,7 +144,7 @@ impl<'a> CopyTerms<'a> {
 ///
 /// # Errors
 /// When this user may not read the disk, it is not fit for a VM, or it is not what its entry says.
-pub fn deliver(image: &Image, terms: &CopyTerms<'_>) -> anyhow::Result<Delivered> {
+pub fn deliver(image: &Image, terms: &CopyTerms<'_>) -> Result<Delivered, RunError> {
     let central = image.open_disk()?;
     let readers = if Uid::effective().is_root() { trust::readers(&central, &image.disk) } else { Readers::NOBODY };
     let disk = match (copy_worth_having(image, &central, terms.delivery), &image.entry.sha256) {
@@ -195,7 +196,7 @@ fn copy_of(
     digest: &str,
     readers: Readers,
     terms: &CopyTerms<'_>,
-) -> anyhow::Result<Copied> {
+) -> Result<Copied, RunError> {
     let own = Shelf::for_process(&terms.cache_dir);
     for shelf in [Shelf::of_site(&terms.cache_dir), own.clone()] {
         if let Some(copy) = find(&shelf, digest) {
@@ -207,7 +208,7 @@ fn copy_of(
     }
     let source = identity(&central.metadata()?);
     match Failure::recent(&own, digest, &source) {
-        Some(Failure { fatal: true, why }) => bail!(why),
+        Some(Failure { fatal: true, why }) => return Err(RunError::new(Fault::Image, why)),
         Some(Failure { fatal: false, why }) => {
             return Ok(Copied::None(format!("copying it failed a short while ago: {why}")));
         }
@@ -222,7 +223,7 @@ fn copy_of(
         }
         Ok(Waited::Locked(_lock)) => match Failure::recent(&own, digest, &source) {
             // Its maker had the lock until now.
-            Some(Failure { fatal: true, why }) => bail!(why),
+            Some(Failure { fatal: true, why }) => Err(RunError::new(Fault::Image, why)),
             Some(Failure { fatal: false, why }) => Ok(Copied::None(why)),
             None => Filling { image, central, digest, shelf: &own, readers, deadline, terms }.fill(),
         },
@@ -242,7 +243,7 @@ struct Filling<'a> {
 }
 
 impl Filling<'_> {
-    fn fill(&self) -> anyhow::Result<Copied> {
+    fn fill(&self) -> Result<Copied, RunError> {
         let Self { image, central, digest, shelf, .. } = self;
         let source = identity(&central.metadata()?);
         let failed = |fatal: bool, why: String| {
@@ -270,14 +271,17 @@ impl Filling<'_> {
                 }
                 Err(error) => not_kept(here(&error)),
             },
-            Ok(Pass::Complete { sha256, .. }) => bail!(failed(true, wrong_digest(image, digest, &sha256))),
+            Ok(Pass::Complete { sha256, .. }) => {
+                Err(RunError::new(Fault::Image, failed(true, wrong_digest(image, digest, &sha256))))
+            }
             Ok(Pass::Interrupted(signal)) => Ok(Copied::Interrupted(signal)),
             Ok(Pass::TooSlow) => {
                 let seconds = self.terms.patience.as_secs();
                 not_kept(format!("copying it takes longer than {seconds} s ('image_copy_timeout_s')"))
             }
             Err(CopyError::Source(source)) => {
-                bail!("the disk of image '{}', {}: {source}", image.name, image.disk.display())
+                let why = format!("the disk of image '{}', {}: {source}", image.name, image.disk.display());
+                Err(RunError::new(Fault::Image, why))
             }
             Err(CopyError::Target(error)) => not_kept(here(&error)),
         }

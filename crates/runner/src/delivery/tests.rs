@@ -47,11 +47,11 @@ impl Site {
         }
     }
 
-    fn deliver(&self, image: &Image) -> anyhow::Result<Disk> {
+    fn deliver(&self, image: &Image) -> Result<Disk, RunError> {
         self.deliver_on(image, &self.terms())
     }
 
-    fn deliver_on(&self, image: &Image, terms: &CopyTerms<'_>) -> anyhow::Result<Disk> {
+    fn deliver_on(&self, image: &Image, terms: &CopyTerms<'_>) -> Result<Disk, RunError> {
         match deliver(image, terms)? {
             Delivered::Disk(disk) => Ok(disk),
             Delivered::Interrupted(signal) => panic!("signal {signal}"),

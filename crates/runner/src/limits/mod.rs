@@ -9,9 +9,10 @@ mod cgroup;
 
 use std::path::Path;
 
-use anyhow::Context;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
+
+use crate::error::{Context, RunError};
 
 use self::cgroup::{Level, Owner};
 
@@ -63,7 +64,7 @@ fn divide(levels: &[Level], promised_mib: Option<u64>, tasks: u64) -> Option<Mem
 ///
 /// # Errors
 /// When the system does not tell.
-pub fn processors() -> anyhow::Result<u32> {
+pub fn processors() -> Result<u32, RunError> {
     let set = sched_getaffinity(Pid::from_raw(0)).context("processor affinity")?;
     let count = (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).count();
     Ok(count.max(1) as u32)

@@ -14,11 +14,15 @@ use crate::timing::Moments;
 use image::Links;
 use proto::{Decoder, FailKind, ToGuest, ToHost};
 
+/// How long guests may take while none has answered.
+const TRIAL: Duration = Duration::from_secs(10);
+
 /// What a test needs to make a relay of.
 struct Stage {
     signals: Signals,
     task: Task,
     links: Links,
+    attempt: Attempt<'static>,
     /// Both ends of a pipe that nobody writes to.
     stdin: (OwnedFd, OwnedFd),
 }
@@ -28,7 +32,8 @@ fn on_stage(test: impl FnOnce(&Stage) + Send + 'static) {
     let thread = std::thread::spawn(move || {
         let task = Task::of_helper(vec!["true".into()]);
         let (signals, links, stdin) = (Signals::watch().unwrap(), Links::default(), nix::unistd::pipe().unwrap());
-        test(&Stage { signals, task, links, stdin });
+        let attempt = Attempt::on_trial(TRIAL, Duration::from_secs(60));
+        test(&Stage { signals, task, links, attempt, stdin });
     });
     thread.join().unwrap();
 }
@@ -45,8 +50,7 @@ impl Stage {
         let output = |fd| Output::new(fd, vms.len()).unwrap();
         let streams = Streams::new(self.stdin.0.as_fd(), output(stdout.as_fd()), output(stderr.as_fd())).unwrap();
         let guest = Guest { task: &self.task, shares: &[], links: &self.links, cpus: None, memory: None };
-        let patience =
-            Patience { boot_timeout: Duration::from_secs(60), advice: "", silence_limit: None, notice: None };
+        let patience = Patience { attempt: &self.attempt, advice: "", silence_limit: None, notice: None };
         let mut relay = Relay::new(vms, streams, &self.signals, guest, patience);
         relay.greet();
         (relay, peers)
@@ -239,5 +243,29 @@ fn a_command_that_cannot_start_and_a_guest_that_does_not_answer_end_in_their_own
             assert!(relay.turn().unwrap().is_continue());
         }
         assert!(matches!(relay.commands.end(1), Some(End::NeverUp(why)) if why.starts_with("no answer within 60 s")));
+    });
+}
+
+#[test]
+fn a_trial_is_short_until_a_guest_answers_and_then_no_matter_for_the_others() {
+    on_stage(|stage| {
+        let (mut relay, _peers) = stage.relay(1, null(), null());
+        relay.events.clock.pass(TRIAL + Duration::from_secs(1));
+        while !relay.commands.have_ended() {
+            assert!(relay.turn().unwrap().is_continue());
+        }
+        assert!(matches!(relay.commands.end(0), Some(End::NeverUp(why)) if why.starts_with("no answer within 10 s")));
+
+        let (mut relay, mut peers) = stage.relay(2, null(), null());
+        peers[0].answer(nonce(0));
+        while !relay.commands.has_begun() {
+            assert!(relay.turn().unwrap().is_continue());
+            relay.describe_to_those_that_are_up().unwrap();
+            peers[0].say(&ToHost::Started(7));
+        }
+        relay.events.clock.pass(TRIAL + Duration::from_secs(1));
+        assert!(relay.turn().unwrap().is_continue());
+        assert!(!relay.vms[1].is_over());
+        assert!(!stage.attempt.is_on_trial());
     });
 }

@@ -24,6 +24,13 @@ pub struct Deadline {
     is_exact: bool,
 }
 
+impl Deadline {
+    /// The same with more time.
+    pub fn extend(&mut self, by: Duration) {
+        self.at += by;
+    }
+}
+
 /// Counts the time in which this process was awake.
 #[derive(Debug)]
 pub struct AwakeClock {

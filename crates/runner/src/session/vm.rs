@@ -57,11 +57,6 @@ impl Wait {
     pub fn answer(clock: &AwakeClock, within: Duration, advice: &'static str) -> Self {
         Self::new(clock, within, "no answer", advice)
     }
-
-    /// The same deadline for something else.
-    pub fn then(self, what: &'static str) -> Self {
-        Self { what, advice: "", ..self }
-    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -127,6 +122,14 @@ impl Vm {
     /// Sets what is to happen next, and by when.
     pub fn expect(&mut self, wait: Wait) {
         self.wait = Some(wait);
+    }
+
+    /// Lets what is to happen next take longer.
+    pub fn give_time(&mut self, more: Duration) {
+        if let Some(wait) = &mut self.wait {
+            wait.deadline.extend(more);
+            wait.within += more;
+        }
     }
 
     /// What is to happen next.

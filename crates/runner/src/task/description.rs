@@ -8,13 +8,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, User, getgroups};
 
 use super::command::Command;
 use super::environment;
+use crate::error::{Blame, Context, Fault, RunError};
 use crate::session::Address;
 use image::Links;
 use proto::{DATA_CHUNK, ToGuest};
@@ -47,17 +47,18 @@ impl Task {
     ///
     /// # Errors
     /// When the working directory or the script cannot be read.
-    pub fn from_this_process(command: &Command) -> anyhow::Result<Self> {
+    pub fn from_this_process(command: &Command) -> Result<Self, RunError> {
         let mut argv = command.argv.clone();
         let uid = Uid::current();
         let env: Vec<_> = std::env::vars_os().collect();
         let script = match argv.first() {
             Some(path) if command.batch_script => {
-                Some(std::fs::read(path).with_context(|| format!("batch script {}", Path::new(path).display()))?)
+                let script = std::fs::read(path).blame(Fault::User);
+                Some(script.with_context(|| format!("batch script {}", Path::new(path).display()))?)
             }
             _ => None,
         };
-        let cwd = std::env::current_dir().context("the working directory")?;
+        let cwd = std::env::current_dir().blame(Fault::User).context("the working directory")?;
         // As slurmstepd shows it to a bare-metal command.
         if let Some(program) = argv.first_mut().filter(|word| word.as_bytes().contains(&b'/')) {
             *program = cwd.join(&*program).into_os_string();
@@ -168,7 +169,7 @@ impl Task {
         out
     }
 
-    fn describe(&self, guest: &Guest<'_>, at: Address, vms: u32, out: &mut Vec<u8>) -> anyhow::Result<()> {
+    fn describe(&self, guest: &Guest<'_>, at: Address, vms: u32, out: &mut Vec<u8>) -> Result<(), RunError> {
         let mut send = |message: ToGuest<'_>| message.encode(at.task, out);
         let index = at.vm as u32;
         send(clock());
@@ -240,7 +241,7 @@ impl Guest<'_> {
     ///
     /// # Errors
     /// When the host's random generator cannot be read.
-    pub fn describe(&self, at: Address, vms: u32) -> anyhow::Result<Vec<u8>> {
+    pub fn describe(&self, at: Address, vms: u32) -> Result<Vec<u8>, RunError> {
         let mut out = Vec::new();
         if let Some(count) = self.cpus {
             ToGuest::Cpus(count).encode(at.task, &mut out);
@@ -287,7 +288,7 @@ fn nameless(uid: Uid) -> User {
     }
 }
 
-fn host_entropy() -> anyhow::Result<[u8; ENTROPY_BYTES]> {
+fn host_entropy() -> Result<[u8; ENTROPY_BYTES], RunError> {
     let mut bytes = [0; ENTROPY_BYTES];
     File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes)).context("/dev/urandom")?;
     Ok(bytes)

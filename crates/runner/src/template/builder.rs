@@ -5,16 +5,16 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, bail};
+use std::time::Instant;
 
 use super::key::{FORMAT, Recipe};
 use super::manifest::{EMPTY, FileRecord, MANIFEST, Manifest, RAM, SCRATCH, STATE};
 use super::sparse_digest;
+use crate::error::{Blame, Context, Fault, RunError};
 use crate::notice;
 use crate::session::{Address, Events, Failure, Listener, Outgoing, Refusal, Vm, Wait};
 use crate::signals::{Signal, Signals};
+use crate::start::{Attempt, source};
 use crate::timing::Moments;
 use proto::{ToGuest, ToHost};
 use qemu::Share;
@@ -43,8 +43,8 @@ pub enum Built {
 pub struct Terms<'a> {
     /// Signals of this process.
     pub signals: &'a Signals,
-    /// How long the guest may take until it answers.
-    pub boot_timeout: Duration,
+    /// How long the guest may take, and who is told when it answers.
+    pub(crate) attempt: &'a Attempt<'a>,
     /// When to tell a waiting person, if there is one.
     pub notice_at: Option<Instant>,
 }
@@ -54,9 +54,9 @@ pub struct Terms<'a> {
 /// # Errors
 /// When files cannot be written, the guest ends or QEMU cannot save its state: a boot without a template
 /// will do, or say what is wrong. The draft is the caller's to remove.
-pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> anyhow::Result<Built> {
+pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> Result<Built, RunError> {
     let begin = Instant::now();
-    let abilities = Abilities::of(recipe.qemu)?;
+    let abilities = Abilities::of(recipe.qemu).blame(Fault::Node)?;
     let path = |name: &str| draft.join(name);
     let create = |name: &str, read: bool| {
         let file = OpenOptions::new().read(read).write(true).create_new(true).mode(0o600).open(path(name));
@@ -66,7 +66,7 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> anyhow::Re
     ram.set_len(recipe.shape.base_mib << 20)?;
     let scratch = create(SCRATCH, true)?;
     // Made without a name where the draft is, and copied: it is some KiB.
-    copy_sparse(&crate::source::private_disk(recipe.source, recipe.disk.file(), draft)?, &scratch)
+    copy_sparse(&source::private_disk(recipe.source, recipe.disk.file(), draft)?, &scratch)
         .context("the private disk")?;
     let state = create(STATE, false)?;
     let files = Files {
@@ -85,7 +85,7 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> anyhow::Re
         other => return Ok(other),
     }
     drop(builder);
-    let record = |name: &str| -> anyhow::Result<FileRecord> {
+    let record = |name: &str| -> Result<FileRecord, RunError> {
         let bytes = path(name).metadata()?.len();
         Ok(FileRecord { name: name.to_owned(), bytes, sha256: sparse_digest::of_file(&File::open(path(name))?)? })
     };
@@ -98,14 +98,14 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> anyhow::Re
             shape.base_mib, shape.pluggable_mib, shape.cpus, shape.shares
         ),
         read_only: abilities.read_only_templates,
-        files: [RAM, STATE, SCRATCH].into_iter().map(record).collect::<anyhow::Result<_>>()?,
+        files: [RAM, STATE, SCRATCH].into_iter().map(record).collect::<Result<_, RunError>>()?,
         made_in_ms: begin.elapsed().as_millis() as u64,
     };
-    create(MANIFEST, false)?.write_all(toml::to_string(&manifest)?.as_bytes())?;
+    create(MANIFEST, false)?.write_all(toml::to_string(&manifest).blame(Fault::System)?.as_bytes())?;
     Ok(Built::Complete)
 }
 
-fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) -> anyhow::Result<QemuProcess> {
+fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) -> Result<QemuProcess, RunError> {
     let share = |number| Share {
         tag: format!("s{number}"),
         source: empty.to_owned(),
@@ -113,9 +113,9 @@ fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) 
         read_only: true,
     };
     let shares: Vec<Share> = (0..recipe.shape.shares).map(share).collect();
-    let template = files.template.as_ref().context("no template files")?;
+    let template = files.template.as_ref().ok_or_else(|| RunError::new(Fault::System, "no template files"))?;
     let fds = TemplateFds { ram: template.ram.as_raw_fd(), state: template.state.as_raw_fd(), abilities };
-    QemuProcess::spawn(recipe.qemu, crate::source::host(), files, |inherited| {
+    QemuProcess::spawn(recipe.qemu, source::host(), files, |inherited| {
         VmSpec {
             machine: recipe.machine,
             accel: recipe.accel,
@@ -129,6 +129,7 @@ fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) 
         }
         .args()
     })
+    .blame(Fault::Node)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,11 +179,11 @@ impl Builder {
         Self { vm, guest: Settling { stage: Stage::Booting }, save_to, plugs }
     }
 
-    fn run(&mut self, recipe: &Recipe<'_>, terms: &Terms<'_>) -> anyhow::Result<Built> {
+    fn run(&mut self, recipe: &Recipe<'_>, terms: &Terms<'_>) -> Result<Built, RunError> {
         let mut events = Events::new(terms.signals);
         let mut notice_at = terms.notice_at.map(|moment| events.reminder_at(moment));
-        let advice = crate::source::advice(recipe.source);
-        self.vm.greet(NONCE, Wait::answer(&events.clock, terms.boot_timeout, advice));
+        let advice = source::advice(recipe.source);
+        self.vm.greet(NONCE, Wait::answer(&events.clock, terms.attempt.answer_within(), advice));
         while self.guest.stage != Stage::Done {
             events.turn(&mut self.vm, &mut self.guest, notice_at).context("poll")?;
             if let Some(signal) = events.fatal_signal() {
@@ -195,23 +196,28 @@ impl Builder {
                     recipe.image.name
                 ));
             }
+            let was_booting = self.guest.stage == Stage::Booting;
+            if was_booting && self.vm.has_answered() {
+                terms.attempt.answered();
+            }
             match self.vm.failure() {
                 Some(Failure::TimedOut(why)) if !self.vm.has_answered() => return Ok(Built::NoBoot(why.clone())),
-                Some(failure) => bail!("{}", failure.why()),
+                Some(failure) => return Err(RunError::new(Fault::Guest, failure.why())),
                 None => self.advance(recipe.introduction)?,
+            }
+            if was_booting && self.guest.stage != Stage::Booting {
+                let within = terms.attempt.patience();
+                self.vm.expect(Wait::new(&events.clock, within, "it came up, but was not ready to be cloned", ""));
             }
         }
         Ok(Built::Complete)
     }
 
     /// Does what follows from what agent and QEMU have said.
-    fn advance(&mut self, introduction: &[u8]) -> anyhow::Result<()> {
+    fn advance(&mut self, introduction: &[u8]) -> Result<(), RunError> {
         let stage = &mut self.guest.stage;
         if *stage == Stage::Booting && self.vm.is_up() {
             *stage = Stage::Plugging;
-            if let Some(wait) = self.vm.expected() {
-                self.vm.expect(wait.then("it came up, but was not ready to be cloned"));
-            }
             self.vm.monitor().negotiate();
             if self.plugs {
                 self.vm.monitor().plug(BLOCK_MIB << 20);
@@ -228,7 +234,9 @@ impl Builder {
         }
         match (*stage, self.vm.monitor().transfer()) {
             (Stage::Saving, Some(Transfer::Completed)) => *stage = Stage::Done,
-            (_, Some(Transfer::Failed(why))) => bail!("QEMU cannot save the template: {why}"),
+            (_, Some(Transfer::Failed(why))) => {
+                return Err(RunError::new(Fault::Node, format!("QEMU cannot save the template: {why}")));
+            }
             _ => {}
         }
         Ok(())
@@ -240,7 +248,7 @@ impl Builder {
 pub fn hear(process: QemuProcess, more: &mut dyn FnMut() -> bool) -> bool {
     let mut builder = Builder::new(process, StateUri::FdSet(0), true);
     let clock = crate::session::AwakeClock::new();
-    builder.vm.greet(NONCE, Wait::answer(&clock, Duration::from_secs(60), ""));
+    builder.vm.greet(NONCE, Wait::answer(&clock, std::time::Duration::from_secs(60), ""));
     let mut buffer = vec![0; proto::DATA_CHUNK];
     while more() && builder.guest.stage != Stage::Done {
         builder.vm.flush();

@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
-use anyhow::{Context, ensure};
+use crate::error::{Blame, Context, Fault, RunError, ensure};
 use node::shelf::{Shelf, TemplateDir};
 use node::text::short;
 use serde::{Deserialize, Serialize};
@@ -66,9 +66,9 @@ impl Manifest {
     ///
     /// # Errors
     /// When it is none of this format.
-    fn parse(text: &str) -> anyhow::Result<Self> {
-        let read: Self = toml::from_str(text)?;
-        ensure!(read.format == FORMAT, "format {}", read.format);
+    fn parse(text: &str) -> Result<Self, RunError> {
+        let read: Self = toml::from_str(text).blame(Fault::Node)?;
+        ensure!(read.format == FORMAT, Fault::Node, "format {}", read.format);
         Ok(Self { image: short(&read.image, TEXT_MOST), hardware: short(&read.hardware, TEXT_MOST), ..read })
     }
 
@@ -94,7 +94,7 @@ impl Template {
     ///
     /// # Errors
     /// What is missing, damaged, or could have been put there by somebody else.
-    pub fn open(shelf: &Shelf<TemplateDir>, name: &str, dir: &TemplateDir) -> anyhow::Result<Self> {
+    pub fn open(shelf: &Shelf<TemplateDir>, name: &str, dir: &TemplateDir) -> Result<Self, RunError> {
         let open = |file: &str, writable| dir.open_file(file, shelf.owner, writable).with_context(|| file.to_owned());
         let mut text = String::new();
         open(MANIFEST, false)?.take(MANIFEST_MOST).read_to_string(&mut text).context(MANIFEST)?;
@@ -106,8 +106,8 @@ impl Template {
         for (name, file) in [(RAM, &ram), (STATE, &state), (SCRATCH, &scratch)] {
             let found = file.metadata()?.len();
             let recorded = manifest.record(name).map(|record| record.bytes);
-            ensure!(recorded == Some(found), "{name} has {found} bytes and not {recorded:?}");
-            ensure!(found <= FILE_MOST, "{name} has {found} bytes");
+            ensure!(recorded == Some(found), Fault::Node, "{name} has {found} bytes and not {recorded:?}");
+            ensure!(found <= FILE_MOST, Fault::Node, "{name} has {found} bytes");
         }
         Ok(Self { shelf: shelf.clone(), name: name.to_owned(), manifest, ram, state, scratch })
     }
@@ -116,8 +116,9 @@ impl Template {
     ///
     /// # Errors
     /// As [`Template::open`]; that there is none is one too.
-    pub fn look(shelf: &Shelf<TemplateDir>, name: &str) -> anyhow::Result<Self> {
-        let dir = shelf.look(name)?.context("it is not there, or not for this user")?;
+    pub fn look(shelf: &Shelf<TemplateDir>, name: &str) -> Result<Self, RunError> {
+        let dir = shelf.look(name)?;
+        let dir = dir.ok_or_else(|| RunError::user("it is not there, or not for this user"))?;
         Self::open(shelf, name, &dir)
     }
 
@@ -158,11 +159,11 @@ impl Template {
     ///
     /// # Errors
     /// The first file that differs or cannot be read.
-    pub fn verify(&self) -> anyhow::Result<()> {
+    pub fn verify(&self) -> Result<(), RunError> {
         for (name, file) in [(RAM, &self.ram), (STATE, &self.state), (SCRATCH, &self.scratch)] {
             let expected = self.manifest.record(name).map(|record| record.sha256.as_str());
             let found = sparse_digest::of_file(file).context(name)?;
-            ensure!(expected == Some(&found), "{name} is not what it was when the template was made");
+            ensure!(expected == Some(&found), Fault::Node, "{name} is not what it was when the template was made");
         }
         Ok(())
     }
@@ -176,7 +177,7 @@ mod tests {
     use std::path::Path;
 
     /// A template whose manifest says `more` beside what is true.
-    fn template(cache: &Path, more: &str, spoil: impl FnOnce(&Path)) -> anyhow::Result<Template> {
+    fn template(cache: &Path, more: &str, spoil: impl FnOnce(&Path)) -> Result<Template, RunError> {
         let shelf = Shelf::<TemplateDir>::of_user(cache, nix::unistd::Uid::effective().as_raw());
         fs::create_dir_all(&shelf.dir)?;
         let draft = shelf.begin("1b")?;

@@ -19,13 +19,13 @@ mod sparse_digest;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::Context;
 use nix::unistd::Uid;
 use node::dir;
 use node::lock::Waited;
 use node::shelf::{Shelf, TemplateDir};
 use node::trust::Readers;
 
+use crate::error::{Blame, Context, Fault, RunError};
 use crate::signals::Signal;
 
 use builder::Built;
@@ -65,7 +65,7 @@ impl<T> Obtained<T> {
 /// Finds the recipe's template or makes it for this user.
 pub fn obtain(recipe: &Recipe<'_>, template_dir: &Path, cache_bytes: u64, terms: &Terms<'_>) -> Obtained {
     let own = Shelf::of_user(template_dir, Uid::effective().as_raw());
-    let found = || -> anyhow::Result<Obtained> {
+    let found = || -> Result<Obtained, RunError> {
         let anybodys = Recipe { introduction: &[], ..*recipe };
         if let Some(template) = find(&Shelf::of_site(template_dir), &anybodys.key().context("key")?) {
             return Ok(Obtained::Template(template));
@@ -84,7 +84,7 @@ pub fn obtain_from(
     recipe: &Recipe<'_>,
     cache_bytes: u64,
     terms: &Terms<'_>,
-) -> anyhow::Result<Obtained> {
+) -> Result<Obtained, RunError> {
     let key = recipe.key().context("key")?;
     if let Some(template) = find(shelf, &key) {
         return Ok(Obtained::Template(template));
@@ -92,10 +92,10 @@ pub fn obtain_from(
     if let Err(error) = shelf.prepare() {
         // Nothing that the next start would mend: the administrator must hear of it.
         tracing::warn!("VMs boot, no template can be kept: {error}");
-        anyhow::bail!(error);
+        return Err(error).blame(Fault::Node);
     }
     if let Some(why) = shelf.recent_failure(key.as_str()) {
-        anyhow::bail!("making it failed a short while ago: {why}");
+        return Err(failed_lately(&why));
     }
     make_once(shelf, recipe, &key, Readers::NOBODY, cache_bytes, terms)
 }
@@ -109,9 +109,9 @@ pub fn make_for_site(
     template_dir: &Path,
     cache_bytes: u64,
     terms: &Terms<'_>,
-) -> anyhow::Result<Obtained> {
+) -> Result<Obtained, RunError> {
     let shelf = Shelf::of_site(template_dir);
-    shelf.prepare()?;
+    shelf.prepare().blame(Fault::Node)?;
     // A node that was booted anew makes its templates first: those of before are of no use to anybody.
     shelf.remove_of_other_boots();
     let key = recipe.key().context("key")?;
@@ -119,9 +119,13 @@ pub fn make_for_site(
     make_once(&shelf, recipe, &key, recipe.disk.readers(), cache_bytes, terms)
 }
 
+fn failed_lately(why: &str) -> RunError {
+    RunError::new(Fault::Node, format!("making it failed a short while ago: {why}"))
+}
+
 /// The template of that key. One that is damaged counts as none, with a line for the administrator.
 fn find(shelf: &Shelf<TemplateDir>, key: &Key) -> Option<Template> {
-    let opened = || -> anyhow::Result<Option<Template>> {
+    let opened = || -> Result<Option<Template>, RunError> {
         let Some(dir) = shelf.find(key.as_str())? else { return Ok(None) };
         Template::open(shelf, key.as_str(), &dir).map(Some)
     };
@@ -139,17 +143,30 @@ fn make_once(
     readers: Readers,
     cache_bytes: u64,
     terms: &Terms<'_>,
-) -> anyhow::Result<Obtained> {
-    let deadline = Instant::now() + terms.boot_timeout;
+) -> Result<Obtained, RunError> {
+    let deadline = Instant::now() + terms.attempt.patience();
+    let failed_before = shelf.recent_failure(key.as_str());
     match shelf.lock(key.as_str(), deadline, terms.signals, || find(shelf, key)).context("lock")? {
         Waited::Found(template) => Ok(Obtained::Template(template)),
         Waited::Interrupted(signal) => Ok(Obtained::Interrupted(signal)),
-        Waited::TimedOut(why) => anyhow::bail!("another process did not finish building it in time: {why}"),
+        Waited::TimedOut(why) => {
+            let why = format!("another process did not finish building it in time: {why}");
+            Err(RunError::new(Fault::Node, why))
+        }
         Waited::Locked(_lock) => {
+            if let (None, Some(why)) = (failed_before, shelf.recent_failure(key.as_str())) {
+                // Its maker had the lock until now.
+                return Err(failed_lately(&why));
+            }
+            let on_trial = terms.attempt.is_on_trial();
             let outcome = make(shelf, recipe, key, readers, terms).inspect_err(|error| {
                 tracing::warn!("no template of image '{}' can be made: {error:#}", recipe.image.name);
                 shelf.note_failure(key.as_str(), &format!("{error:#}"));
             })?;
+            if let (true, Obtained::NoBoot(why)) = (on_trial, &outcome) {
+                // Who waited for it would wait as long once more, one after the other.
+                shelf.note_failure(key.as_str(), why);
+            }
             for removed in shelf.evict(cache_bytes, Some(key.as_str())) {
                 tracing::info!("template {} removed: over the limit", removed.display());
             }
@@ -165,9 +182,9 @@ fn make(
     key: &Key,
     readers: Readers,
     terms: &Terms<'_>,
-) -> anyhow::Result<Obtained> {
+) -> Result<Obtained, RunError> {
     // What it takes at most; most of a fresh guest's memory is never written.
-    shelf.make_room(recipe.shape.base_mib << 20, u64::MAX)?;
+    shelf.make_room(recipe.shape.base_mib << 20, u64::MAX).blame(Fault::Node)?;
     let draft = shelf.begin(key.as_str())?;
     dir::make_one(&draft.path().join(manifest::EMPTY), 0o755)?;
     match builder::build(recipe, draft.path(), terms)? {

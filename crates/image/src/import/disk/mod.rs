@@ -18,26 +18,14 @@ use serde_json::json;
 
 use super::layer::{Part, START};
 use super::progress::Progress;
+use crate::format::DiskFormat;
 use archive::{Kind, Reader, shown};
-
-/// A format of virtual disks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// Plain bytes: a disk with partitions or one file system.
-    Raw,
-    /// QEMU's.
-    Qcow2,
-    /// VirtualBox's.
-    Vdi,
-    /// VMware's, in one file.
-    Vmdk,
-}
 
 /// A disk that QEMU may open.
 #[derive(Debug)]
 pub struct Disk {
     /// What it is.
-    pub format: Format,
+    pub format: DiskFormat,
     /// Where it is.
     part: Part,
 }
@@ -64,11 +52,11 @@ impl Disk {
         let context = || name.to_owned();
         if start.starts_with(qcow2::MAGIC) {
             qcow2::check(start).with_context(context)?;
-            return disk(Format::Qcow2);
+            return disk(DiskFormat::Qcow2);
         }
         if vdi::is_vdi(start) {
             vdi::check(start, part.len).with_context(context)?;
-            return disk(Format::Vdi);
+            return disk(DiskFormat::Vdi);
         }
         if start.starts_with(vmdk::DESCRIPTOR) {
             bail!(
@@ -77,9 +65,9 @@ impl Disk {
         }
         if start.starts_with(vmdk::MAGIC) {
             vmdk::check(&part, start).with_context(context)?;
-            return disk(Format::Vmdk);
+            return disk(DiskFormat::Vmdk);
         }
-        if is_raw(start) { disk(Format::Raw) } else { Ok(None) }
+        if is_raw(start) { disk(DiskFormat::Raw) } else { Ok(None) }
     }
 
     /// Recognises the disk in this file.
@@ -110,7 +98,7 @@ impl Disk {
     /// # Errors
     /// What `qemu-img` found, or that it is not installed.
     pub fn must_be_whole(&self) -> anyhow::Result<()> {
-        if self.format == Format::Raw {
+        if self.format == DiskFormat::Raw {
             return Ok(());
         }
         let output = self.qemu_img(&["check", "-q"], &[])?;
@@ -137,18 +125,12 @@ impl Disk {
 
     /// Runs `qemu-img` on this disk, in its own format and with no other file.
     fn qemu_img(&self, before: &[&str], after: &[&OsStr]) -> anyhow::Result<Output> {
-        let driver = match self.format {
-            Format::Raw => "raw",
-            Format::Qcow2 => "qcow2",
-            Format::Vdi => "vdi",
-            Format::Vmdk => "vmdk",
-        };
         let (file, part) = self.open()?;
         let mut below = json!({ "driver": "file", "filename": "/dev/stdin", "locking": "off" });
         if let Some((offset, size)) = part {
             below = json!({ "driver": "raw", "offset": offset, "size": size, "file": below });
         }
-        let node = json!({ "driver": driver, "file": below });
+        let node = json!({ "driver": self.format.block_driver(), "file": below });
         let mut command = Command::new("qemu-img");
         command.args(before).arg(format!("json:{node}")).args(after).stdin(file);
         command.output().context("qemu-img cannot be started: install qemu-utils")

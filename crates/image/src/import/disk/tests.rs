@@ -31,11 +31,11 @@ fn every_format_is_recognised_whole_and_a_cut_one_is_not_whole() {
     raw[510..512].copy_from_slice(b"\x55\xaa");
     fs::write(dir.join("raw"), &raw).unwrap();
     for (format, options, expected) in [
-        ("qcow2", "cluster_size=65536", Format::Qcow2),
-        ("qcow2", "compat=0.10", Format::Qcow2),
-        ("vdi", "static=off", Format::Vdi),
-        ("vmdk", "subformat=monolithicSparse", Format::Vmdk),
-        ("vmdk", "subformat=streamOptimized", Format::Vmdk),
+        ("qcow2", "cluster_size=65536", DiskFormat::Qcow2),
+        ("qcow2", "compat=0.10", DiskFormat::Qcow2),
+        ("vdi", "static=off", DiskFormat::Vdi),
+        ("vmdk", "subformat=monolithicSparse", DiskFormat::Vmdk),
+        ("vmdk", "subformat=streamOptimized", DiskFormat::Vmdk),
     ] {
         qemu_img(dir, &["convert", "-f", "raw", "-O", format, "-o", options, "raw", "disk"]);
         let disk = recognise(&dir.join("disk")).unwrap().unwrap();
@@ -49,7 +49,7 @@ fn every_format_is_recognised_whole_and_a_cut_one_is_not_whole() {
             assert!(cut.must_be_whole().is_err(), "{options}");
         }
     }
-    assert_eq!(recognise(&dir.join("raw")).unwrap().unwrap().format, Format::Raw);
+    assert_eq!(recognise(&dir.join("raw")).unwrap().unwrap().format, DiskFormat::Raw);
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn the_disk_of_an_appliance_is_found_and_several_are_not_guessed_at() {
         in_appliance(&Part::of_file(File::open(dir.join("m.ova")).unwrap()).unwrap(), "m.ova")
     };
     let disk = ova(&["m.ovf", "m.mf", "a.vmdk"]).unwrap().unwrap();
-    assert_eq!(disk.format, Format::Vmdk);
+    assert_eq!(disk.format, DiskFormat::Vmdk);
     let (_, part) = disk.open().unwrap();
     assert_eq!(part.unwrap().1, dir.join("a.vmdk").metadata().unwrap().len());
     disk.must_be_whole().unwrap();

@@ -4,12 +4,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
-
-use super::fault::BlameNode;
-use super::limits;
-use super::signals::passed_on;
+use super::Timeouts;
 use crate::config::{Config, MachineChoice};
+use crate::error::{Blame, Context, Fault, RunError};
+use crate::limits;
+use crate::signals::passed_on;
 use image::kit::Kit;
 use image::{BootMode, DiskBus, DiskFormat, Image};
 use qemu::{BootSource, FullBoot, Host, KitFiles, MachineType, overlay, scratch};
@@ -18,10 +17,10 @@ use qemu::{BootSource, FullBoot, Host, KitFiles, MachineType, overlay, scratch};
 ///
 /// # Errors
 /// When the kit, or a file that the entry names, is missing or not what it should be.
-pub fn of(image: &Image, config: &Config) -> anyhow::Result<BootSource> {
+pub(crate) fn of(image: &Image, config: &Config) -> Result<BootSource, RunError> {
     match image.entry.boot {
         BootMode::Kit => kit(config),
-        BootMode::Full => full_boot(image).map(BootSource::Image).with_context(|| format!("image '{}'", image.name)),
+        BootMode::Full => full_boot(image).map(BootSource::Image),
     }
 }
 
@@ -29,7 +28,7 @@ pub fn of(image: &Image, config: &Config) -> anyhow::Result<BootSource> {
 ///
 /// # Errors
 /// When it is missing or not fit.
-pub fn kit(config: &Config) -> anyhow::Result<BootSource> {
+pub(crate) fn kit(config: &Config) -> Result<BootSource, RunError> {
     let kit = Kit::load(&config.kit).blame_node()?;
     let (kernel, initramfs) = (kit.kernel(), kit.initramfs());
     Ok(BootSource::Kit(KitFiles { kernel, initramfs, scratch: kit.scratch(), digest: kit.digest().to_owned() }))
@@ -40,21 +39,25 @@ pub fn kit(config: &Config) -> anyhow::Result<BootSource> {
 ///
 /// # Errors
 /// When `dir` cannot be written or is full.
-pub fn private_disk(source: &BootSource, image: &File, dir: &Path) -> anyhow::Result<File> {
-    match source {
-        BootSource::Kit(kit) => scratch::create(&File::open(&kit.scratch).context("the kit's scratch disk")?, dir),
+pub(crate) fn private_disk(source: &BootSource, image: &File, dir: &Path) -> Result<File, RunError> {
+    let made = match source {
+        BootSource::Kit(kit) => match File::open(&kit.scratch).context("the kit's scratch disk") {
+            Ok(original) => scratch::create(&original, dir).blame(Fault::Node),
+            Err(error) => Err(error),
+        },
         BootSource::Image(full) => {
             let bytes = match full.format {
-                DiskFormat::Qcow2 => overlay::virtual_size(image).context("the image's disk")?,
-                _ => image.metadata().context("the image's disk")?.len(),
+                DiskFormat::Qcow2 => overlay::virtual_size(image).blame(Fault::Image),
+                _ => image.metadata().map(|meta| meta.len()).blame(Fault::Image),
             };
-            overlay::create(bytes, dir)
+            bytes.context("the image's disk").and_then(|bytes| overlay::create(bytes, dir).blame(Fault::Node))
         }
-    }
+    };
+    made.blame_node()
 }
 
 /// The machine that suits it, of those the site allows.
-pub fn machine(source: &BootSource, choice: MachineChoice) -> MachineType {
+pub(crate) fn machine(source: &BootSource, choice: MachineChoice) -> MachineType {
     match (source, choice) {
         (BootSource::Image(FullBoot { disk_bus: DiskBus::Ide, .. }), _) => MachineType::Pc,
         (BootSource::Kit(_), MachineChoice::Microvm) => MachineType::Microvm,
@@ -65,25 +68,20 @@ pub fn machine(source: &BootSource, choice: MachineChoice) -> MachineType {
     }
 }
 
-/// How long the guest may take until its agent answers.
-pub fn boot_timeout(source: &BootSource, config: &Config) -> Duration {
-    Duration::from_secs(match source {
-        BootSource::Kit(_) => config.boot_timeout_s,
-        BootSource::Image(_) => config.full_boot_timeout_s,
-    })
-}
-
-/// How long it may take under KVM while nobody knows whether KVM runs guests here.
-pub fn kvm_trial(source: &BootSource, config: &Config) -> Duration {
-    match source {
-        BootSource::Kit(_) => Duration::from_secs(config.kvm_timeout_s),
+/// How long the guest may take until its agent answers, if it has to wait for its processors `turns` times as long
+/// as one VM alone.
+pub(crate) fn timeouts(source: &BootSource, config: &Config, turns: u32) -> Timeouts {
+    let (boot, trial) = match source {
+        BootSource::Kit(_) => (config.boot_timeout_s, config.kvm_timeout_s),
         // Boot menus and services take longer than any trial may.
-        BootSource::Image(_) => boot_timeout(source, config),
-    }
+        BootSource::Image(_) => (config.full_boot_timeout_s, config.full_boot_timeout_s),
+    };
+    // A trial of many is over with the first answer, which none of them may be given much earlier than the others.
+    Timeouts { boot: Duration::from_secs(boot) * turns, trial: Duration::from_secs(trial.min(boot)) * turns }
 }
 
 /// What to look for when it does not, as the end of a sentence.
-pub fn advice(source: &BootSource) -> &'static str {
+pub(crate) fn advice(source: &BootSource) -> &'static str {
     match source {
         BootSource::Kit(_) => "",
         BootSource::Image(_) => {
@@ -93,11 +91,12 @@ pub fn advice(source: &BootSource) -> &'static str {
     }
 }
 
-fn full_boot(image: &Image) -> anyhow::Result<FullBoot> {
+fn full_boot(image: &Image) -> Result<FullBoot, RunError> {
     let entry = image.entry.full_boot();
-    let beside = |file: &PathBuf| -> anyhow::Result<PathBuf> {
+    let beside = |file: &PathBuf| -> Result<PathBuf, RunError> {
         let path = image.entry_path.parent().unwrap_or(Path::new("/")).join(file);
-        File::open(&path).with_context(|| format!("{} cannot be used", path.display()))?;
+        let opened = File::open(&path).blame(Fault::Image);
+        opened.with_context(|| format!("image '{}': {} cannot be used", image.name, path.display()))?;
         Ok(path)
     };
     Ok(FullBoot {
@@ -110,6 +109,6 @@ fn full_boot(image: &Image) -> anyhow::Result<FullBoot> {
 }
 
 /// What a QEMU is told of this process.
-pub fn host() -> Host {
+pub(crate) fn host() -> Host {
     Host { blocked: passed_on(), ran_out_of_memory: limits::ran_out_of_memory }
 }

@@ -3,19 +3,17 @@
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
 use nix::unistd::Uid;
 
-use super::accel;
-use super::delivery::{self, Delivered};
-use super::signals::{Signals, die_by};
-use super::source;
-use super::task::Task;
-use super::template::{self, Obtained, Recipe, Template, Terms};
+use super::{Attempt, Policy, source};
 use crate::config::Config;
+use crate::delivery::{self, Delivered};
+use crate::error::{Context, Fault, RunError, ensure};
+use crate::signals::{Signal, Signals, die_by};
+use crate::task::Task;
+use crate::template::{self, Obtained, Recipe, Template, Terms};
 use node::shelf::Shelf;
-use qemu::VmSize;
-use qemu::{Accel, MachineType};
+use qemu::{MachineType, VmSize};
 use request::ImageName;
 
 /// A template that is ready.
@@ -38,34 +36,34 @@ pub fn prebuild(
     memory_mib: u64,
     cpus: u32,
     shares: usize,
-) -> anyhow::Result<Prebuilt> {
+) -> Result<Prebuilt, RunError> {
     let begin = Instant::now();
     let image = config.catalogue().resolve(&image.clone().into())?;
     let source = source::of(&image, config)?;
     let machine = source::machine(&source, config.machine);
-    if machine == MachineType::Microvm {
-        bail!("machine = 'microvm' cannot plug memory, so its VMs always boot");
-    }
+    ensure!(
+        machine != MachineType::Microvm,
+        Fault::User,
+        "machine = 'microvm' cannot plug memory, so its VMs always boot"
+    );
     let qemu = config.qemu_path()?;
     let signals = Signals::watch().context("signals")?;
-    let copying = delivery::CopyTerms::of(config, &signals, io::stderr().is_terminal().then_some(begin));
+    let notice_at = io::stderr().is_terminal().then_some(begin);
+    let copying = delivery::CopyTerms::of(config, &signals, notice_at);
     let disk = match delivery::deliver(&image, &copying)? {
         Delivered::Disk(disk) => disk,
-        Delivered::Interrupted(signal) => {
-            die_by(signal);
-            bail!("interrupted by {signal}")
-        }
+        Delivered::Interrupted(signal) => return Err(interrupted(signal)),
     };
-    let shape = source
-        .shape(VmSize { memory_mib, cpus }, shares)
-        .with_context(|| format!("no template serves VMs with {memory_mib} MiB and {cpus} processors"))?;
+    let shape = source.shape(VmSize { memory_mib, cpus }, shares);
+    let shape = shape
+        .ok_or_else(|| RunError::user(format!("no template serves VMs with {memory_mib} MiB and {cpus} processors")))?;
     let for_everybody = Uid::effective().is_root();
     let introduction = match for_everybody {
         true => Vec::new(),
         false => Task::from_this_process(&vec!["true".into()].into())?.introduction(),
     };
-    let decision = accel::decide(config.accel, &config.state_dir, &qemu)?;
-    let make = |accel: Accel, boot_timeout: Duration| {
+    let make = |attempt: &Attempt<'_>| {
+        let accel = attempt.accel();
         let recipe = Recipe {
             image: &image,
             source: &source,
@@ -76,31 +74,37 @@ pub fn prebuild(
             shape,
             introduction: &introduction,
         };
-        let notice_at = io::stderr().is_terminal().then_some(begin);
-        let terms = Terms { signals: &signals, boot_timeout, notice_at };
+        let terms = Terms { signals: &signals, attempt, notice_at };
         let cache_bytes = config.template_cache_mib << 20;
-        match for_everybody {
+        let made = match for_everybody {
             true => template::make_for_site(&recipe, &config.template_dir, cache_bytes, &terms),
             false => {
                 let shelf = Shelf::of_user(&config.template_dir, Uid::effective().as_raw());
                 template::obtain_from(&shelf, &recipe, cache_bytes, &terms)
             }
+        };
+        if let Ok(Obtained::Template(_)) = made {
+            attempt.found_template();
         }
+        Ok(made)
     };
-    let trial = decision.may_fall_back.then(|| source::kvm_trial(&source, config));
-    let mut obtained = make(decision.accel, trial.unwrap_or_else(|| source::boot_timeout(&source, config)))?;
-    if decision.may_fall_back && matches!(obtained, Obtained::NoBoot(_)) {
-        obtained = make(Accel::Tcg, source::boot_timeout(&source, config))?;
-    }
-    match obtained {
+    // A guest that ends at once is one that no template can be made of: an error, and maybe KVM's fault as well.
+    let failed = |made: &Result<Obtained, RunError>| matches!(made, Err(_) | Ok(Obtained::NoBoot(_)));
+    let made = Policy::of(config, &qemu).start(source::timeouts(&source, config, 1), make, failed)?.outcome;
+    match made? {
         Obtained::Template(template) => {
             let existed = Duration::from_millis(template.manifest.made_in_ms) > begin.elapsed();
             Ok(Prebuilt { template, existed })
         }
-        Obtained::Unavailable(why) | Obtained::NoBoot(why) => bail!("image '{}': {why}", image.name),
-        Obtained::Interrupted(signal) => {
-            die_by(signal);
-            bail!("interrupted by {signal}")
+        Obtained::Unavailable(why) | Obtained::NoBoot(why) => {
+            Err(RunError::new(Fault::Image, format!("image '{}': {why}", image.name)))
         }
+        Obtained::Interrupted(signal) => Err(interrupted(signal)),
     }
+}
+
+/// Ends this process by the signal; it survives only one that it has chosen to ignore.
+fn interrupted(signal: Signal) -> RunError {
+    die_by(signal);
+    RunError::new(Fault::System, format!("interrupted by {signal}"))
 }

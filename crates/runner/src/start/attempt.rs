@@ -5,27 +5,27 @@ use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-
-use super::fault::BlameNode;
-use super::relay::{Patience, Relay};
-use super::save::{self, SaveAs, Saved};
-use super::session::Vm;
-use super::signals::{Signal, Signals};
-use super::task::{End, Guest, Output, Streams};
-use super::template::{self, Obtained, Recipe, Template, Terms};
-use super::timing::Moments;
-use super::{NOTICE_AFTER, Parts, Slot, source};
+use super::{Attempt, source};
 use crate::config::StartChoice;
+use crate::error::{Blame, Context, RunError};
 use crate::notice;
+use crate::prepare::Parts;
+use crate::relay::{Patience, Relay};
+use crate::save::{self, SaveAs, Saved};
+use crate::session::Vm;
+use crate::signals::{Signal, Signals};
+use crate::slot::{NOTICE_AFTER, Slot};
+use crate::task::{End, Guest, Output, Streams};
+use crate::template::{self, Obtained, Recipe, Template, Terms};
+use crate::timing::Moments;
 use proto::ExitStatus;
 use qemu::scratch;
-use qemu::{Accel, MachineType, Shape, Start, System, TemplateFds, VmSpec};
 use qemu::{Files, QemuProcess};
+use qemu::{MachineType, Shape, Start, System, TemplateFds, VmSpec};
 
 /// How an attempt ended.
 #[derive(Debug)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// Every VM in its way.
     Ended(Vec<End>),
     /// By a signal that came before the command ran.
@@ -34,7 +34,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// Whether no agent ever answered: nothing of the command has run, and it may be tried otherwise.
-    pub fn never_came_up(&self) -> bool {
+    pub(crate) fn never_came_up(&self) -> bool {
         matches!(self, Self::Ended(ends) if ends.iter().all(|end| matches!(end, End::NeverUp(_))))
     }
 }
@@ -44,20 +44,15 @@ impl Outcome {
 ///
 /// # Errors
 /// When something of the node fails that no other way of starting would mend.
-pub fn run(
-    slot: &Slot,
-    parts: &Parts,
-    signals: &Signals,
-    accel: Accel,
-    boot_timeout: Duration,
-) -> anyhow::Result<Outcome> {
+pub(crate) fn run(slot: &Slot, parts: &Parts, signals: &Signals, attempt: &Attempt<'_>) -> Result<Outcome, RunError> {
     let notice_at = io::stderr().is_terminal().then(|| slot.begin + NOTICE_AFTER);
-    let vms = Vms { slot, parts, signals, accel, boot_timeout, notice_at };
+    let vms = Vms { slot, parts, signals, attempt, notice_at };
     match vms.template() {
         Obtained::Interrupted(signal) => return Ok(Outcome::Died(signal)),
         Obtained::NoBoot(why) => return Ok(Outcome::Ended(vec![End::NeverUp(why)])),
         Obtained::Unavailable(why) => tracing::debug!("booting: {why}"),
         Obtained::Template((shape, template)) => {
+            attempt.found_template();
             let outcome = vms.run(Some((shape, &template)))?;
             if !outcome.never_came_up() {
                 return Ok(outcome);
@@ -78,8 +73,7 @@ struct Vms<'a> {
     slot: &'a Slot,
     parts: &'a Parts,
     signals: &'a Signals,
-    accel: Accel,
-    boot_timeout: Duration,
+    attempt: &'a Attempt<'a>,
     notice_at: Option<Instant>,
 }
 
@@ -103,22 +97,22 @@ impl Vms<'_> {
             disk: &parts.disk,
             qemu: &parts.qemu,
             machine: parts.machine,
-            accel: self.accel,
+            accel: self.attempt.accel(),
             shape,
             introduction: &introduction,
         };
-        let terms = Terms { signals: self.signals, boot_timeout: self.boot_timeout, notice_at: self.notice_at };
+        let terms = Terms { signals: self.signals, attempt: self.attempt, notice_at: self.notice_at };
         let cache_bytes = slot.config.template_cache_mib << 20;
         template::obtain(&recipe, &slot.config.template_dir, cache_bytes, &terms).map(|template| (shape, template))
     }
 
     /// Starts all VMs at once and relays until they have ended.
-    fn run(&self, template: Option<(Shape, &Template)>) -> anyhow::Result<Outcome> {
+    fn run(&self, template: Option<(Shape, &Template)>) -> Result<Outcome, RunError> {
         let slot = self.slot;
         let count = slot.asked.vms() as usize;
         let has_template = template.is_some().then(Instant::now);
         let start = |index| self.start(template, has_template, index);
-        let vms = (0..count).map(start).collect::<anyhow::Result<Vec<_>>>()?;
+        let vms = (0..count).map(start).collect::<Result<Vec<_>, _>>()?;
         self.explain(template.is_some());
         let mut relay = Relay::new(vms, self.streams()?, self.signals, self.guest(template), self.patience());
         if slot.save.is_some() {
@@ -149,7 +143,7 @@ impl Vms<'_> {
         Ok(interrupted.map_or(Outcome::Ended(ends), Outcome::Died))
     }
 
-    fn streams(&self) -> anyhow::Result<Streams> {
+    fn streams(&self) -> Result<Streams, RunError> {
         let count = self.slot.asked.vms() as usize;
         let mut streams = Streams::new(
             io::stdin().as_fd(),
@@ -176,7 +170,7 @@ impl Vms<'_> {
 
     fn patience(&self) -> Patience<'_> {
         Patience {
-            boot_timeout: self.boot_timeout,
+            attempt: self.attempt,
             advice: source::advice(&self.parts.source),
             silence_limit: Some(self.slot.config.silence_timeout_s).filter(|&s| s > 0).map(Duration::from_secs),
             notice: self.notice_at.map(|moment| (moment, self.slot.image.as_str())),
@@ -189,7 +183,7 @@ impl Vms<'_> {
             notice::line(&format!("warning: {} is not made, because the command failed", image.name()));
             return Saved::Done;
         }
-        save::save(&mut relay.vms[0], image, &self.parts.image, self.signals, self.boot_timeout)
+        save::save(&mut relay.vms[0], image, &self.parts.image, self.signals, self.attempt.patience())
     }
 
     fn start(
@@ -197,7 +191,7 @@ impl Vms<'_> {
         template: Option<(Shape, &Template)>,
         has_template: Option<Instant>,
         index: usize,
-    ) -> anyhow::Result<Vm> {
+    ) -> Result<Vm, RunError> {
         let Self { slot, parts, .. } = self;
         let scratch_dir = &slot.config.scratch_dir;
         // Kept until QEMU has it.
@@ -214,14 +208,14 @@ impl Vms<'_> {
                 (Start::Clone(shape, fds), files)
             }
             None => {
-                let scratch = Some(source::private_disk(&parts.source, parts.disk.file(), scratch_dir).blame_node()?);
+                let scratch = Some(source::private_disk(&parts.source, parts.disk.file(), scratch_dir)?);
                 (Start::Boot(parts.size), Files { image, scratch, ..Files::default() })
             }
         };
         let mut process = QemuProcess::spawn(&parts.qemu, source::host(), files, |inherited| {
             VmSpec {
                 machine: parts.machine,
-                accel: self.accel,
+                accel: self.attempt.accel(),
                 start,
                 source: &parts.source,
                 system: System::Image(&parts.image, inherited.files.image_fds()),
@@ -255,9 +249,9 @@ impl Vms<'_> {
             parts.disk,
             parts.size.memory_mib,
             parts.size.cpus,
-            self.accel,
+            self.attempt.accel(),
             parts.machine,
-            self.boot_timeout.as_secs()
+            self.attempt.answer_within().as_secs()
         );
         for share in &parts.shares {
             let mode = if share.read_only { "read-only" } else { "read and write" };

@@ -1,0 +1,83 @@
+//! How long VMs take to start under KVM in the lab, as ratios to a bare step there. Nothing of it is hardware's speed.
+//!
+//! Writes `target/bench/lab.csv`, and the table in docs/lab.md anew. `RUNS=5` is how often each way is measured,
+//! `SPANK_VM_LAB_RELEASES="bookworm trixie"` in which releases.
+
+mod table;
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use testkit::lab::Lab;
+
+use table::Sample;
+
+/// A way to start: its name, the line of the site's configuration that it needs, options, and how many VMs.
+type Way = (&'static str, &'static str, &'static str, u32);
+
+const WAYS: &[Way] = &[
+    ("bare `srun`", "", "--mem=500", 0),
+    ("clone", "", "--mem=500 --vm-image=tiny", 1),
+    ("clones in one slot, the last", "", "--mem=1600 --vm-image=tiny --vms-per-slot=4", 4),
+    ("kit boot", "start = \"boot\"", "--mem=500 --vm-image=tiny", 1),
+];
+
+fn main() -> ExitCode {
+    // cargo passes --bench; a run as part of `cargo test --benches` measures nothing.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return ExitCode::SUCCESS;
+    }
+    let runs: u32 = std::env::var("RUNS").map_or(5, |text| text.parse().expect("RUNS is a number"));
+    let releases = std::env::var("SPANK_VM_LAB_RELEASES").unwrap_or_else(|_| "bookworm trixie".to_owned());
+    let load = fs::read_to_string("/proc/loadavg").unwrap();
+    let load = load.split(' ').next().unwrap_or("?").to_owned();
+    let mut samples = Vec::new();
+    for release in releases.split_whitespace() {
+        match Lab::start(release, 1) {
+            Ok(lab) => samples.extend(measure(&lab, release, runs)),
+            Err(why) => {
+                eprintln!("{why}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    table::write_csv(&root.join("target/bench/lab.csv"), &samples, &load);
+    table::write_table(&root.join("docs/lab.md"), &samples, &load);
+    ExitCode::SUCCESS
+}
+
+fn measure(lab: &Lab, release: &str, runs: u32) -> Vec<Sample> {
+    // The Prolog's look at the node is not what is measured; and templates are there already.
+    lab.root("sed -i 's/^Prolog=/#Prolog=/' /etc/slurm/slurm.conf; scontrol reconfigure; sleep 2");
+    lab.sh("ada", "srun --mem=500 --vm-image=tiny true").ok();
+    let mut samples = Vec::new();
+    for (way, config, options, vms) in WAYS {
+        lab.root(&format!("cp /etc/slurm/spank-vm.toml /root/; echo '{config}' >>/etc/slurm/spank-vm.toml"));
+        for _ in 0..runs {
+            samples.push(once(lab, release, way, options, *vms));
+        }
+        lab.root("mv /root/spank-vm.toml /etc/slurm/");
+    }
+    samples
+}
+
+/// One start: until the last VM's first line, and what left the guests meanwhile.
+fn once(lab: &Lab, release: &str, way: &'static str, options: &str, vms: u32) -> Sample {
+    let lines = vms.max(1);
+    let exits = || lab.root("cat /sys/kernel/debug/kvm/exits").trim().parse::<u64>().unwrap();
+    let before = exits();
+    let step = lab.sh(
+        "ada",
+        &format!(
+            "export SPANK_VM_TIMING=1; began=$(date +%s%N); srun {options} sh -c 'echo here; sleep 1' | \
+             {{ for line in $(seq {lines}); do read -r line; done; echo $((($(date +%s%N) - began) / 1000000)); }}"
+        ),
+    );
+    let after = exits();
+    let phases = step.stderr.lines().find_map(|line| line.split_once("timing: vm=0 ")).map(|(_, phases)| phases);
+    let phases = phases.unwrap_or_default().to_owned();
+    let ms = step.ok().trim().parse().expect("milliseconds");
+    Sample { release: release.to_owned(), way, vms, ms, exits: after - before, phases }
+}

@@ -1,0 +1,174 @@
+//! From what is asked for to what VMs are made of.
+
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use crate::delivery::{self, Delivered, Disk};
+use crate::error::{Blame, Context, Fault, RunError, ensure};
+use crate::plan::{self, SlotResources};
+use crate::signals::{Signal, Signals};
+use crate::slot::{NOTICE_AFTER, Slot};
+use crate::start::{Timeouts, source};
+use crate::task::{RawTerminal, Task, same_file, terminal_size};
+use crate::{job, limits, notice, save, shares};
+use image::{Image, ImageError, runs_here};
+use node::layout::this_node;
+use qemu::{BootSource, MachineType, Share, VmSize};
+
+/// What a slot's VMs are made of: everything that is looked up once.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) image: Image,
+    pub(crate) source: BootSource,
+    pub(crate) disk: Disk,
+    pub(crate) qemu: PathBuf,
+    pub(crate) machine: MachineType,
+    pub(crate) size: VmSize,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) shares: Vec<Share>,
+    pub(crate) task: Task,
+}
+
+/// What came of looking everything up.
+#[derive(Debug)]
+pub(crate) enum Prepared {
+    Parts(Box<Parts>),
+    /// A signal came that ends the task.
+    Interrupted(Signal),
+}
+
+/// Looks up everything the VMs need; all that can be wrong with a request or a node shows here.
+///
+/// # Errors
+/// What is wrong, and whose fault it is.
+pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunError> {
+    let Slot { config, asked, .. } = slot;
+    let vms = asked.vms();
+    ensure!(!slot.command.argv.is_empty(), Fault::User, "no command to run");
+    ensure!(
+        vms <= config.max_vms_per_slot,
+        Fault::User,
+        "--vms-per-slot={vms}: this site allows at most {} ('max_vms_per_slot')",
+        config.max_vms_per_slot
+    );
+    let image = find_image(slot)?;
+    let source = source::of(&image, config)?;
+    ensure!(
+        slot.save.is_none() || matches!(source, BootSource::Kit(_)),
+        Fault::User,
+        "image '{}' boots its own kernel (boot = \"full\"): a VM of it cannot be saved",
+        image.name
+    );
+    let qemu = config.qemu_path().blame_node()?;
+    let cpus = limits::processors()?;
+    let size = plan::divide(&SlotResources {
+        vms,
+        memory: slot.memory.clone(),
+        default_mib: config.default_memory_mib,
+        overhead_mib: config.memory_overhead_mib + if slot.save.is_some() { save::OVERHEAD_MIB } else { 0 },
+        cpus,
+        wanted_mib: asked.vm_mem,
+        wanted_cpus: asked.vm_cpus,
+    })?;
+    let (task, own) = describe_task(slot)?;
+    let shares = choose_shares(slot, &image, &own)?;
+    let machine = source::machine(&source, config.machine);
+    // VMs that share a processor boot one after the other in effect.
+    let timeouts = source::timeouts(&source, config, vms.div_ceil(cpus));
+    // Last: it may take as long as a copy of the image does.
+    let notice_at = io::stderr().is_terminal().then(|| slot.begin + NOTICE_AFTER);
+    let disk = match delivery::deliver(&image, &delivery::CopyTerms::of(config, signals, notice_at))? {
+        Delivered::Disk(disk) => disk,
+        Delivered::Interrupted(signal) => return Ok(Prepared::Interrupted(signal)),
+    };
+    Ok(Prepared::Parts(Box::new(Parts { image, source, disk, qemu, machine, size, timeouts, shares, task })))
+}
+
+/// The image, if this user and job may use it here.
+fn find_image(slot: &Slot) -> Result<Image, RunError> {
+    let image = match slot.config.catalogue().resolve(&slot.image) {
+        Err(error @ ImageError::Directory { .. }) => return Err(error).blame_node(),
+        found => found?,
+    };
+    if image.entry.allow.depends_on_job() {
+        let facts = job::facts(slot.job.as_ref()).with_context(|| format!("image '{}'", image.name))?;
+        let refused = |refusal| ImageError::Refused { name: image.name.clone(), refusal };
+        image.entry.allow.permits_job(&facts).map_err(refused)?;
+    }
+    ensure!(
+        runs_here(&image.entry.arch),
+        Fault::Image,
+        "image '{}' is for {}, this node is {}",
+        image.name,
+        image.entry.arch,
+        std::env::consts::ARCH
+    );
+    Ok(image)
+}
+
+/// The command as the agent is told of it, and the user's own directories that it should see.
+fn describe_task(slot: &Slot) -> Result<(Task, Vec<PathBuf>), RunError> {
+    let asked = &slot.asked;
+    let mut task = Task::from_this_process(&slot.command)?;
+    let own = task.own_directories(slot.config.share_home);
+    if asked.vm_root == Some(true) {
+        task.run_as_root();
+    }
+    task.set_variables(asked.vm_env.clone().unwrap_or_default());
+    Ok((task, own))
+}
+
+/// What the guests see of the host.
+fn choose_shares(slot: &Slot, image: &Image, own: &[PathBuf]) -> Result<Vec<Share>, RunError> {
+    let mounts = slot.asked.vm_mount.as_deref().unwrap_or_default();
+    for mount in mounts {
+        ensure!(
+            mount.source.is_dir(),
+            Fault::User,
+            "--vm-mount={mount}: {} is no directory on {}",
+            mount.source.display(),
+            this_node()
+        );
+    }
+    let mut shares = shares::choose(&[mounts, slot.config.shares.as_slice()].concat(), own);
+    if !image.entry.full_boot().shares {
+        let name = &image.name;
+        ensure!(
+            mounts.is_empty(),
+            Fault::User,
+            "--vm-mount: the kernel of image '{name}' cannot mount host directories"
+        );
+        notice::line(&format!("warning: the kernel of image '{name}' cannot mount host directories; none is there"));
+        shares.clear();
+    }
+    for (path, _) in image.entry.links.iter() {
+        // It would be made on the host.
+        if let Some(share) = shares.iter().find(|share| path.starts_with(&share.target)) {
+            let (link, share) = (path.display(), share.target.display());
+            let why = format!(
+                "image '{}': its link {link} would lie in the share {share}; correct [links] in its entry",
+                image.name
+            );
+            return Err(RunError::new(Fault::Image, why));
+        }
+    }
+    Ok(shares)
+}
+
+/// With a terminal on stdin and stdout, the command gets one of its own and this one is only a wire.
+/// Without, stderr stays apart from stdout unless the two are one file already.
+///
+/// # Errors
+/// When the terminal refuses.
+pub(crate) fn enter_terminal(task: &mut Task) -> Result<Option<RawTerminal>, RunError> {
+    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+    if stdin.is_terminal() && stdout.is_terminal() {
+        task.set_terminal(terminal_size(stdin.as_fd()).unwrap_or((24, 80)));
+        return Ok(Some(RawTerminal::enter(stdin.as_fd()).blame(Fault::System).context("the terminal")?));
+    }
+    if same_file(stdout.as_fd(), stderr.as_fd()) {
+        task.merge_stderr();
+    }
+    Ok(None)
+}

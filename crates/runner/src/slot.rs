@@ -1,0 +1,53 @@
+//! What is asked for: a slot, its image and its command.
+
+use std::ffi::OsString;
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::limits::Memory;
+use crate::save::SaveAs;
+use crate::task::Command;
+use request::{Asked, ImageRef, JobRef};
+
+/// A start that takes longer than this is announced to a person who waits at a terminal.
+pub(crate) const NOTICE_AFTER: Duration = Duration::from_secs(1);
+
+/// A slot and what is to run in it.
+#[derive(Debug)]
+pub struct Slot {
+    /// The site's configuration.
+    pub config: Config,
+    /// The image asked for.
+    pub image: ImageRef,
+    /// The job, where there is one.
+    pub job: Option<JobRef>,
+    /// What is asked for beside the image. Its `vm_save` has become [`Slot::save`].
+    pub asked: Asked,
+    /// Memory of the whole slot, where it is limited.
+    pub memory: Option<Memory>,
+    /// Image that the first VM's root becomes if its command succeeds.
+    pub save: Option<SaveAs>,
+    /// What runs in its VMs.
+    pub command: Command,
+    /// Print the phases of each VM to stderr at the end.
+    pub timing: bool,
+    /// When the work for this slot began.
+    pub begin: Instant,
+}
+
+impl Slot {
+    /// One VM of this image for this command, as the site has it; its work begins now.
+    pub fn plain(config: Config, image: ImageRef, argv: Vec<OsString>) -> Self {
+        Self {
+            config,
+            image,
+            job: None,
+            asked: Asked::default(),
+            memory: None,
+            save: None,
+            command: argv.into(),
+            timing: false,
+            begin: Instant::now(),
+        }
+    }
+}

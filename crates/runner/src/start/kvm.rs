@@ -1,0 +1,215 @@
+//! /dev/kvm: whether this process may use it, and if not, why and what helps.
+
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use nix::unistd::{Gid, Group, Uid};
+
+use node::layout::this_node;
+
+const DEVICE: &str = "/dev/kvm";
+
+/// Any user's and any group's.
+const NOBODY: u32 = 65534;
+
+/// Why /dev/kvm is not to be used by this process; `Display` is one line with the remedy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NoKvm {
+    /// Its permissions say no.
+    Refused(Rights),
+    /// The processor shows no virtualisation, and it is a virtual one.
+    NotNested,
+    /// The processor shows no virtualisation.
+    NoVirtualisation,
+    /// The processor could, but no module serves the device.
+    NoModule(Vendor),
+    /// Something else.
+    Failed(String),
+}
+
+/// Whose virtualisation a processor has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Vendor {
+    Intel,
+    Amd,
+}
+
+impl Vendor {
+    fn module(self) -> &'static str {
+        match self {
+            Self::Intel => "kvm_intel",
+            Self::Amd => "kvm_amd",
+        }
+    }
+}
+
+/// Who may open the device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rights {
+    mode: u32,
+    group: String,
+}
+
+impl Rights {
+    fn of(path: &Path) -> io::Result<Self> {
+        let meta = fs::metadata(path)?;
+        let name = Group::from_gid(Gid::from_raw(meta.gid())).ok().flatten().map(|group| group.name);
+        Ok(Self { mode: meta.mode() & 0o777, group: name.unwrap_or_else(|| meta.gid().to_string()) })
+    }
+
+    /// What an administrator can do for somebody who is not let in.
+    fn remedy(&self) -> String {
+        const RULE: &str = "a udev rule 'KERNEL==\"kvm\", MODE=\"0666\"' opens it for all users";
+        match self.mode & 0o060 == 0o060 && self.group != "root" {
+            true => format!("{RULE}, and membership of the group '{}' for one", self.group),
+            false => RULE.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Rights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mode {:04o}, group {}", self.mode, self.group)
+    }
+}
+
+impl fmt::Display for NoKvm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let node = this_node();
+        match self {
+            Self::Refused(rights) => {
+                write!(f, "you may not use {DEVICE} on {node} ({rights}): {}", rights.remedy())
+            }
+            Self::NotNested => write!(
+                f,
+                "{node} has no {DEVICE}: it is a virtual machine itself, and its host does not let it run others (nested \
+                 virtualisation is off)"
+            ),
+            Self::NoVirtualisation => write!(
+                f,
+                "{node} has no {DEVICE}: its processor shows no virtualisation, which may be switched off in its firmware \
+                 (VT-x, SVM)"
+            ),
+            Self::NoModule(vendor) => write!(
+                f,
+                "{node} has no {DEVICE} although its processor could: 'modprobe {}' loads what is missing, or says why not",
+                vendor.module()
+            ),
+            Self::Failed(why) => write!(f, "{DEVICE} on {node} cannot be used: {why}"),
+        }
+    }
+}
+
+/// Whether this process may use KVM.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn usable() -> Result<(), NoKvm> {
+    let opened = OpenOptions::new().read(true).write(true).open(DEVICE).map(drop);
+    let cpuinfo = || fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    judge(opened, || Rights::of(Path::new(DEVICE)), cpuinfo)
+}
+
+fn judge(
+    opened: io::Result<()>,
+    rights: impl FnOnce() -> io::Result<Rights>,
+    cpuinfo: impl FnOnce() -> String,
+) -> Result<(), NoKvm> {
+    let Err(error) = opened else { return Ok(()) };
+    Err(match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => {
+            rights().map_or_else(|error| NoKvm::Failed(error.to_string()), NoKvm::Refused)
+        }
+        // Not there, or a node of a module that has left.
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
+            let cpuinfo = cpuinfo();
+            let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+            let has = |flag: &str| flags.split_whitespace().any(|word| word == flag);
+            match () {
+                () if has("vmx") => NoKvm::NoModule(Vendor::Intel),
+                () if has("svm") => NoKvm::NoModule(Vendor::Amd),
+                () if has("hypervisor") => NoKvm::NotNested,
+                () => NoKvm::NoVirtualisation,
+            }
+        }
+        _ => NoKvm::Failed(error.to_string()),
+    })
+}
+
+/// Who beside root may use KVM on this node, if that is not everybody; the text is for an administrator.
+/// What is asked is the kernel, so access control lists count.
+pub fn limits_of_users() -> Option<String> {
+    let rights = Rights::of(Path::new(DEVICE)).ok()?;
+    if !Uid::effective().is_root() || anybody_may() != Some(false) {
+        return None;
+    }
+    let who = match rights.mode & 0o060 == 0o060 && rights.group != "root" {
+        true => format!("the group '{}'", rights.group),
+        false => "root".to_owned(),
+    };
+    Some(format!("{DEVICE} is for {who} alone ({rights}), the VMs of other users are emulated; {}", rights.remedy()))
+}
+
+/// Whether a user without any group may open the device; `None` if that cannot be tried.
+fn anybody_may() -> Option<bool> {
+    use std::os::unix::process::CommandExt;
+    let mut test = Command::new("/usr/bin/test");
+    test.args(["-r", DEVICE, "-a", "-w", DEVICE]).uid(NOBODY).gid(NOBODY).current_dir("/").stdin(Stdio::null());
+    match test.status().ok()?.code()? {
+        0 => Some(true),
+        1 => Some(false),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(errno: i32, flags: &str) -> NoKvm {
+        let rights = || Ok(Rights { mode: 0o660, group: "kvm".into() });
+        let cpuinfo = || format!("processor\t: 0\nflags\t\t: fpu {flags}\n");
+        judge(Err(io::Error::from_raw_os_error(errno)), rights, cpuinfo).unwrap_err()
+    }
+
+    #[test]
+    fn a_device_that_opens_is_usable() {
+        assert_eq!(judge(Ok(()), || unreachable!(), || unreachable!()), Ok(()));
+    }
+
+    #[test]
+    fn each_reason_is_one_line_with_its_remedy() {
+        let node = this_node();
+        let cases = [
+            (
+                judged(libc::EACCES, "vmx"),
+                format!(
+                    "you may not use /dev/kvm on {node} (mode 0660, group kvm): a udev rule 'KERNEL==\"kvm\", MODE=\"0666\"' \
+                     opens it for all users, and membership of the group 'kvm' for one"
+                ),
+            ),
+            (judged(libc::ENOENT, "hypervisor"), "(nested virtualisation is off)".into()),
+            (judged(libc::ENOENT, "sse"), "switched off in its firmware".into()),
+            (judged(libc::ENOENT, "vmx hypervisor"), "modprobe kvm_intel".into()),
+            (judged(libc::ENODEV, "svm"), "modprobe kvm_amd".into()),
+            (judged(libc::EBUSY, "svm"), "cannot be used: Device or resource busy".into()),
+        ];
+        for (judged, expected) in cases {
+            let line = judged.to_string();
+            assert!(line.contains(&expected) && line.contains(&node) && !line.contains('\n'), "{expected}: {line}");
+        }
+    }
+
+    #[test]
+    fn a_group_that_is_roots_is_no_remedy() {
+        let closed = Rights { mode: 0o600, group: "kvm".into() };
+        let roots = Rights { mode: 0o660, group: "root".into() };
+        for rights in [closed, roots] {
+            assert!(!rights.remedy().contains("membership"), "{rights}");
+        }
+    }
+}

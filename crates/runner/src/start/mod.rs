@@ -1,0 +1,19 @@
+//! How VMs come up: from which kernel, executed by whom, as clones of a template or by a boot.
+//!
+//! ```text
+//! policy ─► attempt (KVM) ─► template? ─► clone ─► no answer ─► boot ─► no answer ─► attempt (emulated)
+//! ```
+
+mod attempt;
+mod kvm;
+mod policy;
+mod prebuild;
+pub(crate) mod source;
+mod verdict;
+
+pub(crate) use attempt::Outcome;
+pub(crate) use attempt::run;
+pub use kvm::limits_of_users;
+pub(crate) use kvm::usable as kvm_usable;
+pub(crate) use policy::{Attempt, Policy, Started, Timeouts};
+pub use prebuild::{Prebuilt, prebuild};

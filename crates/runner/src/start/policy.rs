@@ -1,0 +1,218 @@
+//! KVM where it works, emulation where it does not: one function decides, tries, falls back and remembers.
+//!
+//! `/dev/kvm` may exist, open, create a VM, and still never run a stock guest. The only proof is a guest that
+//! answers:
+//!
+//! ```text
+//! may this process use it? no ─► emulated, with one line
+//!                          yes ─► known to be broken? ─► emulated, with one line
+//!                                 known to work? ─► KVM; what does not come up then is not KVM's fault
+//!                                 nobody knows ─► KVM, on trial ─► it answers: KVM works, remembered
+//!                                                              ─► it does not: emulated ─► it answers: KVM is broken,
+//!                                                                                         remembered
+//!                                                                                      ─► it does not: nobody knows
+//! ```
+
+#[cfg(test)]
+mod tests;
+
+use std::cell::Cell;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::kvm::{self, NoKvm};
+use super::verdict::{Verdict, Verdicts};
+use crate::config::{AccelChoice, Config};
+use crate::error::RunError;
+use crate::notice;
+use qemu::Accel;
+
+/// What tells a user whose VMs are slow that KVM is the reason.
+const BROKEN: &str = "KVM does not run guests on this node although /dev/kvm can be opened; using emulation, \
+                      which is slower (the administrator can set accel = 'tcg' to silence this)";
+
+/// How long guests may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Timeouts {
+    /// From their start to their answer.
+    pub(crate) boot: Duration,
+    /// The same under KVM while nobody knows whether it runs guests.
+    pub(crate) trial: Duration,
+}
+
+/// One attempt to bring guests up, and what is learnt when one answers.
+#[derive(Debug)]
+pub(crate) struct Attempt<'a> {
+    accel: Accel,
+    /// KVM has been tried in vain before it.
+    is_fallback: bool,
+    boot: Duration,
+    /// Holds while nobody knows whether KVM runs guests.
+    trial: Cell<Option<Duration>>,
+    answered: Cell<bool>,
+    /// Whether KVM is known to run guests.
+    proven: Cell<bool>,
+    policy: &'a Policy,
+}
+
+impl Attempt<'_> {
+    /// Who executes the guests.
+    pub(crate) fn accel(&self) -> Accel {
+        self.accel
+    }
+
+    /// How long a guest may take from its start to its first answer. The first answer of any guest makes it longer
+    /// for the others.
+    pub(crate) fn answer_within(&self) -> Duration {
+        self.trial.get().unwrap_or(self.boot)
+    }
+
+    /// How long anything may take that is not about KVM: what follows a guest's answer, or another process's work.
+    pub(crate) fn patience(&self) -> Duration {
+        self.boot
+    }
+
+    /// Whether a guest that does not come up may be KVM's fault.
+    pub(crate) fn is_on_trial(&self) -> bool {
+        self.trial.get().is_some()
+    }
+
+    /// A guest has answered; says how much longer the others may take for that, if this is the first.
+    pub(crate) fn answered(&self) -> Option<Duration> {
+        if self.answered.replace(true) {
+            return None;
+        }
+        let before = self.answer_within();
+        self.proven.set(true);
+        match self.accel {
+            Accel::Kvm => self.kvm_works(),
+            Accel::Tcg if self.is_fallback => self.policy.kvm_is_broken(),
+            Accel::Tcg => {}
+        }
+        Some(self.boot.saturating_sub(before)).filter(|more| !more.is_zero())
+    }
+
+    /// A template was found that a guest of this accelerator was saved to, since the node booted.
+    pub(crate) fn found_template(&self) {
+        if self.accel == Accel::Kvm && !self.proven.replace(true) {
+            self.kvm_works();
+        }
+    }
+
+    fn kvm_works(&self) {
+        self.trial.set(None);
+        self.policy.verdicts.remember(Verdict::Works);
+    }
+}
+
+#[cfg(test)]
+impl Attempt<'static> {
+    /// KVM on trial for `trial`, of guests that may take `boot` otherwise, on a node that remembers nothing.
+    pub(crate) fn on_trial(trial: Duration, boot: Duration) -> Self {
+        let verdicts = Verdicts::in_dir(Path::new("/dev/null/none"), Path::new("/bin/sh"));
+        let policy = Policy { choice: AccelChoice::Auto, device: Ok(()), verdicts, is_test: true };
+        let policy: &'static Policy = Box::leak(Box::new(policy));
+        Self { trial: Cell::new(Some(trial)), ..policy.attempt(Accel::Kvm, boot, false) }
+    }
+}
+
+/// What came of [`Policy::start`].
+#[derive(Debug)]
+pub(crate) struct Started<T> {
+    /// Of the last attempt.
+    pub(crate) outcome: T,
+    /// What that was executed by.
+    pub(crate) accel: Accel,
+    /// Whether a guest has answered in it, or did so before, so that its accelerator is beyond doubt.
+    pub(crate) proven: bool,
+}
+
+/// What the site wants, what this process may, and what the node knows.
+#[derive(Debug)]
+pub(crate) struct Policy {
+    choice: AccelChoice,
+    device: Result<(), NoKvm>,
+    verdicts: Verdicts,
+    /// The node is being tested: what is known does not count, and nobody is told.
+    is_test: bool,
+}
+
+impl Policy {
+    /// For VMs that this process starts with this QEMU.
+    pub(crate) fn of(config: &Config, qemu: &Path) -> Self {
+        let device = if config.accel == AccelChoice::Tcg { Ok(()) } else { kvm::usable() };
+        Self { choice: config.accel, device, verdicts: Verdicts::of(config, qemu), is_test: false }
+    }
+
+    /// The same for a test of KVM that forgets what is known.
+    pub(crate) fn for_test(config: &Config, qemu: &Path) -> Self {
+        Self { choice: AccelChoice::Auto, is_test: true, ..Self::of(config, qemu) }
+    }
+
+    /// Brings guests up by `attempt`, and by emulation once more if that `failed` because of KVM for all that is
+    /// known. An error of `attempt` is one that no accelerator would mend.
+    ///
+    /// # Errors
+    /// That of `attempt`; or KVM is demanded and cannot be used.
+    pub(crate) fn start<T>(
+        &self,
+        timeouts: Timeouts,
+        mut attempt: impl FnMut(&Attempt<'_>) -> Result<T, RunError>,
+        failed: impl Fn(&T) -> bool,
+    ) -> Result<Started<T>, RunError> {
+        let mut run = |one: Attempt<'_>| {
+            let outcome = attempt(&one)?;
+            Ok(Started { outcome, accel: one.accel, proven: one.proven.get() })
+        };
+        let emulated = || self.attempt(Accel::Tcg, timeouts.boot, true);
+        let known = self.known();
+        let works = known == Some(Verdict::Works);
+        match (self.choice, &self.device) {
+            (AccelChoice::Tcg, _) => run(emulated()),
+            (AccelChoice::Kvm, Err(why)) => Err(RunError::node(format!("accel = 'kvm', but {why}"))),
+            (AccelChoice::Auto, Err(why)) => {
+                self.tell(&format!("emulated: {why}"));
+                run(emulated())
+            }
+            (AccelChoice::Auto, Ok(())) if known == Some(Verdict::Broken) => {
+                self.tell(BROKEN);
+                run(emulated())
+            }
+            (AccelChoice::Auto, Ok(())) if !works => {
+                let trial = Cell::new(Some(timeouts.trial));
+                let tried = run(Attempt { trial, ..self.attempt(Accel::Kvm, timeouts.boot, false) })?;
+                match tried.proven || !failed(&tried.outcome) {
+                    true => Ok(tried),
+                    // A neighbour's guest may have been faster than ours.
+                    false if self.known() == Some(Verdict::Works) => run(self.attempt(Accel::Kvm, timeouts.boot, true)),
+                    false => run(Attempt { is_fallback: true, ..self.attempt(Accel::Tcg, timeouts.boot, false) }),
+                }
+            }
+            (AccelChoice::Auto | AccelChoice::Kvm, Ok(())) => run(self.attempt(Accel::Kvm, timeouts.boot, works)),
+        }
+    }
+
+    fn attempt(&self, accel: Accel, boot: Duration, proven: bool) -> Attempt<'_> {
+        let (trial, answered, proven) = (Cell::new(None), Cell::new(false), Cell::new(proven));
+        Attempt { accel, is_fallback: false, boot, trial, answered, proven, policy: self }
+    }
+
+    fn known(&self) -> Option<Verdict> {
+        if self.is_test { None } else { self.verdicts.recall() }
+    }
+
+    fn kvm_is_broken(&self) {
+        self.verdicts.remember(Verdict::Broken);
+        self.tell(BROKEN);
+    }
+
+    /// Tells the user why the VMs are slow: once for the tasks of a step on this node.
+    fn tell(&self, why: &str) {
+        static TOLD: AtomicBool = AtomicBool::new(false);
+        let is_first_task = std::env::var("SLURM_LOCALID").map_or(true, |number| number == "0");
+        if is_first_task && !self.is_test && !TOLD.swap(true, Ordering::Relaxed) {
+            notice::line(&format!("warning: {why}"));
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What is known of KVM on this node, kept from one slot to the next.
+//!
+//! Root's word, in the state directory, holds for everybody. What a user's job found out holds for that user, and is
+//! kept where the user's templates are: what one user wrote must not steer the jobs of another.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use nix::unistd::Uid;
+
+use crate::config::Config;
+use node::{layout, trust};
+
+/// Name of the file in either place. No item of a shelf has a dot in its name.
+const FILE: &str = "kvm.verdict";
+
+/// Longest file that is read.
+const LENGTH_MAX: u64 = 4096;
+
+/// Modules whose replacement makes a verdict void.
+const MODULES: [&str; 3] = ["kvm", "kvm_intel", "kvm_amd"];
+
+/// What boots have shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// A guest has answered under KVM.
+    Works,
+    /// A guest did not answer under KVM, and then did when it was emulated.
+    Broken,
+}
+
+impl Verdict {
+    const ALL: [Self; 2] = [Self::Works, Self::Broken];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Works => "works",
+            Self::Broken => "broken",
+        }
+    }
+}
+
+/// Where verdicts are kept, and what they hold for.
+#[derive(Debug)]
+pub(crate) struct Verdicts {
+    /// Directories, each with whoever alone may have written there.
+    places: Vec<(PathBuf, Uid)>,
+    /// This boot of the node, its modules and this QEMU; `None` if one of them cannot be told apart from others.
+    circumstances: Option<String>,
+}
+
+impl Verdicts {
+    /// What whoever runs this process may believe of this QEMU, and where to write: its own place is the last.
+    pub(crate) fn of(config: &Config, qemu: &Path) -> Self {
+        let me = Uid::effective();
+        let mut places = vec![(config.state_dir.clone(), Uid::from_raw(0))];
+        if !me.is_root() {
+            places.push((layout::user_shelf(&config.template_dir, me.as_raw()), me));
+        }
+        Self { places, circumstances: circumstances(qemu).ok() }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn in_dir(dir: &Path, qemu: &Path) -> Self {
+        Self { places: vec![(dir.to_owned(), Uid::effective())], circumstances: circumstances(qemu).ok() }
+    }
+
+    /// The newest verdict that holds now.
+    pub(crate) fn recall(&self) -> Option<Verdict> {
+        let circumstances = self.circumstances.as_deref()?;
+        let known = self.places.iter().filter_map(|(dir, owner)| {
+            let (text, written) = read(&dir.join(FILE), *owner)?;
+            let (word, rest) = text.split_once(' ')?;
+            let verdict = Verdict::ALL.into_iter().find(|verdict| verdict.word() == word)?;
+            (rest == circumstances).then_some((written, verdict))
+        });
+        known.max_by_key(|(written, _)| *written).map(|(_, verdict)| verdict)
+    }
+
+    /// Lets later slots know. Where this process may not write, the knowledge is lost.
+    pub(crate) fn remember(&self, verdict: Verdict) {
+        if self.recall() == Some(verdict) {
+            return;
+        }
+        if let Err(error) = self.write(verdict) {
+            tracing::debug!("the verdict on KVM is not kept: {error}");
+        }
+    }
+
+    fn write(&self, verdict: Verdict) -> io::Result<()> {
+        let (Some((dir, owner)), Some(circumstances)) = (self.places.last(), &self.circumstances) else {
+            return Ok(());
+        };
+        if owner.is_root() {
+            // Users' runners read it there.
+            node::dir::make_root(dir).map_err(io::Error::other)?;
+        }
+        // Complete under its name or not there, and never through a link.
+        let draft = dir.join(format!(".{FILE}.{}", std::process::id()));
+        let _ = fs::remove_file(&draft);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&draft)?;
+        // Whatever the job's umask.
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        file.write_all(format!("{} {circumstances}", verdict.word()).as_bytes())?;
+        fs::rename(&draft, dir.join(FILE)).inspect_err(|_| {
+            let _ = fs::remove_file(&draft);
+        })
+    }
+}
+
+/// The text and its age, if nobody but `owner` can have written it.
+fn read(path: &Path, owner: Uid) -> Option<(String, SystemTime)> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
+    let meta = file.metadata().ok().filter(fs::Metadata::is_file)?;
+    trust::believe(&meta, owner.as_raw()).ok()?;
+    Some((text(&file)?, meta.modified().ok()?))
+}
+
+fn text(file: &File) -> Option<String> {
+    let mut text = String::new();
+    file.take(LENGTH_MAX).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+fn circumstances(qemu: &Path) -> io::Result<String> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let meta = fs::metadata(qemu)?;
+    let version = |module| fs::read_to_string(format!("/sys/module/{module}/srcversion")).unwrap_or_default();
+    let modules = MODULES.map(version).map(|text| text.trim().to_owned()).join(",");
+    Ok(format!("{} {modules} {} {} {}\n", boot.trim(), meta.size(), meta.mtime(), qemu.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QEMU: &str = "/bin/sh";
+
+    fn verdicts(dir: &Path) -> Verdicts {
+        Verdicts::in_dir(dir, Path::new(QEMU))
+    }
+
+    #[test]
+    fn the_last_verdict_holds_for_this_boot_and_one_qemu() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(verdicts(dir.path()).recall(), None);
+        for verdict in [Verdict::Broken, Verdict::Works, Verdict::Works] {
+            verdicts(dir.path()).remember(verdict);
+            assert_eq!(verdicts(dir.path()).recall(), Some(verdict));
+        }
+        assert_eq!(Verdicts::in_dir(dir.path(), Path::new("/bin/cat")).recall(), None);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        let path = dir.path().join(FILE);
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replacen("works ", "works 0", 1)).unwrap();
+        assert_eq!(verdicts(dir.path()).recall(), None, "another boot's");
+    }
+
+    #[test]
+    fn what_others_could_have_written_and_links_are_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        verdicts(dir.path()).remember(Verdict::Broken);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        assert_eq!(verdicts(dir.path()).recall(), None);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(verdicts(dir.path()).recall(), Some(Verdict::Broken));
+        let somebody = Uid::from_raw(Uid::effective().as_raw() + 1);
+        let elsewhere = Verdicts { places: vec![(dir.path().to_owned(), somebody)], ..verdicts(dir.path()) };
+        assert_eq!(elsewhere.recall(), None);
+        fs::rename(&path, dir.path().join("other")).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("other"), &path).unwrap();
+        assert_eq!(verdicts(dir.path()).recall(), None);
+    }
+
+    #[test]
+    fn the_newer_of_the_nodes_and_the_users_own_counts() {
+        let (node, own) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let me = Uid::effective();
+        let both = || Verdicts {
+            places: vec![(node.path().to_owned(), me), (own.path().to_owned(), me)],
+            ..verdicts(node.path())
+        };
+        both().remember(Verdict::Broken);
+        assert_eq!(verdicts(node.path()).recall(), None, "a user writes to the last place alone");
+        assert_eq!(both().recall(), Some(Verdict::Broken));
+        let later = SystemTime::now() + std::time::Duration::from_secs(5);
+        verdicts(node.path()).remember(Verdict::Works);
+        File::open(node.path().join(FILE)).unwrap().set_modified(later).unwrap();
+        assert_eq!(both().recall(), Some(Verdict::Works));
+    }
+}

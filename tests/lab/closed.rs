@@ -1,0 +1,112 @@
+//! A step that asked for a VM never runs on the host, and a node that cannot run VMs is drained before one starts.
+
+use testkit::lab::Lab;
+
+use crate::{Case, case};
+
+pub const CASES: &[Case] = &[
+    case("on_a_node_without_the_plugin_srun_runs_nothing", srun_without_plugin),
+    case(
+        "a_batch_job_is_kept_off_a_node_without_the_plugin_which_is_drained_and_runs_when_it_is_mended",
+        batch_without_plugin,
+    ),
+    case("a_node_without_qemu_is_drained_with_the_reason_and_the_job_waits", without_qemu),
+    case("a_batch_job_that_meets_a_broken_node_is_requeued", requeued),
+];
+
+/// Makes the submit host have the plugin where the node has it not: a slurm.conf of its own leads to another plugstack.conf.
+const SUBMIT_HOST: &str = "mkdir -p /etc/submit; cp /etc/slurm/plugstack.conf /etc/submit/
+    sed 's,^Include.*,Include /etc/slurm/nodes.conf,; $aPlugStackConfig=/etc/submit/plugstack.conf' /etc/slurm/slurm.conf >/etc/submit/slurm.conf
+    cp /etc/slurm/cgroup.conf /etc/submit/; mv /etc/slurm/plugstack.conf /etc/slurm/plugstack.conf.away";
+const MEND: &str = "mv /etc/slurm/plugstack.conf.away /etc/slurm/plugstack.conf; rm -r /etc/submit";
+
+fn with(lab: &Lab, spoil: &str, mend: &str, work: impl FnOnce()) {
+    lab.root(spoil);
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    lab.root(mend);
+    lab.root("scancel -u ada; scontrol update nodename=node1 state=resume 2>/dev/null || true");
+    if let Err(panic) = result {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn srun_without_plugin(lab: &Lab) {
+    // Without the Prolog, which would keep the job off the node: srun's command is hidden all the same.
+    let spoil =
+        format!("sed -i 's/^Prolog=/#Prolog=/' /etc/slurm/slurm.conf; scontrol reconfigure; sleep 2; {SUBMIT_HOST}");
+    let mend = format!("{MEND}; sed -i 's/^#Prolog=/Prolog=/' /etc/slurm/slurm.conf; scontrol reconfigure; sleep 2");
+    with(lab, &spoil, &mend, || {
+        let script = "rm -f ran-on-the-host; SLURM_CONF=/etc/submit/slurm.conf srun --mem=500 --vm-image=tiny touch ran-on-the-host; \
+                      code=$?; [ ! -e ran-on-the-host ] && exit $code";
+        let step = lab.sh("ada", script);
+        assert_eq!(step.code, 2, "{step:?}");
+        assert!(step.stderr.contains("spank-vm-step: No such file or directory"), "{step:?}");
+    });
+}
+
+/// Submits a batch job that tells where it runs.
+fn submit(lab: &Lab, environment: &str) {
+    lab.sh(
+        "ada",
+        &format!(
+            "rm -f out; {environment} sbatch -Q --mem=500 --vm-image=tiny -o out --wrap 'grep ^ID= /etc/os-release'"
+        ),
+    )
+    .ok();
+}
+
+fn drained_and_waiting(lab: &Lab, reason: &str) {
+    lab.wait_until(
+        "the node is drained and the job waits",
+        &format!("scontrol -o show node node1 | grep 'DRAIN.*Reason=spank-vm: .*{reason}' && [ $(squeue -h -o %T) = PENDING ]"),
+    );
+    lab.root("! grep -s ID= /home/ada/out");
+}
+
+fn runs_after_all(lab: &Lab) {
+    // Slurm begins a job anew only two minutes after it was put back.
+    lab.root("scontrol update nodename=node1 state=resume 2>/dev/null; scontrol update jobid=$(squeue -h -o %i) starttime=now");
+    lab.wait_until("the job ran in its VM", "[ -z \"$(squeue -h)\" ] && grep -x ID=tiny /home/ada/out");
+}
+
+fn batch_without_plugin(lab: &Lab) {
+    with(lab, SUBMIT_HOST, "true", || {
+        submit(lab, "SLURM_CONF=/etc/submit/slurm.conf");
+        let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            drained_and_waiting(lab, "does not load the plugin");
+        }));
+        lab.root(MEND);
+        seen.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        runs_after_all(lab);
+    });
+}
+
+fn without_qemu(lab: &Lab) {
+    with(lab, "chmod 0 /usr/bin/qemu-system-x86_64; mv /usr/bin/qemu-system-x86_64 /usr/bin/qemu-away", "true", || {
+        submit(lab, "");
+        let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drained_and_waiting(lab, "no QEMU")));
+        lab.root("mv /usr/bin/qemu-away /usr/bin/qemu-system-x86_64; chmod 755 /usr/bin/qemu-system-x86_64");
+        seen.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        runs_after_all(lab);
+    });
+}
+
+/// The Prolog finds nothing wrong; what breaks later ends the job with 75, and Slurm puts it back into the queue.
+fn requeued(lab: &Lab) {
+    let spoil = "sed -i 's/^Prolog=/#Prolog=/' /etc/slurm/slurm.conf; scontrol reconfigure; sleep 2; mv /var/lib/spank-vm/kit /var/lib/spank-vm/kit-away";
+    let mend = "sed -i 's/^#Prolog=/Prolog=/' /etc/slurm/slurm.conf; scontrol reconfigure; sleep 2";
+    with(lab, spoil, mend, || {
+        submit(lab, "");
+        let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            lab.wait_until(
+                "the job was put back",
+                "scontrol -o show job $(squeue -h -o %i) | grep 'Restarts=[1-9]' && squeue -h -o %T | grep PENDING",
+            );
+        }));
+        lab.root("mv /var/lib/spank-vm/kit-away /var/lib/spank-vm/kit");
+        seen.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let lines = lab.root("cat /home/ada/out");
+        assert!(lines.contains("this node (node1)"), "{lines}");
+        runs_after_all(lab);
+    });
+}

@@ -1,0 +1,157 @@
+//! What KVM gives: guests of the real thing, clones, their clock and their memory.
+
+use std::collections::BTreeSet;
+
+use testkit::lab::Lab;
+
+use crate::{Case, case, lacking};
+
+pub const CASES: &[Case] = &[
+    case("the_node_has_cgroup_v2_systemd_and_a_dev_kvm_that_only_its_group_may_open", as_debian_has_it),
+    case("the_file_built_once_is_what_this_slurm_loads", one_file),
+    case("an_ordinary_user_s_step_runs_in_a_kvm_guest", kvm),
+    case("the_second_step_is_a_clone_of_what_the_first_one_booted", clone),
+    case("a_full_debian_is_booted_once_and_cloned_as_well", debian),
+    case("spank_vm_check_finds_nothing_wrong_for_a_user_with_kvm", check),
+    lacking(
+        "kvm_that_ran_a_guest_on_this_boot_is_not_called_broken_by_a_slow_one",
+        proven,
+        "kvm_timeout_s bounds every boot that 'check' tries, also where templates prove KVM",
+    ),
+    case("clones_have_nothing_in_common_that_should_differ", differ),
+    case("a_guest_has_the_step_s_memory_and_processors", sizes),
+    case("qemu_is_in_the_step_s_control_group_and_under_its_limit", control_group),
+    case("an_idle_vm_has_little_memory_of_its_own", idle_memory),
+    case("after_suspend_and_resume_the_guest_s_clock_is_right", suspended),
+];
+
+fn as_debian_has_it(lab: &Lab) {
+    assert_eq!(lab.root("stat -c '%a %U:%G' /dev/kvm"), "660 root:kvm\n");
+    assert_eq!(lab.root("stat -fc %T /sys/fs/cgroup"), "cgroup2fs\n");
+    assert_eq!(lab.root("cat /proc/1/comm"), "systemd\n");
+    for unit in ["munge", "slurmctld", "slurmd"] {
+        assert_eq!(lab.root(&format!("systemctl is-active {unit}")), "active\n");
+    }
+    println!("{}", lab.root("slurmd -V; qemu-system-x86_64 --version | head -1; uname -r").trim().replace('\n', ", "));
+}
+
+fn one_file(lab: &Lab) {
+    let built = concat!(env!("CARGO_MANIFEST_DIR"), "/target/stage/lib/spank_vm.so");
+    let digest = std::process::Command::new("sha256sum").arg(built).output().unwrap().stdout;
+    let digest = String::from_utf8(digest).unwrap();
+    let loaded = lab.root("sha256sum /usr/lib/x86_64-linux-gnu/slurm-wlm/spank_vm.so");
+    assert_eq!(loaded.split(' ').next(), digest.split(' ').next(), "{loaded} {digest}");
+    assert!(lab.sh("ada", "srun --help").ok().contains("--vm-image="));
+}
+
+fn kvm(lab: &Lab) {
+    let script = "srun --vm-image=tiny sh -c '. /etc/os-release; echo $ID; id -un; \
+                  cat /sys/devices/system/clocksource/clocksource0/current_clocksource'";
+    assert_eq!(lab.sh("ada", script).ok(), "tiny\nada\nkvm-clock\n");
+}
+
+fn clone(lab: &Lab) {
+    let step = lab.sh("ada", "SPANK_VM_TIMING=1 srun --vm-image=tiny true");
+    assert!(step.stderr.contains(" wake=") && !step.stderr.contains(" kernel="), "{step:?}");
+    print!("{}", step.stderr);
+    let templates = step_templates(lab);
+    assert_eq!(templates.lines().filter(|line| line.contains("tiny")).count(), 1, "{templates}");
+}
+
+fn step_templates(lab: &Lab) -> String {
+    lab.sh("ada", "/usr/sbin/spank-vm template list").ok()
+}
+
+fn debian(lab: &Lab) {
+    let script = "srun --mem=700 --vm-image=debian12 bash -c '. /etc/os-release; echo $VERSION_CODENAME'";
+    assert_eq!(lab.sh("ada", script).ok(), "bookworm\n");
+    let timed = lab.sh("ada", &format!("SPANK_VM_TIMING=1 {script}"));
+    assert!(timed.stderr.contains(" wake="), "{timed:?}");
+}
+
+fn check(lab: &Lab) {
+    let checked = lab.sh("ada", "/usr/sbin/spank-vm check");
+    assert_eq!(checked.code, 0, "{checked:?}");
+    assert!(!checked.stdout.contains("emulated"), "{checked:?}");
+}
+
+fn proven(lab: &Lab) {
+    let script = "sed 's/^kvm_timeout_s.*/kvm_timeout_s = 1/' /etc/slurm/spank-vm.toml >impatient.toml; \
+                  /usr/sbin/spank-vm --config impatient.toml check";
+    let checked = lab.sh("ada", script);
+    assert!(checked.code == 0 && !checked.stdout.contains("does not run guests"), "{checked:?}");
+}
+
+fn differ(lab: &Lab) {
+    let script = "srun --mem=1200 --vm-image=tiny --vms-per-slot=4 sh -c 'echo $(hostname) $(cat /etc/machine-id \
+                  /proc/sys/kernel/random/boot_id) $(head -c 16 /dev/urandom | od -An -tx1 | tr -d \" \")'";
+    let stdout = lab.sh("ada", script).ok();
+    let lines: Vec<Vec<&str>> = stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines.len(), 4, "{stdout}");
+    for column in 0..4 {
+        let different: BTreeSet<&str> = lines.iter().map(|words| words[column]).collect();
+        assert_eq!(different.len(), 4, "column {column} of {stdout}");
+    }
+}
+
+fn sizes(lab: &Lab) {
+    let script = r#"srun -c2 --mem=1200 --vm-image=tiny sh -c '
+        nproc; for try in $(seq 100); do kib=$(awk "/MemTotal/ { print \$2 }" /proc/meminfo)
+        [ $kib -lt 1024000 ] || break; sleep 0.1; done; echo $kib'"#;
+    let stdout = lab.sh("ada", script).ok();
+    let (cpus, kib) = stdout.trim().split_once('\n').unwrap();
+    assert_eq!(cpus, "2");
+    // 1200 MiB less 128 for QEMU, less what the guest's kernel takes for itself.
+    let mib = kib.parse::<u64>().unwrap() / 1024;
+    assert!((1000..=1072).contains(&mib), "{mib} MiB");
+}
+
+/// Starts a VM step of ada's that sleeps, runs `script` as root, and ends the step.
+fn beside_an_idle_vm(lab: &Lab, script: &str) -> String {
+    lab.sh("ada", "rm -f started; sbatch -Q --mem=500 --vm-image=tiny -o /dev/null --wrap ': > started; sleep 600'")
+        .ok();
+    lab.wait_until("the job runs", "[ -e /home/ada/started ]");
+    let said = lab.sh("root", script);
+    lab.root("scancel -u ada");
+    said.ok()
+}
+
+fn control_group(lab: &Lab) {
+    let script = r#"
+        path=/sys/fs/cgroup$(cut -d: -f3 /proc/$(pgrep qemu-system)/cgroup); echo $path
+        # The limit may be set at any level between the job and its task.
+        while [ "$path" != /sys/fs/cgroup ]; do cat $path/memory.max 2>/dev/null; path=${path%/*}; done | sort -n | grep -v max | head -1"#;
+    let said = beside_an_idle_vm(lab, script);
+    let (path, limit) = said.trim().split_once('\n').unwrap_or_else(|| panic!("no limit is set: {said}"));
+    assert!(path.contains("/job_") && path.contains("/step_"), "{path}");
+    assert_eq!(limit, (500 << 20).to_string(), "{said}");
+}
+
+fn idle_memory(lab: &Lab) {
+    let script = r#"
+        sleep 5
+        awk '/^(Private_Clean|Private_Dirty|Anonymous):/ { kib[$1] = $2 } END { print int((kib["Private_Dirty:"]) / 1024) }' \
+            /proc/$(pgrep qemu-system)/smaps_rollup; spank-vm ps"#;
+    let said = beside_an_idle_vm(lab, script);
+    println!("an idle VM of 'tiny' has {said}");
+    let mib: u64 = said.lines().next().unwrap().parse().unwrap();
+    // Under KVM there is no translated code; 46 MiB are an idle VM's under emulation.
+    assert!((1..46).contains(&mib), "{mib} MiB");
+}
+
+fn suspended(lab: &Lab) {
+    let script = r"
+        rm -f started go inside
+        sbatch -Q --mem=500 --vm-image=tiny -J sleepy -o /dev/null --wrap \
+            ': > started; while [ ! -e go ]; do sleep 0.1; done; date +%s > inside'";
+    lab.sh("ada", script).ok();
+    lab.wait_until("the job runs", "[ -e /home/ada/started ]");
+    let script = r"
+        job=$(squeue -h -n sleepy -o %i)
+        scontrol suspend $job; sleep 20; squeue -h -n sleepy -o %T; scontrol resume $job; touch /home/ada/go";
+    assert_eq!(lab.root(script), "SUSPENDED\n");
+    lab.wait_until("the job told the time", "[ -s /home/ada/inside ]");
+    let late = lab.root("echo $(($(stat -c %Y /home/ada/inside) - $(cat /home/ada/inside)))");
+    // Suspended for 20 seconds; a slow guest may need two to write what it has read.
+    assert!(late.trim().parse::<i64>().unwrap().abs() <= 3, "the clock is {} s late", late.trim());
+}

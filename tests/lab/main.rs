@@ -1,0 +1,125 @@
+//! The lab's suite: what only a node with KVM, systemd and cgroup v2 can show, on Debian's own releases of Slurm.
+//!
+//! One node VM for each release, one after the other; all tests of a release run on the same one, in their order, as
+//! an ordinary user. Each ends with a look at what is left in the node, which must be nothing.
+//! `SPANK_VM_LAB_RELEASES="bookworm trixie"` chooses the releases (Debian 12 and 13 without it).
+//!
+//! A test with `lacks` shows something that does not work yet: it must fail, and says so; once it passes, the reason has
+//! to be taken away.
+
+mod closed;
+mod files;
+mod guests;
+mod jobs;
+mod node;
+mod reboot;
+mod report;
+mod streams;
+
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use testkit::lab::Lab;
+
+use report::Release;
+
+/// A test: a sentence and a function of the lab.
+struct Case {
+    name: &'static str,
+    run: fn(&Lab),
+    /// Why it must fail, for what does not work yet.
+    lacks: Option<&'static str>,
+}
+
+const fn case(name: &'static str, run: fn(&Lab)) -> Case {
+    Case { name, run, lacks: None }
+}
+
+const fn lacking(name: &'static str, run: fn(&Lab), why: &'static str) -> Case {
+    Case { name, run, lacks: Some(why) }
+}
+
+/// The reboot is last: it forgets templates and what the journal said.
+const CASES: &[&[Case]] =
+    &[guests::CASES, jobs::CASES, streams::CASES, files::CASES, node::CASES, closed::CASES, reboot::CASES];
+
+/// The releases without a choice of one's own.
+const RELEASES: &str = "bookworm trixie";
+
+/// Where and why the last assertion failed: told with the outcome of the test and not in the midst of the list.
+static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
+
+/// The lab that is up, or why it is not, and which release it is.
+type Shared = Arc<Mutex<Option<(String, Result<Lab, String>)>>>;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // In this thread, which the lab's life hangs on.
+    arguments.test_threads = Some(1);
+    let releases = std::env::var("SPANK_VM_LAB_RELEASES").unwrap_or_else(|_| RELEASES.to_owned());
+    let lab = Shared::default();
+    let seen: Arc<Mutex<Vec<Release>>> = Arc::default();
+    let mut trials = Vec::new();
+    for release in releases.split_whitespace() {
+        for case in CASES.iter().copied().flatten() {
+            let (release, lab, seen) = (release.to_owned(), Arc::clone(&lab), Arc::clone(&seen));
+            trials.push(Trial::test(format!("{release}: {}", case.name), move || run(&release, case, &lab, &seen)));
+        }
+    }
+    panic::set_hook(Box::new(|what| *LAST_PANIC.lock().unwrap() = what.to_string()));
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    report::print(&seen.lock().unwrap());
+    // A run of a few chosen cases is no report.
+    if conclusion.num_filtered_out == 0 && !arguments.list {
+        report::write(&seen.lock().unwrap());
+    }
+    let ended = lab.lock().unwrap().take().map_or(Ok(()), |(_, lab)| lab.map_or(Ok(()), Lab::stop));
+    if let Err(why) = ended {
+        eprintln!("after the last test: {why}");
+        return ExitCode::FAILURE;
+    }
+    conclusion.exit_code()
+}
+
+/// Runs a case in a lab of its release, which is started for the first of them.
+fn run(release: &str, case: &'static Case, shared: &Shared, seen: &Mutex<Vec<Release>>) -> Result<(), Failed> {
+    let mut shared = shared.lock().unwrap();
+    if shared.as_ref().is_none_or(|(up, _)| up != release) {
+        if let Some((_, Ok(former))) = shared.take() {
+            former.stop()?;
+        }
+        let began = Instant::now();
+        let lab = Lab::start(release, 1);
+        let versions = lab.as_ref().map(Lab::versions).unwrap_or_default();
+        seen.lock().unwrap().push(Release::new(release, versions, began.elapsed()));
+        *shared = Some((release.to_owned(), lab));
+    }
+    let lab = shared.as_ref().expect("it was started above").1.as_ref()?;
+    let began = Instant::now();
+    let outcome = catch_unwind(AssertUnwindSafe(|| (case.run)(lab)));
+    let outcome = outcome.map_err(|_| std::mem::take(&mut *LAST_PANIC.lock().unwrap()));
+    let outcome = outcome.and_then(|()| nothing_is_left(lab));
+    let works = outcome.is_ok();
+    seen.lock().unwrap().last_mut().expect("it was added above").add(case, began.elapsed(), works);
+    match (outcome, case.lacks) {
+        (Ok(()), None) | (Err(_), Some(_)) => Ok(()),
+        (Err(why), None) => Err(why.into()),
+        (Ok(()), Some(why)) => Err(format!("it works now; take the reason away: {why}").into()),
+    }
+}
+
+/// Whether the node is as before the test: no VM, no task's directory, nothing in the queue, fit for work.
+fn nothing_is_left(lab: &Lab) -> Result<(), String> {
+    let script = r#"
+        for try in $(seq 60); do
+            left=$(pgrep -a qemu-system; ls -A /run/spank-vm | grep "^[0-9]"; squeue -h; sinfo -hN -o "%N %T" | grep -v " idle$")
+            [ -n "$left" ] || exit 0
+            sleep 0.5
+        done
+        echo "$left"; exit 1"#;
+    let looked = lab.sh("root", script);
+    if looked.code == 0 { Ok(()) } else { Err(format!("left behind: {looked:?}")) }
+}

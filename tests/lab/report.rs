@@ -1,0 +1,80 @@
+//! How long each test took, what does not work yet, and the table of releases.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::Case;
+
+/// What was seen of one release.
+pub struct Release {
+    name: String,
+    /// Packages and their versions, one a line.
+    versions: String,
+    boot: Duration,
+    rows: Vec<Row>,
+}
+
+struct Row {
+    case: &'static Case,
+    took: Duration,
+    works: bool,
+}
+
+impl Release {
+    /// A release whose lab was up after `boot`.
+    pub fn new(name: &str, versions: String, boot: Duration) -> Self {
+        Self { name: name.to_owned(), versions, boot, rows: Vec::new() }
+    }
+
+    /// Adds a test that has ended. `works` is what was seen, whether it had to be or not.
+    pub fn add(&mut self, case: &'static Case, took: Duration, works: bool) {
+        self.rows.push(Row { case, took, works });
+    }
+
+    fn version(&self, package: &str) -> String {
+        let line = self.versions.lines().find_map(|line| line.strip_prefix(package)?.strip_prefix(' '));
+        // Without epoch and Debian's revision: "1:7.2+dfsg-7+deb12u18" is 7.2.
+        let version = line.unwrap_or("?");
+        let version = version.split_once(':').map_or(version, |(_, rest)| rest);
+        version.split(['-', '+', '~']).next().unwrap_or(version).to_owned()
+    }
+
+    fn line(&self) -> String {
+        let not: Vec<&str> = self.rows.iter().filter(|row| !row.works).map(|row| row.case.name).collect();
+        let (slurm, qemu) = (self.version("slurmd"), self.version("qemu-system-x86"));
+        let (linux, systemd) = (self.version("linux"), self.version("systemd"));
+        let ran = format!("{} of {}", self.rows.len() - not.len(), self.rows.len());
+        format!(
+            "| {} | {slurm} | {qemu} | {linux} | {systemd} | {ran} | {} |\n",
+            self.name,
+            not.join(", ").replace('_', " ")
+        )
+    }
+}
+
+/// Prints all tests with their times, and those that must fail with their reasons.
+pub fn print(releases: &[Release]) {
+    for release in releases {
+        println!("times in {}, a machine that is emulated itself:", release.name);
+        println!("{:>7.1} s  until the node was idle", release.boot.as_secs_f64());
+        for Row { case, took, .. } in &release.rows {
+            println!("{:>7.1} s  {}", took.as_secs_f64(), case.name);
+            if let Some(why) = case.lacks {
+                println!("           does not work yet: {why}");
+            }
+        }
+        let total: Duration = release.rows.iter().map(|row| row.took).sum();
+        println!("{:>7.1} s  in all", (total + release.boot).as_secs_f64());
+    }
+}
+
+/// Writes `target/lab/releases.md`, which 'make test-matrix' makes docs/releases.md.
+pub fn write(releases: &[Release]) {
+    let mut text = include_str!("releases-head.md").to_owned();
+    for release in releases {
+        text.write_str(&release.line()).unwrap();
+    }
+    fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("target/lab/releases.md"), text).unwrap();
+}
