@@ -4,6 +4,7 @@ use testkit::place::repository;
 
 use crate::source::sources;
 
+const ARCHITECTURE: &str = include_str!("../../ARCHITECTURE.md");
 const CONTRIBUTING: &str = include_str!("../../CONTRIBUTING.md");
 const SECURITY: &str = include_str!("../../SECURITY.md");
 
@@ -24,6 +25,18 @@ fn every_path_that_a_document_names_exists() {
         for path in paths {
             assert!(repository().join(path).exists(), "{document} names {path}");
         }
+    }
+}
+
+/// ARCHITECTURE.md names files as short as they are clear: `node/lock.rs` is `crates/node/src/lock.rs`.
+#[test]
+fn every_file_that_the_architecture_names_exists() {
+    let files: Vec<String> = sources().iter().map(|source| format!("/{}", source.path.replace("/src/", "/"))).collect();
+    let named: Vec<String> =
+        quoted(ARCHITECTURE).filter(|word| word.ends_with(".rs")).map(|word| word.replace("/src/", "/")).collect();
+    assert!(named.len() > 20, "{named:?}");
+    for name in named {
+        assert!(files.iter().any(|file| file.ends_with(&format!("/{name}"))), "ARCHITECTURE.md names {name}");
     }
 }
 
