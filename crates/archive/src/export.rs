@@ -1,4 +1,4 @@
-//! A directory with everything in it as a tar archive.
+//! Writes a directory with everything in it as a tar archive.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Entry, Kind, Writer, Xattr, shown};
 
-/// Attributes that mean something only where they were written.
+/// Attributes that make sense only on the system that wrote them.
 const LEFT_OUT: [&[u8]; 2] = [b"trusted.overlay.", b"security.selinux"];
 
 /// What to export.
@@ -18,24 +18,25 @@ const LEFT_OUT: [&[u8]; 2] = [b"trusted.overlay.", b"security.selinux"];
 pub struct Export {
     /// The directory that becomes the archive's root.
     pub root: PathBuf,
-    /// Paths below it, as the file system has them, that are left out with all they hold.
+    /// Paths below it, as in the file system, that are left out with everything in them.
     pub exclude: Vec<PathBuf>,
     /// Directories below it that are exported empty.
     pub hollow: Vec<PathBuf>,
-    /// Mount points below it whose file systems belong to the tree. Of any other the mere directory is exported.
+    /// Mount points below it whose file systems belong to the tree. Any other mount point is exported as an empty
+    /// directory.
     pub include: Vec<PathBuf>,
-    /// Everything mounted below belongs to the tree.
+    /// Every file system mounted below belongs to the tree.
     pub across: bool,
-    /// Files of this user and group become root's.
+    /// Files of this user and group get root as their owner.
     pub owner: Option<(u32, u32)>,
-    /// Most bytes of content, unless it is 0.
+    /// The limit for all content in bytes; 0 means no limit.
     pub limit: u64,
 }
 
 /// Why a tree could not be exported.
 #[derive(Debug)]
 pub enum ExportError {
-    /// Something of the tree cannot be read.
+    /// A part of the tree cannot be read.
     Unreadable(PathBuf, io::Error),
     /// The files are larger than the limit.
     TooLarge(u64),
@@ -56,11 +57,11 @@ impl fmt::Display for ExportError {
 impl std::error::Error for ExportError {}
 
 impl Export {
-    /// Writes the tree as a whole archive. Sockets are left out, symbolic links never followed. What disappears
-    /// meanwhile is no error: the tree may be that of a running system.
+    /// Writes the tree as a whole archive. Sockets are left out, and symbolic links are never followed. A file
+    /// that disappears meanwhile is no error: the tree may belong to a running system.
     ///
     /// # Errors
-    /// The first thing that cannot be read or written. The archive then lacks its end mark.
+    /// The first file that cannot be read, or the archive cannot be written. The archive then has no end mark.
     pub fn write<W: Write>(&self, out: W) -> Result<W, ExportError> {
         let meta = fs::symlink_metadata(&self.root).map_err(|error| unreadable(&self.root, error))?;
         let mut walk = Walk { tree: self, writer: Writer::new(out), links: HashMap::new(), bytes: 0 };
@@ -72,7 +73,7 @@ impl Export {
 struct Walk<'a, W> {
     tree: &'a Export,
     writer: Writer<W>,
-    /// First names of files that have several.
+    /// The first name of each file that has several names.
     links: HashMap<(u64, u64), Vec<u8>>,
     bytes: u64,
 }
@@ -146,12 +147,12 @@ impl<W: Write> Walk<'_, W> {
     }
 
     fn file(&mut self, path: &Path, name: &[u8], meta: &Metadata) -> Result<(), ExportError> {
-        // O_NOFOLLOW, O_NONBLOCK: what was a file a moment ago may be a link or a pipe now.
+        // O_NOFOLLOW, O_NONBLOCK: what was a file a moment ago may now be a link or a pipe.
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let mut content = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
             Ok(file) => Content { file, error: None },
             Err(error) if is_gone(&error) => {
-                // Another name of it must not link to what the archive does not have.
+                // Another name of this file must not become a link to an entry that is not in the archive.
                 self.links.remove(&(meta.dev(), meta.ino()));
                 return Ok(());
             }
@@ -194,7 +195,7 @@ impl<W: Write> Walk<'_, W> {
     }
 }
 
-/// A file's content that remembers whether reading failed, since the same error may come from writing.
+/// A file's content. It remembers whether reading failed, because writing can give the same error.
 struct Content {
     file: File,
     error: Option<io::Error>,
@@ -214,7 +215,7 @@ impl Read for Content {
 fn attributes(path: &Path) -> io::Result<Vec<Xattr>> {
     let names = match xattr::list(path) {
         Ok(names) => names,
-        // A file system without any.
+        // A file system without extended attributes.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTSUP | libc::ENOENT | libc::EPERM)) => {
             return Ok(Vec::new());
         }
@@ -225,7 +226,7 @@ fn attributes(path: &Path) -> io::Result<Vec<Xattr>> {
         match xattr::get(path, &name) {
             Ok(Some(value)) => found.push(Xattr { name: name.into_vec(), value }),
             Ok(None) => {}
-            // Of a namespace that is not ours to read.
+            // In a namespace that we may not read.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTSUP | libc::EPERM | libc::EACCES)) => {}
             Err(error) => return Err(error),
         }
@@ -234,7 +235,7 @@ fn attributes(path: &Path) -> io::Result<Vec<Xattr>> {
 }
 
 fn is_gone(error: &io::Error) -> bool {
-    // ELOOP: what O_NOFOLLOW says of a link that has taken a file's place.
+    // ELOOP: the answer of O_NOFOLLOW when a link has replaced the file.
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESTALE | libc::ELOOP | libc::ENOTDIR))
 }
 

@@ -21,13 +21,13 @@ pub use export::{Export, ExportError};
 pub use read::{Reader, Skip};
 pub use write::Writer;
 
-/// Bytes that everything in a tar archive is a multiple of.
+/// Size of a tar block in bytes: every part of an archive is a multiple of it.
 const BLOCK: usize = 512;
 
 /// One file, directory or other thing in an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its name; as the archive has it when read, relative and without `.` and `..` when written.
+    /// Its name. When read: as it is in the archive. When written: relative, without `.` and `..`.
     pub path: Vec<u8>,
     /// What it is.
     pub kind: Kind,
@@ -86,7 +86,7 @@ fn padding(size: u64) -> usize {
     (size.wrapping_neg() % BLOCK as u64) as usize
 }
 
-/// A path or name for a message: short, and nothing that a terminal obeys.
+/// A path or name for a message: short, and without characters that control a terminal.
 pub fn shown(name: &[u8]) -> String {
     String::from_utf8_lossy(name).chars().take(200).flat_map(char::escape_debug).collect()
 }

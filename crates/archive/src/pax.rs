@@ -1,9 +1,9 @@
 //! Extended headers of POSIX: records of `LENGTH KEY=VALUE\n`.
 
-/// Prefix of the keys that hold extended attributes, as star, GNU tar, bsdtar and sqfstar have it.
+/// Prefix of the keys that hold extended attributes. star, GNU tar, bsdtar and sqfstar use the same.
 pub const XATTR: &[u8] = b"SCHILY.xattr.";
 
-/// Appends a record; the length counts itself.
+/// Appends a record; the length includes its own digits.
 pub fn push(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     let rest = key.len() + value.len() + 3;
     let mut len = rest + 1;

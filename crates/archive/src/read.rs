@@ -1,7 +1,7 @@
-//! A stream of tar, of whatever dialect, to entries.
+//! Reads a tar stream of any dialect into entries.
 //!
-//! Everything that an archive may claim is bounded before memory is given to it, and an archive without its end
-//! mark is an error: it was cut off.
+//! Every size that an archive claims is checked against a limit before memory is allocated for it. An archive
+//! without its end mark is an error: it was cut off.
 
 use std::borrow::Cow;
 use std::io::{self, Read};
@@ -12,15 +12,15 @@ use super::error::damaged;
 use super::sparse::Map;
 use super::{BLOCK, Entry, Kind, Xattr, padding, pax, shown};
 
-/// Most bytes of a long name or an extended header.
+/// Maximum size of a long name or an extended header, in bytes.
 const META_MAX: u64 = 1 << 20;
 
-/// A stream that may be able to leave bytes out without reading them.
+/// A stream that may be able to skip bytes without reading them.
 pub trait Skip: Read {
-    /// Leaves out `bytes`.
+    /// Skips `bytes`.
     ///
     /// # Errors
-    /// When the stream ends before.
+    /// When the stream ends too early.
     fn skip(&mut self, bytes: u64) -> io::Result<()> {
         match io::copy(&mut self.take(bytes), &mut io::sink())? {
             skipped if skipped == bytes => Ok(()),
@@ -45,13 +45,13 @@ pub struct Reader<R> {
     /// Bytes of the content that were read already.
     read: u64,
     size: u64,
-    /// Records that hold for all entries that follow.
+    /// Records that apply to all entries that follow.
     globals: Vec<Record>,
 }
 
 type Record = (Vec<u8>, Vec<u8>);
 
-/// What precedes an entry about it.
+/// What the headers before an entry say about it.
 #[derive(Debug, Default)]
 struct Extended {
     name: Option<Vec<u8>>,
@@ -72,7 +72,7 @@ impl Extended {
 }
 
 impl<R: Skip> Reader<R> {
-    /// Begins with the first header.
+    /// Starts at the first header.
     pub fn new(input: R) -> Self {
         Self { input, position: 0, stored: 0, pad: 0, map: None, read: 0, size: 0, globals: Vec::new() }
     }
@@ -113,7 +113,7 @@ impl<R: Skip> Reader<R> {
                         return Err(damaged("has too many global headers".to_owned()));
                     }
                 }
-                // A volume's label.
+                // The label of a volume.
                 kind if kind.as_byte() == b'V' => {}
                 _ => return self.entry(&header, &extended).map(Some),
             }
@@ -137,7 +137,7 @@ impl<R: Skip> Reader<R> {
         };
         (self.stored, self.pad) = (0, 0);
         let kind = match header.entry_type() {
-            // Of old, a directory is a file whose name says so.
+            // In old archives a directory is a file whose name ends with a slash.
             EntryType::Regular if path.ends_with(b"/") => Kind::Directory,
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 (self.stored, self.pad) = (stored, padding(stored));
@@ -156,7 +156,8 @@ impl<R: Skip> Reader<R> {
             }
         };
         if !matches!(kind, Kind::File(_)) {
-            // Some tars give a hard link its file's size, with or without the content; only the former is data.
+            // Some tars give a hard link the size of its file, with the content or without it. Only in the first case
+            // does data follow.
             let has_data = stored > 0 && !matches!(kind, Kind::HardLink(_));
             (self.stored, self.pad) = if has_data { (stored, padding(stored)) } else { (0, 0) };
             (self.size, self.map) = (0, None);
@@ -173,7 +174,7 @@ impl<R: Skip> Reader<R> {
         })
     }
 
-    /// Finds out about the content of a file that `self.stored` bytes follow.
+    /// Finds out how the content of a file is stored, of which `self.stored` bytes follow.
     fn find_holes(&mut self, header: &Header, extended: &Extended) -> io::Result<()> {
         (self.size, self.map) = (self.stored, None);
         let real = extended.number("GNU.sparse.realsize").or(extended.number("GNU.sparse.size"));
@@ -193,7 +194,7 @@ impl<R: Skip> Reader<R> {
             let before = self.stored;
             let map = Map::from_content(&mut self.content())?;
             let rest = before - self.read;
-            // The map fills whole blocks.
+            // The map takes up whole blocks.
             let fill = (rest % BLOCK as u64).min(rest);
             self.skip(fill)?;
             self.stored = rest - fill;
@@ -306,11 +307,11 @@ fn attributes(extended: &Extended) -> Vec<Xattr> {
     found
 }
 
-/// Whether it is a header at all.
+/// Whether the block is a header at all.
 pub(super) fn check(header: &Header) -> io::Result<()> {
     let bytes = header.as_bytes();
     let sum = |range: std::ops::Range<usize>| bytes[range].iter().map(|&byte| u32::from(byte)).sum::<u32>();
-    // As if the sum's own field held blanks.
+    // The checksum is computed as if its own field held blanks.
     let expected = sum(0..148) + 8 * u32::from(b' ') + sum(156..BLOCK);
     match header.cksum() {
         Ok(sum) if sum == expected => Ok(()),

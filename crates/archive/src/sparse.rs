@@ -1,4 +1,4 @@
-//! Files with holes: the four ways in which GNU tar tells where the data is.
+//! Files with holes: the four ways in which GNU tar says where the data is.
 
 use std::io::{self, Read};
 
@@ -6,7 +6,7 @@ use tar::GnuSparseHeader;
 
 use super::error::damaged;
 
-/// Most pieces of data of one file.
+/// Maximum number of data pieces in one file.
 const PIECES_MAX: usize = 1 << 18;
 
 /// The pieces of a file that hold data, in order: offset, length, and the bytes of data before.
@@ -25,7 +25,7 @@ impl Map {
         Ok(())
     }
 
-    /// The pieces of a header of the old way.
+    /// The pieces from a header of the old format.
     pub fn add_all(&mut self, headers: &[GnuSparseHeader]) -> io::Result<()> {
         headers
             .iter()
@@ -78,13 +78,13 @@ impl Map {
         Ok(map)
     }
 
-    /// Whether the pieces are just the stored bytes and lie within the file.
+    /// Whether the pieces add up to the stored bytes and lie within the file.
     pub fn check(&self, stored: u64, size: u64) -> io::Result<()> {
         let (end, data) = self.pieces.last().map_or((0, 0), |&(offset, len, before)| (offset + len, before + len));
         if end <= size && data == stored { Ok(()) } else { Err(wrong()) }
     }
 
-    /// Whether there is data at `position` of a file of `size` bytes, and for how many bytes that holds.
+    /// Whether there is data at `position` of a file of `size` bytes, and for how many bytes that is so.
     pub fn at(&self, position: u64, size: u64) -> (bool, u64) {
         let next = self.pieces.partition_point(|&(offset, len, _)| offset + len <= position);
         match self.pieces.get(next) {

@@ -1,4 +1,4 @@
-//! Entries to a stream of tar.
+//! Writes entries to a tar stream.
 
 use std::io::{self, Read, Write};
 
@@ -6,10 +6,10 @@ use tar::{EntryType, Header};
 
 use super::{BLOCK, Entry, Kind, padding, pax};
 
-/// Longest name that the header itself has room for.
+/// Longest name that fits into the header itself, in bytes.
 const NAME_MAX: usize = 100;
 
-/// Writes an archive. What was not finished lacks the end mark by which readers know a whole archive.
+/// Writes an archive. An archive that was not finished has no end mark, so readers see that it is not whole.
 #[derive(Debug)]
 pub struct Writer<W> {
     out: W,
@@ -21,11 +21,11 @@ impl<W: Write> Writer<W> {
         Self { out }
     }
 
-    /// Writes one entry and, of a file, the content. A content that is shorter than the entry says is filled with
+    /// Writes one entry and, for a file, its content. Content that is shorter than the entry says is filled with
     /// zeros: a file may shrink while it is read.
     ///
     /// # Errors
-    /// When the content cannot be read or the stream not be written.
+    /// When the content cannot be read or the stream cannot be written.
     pub fn entry(&mut self, entry: &Entry, content: &mut dyn Read) -> io::Result<()> {
         let (kind, target, device) = match &entry.kind {
             Kind::File(_) => (EntryType::Regular, None, None),
@@ -96,7 +96,7 @@ fn header(kind: EntryType, name: &[u8], mode: u32, size: u64) -> Header {
     header
 }
 
-/// What does not fit is in an extended header before this one.
+/// Values that do not fit are in an extended header before this one.
 fn fill(field: &mut [u8; NAME_MAX], name: &[u8]) {
     let len = name.len().min(NAME_MAX);
     field[..len].copy_from_slice(&name[..len]);

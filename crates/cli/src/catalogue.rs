@@ -15,7 +15,7 @@ use request::ImageRef;
 use runner::config::Config;
 use runner::{delivery, fetch};
 
-/// Says by its result whether this user can use the image, as far as that is known before there is a job.
+/// Its result says whether this user can use the image, as far as that is known before there is a job.
 pub fn check(config: &Config, image: &ImageRef) -> anyhow::Result<()> {
     let image = config.catalogue().resolve(image)?;
     image.check_disk(&image.open_disk()?)?;
@@ -53,7 +53,7 @@ pub fn list(config: &Config) -> anyhow::Result<()> {
     print(&text)
 }
 
-/// Short for a table whose row names the image already.
+/// A short text, for a table whose row already names the image.
 fn reason(error: &ImageError) -> String {
     match error {
         ImageError::Disk { source, .. } => format!("its disk cannot be used: {source}"),
@@ -62,7 +62,7 @@ fn reason(error: &ImageError) -> String {
     }
 }
 
-/// Columns as wide as their widest word; the last is free.
+/// Each column is as wide as its widest word; the last one has no width.
 fn table(rows: &[[String; 5]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..4).map(width).collect();
@@ -89,7 +89,7 @@ fn human(bytes: u64) -> String {
 pub fn show(config: &Config, image: &ImageRef) -> anyhow::Result<()> {
     let catalogue = config.catalogue();
     let image = match image {
-        // Also one that is for others: that is what it shows.
+        // Also an image that only others may use: "show" says who may use it.
         ImageRef::Name(name) => catalogue.find(name)?,
         path => catalogue.resolve(path)?,
     };
@@ -113,7 +113,8 @@ pub fn show(config: &Config, image: &ImageRef) -> anyhow::Result<()> {
     print(&(text + &toml::to_string(&one_line_each(toml::Value::try_from(&image.entry)?))?))
 }
 
-/// The value with each text in it on one line: TOML writes others on several, which could be taken for keys.
+/// The value with each text in it on one line. TOML would write a text with line ends on several lines, which could be
+/// taken for keys.
 fn one_line_each(value: toml::Value) -> toml::Value {
     use toml::Value::{Array, String, Table};
     match value {
@@ -177,7 +178,7 @@ pub fn fetch_all(config: &Config, images: &[ImageRef], all: bool) -> anyhow::Res
     Ok(())
 }
 
-/// What belongs on every node: not what users and groups have.
+/// What belongs on every node: the site's images, not those of users and groups.
 fn site_images(catalogue: &Catalogue) -> anyhow::Result<Vec<ImageRef>> {
     let images = catalogue.list()?.into_iter().filter_map(Result::ok);
     let of_site = images.filter(|image| catalogue.owner_of(image) == Some(Owner::Site));
@@ -193,7 +194,7 @@ pub fn remove(config: &Config, image: &ImageRef) -> anyhow::Result<()> {
     };
     let dir = image.entry_path.parent().unwrap_or(Path::new("/")).to_owned();
     may_change(&image, &dir)?;
-    // The entry first: no new job finds the image. Jobs that run have the disk open and keep it.
+    // The entry is removed first, so that no new job finds the image. Running jobs have the disk open and keep it.
     std::fs::remove_file(&image.entry_path).with_context(|| image.entry_path.display().to_string())?;
     if image.disk != image.entry_path && image.disk.parent() == Some(&dir) && !is_needed(&image.disk, &dir) {
         std::fs::remove_file(&image.disk).with_context(|| image.disk.display().to_string())?;

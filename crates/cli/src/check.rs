@@ -63,7 +63,7 @@ pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitStatus>
 /// What is missing on this node, in one line.
 fn quick(config: &Config) -> anyhow::Result<ExitStatus> {
     let plugin = match slurm::plugin() {
-        // Whoever asks wants to be sure.
+        // A full check must not rely on what was found earlier.
         Finding::Limited(text) => Finding::Bad(text),
         finding => finding,
     };

@@ -203,7 +203,7 @@ fn import_source(
     print(&format!("image '{}' is ready: {}\n", image.name, image.disk.display()))
 }
 
-/// Reads a disk where no harm can come of it: in a VM of the boot kit.
+/// Reads a disk where it can do no harm: in a VM of the boot kit.
 fn export_disk(
     config: &Config,
     disk: &Disk,

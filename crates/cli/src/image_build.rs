@@ -14,7 +14,7 @@ use runner::error::EXIT_VM_FAILED;
 use runner::notice;
 use runner::{self, Command, SaveAs, Slot};
 
-/// Where the guest has the script: in memory, so that it is in no image.
+/// Path of the script in the guest: in memory, so that it gets into no image.
 const SCRIPT: &str = "/run/spank-vm/build";
 
 #[derive(Debug, clap::Args)]

@@ -1,6 +1,6 @@
 //! The program `spank-vm`: the task that Slurm starts, and the administrator's command line.
 
-// println! and eprintln! panic when nobody reads any more.
+// println! and eprintln! panic when the reader has left.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 #![forbid(unsafe_code)]
 

@@ -50,7 +50,7 @@ pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(other) = arguments.other.as_ref().filter(|other| dir.join(format!("{other}.toml")).exists()) {
         bail!("image '{other}' exists in {}: remove it or choose another name", dir.display());
     }
-    // After this, what has no final name is removed when a signal ends this process.
+    // From here on, files without their final name are removed when a signal ends this process.
     clean_up_on_signals()?;
     let root = export(config, &image)?;
     if arguments.dry_run {
@@ -62,7 +62,7 @@ pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     drop(root);
     print(&report(&image, &found))?;
 
-    // Its name is the same for everybody, so that two do not optimise one image at once.
+    // The draft's name is the same for everybody, so that two processes cannot optimise one image at once.
     let staging = dir.join(format!(".{name}.optimise"));
     let staging = StagedDir::create(&staging)
         .with_context(|| format!("{} (if it was left by a process that was killed, remove it)", staging.display()))?;
@@ -119,7 +119,7 @@ fn pack(mut files: File, old: &Image, name: &ImageName, staging: &Path) -> anyho
     Ok(import(&mut files, &options)?.image)
 }
 
-/// Puts disk and entry in their places: who starts from the name finds the old image or the new one.
+/// Puts disk and entry in their places. A start by the image's name finds either the old image or the new one.
 fn publish(old: &Image, new: &Image, dir: &Path) -> anyhow::Result<()> {
     let (disk, entry) = (dir.join(&new.entry.disk), dir.join(format!("{}.toml", new.name)));
     fs::rename(&new.disk, &disk).with_context(|| disk.display().to_string())?;
@@ -129,7 +129,7 @@ fn publish(old: &Image, new: &Image, dir: &Path) -> anyhow::Result<()> {
         }
         return Err(error).with_context(|| entry.display().to_string());
     }
-    // VMs that run from the old disk have it open.
+    // VMs that run from the old disk have it open and keep it.
     if entry == old.entry_path && old.disk != disk && old.disk.parent() == Some(dir) {
         let _ = fs::remove_file(&old.disk);
     }
@@ -147,7 +147,7 @@ fn report(image: &Image, found: &Findings) -> String {
     text + &line("kept", "everything else", found.kept.files, found.kept.bytes)
 }
 
-/// How long real VMs take from nothing to the end of a command that does nothing: medians.
+/// Median time that real VMs take from their start to the end of a command that does nothing.
 struct Starts {
     boot: Duration,
     clone: Duration,

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use anyhow::Context;
 use node::text::{printable, printable_lines};
 
-/// Writes lines to stdout; a reader that left (`| head`) is not an error.
+/// Writes lines to stdout; it is no error when the reader has left (`| head`).
 pub fn print(text: &str) -> anyhow::Result<()> {
     match io::stdout().write_all(printable_lines(text).as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -14,17 +14,17 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Writes one line to stdout, of which no part can feign another.
+/// Writes one line to stdout; no text in it can look like another line.
 pub fn print_line(text: &str) -> anyhow::Result<()> {
     print(&format!("{}\n", printable(text)))
 }
 
-/// Writes what went wrong, or what is noteworthy, to stderr; that nobody reads it is nobody's business.
+/// Writes an error or a note to stderr; it is no error when nobody reads it.
 pub fn complain(text: &str) {
     let _ = io::stderr().write_all(format!("spank-vm: {}\n", printable_lines(text)).as_bytes());
 }
 
-/// A size for people.
+/// A size in a form that people read.
 pub fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }

@@ -19,8 +19,8 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     print(&text)
 }
 
-/// VMs that run and VMs that were asked for: a template may still be on its way. What a killed slurmstepd left has no
-/// runner any more, until the epilog of the job or the next start of slurmd removes it.
+/// Running VMs and requested VMs: they differ while a template is being made. A leftover of a killed slurmstepd has
+/// no runner any more; the epilog of the job or the next start of slurmd removes it.
 fn of_task(name: &str, status: &Status) -> String {
     let user = User::from_uid(Uid::from_raw(status.uid)).ok().flatten();
     let user = user.map_or_else(|| status.uid.to_string(), |user| user.name);

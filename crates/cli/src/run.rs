@@ -36,7 +36,7 @@ pub struct Arguments {
     command: Vec<OsString>,
 }
 
-/// One of these words, which the configuration has too.
+/// One of these words; the configuration uses the same ones.
 fn choice<T: Copy + Send + Sync + 'static, const N: usize>(
     words: [(&'static str, T); N],
 ) -> impl TypedValueParser<Value = T> {
@@ -44,7 +44,7 @@ fn choice<T: Copy + Send + Sync + 'static, const N: usize>(
     names.map(move |name| words.iter().find(|(word, _)| *word == name).expect("a possible value").1)
 }
 
-/// Runs the command and ends as it ends.
+/// Runs the command and exits as it did.
 pub fn run(mut config: Config, arguments: Arguments) -> Result<ExitStatus, RunError> {
     let begin = Instant::now();
     runner::log::init(arguments.verbose);

@@ -1,4 +1,4 @@
-//! The task that slurmstepd starts in the place of the user's command.
+//! The task that slurmstepd starts instead of the user's command.
 
 use std::ffi::OsString;
 use std::time::Instant;
@@ -19,8 +19,9 @@ const TIMING_ENV: &str = "SPANK_VM_TIMING";
 /// Set to anything, explains every phase on the step's stderr, as `srun -v` does.
 const VERBOSE_ENV: &str = "SPANK_VM_VERBOSE";
 
-/// Without slurmstepd nobody waits for this task, reads its output or could cancel it: the VM would run on unseen in
-/// a job that Slurm believes to have ended. slurmstepd starts tasks from its main thread, whose end is its own.
+/// Makes this task end with slurmstepd. Without slurmstepd nobody waits for the task, reads its output or can cancel
+/// it: the VM would run on unseen in a job that Slurm believes to have ended. slurmstepd starts tasks from its main
+/// thread, which ends only when slurmstepd itself ends.
 fn die_with_slurmstepd() -> Result<(), RunError> {
     prctl::set_pdeathsig(Signal::SIGKILL).context("prctl")?;
     match getppid() == Pid::from_raw(1) {
@@ -44,14 +45,14 @@ pub fn run(mut arguments: Vec<OsString>) -> Result<ExitStatus, RunError> {
             "jobs of root get no VM on this site: submit as an ordinary user, or set allow_root = true in the configuration",
         ));
     }
-    // What srun's plugin put before each program of --multi-prog, for nodes that have no plugin.
+    // srun's plugin put this before each program of --multi-prog, for nodes that have no plugin.
     if request.argv0.is_none() && arguments.first().is_some_and(|word| word == STEP_PROGRAM) {
         arguments.remove(0);
     }
     let argv = request.argv0.clone().into_iter().chain(arguments).collect();
-    // The plugin knows this node's name for certain, and has made the directory.
+    // The plugin knows this node's real name, and has made the directory.
     config.image_cache_dir = request.image_cache_dir.unwrap_or(config.image_cache_dir);
-    // One image for the step: its first task's.
+    // A step saves one image: that of its first task.
     let save = request.asked.vm_save.take().filter(|_| is_first_task());
     let save = save.map(|spec| SaveAs::new(&spec, None, &config).with_context(|| format!("--vm-save={spec}")));
     let slot = Slot {

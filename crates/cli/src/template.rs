@@ -106,7 +106,7 @@ fn owner(shelf: &Shelf<TemplateDir>) -> String {
     user.map_or_else(|| shelf.owner.to_string(), |user| user.name)
 }
 
-/// The templates that this process may change, with their use of disk in bytes.
+/// The templates that this process may change, and the disk space each uses, in bytes.
 fn own(config: &Config) -> impl Iterator<Item = (Template, u64)> {
     let me = Uid::effective();
     let mine = Shelf::<TemplateDir>::all(&config.template_dir).into_iter();

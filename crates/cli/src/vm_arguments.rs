@@ -1,4 +1,4 @@
-//! The options of a VM on the command line of `spank-vm run`: made from the list that Slurm gets too.
+//! The options of a VM on the command line of `spank-vm run`, made from the same list that Slurm gets.
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -27,7 +27,7 @@ fn argument(option: &'static OptionRow) -> Arg {
     let about = &option.about;
     let mut argument = Arg::new(about.name).long(about.run_name).help(about.run_help);
     if about.run_name != about.name {
-        // As people know it from srun.
+        // In the form that people know from srun.
         argument = argument.alias(about.name);
     }
     let Some(words) = about.argument else { return argument.action(ArgAction::SetTrue) };

@@ -1,4 +1,5 @@
-//! What the documents tell people to type exists, and README's table of options is the one that the list makes.
+//! Every command that the documents tell people to type exists, and README's table of options is the one made from the
+//! list.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ fn commands_in(text: &'static str, program: &str) -> Vec<Vec<&'static str>> {
     words.filter(|words| words.first() == Some(&program)).collect()
 }
 
-/// The same of all documents, each with the name of its document.
+/// The same for all documents, each with the document's name.
 fn commands(program: &str) -> Vec<(&'static str, Vec<&'static str>)> {
     let of_one = |(name, text): (&'static str, &'static str)| {
         commands_in(text, program).into_iter().map(move |words| (name, words))
@@ -52,7 +53,7 @@ fn every_make_target_exists() {
         }
         for variable in variables.iter().filter_map(|word| word.split('=').next()) {
             let used = [format!("$({variable})"), format!("{variable} ?="), format!("$(or $({variable})")];
-            // Those of benchmarks are read from the environment.
+            // Variables of benchmarks are read from the environment.
             let is_used =
                 used.iter().any(|used| MAKEFILE.contains(used.as_str())) || MAKEFILE.contains(&format!("{variable}="));
             assert!(is_used, "{document}: {words:?}: the Makefile has no {variable}");
@@ -116,7 +117,7 @@ fn every_setting_is_in_the_sample_configuration() {
 /// The table of options, as Markdown.
 fn option_table() -> String {
     let row = |OptionRow { about, .. }: &OptionRow, variable: String| {
-        // A bar would end the cell.
+        // A vertical bar would end the cell.
         let argument = about.argument.map(|words| format!("={}", words.replace('|', "\\|").replace("...", "…")));
         let value = if argument.is_some() { "" } else { "=1" };
         format!("| `--{}{}` | {} | `{variable}{value}` |\n", about.name, argument.unwrap_or_default(), about.readme)

@@ -1,15 +1,15 @@
-//! What others wrote and root reads on a terminal.
+//! Text that others wrote and that root reads on a terminal.
 
 use std::fs;
 use std::process::Command;
 
-/// Runs the program with an entry of somebody's and says what it wrote on both outputs.
+/// Runs the program with somebody else's entry and returns what it wrote to stdout and stderr.
 fn run(entry: &str, arguments: &[&str]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("spank-vm.toml");
     fs::write(&config, format!("image_dirs = ['{}']\n", dir.path().display())).unwrap();
     fs::write(dir.path().join("theirs.toml"), entry).unwrap();
-    // Enough of a squashfs to be opened.
+    // Enough of a squashfs for the file to be opened.
     fs::write(dir.path().join("theirs.squashfs"), b"hsqs").unwrap();
     fs::rename(&config, dir.path().join("config")).unwrap();
     let mut program = Command::new(env!("CARGO_BIN_EXE_spank-vm"));

@@ -14,9 +14,9 @@ pub enum ProtoError {
         /// Announced payload length in bytes.
         len: u32,
     },
-    /// A kind byte nobody sends in this direction.
+    /// A kind byte that no message in this direction has.
     UnknownKind(u8),
-    /// The payload is not what its kind asks for.
+    /// The payload does not fit the kind of message.
     Malformed {
         /// Name of the message.
         message: &'static str,

@@ -1,4 +1,4 @@
-//! Cutting a byte stream into frames.
+//! Splits a byte stream into frames.
 
 use super::error::ProtoError;
 use super::message::kind;
@@ -21,7 +21,7 @@ impl Frame<'_> {
     /// Appends the frame's bytes to `out`.
     ///
     /// # Panics
-    /// If the payload is longer than [`MAX_PAYLOAD`]: the caller's own data, never the peer's.
+    /// If the payload is longer than [`MAX_PAYLOAD`]. The payload is the caller's own data, never the peer's.
     pub fn encode(&self, out: &mut Vec<u8>) {
         assert!(self.payload.len() <= MAX_PAYLOAD, "payload of {} bytes", self.payload.len());
         out.reserve(HEADER_LEN + self.payload.len());
@@ -35,8 +35,8 @@ impl Frame<'_> {
 
 /// Incremental decoder of one direction of the channel.
 ///
-/// It starts out of step: bytes are dropped until a whole HELLO header followed by [`MAGIC`]
-/// stands in the stream. From then on every byte belongs to a frame.
+/// It starts out of step: it drops bytes until it finds a whole HELLO header followed by [`MAGIC`].
+/// From then on every byte belongs to a frame.
 #[derive(Debug, Default)]
 pub struct Decoder {
     buf: Vec<u8>,
@@ -51,7 +51,7 @@ impl Decoder {
         Self::default()
     }
 
-    /// Takes bytes as they came from the port.
+    /// Takes bytes that were read from the port.
     ///
     /// The buffer stays below `HEADER_LEN + MAX_PAYLOAD + bytes.len()` as long as the caller
     /// drains [`Decoder::next_frame`] after each push.
@@ -66,8 +66,8 @@ impl Decoder {
         self.in_step && self.buf.len() > self.used
     }
 
-    /// Gives up on the stream it was in step with: what is held back, and what comes, is searched for
-    /// the next HELLO.
+    /// Gives up on the current stream: searches the bytes it holds, and all that come, for the next
+    /// HELLO.
     pub fn resynchronise(&mut self) {
         self.in_step = false;
     }
@@ -85,7 +85,7 @@ impl Decoder {
         let [kind, stream, t0, t1, l0, l1, l2, l3] = *header;
         let len = u32::from_le_bytes([l0, l1, l2, l3]);
         if len as usize > MAX_PAYLOAD {
-            // One byte on: the header itself must not be found again.
+            // Skip one byte, or the same header would be found again.
             self.used += 1;
             self.in_step = false;
             return Err(ProtoError::TooLong { kind, len });

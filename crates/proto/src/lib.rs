@@ -54,7 +54,7 @@ pub use to_host::ToHost;
 pub use window::{RecvWindow, SendWindow};
 
 /// Version of the wire format. Runner and agent must agree exactly: they are built from one source
-/// and travel in one package, the check is there to say so when somebody kept an old kit.
+/// and travel in one package, the check gives a clear error when somebody kept an old kit.
 pub const VERSION: u16 = 4;
 
 /// Name of the virtio-serial port, as the guest sees it in `/sys/class/virtio-ports/*/name`.
@@ -73,5 +73,5 @@ pub const DATA_CHUNK: usize = 64 * 1024;
 /// Unacknowledged bytes allowed per stream.
 pub const WINDOW: u32 = 256 * 1024;
 
-/// Starts the payload of every HELLO: what a receiver looks for in a stream it is not yet in step with.
+/// Starts the payload of every HELLO. A receiver that is not yet in step looks for it in the stream.
 pub const MAGIC: [u8; 16] = *b"\xf5spank-vm hello\n";

@@ -1,4 +1,4 @@
-//! The words that the messages of both directions use.
+//! What the messages of both directions share.
 
 use super::ProtoError;
 
@@ -69,7 +69,7 @@ impl Stream {
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitStatus {
-    /// It returned this code.
+    /// It exited with this code.
     Code(u8),
     /// This signal (1..=64) killed it.
     Signal(u8),
@@ -79,11 +79,11 @@ pub enum ExitStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FailKind {
-    /// The guest is not fit to run anything (root image, share or identity could not be set up).
+    /// The guest cannot run anything: its root image, a share or its identity could not be set up.
     Setup = 1,
-    /// The command does not exist: a shell's 127.
+    /// The command does not exist (a shell's exit code 127).
     NotFound = 2,
-    /// The command exists and cannot be executed: a shell's 126.
+    /// The command exists but cannot be executed (a shell's exit code 126).
     NotExecutable = 3,
 }
 
@@ -95,7 +95,7 @@ pub enum Level {
     Warn = 1,
     /// For the administrator.
     Info = 2,
-    /// For whoever debugs the agent.
+    /// For people who debug the agent.
     Debug = 3,
 }
 

@@ -1,8 +1,8 @@
-//! Putting fields into payloads and taking them out again.
+//! Writes fields into payloads and reads them again.
 
 use super::{MAGIC, ProtoError};
 
-/// Appends what every HELLO begins with.
+/// Appends the fields that start every HELLO.
 pub(super) fn put_hello(out: &mut Vec<u8>, version: u16, nonce: u64) {
     out.extend_from_slice(&MAGIC);
     out.extend(version.to_le_bytes());
@@ -15,7 +15,7 @@ pub(super) fn put<const N: usize>(out: &mut Vec<u8>, bytes: [u8; N]) -> &[u8] {
     out
 }
 
-/// Appends bytes behind their length (two bytes).
+/// Appends the length of the bytes (two bytes), then the bytes.
 pub(super) fn put_counted(out: &mut Vec<u8>, bytes: &[u8]) {
     let len = u16::try_from(bytes.len()).expect("names and paths are shorter than 64 KiB");
     out.extend(len.to_le_bytes());
@@ -66,7 +66,7 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// The value that `take` takes, if it is all there is.
+    /// The value that `take` reads, if nothing follows it.
     pub fn only<T>(mut self, take: impl FnOnce(&mut Self) -> Result<T, ProtoError>) -> Result<T, ProtoError> {
         let value = take(&mut self)?;
         self.end()?;

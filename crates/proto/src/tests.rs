@@ -1,4 +1,4 @@
-//! Every message there and back, and nonsense.
+//! Every message is encoded and decoded again; and input that is no message.
 
 use super::message::kind;
 use super::*;

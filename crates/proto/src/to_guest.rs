@@ -29,19 +29,19 @@ pub enum ToGuest<'a> {
         /// Mount it read-only.
         read_only: bool,
     },
-    /// Make a symbolic link, in the place of a file that is there. Before the shares, so that none of them is
-    /// written to; at START the target must be there.
+    /// Make a symbolic link; it replaces a file of that name. Sent before the shares, so that nothing is
+    /// written to a share. At START the target must exist.
     Link {
         /// Absolute path of the link.
         path: &'a [u8],
-        /// Absolute path that it leads to.
+        /// Absolute path of its target.
         target: &'a [u8],
     },
-    /// The root is about to be saved: take back what sessions added to it for their own sake.
+    /// The root will be saved now: remove what sessions added to it for their own use.
     TakeBack,
     /// Keep the command to this many processors (a template may have more than the VM should).
     Cpus(u16),
-    /// This many bytes more than the template has are being plugged.
+    /// This many bytes of memory more than the template has are being plugged.
     Memory(u64),
     /// Account of the user; added to the guest's passwd when it has no such uid.
     User {
@@ -85,8 +85,8 @@ pub enum ToGuest<'a> {
         /// Columns.
         cols: u16,
     },
-    /// Make the command's stderr the same file as its stdout: on the host they are one, and the
-    /// order of what is written to the two must be kept.
+    /// Make the command's stderr the same file as its stdout. On the host they are one file, and
+    /// what is written to both must stay in order.
     MergeStderr,
     /// Create this file, owned by the user; FILE-DATA messages that follow are its content.
     File {
@@ -101,8 +101,8 @@ pub enum ToGuest<'a> {
     Start,
     /// Bytes of a stream (stdin).
     Data(Stream, &'a [u8]),
-    /// Stdin: the stream has ended. Stdout or stderr: nobody reads it any more, the command's next
-    /// write to it shall fail as on a broken pipe.
+    /// Stdin: the stream has ended. Stdout or stderr: nobody reads it any more, so the command's
+    /// next write must fail as on a broken pipe.
     Eof(Stream),
     /// This many bytes of the stream were passed on.
     Window(Stream, u32),
@@ -118,7 +118,7 @@ pub enum ToGuest<'a> {
     /// The guest is about to become a template: bring into memory what every task needs, write
     /// everything to the disks, and answer SYNCED.
     Settle,
-    /// Answer PONG: the runner asks now and then whether there is still somebody.
+    /// Answer PONG. This is the heartbeat: the runner checks from time to time that the guest still answers.
     Ping,
 }
 

@@ -1,4 +1,4 @@
-//! What the agent tells the runner: the one place where the host believes or refuses the guest.
+//! Messages from the agent to the runner: the one place where the host accepts or refuses what the guest says.
 
 use super::message::{BootTimes, ExitStatus, FailKind, Level, Stream, kind};
 use super::payload::{Reader, put, put_hello};
@@ -13,7 +13,7 @@ pub enum ToHost<'a> {
         version: u16,
         /// The nonce of the runner's HELLO.
         nonce: u64,
-        /// Where the boot's time went.
+        /// How long each part of the boot took.
         times: BootTimes,
     },
     /// The command is running under this pid.
@@ -26,7 +26,7 @@ pub enum ToHost<'a> {
     Eof(Stream),
     /// This many bytes of the stream (stdin) were passed on.
     Window(Stream, u32),
-    /// The command has ended, nothing of it is left, and its output was sent.
+    /// The command has ended, none of its processes is left, and its output was sent.
     Exit(ExitStatus),
     /// Answers PING.
     Pong,
@@ -76,7 +76,7 @@ impl<'a> ToHost<'a> {
             Self::Pong => (kind::PONG, 0, &[]),
             Self::Log { level, text } => {
                 scratch.push(*level as u8);
-                // A log line is the one payload nobody else bounds.
+                // A log line is the only payload whose length nothing else limits.
                 scratch.extend_from_slice(&text[..text.len().min(MAX_PAYLOAD - 1)]);
                 (kind::LOG, 0, &scratch)
             }
@@ -84,7 +84,7 @@ impl<'a> ToHost<'a> {
         Frame { kind, stream, task, payload }.encode(out);
     }
 
-    /// Reads the message in `frame`: the one place where the host believes or refuses the guest.
+    /// Reads the message in `frame`: the one place where the host accepts or refuses what the guest says.
     ///
     /// # Errors
     /// [`ProtoError::UnknownKind`] or [`ProtoError::Malformed`].

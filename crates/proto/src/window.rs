@@ -28,7 +28,7 @@ impl SendWindow {
         self.credit = self.credit.checked_sub(bytes as u32).expect("sent more than the window");
     }
 
-    /// Adds credit that the peer returned. A peer that returns more than was spent is wrong.
+    /// Adds credit that the peer returned. A peer must not return more than was spent.
     ///
     /// # Errors
     /// [`ProtoError::Malformed`] when the credit would exceed [`WINDOW`].
@@ -71,8 +71,8 @@ impl RecvWindow {
         Ok(())
     }
 
-    /// Notes that `bytes` were passed on, and says how much credit to send back now: nothing until
-    /// a quarter of the window has gathered, so that small writes do not cost a frame each.
+    /// Notes that `bytes` were passed on, and returns how much credit to send back now. That is nothing until a quarter
+    /// of the window has gathered, so that not every small write costs a frame.
     pub fn consume(&mut self, bytes: usize) -> Option<u32> {
         self.owed += bytes as u32;
         (self.owed >= WINDOW / 4).then(|| {

@@ -103,7 +103,7 @@ fn every_dialect_of_gnu_tar_is_understood_with_holes_and_long_names() {
         assert!(found[0].1 == expected, "{format:?}");
         let last = found.last().unwrap();
         assert_eq!((last.0.path.as_slice(), &last.1[..]), (format!("{long}file").as_bytes(), &b"content"[..]));
-        // Content that nobody reads is passed over just as well.
+        // Content that nobody reads is skipped.
         let mut reader = Reader::new(&bytes[..]);
         let mut count = 0;
         while let Some(_entry) = reader.next_entry().unwrap() {

@@ -1,4 +1,4 @@
-//! What this node keeps: templates, copies of images, and the state of tasks.
+//! Checks what this node keeps: templates, copies of images, and the state of tasks.
 
 use std::path::Path;
 
@@ -25,7 +25,7 @@ pub fn templates(config: &Config) -> Finding {
     cache::<TemplateDir>(&config.template_dir, "VMs boot", "spank-vm template build")
 }
 
-/// Where tasks are noted.
+/// Where the state of tasks is kept.
 pub fn state(config: &Config) -> Finding {
     let dir = &config.state_dir;
     match usable(dir) {
@@ -35,7 +35,7 @@ pub fn state(config: &Config) -> Finding {
     }
 }
 
-/// Whether the directory is there, and fit for what users' jobs do with it.
+/// Whether the directory exists, and whether users' jobs can work with it.
 fn usable(dir: &Path) -> Result<bool, DirError> {
     match dir::check_owned(dir, 0) {
         Err(error) if error.is_not_found() => {
@@ -47,7 +47,8 @@ fn usable(dir: &Path) -> Result<bool, DirError> {
     }
 }
 
-/// A cache of this kind; `otherwise` is what VMs do without, `by_root` the command that fills the site's shelf.
+/// A cache of this kind. `otherwise` says what VMs do without the cache; `by_root` is the command that fills the site's
+/// shelf.
 fn cache<I: Item>(dir: &Path, otherwise: &str, by_root: &str) -> Finding {
     match usable(dir) {
         Ok(true) => {}

@@ -1,9 +1,9 @@
-//! What a look at the node found.
+//! What the check of the node found.
 
 /// One line of the report.
 pub enum Finding {
     Good(String),
-    /// Works, but not as well as it could; the text says what would lift it.
+    /// Works, but not as well as it could; the text says how to improve it.
     Limited(String),
     Bad(String),
 }

@@ -1,10 +1,10 @@
-//! What Slurm on this node knows of the plugin, by Slurm's own word.
+//! What Slurm on this node knows of the plugin, as Slurm itself reports it.
 
 use std::process::Command;
 
 use super::finding::Finding;
 
-/// An option that srun has if it loads the plugin. slurmstepd reads the same plugstack.conf.
+/// An option that srun only has when it loads the plugin. slurmstepd reads the same plugstack.conf.
 const OPTION: &str = "--vm-image";
 
 /// Whether the plugin is loaded on this node.
@@ -19,7 +19,7 @@ pub(super) fn plugin() -> Finding {
     }
 }
 
-/// Whether a batch script is kept off nodes without the plugin, where it would run on the host.
+/// Whether Slurm keeps batch scripts away from nodes without the plugin, where they would run on the host.
 pub(super) fn batch() -> Finding {
     let config = match output("scontrol", &["show", "config"]) {
         Ok(config) => config,
@@ -38,7 +38,7 @@ pub(super) fn batch() -> Finding {
     }
 }
 
-/// Whether a Prolog, or one of those in a directory, asks `spank-vm check --node`.
+/// Whether a Prolog, or one of those in a directory, runs `spank-vm check --node`.
 fn is_ours(prolog: &str) -> bool {
     let asks = |path: &std::path::Path| std::fs::read_to_string(path).is_ok_and(|text| text.contains("check --node"));
     match prolog.strip_suffix("/*") {
