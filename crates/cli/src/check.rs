@@ -63,7 +63,7 @@ pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitStatus>
 /// What is missing on this node, in one line.
 fn quick(config: &Config) -> anyhow::Result<ExitStatus> {
     let plugin = match slurm::plugin() {
-        // A full check must not rely on what was found earlier.
+        // A node check must be sure: what could not be found out counts as a failure.
         Finding::Limited(text) => Finding::Bad(text),
         finding => finding,
     };

@@ -62,7 +62,7 @@ pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     drop(root);
     print(&report(&image, &found))?;
 
-    // The draft's name is the same for everybody, so that two processes cannot optimise one image at once.
+    // The name is the same for everybody, so that two processes cannot optimise one image at once.
     let staging = dir.join(format!(".{name}.optimise"));
     let staging = StagedDir::create(&staging)
         .with_context(|| format!("{} (if it was left by a process that was killed, remove it)", staging.display()))?;

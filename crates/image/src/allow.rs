@@ -1,7 +1,7 @@
-//! The table `[allow]` of an entry: for whom and where an image is meant.
+//! The table `[allow]` of an entry: who may use an image, and where.
 //!
-//! These are rules for the scheduler's users, kept by a program that runs as the user: what protects an image's
-//! content from being read is the permissions of its disk file.
+//! These are rules for the scheduler's users. A program that runs as the user checks them, so they do not
+//! protect the content of an image from being read: the permissions of its disk file do that.
 
 use std::fmt;
 
@@ -9,20 +9,20 @@ use serde::{Deserialize, Serialize};
 
 use super::dirs::Person;
 
-/// Each list that is not empty restricts.
+/// Each list that is not empty is a restriction.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Allow {
-    /// These users may use the image, and the members of [`Allow::groups`].
+    /// These users may use the image; so may the members of [`Allow::groups`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub users: Vec<String>,
-    /// Members of these groups may use it, and [`Allow::users`].
+    /// Members of these groups may use it; so may [`Allow::users`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
-    /// It may be used in jobs in these partitions only.
+    /// Only jobs in these partitions may use it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub partitions: Vec<String>,
-    /// It may be used in jobs of these accounts only.
+    /// Only jobs of these accounts may use it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub accounts: Vec<String>,
 }
@@ -36,14 +36,14 @@ pub struct JobFacts {
     pub account: Option<String>,
 }
 
-/// For whom an image is, when it is not for this one.
+/// Who may use an image that this person or job may not use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// Other people.
+    /// Only other people.
     Person(Allow),
-    /// Other partitions.
+    /// Only other partitions.
     Partition(Vec<String>, Option<String>),
-    /// Other accounts.
+    /// Only other accounts.
     Account(Vec<String>, Option<String>),
 }
 
@@ -53,15 +53,15 @@ impl Allow {
         *self == Self::default()
     }
 
-    /// Whether it matters which job it is.
+    /// Whether there are rules about the job.
     pub fn depends_on_job(&self) -> bool {
         !(self.partitions.is_empty() && self.accounts.is_empty())
     }
 
-    /// Whether `person` may use the image in some job. Root may.
+    /// Checks that `person` may use the image in some job. Root always may.
     ///
     /// # Errors
-    /// Who may.
+    /// Says who may use it.
     pub fn permits(&self, person: &Person) -> Result<(), Refusal> {
         let is_open = self.users.is_empty() && self.groups.is_empty();
         let is_member = || !self.groups.is_empty() && person.groups().iter().any(|group| self.groups.contains(group));
@@ -71,10 +71,10 @@ impl Allow {
         }
     }
 
-    /// Whether the image may be used in this job.
+    /// Checks that this job may use the image.
     ///
     /// # Errors
-    /// In which it may.
+    /// Says which jobs may use it.
     pub fn permits_job(&self, job: &JobFacts) -> Result<(), Refusal> {
         let fits = |list: &[String], value: &Option<String>| {
             list.is_empty() || value.as_ref().is_some_and(|value| list.contains(value))

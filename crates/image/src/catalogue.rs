@@ -14,7 +14,7 @@ use super::format::DiskFormat;
 use super::probe::Probe;
 use request::{ImageName, ImageRef};
 
-/// Longest entry that is read: it may be any file of any user.
+/// Maximum size of an entry in bytes: it may be any file of any user.
 const ENTRY_MAX: u64 = 64 << 10;
 
 /// An image whose entry was read.
@@ -24,14 +24,14 @@ pub struct Image {
     pub name: ImageName,
     /// What the entry says.
     pub entry: ImageEntry,
-    /// The entry's own path; the disk's where there is no entry.
+    /// The entry's own path; the path of the disk if there is no entry.
     pub entry_path: PathBuf,
     /// Absolute path of the disk file.
     pub disk: PathBuf,
 }
 
 impl Image {
-    /// Opens the disk for reading: the check that it is there and that this user may use it. Nothing is read.
+    /// Opens the disk for reading. This checks that it exists and that this user may use it; nothing is read.
     ///
     /// # Errors
     /// [`ImageError::Disk`].
@@ -39,8 +39,8 @@ impl Image {
         open_regular(&self.disk).map_err(|source| self.disk_error(source))
     }
 
-    /// Looks into the disk, opened before: whether it is whole and what the entry says it is, and leads QEMU to no
-    /// other file.
+    /// Checks the content of the opened disk: it must be whole, must be what the entry says, and must not lead
+    /// QEMU to another file.
     ///
     /// # Errors
     /// [`ImageError::Unfit`], or [`ImageError::Disk`] when it cannot be read.
@@ -66,14 +66,14 @@ fn open_regular(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Why an image cannot be had. Each text names the value and the remedy.
+/// Why an image cannot be used. Each text names the value and the remedy.
 #[derive(Debug)]
 pub enum ImageError {
     /// No directory has an entry of that name.
     Unknown {
         /// The name asked for.
         name: String,
-        /// The most similar name there is.
+        /// The most similar name that exists.
         suggestion: Option<String>,
     },
     /// A directory of the catalogue cannot be listed.
@@ -99,7 +99,7 @@ pub enum ImageError {
         /// What the system says.
         source: io::Error,
     },
-    /// The disk file is not what the entry says, damaged, or of a kind that no VM starts from.
+    /// The disk file is not what the entry says, is damaged, or is of a kind that no VM starts from.
     Unfit {
         /// The image.
         name: ImageName,
@@ -115,7 +115,7 @@ pub enum ImageError {
         /// What the system says.
         source: io::Error,
     },
-    /// A path where the site has only images of the catalogue.
+    /// A path was given, but the site allows only images of the catalogue.
     PathForbidden {
         /// The file.
         path: PathBuf,
@@ -166,7 +166,7 @@ impl fmt::Display for ImageError {
 
 impl std::error::Error for ImageError {}
 
-/// The images that somebody finds.
+/// The images that one person finds.
 #[derive(Debug, Clone)]
 pub struct Catalogue {
     dirs: Vec<ImageDir>,
@@ -175,20 +175,20 @@ pub struct Catalogue {
 }
 
 impl Catalogue {
-    /// The catalogue that `person` finds in these directories, the first having precedence. Without `user_images`
-    /// directories of users and paths do not count.
+    /// The catalogue that `person` finds in these directories; the first directory has precedence. Without
+    /// `user_images`, directories of users are ignored and paths are not allowed.
     pub fn of(patterns: &[PathBuf], person: Person, user_images: bool) -> Self {
         let mut dirs = expand(patterns, &person);
         dirs.retain(|dir| user_images || dir.owner != Owner::User);
         Self { dirs, person, user_images }
     }
 
-    /// The same for whoever runs this process.
+    /// The same for the user who runs this process.
     pub fn new(patterns: &[PathBuf]) -> Self {
         Self::of(patterns, Person::of_process(), true)
     }
 
-    /// The directories, the first having precedence.
+    /// The directories; the first has precedence.
     pub fn dirs(&self) -> &[ImageDir] {
         &self.dirs
     }
@@ -198,22 +198,23 @@ impl Catalogue {
         self.user_images
     }
 
-    /// Where new images of this person belong: root's with the site's, others' in a directory of their own.
+    /// Where new images of this person belong: those of root in the site's directory, those of others in a directory of
+    /// their own.
     pub fn dir_for_new(&self) -> Option<&Path> {
         let owner = if self.person.is_root { Owner::Site } else { Owner::User };
         self.dirs.iter().find(|dir| dir.owner == owner).map(|dir| dir.path.as_path())
     }
 
-    /// Whose directory the image's entry is in; `None` for one that was named by its path.
+    /// Who owns the directory of the image's entry; `None` for an image that was named by its path.
     pub fn owner_of(&self, image: &Image) -> Option<Owner> {
         let parent = image.entry_path.parent()?;
         self.dirs.iter().find(|dir| dir.path == parent).map(|dir| dir.owner)
     }
 
-    /// The image of that name or path, for a person whom its entry does not exclude.
+    /// The image of that name or path, if its entry lets this person use it.
     ///
     /// # Errors
-    /// Any [`ImageError`] but those about the content of a disk that an entry describes.
+    /// Any [`ImageError`] except those about the content of a disk that has an entry.
     pub fn resolve(&self, image: &ImageRef) -> Result<Image, ImageError> {
         let image = match image {
             ImageRef::Name(name) => self.find(name)?,
@@ -224,7 +225,7 @@ impl Catalogue {
         Ok(image)
     }
 
-    /// Whether the image's entry lets this person in.
+    /// Checks that the image's entry lets this person use it.
     ///
     /// # Errors
     /// [`ImageError::Refused`].
@@ -236,13 +237,14 @@ impl Catalogue {
     /// The image of that name.
     ///
     /// # Errors
-    /// Any [`ImageError`] but those about the disk, which is not touched, and [`ImageError::Refused`].
+    /// Any [`ImageError`] except [`ImageError::Refused`] and those about the disk, which is not touched.
     pub fn find(&self, name: &ImageName) -> Result<Image, ImageError> {
         for dir in &self.dirs {
             let path = dir.path.join(format!("{name}.toml"));
             match read_entry(&path) {
                 Ok(text) => return parse(name.clone(), path, &text),
-                // The directory itself may be what is missing or closed; only then is the name unknown for sure.
+                // The directory itself may be missing or closed. Only an entry missing in an open directory is surely
+                // an unknown name.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(ImageError::Entry { path, why: error.to_string() }),
             }
@@ -298,7 +300,7 @@ impl Catalogue {
     }
 }
 
-/// The image that is this file: an entry by its extension, else a disk by its content.
+/// The image in this file. Its extension shows that it is an entry; otherwise it is a disk, known by its content.
 fn of_path(path: &Path) -> Result<Image, ImageError> {
     let failed = |source| ImageError::File { path: path.to_owned(), source };
     let name = ImageName::of_file(path);
@@ -337,7 +339,7 @@ fn parse(name: ImageName, entry_path: PathBuf, text: &str) -> Result<Image, Imag
         .map_err(|error| ImageError::Entry { path: entry_path.clone(), why: one_line(&error.to_string()) })?;
     entry.validate().map_err(|why| ImageError::Entry { path: entry_path.clone(), why })?;
     if let Some(digest) = &mut entry.sha256 {
-        // It names the copies on nodes.
+        // The digest is part of the names of copies on nodes.
         digest.make_ascii_lowercase();
         if digest.len() != 64 || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             let why = "sha256 must be 64 hexadecimal digits, as sha256sum prints them".to_owned();
@@ -349,7 +351,7 @@ fn parse(name: ImageName, entry_path: PathBuf, text: &str) -> Result<Image, Imag
     Ok(Image { name, entry, entry_path, disk })
 }
 
-/// toml's errors draw the place over several lines; users get one.
+/// Errors of toml show the place on several lines; users get one line.
 fn one_line(text: &str) -> String {
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.contains('|')).collect();
     lines.join(": ")

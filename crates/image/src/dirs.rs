@@ -1,4 +1,4 @@
-//! The catalogue's directories, as the configuration writes them and as they are for one user.
+//! The catalogue's directories: as the configuration has them, and as one user sees them.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use std::sync::OnceLock;
 use anyhow::{bail, ensure};
 use nix::unistd::{Group, Uid, User, getegid, getgroups};
 
-/// Somebody who looks for images.
+/// A person who looks for images.
 #[derive(Debug, Clone, Default)]
 pub struct Person {
-    /// Login name; the number where there is none.
+    /// Login name; the user id if there is no name.
     pub name: String,
     /// Home directory in the passwd database.
     pub home: Option<PathBuf>,
@@ -20,7 +20,8 @@ pub struct Person {
 }
 
 impl Person {
-    /// Whom this process runs as. From the kernel and the databases: the environment is whatever a job says.
+    /// The user of this process. Taken from the kernel and the databases, because a job can put anything into the
+    /// environment.
     pub fn of_process() -> Self {
         let uid = Uid::effective();
         let user = User::from_uid(uid).ok().flatten();
@@ -37,8 +38,8 @@ impl Person {
         Self { groups: OnceLock::from(names.into_iter().map(str::to_owned).collect::<Vec<_>>()), ..self }
     }
 
-    /// Names of all groups, the primary one first. Looked up when somebody asks: a directory service may take its
-    /// time to tell the name of a large group.
+    /// Names of all groups, the primary one first. Looked up only when needed: a directory service may take long
+    /// to return the name of a large group.
     pub fn groups(&self) -> &[String] {
         self.groups.get_or_init(|| {
             let mut gids = vec![getegid()];
@@ -55,7 +56,7 @@ impl Person {
 pub struct ImageDir {
     /// Where it is.
     pub path: PathBuf,
-    /// Whose it is: it need not exist unless it is the site's.
+    /// Who fills it. Only the site's directory must exist.
     pub owner: Owner,
 }
 
@@ -99,9 +100,9 @@ pub fn check_pattern(pattern: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What `patterns` are for `person`, in the same order.
+/// The directories that `patterns` mean for `person`, in the same order.
 pub fn expand(patterns: &[PathBuf], person: &Person) -> Vec<ImageDir> {
-    // A name that is a path would lead elsewhere.
+    // A name that is a path would lead to another place.
     let is_plain = |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains('/');
     let mut dirs = Vec::new();
     for pattern in patterns {

@@ -28,7 +28,7 @@ pub enum DiskBus {
     Virtio,
     /// A disk on a SATA controller (AHCI).
     Sata,
-    /// A disk on a parallel ATA controller, in a PC of the time before PCI Express.
+    /// A disk on a parallel ATA controller, in an old PC without PCI Express.
     Ide,
 }
 
@@ -46,7 +46,7 @@ pub struct FullBootEntry {
     pub initrd: Option<PathBuf>,
     /// The kernel can mount shares (9p).
     pub shares: bool,
-    /// The kernel takes memory while it runs (virtio-mem), so that one template serves many sizes.
+    /// The kernel can get more memory while it runs (virtio-mem), so that one template serves many sizes.
     pub memory_hotplug: bool,
 }
 
@@ -91,7 +91,7 @@ pub struct ImageEntry {
 }
 
 impl ImageEntry {
-    /// The entry of a disk of which nothing else is said: kit boot, this node's architecture.
+    /// The entry of a disk about which nothing else is known: kit boot, this node's architecture.
     pub fn new(disk: PathBuf, format: DiskFormat) -> Self {
         Self {
             description: String::new(),
@@ -115,7 +115,7 @@ impl ImageEntry {
     /// Whether the keys go together.
     ///
     /// # Errors
-    /// The contradiction, for whoever wrote the entry.
+    /// The contradiction, for the author of the entry.
     pub fn validate(&self) -> Result<(), String> {
         match self.boot {
             BootMode::Kit if self.full.is_some() => {

@@ -1,10 +1,10 @@
-//! Whether a VM can start from a disk: what its content says against the entry and against QEMU's other files.
+//! Whether a VM can start from a disk: its content must fit the entry and must not lead QEMU to other files.
 
 use super::entry::ImageEntry;
 use super::format::DiskFormat;
 use super::probe::{Content, Probe, Qcow2, Vmdk};
 
-/// What speaks against a VM from this disk, as the end of the sentence "the disk …"; `None` is the best answer.
+/// Why no VM can start from this disk, as the end of the sentence "the disk …"; `None` if a VM can.
 pub fn objection(entry: &ImageEntry, probe: &Probe) -> Option<String> {
     if let Some(missing) = probe.missing_bytes() {
         let bytes = if missing == 1 { "byte is" } else { "bytes are" };
@@ -17,7 +17,7 @@ pub fn objection(entry: &ImageEntry, probe: &Probe) -> Option<String> {
     }
     let format = entry.format;
     let is_it = match (format, &probe.content) {
-        // What a disk holds that boots by itself is its boot loader's affair.
+        // If a disk boots by itself, its content is a matter for its boot loader.
         (DiskFormat::Raw, content) if entry.boot != super::entry::BootMode::Kit => {
             !matches!(content, Content::Empty | Content::Qcow2(_) | Content::Vdi | Content::Vmdk(_) | Content::Luks)
         }
@@ -50,7 +50,7 @@ fn dangerous(header: &Qcow2) -> Option<String> {
     Some(why.to_owned())
 }
 
-/// Why a file is no disk of an image, as the end of the sentence "the disk …".
+/// Why a file cannot be the disk of an image, as the end of the sentence "the disk …".
 pub fn no_disk(probe: &Probe) -> String {
     let remedy = match probe.content {
         Content::Partitioned(_) => {

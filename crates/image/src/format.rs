@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::probe::{Content, Qcow2};
 
-/// What a disk file is. Always said and never guessed by QEMU: a guest could write a header that guesses well.
+/// What a disk file is. QEMU is always told and never guesses: a guest could write a header that makes it guess wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DiskFormat {
@@ -12,14 +12,14 @@ pub enum DiskFormat {
     Squashfs,
     /// An erofs file system.
     Erofs,
-    /// Plain bytes: one file system, or a disk with partitions where it boots by itself or is imported.
+    /// Plain bytes: one file system, or a disk with partitions if it boots by itself or is imported.
     Raw,
     /// QEMU's own.
     Qcow2,
-    /// VirtualBox's: imported, but no VM runs from it and no entry can name it.
+    /// VirtualBox's format: can be imported, but no VM runs from it and no entry can name it.
     #[serde(skip)]
     Vdi,
-    /// VMware's, in one file: imported, but no VM runs from it and no entry can name it.
+    /// VMware's format, in one file: can be imported, but no VM runs from it and no entry can name it.
     #[serde(skip)]
     Vmdk,
 }
@@ -46,7 +46,7 @@ impl DiskFormat {
         }
     }
 
-    /// The file system the agent should mount, `auto` where the format does not say.
+    /// The file system that the agent should mount; `auto` if the format does not say.
     pub fn root_fs(self) -> &'static str {
         match self {
             Self::Squashfs => "squashfs",
@@ -60,7 +60,7 @@ impl DiskFormat {
         matches!(self, Self::Squashfs | Self::Erofs)
     }
 
-    /// Whether VMs run from it, so that an entry may name it.
+    /// Whether VMs can run from it, so that an entry may name it.
     pub fn is_bootable(self) -> bool {
         !matches!(self, Self::Vdi | Self::Vmdk)
     }

@@ -3,7 +3,7 @@
 //! An image is an entry `NAME.toml` in one of the catalogue's directories, beside or pointing to
 //! its disk, or a disk file that a user names. Images are read-only.
 
-// println! and eprintln! panic when nobody reads any more.
+// println! and eprintln! panic when the reader has left.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 #![forbid(unsafe_code)]
 

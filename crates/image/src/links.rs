@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// Where a link would be lost or do harm: what the guest's kernel and agent put there is not the image's.
+/// Where a link would be lost or do harm: the guest's kernel and agent fill these directories, not the image.
 const NOT_IN: [&str; 5] = ["/dev", "/proc", "/run", "/sys", "/tmp"];
 
 /// Links to be made in each VM: path in the guest → path on a share, both absolute.
@@ -19,7 +19,7 @@ impl Links {
         self.0.iter().map(|(path, target)| (path.as_path(), target.as_path()))
     }
 
-    /// Whether there is none.
+    /// Whether there are no links.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

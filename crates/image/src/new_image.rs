@@ -1,4 +1,4 @@
-//! Where a new image goes, and whether it can.
+//! Where a new image goes, and whether it can be made there.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use nix::unistd::{AccessFlags, access};
 
 use request::{ImageName, SaveSpec};
 
-/// A place that was looked at: the directory is there and this user may write it.
+/// A place that was checked: the directory exists and this user may write to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewImage {
     /// Name of the image.
@@ -19,8 +19,8 @@ pub struct NewImage {
 }
 
 impl NewImage {
-    /// Finds the directory that `spec` means: with a name alone `own`, the catalogue's for new images of this
-    /// person, which is made if it is not there yet.
+    /// Finds the directory that `spec` means. For a name alone that is `own`, the catalogue's directory for
+    /// new images of this person; it is made if it does not exist yet.
     ///
     /// # Errors
     /// When there is no such directory or the name is taken; the text is for the user.

@@ -1,14 +1,14 @@
-//! What a file holds, told by its first bytes: names and extensions lie.
+//! Finds out what a file holds by its first bytes: names and extensions may lie.
 //!
-//! Only looks at what was read; nothing is mounted, unpacked or given to QEMU. So a file that could lead QEMU
-//! to other files (a backing file, an external data file) is known for one before QEMU opens it.
+//! Only looks at bytes that were read; nothing is mounted, unpacked or given to QEMU. So a file that could
+//! lead QEMU to other files (a backing file, an external data file) is recognised before QEMU opens it.
 
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// How much of a file's beginning tells what it is: the superblock of btrfs lies at 64 KiB.
+/// How many first bytes are needed to recognise a file: the superblock of btrfs lies at 64 KiB.
 pub const HEAD: usize = 68 << 10;
 
 /// What a file holds.
@@ -22,7 +22,7 @@ pub enum Content {
     Erofs,
     /// An ext2, ext3 or ext4 file system.
     Ext {
-        /// 2, 3 or 4.
+        /// Which of them: 2, 3 or 4.
         version: u8,
         /// It was not unmounted: its journal must be replayed, which needs write access.
         needs_recovery: bool,
@@ -134,12 +134,12 @@ pub struct Probe {
     pub content: Content,
     /// Its length in bytes.
     pub bytes: u64,
-    /// The length in bytes that it must have at least, as it says itself.
+    /// The least length in bytes that it must have, by its own header.
     pub least_bytes: Option<u64>,
 }
 
 impl Probe {
-    /// Looks at the beginning of `file`, wherever its position is, and leaves it there.
+    /// Looks at the beginning of `file`. The position of the file does not matter and stays as it is.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -162,7 +162,7 @@ impl Probe {
         let head = Head(head);
         let (content, least_bytes) = match bytes {
             0 => (Content::Empty, None),
-            // Containers first: what lies inside a disk may look like a file system at the same place.
+            // Containers first: bytes inside a disk may look like a file system at the same offset.
             _ => container(head)
                 .or_else(|| partitions(head).map(|it| (it, None)))
                 .or_else(|| file_system(head))
@@ -177,7 +177,7 @@ impl Probe {
     }
 }
 
-/// The first bytes of a file; what lies behind their end is read as if it were not there.
+/// The first bytes of a file; a read behind their end finds nothing.
 #[derive(Clone, Copy)]
 struct Head<'a>(&'a [u8]);
 
@@ -220,7 +220,7 @@ fn container(head: Head<'_>) -> Found {
     } else if head.has(0x40, &0xbeda_107f_u32.to_le_bytes()) {
         Content::Vdi
     } else if head.has(0, b"KDMV") {
-        // Flag 16: grains are compressed; so are those of streamOptimized disks.
+        // Flag 16: grains are compressed, as in streamOptimized disks.
         let compressed = head.le32(8).is_some_and(|flags| flags & (1 << 16) != 0);
         Content::Vmdk(if compressed { Vmdk::Stream } else { Vmdk::Sparse })
     } else if head.has(0, b"COWD") {
@@ -274,7 +274,7 @@ fn partitions(head: Head<'_>) -> Option<Content> {
     if !head.has(510, &[0x55, 0xaa]) {
         return None;
     }
-    // Boot sectors of file systems carry the same mark, with code or nothing where a table would be.
+    // Boot sectors of file systems have the same mark, but code or zeros in the place of a table.
     let entries: Vec<[u8; 16]> = (0..4).filter_map(|number| head.array(446 + 16 * number)).collect();
     let is_sound = |entry: &[u8; 16]| {
         let sectors = u32::from_le_bytes([entry[12], entry[13], entry[14], entry[15]]);
@@ -330,7 +330,7 @@ fn ext(head: Head<'_>) -> Found {
     const EXTENTS: u32 = 0x40;
     const BITS_64: u32 = 0x80;
     let (inodes, low, shift) = (head.le32(SUPER)?, head.le32(SUPER + 4)?, head.le32(SUPER + 24)?);
-    // The magic number has 16 bits only; these fields make sure.
+    // The magic number has only 16 bits, so these fields are checked too.
     if head.le16(SUPER + 56)? != 0xef53 || inodes == 0 || low == 0 || shift > 6 {
         return None;
     }

@@ -1,4 +1,4 @@
-//! What a kit boot never uses of an image: found in the archive of its root, left out of the next.
+//! Parts of an image that a kit boot never uses: found in the archive of its root, and left out of the next archive.
 //!
 //! The list is short on purpose. Nothing on it is ever loaded, linked or included by a program; and the files that
 //! programs are linked against are recorded before and after, so that a mistake is found and not published.
@@ -18,9 +18,9 @@ struct Rule {
     what: &'static str,
     /// Only when asked for: people read it, programs seldom.
     documents: bool,
-    /// What is below one of these goes; the directory itself stays.
+    /// Everything below one of these is left out; the directory itself stays.
     below: &'static [&'static str],
-    /// Links and files in the root directory whose names begin so go.
+    /// Links and files in the root directory whose names begin so are left out.
     at_top: &'static [&'static str],
 }
 
@@ -49,7 +49,7 @@ const RULES: [Rule; 5] = [
     },
 ];
 
-/// Directories that package managers want to find.
+/// Directories that package managers expect.
 const STAYS: [&str; 2] = ["var/cache/apt/archives/partial", "var/lib/apt/lists/partial"];
 
 /// A number of files with their bytes.
@@ -68,27 +68,27 @@ impl Amount {
     }
 }
 
-/// What programs are linked against: each shared object and each file that tells the loader where they are, with
-/// its digest or the target of the link.
+/// What programs are linked against: each shared object, and each file that says where the loader finds them,
+/// with its digest or the target of the link.
 pub type Libraries = BTreeMap<String, String>;
 
 /// What was found in a root.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// What can go, by its kind.
+    /// What can be left out, by its kind.
     pub dropped: Vec<(&'static str, Amount)>,
     /// The rest.
     pub kept: Amount,
-    /// All shared objects, but those of kernel modules' directories, which no program is linked against.
+    /// All shared objects, except those in directories of kernel modules: no program is linked against them.
     pub libraries: Libraries,
 }
 
-/// Goes through the archive of a root and writes to `out`, if there is one, what is not left out.
+/// Reads the archive of a root and writes what is not left out to `out`, if there is one.
 ///
 /// # Errors
-/// When the archive is damaged or cannot be written; when something would go that programs are linked against.
+/// When the archive is damaged or cannot be written; when a file that programs are linked against would be left out.
 pub fn slim(archive: &File, documents: bool, out: Option<&File>) -> anyhow::Result<Findings> {
-    // A second name of a file is only a name: the first must stay then.
+    // A second name of a file has no content of its own, so the first name must stay.
     let mut needed = BTreeSet::new();
     each(archive, |entry, _| {
         if let (Kind::HardLink(target), None) = (&entry.kind, rule(&name(&entry.path), documents)) {
@@ -151,7 +151,7 @@ impl<R: io::Read> io::Read for Stream<R> {
 
 impl<R: io::Read> Skip for Stream<R> {}
 
-/// Content that is hashed on its way.
+/// Content that is hashed while it is read.
 struct Hashed<'a> {
     content: &'a mut dyn io::Read,
     hash: Option<digest::Running>,
@@ -167,7 +167,7 @@ impl io::Read for Hashed<'_> {
     }
 }
 
-/// A name as the rules have it: without a slash or dot at its ends.
+/// A name in the form of the rules: without a slash or dot at its ends.
 fn name(path: &[u8]) -> String {
     let text = String::from_utf8_lossy(path);
     text.trim_start_matches("./").trim_matches('/').to_owned()

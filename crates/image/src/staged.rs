@@ -1,4 +1,4 @@
-//! Files that appear under their name complete or not at all.
+//! Files that get their name only when they are complete.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -12,15 +12,15 @@ use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::linkat;
 
-/// Names that files of this process have only until they are published.
+/// Temporary names of this process's files, until they are published.
 static NAMES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 fn names() -> MutexGuard<'static, Vec<PathBuf>> {
     NAMES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// From now on, a signal that ends this process removes what it has staged under a name first. To be called
-/// before any thread is started.
+/// From now on, when a signal ends this process, its staged files with a name are removed first. Must be
+/// called before any thread is started.
 ///
 /// # Errors
 /// When the system refuses.
@@ -32,7 +32,7 @@ pub fn clean_up_on_signals() -> anyhow::Result<()> {
     ending.thread_block().context("signals")?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         let Ok(signal) = ending.wait() else { return };
-        // Held until the end, so that nothing is named any more.
+        // The lock is held until the end, so that no file gets a name any more.
         let names = names();
         for path in names.iter() {
             let _ = std::fs::remove_file(path).or_else(|_| std::fs::remove_dir_all(path));
@@ -42,14 +42,14 @@ pub fn clean_up_on_signals() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A file that is being written. Dropping it leaves nothing.
+/// A file that is being written. When it is dropped, nothing is left over.
 ///
 /// Where the file system can, it has no name until it is published, so that not even a killed process
 /// leaves it behind (NFS and some others cannot).
 #[derive(Debug)]
 pub struct Staged {
     file: File,
-    /// The name it has meanwhile, where it needs one.
+    /// Its temporary name, if it needs one.
     name: Option<PathBuf>,
 }
 
@@ -61,7 +61,7 @@ impl Staged {
     pub fn create(dir: &Path) -> io::Result<Self> {
         match OpenOptions::new().read(true).write(true).mode(0o666).custom_flags(libc::O_TMPFILE).open(dir) {
             Ok(file) => return Ok(Self { file, name: None }),
-            // EISDIR: a kernel or file system that does not know O_TMPFILE opens the directory.
+            // EISDIR: a kernel or file system that does not know O_TMPFILE tries to open the directory.
             Err(error) if !matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR)) => return Err(error),
             Err(_) => {}
         }
@@ -77,7 +77,7 @@ impl Staged {
         &self.file
     }
 
-    /// A path that this process and its children can open it by, as long as it is staged.
+    /// A path by which this process and its children can open it, as long as it is staged.
     pub fn path(&self) -> PathBuf {
         match &self.name {
             Some(name) => name.clone(),
@@ -85,7 +85,7 @@ impl Staged {
         }
     }
 
-    /// Gives it the name `to`, in the place of whatever has that name if `replace`.
+    /// Gives it the name `to`. With `replace`, it replaces any file of that name.
     ///
     /// # Errors
     /// When the name is taken and `replace` is not wanted, or the system refuses.
@@ -95,7 +95,7 @@ impl Staged {
             return named(to).with_context(|| to.display().to_string());
         }
         if self.name.is_none() {
-            // A link cannot take another's place, a name can.
+            // linkat cannot replace a file; rename can. So it gets a temporary name first.
             let meanwhile = to.with_file_name(format!(".spank-vm.{}.partial", std::process::id()));
             let _ = std::fs::remove_file(&meanwhile);
             names().push(meanwhile.clone());
@@ -120,15 +120,15 @@ impl Drop for Staged {
     }
 }
 
-/// A directory of that name that goes with everything in it.
+/// A directory of that name that is removed with everything in it.
 #[derive(Debug)]
 pub struct StagedDir(PathBuf);
 
 impl StagedDir {
-    /// Makes it; its parent is there.
+    /// Makes it; its parent must exist.
     ///
     /// # Errors
-    /// When it is there already, or cannot be made.
+    /// When it exists already, or cannot be made.
     pub fn create(path: &Path) -> io::Result<Self> {
         let mut names = names();
         std::fs::create_dir(path)?;

@@ -1,21 +1,21 @@
-//! For which processor an image's programs were made: one of them tells.
+//! The processor that an image's programs were made for: found by looking at one of them.
 
 use std::io::Read;
 
 use super::tree::{Inode, Tree};
 
-/// Programs that tell for all, the first found being believed.
+/// Programs that stand for all programs of an image; the first one found decides.
 const TELLING: [&[u8]; 7] =
     [b"bin/sh", b"bin/bash", b"bin/busybox", b"usr/bin/env", b"sbin/init", b"usr/lib/systemd/systemd", b"bin/ls"];
 
-/// Bytes of an ELF header up to the machine.
+/// Bytes of an ELF header up to and with the machine field.
 const HEADER: usize = 20;
 
-/// What was seen of the programs as they went by.
+/// What was seen of the programs while the content was copied.
 #[derive(Debug)]
 pub struct Seen {
     candidates: Vec<Inode>,
-    /// The best so far: its place among the candidates, and its machine.
+    /// The best program so far: its place among the candidates, and its machine.
     best: Option<(usize, &'static str)>,
 }
 
@@ -26,7 +26,7 @@ impl Seen {
         Self { candidates: found.collect(), best: None }
     }
 
-    /// The same content, looked at where that is of use.
+    /// The same content; its first bytes are looked at if the file is a candidate.
     pub fn watch<R: Read>(&mut self, inode: Inode, executable: bool, content: R) -> Watched<'_, R> {
         let last = self.candidates.len();
         let rank = self.candidates.iter().position(|&candidate| candidate == inode).or(executable.then_some(last));
@@ -76,7 +76,7 @@ fn machine(start: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Content on its way, whose first bytes are looked at.
+/// Content that is passed on, and whose first bytes are looked at.
 #[derive(Debug)]
 pub struct Watched<'a, R> {
     seen: &'a mut Seen,

@@ -1,4 +1,4 @@
-//! The disk and its entry appear in the catalogue, whole and at once.
+//! Puts the disk and its entry into the catalogue, whole and in one step.
 
 use std::fs;
 use std::io::Write;
@@ -13,7 +13,7 @@ use crate::entry::{BootMode, ImageEntry};
 use crate::format::DiskFormat;
 use crate::staged::Staged;
 
-/// What is wrong with the name shows before anything is read.
+/// Checks the name before anything is read.
 ///
 /// # Errors
 /// The name is taken.
@@ -48,7 +48,7 @@ pub fn publish(staged: Staged, options: &ImportOptions, arch: String) -> anyhow:
     let ImportOptions { name, dir, .. } = options;
     staged.file().sync_all().context("writing the new disk")?;
     let sha256 = digest::of_file(&staged.path()).context("reading the new disk")?;
-    // A new disk gets a new name: jobs that run from the old one keep it until they end.
+    // A new disk gets a new name, so that running jobs keep the old disk until they end.
     let disk = PathBuf::from(format!("{name}-{}.squashfs", &sha256[..12]));
     let entry_path = entry_path(options);
     let old = options.replace.then(|| disk_of(&entry_path)).flatten().filter(|old| *old != dir.join(&disk));
@@ -76,7 +76,7 @@ pub fn publish(staged: Staged, options: &ImportOptions, arch: String) -> anyhow:
         return Err(error);
     }
     if let Some(old) = old {
-        // Who runs from it has it open; who is about to looks the entry up.
+        // Running VMs have the old disk open; VMs that start now look the entry up again.
         let _ = fs::remove_file(old);
     }
     Ok(Image { name: name.clone(), entry, entry_path, disk: dir.join(disk) })
@@ -89,8 +89,8 @@ fn disk_of(entry_path: &Path) -> Option<PathBuf> {
     Some(dir.join(entry.disk)).filter(|disk| disk.parent() == Some(dir))
 }
 
-/// Whether a signal waits that will end this process: where a VM is saved, signals are blocked and read later, and
-/// who was told to end must not publish anything any more.
+/// Whether a signal is pending that will end this process. While a VM is saved, signals are blocked and read
+/// later; a process that was told to end must not publish anything any more.
 fn is_interrupted() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let pending = |key| {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-/// Why an archive became no image.
+/// Why an archive could not become an image.
 #[derive(Debug)]
 pub struct ImportError {
     why: anyhow::Error,
@@ -11,7 +11,7 @@ pub struct ImportError {
 }
 
 impl ImportError {
-    /// Whether another directory, or room in this one, would have helped.
+    /// Whether another directory, or more room in this one, would have helped.
     pub fn is_for_lack_of_room(&self) -> bool {
         self.lacks_room
     }

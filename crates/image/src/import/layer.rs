@@ -15,13 +15,13 @@ use super::spool::Spool;
 use crate::digest;
 use archive::Skip;
 
-/// Bytes that tell what a file is.
+/// Number of first bytes that show what a file is.
 pub const START: usize = 0x8800;
 
 /// Bytes read at once.
 const BUFFER: usize = 128 * 1024;
 
-/// A range of a file that several may read.
+/// A range of a file that several readers may share.
 #[derive(Debug, Clone)]
 pub struct Part {
     file: Arc<File>,
@@ -41,7 +41,7 @@ impl Part {
         Ok(Self { file: Arc::new(file), offset: 0, len })
     }
 
-    /// A range of this one; `None` if it does not lie within.
+    /// A range of this one; `None` if it does not lie inside.
     pub fn range(&self, offset: u64, len: u64) -> Option<Self> {
         (offset.checked_add(len)? <= self.len).then(|| Self {
             file: Arc::clone(&self.file),
@@ -50,7 +50,7 @@ impl Part {
         })
     }
 
-    /// The first bytes, fewer if there are not so many.
+    /// The first bytes; fewer if the range is shorter.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -87,7 +87,7 @@ impl PartReader {
         self.buffer.resize(wanted, 0);
         self.used = 0;
         let read = self.part.file.read_at(&mut self.buffer, self.part.offset + self.position);
-        // What was not read must not be taken for it.
+        // Bytes that were not read must not look like data.
         self.buffer.truncate(*read.as_ref().unwrap_or(&0));
         let read = read?;
         self.position += read as u64;
@@ -147,8 +147,8 @@ impl Compression {
         }
     }
 
-    /// The program that unpacks it and Debian's package of that. Programs, because these parse what strangers made,
-    /// and do it beside us on another processor.
+    /// The program that unpacks it, and its Debian package. Separate programs are used because the data may come
+    /// from strangers, and because they run beside us on another processor.
     fn program(self) -> (&'static str, &'static [&'static str], &'static str) {
         match self {
             Self::None => ("cat", &[], "coreutils"),
@@ -202,7 +202,7 @@ impl Layer {
         self.part.len
     }
 
-    /// Compares the bytes with the digest by which they were found.
+    /// Compares the bytes with the digest that names them.
     ///
     /// # Errors
     /// When they differ.
@@ -228,7 +228,8 @@ impl Layer {
         }
     }
 
-    /// The tar as a part of a file that can be read from anywhere: unpacked into an unnamed file if need be.
+    /// The tar as a part of a file that can be read at any offset; it is first unpacked into an unnamed file if
+    /// necessary.
     ///
     /// # Errors
     /// When that file would have more than `limit` bytes or cannot be written.
@@ -255,10 +256,10 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// Looks at what is behind the archive's end, at most `limit` bytes: only there it shows whether all was whole.
+    /// Reads on behind the archive's end, at most `limit` bytes: only there can we see whether everything was whole.
     ///
     /// # Errors
-    /// It was not.
+    /// It was not whole.
     pub fn finish(self, limit: u64) -> anyhow::Result<()> {
         match self {
             Self::Plain(_) => Ok(()),
@@ -285,7 +286,7 @@ impl Skip for Stream {
     }
 }
 
-/// Anything that must be read to be passed over.
+/// A stream that can only skip bytes by reading them.
 struct Through<'a, R>(&'a mut R);
 
 impl<R: Read> Read for Through<'_, R> {
@@ -317,7 +318,7 @@ impl Unpacker {
             .with_context(|| format!("{program} cannot be started: install {package}"))?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
         let (mut stdin, stdout) = (stdin.context("no pipe")?, stdout.context("no pipe")?);
-        // It ends with the input, or when the program does.
+        // The thread ends with the input, or when the program ends.
         let feeder = std::thread::spawn(move || drop(io::copy(&mut input, &mut stdin)));
         Ok(Self { program, child, output: BufReader::with_capacity(BUFFER, stdout), feeder: Some(feeder) })
     }

@@ -7,13 +7,13 @@
 //!   catalogue ◄─ enter (atomic) ◄─ squashfs ◄─ pack ◄────────── tree (who wins, and where) ◄─┘
 //! ```
 //!
-//! What must hold:
+//! What must always be true:
 //! - Nothing of an archive is unpacked on the host, and no disk is mounted or guessed at there. Names, links and
 //!   devices of an archive are values in a tree of ours until the guest's kernel sees them in a file system.
 //! - Everything is read twice: first to know all names, sizes and winners, so that what is refused is refused
 //!   before anything is written; then for the content.
-//! - The size of the result, the number of its files and the memory for their names have bounds.
-//! - Whatever ends an import, there is a whole image or nothing.
+//! - The size of the result, the number of its files and the memory for their names have limits.
+//! - However an import ends, there is a whole image or nothing.
 
 mod arch;
 pub mod disk;
@@ -51,23 +51,23 @@ pub use self::arch::runs_here;
 pub use self::options::ImportOptions;
 pub use self::pack::packer_exists;
 
-/// Most bytes of files unless somebody asks for more.
+/// Default limit for the bytes of all files.
 pub const DEFAULT_MAX_BYTES: u64 = 64 << 30;
 
 /// Bytes collected before they are written.
 const BUFFER: usize = 256 * 1024;
 
-/// What became of an import.
+/// The result of an import.
 #[derive(Debug)]
 pub struct Imported {
     /// The image.
     pub image: Image,
-    /// What the user should know of it, a sentence each.
+    /// What the user should know about it, one sentence each.
     pub notes: Vec<String>,
 }
 
 /// Exports the root that a disk holds: reads the disk, writes a tar with at most so many bytes of files to the file,
-/// and returns warnings. The runner's helper VM can; this module only knows that somebody does.
+/// and returns warnings. The runner's helper VM does this; this module only knows the function.
 pub type ExportDisk<'a> = &'a mut dyn FnMut(Disk, u64, File) -> anyhow::Result<Vec<String>>;
 
 /// Packs the tar archive that `archive` yields, compressed or not, into a squashfs image and enters it in the
@@ -127,10 +127,10 @@ pub fn import_path(path: &Path, options: &ImportOptions, export_disk: ExportDisk
     imported
 }
 
-/// The disk in a file, for those who take it as it is.
+/// The disk in a file, for callers that use it as it is.
 ///
 /// # Errors
-/// It is no disk, or one that cannot be taken; the text says why and what can be done.
+/// It is no disk, or one that cannot be used; the text says why and what can be done.
 pub fn open_disk(path: &Path) -> anyhow::Result<Disk> {
     match Source::recognise(path)? {
         Source::Disk(disk) => disk.must_be_whole().map(|()| disk).with_context(|| path.display().to_string()),
@@ -138,13 +138,14 @@ pub fn open_disk(path: &Path) -> anyhow::Result<Disk> {
     }
 }
 
-/// The files of an ordinary user become root's: they are the system's files there. Root's keep their owners.
+/// If an ordinary user imports, the user's files get root as owner: in the image they are the system's files. If root
+/// imports, files keep their owners.
 fn owner() -> Option<(u32, u32)> {
     let (uid, gid) = (geteuid(), getegid());
     (!uid.is_root()).then_some((uid.as_raw(), gid.as_raw()))
 }
 
-/// A tar may be a root file system, or hold a container image or a virtual appliance: its names tell.
+/// A tar may be a root file system, or hold a container image or a virtual appliance: the names in it show which.
 fn import_tar(layer: Layer, options: &ImportOptions, progress: &Progress) -> anyhow::Result<Imported> {
     let mut tree = Tree::new(options.max_bytes);
     read_names(&layer, 0, false, &mut tree, progress)?;
@@ -162,7 +163,7 @@ fn import_tar(layer: Layer, options: &ImportOptions, progress: &Progress) -> any
     finish(vec![layer], tree, options, progress, Vec::new())
 }
 
-/// Puts the layers of a container image, lowest first, over each other.
+/// Puts the layers of a container image on top of each other, the lowest first.
 fn import_layers(
     layers: Vec<Layer>,
     options: &ImportOptions,

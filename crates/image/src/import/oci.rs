@@ -13,13 +13,13 @@ use super::progress::Progress;
 use crate::digest;
 use archive::{Kind, Reader};
 
-/// Longest manifest or index.
+/// Maximum size of a manifest or index, in bytes.
 const MANIFEST_MAX: u64 = 16 << 20;
 
-/// Most layers of an image.
+/// Maximum number of layers of an image.
 const LAYERS_MAX: usize = 1000;
 
-/// Most files of an archive of layers.
+/// Maximum number of files in an archive of layers.
 const FILES_MAX: usize = 100_000;
 
 #[derive(Debug, Deserialize)]
@@ -46,7 +46,7 @@ struct Platform {
 struct Manifest {
     #[serde(default)]
     layers: Vec<Descriptor>,
-    /// An index that is found where a manifest is expected.
+    /// An index found in a place where a manifest is expected.
     #[serde(default)]
     manifests: Vec<Descriptor>,
 }
@@ -63,7 +63,7 @@ struct DockerImage {
 /// The layers of the image in an archive, lowest first.
 ///
 /// # Errors
-/// There is no image for this processor, or several; or something of it is missing or damaged.
+/// There is no image for this processor, or there are several; or a part of it is missing or damaged.
 pub fn of_archive(part: Part) -> anyhow::Result<Vec<Layer>> {
     let mut files = HashMap::new();
     let mut links = HashMap::new();
@@ -73,7 +73,7 @@ pub fn of_archive(part: Part) -> anyhow::Result<Vec<Layer>> {
         ensure!(files.len() + links.len() < FILES_MAX, "the archive has too many files for a container image");
         match entry.kind {
             Kind::File(size) => _ = files.insert(name, (reader.position(), size)),
-            // Old docker writes a layer that another image has too as a link to it.
+            // Old docker versions write a layer that another image also has as a link.
             Kind::Symlink(target) => _ = links.insert(name, String::from_utf8_lossy(&target).into_owned()),
             _ => {}
         }
@@ -109,7 +109,7 @@ impl Store {
         ensure!(image.layers.len() <= LAYERS_MAX, "the image has {} layers", image.layers.len());
         let layer = |(number, name): (usize, &String)| {
             let part = self.get(name)?.with_context(|| format!("layer '{name}' of the image is not in the archive"))?;
-            // Such an archive names no digest of what it holds.
+            // Such an archive has no digests of its content.
             Ok(Layer::new(part, layer_name(number), Some(String::new()))?)
         };
         image.layers.iter().enumerate().map(layer).collect()
@@ -146,7 +146,7 @@ impl Store {
         Ok(Layer::new(part, layer_name(number), Some(hex.to_owned()))?)
     }
 
-    /// The content of a small blob, which must be what its digest says.
+    /// The content of a small blob; it must match its digest.
     fn blob(&self, descriptor: &Descriptor) -> anyhow::Result<Vec<u8>> {
         let hex = sha256(&descriptor.digest)?;
         let bytes = self.read(&format!("blobs/sha256/{hex}"))?;
@@ -193,7 +193,7 @@ impl DockerImage {
 
 /// The image for this processor.
 fn choose(manifests: &[Descriptor]) -> anyhow::Result<Descriptor> {
-    // Attestations are no images.
+    // Attestations are not images.
     let images: Vec<&Descriptor> =
         manifests.iter().filter(|m| m.platform.as_ref().is_none_or(|p| p.architecture != "unknown")).collect();
     if let [only] = images[..] {

@@ -1,11 +1,11 @@
-//! What an import is told.
+//! The options of an import.
 
 use std::path::PathBuf;
 
 use crate::entry::ImageEntry;
 use request::ImageName;
 
-/// What to import and as what.
+/// What to import, and under which name.
 #[derive(Debug, Clone)]
 pub struct ImportOptions {
     /// Name of the new image.
@@ -18,10 +18,10 @@ pub struct ImportOptions {
     pub append: String,
     /// Replace an image of that name.
     pub replace: bool,
-    /// Entry of an image that this one is made of: whatever else it says holds for the new one.
+    /// Entry of the image that this one is made from: its other keys also apply to the new one.
     pub inherits: Option<ImageEntry>,
-    /// Processor architecture of its programs, instead of what they tell themselves.
+    /// Processor architecture of its programs, instead of the one found in the programs.
     pub arch: Option<String>,
-    /// Most bytes that the files of the image may have together.
+    /// Limit for the bytes of all files of the image together.
     pub max_bytes: u64,
 }

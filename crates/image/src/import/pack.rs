@@ -1,4 +1,4 @@
-//! Entries to a squashfs, by `sqfstar`.
+//! Writes entries into a squashfs, with `sqfstar`.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek};
@@ -15,13 +15,13 @@ use archive::{Entry, Kind, Writer};
 /// Bytes collected before they are written to the pipe.
 const BUFFER: usize = 256 * 1024;
 
-/// What the packer may use beside its program: its own default is a quarter of the machine's memory.
+/// Memory that the packer may use for data: its own default is a quarter of the machine's memory.
 const MEMORY: &str = "64M";
 
-/// Whether this machine has what packs images.
+/// Checks that this machine has the program that packs images.
 ///
 /// # Errors
-/// When not; the text says how to get it.
+/// When it is missing; the text says how to get it.
 pub fn packer_exists() -> anyhow::Result<()> {
     let tried = Command::new("sqfstar").arg("-version").stdin(Stdio::null()).stdout(Stdio::null()).status();
     tried.map(drop).context("sqfstar cannot be started: install squashfs-tools")
@@ -41,11 +41,12 @@ impl Packer {
     /// # Errors
     /// When `sqfstar` is not installed.
     pub fn start(disk: &Path, root: &Entry) -> anyhow::Result<Self> {
-        // In memory: nobody reads while it writes, and the disk may be what is full.
+        // In memory, because nobody reads while it writes, and because the disk may be full.
         let said = File::from(memfd_create(c"sqfstar", MFdFlags::MFD_CLOEXEC)?);
         // lz4: under emulation the guest decompresses on a slow processor, and size matters less than start time.
         let mut child = Command::new("sqfstar")
-            // The file is there already, and is this process's alone. The memory is the task's when a VM is saved.
+            // -force: the file exists already, and only this process has it. -mem: while a VM is saved, the memory
+            // counts as the task's.
             .args(["-quiet", "-no-progress", "-force", "-mem", MEMORY, "-comp", "lz4", "-b", "128K"])
             .args(["-root-mode", &format!("{:o}", root.mode & 0o7777)])
             .args(["-root-uid", &root.uid.to_string(), "-root-gid", &root.gid.to_string()])
@@ -60,7 +61,7 @@ impl Packer {
         Ok(Self { child, archive: Writer::new(BufWriter::with_capacity(BUFFER, input)), said })
     }
 
-    /// Packs what has no content.
+    /// Packs an entry without content.
     ///
     /// # Errors
     /// When `sqfstar` has ended.
@@ -85,7 +86,7 @@ impl Packer {
         Ok(())
     }
 
-    /// Waits for the end. `packed` is what came of giving everything to it.
+    /// Waits for the end. `packed` is the result of sending everything to it.
     ///
     /// # Errors
     /// What went wrong first: `sqfstar`'s own reason, if it gave up.
@@ -117,7 +118,7 @@ impl Packer {
     }
 }
 
-/// Why the packer failed, in its words or from how it ended. Of what kind that is only its words can tell.
+/// Why the packer failed: from its output, or from how it ended. Only its output can show what kind of error it is.
 fn reason(status: ExitStatus, said: &str) -> (io::ErrorKind, String) {
     if status.signal() == Some(libc::SIGXFSZ) {
         return (io::ErrorKind::FileTooLarge, "the file grew beyond the limit for files (ulimit -f)".to_owned());
@@ -129,7 +130,7 @@ fn reason(status: ExitStatus, said: &str) -> (io::ErrorKind, String) {
         () => io::ErrorKind::Other,
     };
     let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty());
-    // The cause comes before the announcement that it is fatal.
+    // The cause is printed before the line that says it is fatal.
     let line = lines().find(|line| line.contains("because")).or_else(|| lines().next_back());
     (kind, line.map_or_else(|| format!("the packer ended with {status}"), str::to_owned))
 }

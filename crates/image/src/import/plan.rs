@@ -1,4 +1,4 @@
-//! What is left of the layers, in the order in which it is written.
+//! What the layers add up to, in the order in which it is written.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -23,14 +23,14 @@ pub struct PlannedFile {
     pub inode: Inode,
     /// Whether it may be executed.
     pub executable: bool,
-    /// Under its first name.
+    /// The entry, under its first name.
     pub entry: Entry,
     /// Its other names.
     pub links: Vec<Vec<u8>>,
 }
 
 impl Plan {
-    /// What is to be written of the tree, and from where.
+    /// Which parts of the tree are to be written, and where their content comes from.
     ///
     /// # Errors
     /// A path that is too long.
@@ -66,12 +66,12 @@ impl Plan {
         &self.plain
     }
 
-    /// Whether the layer has any content that is wanted.
+    /// Whether any content of the layer is needed.
     pub fn wants_layer(&self, layer: u32) -> bool {
         self.layers.contains(&layer)
     }
 
-    /// The file whose content an entry has, if that is wanted.
+    /// The file whose content this entry has, if it is needed.
     pub fn file(&self, layer: u32, ordinal: u64) -> Option<&PlannedFile> {
         self.files.get(&(layer, ordinal))
     }

@@ -1,11 +1,11 @@
-//! How far an import is: a bar on a terminal, nothing elsewhere.
+//! Progress of an import: a bar on a terminal, otherwise nothing.
 
 use std::io::{self, Read};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// A bar that everybody may draw on.
+/// A bar that every part of an import may draw on.
 #[derive(Debug, Clone)]
 pub struct Progress(ProgressBar);
 
@@ -17,24 +17,24 @@ impl Progress {
         Self(bar)
     }
 
-    /// Nobody wants to know.
+    /// No bar: nobody wants to see it.
     pub fn none() -> Self {
         Self(ProgressBar::hidden())
     }
 
-    /// Something whose length is not known goes on by itself.
+    /// For a step of unknown length: the bar moves by itself.
     pub fn wait(&self, what: &'static str) {
         self.0.set_style(style("{spinner} {msg} {elapsed}"));
         self.0.set_message(what);
         self.0.enable_steady_tick(Duration::from_millis(200));
     }
 
-    /// So many bytes of an archive are looked at.
+    /// The next step reads so many bytes of an archive.
     pub fn read(&self, bytes: u64) {
         self.bar("reading", bytes);
     }
 
-    /// So many bytes are packed.
+    /// The next step packs so many bytes.
     pub fn pack(&self, bytes: u64) {
         self.bar("packing", bytes);
     }
@@ -47,7 +47,7 @@ impl Progress {
         self.0.set_length(bytes);
     }
 
-    /// So many bytes more are done.
+    /// So many more bytes are done.
     pub fn add(&self, bytes: u64) {
         self.0.inc(bytes);
     }
@@ -57,7 +57,7 @@ impl Progress {
         Counted { content, progress: self.clone() }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn end(&self) {
         self.0.finish_and_clear();
     }
@@ -67,7 +67,7 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// Content on its way that moves the bar.
+/// Content that moves the bar while it is read.
 #[derive(Debug)]
 pub struct Counted<R> {
     content: R,

@@ -1,4 +1,4 @@
-//! What a file is, by its content: names lie.
+//! Finds out what a file is by its content: names may lie.
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;
@@ -15,7 +15,7 @@ use archive::Reader;
 /// Something that an image can be made of.
 #[derive(Debug)]
 pub enum Source {
-    /// A tar archive, compressed or not, of whatever.
+    /// A tar archive of anything, compressed or not.
     Tar(Layer),
     /// A directory with a root file system.
     Directory(PathBuf),
@@ -29,7 +29,7 @@ impl Source {
     /// Looks at a file or directory.
     ///
     /// # Errors
-    /// It cannot be read, or is nothing that can be imported; the text says what it is.
+    /// It cannot be read or cannot be imported; the text says what it is.
     pub fn recognise(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
         let kind = path.metadata().with_context(|| shown.to_string())?.file_type();

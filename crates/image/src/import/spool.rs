@@ -1,4 +1,4 @@
-//! A file without a name for what must be read twice and can only be had once.
+//! A file without a name, for data that must be read twice but arrives only once.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -9,14 +9,14 @@ use anyhow::Context;
 
 use super::progress::Progress;
 
-/// The file. Whoever dies, nothing of it is left.
+/// The file. It has no name, so nothing is left over when a process dies.
 #[derive(Debug)]
 pub struct Spool {
     file: File,
 }
 
 impl Spool {
-    /// An empty one in `dir`, where there must be room for the image anyway.
+    /// An empty file in `dir`, which needs room for the image anyway.
     ///
     /// # Errors
     /// When nothing can be written there.
@@ -27,7 +27,7 @@ impl Spool {
             .with_context(|| format!("the image directory {} cannot be written", dir.display()))
     }
 
-    /// With everything that `content` yields.
+    /// A file with everything that `content` yields.
     ///
     /// # Errors
     /// When it cannot be read or the disk is full.
@@ -42,10 +42,10 @@ impl Spool {
         Ok(self)
     }
 
-    /// The same file once more.
+    /// Another handle of the same file.
     ///
     /// # Errors
-    /// When descriptors run out.
+    /// When there are no more file descriptors.
     pub fn file(&self) -> io::Result<File> {
         self.file.try_clone()
     }
@@ -55,7 +55,7 @@ fn unnamed(dir: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(0o600);
     match options.clone().custom_flags(libc::O_TMPFILE).open(dir) {
-        // NFS and other file systems that have no unnamed files.
+        // NFS and some other file systems have no unnamed files.
         Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)) => {
             let path = dir.join(format!(".spool.{}", std::process::id()));
             let file = options.create_new(true).custom_flags(libc::O_NOFOLLOW).open(&path)?;

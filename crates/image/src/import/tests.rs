@@ -1,4 +1,4 @@
-//! Whole imports, of what honest people and others make.
+//! Whole imports, of honest and of hostile files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -52,7 +52,7 @@ impl Site {
         result
     }
 
-    /// The error of an import that must leave everything as it was.
+    /// The error of an import that must not change anything.
     #[track_caller]
     fn refusal(&self, entries: &[(Entry, &[u8])]) -> String {
         let before = self.names();
@@ -61,7 +61,7 @@ impl Site {
         format!("{error:#}")
     }
 
-    /// All files of the site with what they hold, but for an empty catalogue.
+    /// All files of the site with their content; an empty catalogue does not count.
     fn names(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         fn walk(dir: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
             for file in fs::read_dir(dir).unwrap().map(|file| file.unwrap().path()) {
@@ -77,7 +77,7 @@ impl Site {
     }
 }
 
-/// What an image holds: mode, owner and size of each path, by `unsquashfs`.
+/// The content of an image: mode, owner and size of each path, as `unsquashfs` lists them.
 fn listing(imported: &Imported) -> BTreeMap<String, String> {
     let output = Command::new("unsquashfs").arg("-lln").arg(&imported.image.disk).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
@@ -154,7 +154,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     Command::new("gzip").arg("-c").arg(dir.path().join("f")).output().unwrap().stdout
 }
 
-/// Two layers: the upper one takes away, replaces and links.
+/// Two layers: the upper one removes, replaces and links files.
 fn two_layers() -> [Vec<u8>; 2] {
     let lower = [
         file("etc/gone", "x"),
@@ -238,7 +238,7 @@ fn names_that_lead_out_of_an_archive_are_refused_or_stay_inside() {
     assert!(error.contains("leads out of it"), "{error}");
     let error = site.refusal(&[root.clone(), link("etc/x", &format!("{victim}/passwd"))]);
     assert!(error.contains("which is no file of it"), "{error}");
-    // Absolute names and links to the outside mean the inside.
+    // Absolute names and links to the outside stay inside the root.
     let imported = site
         .import_entries(&[
             root,
@@ -273,7 +273,7 @@ fn bombs_are_refused_before_anything_is_written() {
     let zeros = vec![0; 1 << 20];
     let error = site.refusal(&[file("etc/a", "x"), (entry("big", Kind::File(1 << 20)), &zeros)]);
     assert!(error.contains("more than 1 MiB; --max-size allows more"), "{error}");
-    // Small as a file, large as what it says.
+    // The file is small, but it claims a large content.
     let packed = gzip(&archive(&[(entry("etc/zeros", Kind::File(40 << 20)), &vec![0; 40 << 20])]));
     assert!(packed.len() < 100_000);
     let source = site.file("bomb.tgz", &packed);

@@ -1,7 +1,7 @@
 //! The root file system as it would be after unpacking, without unpacking: names, links and owners only.
 //!
-//! Entries do to this tree what they would do to a directory under a chroot: later ones replace earlier ones,
-//! links are followed within the tree, whiteouts of a container's layer take away what lower layers had.
+//! Entries change this tree as they would change a directory under a chroot: later ones replace earlier ones,
+//! links are followed within the tree, whiteouts of a container's layer remove what lower layers had.
 
 use std::collections::BTreeMap;
 
@@ -9,29 +9,29 @@ use anyhow::{bail, ensure};
 
 use archive::{Entry, Kind, Xattr, shown};
 
-/// Most entries of all layers together.
+/// Maximum number of entries of all layers together.
 const ENTRIES_MAX: u64 = 4_000_000;
 
-/// Most bytes of names, targets and attributes that are kept in memory.
+/// Maximum bytes of names, targets and attributes that are kept in memory.
 const NAMES_MAX: u64 = 1 << 30;
 
-/// Longest name and path that a system of Linux can use.
+/// Longest name and path that Linux can use, in bytes.
 const NAME_MAX: usize = 255;
 const PATH_MAX: usize = 4095;
 
-/// Most links that one path may lead through.
+/// Maximum number of links that one path may lead through.
 const HOPS_MAX: usize = 40;
 
-/// What a name of a container's layer begins with that takes a name of lower layers away, and the name that takes away all.
+/// Prefix of a name in a container's layer that removes a name of lower layers, and the name that removes all of them.
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
-/// Number of a thing in the tree, whatever names it has.
+/// Number of a file or directory in the tree, whatever names it has.
 pub type Inode = u32;
 
 const ROOT: Inode = 0;
 
-/// A thing with everything but its content.
+/// A file or directory, with everything but its content.
 #[derive(Debug)]
 pub struct Node {
     /// Owner, permissions and attributes; its path is empty and its kind that of the body.
@@ -40,12 +40,12 @@ pub struct Node {
     pub body: Body,
 }
 
-/// What a thing in the tree is.
+/// The kind of a node in the tree.
 #[derive(Debug)]
 pub enum Body {
-    /// A directory and what is in it: the thing, and the layer that gave it the name.
+    /// A directory and what is in it: for each name its number, and the layer that added the name.
     Directory(BTreeMap<Box<[u8]>, (Inode, u32)>),
-    /// A file whose content is that of an entry: layer and number.
+    /// A file whose content comes from an entry: layer and number of that entry.
     File(u32, u64),
     /// Anything without content.
     Other,
@@ -65,13 +65,13 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// An empty root that may get files of so many bytes together.
+    /// An empty root whose files may have so many bytes together.
     pub fn new(max_bytes: u64) -> Self {
         let (layer, whiteouts, entries, names, bytes, dropped_attributes) = (0, false, 0, 0, 0, 0);
         Self { nodes: vec![directory()], layer, whiteouts, entries, names, bytes, max_bytes, dropped_attributes }
     }
 
-    /// What follows lies over what was added before; in a container's layer, some names are whiteouts.
+    /// Starts the next layer, which lies over what was added before; in a container's layer, some names are whiteouts.
     pub fn begin_layer(&mut self, number: u32, whiteouts: bool) {
         (self.layer, self.whiteouts) = (number, whiteouts);
     }
@@ -79,7 +79,7 @@ impl Tree {
     /// Adds an entry, number `ordinal` of its layer.
     ///
     /// # Errors
-    /// It is something that no honest archive has, or beyond a limit.
+    /// No honest archive has such an entry, or a limit is exceeded.
     pub fn add(&mut self, mut entry: Entry, ordinal: u64) -> anyhow::Result<()> {
         self.count(&entry)?;
         let path = std::mem::take(&mut entry.path);
@@ -196,7 +196,7 @@ impl Tree {
         Ok(way.last().copied().unwrap_or(ROOT))
     }
 
-    /// What a hard link means.
+    /// The node that a hard link means.
     fn linked(&mut self, target: &[u8], path: &[u8]) -> anyhow::Result<Inode> {
         let found = self.find(target, false)?;
         match found {
@@ -207,7 +207,7 @@ impl Tree {
         }
     }
 
-    /// The thing with that path, following links of its directories, and itself too if `follow`.
+    /// The node with that path. Links in its directories are followed, and the last name too if `follow`.
     pub fn find(&self, path: &[u8], follow: bool) -> anyhow::Result<Option<Inode>> {
         let mut way = vec![ROOT];
         let mut todo: Vec<Vec<u8>> = components(path)?.iter().rev().map(|part| part.to_vec()).collect();
@@ -235,7 +235,7 @@ impl Tree {
         Ok(way.last().copied())
     }
 
-    /// Takes away names that lower layers gave.
+    /// Removes names that lower layers added.
     fn white_out(&mut self, parent: Inode, name: &[u8]) {
         if name == OPAQUE {
             self.keep_own(parent);
@@ -251,7 +251,7 @@ impl Tree {
         }
     }
 
-    /// Removes from a directory what this layer did not put there; whether anything is left.
+    /// Removes from a directory what this layer did not put there. Returns whether anything is left.
     fn keep_own(&mut self, directory: Inode) -> bool {
         let children: Vec<(Box<[u8]>, Inode, u32)> = match &self.nodes[directory as usize].body {
             Body::Directory(children) => {
@@ -281,7 +281,7 @@ impl Tree {
         self.children(ROOT).keys().map(|name| &**name)
     }
 
-    /// Whether this can be the root of a system at all.
+    /// Checks that this can be the root of a system at all.
     ///
     /// # Errors
     /// Says what it looks like instead.
@@ -299,7 +299,7 @@ impl Tree {
         }
     }
 
-    /// A container of one program has it anywhere.
+    /// An image with a single program may have that program in any place.
     fn has_program(&self) -> bool {
         let is_program = |&(inode, _): &(Inode, u32)| {
             let Node { entry, body } = &self.nodes[inode as usize];
@@ -320,12 +320,12 @@ impl Tree {
         &self.nodes[ROOT as usize].entry
     }
 
-    /// Everything of that number.
+    /// The node with that number.
     pub fn node(&self, inode: Inode) -> &Node {
         &self.nodes[inode as usize]
     }
 
-    /// Shows everything but the root to `visit`, by each of its names; a directory comes before what is in it.
+    /// Calls `visit` for every name of every node but the root; a directory comes before what is in it.
     ///
     /// # Errors
     /// A path that is too long.
@@ -385,14 +385,14 @@ impl Tree {
     }
 }
 
-/// A directory that nobody described.
+/// A directory that no entry described.
 fn directory() -> Node {
     let entry =
         Entry { path: Vec::new(), kind: Kind::Directory, mode: 0o755, uid: 0, gid: 0, mtime: 0, xattrs: Vec::new() };
     Node { entry, body: Body::Directory(BTreeMap::new()) }
 }
 
-/// The parts of a path of an archive. Where it begins does not matter; where it leads does.
+/// The parts of a path in an archive. A slash at its start makes no difference.
 fn components(path: &[u8]) -> anyhow::Result<Vec<&[u8]>> {
     ensure!(!path.contains(&0), "the archive has a name with a zero byte: '{}'", shown(path));
     let parts: Vec<&[u8]> = path.split(|&byte| byte == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();

@@ -69,7 +69,7 @@ pub fn build(options: &BuildOptions) -> anyhow::Result<Kit> {
     Ok(Kit::load(&options.output)?)
 }
 
-/// The agent, checked for what is easily done wrong: one that needs the host's libraries never starts.
+/// The agent, checked for a common mistake: an agent that needs the host's libraries never starts.
 fn read_agent(path: &Path) -> anyhow::Result<Vec<u8>> {
     let agent = fs::read(path).with_context(|| format!("cannot read the agent {}", path.display()))?;
     ensure!(agent.starts_with(b"\x7fELF"), "the agent {} is no executable", path.display());
@@ -95,7 +95,7 @@ fn initramfs(agent: &[u8], selection: &Selection) -> Vec<u8> {
     let mut archive = Archive::default();
     archive.directory("dev");
     // The kernel opens the console for its init before anything is mounted, and the agent's runtime
-    // wants something behind 0, 1 and 2 even in a VM without a console.
+    // needs open descriptors 0, 1 and 2 even in a VM without a console.
     archive.device("dev/console", 0o600, (5, 1));
     archive.device("dev/null", 0o666, (1, 3));
     archive.file("init", 0o755, agent);
@@ -133,7 +133,7 @@ fn digests(dir: &Path) -> anyhow::Result<BTreeMap<String, String>> {
 }
 
 fn write(path: &Path, content: &[u8]) -> anyhow::Result<()> {
-    // On the disk before the rename that makes it visible.
+    // It must be on the disk before the rename makes it visible.
     let written = File::create(path).and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()));
     written.with_context(|| format!("cannot write {}", path.display()))
 }

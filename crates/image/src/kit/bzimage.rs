@@ -1,4 +1,4 @@
-//! Taking the kernel out of a bzImage.
+//! Extracts the kernel from a bzImage.
 //!
 //! A bzImage unpacks itself when it starts, which costs a guest more than anything else it does
 //! under emulation. Its payload is an ELF file that QEMU can start directly, if the kernel was
@@ -47,7 +47,7 @@ fn payload(image: &[u8]) -> anyhow::Result<(&[u8], usize)> {
     let word = |at: usize| Some(u32::from_le_bytes(image.get(at..at + 4)?.try_into().ok()?) as usize);
     let header = || {
         let is_bzimage = image.get(0x202..0x206)? == b"HdrS" && word(0x206)? & 0xffff >= 0x0208;
-        // 0 means 4, for the sake of boot sectors of the nineties.
+        // 0 means 4, for compatibility with boot sectors of the nineties.
         let setup_sectors = byte(0x1f1).filter(|&count| count > 0).unwrap_or(4);
         let start = (setup_sectors + 1) * 512 + word(0x248)?;
         let payload = image.get(start..)?.get(..word(0x24c)?)?;

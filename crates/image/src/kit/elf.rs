@@ -1,4 +1,4 @@
-//! As much of ELF as kernel modules need: finding a section, and leaving out what a guest only pays for.
+//! The part of ELF that kernel modules need: finding a section, and removing sections that only cost a guest time.
 
 /// Length of a section header of a 64-bit file.
 const SECTION_HEADER: usize = 64;

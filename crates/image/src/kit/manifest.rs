@@ -26,7 +26,7 @@ pub struct Manifest {
     /// What could not be put in, one sentence each.
     #[serde(default)]
     pub notes: Vec<String>,
-    /// Digest of each file but the scratch disk, which is gigabytes of nothing.
+    /// Digest of each file except the scratch disk, which is gigabytes of zeros.
     pub sha256: BTreeMap<String, String>,
 }
 

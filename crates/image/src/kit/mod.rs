@@ -44,7 +44,7 @@ const VMLINUX: &str = "vmlinux";
 const INITRAMFS: &str = "initramfs.cpio";
 const SCRATCH: &str = "scratch.ext4";
 
-/// A boot kit that was found fit to be used by this program.
+/// A boot kit that was checked: this program can use it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kit {
     dir: PathBuf,
@@ -53,7 +53,7 @@ pub struct Kit {
 }
 
 impl Kit {
-    /// Opens the kit in `dir`. The files are not read, only looked at: see [`Kit::verify`].
+    /// Opens the kit in `dir`. Only checks that its files exist and does not read them: see [`Kit::verify`].
     ///
     /// # Errors
     /// A sentence that says what is missing and how to make it.
@@ -108,7 +108,7 @@ impl Kit {
         self.dir.join(VMLINUX)
     }
 
-    /// The kernel as its package ships it, for a QEMU or machine that cannot enter the other.
+    /// The kernel as its package ships it, for a QEMU or machine type that cannot start the other one.
     pub fn compressed_kernel(&self) -> PathBuf {
         self.dir.join(VMLINUZ)
     }
@@ -128,7 +128,7 @@ impl Kit {
         &self.manifest.kernel_release
     }
 
-    /// Stands for the whole content: two kits with the same digest are the same kit.
+    /// Digest of the whole content: two kits with the same digest are the same kit.
     pub fn digest(&self) -> &str {
         &self.digest
     }
@@ -171,14 +171,14 @@ pub enum KitError {
         /// The system's reason.
         source: io::Error,
     },
-    /// `kit.toml` is not what this program writes.
+    /// `kit.toml` is not in the form that this program writes.
     Malformed {
         /// The file.
         path: PathBuf,
         /// The parser's reason.
         why: String,
     },
-    /// The kit was built by a program with another idea of what a kit is.
+    /// The kit was built by a program that uses another layout of kits.
     OtherFormat {
         /// Where the kit is.
         dir: PathBuf,
@@ -206,7 +206,7 @@ impl fmt::Display for KitError {
             Self::Missing { dir, file } => {
                 write!(f, "no boot kit in {} ({file} is missing): {}", dir.display(), remedy(dir))
             }
-            // The cause is the error's source; whoever prints this prints the chain.
+            // The cause is the error's source; callers print the whole chain.
             Self::Unreadable { path, .. } => write!(f, "cannot read {} of the boot kit", path.display()),
             Self::Malformed { path, why } => write!(f, "{}: {}", path.display(), why.trim_end()),
             Self::OtherFormat { dir, found } => write!(

@@ -1,4 +1,4 @@
-//! Choosing the kernel modules of a kit and putting them into an order in which they can be loaded.
+//! Chooses the kernel modules of a kit and puts them into an order in which they can be loaded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -25,8 +25,8 @@ const fn like(group: &'static str, module: &'static str) -> Wanted {
     Wanted { group, module, required: false }
 }
 
-/// In loading order. libcrc32c asks for `crc32c` by a name that only modprobe resolves, so whoever
-/// needs it gets an implementation first: the processor's, if this one has it, and the plain one.
+/// In loading order. libcrc32c asks for `crc32c` by a name that only modprobe resolves. So modules that need it get an
+/// implementation first: the one for the processor, if it has one, and the plain one.
 const WANTED: [Wanted; 25] = [
     need("pci", "virtio_pci"),
     need("mmio", "virtio_mmio"),
@@ -62,7 +62,7 @@ pub(super) struct Selection {
     pub modules: Vec<Module>,
     /// File system types an image may have.
     pub filesystems: Vec<String>,
-    /// What was wanted and is not there.
+    /// What was wanted but does not exist.
     pub notes: Vec<String>,
 }
 
@@ -178,7 +178,7 @@ fn module_name(path: &Path) -> Option<String> {
     matches!(end, "" | ".xz" | ".zst" | ".gz").then(|| stem.replace('-', "_"))
 }
 
-/// A module's bytes, unpacked: the agent has no decompressor.
+/// A module's bytes, uncompressed: the agent has no decompressor.
 fn read_module(path: &Path) -> anyhow::Result<Vec<u8>> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     match path.extension().and_then(|end| end.to_str()) {

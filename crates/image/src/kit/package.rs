@@ -1,4 +1,4 @@
-//! Getting a kernel package and what is in it.
+//! Gets a kernel package and its content.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ impl Default for KernelSource {
 }
 
 impl From<&str> for KernelSource {
-    /// What looks like a path or a `.deb` is a file, all else the name of a package.
+    /// A text that looks like a path or a `.deb` means a file; any other text is the name of a package.
     fn from(text: &str) -> Self {
         if text.contains('/') || text.ends_with(".deb") { Self::File(text.into()) } else { Self::Package(text.into()) }
     }
@@ -46,7 +46,7 @@ pub(super) struct Kernel {
     pub modules: PathBuf,
 }
 
-/// Brings the package here, if need be into `cache`, and unpacks it into `dir` without installing it.
+/// Gets the package, downloads it into `cache` if necessary, and unpacks it into `dir` without installing it.
 pub(super) fn unpack(source: &KernelSource, cache: &Path, dir: &Path) -> anyhow::Result<Kernel> {
     let deb = match source {
         KernelSource::File(path) => path.clone(),
@@ -64,7 +64,7 @@ fn find_kernel(dir: &Path, package: String) -> anyhow::Result<Kernel> {
         .filter_map(|entry| Some(entry.file_name().to_str()?.strip_prefix("vmlinuz-")?.to_owned()))
         .next()
         .with_context(|| format!("{package} has no /boot/vmlinuz-*: is it a kernel package?"))?;
-    // Releases after the merge of /usr have their modules there.
+    // Releases with a merged /usr have their modules there.
     let modules = ["usr/lib/modules", "lib/modules"]
         .iter()
         .map(|place| dir.join(place).join(&release))

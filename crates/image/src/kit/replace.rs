@@ -1,4 +1,4 @@
-//! Putting a finished directory in the place of another in one step.
+//! Replaces a directory by a finished one in one step.
 
 use std::fs;
 use std::io;
@@ -10,7 +10,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::MANIFEST;
 
-/// A directory under construction beside its future place; gone again unless it is put there.
+/// A directory that is being built beside its future place; it is removed unless it is put there.
 #[derive(Debug)]
 pub(super) struct Draft {
     dir: PathBuf,
@@ -18,10 +18,10 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// Begins a directory that is to become `target`.
+    /// Begins a directory that will become `target`.
     ///
     /// # Errors
-    /// `target` holds something else than a kit, or its parent cannot be written.
+    /// `target` holds something other than a kit, or its parent cannot be written.
     pub fn begin(target: &Path) -> anyhow::Result<Self> {
         if target.is_dir() && !target.join(MANIFEST).exists() && fs::read_dir(target)?.next().is_some() {
             bail!("{} is not empty and not a boot kit; it is left alone", target.display());
@@ -33,7 +33,7 @@ impl Draft {
         };
         fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
         let dir = parent.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-        // A draft of an earlier process that had our number.
+        // A leftover draft of an earlier process with our process id.
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         Ok(Self { dir, target: target.to_owned() })
@@ -44,14 +44,14 @@ impl Draft {
         &self.dir
     }
 
-    /// Makes the draft visible under its target's name. Who has files of an earlier kit open keeps them.
+    /// Makes the draft visible under its target's name. Processes that have files of an earlier kit open keep them.
     pub fn put_in_place(self) -> anyhow::Result<()> {
         let exchange = renameat2(AT_FDCWD, &self.dir, AT_FDCWD, &self.target, RenameFlags::RENAME_EXCHANGE);
         let moved = match exchange {
-            // What was there now has the draft's name, and goes with it.
+            // The old kit now has the draft's name, and is removed with it.
             Ok(()) => Ok(()),
             Err(Errno::ENOENT) => fs::rename(&self.dir, &self.target),
-            // A file system that cannot exchange (NFS): there is a moment without a kit.
+            // On a file system that cannot exchange names (NFS) there is a moment without a kit.
             Err(Errno::EINVAL | Errno::ENOSYS) => {
                 fs::remove_dir_all(&self.target).and_then(|()| fs::rename(&self.dir, &self.target))
             }

@@ -1,4 +1,4 @@
-//! Running the few programs a build needs, with their own words in the error.
+//! Runs the few programs that a build needs; errors quote their output.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -29,7 +29,7 @@ pub(super) fn filter(command: &mut Command, input: &[u8]) -> anyhow::Result<Vec<
         .with_context(|| not_started(command))?;
     let mut stdin = child.stdin.take().context("a child without the pipe it was given")?;
     let output = std::thread::scope(|scope| {
-        // It may stop reading at the end of its data, before the end of ours.
+        // The program may stop reading at the end of its data, before it has read all of ours.
         scope.spawn(move || drop(stdin.write_all(input)));
         child.wait_with_output()
     });

@@ -1,8 +1,8 @@
-//! Numbers of headers.
+//! Reads numbers from headers.
 
 use anyhow::Context;
 
-/// The bytes that stand at that place.
+/// The bytes at that offset.
 pub fn number<const N: usize>(start: &[u8], at: usize) -> anyhow::Result<[u8; N]> {
     let bytes = start.get(at..at + N).context("the disk is cut off in its header")?;
     Ok(bytes.try_into()?)

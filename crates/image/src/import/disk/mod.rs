@@ -30,7 +30,7 @@ pub struct Disk {
     part: Part,
 }
 
-/// What is known by its first bytes and cannot be taken, and what to do.
+/// Kinds of disks that are known by their first bytes but cannot be imported, and what to do then.
 const REFUSED: [(&[u8], &str); 5] = [
     (b"vhdxfile", "is a Hyper-V disk (vhdx): convert it with 'qemu-img convert -f vhdx -O qcow2'"),
     (b"conectix", "is a disk of Virtual PC (vhd): convert it with 'qemu-img convert -f vpc -O qcow2'"),
@@ -43,7 +43,7 @@ impl Disk {
     /// Recognises a disk by its first bytes and looks into its header; `None` if it is none.
     ///
     /// # Errors
-    /// It is a disk that cannot be taken; the text says why and what can be done.
+    /// It is a disk that cannot be imported; the text says why and what can be done.
     pub fn recognise(part: Part, start: &[u8], name: &str) -> anyhow::Result<Option<Self>> {
         if let Some((_, why)) = REFUSED.iter().find(|(magic, _)| start.starts_with(magic)) {
             bail!("{name} {why}");
@@ -73,7 +73,7 @@ impl Disk {
     /// Recognises the disk in this file.
     ///
     /// # Errors
-    /// The file cannot be read, or is no disk that can be taken.
+    /// The file cannot be read, or is no disk that can be imported.
     pub fn of_path(path: &Path) -> anyhow::Result<Self> {
         let context = || path.display().to_string();
         let part = File::open(path).and_then(Part::of_file).with_context(context)?;
@@ -82,17 +82,17 @@ impl Disk {
         disk.with_context(|| format!("{} is no virtual disk", path.display()))
     }
 
-    /// The file, and which bytes of it are the disk (offset and length) if not all.
+    /// The file; and if only a part of it is the disk, the offset and length of that part.
     ///
     /// # Errors
-    /// When descriptors run out.
+    /// When there are no more file descriptors.
     pub fn open(&self) -> std::io::Result<(File, Option<(u64, u64)>)> {
         let file = self.part.file().try_clone()?;
         let whole = self.part.offset == 0 && file.metadata()?.len() == self.part.len;
         Ok((file, (!whole).then_some((self.part.offset, self.part.len))))
     }
 
-    /// Whether the disk is whole, as far as its format can tell: of one that is cut off, the missing end would read
+    /// Checks that the disk is whole, as far as its format can show: in a truncated disk the missing end would read
     /// as zeros.
     ///
     /// # Errors
@@ -103,7 +103,7 @@ impl Disk {
         }
         let output = self.qemu_img(&["check", "-q"], &[])?;
         match output.status.code() {
-            // 3: some space is lost, no data. 63: nothing to check in this kind.
+            // 3: some space is lost, but no data. 63: this format has nothing to check.
             Some(0 | 3 | 63) => Ok(()),
             code => {
                 let code = code.unwrap_or(-1);
@@ -115,9 +115,9 @@ impl Disk {
     /// Copies the disk as it is to the existing file `target`, as qcow2.
     ///
     /// # Errors
-    /// When the disk cannot be read or the target not be written.
+    /// When the disk cannot be read or the target cannot be written.
     pub fn copy_as_qcow2(&self, target: &Path) -> anyhow::Result<()> {
-        // -W: what is written out of order takes less time, and nobody reads it meanwhile.
+        // -W: writing out of order takes less time, and nobody reads the file meanwhile.
         let output = self.qemu_img(&["convert", "-q", "-W", "-O", "qcow2"], &[target.as_os_str()])?;
         ensure!(output.status.success(), "the disk cannot be copied: {}", first_line(&output));
         Ok(())
@@ -137,7 +137,7 @@ impl Disk {
     }
 }
 
-/// What `qemu-img` said first, without the name that we gave the disk.
+/// The first line of `qemu-img`'s output, without the name that we gave the disk.
 fn first_line(output: &Output) -> String {
     let said = [&output.stderr[..], &output.stdout].concat();
     let said = String::from_utf8_lossy(&said);
@@ -145,12 +145,12 @@ fn first_line(output: &Output) -> String {
     shown(line.rsplit_once("}': ").map_or(line, |(_, rest)| rest).as_bytes())
 }
 
-/// Whether a raw file begins as disks do: a partition table or a file system.
+/// Whether a raw file begins like a disk: with a partition table or a file system.
 fn is_raw(start: &[u8]) -> bool {
     let at = |offset: usize, magic: &[u8]| start.get(offset..).is_some_and(|rest| rest.starts_with(magic));
     at(510, b"\x55\xaa") || at(512, b"EFI PART") || at(0, b"XFSB") || at(0, b"hsqs") || at(1024 + 56, b"\x53\xef")
         || at(1024, b"\xe2\xe1\xf5\xe0")
-        // btrfs, LVM and swap have nothing this early but zeros; the guest says what it is.
+        // btrfs, LVM and swap have only zeros here; the guest will recognise them.
         || at(512, b"LABELONE") || at(4086, b"SWAPSPACE2") || is_btrfs_like(start)
 }
 
@@ -162,10 +162,10 @@ fn is_btrfs_like(start: &[u8]) -> bool {
 /// The disk of a virtual appliance (ova), if the archive is one.
 ///
 /// # Errors
-/// It has several disks, or one that cannot be taken.
+/// It has several disks, or one that cannot be imported.
 pub fn in_appliance(archive: &Part, name: &str) -> anyhow::Result<Option<Disk>> {
     let mut reader = Reader::new(archive.reader(&Progress::none()));
-    // The description comes first, so other archives are not read for this.
+    // The description comes first, so other archives need not be read any further.
     match reader.next_entry() {
         Ok(Some(entry)) if entry.path.ends_with(b".ovf") => {}
         _ => return Ok(None),

@@ -1,4 +1,4 @@
-//! Disks that QEMU must never be given, and those it may.
+//! Disks that QEMU must never open, and disks that it may open.
 
 use std::fs::{self, File};
 use std::path::Path;

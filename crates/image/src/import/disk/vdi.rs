@@ -12,7 +12,8 @@ pub fn is_vdi(start: &[u8]) -> bool {
     number(start, 0x40).is_ok_and(|bytes| u32::from_le_bytes(bytes) == SIGNATURE)
 }
 
-/// Whether the disk is in this file of `len` bytes alone, and whole: `qemu-img check` does not look for the latter.
+/// Checks that the disk is in this file of `len` bytes alone, and that it is whole: `qemu-img check` does not check the
+/// latter.
 pub fn check(start: &[u8], len: u64) -> anyhow::Result<()> {
     let field = |at| number(start, at).map(|bytes| u64::from(u32::from_le_bytes(bytes)));
     let kind = u32::from_le_bytes(number(start, 0x4c)?);

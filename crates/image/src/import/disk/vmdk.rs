@@ -1,4 +1,4 @@
-//! The header of VMware's disks, as far as they are one file.
+//! The header of VMware's disks that are a single file.
 
 use anyhow::{bail, ensure};
 
@@ -22,7 +22,7 @@ pub fn check(part: &Part, start: &[u8]) -> anyhow::Result<()> {
     let field = |at| number(start, at).map(u64::from_le_bytes);
     let (offset, sectors) = (field(28)?, field(36)?);
     let bytes = sectors.saturating_mul(SECTOR).min(DESCRIPTION_MAX);
-    // Without a description of its own it is an extent of a disk that lies in several files.
+    // Without a description of its own it is one part (extent) of a disk in several files.
     ensure!(
         offset > 0 && bytes > 0,
         "it is a part of a disk that is in several files: import the ova, or 'qemu-img convert' it to one qcow2"
