@@ -1,7 +1,7 @@
 //! Entries of `/etc/passwd`, `/etc/group` and `/etc/hosts`, as pure functions on their text.
 //!
-//! An image knows nothing of the cluster's users. What it already knows stays: an entry is only
-//! ever added, and only when the number (or the host's name) is not there.
+//! An image does not know the cluster's users. Its own entries stay: entries are only added, and
+//! only when the number (or the host's name) has none yet.
 
 /// The user of a task as the host's passwd describes them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -11,7 +11,7 @@ pub(super) struct Account {
     pub shell: Vec<u8>,
 }
 
-/// The passwd line that `text` lacks for this user, `None` when the uid has an entry.
+/// The passwd line that `text` lacks for this user; `None` when the uid has an entry.
 pub(super) fn missing_passwd_entry(text: &[u8], account: &Account, uid: u32, gid: u32) -> Option<Vec<u8>> {
     if has_id(text, uid) {
         return None;
@@ -27,8 +27,8 @@ pub(super) fn missing_passwd_entry(text: &[u8], account: &Account, uid: u32, gid
     Some(line)
 }
 
-/// The group line that `text` lacks for this gid. It is called like its user, unless the image has
-/// another group of that name: then by its number.
+/// The group line that `text` lacks for this gid. The group gets the name of its user; if the image
+/// has another group of that name, it gets its number as name.
 pub(super) fn missing_group_entry(text: &[u8], user: &[u8], gid: u32) -> Option<Vec<u8>> {
     if has_id(text, gid) {
         return None;
@@ -41,8 +41,8 @@ pub(super) fn missing_group_entry(text: &[u8], user: &[u8], gid: u32) -> Option<
     Some(line)
 }
 
-/// The hosts line by which the VM's own name resolves, `None` when it does already. A file without any line
-/// gets `localhost` too.
+/// The hosts line that makes the VM's own name resolve; `None` when it already does. An empty file gets
+/// `localhost` too.
 pub(super) fn missing_hosts_entry(text: &[u8], hostname: &[u8]) -> Option<Vec<u8>> {
     let known = lines(text)
         .map(|line| line.split(|&byte| byte == b'#').next().unwrap_or_default())
@@ -60,12 +60,12 @@ pub(super) fn missing_hosts_entry(text: &[u8], hostname: &[u8]) -> Option<Vec<u8
     Some(line)
 }
 
-/// A file whose last line lacks its newline needs one before ours.
+/// If the last line has no newline, one is needed before our line.
 fn separator(text: &[u8]) -> Vec<u8> {
     if text.last().is_some_and(|&last| last != b'\n') { b"\n".to_vec() } else { Vec::new() }
 }
 
-/// A value that may stand in a colon-separated line.
+/// A value that is allowed in a colon-separated line.
 fn field(value: &[u8]) -> Option<&[u8]> {
     (!value.iter().any(|byte| matches!(byte, b':' | b'\n' | 0))).then_some(value)
 }

@@ -25,7 +25,7 @@ const SCRATCH: &str = "/scratch";
 const ROOT: &str = "/root";
 const ETC: &str = "/etc-upper";
 
-/// Modules that every guest needs once its bus is known: the channel, disks, the overlay.
+/// Modules that every guest needs for the channel, disks and the overlay, once its bus is known.
 const BASE: &str = "base";
 
 /// Devices that get their driver only when the VM has one, and the kit's group for it.
@@ -58,7 +58,7 @@ const SYSTEM_MOUNTS: [Mount; 5] = [
     ("cgroup2", "/sys/fs/cgroup", "cgroup2", QUIET.union(MsFlags::MS_NODEV), ""),
 ];
 
-/// Names that udev makes on other systems and devtmpfs does not.
+/// Names that udev makes on other systems; devtmpfs does not make them.
 const DEV_LINKS: [(&str, &str); 4] = [
     ("/proc/self/fd", "/dev/fd"),
     ("/proc/self/fd/0", "/dev/stdin"),
@@ -73,7 +73,7 @@ pub(super) fn mount_kernel_file_systems() -> Result<(), AgentError> {
 
 /// Loads the drivers, mounts the image under a writable overlay and makes it the root.
 pub(super) fn bring_up(devices: &Devices, times: &mut BootTimes) -> Result<(), AgentError> {
-    // The drivers come before everything that can be wrong: without the channel nobody hears of it.
+    // The drivers come first, before anything can go wrong: without the channel nobody would learn of an error.
     let mut modules = Modules::open()?;
     let buses = [("pci", devices.has_pci()), ("mmio", devices.has_mmio())];
     let mut groups: Vec<_> = buses.into_iter().filter_map(|(group, there)| there.then_some(group)).collect();
@@ -134,8 +134,8 @@ fn load_for_this_machine(
     modules.load(&groups)
 }
 
-/// Puts image and scratch together at [`ROOT`] and lets go of the parts: the overlay holds on to
-/// what it needs, and nothing of the assembly shows in the guest's `/proc/mounts`.
+/// Puts image and scratch together at [`ROOT`], then detaches the parts: the overlay keeps what it
+/// needs, and the parts do not appear in the guest's `/proc/mounts`.
 fn mount_root(image: &Path, kind: FsType, scratch: Option<&Path>) -> Result<(), AgentError> {
     for directory in [IMAGE, SCRATCH, ROOT] {
         fs::create_dir_all(directory).doing(|| format!("create {directory}"))?;
@@ -144,8 +144,8 @@ fn mount_root(image: &Path, kind: FsType, scratch: Option<&Path>) -> Result<(), 
         .doing(|| format!("mount the image as {}", kind.name()))?;
     match scratch {
         Some(disk) => {
-            // The disk dies with the VM: no barriers, no access times, nothing written early for fear of a crash,
-            // and no kernel thread that fills in inode tables and so grows a sparse file for nothing.
+            // The disk ends with the VM. So: no barriers, no access times, no early writes against a crash, and
+            // no kernel thread that fills in inode tables and so makes a sparse file grow for nothing.
             let options = Some("nobarrier,noinit_itable,noauto_da_alloc");
             mount(Some(disk), SCRATCH, Some("ext4"), MsFlags::MS_NOATIME, options)
                 .doing(|| "mount the scratch disk as ext4".to_owned())?;
@@ -159,7 +159,7 @@ fn mount_root(image: &Path, kind: FsType, scratch: Option<&Path>) -> Result<(), 
         let path = Path::new(SCRATCH).join(directory);
         fs::create_dir_all(&path).doing(|| format!("create {}", path.display()))?;
     }
-    // volatile: fsync need not reach a disk that nobody reads after a crash.
+    // volatile: fsync need not reach the disk, because nobody reads it after a crash.
     // redirect_dir: renaming a directory of the image works instead of failing with EXDEV.
     let layers = format!("lowerdir={IMAGE},upperdir={SCRATCH}/upper,workdir={SCRATCH}/work,redirect_dir=on,volatile");
     mount(Some("overlay"), ROOT, Some("overlay"), MsFlags::empty(), Some(layers.as_str()))
@@ -172,8 +172,8 @@ fn mount_root(image: &Path, kind: FsType, scratch: Option<&Path>) -> Result<(), 
 }
 
 /// Gives `/etc` an overlay of its own whose upper layer is memory: every session changes some small files
-/// there, and the way through a disk's file system is ten times longer. What is renamed out of
-/// `/etc` is copied, as between any two file systems.
+/// there, and a disk's file system is ten times slower. A file that is renamed out of `/etc` is copied,
+/// as between any two file systems.
 fn cover_etc() -> Result<(), AgentError> {
     let lower = format!("{IMAGE}/etc");
     let Some(meta) = fs::symlink_metadata(&lower).ok().filter(fs::Metadata::is_dir) else { return Ok(()) };
@@ -184,7 +184,7 @@ fn cover_etc() -> Result<(), AgentError> {
     for directory in [&upper, &work] {
         fs::create_dir(directory).doing(|| format!("create {directory}"))?;
     }
-    // The upper directory is what the merged one looks like.
+    // The merged directory takes owner and mode from the upper one.
     fs::set_permissions(&upper, meta.permissions()).doing(|| format!("open {upper}"))?;
     let layers = format!("lowerdir={lower},upperdir={upper},workdir={work},redirect_dir=on,volatile");
     mount(Some("overlay"), format!("{ROOT}/etc").as_str(), Some("overlay"), MsFlags::empty(), Some(layers.as_str()))
@@ -201,7 +201,7 @@ fn switch_root() -> Result<(), AgentError> {
         mount(Some(target), inside.as_str(), None::<&str>, MsFlags::MS_MOVE, None::<&str>)
             .doing(|| format!("move {target} into the image"))?;
     }
-    // Only the agent's own text is left in the initramfs after this.
+    // After this, only the agent's own binary is left in the initramfs.
     let _ = fs::remove_file("/init");
     chdir(ROOT).doing(|| "enter the new root".to_owned())?;
     mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)
@@ -209,7 +209,7 @@ fn switch_root() -> Result<(), AgentError> {
     chroot(".").and_then(|()| chdir("/")).doing(|| "change into the new root".to_owned())
 }
 
-/// Everything a program may take for granted and can live without: a failure is a line in the log.
+/// Everything that programs expect but can do without: a failure is only a line in the log.
 fn furnish() {
     let complain = |result: Result<(), AgentError>| {
         if let Err(error) = result {
@@ -225,8 +225,8 @@ fn furnish() {
     complain(open_tmp());
     complain(net::loopback_up());
     complain(oom::set_policy());
-    // Memory that the runner plugs after a clone comes into use by itself. It never leaves again,
-    // so it need not be movable: the kernel may keep its own data there.
+    // Memory that the runner plugs after a clone is used without further steps. It is never
+    // unplugged, so it need not be movable: the kernel may keep its own data there.
     let policy = "/sys/devices/system/memory/auto_online_blocks";
     complain(fs::write(policy, "online_kernel").doing(|| format!("write {policy}")));
 }

@@ -1,4 +1,4 @@
-//! Dead children: noticed through a descriptor, reaped whoever they are.
+//! Reaps dead children of every kind; a descriptor reports their deaths.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -12,18 +12,18 @@ use super::error::{AgentError, Doing};
 use super::machine::Reaped;
 use super::{kmsg, sys};
 
-/// How long killed processes may take to vanish before a session goes on without them: one that
-/// waits for a dead share cannot be killed.
+/// How long to wait for killed processes before a session goes on. A process that waits for a dead
+/// share cannot be killed.
 pub(super) const REAP_TIME: Duration = Duration::from_secs(5);
 
-/// The watch on them.
+/// Watches for dead children.
 #[derive(Debug)]
 pub(super) struct Children {
     deaths: SignalFd,
 }
 
 impl Children {
-    /// Begins to watch; SIGCHLD is blocked from here on.
+    /// Starts to watch; SIGCHLD is blocked from here on.
     pub fn watch() -> Result<Self, AgentError> {
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGCHLD);
@@ -41,7 +41,7 @@ impl Children {
 
     /// Reaps all that are dead, without waiting.
     pub fn reap(&mut self, leader: Pid) -> Reaped {
-        // Signals of one kind merge: one event may stand for many dead.
+        // Signals of one kind merge: one event may stand for many dead children.
         while matches!(self.deaths.read_signal(), Ok(Some(_))) {}
         let mut reaped = Reaped::default();
         loop {
@@ -58,7 +58,7 @@ impl Children {
         }
     }
 
-    /// Waits, not for ever, until the last one is gone; they were killed.
+    /// Waits, up to a deadline, until the last one is gone. The caller has killed them.
     pub fn reap_all(&mut self, leader: Pid) {
         let deadline = Instant::now() + REAP_TIME;
         while !self.reap(leader).none_left {

@@ -1,4 +1,4 @@
-//! The keys of the kernel command line that are meant for the agent.
+//! The keys of the kernel command line that are for the agent.
 
 use super::error::AgentError;
 use super::rootfs::FsType;
@@ -6,14 +6,14 @@ use super::rootfs::FsType;
 /// What the runner decided before the guest started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct BootOptions {
-    /// File system of the image; `None` recognises it by its super block.
+    /// File system of the image; `None`: recognise it by its super block.
     pub rootfs: Option<FsType>,
-    /// No image: the kit's own files stay the root, for work on disks as such.
+    /// No image: the kit's own files stay the root, for work on whole disks.
     pub without_image: bool,
 }
 
 impl BootOptions {
-    /// Reads `spank_vm.*` out of a kernel command line and leaves every other word to the kernel.
+    /// Reads `spank_vm.*` from a kernel command line and ignores all other words.
     ///
     /// # Errors
     /// An unknown `spank_vm.` key or value: the runner and this agent are not of one release.

@@ -1,4 +1,4 @@
-//! Finding the guest's devices in sysfs, and waiting for those that are still to come.
+//! Finds the guest's devices in sysfs, and waits for those that are not there yet.
 
 use std::fs::{self, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -12,8 +12,8 @@ use nix::sys::socket::{self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, Soc
 
 use super::error::{AgentError, Doing};
 
-/// How long a device may take to appear after its driver was loaded. Drivers probe while they are
-/// loaded, and the port's name comes a few interrupts later; this is for a host that is starved.
+/// How long a device may take to appear after its driver was loaded. Drivers probe while they are loaded, and the
+/// port's name comes a few interrupts later; the long deadline is for an overloaded host.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Kernel's multicast group of device events.
@@ -65,7 +65,7 @@ impl Devices {
             .ok_or_else(|| AgentError::Unfit(format!("the VM has no virtio-serial port called '{name}'")))
     }
 
-    /// The same, where it is no error that there is none.
+    /// The same, but it is no error if there is no such port.
     pub fn find_port(&self, name: &str) -> Result<Option<OwnedFd>, AgentError> {
         let Some(port) = self.wait(|| find_by_attribute("/sys/class/virtio-ports", "name", name)) else {
             return Ok(None);
@@ -98,7 +98,7 @@ impl Devices {
         })
     }
 
-    /// Asks `look` now and after each device event until it finds something or patience ends.
+    /// Calls `look` now and after each device event, until it finds something or the deadline passes.
     fn wait<T>(&self, look: impl Fn() -> Option<T>) -> Option<T> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -113,10 +113,10 @@ impl Devices {
         }
     }
 
-    /// Events say that something changed; what it is, sysfs says better.
+    /// Reads all events. They only say that something changed; sysfs says what.
     fn drain_events(&self) {
         let mut event = [0; 4096];
-        // ENOBUFS (events were lost) is news too: read on until the queue is empty.
+        // ENOBUFS (events were lost) is also a change: read on until the queue is empty.
         while matches!(
             socket::recv(self.events.as_raw_fd(), &mut event, MsgFlags::empty()),
             Ok(_) | Err(Errno::ENOBUFS | Errno::EINTR)
@@ -129,7 +129,7 @@ pub(super) fn disk_with_serial(serial: &str) -> Option<PathBuf> {
     find_by_attribute("/sys/block", "serial", serial).map(|name| Path::new("/dev").join(name))
 }
 
-/// The entry of `directory` whose `attribute` reads `value`.
+/// The entry of `directory` whose `attribute` has this `value`.
 fn find_by_attribute(directory: &str, attribute: &str, value: &str) -> Option<std::ffi::OsString> {
     let entries = fs::read_dir(directory).ok()?.flatten();
     entries

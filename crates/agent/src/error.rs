@@ -16,9 +16,9 @@ pub enum AgentError {
         /// The kernel's answer.
         errno: Errno,
     },
-    /// Something about the image, the kit or the task is not as it must be.
+    /// Something in the image, the kit or the task is wrong.
     Unfit(String),
-    /// The runner sent what makes no sense.
+    /// The runner sent something that makes no sense.
     Protocol(ProtoError),
 }
 

@@ -25,17 +25,17 @@ use super::task::{PreparedTask, TaskSpec};
 /// How long a program may take to be loaded; it may have to come over a share.
 const EXEC_PATIENCE: Duration = Duration::from_secs(60);
 
-/// The agent's ends of a started command.
+/// The agent's side of a started command.
 #[derive(Debug)]
 pub(super) struct Spawned {
     pub pid: Pid,
     pub stdin: OwnedFd,
     pub stdout: OwnedFd,
-    /// Nothing when both outputs are one: a terminal, or because the task asks for it.
+    /// `None` when both outputs are one stream: with a terminal, or if the task asks for it.
     pub stderr: Option<OwnedFd>,
-    /// Keeps the terminal open while the command has closed it for a moment.
+    /// Keeps the terminal open if the command closes it for a moment.
     pub terminal: Option<OwnedFd>,
-    /// The working directory was not usable for this reason, and the command runs in `/tmp`.
+    /// Why the working directory could not be used; the command then runs in `/tmp`.
     pub cwd_error: Option<Errno>,
 }
 
@@ -83,7 +83,7 @@ pub(super) fn spawn(spec: &TaskSpec) -> Result<Spawned, SpawnError> {
     }
 }
 
-/// Everything that the child looks at.
+/// Everything that the child reads.
 struct Birth<'a> {
     task: &'a PreparedTask,
     /// Null-terminated, as execve wants them.
@@ -96,8 +96,8 @@ struct Birth<'a> {
 /// Bytes of the child's stack; it calls system calls and nothing deep.
 const CHILD_STACK: usize = 64 * 1024;
 
-/// Starts the child the way vfork does: it borrows the agent's memory until it becomes the command or ends, and
-/// the agent stands still that long. A copy would cost a guest under emulation some ten milliseconds.
+/// Starts the child as vfork does: it uses the agent's memory until it becomes the command or ends, and the
+/// agent is stopped until then. A copy of the memory would take about ten milliseconds in an emulated guest.
 fn give_birth(birth: &Birth<'_>) -> nix::Result<Pid> {
     extern "C" fn child(birth: *mut libc::c_void) -> libc::c_int {
         // SAFETY: the pointer is `birth` below, which outlives the child's use of it: the parent stands still.
@@ -143,7 +143,7 @@ impl Stage {
     }
 }
 
-/// What the child had to say before it became the command (or did not).
+/// What the child reported before it became the command, or why it did not.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Report {
     cwd_error: Option<Errno>,
@@ -186,7 +186,7 @@ fn parse_report(bytes: &[u8]) -> Report {
     report
 }
 
-/// The sentence for a failure, in the words of a shell where the command itself is at fault.
+/// The sentence for a failure; if the command itself is the cause, in the words of a shell.
 fn explain(stage: Stage, errno: Errno, command: &[u8]) -> SpawnError {
     let setup = |what: &str| SpawnError { kind: FailKind::Setup, text: format!("cannot {what}: {}", errno.desc()) };
     match stage {
@@ -215,7 +215,7 @@ fn describe_exec(errno: Errno) -> &'static str {
     }
 }
 
-/// The child's side: becomes the command or reports why not, and ends.
+/// The child's side: becomes the command, or reports why not and ends.
 ///
 /// # Safety
 /// Only for a forked child. `argv` and `env` are null-terminated lists of C strings.
@@ -230,7 +230,7 @@ unsafe fn run_child(
     // function covers argv and env. Nothing here allocates, locks or unwinds.
     unsafe {
         reset_signals();
-        // A session of its own: signals reach the command and what it starts, as a process group.
+        // A session of its own, so that signals to the process group reach the command and its children.
         check(libc::setsid(), Stage::Session, report);
         if stdio.is_terminal {
             check(libc::ioctl(stdio.raw[0], libc::TIOCSCTTY, 0), Stage::Terminal, report);
@@ -245,20 +245,20 @@ unsafe fn run_child(
         for (target, &source) in sources.iter().enumerate() {
             check(libc::dup2(source, target as RawFd), Stage::Stdio, report);
         }
-        // Everything of the agent is close-on-exec by itself; this is the second lock on that door.
+        // All descriptors of the agent are close-on-exec already; this is a second protection.
         libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
 
-        // Limits while still root, who may raise them.
+        // Set limits while still root: only root may raise them.
         for limit in &task.limits {
             let value = libc::rlimit { rlim_cur: limit.soft, rlim_max: limit.hard };
             // Best effort: the guest's kernel may cap what the host's allows.
             libc::setrlimit(limit.resource.into(), &raw const value);
         }
-        // Groups before the user: afterwards there is no right left to change them.
+        // Set groups before the user: afterwards there is no right to change them.
         let credentials = &task.credentials;
         let is_root = libc::geteuid() == 0;
         if is_root {
-            // By system call: glibc's wrappers try to tell other threads, which this copy has not.
+            // By system call: glibc's wrappers try to inform other threads, which this process does not have.
             let groups = &credentials.groups;
             check(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) as i32, Stage::Credentials, report);
         }
@@ -266,7 +266,8 @@ unsafe fn run_child(
         check(libc::syscall(libc::SYS_setresgid, gid, gid, gid) as i32, Stage::Credentials, report);
         check(libc::syscall(libc::SYS_setresuid, uid, uid, uid) as i32, Stage::Credentials, report);
         libc::umask(credentials.umask);
-        // As the user: who may enter a directory is a question of rights. Like srun, go on in /tmp.
+        // As the user, because the user's rights decide who may enter a directory. If it fails, go on in /tmp, like
+        // srun.
         if libc::chdir(task.cwd.as_ptr()) != 0 {
             send_report(Stage::Cwd, report);
             if libc::chdir(c"/tmp".as_ptr()) != 0 {
@@ -279,8 +280,8 @@ unsafe fn run_child(
     }
 }
 
-/// Tries the candidates as execvp does: a file that is not there or must not be executed is passed over, and
-/// what is finally reported is the refusal if there was one.
+/// Tries the candidates as execvp does: skips files that do not exist or must not be executed. If one was
+/// refused, the refusal is reported in the end.
 ///
 /// # Safety
 /// As [`run_child`]. Returns only on failure, with errno set.

@@ -24,12 +24,13 @@ impl IncomingFile {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).doing(what)?;
         }
-        // Private until it has its owner.
+        // Closed to others until it has its owner.
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).doing(what)?;
         if let Some((uid, gid)) = owner {
             fchown(&file, Some(uid), Some(gid)).doing(|| format!("give {} to the user", path.display()))?;
         }
-        // Not through open(2)'s mode: that one goes through the agent's umask and spares an old file.
+        // Not by open(2)'s mode: the agent's umask changes that one, and it does not apply to a file that exists
+        // already.
         file.set_permissions(Permissions::from_mode(mode & 0o7777)).doing(what)?;
         Ok(Self { file, path: path.to_owned() })
     }

@@ -1,4 +1,4 @@
-//! What every kind of guest keeps for its sessions, and does with it in the same way.
+//! State for sessions that every kind of guest has and uses in the same way.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,14 +10,14 @@ use super::shares::Shares;
 use super::sys;
 use super::traces::Traces;
 
-/// Shares, traces in the root, and news of memory.
+/// Shares, traces in the root, and the state of memory.
 #[derive(Debug, Default)]
 pub(super) struct Fixtures {
     pub shares: Shares,
-    /// What sessions changed in the root for their own sake.
+    /// What sessions changed in the root for their own use.
     pub traces: Traces,
     pub oom_kills: OomKills,
-    /// From the template until all memory of the clone is there.
+    /// Set from the template on, until all memory of the clone has arrived.
     arrival: Option<Arrival>,
 }
 
@@ -32,7 +32,7 @@ impl Fixtures {
         self.shares.mount(tag, path, read_only)
     }
 
-    /// Makes room for a file that the runner sends.
+    /// Prepares the place of a file that the runner sends.
     pub fn expect_file(&mut self, path: &Path) -> Result<(), AgentError> {
         self.traces.expect_file(path).doing(|| format!("make room for {}", path.display()))
     }
@@ -44,7 +44,7 @@ impl Fixtures {
         }
     }
 
-    /// Whether memory may still be on its way.
+    /// Whether more memory may still arrive.
     pub fn awaits_memory(&mut self) -> bool {
         if self.arrival.as_mut().is_some_and(Arrival::is_over) {
             self.arrival = None;
@@ -56,7 +56,7 @@ impl Fixtures {
     pub fn settle(&mut self) {
         sys::keep_heap();
         self.arrival = Arrival::prepare();
-        // Loader, C library and shell: what almost every command reads first.
+        // Loader, C library and shell: almost every command reads these first.
         let _ = Command::new("/bin/sh").args(["-c", ":"]).stdin(Stdio::null()).status();
         nix::unistd::sync();
     }

@@ -55,7 +55,7 @@ impl Machine for Guest {
     }
 
     fn add_entropy(&mut self, seed: &[u8]) -> Result<(), AgentError> {
-        // The kernel draws its boot id when it is first read, so that one differs by itself now.
+        // The kernel makes its boot id at the first read, so that id differs in each clone without our help.
         let id = identity::seed_and_draw(seed)?;
         if Path::new("/etc").is_dir() {
             self.fixtures
@@ -113,11 +113,11 @@ impl Machine for Guest {
     }
 
     fn settle(&mut self) {
-        // Files of the image that every session changes: their copies in the overlay are made now.
+        // Make the overlay's copies of those files of the image now that every session changes.
         for path in ["/etc/passwd", "/etc/group", "/etc/hosts", "/etc/hostname", "/etc/machine-id"] {
             let _ = OpenOptions::new().append(true).open(path);
         }
-        // The first directory and file on a disk bring the maps of its free blocks into memory.
+        // Making the first directory and file on a disk loads the maps of its free blocks into memory.
         let trial = "/.spank-vm";
         let _ = fs::create_dir(trial).and_then(|()| fs::write(format!("{trial}/file"), "x"));
         let _ = fs::remove_dir_all(trial);
@@ -137,7 +137,7 @@ impl Machine for Guest {
     }
 
     fn kill_task(&mut self, _leader: Pid) {
-        // From PID 1 this means every process but the kernel's threads. ESRCH: there is none.
+        // From PID 1, -1 means every process except the kernel's threads. ESRCH: there is no such process.
         let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
     }
 

@@ -1,4 +1,4 @@
-//! SSH host keys of the image: the same in each of its VMs, unless they are made anew.
+//! SSH host keys of the image: the same in all its VMs unless new ones are made.
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -14,14 +14,14 @@ const GENERATOR: &str = "/usr/bin/ssh-keygen";
 /// The key files that an image brought.
 #[derive(Debug, Default)]
 pub(super) struct HostKeys {
-    /// Still those of the image.
+    /// Still the keys of the image.
     found: Vec<PathBuf>,
-    /// The image's, since others took their place: path, content, permission bits.
+    /// The image's keys after they were replaced: path, content, permission bits.
     replaced: Vec<(PathBuf, Vec<u8>, u32)>,
 }
 
 impl HostKeys {
-    /// Looks once, when the guest comes up: sessions of images without keys pay nothing.
+    /// Looks once, when the guest comes up, so that images without keys cost sessions no time.
     pub fn find() -> Self {
         Self::find_in(Path::new(DIRECTORY))
     }
@@ -36,7 +36,7 @@ impl HostKeys {
         Self { found: entries.map(|entry| entry.path()).filter(is_key).collect(), replaced: Vec::new() }
     }
 
-    /// Puts the image's own keys back: an image that is made of this guest is again one whose VMs make theirs.
+    /// Puts the image's own keys back, so that VMs of an image that is saved from this guest make new keys again.
     pub fn take_back(&mut self) -> io::Result<()> {
         let Some(directory) = self.replaced.first().and_then(|(path, ..)| path.parent()) else { return Ok(()) };
         Self::find_in(directory).found.into_iter().try_for_each(fs::remove_file)?;
@@ -49,8 +49,8 @@ impl HostKeys {
         Ok(())
     }
 
-    /// Removes the image's keys and has others made. Nobody waits for that: it takes seconds under emulation, and
-    /// a server that starts before finds no key instead of one that others know.
+    /// Removes the image's keys and starts making new ones. Nobody waits for that: it takes seconds under
+    /// emulation. A server that starts earlier finds no key, instead of a key that others know.
     pub fn renew(&mut self) {
         if self.found.is_empty() {
             return;
@@ -65,7 +65,7 @@ impl HostKeys {
         }
         let mut generator = Command::new(GENERATOR);
         generator.arg("-A").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        // Its end is noticed as any orphan's.
+        // It is reaped like any orphan.
         if let Err(error) = generator.spawn() {
             kmsg::note(&format!("{GENERATOR}: {error}"));
         }

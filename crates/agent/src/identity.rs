@@ -1,4 +1,4 @@
-//! What makes a guest one of its own, and the user known in it: the same for every kind of guest.
+//! Makes a guest unique, and makes the user known in it. The same for every kind of guest.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -24,17 +24,17 @@ pub(super) fn set_clock(nanoseconds: u64) -> Result<(), AgentError> {
     clock_settime(ClockId::CLOCK_REALTIME, time).doing(|| "set the clock".to_owned())
 }
 
-/// Names the guest, and sees to it that the name resolves.
+/// Sets the guest's host name, and makes the name resolve.
 pub(super) fn set_hostname(name: &[u8], traces: &mut Traces) -> Result<(), AgentError> {
     sethostname(OsStr::from_bytes(name)).doing(|| "set the host name".to_owned())?;
     let mut line = name.to_vec();
     line.push(b'\n');
-    // Only for programs that read the file; most ask the kernel.
+    // Only some programs read the file; most ask the kernel.
     let _ = traces.write(Path::new("/etc/hostname"), &line);
     append_missing(traces, "/etc/hosts", |text| missing_hosts_entry(text, name))
 }
 
-/// Reseeds the kernel's random generator and draws an id from it: a UUID (version 4, variant 1) in 32
+/// Reseeds the kernel's random generator and takes an id from it: a UUID (version 4, variant 1) as 32
 /// hexadecimal digits.
 pub(super) fn seed_and_draw(seed: &[u8]) -> Result<String, AgentError> {
     let random = File::open("/dev/urandom").doing(|| "open /dev/urandom".to_owned())?;
@@ -46,14 +46,14 @@ pub(super) fn seed_and_draw(seed: &[u8]) -> Result<String, AgentError> {
 }
 
 /// Keeps this process, and so everything a session starts, on the first `count` processors. Taking the others offline
-/// would be plainer to see, and takes the kernel a quarter of a second each under emulation.
+/// would be easier to see, but costs a quarter of a second for each under emulation.
 pub(super) fn use_cpus(count: u16) -> Result<(), AgentError> {
     let mut set = CpuSet::new();
     (0..usize::from(count)).try_for_each(|cpu| set.set(cpu)).doing(|| format!("count {count} processors"))?;
     sched_setaffinity(Pid::from_raw(0), &set).doing(|| format!("keep to {count} processors"))
 }
 
-/// Enters the user where the image does not know the number, and makes a home directory that is missing.
+/// Adds the user if the image does not know the uid, and makes the home directory if it is missing.
 pub(super) fn add_user(account: &Account, credentials: &Credentials, traces: &mut Traces) -> Result<(), AgentError> {
     let account = with_a_shell_that_exists(account);
     let (uid, gid) = (credentials.uid, credentials.gid);
@@ -68,7 +68,7 @@ pub(super) fn add_user(account: &Account, credentials: &Credentials, traces: &mu
     Ok(())
 }
 
-/// The shell of the account, or the one every image has.
+/// The shell of the account; if the image lacks it, the shell that every image has.
 fn with_a_shell_that_exists(account: &Account) -> Account {
     let shell = OsStr::from_bytes(&account.shell);
     let shell = if Path::new(shell).exists() { account.shell.clone() } else { b"/bin/sh".to_vec() };

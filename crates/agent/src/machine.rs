@@ -1,6 +1,6 @@
-//! What a session does to the guest as a whole, as opposed to its one command.
+//! What a session does to the guest as a whole, and not to its one command.
 //!
-//! The seam between the protocol's logic and a machine that only PID 1 of a guest may change: the
+//! The border between the protocol's logic and a machine that only PID 1 of a guest may change. The
 //! tests run whole sessions on a host with a [`Machine`] that changes nothing.
 
 use std::os::fd::BorrowedFd;
@@ -40,36 +40,36 @@ pub(super) trait Machine {
     fn use_cpus(&mut self, count: u16) -> Result<(), AgentError>;
     /// This many bytes of memory more than the template had are being plugged.
     fn expect_memory(&mut self, bytes: u64);
-    /// Whether memory may still be on its way; asked again every [`super::memory::LOOK_EVERY`] while a command runs.
+    /// Whether more memory may still arrive; asked again every [`super::memory::LOOK_EVERY`] while a command runs.
     fn awaits_memory(&mut self) -> bool;
-    /// What there is to tell of processes that the guest's kernel killed for lack of memory.
+    /// A message about processes that the guest's kernel killed for lack of memory, if there were any.
     fn killed_for_memory(&mut self) -> Option<String>;
     /// Mounts a share.
     fn mount_share(&mut self, tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError>;
     /// Makes a symbolic link for the task.
     fn link(&mut self, path: &Path, target: &Path) -> Result<(), AgentError>;
-    /// Checks that the links lead somewhere, now that the shares are there.
+    /// Checks that the targets of the links exist, now that the shares are mounted.
     fn check_links(&self) -> Result<(), AgentError>;
-    /// Makes room for a file that the runner sends.
+    /// Prepares the place of a file that the runner sends.
     fn expect_file(&mut self, path: &Path) -> Result<(), AgentError>;
-    /// Takes back what sessions added to the root for their own sake.
+    /// Removes what sessions added to the root for their own use.
     fn take_back(&mut self) -> Result<(), AgentError>;
     /// Makes the user known to the guest.
     fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError>;
 
-    /// Brings what was written to the shares to the host.
+    /// Writes to the host what was written to the shares.
     fn sync_shares(&mut self) -> Result<(), AgentError>;
-    /// Prepares for being cloned: what every task needs is brought into memory, the rest to the disks.
+    /// Prepares the guest for being cloned: loads what every task needs into memory and writes the rest to the disks.
     fn settle(&mut self);
-    /// Undoes what a session did that the next one must not find: its shares.
+    /// Cleanup after a session: removes its shares, which the next one must not find.
     fn forget_session(&mut self);
 
-    /// Becomes readable when a child changed that is not the leader; `None` if there are none.
+    /// Becomes readable when a child other than the leader has changed; `None` if there are no such children.
     fn orphan_events(&self) -> Option<BorrowedFd<'_>>;
     /// Reaps whatever has died, without waiting.
     fn reap(&mut self, leader: Pid) -> Reaped;
     /// Kills every process of the task.
     fn kill_task(&mut self, leader: Pid);
-    /// Kills every process of the task and waits, not for ever, until they are gone.
+    /// Kills every process of the task and waits, up to a deadline, until they are gone.
     fn end_task(&mut self, leader: Pid);
 }

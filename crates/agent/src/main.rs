@@ -20,7 +20,7 @@
 //! - A session never signals more than its task unless it runs as PID 1 of a guest.
 //! - As a service it runs on kernels since 3.2 (what its C library needs), and does without newer system calls.
 
-// println! and eprintln! panic when nobody reads any more.
+// println! and eprintln! panic when the reader has left.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod accounts;
@@ -70,8 +70,8 @@ const SERVICE: &str = "--service";
 
 /// Serves the runner until the VM is killed: as PID 1 after booting the guest, else as a service.
 ///
-/// As PID 1 it returns only when there is nobody to talk to. The kernel then panics for want of an init,
-/// and a VM started with `panic=-1` ends at once instead of at the runner's deadline.
+/// As PID 1 it returns only when there is no channel to the runner. The kernel then panics because it
+/// has no init, and a VM started with `panic=-1` ends at once instead of at the runner's deadline.
 fn main() -> ExitCode {
     let as_service = std::env::args_os().nth(1).is_some_and(|argument| argument == SERVICE);
     let outcome = match (std::process::id(), as_service) {

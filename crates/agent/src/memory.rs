@@ -1,7 +1,8 @@
 //! Memory that arrives while the command already runs.
 //!
-//! A clone's memory is plugged after it has answered, and its command does not wait for that. But a kernel refuses
-//! a single allocation that is obviously larger than all memory it has, so until the rest is there it is told not to.
+//! A clone's memory is plugged after it has answered, and its command does not wait for that. But a kernel refuses a
+//! single allocation that is clearly larger than all its memory. So it is set to accept any allocation until the rest
+//! has arrived.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// When to stop looking: a guest that cannot take memory is still a guest.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
 
-/// Counted too early or too late, a block or two do not matter.
+/// Tolerance in the count of memory: one or two blocks more or less do not matter.
 const TOLERANCE: u64 = 8 << 20;
 
 /// The wait for plugged memory.
@@ -37,7 +38,7 @@ pub(super) struct Arrival {
 }
 
 impl Arrival {
-    /// Begins in the template, before any clone can be short of memory. `None` where the kernel has no such policy.
+    /// Begins in the template, before any clone can be short of memory. `None` if the kernel has no such policy.
     pub fn prepare() -> Option<Self> {
         let policy = fs::read_to_string(POLICY).ok()?;
         let before = total()?;
@@ -50,7 +51,7 @@ impl Arrival {
         self.expected = self.before + bytes;
     }
 
-    /// Looks whether everything is there; then, or when it takes too long, the policy is put back and `true` returned.
+    /// Checks whether all memory has arrived. If so, or if it takes too long, puts the policy back and returns `true`.
     pub fn is_over(&mut self) -> bool {
         let since = *self.since.get_or_insert_with(Instant::now);
         let arrived = total().is_none_or(|total| total + TOLERANCE >= self.expected);

@@ -42,7 +42,7 @@ impl Modules {
         self.list.iter().any(|entry| entry.groups.iter().any(|name| name == group))
     }
 
-    /// Loads what belongs to any of `groups` and is not loaded yet.
+    /// Loads the modules of `groups` that are not loaded yet.
     ///
     /// # Errors
     /// The first module that the kernel refuses. One that finds no hardware is not an error.
@@ -65,9 +65,9 @@ impl Modules {
         Ok(())
     }
 
-    /// Gives the memory of the module files back: after the root is switched nobody can reach them.
+    /// Frees the memory of the module files: after the root is switched nobody can reach them.
     pub fn delete_files(self) {
-        // A leftover costs memory and nothing else.
+        // A leftover only costs memory.
         let _ = std::fs::remove_dir_all(DIRECTORY);
     }
 }

@@ -1,4 +1,4 @@
-//! The guest's network interfaces. There is none yet but the loopback.
+//! The guest's network interfaces. So far there is only the loopback.
 
 use std::os::fd::AsFd;
 
@@ -8,7 +8,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use super::error::{AgentError, Doing};
 use super::sys;
 
-/// Brings `lo` up: programs of one step talk to each other by 127.0.0.1 everywhere else too.
+/// Brings `lo` up: the programs of a step expect to reach each other by 127.0.0.1.
 pub(super) fn loopback_up() -> Result<(), AgentError> {
     let control = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
         .doing(|| "open a socket to configure the network".to_owned())?;

@@ -1,4 +1,4 @@
-//! A guest that runs out of memory: ends the right process soon, and says so.
+//! When a guest runs out of memory, ends the right process soon and reports it.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Read};
@@ -8,22 +8,22 @@ use nix::sys::sysinfo::sysinfo;
 
 use super::error::{AgentError, Doing};
 
-/// The kernel's newer way to choose which memory to reclaim, and how many milliseconds of use it may not take away.
+/// Setting of the kernel's newer reclaim method: memory used within so many milliseconds must not be reclaimed.
 const RECLAIM: [(&str, &str); 2] =
     [("/sys/kernel/mm/lru_gen/enabled", "y"), ("/sys/kernel/mm/lru_gen/min_ttl_ms", "1000")];
 
 /// Makes a guest whose memory is used up kill the process that uses it.
 ///
-/// A kernel of before that way (6.1) and a kernel without this setting read and drop the pages of the running programs
-/// over and over instead, for minutes: there is no swap, and each read is decompressed by an emulated processor.
+/// Kernels before that method (6.1), or without this setting, instead drop and read again the pages of the running
+/// programs for minutes: there is no swap, and an emulated processor must decompress each read.
 ///
 /// # Errors
-/// Kernels without that way.
+/// The kernel does not have that method.
 pub(super) fn set_policy() -> Result<(), AgentError> {
     RECLAIM.into_iter().try_for_each(|(file, value)| fs::write(file, value).doing(|| format!("write {file}")))
 }
 
-/// What the kernel has killed so far.
+/// What the kernel has killed until now.
 #[derive(Debug, Default)]
 pub(super) struct OomKills {
     told: u64,
@@ -62,7 +62,7 @@ fn last_victim(log: &str) -> Option<String> {
     Some(format!("process {pid} '{name}'"))
 }
 
-/// What the kernel still remembers of its messages.
+/// The messages that are still in the kernel's log.
 fn kernel_log() -> String {
     let Ok(mut kmsg) = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg") else {
         return String::new();
@@ -72,7 +72,7 @@ fn kernel_log() -> String {
     loop {
         match kmsg.read(&mut record) {
             Ok(n @ 1..) => text.push_str(&String::from_utf8_lossy(&record[..n])),
-            // The record was overwritten while it waited.
+            // The record was overwritten before it was read.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
             Ok(_) | Err(_) => return text,
         }

@@ -16,7 +16,7 @@ const SEND_LIMIT: usize = 256 * 1024;
 /// Bytes per read. The kernel hands out at most one of its page-sized buffers anyway.
 const READ_SIZE: usize = 32 * 1024;
 
-/// What a read brought.
+/// Result of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Incoming {
     /// New bytes are in the decoder.
@@ -27,7 +27,7 @@ pub(super) enum Incoming {
     Disconnected,
 }
 
-/// The port: a nonblocking descriptor, what came in and what is to go out.
+/// The port: a nonblocking descriptor, the bytes that came in and the bytes to send.
 #[derive(Debug)]
 pub(super) struct Port {
     fd: OwnedFd,
@@ -37,7 +37,7 @@ pub(super) struct Port {
 }
 
 impl Port {
-    /// Takes a nonblocking descriptor of a virtio-serial port (or of a socket that stands for one).
+    /// Takes a nonblocking descriptor of a virtio-serial port (or of a socket in its place).
     pub fn new(fd: OwnedFd) -> Self {
         Self { fd, decoder: Decoder::new(), out: SendQueue::default(), buffer: vec![0; READ_SIZE] }
     }
@@ -53,8 +53,8 @@ impl Port {
         self.out = SendQueue::default();
     }
 
-    /// Gives up on a stream that went wrong: what follows counts from the next HELLO on, which may
-    /// have arrived already.
+    /// Gives up on a broken stream: everything is ignored up to the next HELLO, which may have
+    /// arrived already.
     pub fn resynchronise(&mut self) {
         self.decoder.resynchronise();
         self.out = SendQueue::default();
@@ -70,7 +70,7 @@ impl Port {
                 Ok(Incoming::Bytes)
             }
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(Incoming::Nothing),
-            // A socket's way to say what a port says by EOF.
+            // A socket reports this error where a port reports EOF.
             Err(Errno::ECONNRESET | Errno::EPIPE) => Ok(Incoming::Disconnected),
             Err(errno) => Err(errno).doing(|| "read from the runner's port".to_owned()),
         }
@@ -83,7 +83,7 @@ impl Port {
                 Ok(n) => self.out.sent(n),
                 Err(Errno::EAGAIN) => break,
                 Err(Errno::EINTR) => {}
-                // Reading will report the disconnect; bytes for nobody are dropped then.
+                // The next read will report the disconnect; then these bytes are dropped.
                 Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENODEV) => break,
                 Err(errno) => return Err(errno).doing(|| "write to the runner's port".to_owned()),
             }
@@ -101,7 +101,7 @@ impl Port {
             let mut events = [EpollEvent::empty()];
             loop {
                 match epoll.wait(&mut events, EpollTimeout::NONE) {
-                    // The first event may tell of the hang-up that brought us here.
+                    // The first event may report the hang-up that we already know.
                     Ok(_) if events[0].events().contains(EpollFlags::EPOLLHUP) => {}
                     Ok(_) => return Ok(()),
                     Err(Errno::EINTR) => {}
@@ -126,7 +126,7 @@ impl SendQueue {
         message.encode(task, &mut self.bytes);
     }
 
-    /// Whether output of the command may be added. Small frames always may: the protocol bounds them.
+    /// Whether output of the command may be added. Small frames may always be added: the protocol limits their number.
     pub fn has_room(&self) -> bool {
         self.bytes.len() - self.done < SEND_LIMIT
     }

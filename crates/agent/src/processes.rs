@@ -4,7 +4,7 @@ use std::fs;
 
 use nix::unistd::Pid;
 
-/// What `/proc/PID/stat` tells of a process.
+/// What `/proc/PID/stat` says about a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Process {
     pid: i32,
@@ -12,7 +12,7 @@ struct Process {
     session: i32,
 }
 
-/// Everything below `agent`, and what is in the leader's session wherever it is now.
+/// All descendants of `agent`, and the members of the leader's session, whoever their parent is now.
 pub(super) fn of_session(agent: Pid, leader: Pid) -> Vec<Pid> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let all: Vec<Process> = entries
@@ -38,7 +38,7 @@ fn members(all: &[Process], agent: i32, leader: i32) -> Vec<i32> {
     found
 }
 
-/// `PID (COMMAND) STATE PARENT GROUP SESSION …`, where the command may hold anything, parentheses too.
+/// `PID (COMMAND) STATE PARENT GROUP SESSION …`; the command may contain anything, even parentheses.
 fn parse(stat: &[u8]) -> Option<Process> {
     let text = String::from_utf8_lossy(stat);
     let (pid, _) = text.split_once(' ')?;

@@ -29,7 +29,7 @@ impl InputPump {
     /// Takes bytes from the channel; returns the credit to give back, if any.
     ///
     /// # Errors
-    /// The runner sent more than the window allows, or went on after the end.
+    /// The runner sent more than the window allows, or sent more after the end.
     pub fn receive(&mut self, bytes: &[u8]) -> Result<Option<u32>, ProtoError> {
         if self.ended {
             return Err(ProtoError::OutOfOrder("DATA"));
@@ -45,7 +45,7 @@ impl InputPump {
         self.close_if_done();
     }
 
-    /// Stops feeding: the command is gone.
+    /// Stops writing: the command is gone.
     pub fn stop(&mut self) -> Option<u32> {
         self.sink = None;
         self.pass_on()
@@ -67,8 +67,8 @@ impl InputPump {
                 }
                 Err(Errno::EAGAIN) => break,
                 Err(Errno::EINTR) => {}
-                // EPIPE: the command has closed its input. What it does not want is dropped and
-                // credited, so that the runner never waits for a reader that is not there.
+                // EPIPE: the command has closed its input. The rest is dropped and credited, so
+                // that the runner never waits for a reader that does not exist.
                 Err(_) => self.sink = None,
             }
         }
@@ -81,8 +81,8 @@ impl InputPump {
     }
 
     fn close_if_done(&mut self) {
-        // A terminal has no end that could be passed on: a user who closes srun's input does not
-        // want the shell to be logged out, and bare Slurm leaves it alone too.
+        // The end of input is not passed on to a terminal: a user who closes srun's input does not
+        // want to log out of the shell, and bare Slurm does the same.
         if self.ended && self.queue.is_empty() && !self.is_terminal {
             self.sink = None;
         }
@@ -131,14 +131,14 @@ impl OutputPump {
                     out.send(task, &ToHost::Data(self.stream, &buffer[..n]));
                 }
                 Err(Errno::EAGAIN | Errno::EINTR) => {}
-                // 0 of a pipe, EIO of a terminal: nobody is left who could write.
+                // 0 from a pipe or EIO from a terminal: no writer is left.
                 _ => self.source = None,
             }
         }
         self.tell_end(task, out);
     }
 
-    /// Takes nothing more: from a writer that does not go away, or for a reader that has left.
+    /// Stops reading: because a writer does not end, or because the reader has left.
     pub fn cut_off(&mut self, task: u16, out: &mut SendQueue) {
         self.source = None;
         self.tell_end(task, out);
@@ -152,7 +152,7 @@ impl OutputPump {
     }
 }
 
-/// The output pump of a stream, which only the two outputs have.
+/// The output pump of a stream; only the two outputs have one.
 pub(super) fn output_index(stream: Stream) -> Option<usize> {
     match stream {
         Stream::Stdin => None,

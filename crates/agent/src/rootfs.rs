@@ -58,8 +58,8 @@ impl FsType {
         }
     }
 
-    /// Mount options that keep a file system which was not cleanly unmounted from replaying its
-    /// log: the disk is read-only, and a VM must not fail for the way its image was made.
+    /// Mount options that stop a file system from replaying its log if it was not cleanly
+    /// unmounted. The disk is read-only, and a VM must not fail because of how its image was made.
     pub fn read_only_options(self) -> Option<&'static str> {
         match self {
             Self::Squashfs | Self::Erofs => None,

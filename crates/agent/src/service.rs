@@ -1,8 +1,8 @@
 //! The agent as a service of a system with an init, a kernel and modules of its own.
 //!
 //! It finds its port, and serves the runner as it does in a kit boot. It ends in two ways: with success when this is no
-//! VM of spank-vm, and with failure when the port breaks, upon which the unit powers the machine off: the
-//! runner notices the end of a VM, but not the end of a process in it.
+//! VM of spank-vm, and with failure when the port breaks. On failure the unit powers the machine off, because the
+//! runner notices the end of a VM but not the end of a process in it.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -18,7 +18,7 @@ use super::session::serve;
 use super::system::System;
 use super::{kmsg, sys};
 
-/// Drivers that a session needs; most systems load them by themselves, some too late.
+/// Drivers that a session needs; most systems load them without help, but some too late.
 const DRIVERS: [&str; 4] = ["virtio_console", "virtio_mem", "9pnet_virtio", "9p"];
 
 /// Serves the runner until the VM is killed; returns at once on a machine that has no channel.
@@ -45,18 +45,18 @@ pub(super) fn run() -> Result<(), AgentError> {
 fn load_drivers() {
     let mut modprobe = Command::new("/sbin/modprobe");
     modprobe.args(["-a", "-q"]).args(DRIVERS).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    // One that is built in, or that this kernel lacks, is missed only by who needs it.
+    // No error: the driver may be built in. If the kernel lacks it, what needs it will fail later.
     if let Err(error) = modprobe.status() {
         kmsg::note(&format!("modprobe: {error}"));
     }
 }
 
-/// Settings without which a VM for one job would be a nuisance.
+/// Settings that make the system fit for a VM of one job.
 fn prepare_machine() {
     let set = |path: &str, value: &str| fs::write(path, value).map_err(|error| kmsg::note(&format!("{path}: {error}")));
-    // A kernel that has panicked ends the VM, which the runner reports, instead of waiting for somebody to look.
+    // A kernel panic ends the VM and the runner reports it; otherwise the VM would wait for a person to look.
     let _ = set("/proc/sys/kernel/panic", "-1");
-    // Memory that is plugged comes into use; older kernels know only the second word.
+    // Plugged memory is used at once; older kernels know only the second word.
     let online = "/sys/devices/system/memory/auto_online_blocks";
     if fs::metadata(online).is_ok() && fs::write(online, "online_kernel").is_err() {
         let _ = set(online, "online");

@@ -26,7 +26,7 @@ use super::pump::OutputPump;
 use super::task::{Credentials, ResourceLimit, TaskSpec, TerminalSize};
 use running::Running;
 
-/// Reads from the port in one round: the command's output gets its turn after that.
+/// Maximum number of reads from the port in one round: then it is the turn of the command's output.
 const READS_PER_ROUND: usize = 64;
 
 /// The conversation with the runner over one connection of the port.
@@ -36,7 +36,7 @@ struct Session<'a, M: Machine> {
     conversation: Conversation<'a, M>,
 }
 
-/// What has been said so far, and the task it led to.
+/// The state of the conversation, and the task.
 #[derive(Debug)]
 struct Conversation<'a, M: Machine> {
     machine: &'a mut M,
@@ -58,7 +58,8 @@ enum Phase {
 struct Collecting {
     spec: TaskSpec,
     file: Option<IncomingFile>,
-    /// The first thing that went wrong; told at START, the one message the runner awaits an answer to.
+    /// The first thing that went wrong. It is reported at START, the only message to which the runner expects an
+    /// answer.
     failure: Option<AgentError>,
 }
 
@@ -110,7 +111,7 @@ impl<'a, M: Machine> Session<'a, M> {
         }
     }
 
-    /// Takes in what the runner sent; `false` when it has gone.
+    /// Reads what the runner sent; `false` when the runner has gone.
     fn listen(&mut self) -> Result<bool, AgentError> {
         for _ in 0..READS_PER_ROUND {
             match self.port.receive()? {
@@ -134,8 +135,8 @@ impl<'a, M: Machine> Session<'a, M> {
         Ok(())
     }
 
-    /// A stream that is not the protocol may be the rest of another session's (after a clone): drop
-    /// the task and look for the next HELLO.
+    /// Bytes that are not the protocol may be the rest of another session (after a clone): drop the
+    /// task and look for the next HELLO.
     fn start_over(&mut self, error: &ProtoError) {
         self.conversation.end_task();
         self.conversation.phase = Phase::Silent;
@@ -179,7 +180,7 @@ impl<'a, M: Machine> Session<'a, M> {
     }
 }
 
-/// What a wait ended with. The command's streams are nonblocking: those are simply tried.
+/// What ended a wait. The command's streams are nonblocking, so they are simply tried.
 #[derive(Debug, Clone, Copy)]
 struct Ready {
     port: bool,
@@ -196,7 +197,7 @@ impl<M: Machine> Conversation<'_, M> {
             out.send(task, &ToHost::Pong);
             return Ok(());
         }
-        // Also in the middle of a command: the host was asleep, or this VM was stopped for a while.
+        // Also while a command runs: the host was asleep, or this VM was stopped for a while.
         if let (ToGuest::Clock(nanoseconds), Phase::Running(_)) = (&message, &self.phase) {
             if let Err(error) = self.machine.set_clock(*nanoseconds) {
                 out.send(task, &ToHost::Log { level: Level::Warn, text: error.to_string().as_bytes() });
@@ -221,7 +222,7 @@ impl<M: Machine> Conversation<'_, M> {
         }
     }
 
-    /// Begins anew, whatever was before: a clone may wake up in the middle of its template's session.
+    /// Starts again, whatever was before: a clone may wake up in the middle of its template's session.
     fn greet(&mut self, task: u16, nonce: u64, out: &mut SendQueue) {
         self.end_task();
         let times = self.machine.boot_times();
@@ -284,7 +285,7 @@ impl Collecting {
         Ok(())
     }
 
-    /// The outer error is the runner's, the inner one the guest's.
+    /// The outer error is the fault of the runner, the inner one of the guest.
     fn collect<M: Machine>(
         &mut self,
         message: ToGuest<'_>,
@@ -324,11 +325,11 @@ impl Collecting {
             }
             ToGuest::FileData(bytes) => match &mut self.file {
                 Some(file) => return Ok(file.append(bytes)),
-                // Its creation failed, which START will tell.
+                // Its creation failed; START will report it.
                 None if self.failure.is_some() => {}
                 None => return Err(ProtoError::OutOfOrder("FILE-DATA")),
             },
-            // A runner whose user is in a hurry: there is nothing yet that could be signalled.
+            // The user cancelled early: there is no process yet to signal.
             ToGuest::Signal(_) => {}
             ToGuest::Data(..) | ToGuest::Eof(_) | ToGuest::Window(..) => return Err(ProtoError::OutOfOrder("stream")),
             ToGuest::Hello { .. } | ToGuest::Settle | ToGuest::Ping | ToGuest::Start => {}
@@ -336,7 +337,7 @@ impl Collecting {
         Ok(Ok(()))
     }
 
-    /// USER and CREDENTIALS may come in either order; the entry is made once both are known.
+    /// USER and CREDENTIALS may come in any order; the entry is made when both are known.
     fn add_user<M: Machine>(&self, machine: &mut M) -> Result<(), AgentError> {
         match &self.spec.credentials {
             Some(credentials) if !self.spec.account.name.is_empty() => {

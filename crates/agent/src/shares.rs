@@ -12,9 +12,9 @@ use super::error::{AgentError, Doing};
 /// `msize`: the most that virtio's 9p transport takes in one request (125 pages); fewer round
 /// trips for large files. `cache=mmap`: nothing is cached but mapped pages, so that guest and host see
 /// each other's changes as two processes on one host would, and programs can still be mapped.
-/// `access=any`: one attachment for everybody. QEMU acts as the user on the host whoever asks in the
-/// guest, so attachments per guest user would buy round trips and no safety; the modes that the
-/// guest's kernel checks are the host's own.
+/// `access=any`: one attachment for everybody. QEMU acts as the user on the host, whoever asks in the
+/// guest. So attachments per guest user would cost round trips and add no safety; the modes that the
+/// guest's kernel checks are those of the host.
 const OPTIONS: &str = "trans=virtio,version=9p2000.L,msize=512000,cache=mmap,access=any";
 
 /// For kernels before 3.14, which do not know that way of caching.
@@ -32,11 +32,11 @@ impl Shares {
         let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         flags.set(MsFlags::MS_RDONLY, read_only);
         let source = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(tag);
-        // A share of one file cannot be attached as a directory; the kernel's ENOTDIR says so.
+        // A share of one file cannot be attached as a directory; the kernel answers ENOTDIR.
         let attach = |options: &str| mount(Some(source), path, Some("9p"), flags, Some(options));
         let attached = match attach(OPTIONS) {
             Err(Errno::EINVAL) => attach(OLD_OPTIONS),
-            // ENODEV is the kernel's word for a file system it does not know.
+            // ENODEV: the kernel does not know this file system.
             Err(Errno::ENODEV) => {
                 let why = format!("cannot mount the share {}: this kernel has no 9p", path.display());
                 return Err(AgentError::Unfit(why));
@@ -48,7 +48,7 @@ impl Shares {
         Ok(())
     }
 
-    /// Brings pages that programs wrote through mappings to the host.
+    /// Writes to the host the pages that programs changed through mappings.
     ///
     /// # Errors
     /// The first share that could not be written, after all were tried.
@@ -63,10 +63,10 @@ impl Shares {
         outcome
     }
 
-    /// Takes all shares away, the last mounted first.
+    /// Unmounts all shares, the last mounted first.
     pub fn unmount_all(&mut self) {
         while let Some(path) = self.mounted.pop() {
-            // Detached: whoever still holds a file there is about to die, and must not keep the next session.
+            // Detached: a process that still has a file open there will die soon, and must not delay the next session.
             let _ = umount2(&path, MntFlags::MNT_DETACH);
         }
     }

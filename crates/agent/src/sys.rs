@@ -16,7 +16,7 @@ nix::ioctl_write_ptr_bad!(rnd_add_entropy, nix::request_code_write!(b'R', 3, 8),
 nix::ioctl_none_bad!(rnd_reseed, nix::request_code_none!(b'R', 7));
 nix::ioctl_write_ptr_bad!(tty_set_size, libc::TIOCSWINSZ, libc::winsize);
 
-/// Most bytes of entropy taken at once.
+/// Maximum bytes of entropy taken at once.
 pub(super) const ENTROPY_MAX: usize = 512;
 
 /// `struct rand_pool_info` with room for its bytes.
@@ -27,10 +27,10 @@ pub struct PoolInput {
     bytes: [u8; ENTROPY_MAX],
 }
 
-/// Bytes that the agent's heap keeps from here on: what describing a usual task takes.
+/// Bytes that the agent's heap keeps from here on: enough for the description of a usual task.
 const HEAP_KEPT: usize = 1 << 20;
 
-/// Makes the heap keep its pages: a clone should not spend its first milliseconds on getting them anew.
+/// Makes the heap keep its pages, so that a clone does not spend its first milliseconds on getting them again.
 pub(super) fn keep_heap() {
     // SAFETY: mallopt only sets parameters of the allocator.
     unsafe {
@@ -48,8 +48,8 @@ pub(super) fn uptime_ms() -> u32 {
     now.map_or(0, |now| (now.tv_sec() * 1000 + now.tv_nsec() / 1_000_000) as u32)
 }
 
-/// Mixes `seed` into the kernel's random generator, credits it fully and reseeds from it at once:
-/// until then all clones of one template would draw the same numbers.
+/// Mixes `seed` into the kernel's random generator, credits it fully and reseeds from it at once.
+/// Until then all clones of one template would get the same random numbers.
 pub(super) fn seed_random(random: impl AsFd, seed: &[u8]) -> nix::Result<()> {
     let seed = &seed[..seed.len().min(ENTROPY_MAX)];
     let mut input = PoolInput {
@@ -63,13 +63,13 @@ pub(super) fn seed_random(random: impl AsFd, seed: &[u8]) -> nix::Result<()> {
     unsafe { rnd_add_entropy(fd, &raw const input) }?;
     // SAFETY: the request takes no argument.
     match unsafe { rnd_reseed(fd) } {
-        // Kernels before 4.14 cannot be told to, and take the seed in at the next draw.
+        // Kernels before 4.14 cannot reseed on request; they use the seed at the next read.
         Ok(_) | Err(Errno::EINVAL) => Ok(()),
         Err(errno) => Err(errno),
     }
 }
 
-/// Tells a terminal its size; the kernel signals its foreground processes.
+/// Sets the size of a terminal; the kernel signals its foreground processes.
 pub(super) fn set_terminal_size(terminal: BorrowedFd<'_>, rows: u16, cols: u16) -> nix::Result<()> {
     let size = libc::winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: `size` is a winsize that lives through the call.
@@ -84,8 +84,8 @@ pub(super) fn pidfd(pid: Pid) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// Reaps one dead child without waiting: `pid`, or any for -1. `None` while there are only living
-/// ones, ECHILD when there are none.
+/// Reaps one dead child without waiting: `pid`, or any for -1. `None` if all children are alive,
+/// ECHILD if there are no children.
 ///
 /// nix's `waitpid` fails, after it has reaped, for a child that died of a real-time signal.
 pub(super) fn reap_one(pid: Pid) -> nix::Result<Option<(Pid, ExitStatus)>> {
@@ -95,7 +95,7 @@ pub(super) fn reap_one(pid: Pid) -> nix::Result<Option<(Pid, ExitStatus)>> {
     if found == 0 {
         return Ok(None);
     }
-    // Without WUNTRACED only an end is reported: one of the two it is.
+    // Without WUNTRACED only an end is reported, so it is one of these two.
     let ended = match libc::WIFSIGNALED(status) {
         true => ExitStatus::Signal(libc::WTERMSIG(status) as u8),
         false => ExitStatus::Code(libc::WEXITSTATUS(status) as u8),
@@ -103,10 +103,10 @@ pub(super) fn reap_one(pid: Pid) -> nix::Result<Option<(Pid, ExitStatus)>> {
     Ok(Some((Pid::from_raw(found), ended)))
 }
 
-/// Sends any signal to a process, real-time signals included, which nix has no names for. A
-/// process that is gone, or a number that is no signal, is nobody's fault.
+/// Sends any signal to a process, real-time signals included, which nix has no names for. A process
+/// that is gone, or a number that is no signal, is not an error.
 pub(super) fn signal_process(leader: Pid, signo: u8) {
-    // 0 and below would mean groups or everybody, 1 is ourselves.
+    // 0 and below would mean groups or all processes; 1 is this process.
     if leader.as_raw() > 1 {
         // SAFETY: kill touches no memory of ours.
         unsafe { libc::kill(leader.as_raw(), signo.into()) };

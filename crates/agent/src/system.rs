@@ -32,7 +32,7 @@ const ROUNDS: usize = 100;
 /// How long a template waits for the services that are still starting, in seconds.
 const SETTLE_S: &str = "20";
 
-/// What programs ask which boot of which machine this is; MPI libraries tell hosts apart by it.
+/// The file that says which boot of which machine this is; MPI libraries use it to distinguish hosts.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const OWN_BOOT_ID: &str = "/run/spank-vm/boot-id";
 
@@ -41,7 +41,7 @@ const OWN_BOOT_ID: &str = "/run/spank-vm/boot-id";
 pub(super) struct System {
     times: BootTimes,
     children: Children,
-    /// Orphans of the session become children of this process.
+    /// Whether orphans of the session become children of this process.
     adopts_orphans: bool,
     /// This is a template, or a clone of one.
     settled: bool,
@@ -49,7 +49,7 @@ pub(super) struct System {
 }
 
 impl System {
-    /// Takes up the service.
+    /// Starts the service.
     pub fn new(times: BootTimes, adopts_orphans: bool) -> Result<Self, AgentError> {
         let children = Children::watch()?;
         Ok(Self { times, children, adopts_orphans, settled: false, fixtures: Fixtures::default() })
@@ -62,7 +62,7 @@ impl System {
     }
 }
 
-/// Puts these 32 hexadecimal digits in the place of the kernel's boot id.
+/// Replaces the kernel's boot id by these 32 hexadecimal digits.
 fn cover_boot_id(hex: &str) -> Result<(), AgentError> {
     let text = format!("{}-{}-{}-{}-{}\n", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
     let put = || {
@@ -70,7 +70,7 @@ fn cover_boot_id(hex: &str) -> Result<(), AgentError> {
         fs::write(OWN_BOOT_ID, text)
     };
     put().doing(|| format!("write {OWN_BOOT_ID}"))?;
-    // That of a session before, if any.
+    // The id of an earlier session, if any.
     let _ = umount2(BOOT_ID, MntFlags::MNT_DETACH);
     mount(Some(OWN_BOOT_ID), BOOT_ID, None::<&str>, MsFlags::MS_BIND, None::<&str>)
         .doing(|| "give this clone a boot id of its own".to_owned())
@@ -143,7 +143,7 @@ impl Machine for System {
     }
 
     fn settle(&mut self) {
-        // What is still starting would go on in every clone. Systems without systemd have started all there is.
+        // A service that is still starting would go on in every clone. Systems without systemd have started everything.
         let mut wait = Command::new("timeout");
         wait.args([SETTLE_S, "systemctl", "is-system-running", "--wait"]);
         let _ = wait.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();

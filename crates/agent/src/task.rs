@@ -46,7 +46,7 @@ pub(super) struct TaskSpec {
     pub merge_stderr: bool,
 }
 
-/// A task in the form that needs no further memory: what a child between fork and exec may use.
+/// A task in a form that needs no further allocation, so that a child may use it between fork and exec.
 #[derive(Debug)]
 pub(super) struct PreparedTask {
     pub credentials: Credentials,
@@ -78,7 +78,7 @@ impl TaskSpec {
         })
     }
 
-    /// Value of a variable of the task's environment.
+    /// The value of a variable in the task's environment.
     fn variable(&self, name: &[u8]) -> Option<&[u8]> {
         self.env.iter().find_map(|pair| pair.strip_prefix(name)?.strip_prefix(b"="))
     }

@@ -1,8 +1,8 @@
-//! What sessions put into the guest's root for their own sake, and how it is taken back.
+//! What sessions put into the guest's root for their own use, and how it is removed again.
 //!
-//! A VM whose root is saved was changed by two: by the user's command, which is what shall be kept, and by the
-//! sessions that described the task (an account's line, the host's name, mount points, links). The latter are
-//! noted here as they are made. What the command has changed since is the command's and stays.
+//! When a VM's root is saved, two parties have changed it: the user's command, whose changes must be kept, and the
+//! sessions that described the task (an account's line, the host's name, mount points, links). The changes of sessions
+//! are noted here as they are made. What the command has changed since then belongs to the command and stays.
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -20,13 +20,13 @@ pub(super) struct Traces(Vec<Trace>);
 enum Trace {
     /// These lines were added to a file, which did not exist before if `created`.
     Lines { path: PathBuf, text: Vec<u8>, created: bool },
-    /// A file got another content; `None` stands for no file.
+    /// A file got new content; this is the old content, `None` if there was no file.
     Content { path: PathBuf, before: Option<Vec<u8>>, ours: Vec<u8> },
     /// A directory was made.
     Directory(PathBuf),
     /// A file was made.
     File(PathBuf),
-    /// A link was made; what was in its place has another name now.
+    /// A link was made; the file that was in its place got another name.
     Link { path: PathBuf, target: PathBuf, aside: Option<PathBuf> },
 }
 
@@ -67,7 +67,7 @@ impl Traces {
         Ok(())
     }
 
-    /// Makes a symbolic link. A file in its place makes way; a directory does not.
+    /// Makes a symbolic link. A file in its place is renamed; a directory is an error.
     pub fn link(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
         let what = || format!("make the link {}", path.display());
         if fs::read_link(path).is_ok_and(|there| there == target) {
@@ -80,7 +80,7 @@ impl Traces {
                 let why = "the image has a directory there";
                 return Err(AgentError::Unfit(format!("cannot make the link {}: {why}", path.display())));
             }
-            // ldconfig and file managers take no notice of a name with a dot before it.
+            // ldconfig and file managers ignore a name that starts with a dot.
             let mut name = OsString::from(".");
             name.push(path.file_name().unwrap_or_default());
             name.push(".spank-vm");
@@ -93,13 +93,13 @@ impl Traces {
         Ok(())
     }
 
-    /// Checks that the links lead somewhere, now that the shares are there.
+    /// Checks that the targets of the links exist, now that the shares are mounted.
     ///
     /// # Errors
-    /// The first that does not.
+    /// The first link whose target does not exist.
     pub fn check_links(&self) -> Result<(), AgentError> {
         for trace in &self.0 {
-            // A target that is there and closed to this process is the command's business.
+            // If the target exists but is closed to this process, that is a matter for the command.
             let Trace::Link { path, target, .. } = trace else { continue };
             if fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
                 let (path, target) = (path.display(), target.display());
@@ -111,10 +111,10 @@ impl Traces {
         Ok(())
     }
 
-    /// Takes everything back that is still as it was made, the latest first.
+    /// Undoes every change that is still as it was made, the latest first.
     ///
     /// # Errors
-    /// The first change that could not be taken back, after all were tried.
+    /// The first change that could not be undone, after all were tried.
     pub fn take_back(&mut self) -> Result<(), AgentError> {
         let mut outcome = Ok(());
         while let Some(trace) = self.0.pop() {
@@ -139,7 +139,7 @@ impl Trace {
     fn undo(&self) -> io::Result<()> {
         match self {
             Self::Lines { path, text, created } => {
-                // The copy that programs like useradd leave has the lines too.
+                // Programs like useradd leave a copy of the file that has the lines too.
                 let mut copy = path.clone().into_os_string();
                 copy.push("-");
                 remove_lines(Path::new(&copy), text, false)?;
@@ -176,7 +176,7 @@ impl Trace {
     }
 }
 
-/// Takes each line of `text` out of the file once; a file that then is empty goes if `created`.
+/// Removes each line of `text` from the file once; removes the file if it is then empty and was `created`.
 fn remove_lines(path: &Path, text: &[u8], created: bool) -> io::Result<()> {
     let content = match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -184,7 +184,7 @@ fn remove_lines(path: &Path, text: &[u8], created: bool) -> io::Result<()> {
     };
     let mut ours: Vec<&[u8]> = text.split_inclusive(|&byte| byte == b'\n').filter(|line| *line != b"\n").collect();
     let mut left = Vec::with_capacity(content.len());
-    // The last first: that is where they were added.
+    // The last lines first: they were added at the end.
     for line in content.split_inclusive(|&byte| byte == b'\n').rev() {
         match ours.iter().position(|our| *our == line) {
             Some(at) => drop(ours.remove(at)),
@@ -215,7 +215,7 @@ mod tests {
         (dir, at)
     }
 
-    /// Every path below with its content.
+    /// Every path below `root` with its content.
     fn listing(dir: &Path) -> Vec<String> {
         let mut found = Vec::new();
         for entry in fs::read_dir(dir).unwrap().flatten() {
@@ -257,7 +257,7 @@ mod tests {
         traces.write(&at("etc/hostname"), b"vm\n").unwrap();
         traces.make_directories(Some(&at("home/ada"))).unwrap();
         traces.link(&at("lib/libx.so.1"), &at("sw/libx.so.1")).unwrap();
-        // As useradd does it, with a copy of the file as it was.
+        // As useradd does: with a copy of the old file.
         fs::copy(at("etc/passwd"), at("etc/passwd-")).unwrap();
         let mut passwd = OpenOptions::new().append(true).open(at("etc/passwd")).unwrap();
         passwd.write_all(b"db:x:99:99::/:/bin/sh\n").unwrap();

@@ -1,4 +1,4 @@
-//! What a disk or partition holds, by its first bytes.
+//! Recognises what a disk or partition holds by its first bytes.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,7 +15,7 @@ pub(super) enum Contents {
     Other(&'static str),
 }
 
-/// The first bytes, fewer of a partition that is smaller.
+/// The first bytes; fewer if the partition is smaller.
 pub(super) fn start_of(device: &Path) -> io::Result<Vec<u8>> {
     let mut start = Vec::with_capacity(SUPER_BLOCK_AREA);
     File::open(device)?.take(SUPER_BLOCK_AREA as u64).read_to_end(&mut start)?;
@@ -39,10 +39,10 @@ const OTHERS: [(usize, &[u8], &str); 12] = [
 ];
 
 impl Contents {
-    /// Recognises what begins so.
+    /// Recognises content by these first bytes.
     pub fn detect(start: &[u8]) -> Self {
         let begins = |offset: usize, magic: &[u8]| start.get(offset..).is_some_and(|rest| rest.starts_with(magic));
-        // Containers first: what they were made over may still show.
+        // Containers first: traces of an older file system may still be on the disk.
         if let Some((.., name)) = OTHERS.iter().find(|(offset, magic, _)| begins(*offset, magic)) {
             return Self::Other(name);
         }

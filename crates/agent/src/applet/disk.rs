@@ -1,7 +1,7 @@
-//! Finding and mounting the root of an installed system on a disk.
+//! Finds and mounts the root of an installed system on a disk.
 //!
-//! Partition tables are the kernel's business (GPT and MBR); what is in the partitions is recognised by its
-//! first bytes, so that no file system driver sees what it was not made for.
+//! The kernel reads partition tables (GPT and MBR). The content of partitions is recognised by its first
+//! bytes, so that no file system driver gets data that it was not made for.
 
 use std::fmt::Write;
 use std::fs;
@@ -21,13 +21,13 @@ use super::fstab::{self, Source};
 /// Where the root is mounted, in the initramfs.
 const MOUNT_POINT: &str = "/disk";
 
-/// Where installers put the root of a btrfs whose default subvolume is not it (Debian and SUSE, Fedora).
+/// Where installers put the root in a btrfs if it is not the default subvolume (Debian and SUSE, Fedora).
 const SUBVOLUMES: [&str; 3] = ["@", "@rootfs", "root"];
 
 /// How a disk is mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Access {
-    /// Not one byte of it changes; journals are not replayed.
+    /// Nothing on it changes; journals are not replayed.
     ReadOnly,
     /// As the installed system would mount it.
     ReadWrite,
@@ -51,11 +51,11 @@ struct Place {
 }
 
 impl Root {
-    /// Mounts the root that is on the disk with this serial number: in this partition, else in the only one that
-    /// has an installed system.
+    /// Mounts the root on the disk with this serial number: the root in this partition, or without a number the
+    /// root in the only partition that has an installed system.
     ///
     /// # Errors
-    /// There is none, there are several, or it cannot be mounted: one line that says what is on the disk.
+    /// There is no root, there are several, or it cannot be mounted: one line that says what is on the disk.
     pub fn find(serial: &str, partition: Option<u32>, access: Access) -> Result<Self, Failure> {
         let disk = disk_with_serial(serial).ok_or_else(|| format!("the VM has no disk '{serial}'"))?;
         let places = places(&disk).map_err(|error| format!("cannot read the disk: {error}"))?;
@@ -103,7 +103,7 @@ impl Root {
         Path::new(MOUNT_POINT)
     }
 
-    /// Brings everything to the disk.
+    /// Writes everything to the disk.
     ///
     /// # Errors
     /// What could not be unmounted.
@@ -115,7 +115,7 @@ impl Root {
         Ok(())
     }
 
-    /// What fstab adds, as far as it is on this disk.
+    /// Mounts what fstab adds, if it is on this disk.
     fn mount_other_partitions(&mut self, places: &[Place], access: Access, drivers: &mut Modules) {
         let text = fs::read_to_string(self.path().join("etc/fstab")).unwrap_or_default();
         for line in fstab::parse(&text) {
@@ -125,7 +125,7 @@ impl Root {
                 continue;
             };
             let target = self.path().join(&line.directory);
-            // A link could lead anywhere; what fstab means is a directory.
+            // A link could lead anywhere; fstab means a directory.
             if !fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_dir()) {
                 continue;
             }
@@ -155,8 +155,8 @@ impl Place {
         }
     }
 
-    /// The mount options with which an installed system appears, if any. Looked at without writing, whatever is to
-    /// come: other partitions are none of our business.
+    /// The mount options with which an installed system appears, if any. This look never writes, even if the disk
+    /// is written later: other partitions do not concern us.
     fn root_options(&self, kind: FsType, drivers: &mut Modules) -> Result<Option<String>, AgentError> {
         load(drivers, kind)?;
         let subvolumes: &[&str] = if kind == FsType::Btrfs { &SUBVOLUMES } else { &[] };
@@ -187,7 +187,7 @@ impl Place {
         let all = words.join(",");
         mount(Some(&self.device), target, Some(kind.name()), flags | MsFlags::MS_NOATIME, Some(all.as_str())).map_err(
             |errno| match errno {
-                // The file system's driver knows more, and tells nobody but the kernel's log.
+                // The file system's driver knows more, but says it only in the kernel's log.
                 Errno::EINVAL | Errno::EUCLEAN => AgentError::Unfit(format!(
                     "its {} is damaged, cut off, or newer than the boot kit's kernel",
                     kind.name()
@@ -206,13 +206,13 @@ fn load(drivers: &mut Modules, kind: FsType) -> Result<(), AgentError> {
     drivers.load(&[&group])
 }
 
-/// Whether a directory is the root of an installed system and not, say, somebody's home directories.
+/// Whether a directory is the root of an installed system, and not for example a partition of home directories.
 fn is_installed_system(root: &Path) -> bool {
     let has = |name: &str| fs::symlink_metadata(root.join(name)).is_ok();
     has("etc/os-release") || has("usr/lib/os-release") || (has("etc") && (has("bin") || has("usr/bin")))
 }
 
-/// The disk's partitions, or the disk itself where it has none.
+/// The disk's partitions, or the disk itself if it has none.
 fn places(disk: &Path) -> std::io::Result<Vec<Place>> {
     let name = disk.file_name().unwrap_or_default();
     let mut found = Vec::new();
@@ -239,7 +239,7 @@ fn inventory(places: &[Place]) -> String {
     names.join(", ")
 }
 
-/// What can be done about it.
+/// What the user can do about it.
 fn advice(places: &[Place]) -> &'static str {
     let any = |part: &str| places.iter().any(|place| place.contents.name().contains(part));
     match () {

@@ -1,4 +1,4 @@
-//! The image's own `/etc/fstab`, as far as it says which partitions belong to the root.
+//! Reads from the image's own `/etc/fstab` which partitions belong to the root.
 
 /// A line that mounts something below the root.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub(super) struct Line {
     pub subvolume: Option<String>,
 }
 
-/// File systems that are no part of an installed system's files.
+/// File systems that hold no files of an installed system.
 const NOT_OURS: [&str; 12] =
     ["swap", "proc", "sysfs", "tmpfs", "devpts", "vfat", "msdos", "iso9660", "udf", "nfs", "nfs4", "cifs"];
 
@@ -40,7 +40,7 @@ fn line(text: &str) -> Option<Line> {
 pub(super) enum Source<'a> {
     Uuid(&'a str),
     Label(&'a str),
-    /// By its number, whatever the disk was called.
+    /// By its number, whatever the name of the disk was.
     Number(u32),
     Unknown,
 }

@@ -1,17 +1,17 @@
-//! A boot menu that nobody sees: no waiting, and the kernel's words on the serial console.
+//! Changes the boot menu, which nobody sees: no waiting, and kernel messages go to the serial console.
 
 use std::fs;
 use std::io;
 
-/// Where distributions keep it: GRUB of Debian, of RHEL; GRUB 1 of both.
+/// Where distributions keep the menu: GRUB of Debian and of RHEL; GRUB 1 of both.
 const MENUS: [&str; 4] = ["/boot/grub/grub.cfg", "/boot/grub2/grub.cfg", "/boot/grub/menu.lst", "/boot/grub/grub.conf"];
 
-/// One file per kernel, beside a menu that reads them.
+/// Directory with one file per kernel; a menu beside it reads them.
 const ENTRIES: &str = "/boot/loader/entries";
 
 const CONSOLE: &str = "console=ttyS0";
 
-/// Changes what menus there are.
+/// Changes every menu that exists.
 pub(super) fn adapt() -> io::Result<()> {
     let entries = fs::read_dir(ENTRIES).into_iter().flatten().flatten().map(|entry| entry.path());
     for path in MENUS.iter().map(Into::into).chain(entries) {

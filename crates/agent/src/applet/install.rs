@@ -1,7 +1,7 @@
-//! The agent into an installed system that boots its own kernel: as a service of its init.
+//! Installs the agent into a system that boots its own kernel, as a service of its init.
 //!
-//! Everything below happens with the system's root as this process's root, so that no link of the image leads
-//! anywhere else.
+//! Everything below runs with the system's root as the root of this process, so that no link of the image
+//! leads outside.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -29,15 +29,15 @@ const BOOT_CODE: usize = 440;
 /// What the caller knows.
 #[derive(Debug)]
 pub(super) struct Options {
-    /// The partition with the root, where there are several.
+    /// The partition with the root, if there are several.
     pub partition: Option<u32>,
     /// QEMU loads the kernel, so that no boot loader is needed.
     pub loads_kernel: bool,
-    /// A kernel that cannot mount shares will do.
+    /// A kernel that cannot mount shares is accepted.
     pub without_shares: bool,
 }
 
-/// Installs this very program on the disk with that serial number. The answer is lines of `key=value`.
+/// Installs this program itself on the disk with that serial number. Returns lines of `key=value`.
 pub(super) fn install(serial: &str, options: &Options) -> Result<String, Failure> {
     let own = File::open("/proc/self/exe").map_err(|error| format!("cannot read the agent itself: {error}"))?;
     let disk = disk_with_serial(serial).ok_or_else(|| format!("the VM has no disk '{serial}'"))?;
@@ -50,7 +50,7 @@ pub(super) fn install(serial: &str, options: &Options) -> Result<String, Failure
         );
     }
     let root = Root::find(serial, options.partition, Access::ReadWrite)?;
-    // The initramfs stays reachable by its descriptor, for unmounting.
+    // The descriptor keeps the initramfs reachable, for unmounting.
     let outside = File::open("/").map_err(|error| format!("cannot open the initramfs: {error}"))?;
     chroot(root.path()).and_then(|()| chdir("/")).map_err(|errno| format!("cannot enter the system: {errno}"))?;
     let done = work(own, options);
@@ -104,7 +104,7 @@ fn copy(mut own: File) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Adds the service to the system's init, whose name is the answer; `None` for one that is not known.
+/// Adds the service to the system's init. Returns the name of the init; `None` if it is not known.
 fn enable() -> io::Result<Option<&'static str>> {
     let exists = |path: &str| fs::symlink_metadata(path).is_ok();
     if exists("/usr/lib/systemd/systemd") || exists("/lib/systemd/systemd") {

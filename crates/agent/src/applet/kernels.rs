@@ -1,4 +1,4 @@
-//! The kernels of an installed system, and what they are able to.
+//! The kernels of an installed system, and what they can do.
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -10,28 +10,28 @@ use super::failure::Failure;
 /// The oldest kernel that the agent's C library runs on.
 const OLDEST: (u32, u32) = (3, 2);
 
-/// The oldest kernel whose guests are known to answer while memory is plugged: with the virtio-mem of Debian 11 (5.10)
-/// they boot and then say nothing.
+/// The oldest kernel whose guests are known to answer while memory is plugged. With the virtio-mem of Debian 11 (5.10)
+/// they boot and then hang.
 const OLDEST_TO_TAKE_MEMORY: (u32, u32) = (6, 1);
 
 /// Without these there is no channel.
 const NEEDED: [&str; 2] = ["virtio_pci", "virtio_console"];
 
-/// A kernel that is there with its modules.
+/// A kernel that is installed with its modules.
 #[derive(Debug)]
 pub(super) struct Kernel {
-    /// As `uname -r` says it.
+    /// As `uname -r` prints it.
     pub release: String,
     /// Modules that can be loaded or are built in, with `_` for `-`.
     modules: HashSet<String>,
-    /// Whether it says that it is not for 64-bit programs.
+    /// Whether its name says that it is not for 64-bit programs.
     is_32_bit: bool,
 }
 
-/// The newest kernel of the system below `root`: what boot loaders start.
+/// The newest kernel of the system below `root`: the one that boot loaders start.
 ///
 /// # Errors
-/// There is none, or none with its modules.
+/// There is no kernel, or none with its modules.
 pub(super) fn newest(root: &Path) -> Result<Kernel, Failure> {
     let names = |dir: &str| -> Vec<String> {
         let entries = fs::read_dir(root.join(dir)).into_iter().flatten().flatten();

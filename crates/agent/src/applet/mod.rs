@@ -7,8 +7,8 @@
 //!                           [--shares needed|optional]                  on a disk
 //! ```
 //!
-//! In a guest whose root is an image the binary has no name any more: `/proc/1/exe` is it. A failure is one line
-//! on stderr that begins with `error: ` and exit code 1; what does not stop the work begins with `warning: `.
+//! In a guest whose root is an image the binary has no path any more, but `/proc/1/exe` opens it. A failure is one line
+//! on stderr that begins with `error: `, and exit code 1; a line that begins with `warning: ` does not stop the work.
 
 mod contents;
 mod disk;

@@ -14,7 +14,7 @@ use super::super::task::{TaskSpec, TerminalSize};
 /// Group that owns terminals, by convention of every distribution.
 const TTY_GROUP: u32 = 5;
 
-/// Both sides' descriptors of the command's standard streams.
+/// The descriptors of the command's standard streams, for both sides.
 #[derive(Debug)]
 pub(super) struct Stdio {
     pub stdin: OwnedFd,
@@ -52,7 +52,8 @@ impl Stdio {
             owned.push(child_err);
             stderr = Some(ours);
         }
-        // Only our ends: the command's are its own descriptions, and programs expect them to block.
+        // Only our ends are nonblocking: the command's ends are separate file descriptions, and programs expect them to
+        // block.
         for fd in [Some(&stdin), Some(&stdout), stderr.as_ref()].into_iter().flatten() {
             set_nonblocking(fd)?;
         }
@@ -66,7 +67,7 @@ impl Stdio {
         for fd in [&master, &slave] {
             fcntl(fd, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
         }
-        // EPERM: under test the agent is not root, and the terminal is the user's already.
+        // EPERM: in tests the agent is not root, and the terminal already belongs to the user.
         match fchown(&slave, Some(Uid::from_raw(uid)), Some(Gid::from_raw(TTY_GROUP))) {
             Ok(()) | Err(Errno::EPERM) => {}
             Err(errno) => return Err(errno),

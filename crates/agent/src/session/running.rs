@@ -21,13 +21,13 @@ use crate::sys;
 pub(super) struct Running {
     task: u16,
     pub leader: Pid,
-    /// Readable when the leader has died; dropped when it was reaped. Kernels before 5.3 have no such thing: there the
-    /// machine's own watch over children tells.
+    /// Readable when the leader has died; dropped when it was reaped. Kernels before 5.3 do not have it: there the
+    /// machine's own watch over children reports the death.
     leader_fd: Option<OwnedFd>,
     pub input: InputPump,
     /// Standard output and standard error.
     pub outputs: [OutputPump; 2],
-    /// Our copy of the command's side of its terminal: without it a shell that closes its three
+    /// Our copy of the command's side of its terminal. Without it, a shell that closes its three
     /// descriptors for a moment would look like the end of the output.
     terminal: Option<OwnedFd>,
     /// The terminal's other side, to change its size.
@@ -41,7 +41,7 @@ pub(super) struct Running {
 #[derive(Debug)]
 struct End {
     status: ExitStatus,
-    /// When to stop waiting for processes that cannot be killed.
+    /// Deadline of the wait for processes that cannot be killed.
     deadline: Instant,
     none_left: bool,
 }
@@ -86,7 +86,7 @@ impl Running {
         })
     }
 
-    /// The descriptor that tells of the leader's death.
+    /// The descriptor that reports the leader's death.
     pub fn leader_events(&self) -> Option<BorrowedFd<'_>> {
         self.leader_fd.as_ref().map(AsFd::as_fd)
     }
@@ -121,7 +121,7 @@ impl Running {
             ToGuest::Signal(signo) => self.signal(signo),
             ToGuest::Resize { rows, cols } => {
                 if let Some(master) = &self.master {
-                    // Of a terminal that is going away the size does not matter.
+                    // If the terminal is closing, its size does not matter.
                     let _ = sys::set_terminal_size(master.as_fd(), rows, cols);
                 }
             }
@@ -151,12 +151,12 @@ impl Running {
         }
     }
 
-    /// Signals the command alone, as slurmstepd does: what its children make of it is its business.
+    /// Signals only the command, as slurmstepd does; the command decides what its children get.
     /// The leader was not reaped before `end` is set, so its
     /// number cannot belong to anybody else yet.
     fn signal(&self, signo: u8) {
         if self.end.is_none() {
-            // Numbers beyond nix's enum (real-time signals) are signals too.
+            // Numbers outside nix's enum (real-time signals) are signals too.
             sys::signal_process(self.leader, signo);
         }
     }
@@ -168,7 +168,7 @@ impl Running {
             return;
         }
         let Some(status) = reaped.leader else { return };
-        // As a step ends with its task: what the command left in the background goes with it.
+        // A step ends with its task, so background processes of the command are killed too.
         machine.kill_task(self.leader);
         let none_left = machine.reap(self.leader).none_left;
         self.end = Some(End { status, deadline: Instant::now() + REAP_TIME, none_left });

@@ -1,4 +1,4 @@
-//! Whole sessions over a socket pair, with commands of this host run as whoever runs the test.
+//! Whole sessions over a socket pair, with commands of this host, run as the user who runs the test.
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -92,7 +92,7 @@ impl Machine for StandIn {
         None
     }
     fn reap(&mut self, leader: Pid) -> Reaped {
-        // Never any child: other tests have theirs.
+        // Never reports a child: other tests have children too.
         match sys::reap_one(leader) {
             Ok(found) => Reaped { leader: found.map(|(_, status)| status), none_left: false },
             Err(_) => Reaped { leader: None, none_left: true },
@@ -148,7 +148,7 @@ impl Runner {
         self.socket.write_all(&bytes).unwrap();
     }
 
-    /// Reads until `take` has what it wants; it is given each message, and `self` to answer.
+    /// Reads until `take` has what it wants; it gets each message, and `self` to answer.
     fn listen<T>(&mut self, mut take: impl FnMut(&mut Self, ToHost<'_>) -> Option<T>) -> T {
         let mut buffer = vec![0; 1 << 16];
         loop {
@@ -319,7 +319,7 @@ fn a_stalled_output_stops_at_its_window_and_nothing_else_stops() {
     runner.describe(&["sh", "-c", "yes & sleep 0.3; echo still here >&2; sleep 60"]);
     runner.send(&[ToGuest::Start]);
     let (mut out, mut err) = (0, Vec::new());
-    // No credit is returned for stdout, so stderr must come through while exactly a window is out.
+    // No credit is returned for stdout. So stderr must arrive while exactly one window of stdout is unacknowledged.
     runner.listen(|_, message| {
         match message {
             ToHost::Data(Stream::Stdout, bytes) => out += bytes.len(),
@@ -338,7 +338,7 @@ fn what_the_command_leaves_in_the_background_neither_delays_nor_survives_its_end
     let outcome = shell("sleep 1000 & echo $!");
     assert_eq!(outcome.exit, Some(ExitStatus::Code(0)));
     let pid: i32 = String::from_utf8(outcome.out).unwrap().trim().parse().unwrap();
-    // It is not our child, so nobody here reaped it: being killed takes it a moment. ESRCH: gone already.
+    // It is not our child, so we did not reap it, and its death takes a moment. ESRCH: gone already.
     if let Ok(pidfd) = sys::pidfd(Pid::from_raw(pid)) {
         let mut set = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
         assert_eq!(poll(&mut set, 10_000u16), Ok(1), "it still runs");

@@ -10,8 +10,8 @@
 //! What must always be true:
 //! - Nothing of an archive is unpacked on the host, and no disk is mounted or guessed at there. Names, links and
 //!   devices of an archive are values in a tree of ours until the guest's kernel sees them in a file system.
-//! - Everything is read twice: first to know all names, sizes and winners, so that what is refused is refused
-//!   before anything is written; then for the content.
+//! - Everything is read twice. The first reading finds all names, sizes and winners, so that a refusal comes
+//!   before anything is written; the second reading copies the content.
 //! - The size of the result, the number of its files and the memory for their names have limits.
 //! - However an import ends, there is a whole image or nothing.
 

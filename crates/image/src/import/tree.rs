@@ -392,7 +392,8 @@ fn directory() -> Node {
     Node { entry, body: Body::Directory(BTreeMap::new()) }
 }
 
-/// The parts of a path in an archive. A slash at its start makes no difference.
+/// The parts of a path in an archive. A slash at its start makes no difference; a path that leads out of the archive is
+/// an error.
 fn components(path: &[u8]) -> anyhow::Result<Vec<&[u8]>> {
     ensure!(!path.contains(&0), "the archive has a name with a zero byte: '{}'", shown(path));
     let parts: Vec<&[u8]> = path.split(|&byte| byte == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
