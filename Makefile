@@ -1,7 +1,7 @@
 # Builds, tests, shows and installs spank-vm. 'make' alone lists the targets.
 #
-# Products are built by cargo and staged in target/stage as an installation has them, so that
-# tests and demo run what would be installed.
+# cargo builds the products. They are staged in target/stage in the layout of an installation, so
+# that tests and demo run what would be installed.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -10,7 +10,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 CARGO ?= cargo
-# 'sudo make' keeps neither the PATH nor the home that rustup was installed for.
+# 'sudo make' loses the PATH and the home directory that rustup was installed for.
 ifneq ($(SUDO_USER),)
 ifeq ($(shell command -v $(CARGO)),)
 SUDO_HOME := $(shell getent passwd $(SUDO_USER) | cut -d: -f6)
@@ -35,11 +35,11 @@ PROGRAM := $(STAGE)/libexec/spank-vm
 STEP    := $(STAGE)/libexec/spank-vm-step
 AGENT   := $(STAGE)/libexec/spank-vm-agent
 
-# Installation. DESTDIR is put before every path and is for packagers.
+# Installation. DESTDIR is put before every path; it is for packagers.
 DESTDIR    ?=
 PREFIX     ?= /usr
 SYSCONFDIR ?= /etc
-# Slurm's own answer, else where Debian has it.
+# Slurm's own answer, else Debian's path.
 PLUGINDIR  ?= $(or $(shell timeout 5 scontrol show config 2>/dev/null | awk '$$1 == "PluginDir" { print $$3 }'),/usr/lib/x86_64-linux-gnu/slurm-wlm)
 LIBEXECDIR ?= $(PREFIX)/libexec/spank-vm
 SHAREDIR   ?= $(PREFIX)/share/spank-vm
@@ -48,18 +48,18 @@ SCRIPTS := .ci/run fuzz/run packaging/debian-deps benches/paper-way testkit/suit
            testkit/lab/lab testkit/lab/make-node \
            $(wildcard testkit/cluster/lib/*.sh tests/images/*) tests/parity/prelude.sh slurm-conf/example-job.sh slurm-conf/prolog
 
-# What the tests of the real cluster find the build by; one that was made elsewhere is named in the environment.
+# By these the tests on a real cluster find the build; for a build made elsewhere, set them in the environment.
 export SPANK_VM_STAGE  ?= $(abspath $(STAGE))
 export SPANK_VM_KIT    ?= $(abspath $(KIT))
 export SPANK_VM_IMAGES ?= $(abspath $(IMAGES))
 # The same plugin with hooks that panic on demand, for tests/hooks.rs.
 export SPANK_VM_PANICKING_PLUGIN := $(abspath $(TARGET)/panics/debug/libspank_vm.so)
 
-# Checks dependencies by deny.toml.
+# Checks dependencies with the rules in deny.toml.
 DENY_VERSION := 0.20.2
 DENY         := $(TOOLS)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
-# Not every exception is met in both workspaces.
+# Not every exception is needed in both workspaces.
 DENY_WHAT    := --allow license-exception-not-encountered bans licenses sources
 
 comma := ,
@@ -82,7 +82,7 @@ demo-stop: ## end the demo's Slurm
 	@testkit/cluster/demo stop
 
 .PHONY: test test-one lint lint-rust lint-shell lint-deps advisories coverage test-unit test-hooks test-slurm test-parity test-faults test-long fuzz miri parity reliability bench bench-plugin figure4
-# One after the other, whatever -j says: the machine is measured by these tests too. What fails soon comes first.
+# One after the other, even with -j, because these tests also measure the machine. Those that fail fast come first.
 test: ## everything that must pass, what is quick first; at its end how long each suite took (as root)
 	@MAKE=$(MAKE) testkit/suites deps lint test-unit test-hooks build kit images disks test-slurm test-parity test-faults
 	$(call section,all tests passed)
@@ -95,7 +95,7 @@ lint: lint-rust lint-shell lint-deps ## formatting, compiler and shell warnings,
 lint-rust:
 	$(call section,lint: rustfmt and clippy)
 	$(CARGO) fmt --all --check
-	# Their modules are declared by a macro, through which cargo fmt does not look.
+	# A macro declares their modules, and cargo fmt does not look into macros.
 	rustfmt --edition 2024 --check crates/request/src/options/*.rs
 	$(CARGO) clippy --quiet --workspace --all-targets -- -D warnings
 
@@ -108,7 +108,7 @@ lint-deps: $(DENY)
 	$(DENY) --locked check $(DENY_WHAT)
 	$(DENY) --locked --manifest-path fuzz/Cargo.toml --config deny.toml check $(DENY_WHAT)
 
-# Its own copy: a minute once, and everybody has the same.
+# Its own copy: takes a minute once, and everybody has the same version.
 $(DENY):
 	$(call section,cargo-deny $(DENY_VERSION))
 	$(CARGO) install --quiet --locked --debug --version $(DENY_VERSION) --root $(TOOLS)/cargo-deny-$(DENY_VERSION) \
@@ -154,12 +154,12 @@ suite-slurm suite-parity suite-faults: suite-%:
 	$(call section,$* on a real Slurm)
 	$(CARGO) test --quiet -p spank-vm --test $*
 
-# Not called SECONDS in recipes: that is a variable of the shell.
+# Recipes do not call it SECONDS: that is a variable of the shell.
 fuzz: ## what guests and users can forge, 10 s per reader; SECONDS=3600 for an hour each
 	$(call section,fuzzing)
 	CARGO=$(CARGO) fuzz/run $(or $(SECONDS),10)
 
-# Interprets what unsafe code there is to interpret; tests that start programs or need Slurm are left out.
+# Interprets the unsafe code that can be interpreted; tests that start programs or need Slurm are left out.
 miri: ## wire format, request and Slurm's face under miri (needs: rustup toolchain install nightly -c miri)
 	MIRIFLAGS=-Zmiri-disable-isolation $(CARGO) +nightly miri test --target-dir $(TARGET)/miri \
 	  -p spank-vm-proto -p spank-vm-request -p spank-vm --lib
@@ -185,7 +185,7 @@ bench-plugin: build kit images ## what the plugin adds to a bare-metal srun, int
 	$(call section,the plugin's cost)
 	$(CARGO) bench --quiet -p spank-vm --bench plugin
 
-# An hour or more; benches/figure4/main.rs says which variables measure less of it.
+# Takes an hour or more; benches/figure4/main.rs says which variables choose a part of it.
 figure4: build kit images images-full ## the paper's Figure 4 again, into target/figure4 (REPEATS=10; as root)
 	@packaging/debian-deps figure4
 	$(call section,Figure 4)
@@ -214,7 +214,7 @@ test-lab: lab-tree kit images ## tests with KVM in node VMs of Debian 12 and 13 
 	@for release in bookworm trixie; do testkit/lab/lab image $$release; done
 	$(CARGO) test --quiet -p spank-vm --test lab
 
-# A release that is not stable yet may fail for reasons of its own, which the table then tells.
+# A release that is not stable yet may fail for reasons of its own; the table then shows them.
 test-matrix: lab-tree kit images ## the same on more releases of Slurm and QEMU, and docs/releases.md anew (as root)
 	$(call section,releases in the lab)
 	@for release in $(MATRIX); do testkit/lab/lab image $$release; done
@@ -232,7 +232,7 @@ deps: ## install missing Debian packages (as root; starts no service)
 
 build: build-plugin build-runner build-agent ## plugin, program and static agent, into target/stage
 
-# Copies only what changed, so that what depends on a product is not made again for nothing.
+# Copies only what changed, so that targets that depend on a product are not made again for nothing.
 define stage
 	@cmp -s $(1) $(2) || { install -D -m 755 $(1) $(2) && echo 'staged $(2)'; }
 endef
@@ -252,7 +252,7 @@ build-agent:
 	  --target $(AGENT_TRIPLE) --target-dir $(TARGET)/agent-build
 	$(call stage,$(TARGET)/agent-build/$(AGENT_TRIPLE)/agent/spank-vm-agent,$(AGENT))
 
-# A make of their own: this one may have looked at the files' dates before cargo was done.
+# A separate make: this one may have read the files' dates before cargo was done.
 kit: build ## the boot kit (guest kernel and agent), into target/kit
 	@$(MAKE) $(KIT)/.made
 
@@ -306,7 +306,7 @@ $(ROOTS)/%.tar: tests/images/%
 
 $(foreach image,debian11 debian12 debian12-i386 debian13,$(ROOTS)/$(image).tar): tests/images/debian
 
-# What 'bench' and 'figure4' compare with; nothing else needs it.
+# 'bench' and 'figure4' compare with this; nothing else needs it.
 images-full: ## an ordinary Debian 12 with systemd for the measurements, into target/images-full (as root)
 	@$(MAKE) $(FULL)/.made
 

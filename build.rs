@@ -23,9 +23,9 @@ mod bindings {
             .prepend_enum_name(false)
             .layout_tests(false)
             .generate_comments(false)
-            // Only what src/spank uses. spank_prepend_task_argv is absent on purpose: it exists
-            // since Slurm 23.11 only, and a direct reference would keep older releases from
-            // loading the plugin.
+            // Only what src/spank uses. spank_prepend_task_argv is left out on purpose: it exists
+            // only since Slurm 23.11, and with a direct reference older releases could not load the
+            // plugin.
             .allowlist_function("spank_(context|get_item|getenv|setenv|unsetenv|strerror|option_register)")
             .allowlist_function("slurm_(error|spank_log|info|verbose|debug)")
             .allowlist_type("spank_(t|option|err_t|context_t|item_t)")
@@ -53,7 +53,7 @@ mod bindings {
         }
     }
 
-    /// Another Slurm means other bindings. A file that is not there must not be named to cargo: it
+    /// Another Slurm needs other bindings. Do not give cargo a file that does not exist: cargo
     /// would then run this script at every build.
     fn watch(include: &Path) {
         for header in ["slurm/spank.h", "slurm/slurm_errno.h"] {

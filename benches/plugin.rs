@@ -1,5 +1,5 @@
-//! What a bare-metal `srun` costs more on a cluster that has the plugin in plugstack.conf: with and without take
-//! turns, so that whatever else the machine does hits both. Writes `target/bench/plugin.csv`.
+//! How much longer a bare-metal `srun` takes on a cluster that has the plugin in plugstack.conf. Runs with and
+//! without it take turns, so that other load on the machine affects both. Writes `target/bench/plugin.csv`.
 //! `make bench-plugin RUNS=500` sets the number of pairs; goal: at most a millisecond.
 
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! How fast bytes and files get into a VM and out of it, beside the same step on bare metal. Prints a
+//! How fast bytes and files get into a VM and out of it, compared with the same step on bare metal. Prints a
 //! table and writes `target/bench/throughput.csv`. `make bench RUNS=5` sets the number of runs.
 
 use std::fmt::Write as _;
@@ -29,7 +29,7 @@ const CASES: &[Case] = &[
         name: "stdout",
         amount: 200.0,
         unit: "MB/s",
-        // The first byte starts the clock.
+        // The clock starts with the first byte.
         script: "srun -Q $VM sh -c 'echo; yes 0123456789abcdef | head -c 200000000' | \
                  { read first; t=$(now); cat > /dev/null; since $t; }",
     },

@@ -11,7 +11,7 @@ use testkit::measure::as_user;
 use crate::logger::Logger;
 use crate::series::{Series, Site};
 
-/// How long nothing may arrive before the queue is looked at: a look costs time that VMs need.
+/// How long to wait without a result before looking at the queue: a look costs time that VMs need.
 const LOOK_AFTER: Duration = Duration::from_secs(5);
 
 /// How long finished jobs may stay in the queue.
@@ -25,7 +25,7 @@ pub struct Bench<'a> {
     pub logger: &'a Logger,
     /// What the jobs' scripts name.
     pub site: Site<'a>,
-    /// The user's directory from which everything is submitted: another one would be another share of the VMs.
+    /// The user's directory from which everything is submitted: another directory would be another share of the VMs.
     pub work_dir: PathBuf,
 }
 
@@ -40,7 +40,7 @@ pub struct Times {
     pub last_s: f64,
 }
 
-/// A cell and what was measured of it.
+/// A cell and its measurements.
 #[derive(Debug)]
 pub struct Cell {
     /// The way of starting.
@@ -51,7 +51,7 @@ pub struct Cell {
     pub vms_per_slot: u32,
     /// The repeats in which all VMs computed.
     pub runs: Vec<Times>,
-    /// What happened in the others.
+    /// What went wrong in the other repeats.
     pub failures: Vec<String>,
 }
 
@@ -92,14 +92,14 @@ impl Bench<'_> {
         Ok(Times { first_s, mean_s: seconds.iter().sum::<f64>() / seconds.len() as f64, last_s })
     }
 
-    /// The arrivals of `count` results, or fewer if the jobs ended without or it takes too long.
+    /// The arrival times of `count` results; fewer if the jobs ended without them or it takes too long.
     fn collect(&self, count: usize, deadline: Instant) -> Vec<Instant> {
         let mut arrivals = Vec::new();
         while arrivals.len() < count && Instant::now() < deadline {
             if let Some(moment) = self.logger.next(LOOK_AFTER) {
                 arrivals.push(moment);
             } else if self.queue().is_empty() {
-                // What was sent last may still be on its way.
+                // The last results may still be on their way.
                 arrivals.extend(std::iter::from_fn(|| self.logger.next(Duration::from_secs(1))));
                 break;
             }
@@ -107,7 +107,7 @@ impl Bench<'_> {
         arrivals
     }
 
-    /// The states of the jobs that Slurm still has.
+    /// The states of the jobs that Slurm still knows.
     fn queue(&self) -> String {
         let listed = as_user(self.cluster, "squeue", &self.work_dir).args(["-h", "-r", "-o", "%T"]).output().unwrap();
         String::from_utf8_lossy(&listed.stdout).trim().to_owned()
@@ -143,7 +143,7 @@ impl Bench<'_> {
         }
     }
 
-    /// The first line that any job printed: they are silent unless something is wrong.
+    /// The first line that any job printed: jobs print nothing unless something is wrong.
     fn first_complaint(&self) -> String {
         let text = |log: &PathBuf| fs::read_to_string(log).unwrap_or_default();
         let texts: Vec<String> = self.logs().iter().map(text).collect();
@@ -153,7 +153,7 @@ impl Bench<'_> {
     }
 }
 
-/// Removes copies that a killed job of the paper's way left.
+/// Removes leftover copies of killed jobs of the paper's way.
 pub fn sweep(scratch: &Path) {
     for entry in fs::read_dir(scratch).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with("paper-way.") {

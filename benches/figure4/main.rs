@@ -4,7 +4,7 @@
 //! and beside them as many tasks on bare metal.
 //! The environment changes what is measured: REPEATS=10, KIT_REPEATS=2, PAPER_REPEATS=1, KIT_MAX_VMS=64,
 //! PAPER_MAX_VMS=16, and JOBS=1,2 VMS=1,2 SERIES=clone for a part of the grid. Everything is written to
-//! `target/figure4`, after each cell, so that a run which is interrupted has not been in vain.
+//! `target/figure4` after each cell, so that an interrupted run still has results.
 
 mod cell;
 mod logger;
@@ -73,7 +73,7 @@ fn measure_all(cluster: &Cluster) {
     report.finish();
 }
 
-/// Measures one cell, telling how it goes.
+/// Measures one cell and prints its progress.
 fn measure_cell(bench: &Bench<'_>, series: Series, jobs: u32, vms_per_slot: u32) -> Cell {
     let mut cell = Cell { series, jobs, vms_per_slot, runs: Vec::new(), failures: Vec::new() };
     for repeat in 1..=series.repeats() {

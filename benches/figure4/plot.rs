@@ -59,7 +59,7 @@ fn gnuplot(lines: &[Line], caption: &[String]) -> String {
          set xlabel 'VMs (jobs of the array × VMs per slot)'\n\
          set ylabel 'seconds from sbatch until the last VM has computed'\n",
     );
-    // Lines of the caption stand below the axis, the last one at the lower edge.
+    // The lines of the caption are below the axis, the last one at the lower edge.
     writeln!(text, "set bmargin {}", 3.8 + 1.15 * caption.len() as f64).unwrap();
     for (number, sentence) in caption.iter().rev().enumerate() {
         let y = 0.025 + 0.030 * number as f64;
@@ -72,7 +72,7 @@ fn gnuplot(lines: &[Line], caption: &[String]) -> String {
         let point = format!("pointtype {} pointsize 1.1", POINT_TYPES[number % POINT_TYPES.len()]);
         curves.push(format!("$means{number} with lines linewidth 2 {look} notitle"));
         curves.push(format!("$cells{number} with points {point} {look} notitle"));
-        // The legend shows both together.
+        // In the legend both appear together.
         curves
             .push(format!("NaN with linespoints linewidth 2 {point} {look} title '{}'", line.title.replace('\'', "’")));
     }

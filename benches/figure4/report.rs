@@ -42,7 +42,7 @@ impl Report {
     pub fn finish(&self) {
         let table = self.markdown();
         fs::write(self.dir.join("figure4.md"), &table).unwrap();
-        // The legend in the order of the curves: the slowest is the uppermost.
+        // The legend has the order of the curves: the slowest is at the top.
         let lines: Vec<plot::Line> = Series::ALL.into_iter().rev().map(|series| self.line(series)).collect();
         plot::draw(&self.dir, &lines, &self.caption()).unwrap_or_else(|why| eprintln!("no plot: {why}"));
         println!("\n{table}\nwritten to {}", self.dir.display());
@@ -85,7 +85,7 @@ impl Report {
         plot::Line { title: series.title().to_owned(), points }
     }
 
-    /// The machine, the repeats and what is missing: sentences for below the figure.
+    /// The machine, the repeats and what is missing: sentences to put below the figure.
     fn caption(&self) -> Vec<String> {
         let repeats: Vec<String> = self
             .series()

@@ -10,7 +10,7 @@ const GUEST_MIB: u32 = 128;
 /// A way of starting VMs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Series {
-    /// No VMs: as many tasks on bare metal, which shows what Slurm itself takes.
+    /// No VMs: as many tasks on bare metal; shows the time that Slurm itself takes.
     Bare,
     /// spank-vm as it is: clones of a template.
     Clone,
@@ -20,7 +20,7 @@ pub enum Series {
     Paper,
 }
 
-/// What a job's script needs to know.
+/// Values that a job's script needs.
 pub struct Site<'a> {
     /// Where the logger listens.
     pub port: u16,
@@ -85,7 +85,7 @@ impl Series {
     /// Memory of a job that starts `vms` VMs, in MiB.
     pub fn job_mib(self, vms: u32) -> u32 {
         match self {
-            // Guest, 128 MiB for QEMU, and a part of what the job's own processes need.
+            // The guest, 128 MiB for QEMU, and a part of the memory for the job's own processes.
             Self::Bare | Self::Clone | Self::KitBoot => vms * (GUEST_MIB + 128 + 32),
             // 256 MiB for the guest; the rest is QEMU's, 64 MiB of it for translated code.
             Self::Paper => vms * 368,

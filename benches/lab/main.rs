@@ -1,6 +1,7 @@
-//! How long VMs take to start under KVM in the lab, as ratios to a bare step there. Nothing of it is hardware's speed.
+//! How long VMs take to start under KVM in the lab, as ratios to a bare step there. The times say nothing about real
+//! hardware.
 //!
-//! Writes `target/bench/lab.csv`, and the table in docs/lab.md anew. `RUNS=5` is how often each way is measured,
+//! Writes `target/bench/lab.csv`, and renews the table in docs/lab.md. `RUNS=5` is how often each way is measured,
 //! `SPANK_VM_LAB_RELEASES="bookworm trixie"` in which releases.
 
 mod table;
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
 }
 
 fn measure(lab: &Lab, release: &str, runs: u32) -> Vec<Sample> {
-    // The Prolog's look at the node is not what is measured; and templates are there already.
+    // The Prolog's check of the node must not be measured, and templates exist already.
     lab.root("sed -i 's/^Prolog=/#Prolog=/' /etc/slurm/slurm.conf; scontrol reconfigure; sleep 2");
     lab.sh("ada", "srun --mem=500 --vm-image=tiny true").ok();
     let mut samples = Vec::new();
@@ -63,7 +64,7 @@ fn measure(lab: &Lab, release: &str, runs: u32) -> Vec<Sample> {
     samples
 }
 
-/// One start: until the last VM's first line, and what left the guests meanwhile.
+/// One start: the time until the last VM's first line, and how often guests were left meanwhile.
 fn once(lab: &Lab, release: &str, way: &'static str, options: &str, vms: u32) -> Sample {
     let lines = vms.max(1);
     let exits = || lab.root("cat /sys/kernel/debug/kvm/exits").trim().parse::<u64>().unwrap();

@@ -11,13 +11,13 @@ pub struct Sample {
     pub vms: u32,
     /// From `srun` to the first line of the last VM's command.
     pub ms: u64,
-    /// How often guests were left for the node's kernel, until the step's end.
+    /// How often the processor left a guest for the node's kernel (VM exits), until the step's end.
     pub exits: u64,
-    /// The runner's own account of its first VM.
+    /// The runner's own times of its first VM.
     pub phases: String,
 }
 
-/// Between these the table stands.
+/// The table is between these two lines.
 const BEGIN: &str = "<!-- make bench-lab writes from here -->\n";
 const END: &str = "<!-- to here -->\n";
 
@@ -32,7 +32,7 @@ pub fn write_csv(path: &Path, samples: &[Sample], load: &str) {
     println!("{}", path.display());
 }
 
-/// Puts the medians into the document, in the place of those that are there.
+/// Puts the medians into the document, in place of the old ones.
 pub fn write_table(document: &Path, samples: &[Sample], load: &str) {
     let text = fs::read_to_string(document).unwrap();
     let (head, rest) = text.split_once(BEGIN).expect("docs/lab.md has the line before the table");

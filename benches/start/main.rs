@@ -20,7 +20,7 @@ use testkit::place::output;
 /// Memory of a node in MiB: 64 VMs of 256 MiB and 128 MiB more. Slurm only counts it; clones share most of theirs.
 const NODE_MIB: u64 = 64 * (256 + 128) + 64;
 
-/// The kernel that virtme-ng boots, with its modules in ../lib/modules; without, it takes the host's.
+/// The kernel that virtme-ng boots, with its modules in ../lib/modules; if not set, it uses the host's kernel.
 const VNG_KERNEL: &str = "VNG_KERNEL";
 
 fn main() -> ExitCode {
@@ -111,7 +111,8 @@ fn cases(cluster: &Cluster, runs: usize) -> Vec<Case> {
     cases.push(Case { lines: &["sum 42"], ..Case::new("paper", 1, argv, runs * 3 / 10) });
     if is_installed("vng") {
         let kernel = std::env::var(VNG_KERNEL).unwrap_or_default();
-        // Where the host has no udev, the output reaches only the console, which --verbose shows, and the exit code is lost.
+        // On a host without udev, the output only reaches the console, which --verbose shows, and the exit code is
+        // lost.
         let line =
             format!("vng --verbose --disable-kvm --cpus 1 --memory 256M --run {kernel} -- echo ready 2>&1; true");
         let case = Case::new("virtme-ng", 1, words(&["sh", "-c", &line]), runs * 3 / 10);
@@ -132,7 +133,7 @@ fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
-/// Where the time of the runner's first VM went.
+/// How long each phase of the runner's first VM took.
 fn phases(table: &mut Table, case: &Case, measured: &[Run]) {
     for (number, (phase, _)) in measured[0].phases.iter().enumerate() {
         let values: Vec<f64> = measured.iter().filter_map(|run| run.phases.get(number)).map(|(_, ms)| *ms).collect();
@@ -140,9 +141,10 @@ fn phases(table: &mut Table, case: &Case, measured: &[Run]) {
     }
 }
 
-/// How soon a clone has 2 GiB more than its template, and how much that delays its command.
+/// How long it takes until a clone has 2 GiB more than its template, and how much that delays its command.
 fn plugged_memory(cluster: &Cluster, cwd: &Path, runs: usize, table: &mut Table) {
-    // What a VM of 256 MiB has of memory is less than 256000 kB, so this much is there when all but a few blocks are.
+    // A VM of 256 MiB has less than 256000 kB of memory. So this much is reached when all but a few blocks have
+    // arrived.
     let script =
         "echo ready; while read -r _ kb _ </proc/meminfo && [ $kb -lt 2200000 ]; do sleep 0.01; done; echo plugged";
     let case = |vm_mib| {
@@ -161,9 +163,9 @@ fn plugged_memory(cluster: &Cluster, cwd: &Path, runs: usize, table: &mut Table)
     table.times("plug-2GiB", 1, "until_plugged", &plugged, false);
 }
 
-/// Processor time and memory, by VMs that run without Slurm.
+/// Processor time and memory, measured with VMs that run without Slurm.
 fn resources(cluster: &Cluster, cwd: &Path, table: &mut Table) {
-    // The shares differ from those of a step, and with them the template.
+    // The shares are not those of a step, so the template is another one too.
     cpu_ms_per_vm(cluster, cwd, 1);
     for n in [1, 8, 64] {
         let times = if n == 64 { 1 } else { 3 };

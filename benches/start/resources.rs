@@ -1,4 +1,4 @@
-//! What VMs take beside time: processor time and memory.
+//! What VMs cost besides waiting time: processor time and memory.
 
 use std::fs;
 use std::path::Path;
@@ -16,11 +16,11 @@ const PLUGGABLE_KIB: u64 = 1 << 20;
 /// Private memory of a QEMU process, in KiB.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Memory {
-    /// Pages of the guest's memory that it alone has: what the guest has written since it was cloned.
+    /// Pages of the guest's memory that only this process has: what the guest has written since it was cloned.
     pub guest: u64,
     /// Guest code that QEMU has translated for the host's processor: only emulation has it.
     pub translated: u64,
-    /// All other pages that it alone has: QEMU's own.
+    /// All other pages that only this process has: QEMU's own.
     pub qemu: u64,
 }
 

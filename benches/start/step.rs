@@ -18,9 +18,9 @@ pub struct Case {
     pub config: &'static str,
     /// Program and arguments.
     pub argv: Vec<String>,
-    /// Started as the cluster's user; otherwise as whoever measures.
+    /// Started as the cluster's user; otherwise as the user who runs the benchmark.
     pub as_user: bool,
-    /// Lines that must come from each VM; others are not looked at.
+    /// Lines that must come from each VM; other lines are ignored.
     pub lines: &'static [&'static str],
     /// How often it is measured.
     pub runs: usize,
@@ -36,7 +36,7 @@ pub struct Run {
     pub last_line: f64,
     /// Until the program has ended.
     pub total: f64,
-    /// The runner's own account of its first VM.
+    /// The runner's own times of its first VM.
     pub phases: Vec<(String, f64)>,
 }
 
@@ -46,7 +46,7 @@ impl Case {
         Self { name, n, config: "", argv, as_user: true, lines: &["ready"], runs: runs.max(2), forget_templates: false }
     }
 
-    /// Runs it once; `None`, and a word on stderr, when it did not do what it should.
+    /// Runs it once; returns `None`, with a message on stderr, if it did not do what it should.
     pub fn measure(&self, cluster: &Cluster, cwd: &Path) -> Option<Run> {
         if self.forget_templates {
             let _ = std::fs::remove_dir_all(cluster.dir.join("templates"));
@@ -62,7 +62,7 @@ impl Case {
         let begin = Instant::now();
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        // What a step prints to stderr is short, so it may wait in the pipe meanwhile.
+        // The stderr of a step is short, so it fits in the pipe meanwhile.
         let is_expected = |line: &String| self.lines.contains(&line.trim());
         let lines = stdout.lines().map_while(Result::ok).filter(is_expected);
         let arrivals: Vec<Duration> = lines.map(|_| begin.elapsed()).collect();
@@ -70,7 +70,7 @@ impl Case {
         let total = begin.elapsed();
         let stderr = String::from_utf8_lossy(&output.stderr);
         let worked = output.status.success() && arrivals.len() == self.n as usize * self.lines.len();
-        // Let the step's end settle, so that one run is not charged to the next.
+        // Wait until the step's cleanup is over, so that it does not slow down the next run.
         std::thread::sleep(Duration::from_millis(100 + 10 * u64::from(self.n)));
         if !worked {
             let why = stderr.lines().find(|line| line.contains("error")).unwrap_or(&stderr);

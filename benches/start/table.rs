@@ -8,7 +8,7 @@ use testkit::measure::quantile;
 /// Rows of a measurement, printed as they come.
 pub struct Table {
     csv: String,
-    /// What bare `srun` takes until its first line, in ms: the unit of all ratios.
+    /// Time of bare `srun` until its first line, in ms: the unit of all ratios.
     pub bare_ms: Option<f64>,
 }
 
@@ -22,7 +22,7 @@ impl Table {
         Self { csv: "case,n,metric,p50,p95,unit,ratio_to_bare,runs\n".to_owned(), bare_ms: None }
     }
 
-    /// A row of times in ms, with their ratio to bare `srun` where that makes sense.
+    /// A row of times in ms, with their ratio to bare `srun` if that makes sense.
     pub fn times(&mut self, case: &str, n: u32, metric: &str, values: &[f64], with_ratio: bool) {
         let ratio = self.bare_ms.filter(|_| with_ratio).map(|bare| format!("{:.1}", quantile(values, 0.5) / bare));
         self.row(case, n, metric, values, "ms", &ratio.unwrap_or_default());

@@ -12,20 +12,20 @@ use crate::place::{built, cluster_script};
 use crate::process;
 use crate::ran::{Ran, ran};
 
-/// Longest that any command of a test may take.
+/// Deadline for any command of a test.
 const COMMAND_TIMEOUT_S: &str = "600";
 
-/// Longest that the remains of a finished job may stay visible.
+/// Deadline for the leftovers of a finished job to disappear.
 const SETTLE: Duration = Duration::from_secs(15);
 
 /// Nodes of a cluster.
 const NODES: usize = 4;
 
-/// A running cluster of four nodes with the plugin, in a directory that every user may read. It ends when it is
-/// dropped, at the latest.
+/// A running cluster of four nodes with the plugin, in a directory that every user may read. It ends at the
+/// latest when it is dropped.
 #[derive(Debug)]
 pub struct Cluster {
-    /// Everything of the cluster is below.
+    /// All files of the cluster are below this directory.
     pub dir: PathBuf,
     /// The ordinary user that submits.
     pub user: String,
@@ -34,7 +34,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a cluster whose nodes have memory for the tests.
+    /// Starts a cluster whose nodes have enough memory for the tests.
     ///
     /// # Errors
     ///
@@ -57,7 +57,7 @@ impl Cluster {
         }
         let user = run(Command::new(cluster_script()).arg("user"))?.trim().to_owned();
         let dir = PathBuf::from(run(Command::new("mktemp").args(["-d", "/tmp/spank-vm-test.XXXXXX"]))?.trim());
-        // From here on whatever goes wrong tidies up.
+        // From here on, any error leads to a cleanup.
         let cluster = Self { dir, user, number: AtomicU32::new(0), is_stopped: AtomicBool::new(false) };
         run(Command::new("chmod").arg("755").arg(&cluster.dir))?;
         for name in ["stage", "kit", "images"] {
@@ -73,12 +73,12 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// What the cluster's script calls DIR: Slurm's configuration, logs and state.
+    /// The directory that the cluster's script calls DIR: Slurm's configuration, logs and state.
     pub fn slurm_dir(&self) -> PathBuf {
         self.dir.join("slurm")
     }
 
-    /// The file that Slurm's commands must be pointed to.
+    /// The configuration file that Slurm's commands must use.
     pub fn slurm_conf(&self) -> PathBuf {
         self.slurm_dir().join("etc/slurm.conf")
     }
@@ -189,7 +189,7 @@ impl Cluster {
         listed.lines().map(str::to_owned).collect()
     }
 
-    /// The QEMU processes of its VMs, those without a kit apart.
+    /// The QEMU processes of its VMs, except those without a kit.
     pub fn qemus(&self) -> Vec<i32> {
         let kit = format!("{}/kit/", self.dir.display());
         let is_qemu = |pid: &i32| {
@@ -206,7 +206,7 @@ impl Cluster {
         run(Command::new(cluster_script()).arg("restart").arg(self.slurm_dir()).arg(daemon)).unwrap();
     }
 
-    /// What the cluster's script finds that jobs left behind; nothing if all is well.
+    /// The leftovers of jobs that the cluster's script finds; empty if all is well.
     pub fn sweep_check(&self) -> Option<String> {
         let swept = Command::new(cluster_script()).arg("sweep-check").arg(self.slurm_dir()).output().unwrap();
         (!swept.status.success()).then(|| String::from_utf8_lossy(&swept.stdout).into_owned())
@@ -236,7 +236,7 @@ impl Cluster {
         left.extend(process::using(&self.dir.join("kit")));
         for place in ["state", "scratch"] {
             let listing = fs::read_dir(self.dir.join(place)).into_iter().flatten().flatten();
-            // The node's own verdict on KVM is no remains of a job.
+            // The node's own note about KVM is not a leftover of a job.
             let names = listing.map(|e| e.file_name()).filter(|name| name != "kvm.verdict");
             left.extend(names.map(|name| format!("{place}/{}", name.to_string_lossy())));
         }
@@ -252,7 +252,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// What the script says if something of it does not end.
+    /// The script's message if a part of the cluster does not end.
     pub fn stop(&self) -> Result<(), String> {
         if self.is_stopped.swap(true, Ordering::Relaxed) {
             return Ok(());
@@ -271,7 +271,7 @@ impl Drop for Cluster {
     }
 }
 
-/// The number of an account of this machine.
+/// The user id of an account of this machine.
 pub fn uid(user: &str) -> u32 {
     let found = User::from_name(user).expect("the accounts can be read");
     found.unwrap_or_else(|| panic!("no account '{user}'")).uid.as_raw()

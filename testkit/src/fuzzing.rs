@@ -1,8 +1,8 @@
-//! Bytes that a guest or a user can forge, in the hands of what reads them.
+//! Gives bytes that a guest or a user can forge to the code that reads them.
 //!
-//! Each function is a fuzz target (`fuzz/`): it may not panic, and what it asserts holds for any input.
-//! `make fuzz` runs them for a while; the unit tests replay the inputs that are kept in `fuzz/seeds`, among
-//! them every one that ever failed.
+//! Each function is a fuzz target (`fuzz/`): it must not panic, and its assertions must hold for any input.
+//! `make fuzz` runs them for a while; the unit tests replay the inputs in `fuzz/seeds`, which include every
+//! input that ever failed.
 
 use std::io::{self, Read};
 
@@ -36,11 +36,11 @@ pub fn frames(data: &[u8]) {
     let Some((&cut, stream)) = data.split_first() else { return };
     let whole = decode(stream, stream.len().max(1));
     let parts = decode(stream, usize::from(cut) + 1);
-    // How the stream was cut on its way makes no difference.
+    // It must make no difference how the stream was cut on its way.
     assert_eq!(whole, parts);
 }
 
-/// The frames up to the first error, read as messages too.
+/// The frames up to the first error; each is also read as a message.
 fn decode(stream: &[u8], chunk: usize) -> Vec<(u8, u8, u16, Vec<u8>)> {
     let (mut decoder, mut seen) = (Decoder::new(), Vec::new());
     for piece in stream.chunks(chunk) {
@@ -59,7 +59,7 @@ fn decode(stream: &[u8], chunk: usize) -> Vec<(u8, u8, u16, Vec<u8>)> {
     seen
 }
 
-/// A message that was understood is the same after it was written and read again.
+/// A valid message stays the same when it is written and read again.
 fn messages(frame: Frame<'_>) {
     let mut bytes = Vec::new();
     if let Ok(message) = ToHost::parse(frame) {
@@ -78,19 +78,19 @@ fn reread(bytes: &[u8]) -> Frame<'_> {
     Frame { kind: header[0], stream: header[1], task: u16::from_le_bytes([header[2], header[3]]), payload }
 }
 
-/// What a user can say: option values, and the request in the environment, which anybody can forge.
+/// Input from users: option values, and the request in the environment, which anybody can forge.
 pub fn request(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(request) = text.parse::<VmRequest>() {
         assert_eq!(request.to_string().parse(), Ok(request));
     }
     for error in request::OPTIONS.iter().filter_map(|option| (option.check)(text).err()) {
-        // It ends up on a terminal and in a log, as one line.
+        // The error is printed on a terminal and in a log, as one line.
         assert!(!error.to_string().chars().any(char::is_control));
     }
 }
 
-/// Files that users may write: catalogue entries and templates; and the plugin's own.
+/// Files that users may write: catalogue entries and templates. Also the plugin's own files.
 pub fn files(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(entry) = toml::from_str::<ImageEntry>(text) {
@@ -110,7 +110,7 @@ pub fn disk(data: &[u8]) {
     assert!(probe.missing_bytes() != Some(0));
 }
 
-/// An archive that a user imports. A sparse entry may claim any size, so a mebibyte of each is looked at.
+/// An archive that a user imports. A sparse entry may claim any size, so only one MiB of each is read.
 pub fn archive(data: &[u8]) {
     let mut reader = Reader::new(data);
     while let Ok(Some(_)) = reader.next_entry() {

@@ -10,7 +10,7 @@ use nix::unistd::User;
 use crate::cluster::Cluster;
 use crate::place::{built, repository};
 
-/// The `main` of a measurement on a cluster whose nodes have so many MiB each. The cluster is ended whatever happens.
+/// The `main` of a measurement on a cluster whose nodes have so many MiB each. The cluster is always ended.
 pub fn on_a_cluster(node_mib: u64, measure: impl FnOnce(&Cluster)) -> ExitCode {
     // cargo passes --bench; a run as part of `cargo test --benches` measures nothing.
     if !std::env::args().any(|argument| argument == "--bench") {
@@ -33,7 +33,7 @@ pub fn on_a_cluster(node_mib: u64, measure: impl FnOnce(&Cluster)) -> ExitCode {
     }
 }
 
-/// A command that the cluster's user runs, without any wrapper that would cost time of its own.
+/// A command that the cluster's user runs, without a wrapper that would itself take time.
 pub fn as_user(cluster: &Cluster, program: &str, cwd: &Path) -> Command {
     let user = User::from_name(&cluster.user).unwrap().expect("the cluster's user exists");
     let mut command = Command::new(program);
@@ -60,13 +60,13 @@ pub fn paper_way(cluster: &Cluster) -> PathBuf {
     copy
 }
 
-/// The value of an environment variable, or what it is without.
+/// The value of an environment variable, or the default.
 pub fn setting<T: FromStr>(name: &str, default: T) -> T {
     let Ok(text) = std::env::var(name) else { return default };
     text.trim().parse().unwrap_or_else(|_| panic!("{name}='{text}' is not understood"))
 }
 
-/// The value below which the fraction `q` of them lies (nearest rank).
+/// The value that the fraction `q` of the values does not exceed (nearest rank).
 pub fn quantile(values: &[f64], q: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -79,7 +79,7 @@ pub fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// The machine in a few words: processors, QEMU's version and who executes the guests.
+/// The machine in a few words: processors, QEMU's version and the accelerator.
 pub fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let printed = Command::new("qemu-system-x86_64").arg("--version").output().unwrap();

@@ -1,4 +1,4 @@
-//! Where the repository is, and what was built of it.
+//! Where the repository and its build products are.
 
 use std::env;
 use std::ffi::OsString;
@@ -9,7 +9,7 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the testkit lies in the repository")
 }
 
-/// What the Makefile built under this name: `target/NAME`, or where the variable `SPANK_VM_NAME` says it is.
+/// What the Makefile built under this name: `target/NAME`, or the path in the variable `SPANK_VM_NAME`.
 pub fn built(name: &str) -> PathBuf {
     from_variable(name, env::var_os(variable(name)))
 }

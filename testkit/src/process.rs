@@ -1,4 +1,4 @@
-//! Processes of the machine, by what `/proc` says of them.
+//! Processes of the machine, read from `/proc`.
 
 use std::fs;
 use std::path::Path;
@@ -7,13 +7,13 @@ use std::time::Instant;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// All processes, by number.
+/// The ids of all processes.
 pub fn all() -> impl Iterator<Item = i32> {
     let entries = fs::read_dir("/proc").expect("/proc is mounted").flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// Whether there is such a process, a zombie too.
+/// Whether there is such a process; a zombie counts.
 pub fn is_there(pid: i32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
@@ -23,12 +23,12 @@ pub fn is_named(pid: i32, name: &str) -> bool {
     fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.starts_with(name))
 }
 
-/// The number of its parent.
+/// The process id of its parent.
 pub fn parent(pid: i32) -> Option<i32> {
     field(pid, "PPid:")?.parse().ok()
 }
 
-/// A line of `/proc/PID/status` without its name, blanks made single.
+/// A line of `/proc/PID/status` without its name; each run of blanks becomes one.
 pub fn field(pid: i32, name: &str) -> Option<String> {
     field_in(Path::new(&format!("/proc/{pid}")), name)
 }
@@ -40,7 +40,7 @@ pub fn field_in(process: &Path, name: &str) -> Option<String> {
     Some(value.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// Its program and arguments; nothing of a zombie or of one that is gone.
+/// Its program and arguments; empty for a zombie or a process that is gone.
 pub fn words(pid: i32) -> Vec<String> {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let words = bytes.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
@@ -60,7 +60,7 @@ pub fn using(dir: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Sends a signal and says when.
+/// Sends a signal and returns the time.
 ///
 /// # Panics
 ///
@@ -81,7 +81,7 @@ mod tests {
     fn a_child_is_found_by_name_parent_and_words() {
         let mut child = Command::new("sleep").arg("60").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        // A program has its name a moment before its words.
+        // A process has its name a moment before its arguments.
         crate::wait::wait_for("sleep", || (words(pid) == ["sleep", "60"]).then_some(()));
         assert!(is_named(pid, "sleep"));
         assert!(all().any(|each| each == pid) && is_there(pid));

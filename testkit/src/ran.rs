@@ -22,8 +22,8 @@ impl Ran {
         self.stdout
     }
 
-    /// Asserts failure with exactly one line that contains all of `words`; srun's own
-    /// account of how the tasks ended does not count.
+    /// Asserts failure with exactly one line that contains all of `words`; srun's own lines about
+    /// the end of tasks do not count.
     #[track_caller]
     pub fn fails_with_one_line(self, words: &[&str]) {
         assert_ne!(self.code, 0, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
@@ -37,19 +37,19 @@ impl Ran {
     }
 }
 
-/// srun's lines about waiting for its turn depend on how long the job before took to end.
+/// Whether srun prints lines about waiting depends on how long the previous job took to end.
 pub fn is_chatter(line: &str) -> bool {
     line.trim().is_empty() || line.contains("queued and waiting") || line.contains("has been allocated resources")
 }
 
-/// What `output` says, as text.
+/// `output` as text.
 pub fn ran(output: Output) -> Ran {
     let code = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0));
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     Ran { code, stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
-/// Runs a command of root's outside of any cluster, and returns what it printed.
+/// Runs a command as root outside of any cluster, and returns what it printed.
 ///
 /// # Panics
 ///

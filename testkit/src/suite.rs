@@ -1,8 +1,8 @@
 //! The `main` of a suite that runs on a private cluster.
 //!
-//! One cluster is started for all cases and swept after the last. Names on the command line choose cases as they do
-//! for any Rust test; where they choose none, no cluster is started. The cases that took longest are printed at the
-//! end, and the times of all are written to `target/test-times/SUITE.tsv`.
+//! One cluster is started for all cases and checked for leftovers after the last. Names on the command line choose
+//! cases as they do for any Rust test; if they choose none, no cluster is started. The cases that took longest are
+//! printed at the end, and the times of all are written to `target/test-times/SUITE.tsv`.
 
 use std::env;
 use std::fmt::Write as _;
@@ -39,8 +39,8 @@ pub trait Suite: Sized + Send + Sync + 'static {
     /// Its name, as cargo knows it.
     const NAME: &'static str;
 
-    /// How many cases run at a time unless `--test-threads` says otherwise. With one, what a case left behind is
-    /// looked at after it; with more, after the last.
+    /// How many cases run at a time unless `--test-threads` says otherwise. With one, leftovers are looked for
+    /// after each case; with more, after the last.
     const THREADS: usize;
 
     /// All cases of that length.
@@ -139,7 +139,7 @@ struct Times {
     of_cases: Mutex<Vec<(String, Duration)>>,
 }
 
-/// A case from its start to its end, however it ends.
+/// Measures a case from its start to its end, however it ends.
 #[derive(Debug)]
 struct Running<'a> {
     title: String,

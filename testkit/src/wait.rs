@@ -1,13 +1,13 @@
-//! Waiting with a deadline and a name for what is waited for.
+//! Waits with a deadline and a name for what is waited for.
 
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Longest that anything awaited here takes on a busy machine.
+/// Deadline for all waits here; enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Between two looks.
+/// Time between two looks.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Waits until `look` finds something, at most a minute and a half.

@@ -8,7 +8,8 @@ use nix::sys::sysinfo::sysinfo;
 
 use super::error::{AgentError, Doing};
 
-/// Setting of the kernel's newer reclaim method: memory used within so many milliseconds must not be reclaimed.
+/// Switches on the kernel's newer method to choose memory to reclaim, and protects memory used in the last so many
+/// milliseconds.
 const RECLAIM: [(&str, &str); 2] =
     [("/sys/kernel/mm/lru_gen/enabled", "y"), ("/sys/kernel/mm/lru_gen/min_ttl_ms", "1000")];
 

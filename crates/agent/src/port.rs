@@ -126,7 +126,7 @@ impl SendQueue {
         message.encode(task, &mut self.bytes);
     }
 
-    /// Whether output of the command may be added. Small frames may always be added: the protocol limits their number.
+    /// Whether output of the command may be added. Small frames may always be added: the protocol limits them.
     pub fn has_room(&self) -> bool {
         self.bytes.len() - self.done < SEND_LIMIT
     }

@@ -329,7 +329,7 @@ impl Collecting {
                 None if self.failure.is_some() => {}
                 None => return Err(ProtoError::OutOfOrder("FILE-DATA")),
             },
-            // The user cancelled early: there is no process yet to signal.
+            // A signal that came early: there is no process yet to signal.
             ToGuest::Signal(_) => {}
             ToGuest::Data(..) | ToGuest::Eof(_) | ToGuest::Window(..) => return Err(ProtoError::OutOfOrder("stream")),
             ToGuest::Hello { .. } | ToGuest::Settle | ToGuest::Ping | ToGuest::Start => {}

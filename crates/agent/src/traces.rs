@@ -215,7 +215,7 @@ mod tests {
         (dir, at)
     }
 
-    /// Every path below `root` with its content.
+    /// Every path below `dir` with its content.
     fn listing(dir: &Path) -> Vec<String> {
         let mut found = Vec::new();
         for entry in fs::read_dir(dir).unwrap().flatten() {

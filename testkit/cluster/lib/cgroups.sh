@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# How far this machine lets Slurm use control groups, and everything that differs by it.
+# How far this machine lets Slurm use control groups, and everything that depends on it.
 #
 #   v1    the controllers are mounted one by one below /sys/fs/cgroup
 #   v2    one unified tree with cpu, cpuset and memory (a normal Debian 12)
-#   none  neither may be used (most containers): no limits, processes found by their parents
+#   none  neither can be used (most containers): no limits, processes found by their parents
 
 CGROUP_ROOT=/sys/fs/cgroup
 V1_CONTROLLERS=(freezer cpuset memory devices cpuacct)
@@ -34,7 +34,7 @@ v2_usable() {
     [[ $(stat -f -c %T "$CGROUP_ROOT" 2>/dev/null) == cgroup2fs ]] || return 1
     enable_controllers "$CGROUP_ROOT" 2>/dev/null || return 1
     mkdir "$probe" 2>/dev/null || return 1
-    # The node's namespaces are the other half of what has to be allowed.
+    # The node's namespaces must be allowed too.
     if enable_controllers "$probe" 2>/dev/null && unshare --cgroup --mount true 2>/dev/null; then
         usable=0
     fi
@@ -56,7 +56,7 @@ explain_cgroups() {
 # slurm.conf lines. jobacct_gather follows: the cgroup one needs the cgroups.
 cgroup_slurm_conf() {
     local affinity=task/affinity
-    # task/affinity and cpusets cannot bind to CPUs that exist on paper only.
+    # task/affinity and cpusets cannot bind to CPUs that exist only in the configuration.
     ((CPUS <= $(nproc))) || affinity=
     case $1 in
         v1 | v2)
@@ -84,14 +84,14 @@ cgroup_conf() {
             ;;
         v2)
             echo "CgroupPlugin=cgroup/v2"
-            # The node is alone in its namespace: nobody manages that tree but Slurm.
+            # The node is alone in its namespace: only Slurm manages that tree.
             echo "IgnoreSystemd=yes"
             old_automount_key "yes"
             echo "ConstrainCores=$cores"
             echo "ConstrainRAMSpace=yes"
             ;;
         none)
-            # 22.05 loads a cgroup plugin always, and that of v1 touches nothing until it is used.
+            # 22.05 always loads a cgroup plugin; the one for v1 changes nothing until it is used.
             if slurm_is_before 24.05; then
                 echo "CgroupPlugin=cgroup/v1"
                 old_automount_key "no"
@@ -133,12 +133,12 @@ prepare_cgroups() {
     done
 }
 
-# Prints, one word a line, what has to stand before slurmd's own command line.
+# Prints what must be put before slurmd's own command line, one word per line.
 node_launcher() {
     [[ $CGROUPS != v2 ]] || printf '%s\n' "$HERE/lib/v2-node" "$(v2_top)/$1"
 }
 
-# Directories of this cluster's nodes; only those, and none once another cluster has the names.
+# Directories of this cluster's nodes only; none once another cluster has the names.
 cgroup_dirs() {
     local node controller directory
     owns_node_names || return 0

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# Words every script of the harness uses: messages, waiting, asking as another user.
+# Functions for every script of the harness: messages, waiting, running commands as another user.
 
-# Progress goes to stderr: stdout belongs to what a command prints for its caller.
+# Progress goes to stderr: stdout is for the output that a command gives its caller.
 say() { printf '%s: %s\n' "${PROGRAM:-cluster}" "$*" >&2; }
 
 die() {
@@ -31,8 +31,8 @@ wait_until() {
     done
 }
 
-# The account test jobs are submitted as: the person behind sudo, else an account made for it.
-# Never root: a job of root would hide every mistake with permissions.
+# The account that submits test jobs: the user who called sudo, else an account made for this. Never
+# root: a job of root would hide every mistake with permissions.
 job_user() {
     local name=vmdemo
     if [[ -n ${SUDO_USER:-} && $SUDO_USER != root ]] && id "$SUDO_USER" >/dev/null 2>&1; then
@@ -50,14 +50,14 @@ job_user() {
 
 home_of() { getent passwd "$1" | cut -d: -f6; }
 
-# as_user NAME COMMAND...: all ids and groups of the user, nothing of root left.
+# as_user NAME COMMAND...: runs it with all ids and groups of the user; no right of root is left.
 as_user() {
     local name=$1
     shift
     setpriv --reuid "$name" --regid "$(id -g "$name")" --init-groups -- "$@"
 }
 
-# Every file below PATH can be read, and every directory up to it entered, by the user.
+# Checks that the user can read every file below PATH and enter every directory above it.
 user_can_read() {
     local name=$1 path=$2
     as_user "$name" test -r "$path" || return 1

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # Names, ports and configuration files of one cluster.
 
-# Node names decide the names of Slurm's cgroups, which are the machine's. So a prefix belongs to
-# one cluster at a time; the claim lives in /run and is gone after a reboot, as the cluster is.
+# Slurm's cgroups are named after nodes, and cgroup names are shared by the whole machine. So a prefix belongs to one
+# cluster at a time; the claim is in /run and is gone after a reboot, like the cluster.
 CLAIMS=/run/spank-vm-cluster
 
 owns_node_names() { [[ -n ${NODE_PREFIX:-} && $(cat "$CLAIMS/$NODE_PREFIX.names" 2>/dev/null) == "$CLUSTER_DIR" ]]; }
@@ -24,7 +24,7 @@ claim_node_names() {
 prefix_is_free() {
     local owner
     owner=$(cat "$CLAIMS/$1.names" 2>/dev/null || true)
-    # A directory that was deleted without 'stop' claims nothing, unless its slurmds still run.
+    # A directory that was deleted without 'stop' has no claim, unless its slurmds still run.
     [[ -z $owner || $owner == "$CLUSTER_DIR" || ! -d $owner ]] || return 1
     ! slurmd_uses_prefix "$1"
 }
@@ -35,7 +35,7 @@ slurmd_uses_prefix() {
         [[ $(name_of "$pid") == slurmd* ]] || continue
         ! { tr '\0' '\n' <"/proc/$pid/cmdline" | grep -qxE "(-N)?$1[0-9]+"; } 2>/dev/null || return 0
     done
-    # The machine's own slurmd goes by the host's name.
+    # The machine's own slurmd has the host's name.
     [[ $(hostname -s) =~ ^$1[0-9]+$ && -n $(pids_with_text cmdline slurmd) ]]
 }
 
@@ -48,7 +48,7 @@ node_names() {
     done
 }
 
-# first_free_port COUNT: a run of ports nobody listens on, below the range outgoing connections use.
+# first_free_port COUNT: the first of COUNT successive free ports, below the range for outgoing connections.
 first_free_port() {
     local count=$1 taken base port try
     taken=$(awk '$4 == "0A" { split($2, a, ":"); print a[2] }' /proc/net/tcp /proc/net/tcp6 2>/dev/null)
@@ -111,7 +111,7 @@ SlurmdLogFile=$CLUSTER_DIR/log/%n.log
 PlugStackConfig=$CLUSTER_DIR/etc/plugstack.conf
 MpiDefault=none
 
-# Several nodes claim the same cores and memory, so their word is taken for it.
+# Several nodes claim the same cores and memory, so Slurm must not compare their claims with the machine.
 SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
@@ -119,12 +119,12 @@ DefMemPerCPU=$((MEMORY / CPUS))
 $(cgroup_slurm_conf "$CGROUPS")
 JobAcctGatherFrequency=task=2
 
-# Start what is submitted at once; the defaults gather for seconds.
+# Start submitted jobs at once; with the defaults Slurm collects them for seconds.
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1
 PriorityType=priority/basic
 
-# Short deaths, but patience with a machine that emulates several VMs on few cores.
+# Short waits for kills, but long ones for messages: the machine may emulate several VMs on few cores.
 KillWait=5
 UnkillableStepTimeout=30
 MessageTimeout=30

@@ -4,7 +4,7 @@
 # A process is ended by its pid only after it was recognised: pids are reused, and other clusters,
 # a site's own Slurm and other people's QEMU may run on the same machine.
 
-# The kernel's start time of a process: with the pid it names one process for ever.
+# The kernel's start time of a process: together with the pid it identifies one process for ever.
 start_time_of() {
     local stat fields
     stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
@@ -25,7 +25,7 @@ spawn_daemon() {
     printf '%s %s\n' "$pid" "$(start_time_of "$pid" || echo gone)" >"$CLUSTER_DIR/run/$name.pid"
 }
 
-# Prints the pid when the daemon of that name is the very process that was started.
+# Prints the pid if the daemon of that name is still the process that was started.
 daemon_pid() {
     local pid started
     read -r pid started 2>/dev/null <"$CLUSTER_DIR/run/$1.pid" || return 1
@@ -52,10 +52,10 @@ daemon_names() {
 
 # cluster_pids: every process that belongs to this cluster, daemons and jobs.
 #
-# Belonging shows in three ways, because a job may hide from any one of them: the cgroup; the
-# environment (SLURM_CONF is inherited by steps and tasks; an editor started from a shell that has
-# it exported for trying by hand has no job id and is left alone); the command line of the programs
-# that name files of the cluster.
+# There are three signs, because a job may hide any one of them: the cgroup; the environment (steps
+# and tasks inherit SLURM_CONF; an editor started from a shell that has it exported for trying by
+# hand has no job id and is left alone); the command line of programs that name files of the
+# cluster.
 cluster_pids() {
     local pid
     {
@@ -67,8 +67,8 @@ cluster_pids() {
     done || true
 }
 
-# Children of a task count whatever they did to their environment. (Without cgroups, one that also
-# outlived its parent cannot be told from anybody's process.)
+# Children of a task count, even if they changed their environment. (Without cgroups, a child that
+# also outlived its parent cannot be distinguished from any other process.)
 with_descendants() {
     { sed 's/^/known /' && ps -e -o pid=,ppid= | sed 's/^/child /'; } | awk '
         $1 == "known" { known[$2] }
@@ -144,7 +144,7 @@ send() {
     (($# == 0)) || kill "-$signal" "$@" 2>/dev/null || true
 }
 
-# end_processes SECONDS PID...: asks, waits, then insists.
+# end_processes SECONDS PID...: asks them to end, waits, then kills them.
 end_processes() {
     local patience=$1
     shift

@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# What jobs, or a stopped cluster, left behind.
+# Finds leftovers of jobs or of a stopped cluster.
 
 SWEEP_GRACE=5
 
-# A client returns a moment before slurmstepd has tidied up; what is still there after the grace
-# is left over.
+# A client returns a moment before slurmstepd has finished its cleanup; what still exists after the
+# grace time is a leftover.
 sweep_check() {
     need_root sweep-check
     open_cluster "$1"
@@ -22,7 +22,7 @@ left_overs() {
     left_mounts
 }
 
-# While the cluster runs its daemons belong there, and everything else is left over.
+# While the cluster runs, its daemons are expected; everything else is a leftover.
 left_processes() {
     local pid daemons=()
     ! exists || mapfile -t daemons < <(daemon_pids munged slurmctld "${NODE_NAMES[@]}")
@@ -31,7 +31,7 @@ left_processes() {
     done
 }
 
-# A daemon itself, or a helper it forked that has not become something else.
+# A daemon itself, or a helper that it forked and that has not executed another program.
 belongs_to_daemons() {
     local pid=$1 daemon
     shift
@@ -49,7 +49,7 @@ state_dirs() {
     { grep -ohE 'state_dir=[^[:space:]]+' "$CLUSTER_DIR/etc/plugstack.conf" "${PLUGSTACK:-}" || true; } 2>/dev/null | cut -d= -f2-
 }
 
-# A directory is a task; files beside them are what the node remembers, such as a broken KVM.
+# Each directory is a task; files beside them are the node's own notes, such as a broken KVM.
 left_state() {
     local directory
     state_dirs | sort -u | while read -r directory; do
@@ -58,7 +58,7 @@ left_state() {
 }
 
 # On a running cluster the nodes' own cgroups stay, those of jobs do not. Under v2, Slurm 22.05
-# itself leaves empty ones to systemd: there only a process makes one left over.
+# itself leaves empty ones to systemd: there only a cgroup with a process is a leftover.
 left_cgroups() {
     local directory cgroup
     for directory in $(cgroup_dirs); do

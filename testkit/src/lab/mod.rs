@@ -1,7 +1,7 @@
 //! Node VMs for tests: a Debian with its own kernel, systemd and Slurm, in which KVM works. See docs/lab.md.
 //!
-//! `testkit/lab/lab` makes and holds them; here is what a test in Rust needs of it. A lab ends with the process that
-//! started it, whatever becomes of that.
+//! `testkit/lab/lab` makes and holds them; this module is the Rust side for tests. A lab ends with the process that
+//! started it, however that process ends.
 
 mod ended;
 
@@ -14,19 +14,19 @@ use std::time::{Duration, Instant};
 
 pub use ended::Ended;
 
-/// Seconds that any one script in a node VM may take.
+/// Deadline for one script in a node VM, in seconds.
 const SCRIPT_S: &str = "240";
 
-/// Seconds until a lab is up: two boots on a busy machine, and Slurm's registration.
+/// Deadline for a lab to be up, in seconds: two boots on a busy machine, and Slurm's registration.
 const START_S: &str = "900";
 
-/// Seconds for a reboot until Slurm has the node back.
+/// Deadline for a reboot until Slurm has the node back, in seconds.
 const REBOOT_S: &str = "700";
 
 /// How long a lab may take to end.
 const END: Duration = Duration::from_secs(30);
 
-/// What everything is slowed by here is no reason for a test to fail early: longest that a test waits for an event.
+/// Deadline for an event that a test waits for. Everything is slow here, and that must not make a test fail.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A lab that is up: one or two node VMs that form a cluster.
@@ -39,10 +39,10 @@ pub struct Lab {
 impl Lab {
     /// Starts `nodes` node VMs of a Debian release and waits until Slurm has all of them.
     ///
-    /// The caller's thread must live as long as the lab: its end is the lab's.
+    /// The caller's thread must live as long as the lab: when the thread ends, the lab ends.
     ///
     /// # Errors
-    /// One text with what did not come up, and the end of its console.
+    /// A text that says what did not come up, with the end of its console output.
     pub fn start(release: &str, nodes: u8) -> Result<Self, String> {
         let made = Command::new("mktemp").args(["-d", "/tmp/spank-vm-lab.XXXXXX"]).output();
         let dir = PathBuf::from(text(made.map_err(|e| format!("mktemp: {e}"))?.stdout).trim());
@@ -78,7 +78,7 @@ impl Lab {
                     return Err(waiting.wait_with_output().map_or_else(|e| e.to_string(), |o| text(o.stderr)));
                 }
                 (None, Some(_)) => {
-                    // It finds nobody to wait for any more.
+                    // The holder is dead, so there is nothing to wait for any more.
                     let _ = waiting.kill();
                     let _ = waiting.wait();
                     return Err(String::new());
@@ -103,7 +103,7 @@ impl Lab {
     pub fn sh_on(&self, node: u8, user: &str, script: &str) -> Ended {
         let mut command = self.tool(SCRIPT_S, "sh", &["--node", &node.to_string(), "--user", user]);
         let mut child = command.stdin(Stdio::piped()).spawn().expect("timeout is installed");
-        // The script is short: a pipe takes it whole, and bash reads it before anything else does.
+        // The script is short: it fits into a pipe, and bash reads it before any other program does.
         child.stdin.take().expect("it is a pipe").write_all(wrapped(script).as_bytes()).expect("the script is read");
         ended(child.wait_with_output().expect("a child can be waited for"))
     }
@@ -114,10 +114,10 @@ impl Lab {
         self.sh("root", script).ok()
     }
 
-    /// Asks `script`, as root, again and again until it succeeds.
+    /// Runs `script` as root again and again until it succeeds.
     ///
     /// # Panics
-    /// After [`PATIENCE`], with `what` was waited for and what the last try said.
+    /// After [`PATIENCE`]; the message has `what` was waited for and the output of the last try.
     #[track_caller]
     pub fn wait_until(&self, what: &str, script: &str) {
         let deadline = Instant::now() + PATIENCE;
@@ -182,7 +182,7 @@ impl Drop for Lab {
     }
 }
 
-/// Read by bash as a whole before it begins, so that commands in it have an empty standard input.
+/// bash reads the script as a whole before it begins, so that commands in it have an empty standard input.
 fn wrapped(script: &str) -> String {
     format!("{{ {script}\n}} </dev/null; exit $?\n")
 }

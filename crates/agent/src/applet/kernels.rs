@@ -24,7 +24,7 @@ pub(super) struct Kernel {
     pub release: String,
     /// Modules that can be loaded or are built in, with `_` for `-`.
     modules: HashSet<String>,
-    /// Whether its name says that it is not for 64-bit programs.
+    /// Whether its configuration says that it is not for 64-bit programs.
     is_32_bit: bool,
 }
 
