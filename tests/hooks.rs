@@ -1,7 +1,7 @@
-//! The real library in the hands of a C program that plays Slurm (`hooks/fake_slurmstepd.c`).
+//! The real library, loaded by a C program that plays Slurm (`hooks/fake_slurmstepd.c`).
 //!
-//! What the hooks decide is tested beside them with a fake in Rust; here it is about the border to
-//! C: what is exported, what is called with which types, panics, loading and unloading.
+//! What the hooks decide is tested beside them with a fake in Rust. These tests are about the
+//! border to C: exported symbols, calls and their types, panics, loading and unloading.
 
 #[path = "hooks/ways.rs"]
 mod ways;
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Command, Output, Stdio};
 use std::sync::OnceLock;
 
-/// The Slurm that is played.
+/// The Slurm release that the program plays.
 #[derive(Debug, Clone, Copy)]
 enum Slurm {
     /// 22.05: a plugin can replace `argv[0]` only.
@@ -25,7 +25,7 @@ enum Slurm {
     Unknown,
 }
 
-/// The very file that is installed.
+/// The same file that is installed.
 fn library() -> PathBuf {
     let stage = env::var_os("SPANK_VM_STAGE").expect("SPANK_VM_STAGE: run 'make test-hooks'");
     Path::new(&stage).join("lib/spank_vm.so")
@@ -48,7 +48,7 @@ fn fake(slurm: Slurm) -> &'static Path {
         Slurm::Unknown => (2, &["-DAPI=999", "-DPREPEND"]),
     };
     BUILT[number].get_or_init(|| {
-        // In cargo's directory for tests, where it may stay; complete from its first moment on.
+        // In cargo's directory for tests, where it may stay. It gets its name only when it is complete.
         let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fake_slurmstepd.{number}"));
         let unfinished = program.with_extension(format!("{number}.{}", process::id()));
         let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
@@ -74,7 +74,7 @@ fn fake(slurm: Slurm) -> &'static Path {
     })
 }
 
-/// A machine with the programs of the package, and one play on it.
+/// A machine with the programs of the package, and one run of the C program on it.
 struct Node {
     root: tempfile::TempDir,
 }
@@ -119,21 +119,21 @@ impl Node {
     /// The same with these words on the program's own command line.
     fn play_called(&self, slurm: Slurm, program: &str, called: &[&str], script: &str) -> String {
         let mut through = Command::new("sh");
-        // Behind those that run_by puts there.
+        // After the words that run_by puts there.
         through.args(["-c", "words=$1; shift; exec \"$@\" $words", "sh", &called.join(" ")]);
         let output = self.run_by(through, slurm, program, script, &[]);
         assert!(output.stderr.is_empty(), "the plugin wrote to standard error: {output:?}");
         String::from_utf8(output.stdout).unwrap().replace(self.root.path().to_str().unwrap(), "LIBEXEC")
     }
 
-    /// The same under another program's eyes.
+    /// The same under another program, such as valgrind.
     fn run_by(&self, mut by: Command, slurm: Slurm, program: &str, script: &str, env: &[(&str, &str)]) -> Output {
         let panics = env.iter().any(|(name, _)| *name == PANIC_ENV);
         let mut child = by
             .arg(fake(slurm))
             .arg(if panics { panicking_library() } else { library() })
             .arg(program)
-            // srun has what it sends from its own command line.
+            // srun takes what it sends from its own command line.
             .args(if program == "srun" { &["sleep", "1"][..] } else { &[] })
             .envs(env.iter().copied())
             .stdin(Stdio::piped())
@@ -142,7 +142,7 @@ impl Node {
             .spawn()
             .unwrap();
         let script = script.replace("LIBEXEC", self.root.path().to_str().unwrap());
-        // As Latin-1: a letter beyond ASCII is no UTF-8 then.
+        // In Latin-1, so a letter outside ASCII is not valid UTF-8.
         let bytes: Vec<u8> = script.chars().map(|c| u8::try_from(c).unwrap()).collect();
         child.stdin.take().unwrap().write_all(&bytes).unwrap();
         child.wait_with_output().unwrap()
@@ -336,7 +336,7 @@ fn options_lost_by_export_none_are_found_in_the_batch_step() {
     assert!(answer.contains("vm-image=debian12 vms-per-slot=2 argv0=sleep script=1"), "{answer}");
 }
 
-/// The job's user where root runs the tests; anybody else has only himself.
+/// The job's user if root runs the tests; anybody else can only use their own account.
 fn user_of_job(node: &Node) -> u32 {
     let me = fs::metadata(node.root.path()).unwrap().uid();
     if me == 0 { 65534 } else { me }
@@ -370,7 +370,7 @@ fn what_the_node_notes_of_a_task_is_root_s_and_is_swept_without_following_links(
     assert!(precious.join("file").exists());
 }
 
-/// Between two jobs the user does to his own directory whatever he can think of.
+/// Between two jobs the user tries everything possible with their own directory.
 #[test]
 fn root_follows_nothing_that_a_user_puts_into_the_place_of_his_own_files() {
     let node = Node::new();
@@ -419,7 +419,7 @@ fn loading_and_unloading_over_and_over_leaves_the_host_well() {
     assert!(answer.ends_with("alive\n"), "{answer}");
 }
 
-/// What slurmstepd does from a job's begin to its end, and srun with another copy of the library.
+/// What slurmstepd does from the start of a job to its end; and srun, with another copy of the library.
 const ROUND: &str = "option vm-image debian12\noption vms-per-slot 65\noption vms-per-slot 4\noption vm-mount /sw:ro\n\
                      option vm-env A=1,B\nset mem 1000\nset tasks 2\nenv A=1\ntask\nhook task_exit\nhook exit\nunload\n";
 
@@ -434,11 +434,11 @@ fn no_descriptor_and_no_thread_is_left_behind() {
     assert_eq!(answer.matches("task ended with 0").count(), 50, "{answer}");
 }
 
-/// The library is loaded, called and unloaded under memcheck, which sees every use of memory that is not there.
+/// The library is loaded, called and unloaded under memcheck, which finds every use of invalid memory.
 mod memory {
     use super::*;
 
-    /// Plays `script`; what memcheck complained about, and bytes that were lost for good.
+    /// Plays `script`; returns the complaints of memcheck, and the bytes that were definitely lost.
     fn memcheck(program: &str, script: &str, env: &[(&str, &str)]) -> (String, u64) {
         let node = Node::new();
         let log = node.path("memcheck.%p");
@@ -573,7 +573,7 @@ fn dead_process() -> String {
     record
 }
 
-/// The state directory as killed slurmstepds leave it: of job 7 and of job 8.
+/// The state directory with leftovers of killed slurmstepds: of job 7 and of job 8.
 fn leave_tasks(node: &Node) -> PathBuf {
     let state = node.path("state");
     for name in ["7.0.0", "7.1.3", "8.0.0"] {
@@ -631,7 +631,7 @@ fn the_epilog_of_a_job_removes_what_was_left_of_it_and_never_fails() {
     let node = Node::new();
     let state = leave_tasks(&node);
     // Here Slurm calls no slurm_spank_init.
-    // And what a runner of the job's user left that was killed while it copied an image.
+    // And the leftover of a runner of the job's user that was killed while it copied an image.
     let uid = fs::metadata("/proc/self").unwrap().uid();
     let shelf = node.path("copies/users").join(uid.to_string());
     fs::create_dir_all(&shelf).unwrap();
@@ -649,7 +649,7 @@ fn the_epilog_of_a_job_removes_what_was_left_of_it_and_never_fails() {
         "{answer}"
     );
     assert_eq!((entries(&state), entries(&shelf)), (vec!["8.0.0".to_owned()], vec!["2c3d".to_owned()]));
-    // Wrong arguments, no directory, no job number: nothing that should keep a node from the next job.
+    // Wrong arguments, no directory, no job number: none of these may stop a node from running the next job.
     let script = "load\nhook job_epilog nonsense\nhook job_epilog state_dir=/nonexistent/state template_dir=/nonexistent/t \
          image_cache_dir=/nonexistent/i\ndeaf\nhook job_epilog\n";
     let answer = node.play(Slurm::New, "script", script);
@@ -664,7 +664,7 @@ fn slurmd_removes_at_its_start_what_no_process_uses() {
     fs::create_dir_all(draft.join("empty")).unwrap();
     let of_another_boot = node.path("templates/site/00000000-abc");
     fs::create_dir_all(&of_another_boot).unwrap();
-    // A task that runs while slurmd is started anew: this process stands for it.
+    // A task that runs while slurmd is restarted: this process plays the task.
     let stat = fs::read_to_string("/proc/self/stat").unwrap();
     let started = stat.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap();
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();

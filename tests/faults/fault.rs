@@ -1,4 +1,4 @@
-//! A row of the matrix, and what it found.
+//! A row of the matrix, and its result.
 
 use std::time::Instant;
 
@@ -13,11 +13,11 @@ pub struct Fault {
     pub name: &'static str,
     /// How often it is tried.
     pub tries: u32,
-    /// Lets it happen and looks at what the user sees.
+    /// Causes it and checks what the user sees.
     pub run: fn(&Cluster) -> Saw,
 }
 
-/// What a row found.
+/// The result of a row.
 #[derive(Debug)]
 pub struct Saw {
     /// The moment of the fault.

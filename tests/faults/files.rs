@@ -81,7 +81,7 @@ fn templates_gone(cluster: &Cluster) -> Saw {
     step.end().saw(since, 0, &["fine"])
 }
 
-/// Runs `work` while a small file system lies over `dir`.
+/// Runs `work` while a small file system is mounted over `dir`.
 fn under(dir: &Path, options: &str, work: impl FnOnce() -> Saw) -> Saw {
     let dir = dir.display().to_string();
     system(&["mount", "-t", "tmpfs", "-o", options, "tmpfs", &dir]);
@@ -151,7 +151,7 @@ fn disk(cluster: &Cluster) -> (PathBuf, PathBuf) {
     (disk, copy)
 }
 
-/// Reads from the disk what nothing has read before.
+/// Reads parts of the disk that nothing has read before.
 const READS_ITS_DISK: &str = "echo 3 > /proc/sys/vm/drop_caches; cat /bin/busybox | wc -c > /dev/null && echo fine";
 
 fn image_replaced(cluster: &Cluster) -> Saw {

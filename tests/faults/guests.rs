@@ -1,4 +1,4 @@
-//! Guests die, hang or turn against the host.
+//! Guests die, hang or attack the host.
 
 use std::time::Instant;
 
@@ -31,7 +31,7 @@ pub const FAULTS: &[Fault] = &[
     guest("the agent goes away while the command runs", 1, farewell),
 ];
 
-/// Runs `script` as root of a guest, to which the fault is the last line of it.
+/// Runs `script` as root of a guest; the last line of the script is the fault.
 fn as_root(cluster: &Cluster, script: &str) -> (Step, Instant) {
     let step = Step::running(cluster, &["--vm-root"], &format!("{UNTIL_TOLD} {script}"));
     step.tell();
@@ -63,7 +63,7 @@ fn agent_killed(cluster: &Cluster) -> Saw {
 }
 
 fn agent_overwritten(cluster: &Cluster) -> Saw {
-    // All of its code; it wakes up when the command ends, and finds no instruction.
+    // Overwrites all of its code: it wakes up when the command ends, and finds no instructions.
     let script = "text=$(grep -m1 r-xp /proc/1/maps); range=${text%% *}; begin=$((0x${range%-*} / 4096)); \
                   pages=$((0x${range#*-} / 4096 - begin)); \
                   dd if=/dev/zero of=/proc/1/mem bs=4096 seek=$begin count=$pages conv=notrunc 2>/dev/null";
@@ -135,7 +135,7 @@ fn no_init(cluster: &Cluster) -> Saw {
 }
 
 fn boot_hang(cluster: &Cluster) -> Saw {
-    // A kernel that panics and does not reboot stands still.
+    // A kernel that panics and does not reboot hangs.
     let saw = with_kernel_words(cluster, "panic=0 rdinit=/no/such/init", 6);
     assert!(saw.text.contains("no answer within 6 s; its console "), "{saw:?}");
     saw

@@ -41,7 +41,7 @@ fn qemu_killed(cluster: &Cluster) -> Saw {
 fn qemu_killed_early(cluster: &Cluster) -> Saw {
     let mut since = None;
     let mut ended = None;
-    // A boot, where there is time to be early; a clone that is killed is followed by a boot.
+    // A boot, because it gives time for an early kill; after a killed clone, the runner falls back to a boot.
     cluster.with_config("start = 'boot'\n", || {
         let step = Step::started(cluster, &[], "sleep 1000");
         since = Some(signal(step.qemu(), libc::SIGKILL));
@@ -79,7 +79,8 @@ fn builder_killed(cluster: &Cluster) -> Saw {
     saw
 }
 
-/// Slurm does not notice, with VMs or without: srun waits until somebody cancels the step. The VM is gone at once.
+/// Slurm does not notice it, with VMs or without: srun waits until somebody cancels the step. But the VM is gone at
+/// once.
 fn slurmstepd_killed(cluster: &Cluster) -> Saw {
     let step = Step::running(cluster, &[], "sleep 1000");
     let (slurmstepd, qemu) = (step.slurmstepd(), step.qemu());
@@ -106,7 +107,7 @@ fn remove_cgroups(node: &str) {
 
 fn cancelled(step: Step, cluster: &Cluster, since: Instant) -> Saw {
     let ended = step.cancel(cluster);
-    // Without a slurmstepd that could tell it, srun of 22.05 ends with 0.
+    // No slurmstepd is left to report the end, so srun of 22.05 ends with 0.
     let code = ended.code;
     ended.saw(since, code, &["srun: "])
 }
@@ -121,7 +122,7 @@ fn slurmd_killed(cluster: &Cluster) -> Saw {
 
 fn slurmctld_killed(cluster: &Cluster) -> Saw {
     let step = Step::running(cluster, &[], &format!("{UNTIL_TOLD} echo the command has ended well"));
-    // It writes down within seconds what has changed; what it had no time to write down it does not know.
+    // It saves its state every few seconds; changes that it had no time to save are lost.
     let written = || std::fs::metadata(cluster.dir.join("slurm/state/job_state")).and_then(|meta| meta.modified()).ok();
     let before = std::time::SystemTime::now();
     let job = cluster.run(&["squeue", "-h", "-n", "faulty", "-o", "%A"]).ok();
@@ -133,7 +134,7 @@ fn slurmctld_killed(cluster: &Cluster) -> Saw {
     step.end().saw(since, 0, &["the command has ended well"])
 }
 
-/// What a crash of the node leaves: nobody tidied up, and slurmd starts later.
+/// The leftovers of a node crash: there was no cleanup, and slurmd starts later.
 fn node_reboot(cluster: &Cluster) -> Saw {
     let step = Step::running(cluster, &[], "sleep 1000");
     let node = node(cluster);

@@ -1,4 +1,4 @@
-//! Many VMs: what leaks a little each time shows.
+//! Many VMs, so that small leaks become visible.
 
 use std::fs;
 use std::process::{Child, Stdio};
@@ -72,7 +72,7 @@ fn array_cancelled(cluster: &Cluster) -> Saw {
     while !tasks.is_empty() {
         let task = tasks.swap_remove(random.below(tasks.len() as u64) as usize);
         std::thread::sleep(Duration::from_millis(random.below(400)));
-        // One that has ended already is not known any more.
+        // Slurm no longer knows a job that has ended already.
         cluster.run(&["scancel", &format!("{array}_{task}")]);
     }
     wait_for("the end of all", || cluster.run(&["squeue", "-h", "-j", &array]).stdout.is_empty().then_some(()));
@@ -100,7 +100,7 @@ fn thousand(cluster: &Cluster) -> Saw {
     for ((name, before), (_, after)) in before.into_iter().zip(memory_of_daemons(cluster)) {
         let kib = after.saturating_sub(before);
         worst = worst.max(kib);
-        // What a daemon keeps of a job it has seen; a leak of one page for each clone would be 4 MiB.
+        // Daemons keep some memory for each job; a leak of one page per clone would be 4 MiB.
         if kib > 3072 {
             grown.push(format!("{name} by {kib} KiB"));
         }
@@ -130,7 +130,7 @@ fn saw(since: Instant, text: &str) -> Saw {
     Saw { since, text: text.to_owned() }
 }
 
-/// Moments that are others in each run, and can be repeated: the seed is printed.
+/// Random moments, different in each run. A run can be repeated: the seed is printed.
 struct Random(u64);
 
 impl Random {

@@ -27,7 +27,7 @@ use fault::{Fault, Saw};
 use remains::Baseline;
 use report::Row;
 
-/// What the rows share: how the node was before the first, and what was found so far.
+/// What the rows share: the state of the node before the first row, and the results so far.
 struct Faults {
     before: Baseline,
     rows: Mutex<Vec<Row>>,
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
 impl Suite for Faults {
     type Case = Fault;
     const NAME: &'static str = "faults";
-    // What is left is looked at after each.
+    // Leftovers are looked for after each row.
     const THREADS: usize = 1;
 
     fn cases(length: Length) -> Vec<Fault> {
@@ -56,7 +56,7 @@ impl Suite for Faults {
 
     fn prepare(cluster: &Cluster) -> Result<Self, String> {
         remains::bound_scratch(cluster);
-        // A template first: a row is about its fault and not about making one.
+        // Make a template first: a row tests its fault and not the making of a template.
         next_jobs(cluster).inspect_err(|_| remains::unbound_scratch(cluster))?;
         Ok(Self { before: Baseline::of(cluster), rows: Mutex::default() })
     }
@@ -72,14 +72,14 @@ impl Suite for Faults {
     }
 
     fn report(&self, length: Length, failed: u64) {
-        // With failures it would lack rows.
+        // After failures the report would lack rows.
         if failed == 0 {
             report::write(&self.rows.lock().unwrap(), length);
         }
     }
 }
 
-/// Lets the fault happen as often as it says and demands after each that the node is as before.
+/// Causes the fault as often as the row says, and checks each time that the node is as before.
 fn endure(cluster: &Cluster, fault: Fault, baseline: &Baseline) -> Result<Row, String> {
     let mut recovery = Duration::ZERO;
     let mut saw = String::new();

@@ -1,5 +1,5 @@
-//! Whether a node is as before: beside what every suite looks at, space of nameless files, locks and drafts of
-//! templates, control groups, mounts, shared memory and descriptors of daemons.
+//! Checks that a node is as before. Beside the checks of every suite: space of files without a name, locks and
+//! drafts of templates, control groups, mounts, shared memory and descriptors of daemons.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,28 +9,28 @@ use std::time::{Duration, Instant};
 
 use testkit::{Cluster, system};
 
-/// Longest that a node may take to be as before.
+/// Deadline for a node to be as before.
 const SETTLE: Duration = Duration::from_secs(45);
 
-/// Descriptors that a daemon may have more than at the beginning: connections it keeps for a moment.
+/// How many more descriptors a daemon may have than at the beginning: it keeps some connections for a moment.
 const FEW: usize = 4;
 
-/// What there is when nothing runs.
+/// The state of the node when nothing runs.
 #[derive(Debug)]
 pub struct Baseline {
     descriptors: Vec<(String, usize)>,
     shared_memory: BTreeSet<String>,
 }
 
-/// Private disks have no names: on a file system of their own the space they take is seen.
+/// Private disks have no names, so they get a file system of their own, where the space they use is visible.
 pub fn bound_scratch(cluster: &Cluster) {
     let dir = cluster.dir.join("scratch");
     system(&["mount", "-t", "tmpfs", "-o", "size=4g,mode=1777", "tmpfs", &dir.display().to_string()]);
 }
 
-/// Takes it away again.
+/// Unmounts it again.
 pub fn unbound_scratch(cluster: &Cluster) {
-    // Lazily: whatever a failed test left in use must not keep the machine from being tidied up.
+    // Lazy unmount: leftovers of a failed test that are still in use must not stop the cleanup.
     let _ = Command::new("umount").arg("-l").arg(cluster.dir.join("scratch")).status();
 }
 
@@ -41,7 +41,7 @@ pub fn scratch_in_use(cluster: &Cluster) -> u64 {
 }
 
 impl Baseline {
-    /// How it is now.
+    /// The state now.
     pub fn of(cluster: &Cluster) -> Self {
         cluster.nothing_is_left().expect("nothing has run yet");
         Self { descriptors: descriptors(cluster), shared_memory: shared_memory() }
@@ -82,7 +82,7 @@ impl Baseline {
     }
 }
 
-/// Whatever lies beside templates: drafts, locks, notes of failures.
+/// All other files beside templates: drafts, locks, notes about failures.
 pub fn of_templates(cluster: &Cluster) -> Vec<PathBuf> {
     let templates = cluster.dir.join("templates");
     let shelves = fs::read_dir(templates.join("users")).into_iter().flatten().flatten().map(|entry| entry.path());

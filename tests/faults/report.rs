@@ -18,7 +18,7 @@ pub struct Row {
     pub recovery: Duration,
 }
 
-/// Writes the table: the short rows with the text around it, the long ones as rows that follow.
+/// Writes the table: short rows with the text around them; long rows alone, to be appended.
 pub fn write(rows: &[Row], length: Length) {
     let mut text = String::new();
     if length == Length::Short {
@@ -37,7 +37,7 @@ pub fn write(rows: &[Row], length: Length) {
     std::fs::write(output(name), text).unwrap();
 }
 
-/// Takes out what differs between any two runs: the cluster's directory, numbers of jobs, moments.
+/// Removes what differs between any two runs: the cluster's directory, job numbers, times.
 fn without_names(text: &str) -> String {
     let mut words: Vec<String> = Vec::new();
     for word in text.split(' ') {

@@ -1,4 +1,4 @@
-//! This program in the place of QEMU, playing a guest that means no good.
+//! This program in the place of QEMU, as a hostile guest.
 
 #![allow(unsafe_code)]
 
@@ -16,14 +16,14 @@ use testkit::Cluster;
 
 /// Says nothing at all.
 pub const SILENT: &str = "rogue-silent";
-/// Says what is no protocol instead of its greeting.
+/// Sends nonsense instead of its HELLO.
 pub const NOISE: &str = "rogue-noise";
-/// Starts the command as it should and then says what is no protocol.
+/// Starts the command correctly and then sends nonsense.
 pub const GARBAGE: &str = "rogue-garbage";
-/// Starts the command and goes away.
+/// Starts the command and exits.
 pub const FAREWELL: &str = "rogue-farewell";
 
-/// Longest that one lives; the runner kills it before.
+/// Longest life of such a process; the runner kills it earlier.
 const LIFE: Duration = Duration::from_secs(300);
 
 /// Puts this program where job users may execute it, under the name of its role.
@@ -43,7 +43,7 @@ pub fn play() -> Option<ExitCode> {
 
 fn as_guest(role: &str, arguments: Vec<String>) -> ExitCode {
     let channel = arguments.iter().find_map(|word| word.strip_prefix("socket,id=channel,fd="));
-    // SAFETY: the descriptor is what QEMU was started with for this purpose; nothing else here uses it.
+    // SAFETY: QEMU was started with this descriptor for this purpose; nothing else here uses it.
     let mut channel = unsafe { UnixStream::from_raw_fd(channel.expect("a channel").parse().unwrap()) };
     let noise = [0xa5; 4096];
     match role {
@@ -61,7 +61,7 @@ fn as_guest(role: &str, arguments: Vec<String>) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Greets as an agent does and says that the command runs.
+/// Sends HELLO like an agent, and reports that the command runs.
 fn start_command(channel: &mut UnixStream) {
     let mut decoder = Decoder::new();
     let mut buffer = [0; 65536];

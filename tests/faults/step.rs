@@ -10,7 +10,7 @@ use testkit::{Cluster, Ran, is_chatter, process, ran};
 
 use crate::Saw;
 
-/// A script that ends when the test says so; to be followed by what it does then.
+/// Start of a script that waits for the test; add what the script does after that.
 pub const UNTIL_TOLD: &str = "while [ ! -e go-on ]; do sleep 0.05; done; ";
 
 /// The node that all faults happen on.
@@ -22,7 +22,7 @@ pub fn node(cluster: &Cluster) -> String {
 #[derive(Debug)]
 pub struct Step {
     srun: Option<Child>,
-    /// Where it runs: files made here tell it things.
+    /// Its working directory: the test signals it by files made here.
     pub dir: PathBuf,
     state_dir: PathBuf,
 }
@@ -93,7 +93,7 @@ impl Drop for Step {
     fn drop(&mut self) {
         // A row that failed in the middle must not leave its job to the others.
         if let Some(mut srun) = self.srun.take() {
-            // Not killed: what stands before srun passes this on, and srun cancels the job.
+            // Not SIGKILL: the program before srun passes this signal on, and srun cancels the job.
             process::signal(srun.id() as i32, libc::SIGTERM);
             let _ = srun.wait();
         }
@@ -102,7 +102,7 @@ impl Drop for Step {
 
 /// What a step showed to its user.
 pub trait Shown {
-    /// Asserts the exit code and that all of `words` are in what was printed, and makes it what the user saw.
+    /// Asserts the exit code, and that the output contains all of `words`; records the output as what the user saw.
     fn saw(self, since: Instant, code: i32, words: &[&str]) -> Saw;
 }
 

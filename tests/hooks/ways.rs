@@ -1,6 +1,6 @@
-//! The ways of an option's value through the hooks, as tables: what srun reads and sends, component by component, and what
-//! a node makes of what arrives. Slurm's part in between is played as it is in every release: all components get
-//! the values that were given last. tests/slurm/ways.rs has the ways that need a real Slurm.
+//! How the value of an option goes through the hooks, as tables: what srun reads and sends for each component, and what
+//! a node does with it. Slurm's part in between is played as it is in every release: all components get the values that
+//! were given last. tests/slurm/ways.rs has the ways that need a real Slurm.
 
 use super::{INIT, Node, Slurm, fake};
 use std::fs;
@@ -11,7 +11,7 @@ const LIST: &str = "SLURM_SPANK_VM_COMPONENTS";
 /// A component of an srun: its command, and the options that are given to it.
 type Component = (&'static str, &'static [(&'static str, &'static str)]);
 
-/// What becomes of an srun: a line of error, or for each component what its node executes.
+/// The result of an srun: an error line, or for each component what its node executes.
 enum End {
     Refused(&'static str),
     Runs(&'static [&'static str]),
@@ -33,7 +33,7 @@ const STEPS: &[(&str, &[Component], End)] = &[
     ("./a x : b", &[("./a x", &[]), ("b", &[])], Runs(&["host: ./a x", "host: b"])),
     ("a : a : a", &[("a", NONE), ("a", A4), ("a", A)], Runs(&["host: a", "vm debian12 4: a", "vm debian12 1: a"])),
     ("a : b", &[("a", A4), ("b", A)], Runs(&["vm debian12 4: a", "vm debian12 1: b"])),
-    // One set of words, two components: --het-group=0,1.
+    // One set of arguments for two components: --het-group=0,1.
     ("--het-group=0,1 a", &[("a", A), ("a", A)], Runs(&["vm debian12 1: a", "vm debian12 1: a"])),
     ("--het-group=1 a", &[("a", A)], Runs(&["vm debian12 1: a"])),
     // srun has looked the command up.
@@ -79,7 +79,7 @@ fn every_component_of_a_step_runs_where_it_asked_to_or_nothing_is_sent() {
     }
 }
 
-/// Since 23.02 srun puts the name of the copied file into the command's place behind the plugin's back.
+/// Since 23.02 srun replaces the command by the name of the copied file, without telling the plugin.
 #[test]
 fn a_command_that_srun_copies_is_refused_where_it_cannot_be_hidden() {
     for called in ["--bcast a", "--bcast=/tmp/x a", "-n1 --bcas a"] {
@@ -93,7 +93,7 @@ fn a_command_that_srun_copies_is_refused_where_it_cannot_be_hidden() {
     );
 }
 
-/// scrontab takes options of plugins and loses them.
+/// scrontab accepts options of plugins and loses them.
 #[test]
 fn a_crontab_cannot_ask_for_a_vm_that_it_would_not_get() {
     let machine = Node::new();
@@ -111,7 +111,7 @@ fn a_crontab_cannot_ask_for_a_vm_that_it_would_not_get() {
     }
 }
 
-/// What a node gets of a step, or of one component.
+/// What a node receives of a step, or of one component.
 #[derive(Debug, Clone, Default)]
 struct Step {
     argv: String,
@@ -139,7 +139,7 @@ fn srun(slurm: Slurm, called: &str, components: &[Component]) -> Result<Vec<Step
         return Err(read);
     }
     let copies: Vec<&str> = read.lines().filter_map(|line| line.strip_prefix("copied")).map(str::trim_start).collect();
-    // Slurm calls the last hook for whichever component comes first, and sends the others as they are.
+    // Slurm calls the last hook only for the component that comes first, and sends the others unchanged.
     let mut sent = Vec::new();
     for copy in &copies {
         let launch = format!("{script}argv {copy}\nhook local_user_init\nshow\ngetenv {LIST}\n");
@@ -200,14 +200,14 @@ const TWO: &str = "vm-image=debian12 argv0=a;host b";
 type Arrival =
     (&'static str, &'static str, &'static [(&'static str, &'static str)], &'static [(&'static str, &'static str)]);
 
-/// Whatever is lost, forged or contradicts itself on the way: the host only for those who have asked for it.
+/// Whatever is lost, forged or contradictory on the way: a command runs on the host only if the user asked for that.
 const ARRIVALS: &[(Arrival, &str)] = &[
     ((SRUN, "spank-vm-step.0 x", &[(LIST, TWO)], A), "vm debian12 1: a x"),
     ((SRUN, "spank-vm-step.0 x", &[(LIST, TWO)], NONE), "vm debian12 1: a x"),
     ((SRUN, "spank-vm-step.0 x", &[(LIST, TWO)], &[]), "vm debian12 1: a x"),
     ((SRUN, "b y", &[(LIST, TWO)], A), "host: b y"),
     ((SRUN, "b y", &[(LIST, TWO)], NONE), "host: b y"),
-    // A command that is in nobody's list of commands for the host.
+    // A command that is in no list of commands for the host.
     ((SRUN, "a x", &[(LIST, TWO)], A), "nothing"),
     ((SRUN, "a x", &[(LIST, TWO)], NONE), "nothing"),
     ((SRUN, "spank-vm-step.1 x", &[(LIST, TWO)], A), "nothing"),
@@ -232,7 +232,7 @@ const ARRIVALS: &[(Arrival, &str)] = &[
     ((SRUN, "a x", &[], &[("vm-image", "none"), ("vm-image", "debian12")]), "vm debian12 1: a x"),
     ((SRUN, "a x", &[], &[("vm-image", "debian12"), ("vm-image", "none")]), "host: a x"),
     ((SRUN, "a x", &[(VARIABLE, "debian12")], &[]), "host: a x"),
-    // Scripts, which no word stands for.
+    // Scripts, which have no word in the command line.
     ((BATCH, "/script", &[], A), "vm debian12 1: /script"),
     ((BATCH, "/script", &[(VARIABLE, "debian12")], A), "vm debian12 1: /script"),
     ((BATCH, "/script", &[(VARIABLE, "debian12")], &[]), "vm debian12 1: /script"),

@@ -6,8 +6,8 @@ use crate::modules::{Crate, roots};
 
 type Edges = BTreeMap<String, BTreeSet<String>>;
 
-/// Circles that are still there, each with the reason why. This list only gets shorter: one that has fewer files than
-/// it says here is that circle still, one of which nothing is left has to go.
+/// Known circles, each with its reason. This list only gets shorter: a circle may have fewer files than listed here;
+/// a circle that is gone must be removed from the list.
 const KNOWN: &[(&str, &[&str])] = &[];
 
 #[test]

@@ -1,4 +1,4 @@
-//! What the documents point to exists: files, directories, tests.
+//! Files, directories and tests that the documents name must exist.
 
 use testkit::place::repository;
 
@@ -8,7 +8,7 @@ const ARCHITECTURE: &str = include_str!("../../ARCHITECTURE.md");
 const CONTRIBUTING: &str = include_str!("../../CONTRIBUTING.md");
 const SECURITY: &str = include_str!("../../SECURITY.md");
 
-/// Where a path that a document names may begin.
+/// The directories where a path in a document may begin.
 const PLACES: [&str; 10] =
     ["src/", "crates/", "testkit/", "tests/", "benches/", "fuzz/", "packaging/", "slurm-conf/", ".ci/", "include/"];
 
@@ -28,7 +28,7 @@ fn every_path_that_a_document_names_exists() {
     }
 }
 
-/// ARCHITECTURE.md names files as short as they are clear: `node/lock.rs` is `crates/node/src/lock.rs`.
+/// ARCHITECTURE.md uses short names of files: `node/lock.rs` is `crates/node/src/lock.rs`.
 #[test]
 fn every_file_that_the_architecture_names_exists() {
     let files: Vec<String> = sources().iter().map(|source| format!("/{}", source.path.replace("/src/", "/"))).collect();
@@ -40,7 +40,7 @@ fn every_file_that_the_architecture_names_exists() {
     }
 }
 
-/// Tests stand in italics, behind what they show; `…` stands for the rest of a name.
+/// Test names are in italics, after what they show; `…` stands for the rest of a name.
 #[test]
 fn every_test_that_holds_a_promise_exists() {
     let code: String = sources().into_iter().map(|source| source.text).collect();

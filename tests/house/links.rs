@@ -1,4 +1,4 @@
-//! What the products link is what ARCHITECTURE.md shows.
+//! The products link exactly what ARCHITECTURE.md shows.
 
 use std::process::Command;
 
@@ -8,7 +8,7 @@ const ARCHITECTURE: &str = include_str!("../../ARCHITECTURE.md");
 
 const HEADING: &str = "## What the products link";
 
-/// What cargo links into a product, without versions and places.
+/// What cargo links into a product, without versions and paths.
 fn tree(package: &str) -> String {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut tree = Command::new(cargo);

@@ -1,5 +1,5 @@
-//! What the house promises of itself, read from its sources: no circle of files, what the products link, where
-//! `unsafe` is, and sizes. `ARCHITECTURE.md` and `SECURITY.md` say the same to people.
+//! Checks what the project promises about its own sources: no circle of files, what the products link, where
+//! `unsafe` is, and sizes. `ARCHITECTURE.md` and `SECURITY.md` say the same to readers.
 
 mod circles;
 mod documents;

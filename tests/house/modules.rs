@@ -1,7 +1,7 @@
-//! The files of a crate as modules: what each is called, what it names, and which file that leads to.
+//! The files of a crate as modules: the name of each, what it names, and which files those names lead to.
 //!
-//! Code for tests does not count. A name is followed to the file that defines it: who uses what a parent hands on
-//! from its child depends on the child and not on the parent.
+//! Code for tests does not count. A name is followed to the file that defines it: a file that uses a name which a
+//! parent re-exports from its child depends on the child and not on the parent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,7 +11,7 @@ use testkit::place::repository;
 
 use crate::source::{closing, code, tokens};
 
-/// A name is handed on at most so often.
+/// A name is re-exported at most so often.
 const DEPTH: usize = 16;
 
 /// A module path from the crate's root: `["import", "plan"]`.
@@ -22,10 +22,10 @@ pub type Name = Vec<String>;
 struct Module {
     file: String,
     children: BTreeSet<String>,
-    /// Children that only tests have.
+    /// Child modules that only tests have.
     of_tests: BTreeSet<String>,
     uses: Vec<Use>,
-    /// Paths in the code, but for those of `use`.
+    /// Paths in the code, except those of `use`.
     paths: BTreeSet<Name>,
     /// Single words of the code.
     words: BTreeSet<String>,
@@ -65,7 +65,7 @@ impl Crate {
         self.modules.insert(name, module);
     }
 
-    /// For each file the files that it names something of.
+    /// For each file, the files that define something it names.
     pub fn edges(&self) -> BTreeMap<String, BTreeSet<String>> {
         let edges_of = |(name, module): (&Name, &Module)| {
             let used = module.uses.iter().filter(|used| used.alias == "*" || module.words.contains(&used.alias));
@@ -89,13 +89,13 @@ impl Crate {
         };
         match rest.first()?.as_str() {
             "super" => self.file_of(&start, rest, depth),
-            // What is neither a child of the module nor handed on by it is defined there.
+            // A name that is neither a child of the module nor re-exported by it is defined there.
             _ => self.lookup(&start, rest, depth).unwrap_or_else(|| Some(self.modules.get(&start)?.file.clone())),
         }
     }
 
-    /// As [`Self::file_of`], for a path that begins with a child of the module `within` or with what a `use` brought
-    /// there; nothing at all for other paths.
+    /// Like [`Self::file_of`], for a path that begins with a child of the module `within` or with a name from a
+    /// `use` there; nothing for other paths.
     fn lookup(&self, within: &Name, path: &[String], depth: usize) -> Option<Option<String>> {
         let (name, rest) = path.split_first()?;
         let depth = depth.checked_sub(1)?;
@@ -143,7 +143,7 @@ impl Module {
         module
     }
 
-    /// Takes the path that begins at `at`, and returns where it ends.
+    /// Records the path that begins at `at`, and returns where it ends.
     fn path(&mut self, words: &[&str], at: usize) -> usize {
         let is_word =
             |at: usize| words.get(at).is_some_and(|word| word.starts_with(|c: char| c.is_alphabetic() || c == '_'));
@@ -184,7 +184,7 @@ fn end_of_item(tokens: &[(usize, &str)], mut at: usize) -> usize {
     at
 }
 
-/// Takes what a `use` brings in.
+/// Records the names that a `use` brings in.
 fn tree(words: &[&str], prefix: &[String], uses: &mut Vec<Use>) {
     let owned =
         |words: &[&str]| words.iter().filter(|word| **word != "::").map(|word| (*word).to_owned()).collect::<Name>();

@@ -1,4 +1,4 @@
-//! Files and functions that can be read at once.
+//! Limits on the size of files and functions, so that each can be read at once.
 
 use crate::source::{Source, closing, code, files, sources, tokens};
 
@@ -15,7 +15,7 @@ const LONG_FILES: &[(&str, &str)] =
 /// Functions that may be longer, each with its reason.
 const LONG_FUNCTIONS: &[(&str, &str)] = &[];
 
-/// Scripts have no ending: they are known by their first line.
+/// Scripts have no extension: they are recognised by their first line.
 fn scripts() -> Vec<Source> {
     let all = files(&[".ci", "fuzz", "packaging", "testkit", "tests", "benches"], |name| {
         !name.contains('.') || name.ends_with(".sh")
@@ -23,7 +23,7 @@ fn scripts() -> Vec<Source> {
     all.into_iter().filter(|file| file.text.starts_with("#!") || file.path.ends_with(".sh")).collect()
 }
 
-/// What is longer than allowed, and allowances for what is not.
+/// Files and functions that are too long, and exceptions that are not needed.
 fn differences(found: Vec<(String, usize)>, allowed: &[(&str, &str)], limit: usize) -> Vec<String> {
     let mut wrong = Vec::new();
     for (name, lines) in &found {
@@ -76,7 +76,7 @@ fn functions(code: &str) -> Vec<(String, usize)> {
     found
 }
 
-/// Where the body of a function opens whose parameters begin at or after `at`; a declaration has none.
+/// Where the body of a function opens, if its parameters begin at or after `at`; a declaration has no body.
 fn body(tokens: &[(usize, &str)], mut at: usize) -> Option<usize> {
     loop {
         match tokens.get(at)?.1 {

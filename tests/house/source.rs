@@ -37,14 +37,14 @@ fn collect(path: &Path, is_wanted: fn(&str) -> bool, found: &mut Vec<Source>) {
             collect(&entry.unwrap().path(), is_wanted, found);
         }
     } else if path.is_file() && is_wanted(&name) {
-        // Seeds of fuzz targets are no text.
+        // Seeds of fuzz targets are not text.
         let text = String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
         let path_from_root = path.strip_prefix(repository()).unwrap().display().to_string();
         found.push(Source { path: path_from_root, text });
     }
 }
 
-/// The text with blanks for comments and for what is in quotes; every line stays where it is.
+/// The text with blanks in the place of comments and quoted text; every line keeps its number.
 pub fn code(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut code = bytes.to_vec();
@@ -83,7 +83,7 @@ fn end_of_literal(bytes: &[u8], at: usize) -> Option<usize> {
                 after(&close, 2 + hashes)
             })
         }
-        // A lifetime has no second quote right behind its first letter.
+        // A lifetime has no second quote right after its first letter.
         [b'\'', b'\\', ..] => Some(end_of_string(bytes, at + 1, b'\'')),
         [b'\'', ..] => {
             let character = std::str::from_utf8(&rest[1..rest.len().min(5)]);
@@ -106,7 +106,7 @@ fn find(bytes: &[u8], needle: &[u8], from: usize) -> Option<usize> {
     bytes.get(from..)?.windows(needle.len()).position(|window| window == needle).map(|found| from + found)
 }
 
-/// Words, and everything else as single characters; `::` is one. With the number of their lines.
+/// The words, and everything else as single characters (`::` counts as one), each with its line number.
 pub fn tokens(code: &str) -> Vec<(usize, &str)> {
     let mut tokens = Vec::new();
     for (number, line) in code.lines().enumerate() {
@@ -125,7 +125,7 @@ pub fn tokens(code: &str) -> Vec<(usize, &str)> {
     tokens
 }
 
-/// Where the bracket that opens at `tokens[open]` is closed.
+/// Where the bracket that opens at `tokens[open]` closes.
 pub fn closing(tokens: &[(usize, &str)], open: usize) -> usize {
     let mut depth = 0;
     for (at, (_, token)) in tokens.iter().enumerate().skip(open) {

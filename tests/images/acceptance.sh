@@ -1,5 +1,5 @@
 #!/bin/sh
-# What every image must be able to, as a job's command in a VM of it:  acceptance.sh ID VERSION
+# What every image must be able to do; run as a job's command in a VM of the image:  acceptance.sh ID VERSION
 # The last line it prints is "accepted"; anything that does not work ends it with one line and code 1.
 set -eu
 

@@ -14,7 +14,7 @@ pub const CASES: &[Case] = &[
     case("a_batch_job_that_meets_a_broken_node_is_requeued", requeued),
 ];
 
-/// Makes the submit host have the plugin where the node has it not: a slurm.conf of its own leads to another plugstack.conf.
+/// Gives the submit host the plugin when the node does not have it: its own slurm.conf leads to another plugstack.conf.
 const SUBMIT_HOST: &str = "mkdir -p /etc/submit; cp /etc/slurm/plugstack.conf /etc/submit/
     sed 's,^Include.*,Include /etc/slurm/nodes.conf,; $aPlugStackConfig=/etc/submit/plugstack.conf' /etc/slurm/slurm.conf >/etc/submit/slurm.conf
     cp /etc/slurm/cgroup.conf /etc/submit/; mv /etc/slurm/plugstack.conf /etc/slurm/plugstack.conf.away";
@@ -31,7 +31,7 @@ fn with(lab: &Lab, spoil: &str, mend: &str, work: impl FnOnce()) {
 }
 
 fn srun_without_plugin(lab: &Lab) {
-    // Without the Prolog, which would keep the job off the node: srun's command is hidden all the same.
+    // Without the Prolog, which would keep the job away from the node: srun's command is hidden anyway.
     let spoil =
         format!("sed -i 's/^Prolog=/#Prolog=/' /etc/slurm/slurm.conf; scontrol reconfigure; sleep 2; {SUBMIT_HOST}");
     let mend = format!("{MEND}; sed -i 's/^#Prolog=/Prolog=/' /etc/slurm/slurm.conf; scontrol reconfigure; sleep 2");
@@ -44,7 +44,7 @@ fn srun_without_plugin(lab: &Lab) {
     });
 }
 
-/// Submits a batch job that tells where it runs.
+/// Submits a batch job that says where it runs.
 fn submit(lab: &Lab, environment: &str) {
     lab.sh(
         "ada",
@@ -64,7 +64,7 @@ fn drained_and_waiting(lab: &Lab, reason: &str) {
 }
 
 fn runs_after_all(lab: &Lab) {
-    // Slurm begins a job anew only two minutes after it was put back.
+    // Slurm starts a requeued job again only after two minutes.
     lab.root("scontrol update nodename=node1 state=resume 2>/dev/null; scontrol update jobid=$(squeue -h -o %i) starttime=now");
     lab.wait_until("the job ran in its VM", "[ -z \"$(squeue -h)\" ] && grep -x ID=tiny /home/ada/out");
 }
@@ -91,7 +91,7 @@ fn without_qemu(lab: &Lab) {
     });
 }
 
-/// The Prolog finds nothing wrong; what breaks later ends the job with 75, and Slurm puts it back into the queue.
+/// The Prolog finds nothing wrong. A later failure ends the job with 75, and Slurm requeues it.
 fn requeued(lab: &Lab) {
     let spoil = "sed -i 's/^Prolog=/#Prolog=/' /etc/slurm/slurm.conf; scontrol reconfigure; sleep 2; mv /var/lib/spank-vm/kit /var/lib/spank-vm/kit-away";
     let mend = "sed -i 's/^#Prolog=/Prolog=/' /etc/slurm/slurm.conf; scontrol reconfigure; sleep 2";

@@ -1,4 +1,4 @@
-//! What KVM gives: guests of the real thing, clones, their clock and their memory.
+//! What KVM provides: real guests, clones, their clock and their memory.
 
 use std::collections::BTreeSet;
 
@@ -101,12 +101,12 @@ fn sizes(lab: &Lab) {
     let stdout = lab.sh("ada", script).ok();
     let (cpus, kib) = stdout.trim().split_once('\n').unwrap();
     assert_eq!(cpus, "2");
-    // 1200 MiB less 128 for QEMU, less what the guest's kernel takes for itself.
+    // 1200 MiB minus 128 for QEMU, minus what the guest's kernel needs.
     let mib = kib.parse::<u64>().unwrap() / 1024;
     assert!((1000..=1072).contains(&mib), "{mib} MiB");
 }
 
-/// Starts a VM step of ada's that sleeps, runs `script` as root, and ends the step.
+/// Starts a VM step of user ada that sleeps, runs `script` as root, and ends the step.
 fn beside_an_idle_vm(lab: &Lab, script: &str) -> String {
     lab.sh("ada", "rm -f started; sbatch -Q --mem=500 --vm-image=tiny -o /dev/null --wrap ': > started; sleep 600'")
         .ok();
@@ -135,7 +135,7 @@ fn idle_memory(lab: &Lab) {
     let said = beside_an_idle_vm(lab, script);
     println!("an idle VM of 'tiny' has {said}");
     let mib: u64 = said.lines().next().unwrap().parse().unwrap();
-    // Under KVM there is no translated code; 46 MiB are an idle VM's under emulation.
+    // Under KVM there is no translated code; an idle VM under emulation takes 46 MiB.
     assert!((1..46).contains(&mib), "{mib} MiB");
 }
 

@@ -4,8 +4,8 @@
 //! an ordinary user. Each ends with a look at what is left in the node, which must be nothing.
 //! `SPANK_VM_LAB_RELEASES="bookworm trixie"` chooses the releases (Debian 12 and 13 without it).
 //!
-//! A test with `lacks` shows something that does not work yet: it must fail, and says so; once it passes, the reason has
-//! to be taken away.
+//! A test with `lacks` shows something that does not work yet: it must fail, with that reason. Once it passes, remove
+//! the reason.
 
 mod closed;
 mod files;
@@ -30,7 +30,7 @@ use report::Release;
 struct Case {
     name: &'static str,
     run: fn(&Lab),
-    /// Why it must fail, for what does not work yet.
+    /// Why it must fail, if it shows something that does not work yet.
     lacks: Option<&'static str>,
 }
 
@@ -42,14 +42,14 @@ const fn lacking(name: &'static str, run: fn(&Lab), why: &'static str) -> Case {
     Case { name, run, lacks: Some(why) }
 }
 
-/// The reboot is last: it forgets templates and what the journal said.
+/// The reboot is last: it loses templates and earlier lines of the journal.
 const CASES: &[&[Case]] =
     &[guests::CASES, jobs::CASES, streams::CASES, files::CASES, node::CASES, closed::CASES, reboot::CASES];
 
-/// The releases without a choice of one's own.
+/// The releases if none are chosen.
 const RELEASES: &str = "bookworm trixie";
 
-/// Where and why the last assertion failed: told with the outcome of the test and not in the midst of the list.
+/// Where and why the last assertion failed: printed with the result of the test and not in the middle of the list.
 static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
 
 /// The lab that is up, or why it is not, and which release it is.
@@ -57,7 +57,7 @@ type Shared = Arc<Mutex<Option<(String, Result<Lab, String>)>>>;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // In this thread, which the lab's life hangs on.
+    // In this thread: the lab ends when the thread ends.
     arguments.test_threads = Some(1);
     let releases = std::env::var("SPANK_VM_LAB_RELEASES").unwrap_or_else(|_| RELEASES.to_owned());
     let lab = Shared::default();
@@ -111,7 +111,7 @@ fn run(release: &str, case: &'static Case, shared: &Shared, seen: &Mutex<Vec<Rel
     }
 }
 
-/// Whether the node is as before the test: no VM, no task's directory, nothing in the queue, fit for work.
+/// Checks that the node is as before the test: no VM, no task's directory, nothing in the queue, ready for work.
 fn nothing_is_left(lab: &Lab) -> Result<(), String> {
     let script = r#"
         for try in $(seq 60); do

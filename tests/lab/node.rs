@@ -63,7 +63,7 @@ fn killed_slurmstepd(lab: &Lab) {
     )
     .ok();
     lab.wait_until("the job runs", "[ -e /home/ada/started ]");
-    // The one that has a task; 24.11 has another one that has none.
+    // The slurmstepd that has a task; 24.11 has another one without a task.
     lab.root("pid=$(pgrep -o qemu-system); while [ $(cat /proc/$pid/comm) != slurmstepd ]; do pid=$(awk '/^PPid:/ { print $2 }' /proc/$pid/status); done; kill -9 $pid");
     lab.wait_until("the VM is gone", "! pgrep qemu-system");
     lab.wait_until("the job is gone", "scancel -u ada; [ -z \"$(squeue -h)\" ]");

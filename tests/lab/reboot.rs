@@ -9,13 +9,14 @@ pub const CASES: &[Case] = &[
     case("the_systemd_unit_has_made_the_templates_of_all_images_at_boot", unit),
 ];
 
-/// Slurm misses jobs only when a node registers, which is every few minutes, and not in the controller's first 20 seconds.
+/// Slurm notices missing jobs only when a node registers. That is every few minutes, and not in the controller's first
+/// 20 seconds.
 const NOTICED: &str =
     "scontrol -o show job | grep 'JobName=again .*Restarts=1' || { sleep 8; systemctl restart slurmd; false; }";
 
 fn reboot(lab: &Lab) {
     lab.root("systemctl enable spank-vm-templates");
-    // Jobs that began less than so long before the boot would not be put back.
+    // Jobs that started less than SlurmdTimeout before the boot would not be requeued.
     lab.root("sed -i 's/^SlurmdTimeout=.*/SlurmdTimeout=10/' /etc/slurm/slurm.conf");
     // One that is requeued, and one that is not.
     let script = r"
@@ -42,7 +43,7 @@ fn unit(lab: &Lab) {
     for image in ["tiny", "debian12"] {
         assert!(list.lines().any(|line| line.starts_with("(site)") && line.contains(image)), "{list}");
     }
-    // Nobody's first VM on this boot has to boot. Those of the boot before are on the shelf still.
+    // No user's first VM after this boot has to boot. The templates of the previous boot are still on the shelf.
     let own = || lab.root("ls /var/cache/spank-vm/templates/users/$(id -u ada) | wc -l");
     let before = own();
     let step = lab.sh("ada", "SPANK_VM_TIMING=1 srun --mem=700 --vm-image=debian12 true");

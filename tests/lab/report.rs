@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::Case;
 
-/// What was seen of one release.
+/// The results of one release.
 pub struct Release {
     name: String,
     /// Packages and their versions, one a line.
@@ -28,7 +28,7 @@ impl Release {
         Self { name: name.to_owned(), versions, boot, rows: Vec::new() }
     }
 
-    /// Adds a test that has ended. `works` is what was seen, whether it had to be or not.
+    /// Adds a test that has ended. `works` is the actual result, whether it was expected or not.
     pub fn add(&mut self, case: &'static Case, took: Duration, works: bool) {
         self.rows.push(Row { case, took, works });
     }

@@ -1,10 +1,10 @@
 //! The parity suite: the same script on bare metal and in a VM of the same OS release, on a real
 //! Slurm. What a user can see must be equal, or the difference is listed with its reason.
 //!
-//! Two cases run at a time, so what they leave behind is looked at after the last; with
-//! `--test-threads=1` after each. `SPANK_VM_LONG=1` runs the long table instead of the short one.
-//! The short one writes `target/PARITY.md` and the long one `target/PARITY-long.md`; `make parity`
-//! makes the two the repository's PARITY.md.
+//! Two cases run at a time, so leftovers are looked for after the last; with `--test-threads=1`
+//! after each. `SPANK_VM_LONG=1` runs the long table instead of the short one. The short one writes
+//! `target/PARITY.md` and the long one `target/PARITY-long.md`; `make parity` makes the two the
+//! repository's PARITY.md.
 
 mod cases;
 mod report;
@@ -21,15 +21,15 @@ use report::{Row, Seen};
 /// What the scripts share.
 const PRELUDE: &str = include_str!("prelude.sh");
 
-/// What makes a step one that runs in VMs, or not.
+/// The options that make a step run in VMs, or not.
 struct Variables {
     /// Options of any step. The bare one gets the same memory.
     vm: &'static str,
-    /// Options of a step with two of a kind: tasks here, VMs of one slot there.
+    /// Options of a step with two of a kind: two tasks on bare metal, two VMs of one slot in VMs.
     two: &'static str,
     /// The option that labels their lines.
     label: &'static str,
-    /// The variable by which each knows its number.
+    /// The variable from which each knows its number.
     rank: &'static str,
 }
 
@@ -53,7 +53,7 @@ struct Parity {
 }
 
 impl Suite for Parity {
-    /// With its place in the table.
+    /// Each with its place in the table.
     type Case = (usize, &'static Case);
     const NAME: &'static str = "parity";
     const THREADS: usize = 2;

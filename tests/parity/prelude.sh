@@ -2,7 +2,7 @@
 # What the scripts of the parity cases share. Before it, the options of the step are set: VM, and
 # for two of a kind TWO, LABEL, RANK.
 
-# until_file NAME: waits until a command has made this file; gives the script up when none does.
+# until_file NAME: waits until a command has made this file; ends the script if that does not happen.
 until_file() {
     local try
     for ((try = 0; try < 600; try++)); do
@@ -37,7 +37,7 @@ open_terminal() {
     see '^>'
 }
 
-# keys KEY...: as tmux send-keys takes them.
+# keys KEY...: in the form of tmux send-keys.
 keys() { in_tmux send-keys "$@"; }
 
 # enter TEXT: a line of text.
@@ -59,7 +59,7 @@ see_last() {
     exit 1
 }
 
-# see PATTERN: waits until a line of the screen matches; gives the script up when none does.
+# see PATTERN: waits until a line of the screen matches; ends the script if none does.
 see() {
     local try
     for ((try = 0; try < 200; try++)); do

@@ -1,4 +1,4 @@
-//! What was seen of a case, made comparable, and the table of all.
+//! The output of a case in a form that can be compared, and the table of all cases.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -27,8 +27,8 @@ pub struct Row {
 }
 
 impl Seen {
-    /// Takes out what differs between any two runs: the directory, the user, the nodes and the
-    /// numbers of jobs.
+    /// Removes what differs between any two runs: the directory, the user, the nodes and job
+    /// numbers.
     pub fn new(ran: Ran, dir: &Path, user: &str, node_prefix: &str) -> Self {
         let plain = |text: String| {
             let text = text.replace(&dir.display().to_string(), "WORK").replace(user, "USER");
@@ -51,12 +51,12 @@ impl Seen {
     }
 }
 
-/// srun's lines about waiting for its turn depend on how long the job before took to end.
+/// Whether srun prints lines about waiting depends on how long the previous job took to end.
 fn is_waiting(line: &str) -> bool {
     line.contains("queued and waiting for resources") || line.contains("has been allocated resources")
 }
 
-/// Replaces the names of the nodes: which ones are free is chance.
+/// Replaces the names of the nodes: which ones are free is random.
 fn without_nodes(line: &str, prefix: &str) -> String {
     let is_node =
         |word: &str| word.strip_prefix(prefix).is_some_and(|number| number.len() == 1 && ("1"..="4").contains(&number));
@@ -96,7 +96,7 @@ fn without_job_numbers(line: &str) -> String {
     }
 }
 
-/// Writes the table: the short cases with the text around it, the long ones as rows that follow.
+/// Writes the table: short cases with the text around them; long cases as rows alone, to be appended.
 pub fn write(rows: &mut [Row], length: Length) {
     rows.sort_by_key(|row| row.number);
     let mut text = String::new();

@@ -1,4 +1,5 @@
-//! Whose fault it is: a node's is told apart by its exit code, requeued if the site wants it, and drains the node.
+//! Whose fault an error is: a fault of the node has its own exit code, requeues the job if the site wants it, and
+//! drains the node.
 
 use std::fs;
 use std::path::Path;
@@ -27,7 +28,7 @@ fn exit_codes(cluster: &Cluster) {
     ];
     for config in nodes {
         cluster.with_config(config, || {
-            // The submit host reads the same configuration; what it refuses never becomes a job.
+            // The submit host reads the same configuration; a request that it refuses never becomes a job.
             let ended = cluster.srun(&["--vm-image=tiny", "true"]);
             if config.starts_with("colour") {
                 return assert_eq!(ended.code, 1, "{ended:?}");
@@ -42,7 +43,7 @@ fn exit_codes(cluster: &Cluster) {
     assert_eq!(cluster.srun(&["--vm-image=tiny", "--vm-mem=40G", "true"]).code, 125);
 }
 
-/// Runs `work` while slurm.conf has more lines, which the daemons have read.
+/// Runs `work` while slurm.conf has these additional lines; the daemons have read them.
 fn with_slurm_conf(cluster: &Cluster, lines: &str, work: impl FnOnce()) {
     let path = cluster.slurm_conf();
     let before = fs::read_to_string(&path).unwrap();
@@ -63,7 +64,7 @@ fn as_root(cluster: &Cluster, argv: &[&str]) -> String {
     ran(cluster.command_as("root", Path::new("/"), argv).output().unwrap()).ok()
 }
 
-/// Waits until Slurm says of a job or node what is waited for, and returns all it says.
+/// Waits until Slurm reports this text about a job or node, and returns all it reports.
 fn wait_for_words(cluster: &Cluster, what: &[&str], words: &[&str]) -> String {
     let deadline = Instant::now() + Duration::from_secs(90);
     loop {
@@ -80,7 +81,7 @@ fn first_node(cluster: &Cluster) -> String {
     cluster.nodes().remove(0)
 }
 
-/// Submits a held batch job for `node` that says where it ran.
+/// Submits a held batch job for `node`; the job says where it ran.
 fn submit_held(cluster: &Cluster, dir: &Path, node: &str, image: &str) -> String {
     let option = format!("--vm-image={image}");
     let script = "grep ^ID= /etc/os-release";
@@ -100,7 +101,7 @@ fn requeued(cluster: &Cluster) {
         cluster.run(&["scancel", &job]).ok();
         let told = fs::read_to_string(dir.join("out")).unwrap();
         assert!(told.contains("this node (") && told.contains("/nonexistent/kit"), "{told}");
-        // The image is removed while the job waits: nobody's node is broken.
+        // The image is removed while the job waits: no node is broken.
         let entry = cluster.dir.join("images/other.toml");
         fs::copy(cluster.dir.join("images/tiny.toml"), &entry).unwrap();
         let dir = cluster.work_dir();
@@ -134,7 +135,7 @@ fn with_prolog(cluster: &Cluster, work: impl FnOnce()) {
     fs::remove_file(path).unwrap();
 }
 
-/// A job waits, the node breaks, the job is released, the node is mended.
+/// A job waits, the node breaks, the job is released, the node is repaired.
 fn drained_by_prolog(cluster: &Cluster, break_node: impl FnOnce(), mend: impl FnOnce(), reason: &str) {
     let node = first_node(cluster);
     with_prolog(cluster, || {
@@ -148,7 +149,7 @@ fn drained_by_prolog(cluster: &Cluster, break_node: impl FnOnce(), mend: impl Fn
             let said = wait_for_words(cluster, &["node", &node], &["DRAIN", "Reason=spank-vm: "]);
             assert!(said.contains(reason), "{said}");
             wait_for_words(cluster, &["job", &job], &["JobState=PENDING"]);
-            // slurmd may say in it that the Prolog failed.
+            // In it, slurmd may say that the Prolog failed.
             let out = fs::read_to_string(dir.join("out")).unwrap_or_default();
             assert!(!out.contains("ID="), "{out}");
         }));

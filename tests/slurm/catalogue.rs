@@ -1,4 +1,4 @@
-//! Images of the site, of users, and by path; whom they are for; disks that are none.
+//! Images of the site, of users, and by path; who may use them; files that are no disks.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -42,7 +42,7 @@ fn by_path(cluster: &Cluster) {
     let id = ["grep", "^ID=", "/etc/os-release"];
     let srun = [&["srun", "--vm-image=./my, own.qcow2"], &id[..]].concat();
     assert_eq!(cluster.run_in(&dir, &srun).ok(), "ID=tiny\n");
-    // The job goes elsewhere; the path was written here.
+    // The job runs in another directory; the path is relative to this one.
     let script = "#!/bin/sh\n#SBATCH --vm-image=../my,\\ own.qcow2\npwd; grep ^ID= /etc/os-release\n";
     fs::write(dir.join("sub dir/job.sh"), script.replace("\\ ", "' '")).unwrap();
     let out = format!("--output={}/out", dir.display());
@@ -57,7 +57,7 @@ fn by_path(cluster: &Cluster) {
     // An entry beside it says more.
     fs::write(dir.join("mine.toml"), "disk = 'my, own.qcow2'\nformat = 'qcow2'\narch = 'vax'\n").unwrap();
     cluster.run_in(&dir, &["srun", "--vm-image=./mine.toml", "true"]).fails_with_one_line(&["'mine'", "vax"]);
-    // What is not the user's to read is not read.
+    // A file that the user may not read is not read.
     fs::set_permissions(&disk, fs::Permissions::from_mode(0o600)).unwrap();
     run(&["chown", "root", text(&disk)]);
     cluster.run_in(&dir, &srun).fails_with_one_line(&["my, own.qcow2", "Permission denied"]);
@@ -73,7 +73,7 @@ fn no_user_images(cluster: &Cluster) {
             let option = format!("--vm-image={path}");
             cluster.run_in(&dir, &["srun", &option, "true"]).fails_with_one_line(&["user_images", "--vm-image=list"]);
         }
-        // A client that does not check, as where spank-vm is not installed: the node does.
+        // A client that does not check, as on a host without spank-vm: then the node checks.
         let request = format!("vm-image={}/disk config={}/spank-vm.toml", dir.display(), cluster.dir.display());
         let step = cluster.dir.join("stage/libexec/spank-vm-step");
         let forged = ["env", &format!("SPANK_VM_REQUEST={request}"), text(&step), "true"];
@@ -105,7 +105,7 @@ fn of_user(cluster: &Cluster) {
     });
 }
 
-/// An entry beside the tiny one with this rule, and the work that is done with it as image "ruled".
+/// Runs `work` with a second entry beside the tiny one: image "ruled", which has this rule.
 fn with_rule(cluster: &Cluster, rule: &str, work: impl FnOnce()) {
     let tiny = fs::read_to_string(cluster.dir.join("images/tiny.toml")).unwrap();
     let entry = cluster.dir.join("images/ruled.toml");
@@ -134,7 +134,7 @@ fn for_other_jobs(cluster: &Cluster) {
     with_rule(cluster, "partitions = ['other']", || {
         let refusal = ["'ruled'", "the partition other only", &format!("'{partition}'")];
         cluster.srun(&["--vm-image=ruled", "true"]).fails_with_one_line(&refusal);
-        // Neither srun's own variables nor another job's number help.
+        // Neither srun's own variables nor another job's number help to get around it.
         let forge =
             "export SLURM_JOB_PARTITION=other SLURM_JOB_ACCOUNT=other SLURM_CONF_X=1; exec srun --vm-image=ruled true";
         cluster.run(&["sh", "-c", forge]).fails_with_one_line(&refusal);
@@ -182,7 +182,7 @@ fn bad_disks(cluster: &Cluster) {
         let option = format!("--vm-image=./{name}");
         cluster.run_in(&dir, &["srun", &option, "true"]).fails_with_one_line(&words);
     }
-    // An entry that says something else than its disk.
+    // An entry that does not fit its disk.
     let entry = format!("disk = '{}'\nformat = 'qcow2'\n", tiny_disk(cluster).display());
     fs::write(cluster.dir.join("images/lying.toml"), entry).unwrap();
     let refusal = ["'lying'", "holds a squashfs file system", "format = 'qcow2'"];
@@ -210,7 +210,7 @@ fn tools(cluster: &Cluster) {
         assert!(refused.code == 1 && refused.stderr.contains("belongs to root"), "{refused:?}");
         assert!(tiny_disk(cluster).exists());
 
-        // Two entries of one disk: it goes with the second.
+        // Two entries of one disk: the disk is removed with the second.
         fs::copy(dir.join("disk"), mine.join("disk")).unwrap();
         for name in ["a", "b"] {
             fs::write(mine.join(format!("{name}.toml")), "disk = 'disk'\nformat = 'squashfs'\n").unwrap();

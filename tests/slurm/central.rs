@@ -1,7 +1,7 @@
-//! A central file system for images that keeps a ledger of who reads how much.
+//! A central file system for images that counts how much each process reads.
 //!
 //! A real one, in user space (FUSE), without a page cache: every byte that any process reads comes through here.
-//! What is changed in the directory behind it is seen at once, as by another client of a central file system.
+//! A change in the directory behind it is visible at once, like a change by another client of a central file system.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -57,7 +57,7 @@ impl Central {
         Self { dir, behind, ledger, delay_ms, _session: session }
     }
 
-    /// Makes every read of up to 128 KiB take so long.
+    /// Makes every read of up to 128 KiB take this long.
     pub fn slow_down(&self, delay: Duration) {
         self.delay_ms.store(delay.as_millis() as u64, Ordering::Relaxed);
     }

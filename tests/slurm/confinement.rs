@@ -20,7 +20,7 @@ pub const CASES: &[Case] = &[
 /// The user id of `nobody`: another user of the node.
 const STRANGER: &str = "65534";
 
-/// Runs `look` at the QEMU of a step that waits meanwhile.
+/// Runs `look` on the QEMU of a step that waits meanwhile.
 fn with_qemu(cluster: &Cluster, look: impl FnOnce(&Path)) {
     let dir = cluster.work_dir();
     let script = "echo > running; while [ ! -e seen ]; do sleep 0.1; done";
@@ -47,7 +47,7 @@ fn confined(cluster: &Cluster) {
             let is = |name: &str, value: &str| assert_eq!(field_in(thread, name).unwrap(), value, "{name}");
             is("Uid:", &format!("{user} {user} {user} {user}"));
             is("NoNewPrivs:", "1");
-            // 2: a filter is on.
+            // 2: a filter is active.
             is("Seccomp:", "2");
             for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
                 is(set, "0000000000000000");
@@ -66,7 +66,7 @@ fn confined(cluster: &Cluster) {
     });
 }
 
-/// Every open descriptor is of a kind that was meant.
+/// Every open descriptor is of an expected kind.
 fn descriptors(cluster: &Cluster, qemu: &Path) {
     let below = |dir: &str| cluster.dir.join(dir).display().to_string();
     let places = ["images", "kit", "templates", "scratch", "work"].map(below);
@@ -74,7 +74,7 @@ fn descriptors(cluster: &Cluster, qemu: &Path) {
     let home = String::from_utf8(home.stdout).unwrap().trim().to_owned();
     let (mut sockets, mut scratch) = (0, 0);
     for descriptor in fs::read_dir(qemu.join("fd")).unwrap().flatten() {
-        // It may be gone: 9p opens and closes.
+        // It may be gone: 9p opens and closes files.
         let Ok(target) = fs::read_link(descriptor.path()) else { continue };
         let target = target.to_str().unwrap().to_owned();
         sockets += usize::from(target.starts_with("socket:"));
@@ -90,7 +90,7 @@ fn descriptors(cluster: &Cluster, qemu: &Path) {
     assert!(scratch >= 1);
 }
 
-/// Another user of the node, and the job's own user where things are root's.
+/// Attacks by another user of the node, and by the job's own user on what belongs to root.
 fn strangers(cluster: &Cluster, qemu: &Path, user: u32) {
     let may = |uid: &str, words: &[&str]| {
         let ids = [format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".to_owned()];

@@ -39,7 +39,7 @@ struct Site<'a> {
 impl<'a> Site<'a> {
     fn new(cluster: &'a Cluster, more: &str) -> Self {
         let place = cluster.work_dir();
-        // Others pass through it.
+        // Other users must be able to pass through it.
         fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).unwrap();
         let central = Central::mount(&place);
         let site = Self { cluster, place, central };
@@ -74,8 +74,8 @@ impl<'a> Site<'a> {
         self.entry(name)["sha256"].as_str().unwrap().to_owned()
     }
 
-    /// What each process has read of a disk since the last call. The clients of Slurm, which look at its beginning
-    /// when they check a submission, do not count.
+    /// How much each process has read of a disk since the last call. Slurm's clients do not count: they read the
+    /// start of the disk when they check a submission.
     fn reads(&self, disk: &str) -> Vec<u64> {
         const HEAD: u64 = 68 << 10;
         self.central.reads(disk).into_values().filter(|bytes| *bytes != HEAD).collect()
@@ -179,7 +179,7 @@ fn killed_copier(cluster: &Cluster) {
     let step = cluster.command_in(&cluster.work_dir(), &words).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let mut step = step.unwrap();
     let shelf = site.shelf(node, &cluster.user);
-    // A draft has the number of its maker in its name.
+    // A draft has the process id of its maker in its name.
     let draft = || names(&shelf).iter().find_map(|name| Some(name.strip_prefix(&format!(".{digest}."))?.to_owned()));
     let deadline = std::time::Instant::now() + Duration::from_secs(60);
     while draft().is_none() {
@@ -259,7 +259,7 @@ fn while_a_vm_runs(cluster: &Cluster, image: &str, node: &str, noise: &Path, cha
     let mut step = cluster.command_in(&dir, &words);
     let step = step.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_for_file(&dir.join("running"));
-    // Whatever becomes of the change, the step must not outlive the test.
+    // However the change ends, the step must not outlive the test.
     let changed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(change));
     fs::write(dir.join("changed"), "").unwrap();
     let ended = ran(step.wait_with_output().unwrap());
@@ -276,7 +276,7 @@ fn replaced(cluster: &Cluster) {
     let (node, old) = (&site.nodes()[0], site.digest("noisy"));
     let shelf = site.shelf(node, &cluster.user);
     while_a_vm_runs(cluster, "noisy", node, &noise, || {
-        // A new image of that name takes the old one's disk away too.
+        // A new image of that name also removes the disk of the old one.
         let disk = site.disk("noisy");
         site.add("noisy", 11);
         assert!(!site.central.behind.join(disk).exists());
@@ -306,7 +306,7 @@ fn replaced_in_place(cluster: &Cluster) {
     });
 }
 
-/// A clone whose memory is of one disk and whose disk is another would be nonsense.
+/// A clone must not have the memory of one disk and run from another disk.
 fn new_template(cluster: &Cluster) {
     let place = cluster.work_dir();
     fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).unwrap();
@@ -318,7 +318,7 @@ fn new_template(cluster: &Cluster) {
             || String::from_utf8(Command::new("sha256sum").arg(place.join("files/noise")).output().unwrap().stdout);
         for megabytes in [1, 2] {
             add(cluster, &place, &images, "noisy", megabytes);
-            // In the place of the old disk, under its very name.
+            // In the place of the old disk, under the same name.
             let entry: toml::Table = fs::read_to_string(images.join("noisy.toml")).unwrap().parse().unwrap();
             fs::rename(images.join(entry["disk"].as_str().unwrap()), images.join("same.squashfs")).unwrap();
             fs::write(images.join("noisy.toml"), "disk = 'same.squashfs'\nformat = 'squashfs'\n").unwrap();
@@ -337,7 +337,7 @@ fn no_room(cluster: &Cluster) {
     }
     let shelf = site.shelf(node, &cluster.user);
     assert_eq!(names(&shelf), [format!("{}.failed", site.digest("noisy"))]);
-    // A disk of the node that is too small.
+    // The node's disk is too small.
     site.configure("");
     let disk = SmallDisk::mount(&site.place, &shelf, 2, uid(&cluster.user));
     let ran = site.srun(node, &["--vm-image=noisy", "echo", "fine"]);
@@ -374,12 +374,12 @@ fn one_budget(cluster: &Cluster) {
     let (left, reserve) = free();
     assert!(left >= reserve, "{left} bytes are free and not {reserve}");
     assert!(kept(users[0], "first"), "a user takes nothing away from another");
-    // Something else fills the disk, which any user's epilog sees: what was used longest ago goes.
+    // Something else fills the disk. The epilog of any user notices it and removes what was used longest ago.
     let log = fs::File::create(cache.join("log")).unwrap();
     nix::fcntl::fallocate(&log, nix::fcntl::FallocateFlags::empty(), 0, (free().0 - (64 << 10)) as i64).unwrap();
     assert!(free().0 < free().1, "{:?}", free());
     cluster.srun(&["-w", node, "true"]).ok();
-    // The epilog works on while srun has ended.
+    // The epilog still works after srun has ended.
     wait_for("room that the epilog makes", || (free().0 >= free().1).then_some(()));
     assert!(!kept(users[0], "first"), "the other's was used since");
     drop(log);

@@ -53,7 +53,7 @@ fn missing_file(cluster: &Cluster) {
     assert!(ended.code != 0 && !on_host, "{ended:?}");
 }
 
-/// What a step prints that runs in the VM `tiny`.
+/// Output of a step that runs in the VM `tiny`.
 const WHERE: [&str; 3] = ["grep", "^ID=", "/etc/os-release"];
 const IN_TINY: &str = "ID=tiny\n";
 
@@ -61,14 +61,14 @@ fn with_env(cluster: &Cluster, env: &[&str], argv: &[&str]) -> Ran {
     cluster.run(&[&["env"], env, argv].concat())
 }
 
-/// The variables by which options travel, set by hand: to nonsense, and to another value than the command line's.
+/// The variables that carry options, set by hand: to nonsense, and to a value that differs from the command line.
 fn forged_options(cluster: &Cluster) {
     let variable = |prefix: &str, value: &str| format!("{prefix}_SLURM_SPANK_OPTION_spank_vm_vm_image={value}");
     for bad in ["../../etc/shadow", "tiny;id", "no-such-image"] {
         for prefix in ["SLURM_SPANK_", ""] {
             let step = with_env(cluster, &[&variable(prefix, bad)], &[&["srun"][..], &WHERE].concat());
             let bare = step.code == 0 && prefix.is_empty() && step.stdout != IN_TINY;
-            // Without Slurm's prefix it is no option on the way to a step, and the step is a bare one as asked.
+            // Without Slurm's prefix it is not an option on the way to a step, and the step is bare, as asked.
             assert!(bare || (step.code != 0 && step.stdout.is_empty()), "{prefix} {bad}: {step:?}");
         }
     }
@@ -92,10 +92,10 @@ fn forged_hand_over(cluster: &Cluster) {
         let in_vm = step.code == 0 && step.stdout == IN_TINY;
         assert!(in_vm || (step.code != 0 && step.stdout.is_empty()), "{env:?}: {step:?}");
     }
-    // The word that stands for a hidden command, without an image.
+    // The placeholder of a hidden command, without an image.
     let step = with_env(cluster, &[request, command], &["srun", "spank-vm-step", "ran-on-the-host"]);
     step.fails_with_one_line(&["--vm-image did not arrive", "nothing was run"]);
-    // The program itself, called as an ordinary command: what it starts is a VM, or nothing.
+    // The program itself, called as an ordinary command: it starts a VM, or nothing.
     let program = cluster.dir.join("stage/libexec/spank-vm-step").display().to_string();
     let step = with_env(cluster, &[request], &["srun", &program, "true"]);
     assert!(step.code != 0 && step.stderr.contains("/nonexistent"), "{step:?}");

@@ -1,4 +1,4 @@
-//! What can be wrong with a request, a site or a node: one clear line, a non-zero exit, nothing left.
+//! Errors in a request, a site or a node: one clear line, a non-zero exit code, no leftovers.
 
 use std::fs;
 use std::path::Path;
@@ -86,7 +86,8 @@ fn disk_gone(cluster: &Cluster) {
     fs::remove_file(entry).unwrap();
 }
 
-/// An image whose root is no file system cannot come up; one whose kernel command line stops the kernel never answers.
+/// An image without a file system as root cannot boot; an image whose kernel command line stops the kernel never
+/// answers.
 fn no_answer(cluster: &Cluster) {
     let tiny = fs::read_to_string(cluster.dir.join("images/tiny.toml")).unwrap();
     let entry = cluster.dir.join("images/stuck.toml");
@@ -131,7 +132,7 @@ fn missing_runner(cluster: &Cluster) {
     ran.fails_with_one_line(&["spank-vm-step"]);
 }
 
-/// The submit host has the plugin, the node has not.
+/// The submit host has the plugin, but the node does not.
 fn missing_plugin(cluster: &Cluster) {
     let dir = cluster.work_dir();
     let plugstack = cluster.dir.join("plugstack.conf");
@@ -156,7 +157,7 @@ fn with_stuck_image(cluster: &Cluster, work: impl FnOnce()) {
     fs::remove_file(entry).unwrap();
 }
 
-/// What the node remembers of KVM: root's jobs write it where everybody believes it.
+/// What the node remembers about KVM: jobs of root write it where all users rely on it.
 fn verdict(cluster: &Cluster) -> Option<String> {
     fs::read_to_string(cluster.dir.join("state/kvm.verdict")).ok()
 }

@@ -24,16 +24,16 @@ pub const CASES: &[Case] = &[
     ("a_full_boot_that_powers_itself_off_is_an_error_and_no_hang", poweroff),
 ];
 
-/// Not for every run: another boot each.
+/// Not in every run: each takes another boot.
 pub const LONG_CASES: &[Case] = &[
     ("a_full_boot_of_debian_11_has_its_own_kernel_and_runs_a_step", debian11),
     ("a_full_boot_finds_its_disk_on_other_controllers_and_without_its_boot_loader", other_hardware),
 ];
 
-/// Of a booted VM: enough for a system with its own init.
+/// Options of a booted VM: enough memory for a system with its own init.
 const STEP: [&str; 2] = ["--mem=700", "--vm-image=disk12"];
 
-/// Nothing of these tests depends on how soon a guest boots.
+/// A long deadline: these tests do not depend on how fast a guest boots.
 const PATIENT: &str = "full_boot_timeout_s = 600\n";
 
 fn built_disk(name: &str) -> PathBuf {
@@ -116,7 +116,7 @@ fn nothing_to_boot(cluster: &Cluster) {
     with_images(cluster, "", || {
         let install = || cluster.tool("root", &["image", "install-agent", "nothing"]);
         install().fails_with_one_line(&["image 'nothing'", "no boot loader that a BIOS would start"]);
-        // What a boot sector has; a file system leaves the first KiB alone.
+        // The mark of a boot sector; a file system does not use the first KiB.
         let mut file = fs::File::options().write(true).open(image_dir(cluster).join("nothing.raw")).unwrap();
         file.write_all(&[0xeb]).unwrap();
         file.seek(SeekFrom::Start(510)).unwrap();
@@ -184,10 +184,10 @@ fn signals_and_terminals(cluster: &Cluster) {
 }
 
 fn leftovers(cluster: &Cluster) {
-    // The first would keep the output open for ever, the second has left session and parents.
+    // The first would keep the output open for ever; the second has left its session and its parents.
     let script = "sleep 1000 & (setsid sleep 1000 &); exit 4";
     assert_eq!(srun(cluster, &["sh", "-c", script]).code, 4);
-    // As root, who needs no bus to ask.
+    // As root, because root needs no bus for this.
     let running = srun(cluster, &["--vm-root", "systemctl", "is-active", "systemd-journald", "spank-vm-agent"]).ok();
     assert_eq!(running, "active\nactive\n");
 }

@@ -1,4 +1,4 @@
-//! A guest that turns against its host: on the channel, on the shares, against QEMU.
+//! A guest that attacks its host: on the channel, on the shares, through QEMU.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -23,13 +23,13 @@ pub const CASES: &[Case] = &[
     ("a_directory_swapped_for_a_link_while_the_guest_opens_it_is_never_left", swapped),
 ];
 
-/// What a runner may have in use whatever its guest does, in KiB. An honest one has a third of it.
+/// Limit for the memory of a runner, whatever its guest does, in KiB. With an honest guest it uses a third.
 const RUNNER_KIB: u64 = 64 * 1024;
 
 struct Lie {
     how: &'static str,
     code: i32,
-    /// What the one line for the user says; empty for no line.
+    /// Text of the one line for the user; empty for no line.
     says: &'static str,
 }
 
@@ -77,7 +77,7 @@ fn silent(cluster: &Cluster) {
     assert_ne!(ran(step.wait_with_output().unwrap()).code, 0);
 }
 
-/// The output goes to files: a pipe that nobody empties would hold the step up.
+/// The output goes to files: a pipe that nobody reads would block the step.
 fn start(cluster: &Cluster, dir: &Path, how: &str) -> Child {
     let mut srun =
         cluster.command_in(dir, &["srun", "--mem=400", "--vm-image=tiny", "--vm-root", "./lying_guest", how]);
@@ -92,14 +92,14 @@ fn compile(dir: &Path) {
     assert!(gcc.status().unwrap().success());
 }
 
-/// The most that a runner of this cluster, of those that run now, ever had in use, in KiB.
+/// The highest peak memory of all runners of this cluster that run now, in KiB.
 fn peak_of_runners(cluster: &Cluster) -> u64 {
     let program = format!("{}/stage/libexec/spank-vm-step", cluster.dir.display());
     let runners = process::all().filter(|pid| process::words(*pid).first() == Some(&program));
     runners.filter_map(|pid| process::field(pid, "VmHWM:")?.split(' ').next()?.parse().ok()).max().unwrap_or(0)
 }
 
-/// QEMU serves shares as the user, whoever asks in the guest, and nothing outside of them.
+/// QEMU serves shares as the user, whoever asks in the guest, and serves nothing outside of them.
 fn reach(cluster: &Cluster) {
     let dir = cluster.work_dir();
     let write = |path: &Path, text: &str, mode: u32| {
@@ -142,7 +142,7 @@ fn reach(cluster: &Cluster) {
     let mounts = format!("--vm-mount={}:/mnt/slurm,/etc:/mnt/etc", slurm.display());
     let script = format!("mkdir -p /mnt/again; {script}");
     let ended = cluster.run_in(&dir, &["srun", "--vm-image=tiny", "--vm-root", &mounts, "sh", "-c", &script]);
-    // Of Slurm's own files it read those that everybody may read.
+    // It could read those of Slurm's own files that everybody may read.
     let (of_slurm, rest): (Vec<&str>, Vec<&str>) =
         ended.stdout.lines().partition(|line| line.starts_with("read /mnt/slurm/"));
     for file in of_slurm.iter().filter_map(|line| line.strip_prefix("read /mnt/slurm/")) {

@@ -80,7 +80,7 @@ fn qcow2_disk(cluster: &Cluster) {
 }
 
 fn disk(cluster: &Cluster, file_system: &str, format: &str) {
-    // A small root where its file system is made file by file.
+    // A small root for file systems that are made file by file.
     let (root, id, version) = if file_system == "xfs" { ("tiny", "tiny", "1") } else { ("debian12", "debian", "12") };
     let source = made_disk(cluster, file_system, format, root);
     imported(cluster, &source, |name| accepted(cluster, name, id, version));
@@ -134,7 +134,7 @@ fn refused(cluster: &Cluster, source: &Path, words: &[&str]) {
 
 fn interrupted(cluster: &Cluster) {
     let dir = cluster.work_dir();
-    // A pipe that this test holds open: reading it is under way for as long as it likes.
+    // A pipe that this test keeps open: the import reads it for as long as the test wants.
     let script = "mkfifo pipe; chmod 666 pipe; echo $$ >pid; exec \"$@\" <pipe";
     let program = cluster.dir.join("stage/libexec/spank-vm");
     let images = dir.join("images");

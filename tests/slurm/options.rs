@@ -46,7 +46,7 @@ fn root(cluster: &Cluster) {
     assert_eq!(stdout, "0\n/root\ninside\n");
     let owner = fs::metadata(dir.join("written")).unwrap().uid();
     assert_eq!(owner, fs::metadata(&dir).unwrap().uid(), "files of the guest's root are the user's");
-    // A directory of root's on the host stays closed to the guest's root.
+    // A directory that belongs to root on the host stays closed to the guest's root.
     let closed = cluster.dir.join("closed-to-users");
     fs::create_dir_all(&closed).unwrap();
     fs::write(closed.join("secret"), "secret").unwrap();

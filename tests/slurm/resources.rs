@@ -1,4 +1,4 @@
-//! A VM stays within what Slurm gave its task, and whatever fills up is told in one line.
+//! A VM stays within what Slurm gave its task, and whatever is full is reported in one line.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -59,7 +59,7 @@ fn membership(cluster: &Cluster) {
             assert!(groups(qemu).lines().any(|line| (line.contains(&v1) || line.starts_with("0::")) && of_step(line)));
         }
     }
-    // All threads, for a guest that has more processors than its task has cannot have more time.
+    // All threads: a guest with more processors than its task must not get more processor time.
     let allowed = process::field(runner, "Cpus_allowed_list:").unwrap();
     assert!(allowed.parse::<u32>().is_ok(), "the task is bound to one processor: {allowed}");
     for thread in fs::read_dir(format!("/proc/{qemu}/task")).unwrap().flatten() {
@@ -110,7 +110,7 @@ fn hungry_guest(cluster: &Cluster) {
     let told = ran.stderr.lines().filter(|line| line.contains("the VM ran out of memory")).collect::<Vec<_>>();
     assert!(told.len() == 1 && told[0].contains("'perl'") && told[0].contains("--mem"), "{ran:?}");
     assert!(!ran.stderr.contains("oom-kill") && !ran.stderr.contains("Out Of Memory"), "{ran:?}");
-    // A command that survives its child says how it went on.
+    // A command that survives its child reports what happened to it.
     let script = format!("perl -e '{EAT_ALL}'; echo status $?");
     let ran = cluster.srun(&["--vm-image=debian12", "--mem=450", "sh", "-c", &script]);
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "status 137\n"), "{ran:?}");
@@ -123,7 +123,7 @@ fn page_cache(cluster: &Cluster) {
     assert_eq!(ran.ok(), "/var/big\nbig\n");
 }
 
-/// The guest uses what its step was promised, and a neighbour in the job then takes more than is left.
+/// The guest uses all memory that its step was promised; then a neighbour in the job takes more than is left.
 fn hungry_neighbour(cluster: &Cluster) {
     if !is_enforced(cluster) {
         return;

@@ -157,7 +157,7 @@ fn full_disk(cluster: &Cluster) {
 fn cancelled(cluster: &Cluster) {
     with_catalogue(cluster, |dir| {
         let work = cluster.work_dir();
-        // Larger than what a guest sends in a moment.
+        // Larger than what a guest can send in a moment.
         fs::write(work.join("job.sh"), "#!/bin/sh\necho > ended\n").unwrap();
         let submit = ["sbatch", "--parsable", "--vm-image=debian12", "--vm-save=mine", "-o", "out", "job.sh"];
         let job = cluster.run_in(&work, &submit).ok();

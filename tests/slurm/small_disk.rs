@@ -25,7 +25,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // After a failure something may still be open; the failure is what is told then.
+        // After a failure something may still be open; then that failure is the one to report.
         let lazily = if std::thread::panicking() { "-l" } else { "-v" };
         system(&["umount", lazily, self.0.to_str().unwrap()]);
     }

@@ -21,7 +21,7 @@ pub const CASES: &[Case] = &[
     ("output_on_a_full_disk_is_told_and_is_no_success", full_disk),
 ];
 
-/// A generator that both sides have: every block differs, no block is compressible away.
+/// A generator that exists on both sides: every block differs, and no block can be compressed.
 const GENERATE: &str =
     "i=0; while [ $i -lt 100 ]; do i=$((i+1)); echo block $i; head -c 999990 /dev/zero | tr '\\0' a; done";
 
@@ -111,7 +111,7 @@ fn full_disk(cluster: &Cluster) {
     };
     let (bare, _) = submit(&["--wrap", "cat /etc/passwd"]);
     let (in_vm, told) = submit(&["--vm-image=tiny", "--wrap", "cat /etc/passwd"]);
-    // In a VM it is SIGPIPE where the command writes again, and 1 where it believes that all went well.
+    // In a VM it is SIGPIPE if the command writes again, and 1 if the command believes that all went well.
     assert!(bare == 1 && [1, 128 + libc::SIGPIPE].contains(&in_vm), "{bare} {in_vm} {told}");
     let line = "vm: error: the task's stdout cannot be written: No space left on device (os error 28)\n";
     assert_eq!(told, line);

@@ -1,4 +1,4 @@
-//! Templates: made once, cloned by everybody who may, believed only where nobody else could have written.
+//! Templates: made once, cloned by every user who may, trusted only if nobody else could have written them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -75,7 +75,7 @@ fn every_size(cluster: &Cluster) {
         vm(cluster, &["--mem=3G", memory], &["true"]).ok();
     }
     assert_eq!(templates(cluster).len(), 1);
-    // Two processors are another machine.
+    // Two processors need another template.
     assert_eq!(vm(cluster, &["-c2", "--mem=3G"], &["nproc"]).ok(), "2\n");
     assert_eq!(templates(cluster).len(), 2);
 }
@@ -94,7 +94,7 @@ fn unique(cluster: &Cluster) {
     }
     let random: BTreeSet<String> = lines.iter().map(|words| words[3..19].concat()).collect();
     assert_eq!(random.len(), 32, "{stdout}");
-    // A clock that was not set would still tell the time of the template.
+    // A clock that was not set would still have the time of the template.
     let year = String::from_utf8(std::process::Command::new("date").arg("+%Y").output().unwrap().stdout).unwrap();
     assert!(lines.iter().all(|words| words[19] == year.trim()), "{stdout}");
 }
@@ -103,7 +103,7 @@ fn memory(cluster: &Cluster) {
     let script = "for try in $(seq 100); do kib=$(awk '/MemTotal/ { print $2 }' /proc/meminfo); \
                   [ $kib -lt $((1850 * 1024)) ] || break; sleep 0.1; done; echo $kib";
     let stdout = vm(cluster, &["--mem=2G"], &["sh", "-c", script]).ok();
-    // 2048 MiB less 128 for QEMU, less what the guest's kernel takes for itself.
+    // 2048 MiB minus 128 for QEMU, minus what the guest's kernel needs.
     let mib = stdout.trim().parse::<u64>().unwrap() / 1024;
     assert!((1850..=1952).contains(&mib), "{mib} MiB");
 }
@@ -175,7 +175,8 @@ fn damaged(cluster: &Cluster) {
         assert_eq!(vm(cluster, &[], &["echo", "fine"]).ok(), "fine\n", "after damage to {damage}");
         assert!(fs::metadata(template.join(damage)).unwrap().len() > 100, "{damage} was made anew");
     }
-    // Of the right length, but not a state: QEMU refuses it, the step's VM boots, the next start makes a new one.
+    // The right length, but not a saved state: QEMU refuses it, the step's VM falls back to a boot, the next start
+    // makes a new one.
     let state = template.join("state");
     let length = fs::metadata(&state).unwrap().len();
     fs::write(&state, vec![0x5a; length as usize]).unwrap();
@@ -275,7 +276,7 @@ fn no_room(cluster: &Cluster) {
     forget(cluster);
     vm(cluster, &[], &["true"]).ok();
     fs::remove_dir_all(newest(cluster)).unwrap();
-    // A disk that the guest's memory does not fit on.
+    // A disk that is too small for the guest's memory.
     let shelf = shelf(cluster);
     let disk = SmallDisk::mount(&cluster.work_dir(), &shelf, 24, uid(&cluster.user));
     for _ in 0..2 {
@@ -330,7 +331,7 @@ fn closed_directory(cluster: &Cluster) {
 }
 
 fn host_keys(cluster: &Cluster) {
-    // An image in which somebody installed an SSH server; its generator is a stand-in that is quick.
+    // An image in which somebody installed an SSH server; a fast stand-in replaces its key generator.
     let script = r#"
         set -e; cd "$1"; mkdir -p root/etc/ssh root/usr/bin images
         "$2" > root.tar

@@ -54,7 +54,7 @@ fn ps(cluster: &Cluster) {
 fn run_without_slurm(cluster: &Cluster) {
     let words =
         ["run", "--image", "tiny", "--vms", "2", "--timing", "--", "sh", "-c", "echo in $SLURM_VM_INDEX; exit 4"];
-    // root, for whom a template is kept without Slurm too.
+    // As root: for root a template is kept without Slurm too.
     let ran = cluster.tool("root", &words);
     let mut lines: Vec<&str> = ran.stdout.lines().collect();
     lines.sort_unstable();

@@ -1,8 +1,8 @@
-//! Every way on which the value of an option goes from the user to the task, and every way we know to lose it there.
+//! Every way in which the value of an option goes from the user to the task, and every known way to lose it.
 //!
-//! One table: what is typed, and what must have run where afterwards. Commands tell where they ran themselves, in a
-//! file of the work directory, so that a command on the host is seen whatever Slurm says about the step. A new way is
-//! a new row; docs/fail-closed.md says the same in words.
+//! One table: what is typed, and what must have run where afterwards. The commands themselves write where they ran
+//! into a file of the work directory, so that a command on the host is noticed whatever Slurm says about the step. A
+//! new way is a new row; docs/fail-closed.md says the same in words.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -25,7 +25,7 @@ pub const CASES: &[Case] = &[
 struct Way {
     /// Run by `sh -c` in a directory that has the script `probe`.
     typed: &'static str,
-    /// What ran, sorted: the word given to the probe and the system it found itself on.
+    /// What ran, sorted: the word given to the probe and the system on which it ran.
     ran: &'static [&'static str],
     /// Words of the one line that refuses it; empty where it succeeds.
     says: &'static [&'static str],
@@ -39,7 +39,7 @@ const fn refused(typed: &'static str, says: &'static [&'static str]) -> Way {
     Way { typed, ran: &[], says }
 }
 
-/// What releases do differently, as long as nothing runs on the host.
+/// Differences between releases; never that something runs on the host.
 const fn never_on_host(typed: &'static str) -> Way {
     Way { typed, ran: &["..."], says: &[] }
 }
@@ -82,7 +82,7 @@ fn het_steps(cluster: &Cluster) {
                 "srun -n1 --vm-image=none ./probe A : -n1 --vm-image=tiny ./probe B : -n1 --vm-image=none ./probe C",
                 &["A host", "B tiny", "C host"],
             ),
-            // What one component asks for beside its image is not the other one's.
+            // Other options of one component must not apply to the other component.
             runs(
                 "srun -n1 --vm-image=tiny --vms-per-slot=2 ./probe A : -n1 --vm-image=tiny ./probe B",
                 &["A tiny", "A tiny", "B tiny"],
@@ -186,7 +186,7 @@ fn steps(cluster: &Cluster) {
             runs("srun --interactive --vm-image=tiny ./probe A", &["A tiny"]),
             // Options of the command, not of srun's.
             runs("srun --vm-image=tiny ./probe A --bcast --het-group", &["A tiny"]),
-            // A file that srun can read only once: the plugin cannot tell what is about to be sent.
+            // A file that srun can read only once: the plugin cannot know what will be sent.
             refused("srun --vm-image=tiny --multi-prog /dev/fd/3 3<<END\n0 ./probe A\nEND", &["own command line"]),
             runs("salloc -Q --vm-image=tiny sh -c 'srun ./probe A; srun ./probe B'", &["A tiny", "B tiny"]),
             runs("SPANK_VM_IMAGE=none salloc -Q --vm-image=tiny srun ./probe A", &["A tiny"]),
@@ -240,7 +240,7 @@ fn jobs(cluster: &Cluster) {
             runs("sbatch -W --vm-image=tiny --array=0-1 job", &["batch tiny", "batch tiny"]),
             runs("echo '#!/bin/sh\n./probe stdin' | sbatch -W --vm-image=tiny", &["stdin tiny"]),
             runs("env -i PATH=\"$PATH\" SLURM_CONF=\"$SLURM_CONF\" sbatch -W --vm-image=tiny job", &["batch tiny"]),
-            // A job that waits in the queue, is put back and started again has its options still.
+            // A job that waits in the queue, is requeued and started again still has its options.
             runs(
                 "j=$(sbatch --parsable --vm-image=tiny --wrap='./probe again; [ $(wc -l <ran) -gt 1 ] || sleep 600'); \
                  until [ -s ran ]; do sleep 0.2; done; scontrol requeue $j; scontrol update job=$j StartTime=now; \
@@ -256,11 +256,11 @@ fn losses(cluster: &Cluster) {
     go(
         cluster,
         &[
-            // The names by which Slurm carries the option, set against it.
+            // The variables in which Slurm carries the option, set to contradict it.
             never_on_host("srun --vm-image=tiny --export=_SLURM_SPANK_OPTION_spank_vm_vm_image=none,HOME ./probe A"),
             never_on_host("sbatch -W --vm-image=tiny --export=_SLURM_SPANK_OPTION_spank_vm_vm_image=none job"),
             runs("_SLURM_SPANK_OPTION_spank_vm_vm_image=none srun --vm-image=tiny ./probe A", &["A tiny"]),
-            // The variable by which salloc tells the steps, taken out.
+            // The variable by which salloc passes the option to steps, removed.
             refused(
                 "salloc -Q --vm-image=tiny sh -c 'unset SLURM_SPANK__SLURM_SPANK_OPTION_spank_vm_vm_image; srun ./probe A'",
                 &["--vm-image=tiny", "--vm-image=none"],
@@ -271,7 +271,7 @@ fn losses(cluster: &Cluster) {
                 &["--vm-image=tiny", "--vm-image=none"],
             ),
             runs("salloc -Q --vm-image=tiny salloc -Q --vm-image=none srun ./probe A", &["A host"]),
-            // What changes the environment on the node comes after the command line was replaced.
+            // Changes of the environment on the node come after the command line was replaced.
             refused("srun --vm-image=tiny --task-prolog=$PWD/prolog ./probe A", &["SPANK_VM_REQUEST is not set"]),
         ],
     );
@@ -300,7 +300,7 @@ fn nodes_without_plugin(cluster: &Cluster) {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
 }
 
-/// Tries every way and tells of all that went wrong at once.
+/// Tries every way and reports all failures together.
 fn go(cluster: &Cluster, ways: &[Way]) {
     let wrong: Vec<String> = ways.iter().filter_map(|way| tried(cluster, way).err()).collect();
     assert!(wrong.is_empty(), "{} of {} ways:\n{}", wrong.len(), ways.len(), wrong.join("\n"));
@@ -321,14 +321,14 @@ fn tried(cluster: &Cluster, way: &Way) -> Result<(), String> {
     if said { Ok(()) } else { Err(format!("  {}\n    said: {ended:?}", way.typed)) }
 }
 
-/// Whether it failed with one line of ours that has all words.
+/// Whether it failed with one line of ours that contains all words.
 fn refused_with(ended: &Ran, words: &[&str]) -> bool {
     let lines: Vec<&str> =
         ended.stderr.lines().filter(|line| line.contains("error: vm: ") || line.starts_with("vm: error: ")).collect();
     ended.code != 0 && lines.len() == 1 && words.iter().all(|word| lines[0].contains(word))
 }
 
-/// A new directory of the user's with the scripts.
+/// A new directory of the user with the scripts.
 fn prepared(cluster: &Cluster) -> std::path::PathBuf {
     let dir = cluster.work_dir();
     for (name, text) in SCRIPTS {

@@ -1,13 +1,13 @@
 //! A row of the tables.
 
-/// One thing that must not surprise.
+/// One thing that must not surprise a user.
 pub struct Case {
     pub area: &'static str,
     pub name: &'static str,
     pub script: &'static str,
-    /// Why a VM step shows something else here, where it does.
+    /// Why a VM step shows something else here, if it does.
     pub differs: Option<&'static str>,
-    /// Submitted by root: what Slurm lets nobody else do.
+    /// Submitted by root, because Slurm lets nobody else do it.
     pub by_root: bool,
 }
 

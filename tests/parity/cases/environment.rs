@@ -17,7 +17,7 @@ pub const CASES: &[Case] = &[
     same(
         "environment",
         "names and values of SLURM_ variables",
-        // What differs between any two steps is taken out: numbers of the job, times, ports, processes.
+        // What differs between any two steps is removed: job numbers, times, ports, processes.
         "srun $VM -n2 -c1 --cpu-bind=none env | grep '^SLURM' | grep -v -e SLURM_VM -e SLURM_SPANK | \
          grep -vE '^SLURM_(JOB_?ID|STEP_?ID|TASK_PID|SRUN_COMM_PORT|STEP_LAUNCHER_PORT|LAUNCH_NODE_IPADDR|JOB_(START|END)_TIME|TOPOLOGY_ADDR)=' | \
          sort",

@@ -27,7 +27,7 @@ pub const CASES: &[Case] = &[
         "--kill-on-bad-exit",
         "srun -Q $VM -n2 -K sh -c '[ $SLURM_PROCID = 0 ] || exit 3; sleep 60' 2> err; code=$?; grep -v CANCELLED err | sort; exit $code",
     ),
-    // Whether slurmstepd's line "STEP CANCELLED" still reaches a srun that has given up is chance, on bare metal too.
+    // Whether slurmstepd's line "STEP CANCELLED" still reaches an srun that has given up is random, on bare metal too.
     same(
         "exit",
         "--wait",

@@ -34,6 +34,6 @@ pub fn short() -> Vec<&'static Case> {
 
 /// Those that move much data or wait for Slurm's clocks.
 pub fn long() -> Vec<&'static Case> {
-    // Those that mostly wait come first, beside those that work.
+    // Cases that mostly wait come first, so that they run beside cases that compute.
     [batch::LONG, stdio::LONG, signals::LONG, exit::LONG, files::LONG].into_iter().flatten().collect()
 }

@@ -38,7 +38,7 @@ pub const CASES: &[Case] = &[
     same(
         "stdio",
         "both outputs in one file",
-        // Their order there is chance: slurmstepd reads two pipes.
+        // Their order there is random: slurmstepd reads two pipes.
         "srun $VM -o both.out sh -c 'for i in 1 2 3 4 5; do echo o$i; echo e$i >&2; done'; sort both.out",
     ),
     same(
