@@ -76,7 +76,8 @@ pub fn marked(word: &OsStr) -> Option<usize> {
 /// A client has read all options of a component: hides its command where necessary, and checks all components
 /// known so far.
 ///
-/// # Errors When this component and the earlier ones do not fit together.
+/// # Errors
+/// When this component and the earlier ones do not fit together.
 pub fn add(components: &mut Vec<Component>, mut component: Component, host: &mut dyn Host) -> Result<(), Error> {
     if host.context() == Context::Srun {
         hide(&mut component, components.len(), host)?;
@@ -178,7 +179,8 @@ fn list(components: &[Component]) -> String {
 
 /// srun is about to send the step and shows the command line of one component: checks that it has not changed.
 ///
-/// # Errors When srun did not take the marker.
+/// # Errors
+/// When srun did not take the marker.
 pub fn verify(components: &[Component], argv: &[OsString]) -> Result<(), Error> {
     let Some(word) = argv.first() else { return Ok(()) };
     let is_hidden = |index: usize| components.get(index).is_some_and(|component| component.hidden);

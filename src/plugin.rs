@@ -93,7 +93,8 @@ impl Plugin {
 
     /// A client has read all options of a component, which ask for these VMs.
     ///
-    /// # Errors When this component and the earlier ones do not fit together.
+    /// # Errors
+    /// When this component and the earlier ones do not fit together.
     pub fn add_component(&mut self, host: &mut dyn Host, vms: Option<VmRequest>) -> Result<(), Error> {
         component::add(&mut self.components, Component::new(self.given.values().clone(), vms), host)
     }

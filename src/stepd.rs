@@ -53,8 +53,9 @@ fn status(request: &VmRequest, uid: u32, runner: Process) -> Status {
 
 /// As the user, last before execve: turns the task into the step program.
 ///
-/// # Errors Everything that keeps a VM step from starting, including errors kept from earlier
-/// hooks. Never for a bare-metal step.
+/// # Errors
+/// Everything that keeps a VM step from starting, including errors kept from earlier hooks. Never for a bare-metal
+/// step.
 pub fn task_init(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     match become_step(plugin, host) {
         Err(Error::Slurm(error)) if !plugin.given.wants_vm() => {

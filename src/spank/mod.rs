@@ -118,7 +118,8 @@ pub trait Host {
 
     /// Number of the job.
     ///
-    /// # Errors When Slurm does not provide it in this hook; the same for all items below.
+    /// # Errors
+    /// When Slurm does not provide it in this hook; the same for all items below.
     fn job_id(&self) -> Result<u32, SpankError>;
 
     /// The step of the job.

@@ -122,7 +122,8 @@ fn exists(error: io::Error) -> io::Result<()> {
 
 /// Makes a directory of root and those above it, mode 0755, and refuses one that others could change.
 ///
-/// # Errors When it cannot be made, or exists and is unsafe.
+/// # Errors
+/// When it cannot be made, or exists and is unsafe.
 pub fn make_root(path: &Path) -> Result<(), DirError> {
     make(path, 0o755)?;
     check_root(path)
@@ -130,7 +131,8 @@ pub fn make_root(path: &Path) -> Result<(), DirError> {
 
 /// Refuses a directory that anybody except root and this process's own user could change.
 ///
-/// # Errors Also when it does not exist.
+/// # Errors
+/// Also when it does not exist.
 pub fn check_root(path: &Path) -> Result<(), DirError> {
     let meta = open(path).and_then(|dir| dir.metadata()).map_err(io_error(path))?;
     let own = own_uid().map_err(io_error(path))?;
@@ -143,8 +145,8 @@ pub fn check_root(path: &Path) -> Result<(), DirError> {
 
 /// Refuses a directory in which anybody except `owner` could put something.
 ///
-/// # Errors Also when it does not exist or cannot be reached; the text says which directory above is
-/// closed.
+/// # Errors
+/// Also when it does not exist or cannot be reached; the text says which directory above is closed.
 pub fn check_owned(path: &Path, owner: u32) -> Result<(), DirError> {
     let meta = match open(path).and_then(|dir| dir.metadata()) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -188,8 +190,8 @@ pub fn check_reachable(path: &Path) -> Result<(), DirError> {
 /// Makes the shelf of `owner` (user and group) in a cache directory, mode 0700, and all above it, unless it exists.
 /// Only root can: it belongs to one user and is below directories that no user can write to.
 ///
-/// # Errors When something cannot be made, others could change it, or the user could not reach it. VMs then work
-/// without it.
+/// # Errors
+/// When something cannot be made, others could change it, or the user could not reach it. VMs then work without it.
 pub fn make_user_shelf(cache_dir: &Path, owner: (u32, u32)) -> Result<(), DirError> {
     let dir = layout::user_shelf(cache_dir, owner.0);
     let users = cache_dir.join(layout::USERS);

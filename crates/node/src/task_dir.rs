@@ -25,7 +25,8 @@ pub fn path(parent: &Path, job: u32, step: impl Display, task: u32) -> PathBuf {
 /// Makes the directory with `status` in it, and its parent if necessary. A leftover of the same name,
 /// for instance of a requeued job, is removed first.
 ///
-/// # Errors When a file operation fails, or somebody other than root could change the parent.
+/// # Errors
+/// When a file operation fails, or somebody other than root could change the parent.
 pub fn create(path: &Path, status: &str) -> io::Result<()> {
     let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     make_root(parent).map_err(io::Error::other)?;
@@ -57,7 +58,8 @@ pub fn is_in_use(path: &Path) -> bool {
 
 /// Removes the directory and everything in it. It is no error if there is none.
 ///
-/// # Errors When something cannot be removed. The rest is still removed where possible.
+/// # Errors
+/// When something cannot be removed. The rest is still removed where possible.
 pub fn remove(path: &Path) -> io::Result<()> {
     let result = match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => {

@@ -60,7 +60,8 @@ impl From<io::Error> for Distrust {
 
 /// Checks that only `owner` can have written the file with this metadata, which was read by descriptor.
 ///
-/// # Errors Who else can have written it.
+/// # Errors
+/// Who else can have written it.
 pub fn believe(meta: &Metadata, owner: u32) -> Result<(), Distrust> {
     if meta.uid() != owner {
         return Err(Distrust::Owner { found: meta.uid(), expected: owner });

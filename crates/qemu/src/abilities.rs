@@ -22,7 +22,8 @@ pub struct Abilities {
 impl Abilities {
     /// What this QEMU can do, from its version.
     ///
-    /// # Errors When it cannot be started or prints no version.
+    /// # Errors
+    /// When it cannot be started or prints no version.
     pub fn of(qemu: &Path) -> Result<Self, QemuError> {
         let output = Command::new(qemu).arg("--version").env_clear().output();
         let output = output.wanted_for(|| format!("{} cannot be started", qemu.display()))?;

@@ -71,7 +71,8 @@ fn write_empty(file: &File, disk_bytes: u64) -> io::Result<()> {
 
 /// Size of the disk that a qcow2 file holds, in bytes.
 ///
-/// # Errors When the file cannot be read or is no qcow2 file.
+/// # Errors
+/// When the file cannot be read or is no qcow2 file.
 pub fn virtual_size(file: &File) -> Result<u64, QemuError> {
     let mut head = [0; SIZE_OFFSET as usize + 8];
     file.read_exact_at(&mut head, 0).wanted_for(|| "it is too short for a qcow2 file".to_owned())?;

@@ -51,7 +51,8 @@ impl OptionRow {
 
     /// The value as text.
     ///
-    /// # Errors When it is not UTF-8: a value that cannot arrive unchanged is refused.
+    /// # Errors
+    /// When it is not UTF-8: a value that cannot arrive unchanged is refused.
     pub fn text<'a>(&self, value: &'a OsStr) -> Result<&'a str, RequestError> {
         value.to_str().ok_or_else(|| {
             let bytes = value.as_bytes();

@@ -159,7 +159,8 @@ fn choose_shares(slot: &Slot, image: &Image, own: &[PathBuf]) -> Result<Vec<Shar
 /// With a terminal on stdin and stdout, the command gets its own, and this one only passes bytes on.
 /// Without a terminal, stderr stays separate from stdout unless both are one file already.
 ///
-/// # Errors When the terminal cannot be set up.
+/// # Errors
+/// When the terminal cannot be set up.
 pub(crate) fn enter_terminal(task: &mut Task) -> Result<Option<RawTerminal>, RunError> {
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
     if stdin.is_terminal() && stdout.is_terminal() {

@@ -125,8 +125,8 @@ impl<I: Item> Shelf<I> {
     /// Makes the directory if this process may, and checks that nobody else can write to it and that items may be
     /// put there.
     ///
-    /// # Errors When it is missing, not safe for files that this user will run, or in memory that would be charged
-    /// to a job.
+    /// # Errors
+    /// When it is missing, not safe for files that this user will run, or in memory that would be charged to a job.
     pub fn prepare(&self) -> Result<(), ShelfError> {
         if own_uid() == 0 && self.dir.symlink_metadata().is_err() {
             let mode = if self.is_site { I::SITE_MODE } else { 0o700 };
@@ -151,7 +151,8 @@ impl<I: Item> Shelf<I> {
 
     /// Opens the item of that name to look at it. It is no error if it is missing or not for this user.
     ///
-    /// # Errors When it is not trusted because others could have written it.
+    /// # Errors
+    /// When it is not trusted because others could have written it.
     pub fn look(&self, name: &str) -> Result<Option<I>, Distrust> {
         match I::open(&self.dir.join(name), self.owner) {
             Ok(item) => Ok(Some(item)),
@@ -171,7 +172,8 @@ impl<I: Item> Shelf<I> {
 
     /// Waits for that lock until `deadline`, or until `look` finds the item.
     ///
-    /// # Errors When the lock cannot be made.
+    /// # Errors
+    /// When the lock cannot be made.
     pub fn lock<T>(
         &self,
         name: &str,
@@ -302,7 +304,8 @@ impl<I: Item> Draft<I> {
 impl Draft<ImageCopy> {
     /// The file, to be filled.
     ///
-    /// # Errors When the system refuses.
+    /// # Errors
+    /// When the system refuses.
     pub fn file(&self) -> io::Result<File> {
         OpenOptions::new().read(true).write(true).open(&self.path)
     }

@@ -63,7 +63,8 @@ pub fn doomed(item: &str) -> String {
 /// The name of an item that is useless after the next boot of this node. It begins with the boot's mark, so that
 /// a sweep knows without looking inside.
 ///
-/// # Errors When the kernel does not give the boot id.
+/// # Errors
+/// When the kernel does not give the boot id.
 pub fn of_this_boot(item: &str) -> io::Result<String> {
     Ok(format!("{}-{item}", mark(&process::boot()?)))
 }

@@ -97,8 +97,8 @@ impl<I: Item> Shelf<I> {
     /// Makes room for an item of so many bytes among those that may take `most_bytes`, by removing the least recently
     /// used. VMs that run from them keep their open files.
     ///
-    /// # Errors When there is no room for it at all. If that is known in advance, nothing is
-    /// removed.
+    /// # Errors
+    /// When there is no room for it at all. If that is known in advance, nothing is removed.
     pub fn make_room(&self, bytes: u64, most_bytes: u64) -> Result<(), NoRoom> {
         self.make_room_in(bytes, most_bytes, &|dir| Space::of(dir, &self.cache_dir).ok())
     }

@@ -115,8 +115,8 @@ pub enum Delivered {
 
 /// Opens the image's disk, after copying it to this node if that is wanted.
 ///
-/// # Errors When this user has no permission to read the disk, it is not suitable for a VM, or it
-/// is not what its entry says.
+/// # Errors
+/// When this user has no permission to read the disk, it is not suitable for a VM, or it is not what its entry says.
 pub fn deliver(image: &Image, terms: &CopyTerms<'_>) -> Result<Delivered, RunError> {
     let central = image.open_disk()?;
     let readers = if Uid::effective().is_root() { trust::readers(&central, &image.disk) } else { Readers::NOBODY };

@@ -43,7 +43,8 @@ impl Outcome {
 /// Runs the slot's VMs. They are cloned if there is a template. If there is none, or the clones do
 /// not answer, the runner falls back to a boot.
 ///
-/// # Errors When something on the node fails that no other way of starting could avoid.
+/// # Errors
+/// When something on the node fails that no other way of starting could avoid.
 pub(crate) fn run(slot: &Slot, parts: &Parts, signals: &Signals, attempt: &Attempt<'_>) -> Result<Outcome, RunError> {
     let notice_at = io::stderr().is_terminal().then(|| slot.begin + NOTICE_AFTER);
     let vms = Vms { slot, parts, signals, attempt, notice_at };

@@ -153,7 +153,8 @@ impl Policy {
     /// Starts guests by `attempt`. If that `failed` and KVM may be the reason, it falls back to emulation once.
     /// An error of `attempt` is one that no other accelerator could avoid.
     ///
-    /// # Errors The error of `attempt`; or KVM is required and cannot be used.
+    /// # Errors
+    /// The error of `attempt`; or KVM is required and cannot be used.
     pub(crate) fn start<T>(
         &self,
         timeouts: Timeouts,

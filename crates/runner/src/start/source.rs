@@ -26,7 +26,8 @@ pub(crate) fn of(image: &Image, config: &Config) -> Result<BootSource, RunError>
 
 /// The site's boot kit.
 ///
-/// # Errors When it is missing or not suitable.
+/// # Errors
+/// When it is missing or not suitable.
 pub(crate) fn kit(config: &Config) -> Result<BootSource, RunError> {
     let kit = Kit::load(&config.kit).blame_node()?;
     let (kernel, initramfs) = (kit.kernel(), kit.initramfs());

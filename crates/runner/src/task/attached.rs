@@ -196,7 +196,8 @@ impl Attached {
 
     /// Takes a message of the agent about it.
     ///
-    /// # Errors A message that is not allowed now.
+    /// # Errors
+    /// A message that is not allowed now.
     pub fn hear(&mut self, message: ToHost<'_>, streams: &mut Streams) -> Result<(), Refusal> {
         match (&self.state, message) {
             // The message was sent before the command was declared ended.

@@ -55,7 +55,8 @@ impl Pump {
 
     /// Takes as many bytes as there is room for.
     ///
-    /// # Errors `WouldBlock`, or the error that ended the thread.
+    /// # Errors
+    /// `WouldBlock`, or the error that ended the thread.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self.feed.write(bytes) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
@@ -82,7 +83,8 @@ impl Pump {
 
     /// Checks whether the rest was written after [`Pump::finish`].
     ///
-    /// # Errors The error that ended the thread.
+    /// # Errors
+    /// The error that ended the thread.
     pub fn look(&mut self) -> io::Result<()> {
         if self.state != State::Finishing {
             return Ok(());
