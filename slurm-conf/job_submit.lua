@@ -4,8 +4,8 @@
 --     JobSubmitPlugins=lua                        (slurm.conf; this file is /etc/slurm/job_submit.lua)
 --     NodeName=n[01-40] Features=spank-vm …       (the nodes that have the plugin)
 --
--- A job that asks for a VM is refused at submission where no node has the feature. A site that has
--- a job_submit.lua already takes over the function wants_vm and the four lines that use it.
+-- A job that asks for a VM is refused at submission if no node has the feature. If your site
+-- already has a job_submit.lua, copy the function wants_vm and the four lines that use it into it.
 
 local FEATURE = "spank-vm"
 local OPTION = "_SLURM_SPANK_OPTION_spank_vm_vm_image="

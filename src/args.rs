@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
-/// Where the plugin finds its counterpart on the machine.
+/// Where the plugin finds its programs and directories on the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Args {
     /// Directory of the programs.

@@ -16,13 +16,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// How long a submission waits for the check of its image. The nodes check again: a slow file
-/// system on the login node must not keep anybody from submitting.
+/// How long a submission waits for the check of its image. The nodes check again, so a slow file
+/// system on the login node does not prevent a submission.
 const CHECK_TIME: Duration = Duration::from_secs(10);
 
 /// Start of a client: turns the users' default variables into those Slurm itself reads, right after
 /// this hook. Slurm then does the rest: the command line overrides them, nodes and inner srun get
-/// them. True if all that is asked for is the catalogue.
+/// them. Returns true if the user asks only for the catalogue.
 pub fn start(host: &mut dyn Host) -> bool {
     if !matches!(host.context(), Context::Srun | Context::Allocator) {
         return false;
@@ -39,15 +39,15 @@ pub fn start(host: &mut dyn Host) -> bool {
     }
     resolve_inherited_image(host);
     if host.own_env(COMPONENTS_ENV).is_some() {
-        // Of a step that this client was started in, where nobody took it out.
+        // It belongs to the step in which this client was started, and nobody removed it.
         host.set_own_env(COMPONENTS_ENV, OsStr::new(""));
     }
-    // sbatch reads its script, from the terminal if need be, before it looks at plugin options.
+    // sbatch reads its script, if necessary from the terminal, before it looks at plugin options.
     env::args_os().skip(1).eq(["--vm-image=list"])
 }
 
-/// A path that comes from the environment starts where its submission did, or else here; after this, a relative
-/// one can only be from the command line or the script.
+/// A relative path from the environment starts in the directory of the outer submission, or else in the current
+/// one. After this call a path that is still relative can only come from the command line or the script.
 fn resolve_inherited_image(host: &mut dyn Host) {
     let variable = OPTIONS[IMAGE].slurm_variable();
     let inherited = host.own_env(&variable).and_then(|value| value.to_str()?.parse::<ImageRef>().ok());
@@ -63,7 +63,7 @@ fn resolve_inherited_image(host: &mut dyn Host) {
 /// # Errors
 /// What the user has to change.
 pub fn check_options(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
-    // Without any value since then, this component has none: Slurm tells of a component's end once for each.
+    // No value has come since then, so this component has none: Slurm calls this hook once per component.
     plugin.begin_component();
     plugin.forget_inherited(host);
     plugin.given.refuse_strays(|name| host.own_env(name))?;
@@ -81,8 +81,8 @@ pub fn check_options(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Err
     plugin.add_component(host, vms)
 }
 
-/// A job that asked for a VM says so in a second variable, which has another name than those that Slurm makes of options. A
-/// step within the job that does not find the first one any more has not asked for the host.
+/// A job that asked for a VM says so in a second variable, whose name differs from those that Slurm makes for options.
+/// If a step within the job no longer finds the first variable, this one shows that the user did not ask for the host.
 fn remember_for_job(plugin: &Plugin, host: &mut dyn Host) -> Result<(), Error> {
     let [image, ..] = plugin.given.values();
     let of_job = host.own_env(JOB_IMAGE_ENV).filter(|image| !image.is_empty());
@@ -114,7 +114,7 @@ fn check_image(plugin: &mut Plugin, host: &dyn Host, vms: &VmRequest) -> Result<
     match imagecheck::run(&args.command_line(), &words, CHECK_TIME) {
         Verdict::Good => {}
         Verdict::Bad(why) => return Err(Error::ImageRefused(why)),
-        // The nodes check it. A login node may well do without QEMU and images.
+        // The nodes check it. A login node does not need QEMU and images.
         Verdict::NoProgram(error) => {
             host.log(Level::Admin, &format!("image '{image}' not checked: {}: {error}", args.command_line().display()));
         }
@@ -128,8 +128,8 @@ fn check_image(plugin: &mut Plugin, host: &dyn Host, vms: &VmRequest) -> Result<
 }
 
 /// srun is about to send the step: makes sure that a node without this plugin does not run the
-/// command on the bare host. It finds a command that does not exist; a node with the plugin puts
-/// the real one back.
+/// command on the bare host. Such a node gets a command that does not exist; a node with the plugin
+/// puts the real one back.
 ///
 /// # Errors
 /// When Slurm refuses.
@@ -152,7 +152,7 @@ pub fn hide_command(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Erro
         host.set_arg(1, &multiprog::hidden(&argv[1]))?;
         return Ok(());
     }
-    // Else it is something that nobody could hide.
+    // Otherwise it is a command that the plugin could not hide.
     let own = host.command_line();
     if !argv[1..].iter().all(|word| own.contains(word)) {
         return Err(Error::OpenCommand);

@@ -1,10 +1,10 @@
 //! Heterogeneous steps and jobs: several components, each with options and a command of its own.
 //!
 //! Slurm keeps one value per option and client. The components are read one after the other, each ends with
-//! `slurm_spank_init_post_opt`, and in the end every node gets the values that were given last, whichever component
-//! it belongs to. So srun's side of the plugin notes what each component asked for, and sends the list in a variable.
-//! A component that asked for a VM is known on the node by the word that stands in its command's place: it has the
-//! component's number, and a command line cannot get lost. One that asked for none keeps its command, which is
+//! `slurm_spank_init_post_opt`, and in the end every node, of any component, gets the values that were given last. So
+//! the plugin in srun notes what each component asked for, and sends the list in a variable. For a component that
+//! asked for a VM, its command is replaced with a word that contains the component's number. The node recognises it
+//! by this word, and a command line cannot get lost. A component that asked for none keeps its command, which is
 //! compared with the list.
 //!
 //! A job's components share the variables by which sbatch and salloc pass options on to the steps within. They
@@ -21,8 +21,8 @@ use std::ffi::{OsStr, OsString};
 /// In the list of components: this one asked for no VM.
 const ON_HOST: &str = "host";
 
-/// The first Slurm whose srun puts the name of a file that it copied (`--bcast`) into the command's place when the plugin
-/// has hidden that: 23.02.
+/// The first Slurm whose srun writes the name of a copied file (`--bcast`) over the command after the plugin has hidden
+/// it: 23.02.
 const LATE_BCAST: u32 = 0x0017_0200;
 
 /// What one component asked for.
@@ -31,9 +31,9 @@ pub struct Component {
     /// Per option the value, if there is one.
     given: [Option<OsString>; OPTIONS.len()],
     vms: Option<VmRequest>,
-    /// As far as it could be read.
+    /// The values, as far as they could be read.
     command: Option<OsString>,
-    /// Whether the command has given way to [`marker`].
+    /// Whether the command was replaced with [`marker`].
     hidden: bool,
     /// `--bcast`.
     copies: bool,
@@ -50,7 +50,7 @@ impl Component {
         self.vms.is_some()
     }
 
-    /// Whether its command has given way to a marker.
+    /// Whether its command was replaced with a marker.
     pub fn is_hidden(&self) -> bool {
         self.hidden
     }
@@ -73,11 +73,11 @@ pub fn marked(word: &OsStr) -> Option<usize> {
     word.to_str()?.strip_prefix(STEP_PROGRAM)?.strip_prefix('.')?.parse().ok()
 }
 
-/// A client has read all options of a component: hides its command where that is to be, and looks at all that are
+/// A client has read all options of a component: hides its command where necessary, and checks all components
 /// known so far.
 ///
 /// # Errors
-/// When this and the earlier ones cannot be had together.
+/// When this component and the earlier ones do not fit together.
 pub fn add(components: &mut Vec<Component>, mut component: Component, host: &mut dyn Host) -> Result<(), Error> {
     if host.context() == Context::Srun {
         hide(&mut component, components.len(), host)?;
@@ -88,8 +88,8 @@ pub fn add(components: &mut Vec<Component>, mut component: Component, host: &mut
     of_one_job(components)
 }
 
-/// Puts the component's marker into the place of its command where it may not be the only one: the last moment at
-/// which srun can be told so.
+/// Replaces the component's command with its marker if there may be other components. This is the last moment at
+/// which srun still takes the change.
 fn hide(component: &mut Component, index: usize, host: &mut dyn Host) -> Result<(), Error> {
     let own = host.command_line();
     let several = own.iter().any(|word| word == ":" || word.as_encoded_bytes().starts_with(b"--he"));
@@ -118,17 +118,17 @@ fn is_bcast(word: &OsStr) -> bool {
     word.as_encoded_bytes().starts_with(b"--bc")
 }
 
-/// Whether srun copies the command to the nodes. Words of the command itself are not options of srun's.
+/// Whether srun copies the command to the nodes. Words of the command itself are not options of srun.
 fn copies(command: Option<&[OsString]>, own: &[OsString], host: &dyn Host) -> bool {
     let options = own.split(|word| word == ":").map(|component| {
         let end = command.and_then(|command| command_begins(command, component));
-        // Not this component: it has its own turn.
+        // This is another component, which is checked on its own.
         if command.is_some() && end.is_none() { &[] } else { &component[..end.unwrap_or(component.len())] }
     });
     host.own_env("SLURM_BCAST").is_some() || options.flatten().any(|word| is_bcast(word))
 }
 
-/// Looks at the components of a step that are known so far, and makes the list of them.
+/// Checks the components of a step that are known so far, and makes the list of them.
 fn announce(components: &[Component], host: &mut dyn Host) -> Result<(), Error> {
     let Some(other) = components.iter().find(|component| component.vms.is_some()) else { return Ok(()) };
     if components.len() > 1 {
@@ -164,7 +164,8 @@ fn of_one_job(components: &[Component]) -> Result<(), Error> {
     Err(Error::ComponentsDiffer { first: shown(first), index: components.len() - 1, other: shown(last) })
 }
 
-/// What the nodes read: per component its request with the hidden command, or that it has none and its command.
+/// What the nodes read. Per component: its request with the hidden command, or its command and that it has no
+/// request.
 fn list(components: &[Component]) -> String {
     let texts = components.iter().map(|component| {
         let command = component.command.clone();
@@ -176,10 +177,10 @@ fn list(components: &[Component]) -> String {
     texts.collect::<Vec<_>>().join(";")
 }
 
-/// srun is about to send the step and shows the command line of one component: whether it is as it was left.
+/// srun is about to send the step and shows the command line of one component: checks that it has not changed.
 ///
 /// # Errors
-/// When srun did not take the marker over.
+/// When srun did not take the marker.
 pub fn verify(components: &[Component], argv: &[OsString]) -> Result<(), Error> {
     let Some(word) = argv.first() else { return Ok(()) };
     let is_hidden = |index: usize| components.get(index).is_some_and(|component| component.hidden);

@@ -26,7 +26,7 @@ pub enum Error {
     },
     /// The option in a crontab, where Slurm drops it.
     Scrontab,
-    /// `spank-vm image check` said no; its words.
+    /// `spank-vm image check` failed; its message.
     ImageRefused(String),
     /// A program of this package cannot be run.
     NoProgram {
@@ -35,9 +35,9 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// `srun --multi-prog` where the plugin cannot change the tasks' commands.
+    /// `srun --multi-prog` on a release where the plugin cannot change the tasks' commands.
     MultiProg,
-    /// `srun --bcast` where the command could not be hidden then.
+    /// `srun --bcast` on a release where the command could not be hidden.
     Bcast,
     /// A component of a heterogeneous step says nothing about VMs, another one does.
     SilentComponent {
@@ -46,11 +46,11 @@ pub enum Error {
         /// What the other one says.
         image: String,
     },
-    /// srun sends something else than what stands on its command line.
+    /// srun sends another command than the one on its command line.
     OpenCommand,
     /// The command of this component of a heterogeneous step cannot be hidden.
     OpenComponent(usize),
-    /// A step in a job that asked for this image, in whose environment nothing says so any more.
+    /// A step in a job that asked for this image, but the step's environment no longer says so.
     ForgottenByJob(String),
     /// The components of a job ask for different VMs.
     ComponentsDiffer {
@@ -61,13 +61,13 @@ pub enum Error {
         /// What that is.
         other: String,
     },
-    /// The placeholder arrived, the user's command did not.
+    /// The placeholder arrived without the user's command.
     LostCommand,
-    /// The placeholder arrived, the option did not.
+    /// The placeholder arrived without the option.
     LostOption,
-    /// One of the others, met on a node and that node's fault.
+    /// One of the other errors, found on a node that is at fault.
     Node(Box<Error>),
-    /// A relative path, and no directory to start at.
+    /// A relative path without a directory to start in.
     NoWorkDir {
         /// The path.
         path: String,
@@ -164,7 +164,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 impl Error {
-    /// The error of a task: says if it is the node's fault.
+    /// The error of a task; the text says if the node is at fault.
     #[must_use]
     pub fn of_task(self) -> Self {
         match self {
@@ -173,11 +173,11 @@ impl Error {
         }
     }
 
-    /// Status that the task ends with: another node may do better, or not.
+    /// Exit status of the task: it differs if another node may do better.
     pub fn task_status(&self) -> c_int {
         match self {
             Self::Node(_) => c_int::from(EXIT_NODE_FAILED),
-            // As slurmstepd does itself when a hook fails.
+            // The same status that slurmstepd uses when a hook fails.
             _ => 1,
         }
     }

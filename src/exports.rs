@@ -17,18 +17,19 @@ use std::ffi::{OsStr, OsString, c_char, c_int};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Between two hooks; Slurm calls them one at a time. The lock is never held while a process ends,
-/// for that may call `slurm_spank_exit`, nor between hooks, when slurmstepd forks.
+/// The state between two hooks; Slurm calls them one at a time. The lock is not held while a
+/// process ends, because that may call `slurm_spank_exit`, and not between hooks, when slurmstepd
+/// forks.
 static PLUGIN: Mutex<Option<Plugin>> = Mutex::new(None);
 
-/// Set when slurmstepd handed us an option and taking it down failed. Slurm ignores that and starts
-/// the task, which then must not run.
+/// Set when slurmstepd handed us an option and we failed to store it. Slurm ignores that failure
+/// and starts the task, which then must not run.
 static OPTION_LOST: AtomicBool = AtomicBool::new(false);
 
 /// Runs `body` on the state; `None` (a hook before `slurm_spank_init`) becomes a fresh state.
 fn with_plugin<T>(body: impl FnOnce(&mut Plugin) -> T) -> T {
-    // A panic in an earlier hook left nothing half-done that matters: the options is still there, and
-    // with it the knowledge that the step must not run on the host.
+    // A panic in an earlier hook left nothing half-done that matters: the options are still there,
+    // and with them the knowledge that the step must not run on the host.
     let mut state = PLUGIN.lock().unwrap_or_else(PoisonError::into_inner);
     body(state.get_or_insert_with(|| Plugin::new(&[])))
 }
@@ -53,7 +54,7 @@ unsafe fn hook(name: &str, spank: spank_t, body: impl FnOnce(&mut Spank) -> Resu
     })
 }
 
-/// Lets tests/hooks.rs see what a panic does; not in what is installed.
+/// Lets tests/hooks.rs see what a panic does; it is not in the installed library.
 #[cfg(feature = "panics-on-demand")]
 fn panic_on_demand(hook: &str) {
     assert!(std::env::var("SPANK_VM_TEST_PANIC").as_deref() != Ok(hook), "asked for by the test");
@@ -70,7 +71,7 @@ pub unsafe extern "C" fn slurm_spank_init(spank: spank_t, argc: c_int, argv: *mu
         let arguments = unsafe { own_words(usize::try_from(argc).unwrap_or(0), argv) };
         let plugin = Plugin::new(&arguments);
         if let Err(error) = &plugin.args {
-            // Only a VM step fails because of it, and says so itself.
+            // Only a VM step fails because of it, and it reports the error itself.
             host.log(Level::Admin, &error.to_string());
         }
         for (number, option) in OPTIONS.iter().enumerate() {
@@ -120,7 +121,7 @@ pub unsafe extern "C" fn slurm_spank_init_post_opt(spank: spank_t, _: c_int, _: 
     0
 }
 
-/// In slurmstepd nothing may end the process, whatever went wrong.
+/// In slurmstepd no error may end the process here.
 fn exit_unless_stepd(spank: spank_t, code: c_int) -> c_int {
     guard("the end of a client", user_error, || {
         // SAFETY: called from a running hook with its handle.
@@ -145,7 +146,7 @@ pub unsafe extern "C" fn slurm_spank_local_user_init(spank: spank_t, _: c_int, _
     let must_not_run = || c_int::from(with_plugin(|plugin| plugin.wants_vm()));
     if code != 0 && guard("the end of srun", user_error, must_not_run) != 0 {
         // Where the plugin is `optional` srun would go on and send the command as it is. Slurm itself ends srun by
-        // exit() here; what was allocated is given back as after any other end of srun.
+        // exit() here; the allocation is released as after any other end of srun.
         return exit_unless_stepd(spank, code);
     }
     code
@@ -204,7 +205,8 @@ pub unsafe extern "C" fn slurm_spank_task_exit(spank: spank_t, _: c_int, _: *mut
     0
 }
 
-/// A job has left the node. Called as root by a helper of slurmd's, if slurmd saw this function when it started.
+/// A job has left the node. A helper process of slurmd calls this as root, if slurmd saw this function when it
+/// started.
 ///
 /// # Safety
 /// For Slurm to call.
@@ -232,7 +234,7 @@ pub unsafe extern "C" fn slurm_spank_exit(spank: spank_t, _: c_int, _: *mut *mut
         if host.context() == Context::Stepd {
             with_plugin(|plugin| stepd::exit(plugin, host));
         }
-        // Slurm unloads the library next; what the state holds would be lost memory.
+        // Slurm unloads the library next; the memory of the state would leak.
         *PLUGIN.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(())
     };
@@ -243,9 +245,9 @@ pub unsafe extern "C" fn slurm_spank_exit(spank: spank_t, _: c_int, _: *mut *mut
 
 /// Slurm found one of our options.
 ///
-/// Values are only taken down here. What is wrong with them is said when all are known: a later
-/// source may override a bad one, a message from here would be followed by Slurm's own ("Invalid
-/// --vm-image argument"), and in slurmstepd a refusal would be ignored altogether.
+/// Values are only stored here. Errors in them are reported when all are known: a later source may
+/// override a bad value, a message from here would be followed by Slurm's own ("Invalid --vm-image
+/// argument"), and in slurmstepd a refusal would be ignored.
 unsafe extern "C" fn on_option(number: c_int, value: *const c_char, remote: c_int) -> c_int {
     let code = guard("an option", user_error, || {
         #[cfg(feature = "panics-on-demand")]

@@ -1,4 +1,4 @@
-//! What the options given so far add up to. The options themselves are in [`request::OPTIONS`].
+//! The request that the options given so far make together. The options themselves are in [`request::OPTIONS`].
 
 use super::component;
 use super::error::Error;
@@ -16,13 +16,13 @@ pub struct Given {
     values: [Option<OsString>; OPTIONS.len()],
     /// Every value in its turn.
     history: Vec<(usize, OsString)>,
-    /// What this component of a heterogeneous step asked for, whatever values Slurm has brought.
+    /// What this component of a heterogeneous step asked for; it overrides the values from Slurm.
     decided: Option<component::Decision>,
 }
 
 impl Given {
-    /// Takes the value of option number `option`. Slurm has no value (a null pointer, and when that
-    /// is inherited the text "(null)") only for options that need none.
+    /// Takes the value of option number `option`. Only for options without a value, Slurm passes a
+    /// null pointer, or the text "(null)" if that was inherited.
     pub fn set(&mut self, option: usize, value: Option<impl AsRef<OsStr>>) {
         let value = value.map(|value| value.as_ref().to_owned()).filter(|value| value != "(null)");
         let value = value.unwrap_or_default();
@@ -35,10 +35,10 @@ impl Given {
         &self.values
     }
 
-    /// The same without what sbatch and salloc brought of an earlier component's: once its options are known they put
-    /// them into their own environment, for the steps within the job, where they find them again for the next
-    /// component. `now` is a variable as it is, `before` as the user left it. When a value is there more than once, the last
-    /// one is taken for Slurm's: that may find a difference that is none, but misses none.
+    /// The same without values of an earlier component. sbatch and salloc put the options of a component into their own
+    /// environment, for the steps within the job, and find them there again for the next component. `now` is a
+    /// variable's current value, `before` the one that the user set. If a value is there more than once, the last one
+    /// counts as Slurm's: that may report a difference where there is none, but never misses one.
     pub fn without_inherited(
         &self,
         now: impl Fn(&str) -> Option<OsString>,
@@ -62,7 +62,7 @@ impl Given {
         own
     }
 
-    /// From now on what the component asked for counts, and not the values that Slurm brought for all.
+    /// From now on the component's own request counts, not the values that Slurm sends for all.
     pub fn decide(&mut self, asked: component::Decision) {
         self.decided = Some(asked);
     }
@@ -77,7 +77,7 @@ impl Given {
         self.values[option].is_some()
     }
 
-    /// Whether the step must not run on the bare host: an image was asked for, well or badly.
+    /// Whether the step must not run on the bare host: an image was asked for, valid or not.
     pub fn wants_vm(&self) -> bool {
         match &self.decided {
             Some(asked) => *asked != component::Decision::Host,
@@ -89,7 +89,7 @@ impl Given {
         self.values[IMAGE].as_deref().filter(|&image| image != NONE)
     }
 
-    /// Sums up what the user asks for; `None` is a bare-metal step, whatever the other options say.
+    /// Combines the options into one request; `None` is a bare-metal step, with any other options.
     ///
     /// # Errors
     /// The first bad value.
@@ -112,9 +112,9 @@ impl Given {
         Ok(VmRequest { asked, ..VmRequest::new(image) })
     }
 
-    /// Refuses options that do nothing without an image. To be asked at submission, with the
-    /// environment of the client: a value from there is a default that the user keeps for the steps
-    /// that do have an image, and `--vm-image=none` says that it is not meant now.
+    /// Refuses options that do nothing without an image. Call it at submission, with the client's
+    /// environment. A value from the environment is allowed, because it is a default for the user's
+    /// other steps, those with an image; so is any value with `--vm-image=none`.
     ///
     /// # Errors
     /// Names the first such option.

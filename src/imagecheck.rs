@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often the program is looked at while it says nothing.
+/// How often the program is checked while it prints nothing.
 const TICK: Duration = Duration::from_millis(5);
 
 /// Longest message that is shown.
@@ -41,24 +41,24 @@ pub fn run(program: &Path, words: &[OsString], limit: Duration) -> Verdict {
         Ok(Some(status)) if status.success() => Verdict::Good,
         Ok(Some(status)) => Verdict::Bad(message(&said).unwrap_or_else(|| format!("{}: {status}", program.display()))),
         Ok(None) => {
-            // By process id, and reaped, so that the client's own children are never mixed up.
+            // Reaped by process id, so that the client's own children are never mixed up.
             let _ = child.kill();
             let _ = child.wait();
             Verdict::TooSlow
         }
-        // The client ignores SIGCHLD, so that nobody can know the status: what was said must do.
+        // The client ignores SIGCHLD, so the exit status is lost: the program's output must be enough.
         Err(_) => message(&said).map_or(Verdict::Good, Verdict::Bad),
     }
 }
 
-/// Collects what the program says until it has ended; `None` when that takes too long. Its end, not
-/// the end of the pipe, for a grandchild may keep that open.
+/// Collects the program's output until it has ended; `None` if that takes too long. It waits for
+/// the program's end, not the end of the pipe, because a grandchild may keep the pipe open.
 fn watch(child: &mut Child, deadline: Instant, said: &mut Vec<u8>) -> io::Result<Option<ExitStatus>> {
     let mut pipe = child.stderr.take();
     loop {
         let ended = child.try_wait()?;
         while let Some(open) = &mut pipe {
-            // After its end everything it said is in the pipe already.
+            // After its end all its output is in the pipe already.
             let patience = if ended.is_some() { Duration::ZERO } else { TICK };
             if !readable_within(open.as_fd(), patience)? {
                 break;
@@ -82,7 +82,7 @@ fn watch(child: &mut Child, deadline: Instant, said: &mut Vec<u8>) -> io::Result
     }
 }
 
-/// One line out of what the program said, without the prefixes of command lines.
+/// One line of the program's output, without the prefixes of command lines.
 fn message(said: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(&said[..said.len().min(MAX_MESSAGE)]);
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();

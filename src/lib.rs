@@ -5,17 +5,17 @@
 //! | file | program |
 //! | --- | --- |
 //! | [`client`] | srun, sbatch, salloc: options, submit-time checks, the placeholder command |
-//! | [`component`] | the same where there are several components, and their counterpart on the node |
-//! | [`stepd`] | slurmstepd: turns the task into `spank-vm-step`, sweeps up behind it |
-//! | [`sweep`] | slurmd and its epilog: what killed processes left |
+//! | [`component`] | the same for several components, and the part on the node that reads them |
+//! | [`stepd`] | slurmstepd: turns the task into `spank-vm-step`, cleans up after it |
+//! | [`sweep`] | slurmd and its epilog: leftovers of killed processes |
 //! | `exports` | the functions Slurm calls; nothing else leaves the library |
 //!
 //! Two rules come from how Slurm treats failing hooks. In slurmstepd only `task_init` fails: a
-//! failure before it drains the node or is lost, so what goes wrong earlier is kept until then. And
-//! a step that asked for a VM never runs on the bare host, even where plugstack.conf says
-//! `optional` and Slurm ignores what hooks return.
+//! failure before it drains the node or is lost, so an earlier error is kept until then. And a step
+//! that asked for a VM never runs on the bare host, even where plugstack.conf says `optional` and
+//! Slurm ignores what hooks return.
 
-// println! and eprintln! panic when nobody reads any more.
+// println! and eprintln! panic if the reader has closed the pipe.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod args;

@@ -5,16 +5,16 @@ use request::STEP_PROGRAM;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// The text with [`STEP_PROGRAM`] before every program. A node without the plugin finds no such program; the runner leaves the
-/// word out. Lines are told apart as slurmstepd does (`multi_prog_get_argv`): one that follows a backslash
-/// continues the one before, `#` begins a comment.
+/// The text with [`STEP_PROGRAM`] before every program. A node without the plugin finds no such program; the runner
+/// drops the word. Lines are split as slurmstepd does (`multi_prog_get_argv`): a line after a backslash continues the
+/// one before, `#` begins a comment.
 pub fn hidden(text: &OsStr) -> OsString {
     let mut hidden = Vec::with_capacity(text.len() + 64);
     let mut continues = false;
     for line in text.as_bytes().split_inclusive(|&byte| byte == b'\n') {
         let content = line.strip_suffix(b"\n").unwrap_or(line);
         let program = if continues { None } else { program_in(content) };
-        // Slurm does not see empty lines at all.
+        // Slurm skips empty lines.
         if !content.is_empty() {
             continues = content.ends_with(b"\\");
         }

@@ -13,21 +13,22 @@ use std::path::PathBuf;
 /// What the plugin remembers from one hook to the next.
 #[derive(Debug)]
 pub struct Plugin {
-    /// The arguments in plugstack.conf. Wrong ones matter to VM steps only.
+    /// The arguments in plugstack.conf. Wrong arguments matter to VM steps only.
     pub args: Result<Args, ArgsError>,
     /// The options given so far; in clients those of the last component.
     pub given: Given,
     /// In clients: the components whose options are complete.
     pub components: Vec<Component>,
-    /// In sbatch and salloc: the variables by which options are inherited, before these set them themselves.
+    /// In sbatch and salloc: the variables that pass options on, as they were before these programs set them
+    /// themselves.
     pub inherited: BTreeMap<String, OsString>,
     /// Whether the options in `given` are those of the last one of `components`: the next value begins a new one.
     pub complete: bool,
-    /// What went wrong in a hook that must not fail.
+    /// An error from a hook that must not fail.
     pub deferred: Option<Error>,
     /// This node's directory for copies of images.
     pub image_cache_dir: Option<PathBuf>,
-    /// The image that was last found to be good, since clients ask once per component of a
+    /// The last image that passed the check, since clients ask once per component of a
     /// heterogeneous job.
     pub checked: Option<String>,
 }
@@ -60,7 +61,7 @@ impl Plugin {
         }
     }
 
-    /// Whether any part of what is being started must not run on the bare host.
+    /// Whether any part of this submission must not run on the bare host.
     pub fn wants_vm(&self) -> bool {
         self.given.wants_vm() || self.components.iter().any(Component::wants_vm)
     }
@@ -75,7 +76,8 @@ impl Plugin {
         self.args.as_ref().map_err(|error| Error::Args(error.clone()))
     }
 
-    /// In sbatch and salloc, from the second component on: leaves the component what it was given itself.
+    /// In sbatch and salloc, from the second component on: keeps only the values that this component itself was
+    /// given.
     pub fn forget_inherited(&mut self, host: &dyn Host) {
         if host.context() != Context::Allocator {
             return;
@@ -92,7 +94,7 @@ impl Plugin {
     /// A client has read all options of a component, which ask for these VMs.
     ///
     /// # Errors
-    /// When this and the earlier components cannot be had together.
+    /// When this component and the earlier ones do not fit together.
     pub fn add_component(&mut self, host: &mut dyn Host, vms: Option<VmRequest>) -> Result<(), Error> {
         component::add(&mut self.components, Component::new(self.given.values().clone(), vms), host)
     }

@@ -17,7 +17,7 @@ use request::{JobRef, REQUEST_ENV, STEP_PROGRAM, VmRequest};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// As root: notes what the task is for the node. What goes wrong is said in [`task_init`].
+/// As root: writes the task's status for the node. Errors are kept and reported in [`task_init`].
 pub fn task_init_privileged(plugin: &mut Plugin, host: &mut dyn Host) {
     match make_state_dir(plugin, host) {
         Ok(()) => {}
@@ -46,7 +46,7 @@ fn make_state_dir(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error>
     Ok(())
 }
 
-/// This process becomes the task.
+/// The status of a task; `runner` is this process, which becomes the task.
 fn status(request: &VmRequest, uid: u32, runner: Process) -> Status {
     Status { image: request.image.to_string(), vms: request.asked.vms(), uid, runner }
 }
@@ -54,8 +54,8 @@ fn status(request: &VmRequest, uid: u32, runner: Process) -> Status {
 /// As the user, last before execve: turns the task into the step program.
 ///
 /// # Errors
-/// Everything that keeps a VM step from starting, including what was kept from earlier hooks. Never
-/// for a bare-metal step.
+/// Everything that keeps a VM step from starting, including errors kept from earlier hooks. Never for a bare-metal
+/// step.
 pub fn task_init(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     match become_step(plugin, host) {
         Err(Error::Slurm(error)) if !plugin.given.wants_vm() => {
@@ -83,7 +83,7 @@ fn become_step(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     let Some(mut request) = plugin.given.vms()? else {
         return if replaced { Err(Error::LostOption) } else { Ok(()) };
     };
-    // It is for steps that are started outside of a VM.
+    // Only steps that are started outside of a VM need it.
     take_job_env(host, JOB_IMAGE_ENV)?;
     if is_component && !plugin.given.is_decided() {
         return Err(Error::LostCommand);
@@ -95,7 +95,7 @@ fn become_step(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     let program = args.step_program();
     is_executable(&program).map_err(|source| Error::NoProgram { path: program.clone(), source })?;
     if multi_prog && !host.can_prepend_argv() {
-        // There the tasks' command lines are out of reach and would run as they are.
+        // There the plugin cannot change the tasks' command lines, and they would run unchanged.
         return Err(Error::MultiProg);
     }
     let command = match request.argv0.take() {
@@ -131,7 +131,7 @@ fn become_step(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     Ok(())
 }
 
-/// As root, after the task's end: removes what a killed runner left.
+/// As root, after the task's end: removes leftovers of a killed runner.
 pub fn task_exit(plugin: &mut Plugin, host: &mut dyn Host) {
     let path = sweeps(plugin, host).and_then(|args| match args {
         Some((parent, job, step)) => Ok(Some(task_dir::path(&parent, job, step, host.task_id()?))),
@@ -144,8 +144,8 @@ pub fn task_exit(plugin: &mut Plugin, host: &mut dyn Host) {
     }
 }
 
-/// As root, after the step's end: likewise for all its tasks on this node, for those that were
-/// never started or whose end was missed.
+/// As root, after the step's end: the same for all its tasks on this node, because some were never
+/// started or their end was missed.
 pub fn exit(plugin: &mut Plugin, host: &mut dyn Host) {
     let paths = sweeps(plugin, host).and_then(|args| {
         let Some((parent, job, step)) = args else { return Ok(Vec::new()) };
@@ -161,7 +161,7 @@ pub fn exit(plugin: &mut Plugin, host: &mut dyn Host) {
 
 type Swept = Option<(PathBuf, u32, Step)>;
 
-/// Whether there is anything to sweep, and where. A bare-metal step costs nothing.
+/// Whether there is anything to clean up, and where. A bare-metal step costs nothing.
 fn sweeps(plugin: &mut Plugin, host: &dyn Host) -> Result<Swept, SpankError> {
     let step = host.step()?;
     adopt_what_slurm_lost(plugin, host, step)?;
@@ -173,15 +173,15 @@ fn sweeps(plugin: &mut Plugin, host: &dyn Host) -> Result<Swept, SpankError> {
     }
 }
 
-/// A job must not fail because of what is left behind it.
+/// A job must not fail because of its leftovers.
 fn sweep(host: &dyn Host, path: &Path) {
     if let Err(error) = task_dir::remove(path) {
         host.log(Level::Admin, &format!("cannot remove {}: {error}", path.display()));
     }
 }
 
-/// The node's name in Slurm: the end of its address in the topology, which slurmstepd sets whatever the job's
-/// environment said, in time for the first hook; other variables come later.
+/// The node's name in Slurm: the end of its address in the topology, which slurmstepd always sets itself,
+/// before the first hook; other variables come later.
 fn slurm_name(host: &dyn Host) -> Option<String> {
     let variable = |name: &str| host.job_env(name).ok().flatten().and_then(|value| value.into_string().ok());
     let parts = variable("SLURM_TOPOLOGY_ADDR_PATTERN").map_or(1, |pattern| pattern.split('.').count());
@@ -194,7 +194,7 @@ fn task_memory(host: &dyn Host, tasks: u32) -> Result<Option<u64>, Error> {
     Ok((step > 0).then(|| step / u64::from(tasks)))
 }
 
-/// Corrects the values that Slurm brought by what the client sent beside them.
+/// Corrects the values from Slurm with what the client sent beside them.
 fn adopt_what_slurm_lost(plugin: &mut Plugin, host: &dyn Host, step: Step) -> Result<(), SpankError> {
     match step {
         Step::Batch | Step::Interactive => adopt_lost_options(plugin, host, step),
@@ -212,7 +212,7 @@ fn adopt_what_slurm_lost(plugin: &mut Plugin, host: &dyn Host, step: Step) -> Re
 /// step, which would then run on the host. The variables for the srun inside do arrive.
 fn adopt_lost_options(plugin: &mut Plugin, host: &dyn Host, step: Step) -> Result<(), SpankError> {
     if plugin.given.has(IMAGE) {
-        // sbatch gives both the same value; salloc's shell may have been given one of its own.
+        // sbatch gives both the same value; in salloc's shell the user may have set another one.
         let image = host.job_env(&OPTIONS[IMAGE].slurm_variable())?;
         if step == Step::Batch && !plugin.given.wants_vm() && image.is_some_and(|image| image != NONE) {
             plugin.given.decide(Decision::Lost);

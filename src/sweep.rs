@@ -1,9 +1,10 @@
-//! In slurmd and its epilog: removes what processes left that were killed before they could (`node::sweep`).
+//! In slurmd and its epilog: removes leftovers of processes that were killed before their own cleanup
+//! (`node::sweep`).
 //!
-//! A task's directory is left when its slurmstepd was killed or the node went down; a draft of a template or of a copy
-//! of an image and its lock, when the runner that made them was. The epilog sweeps its job's directories, its user's
-//! shelves and another user's; slurmd all when it starts. Nothing here ever fails a hook: a failing epilog
-//! drains the node.
+//! A task's directory is left over when its slurmstepd was killed or the node went down; a draft of a template or of
+//! an image's copy, and its lock, when its runner was killed. The epilog sweeps its job's directories, its user's
+//! shelves and one other user's; slurmd sweeps everything when it starts. Nothing here ever fails a hook: a failing
+//! epilog drains the node.
 
 use super::args::Args;
 use super::plugin::Plugin;
@@ -14,13 +15,13 @@ use node::{layout, text};
 use std::path::Path;
 use std::time::Duration;
 
-/// Longest that a sweep takes of the start of slurmd or of an epilog.
+/// Longest time that a sweep may delay the start of slurmd or an epilog.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Most files that it looks at.
+/// Largest number of files that it looks at.
 const ENTRIES: usize = 50_000;
 
-/// slurmd starts: no job of an earlier life of this node needs anything any more.
+/// slurmd starts: jobs from before the last start of this node need nothing any more.
 pub fn at_start(plugin: &Plugin, host: &dyn Host) {
     let Ok(args) = &plugin.args else { return };
     let mut bounds = Bounds::new(PATIENCE, ENTRIES);
@@ -60,7 +61,8 @@ fn report(host: &dyn Host, dir: &Path, swept: Swept) {
     }
 }
 
-/// This node's name in Slurm: an epilog is told, slurmd was where several run on one machine (`slurmd -N NAME`).
+/// This node's name in Slurm: an epilog gets it from Slurm, slurmd has it in its command line where several run on
+/// one machine (`slurmd -N NAME`).
 fn slurm_name() -> Option<String> {
     let told = std::env::var("SLURMD_NODENAME").ok();
     told.or_else(|| name_in(&std::fs::read("/proc/self/cmdline").ok()?))

@@ -1,4 +1,4 @@
-//! Environment variables by which the plugin in a client tells the plugin on a node what Slurm does not carry.
+//! Environment variables in which the plugin in a client sends the plugin on a node what Slurm itself does not carry.
 
 /// Environment variable in which srun sends the user's own `argv[0]` when the placeholder
 /// [`request::STEP_PROGRAM`] stands in its place. The name starts with SLURM because

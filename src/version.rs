@@ -3,7 +3,7 @@
 //! Slurm loads a plugin only when `plugin_version` has its own major and minor number
 //! (`plugin.c:_verify_syms`). The parts of the interface used here have not changed from 22.05 to
 //! 26.05, so one file can serve all: a constructor asks the program that loads it which release it
-//! is. A release that is not in the table finds version 0 and refuses the plugin cleanly
+//! is. A release that is not in the table sees version 0 and refuses the plugin cleanly
 //! ("Incompatible Slurm plugin").
 
 #![allow(unsafe_code)]
@@ -30,8 +30,8 @@ pub static plugin_version: AtomicU32 = AtomicU32::new(0);
 
 const _: () = assert!(size_of::<c_char>() == 1 && size_of::<AtomicU32>() == 4);
 
-/// Runs inside dlopen, before Slurm looks at [`plugin_version`]. Twice in one process when
-/// plugstack.conf has a relative path: Slurm then tries the file before it loads it.
+/// Runs inside dlopen, before Slurm looks at [`plugin_version`]. It runs twice in one process if
+/// plugstack.conf has a relative path, because Slurm then tries the file before it loads it.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static SET_VERSION: extern "C" fn() = set_version;

@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 /// sbatch or salloc with one component after the other: script, environment and command line give it values, then
-/// Slurm puts what it has into its own environment.
+/// Slurm puts its values into its own environment.
 struct Allocator {
     _dir: tempfile::TempDir,
     plugin: Plugin,

@@ -15,7 +15,7 @@ static LAST_PLACE: Mutex<Option<String>> = Mutex::new(None);
 /// Runs the Rust side of a function that C calls. A panic, which would otherwise abort srun or
 /// slurmstepd with all its tasks, becomes a line through `report` and the return code -1.
 ///
-/// Also for the option callback: it is called from C like every hook.
+/// The option callback needs it too: it is called from C like every hook.
 pub fn guard(name: &str, report: fn(&str), body: impl FnOnce() -> c_int) -> c_int {
     keep_quiet();
     panic::catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {

@@ -1,10 +1,11 @@
 //! The command line that srun has just read for one component of a heterogeneous step.
 //!
-//! Slurm shows plugins one command line per srun, when the step is there already: that of whichever component's
-//! thread comes first. The others are sent as they are. What srun read for a component stands, when its options are
-//! complete, in its variables `opt` or `sropt`; where exactly depends on the release. So it is looked for: the one
-//! array of strings that these variables lead to and that is the end of a component on srun's own command line.
-//! Reading and writing goes through `/proc/self/mem`, where a wrong address is an error and not the end of srun.
+//! Slurm shows plugins one command line per srun, after the step was created: that of the component whose thread
+//! comes first. The others are sent unchanged. When the options of a component are complete, its command line is in
+//! srun's variables `opt` or `sropt`; where exactly depends on the release. So it is searched for: it is the one
+//! array of strings that these variables point to and that equals the end of a component on srun's own command
+//! line. Memory is read and written through `/proc/self/mem`, where a wrong address is an error and does not crash
+//! srun.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
@@ -12,7 +13,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 
-/// Bytes of a variable that are looked through; the longest, `opt`, has half of them.
+/// How many bytes of a variable are searched; the longest, `opt`, is half as long.
 const WINDOW: usize = 4096;
 
 /// How much longer a command may have become when srun looked it up in `PATH`.
@@ -29,8 +30,8 @@ pub(super) struct LiveArgv {
 }
 
 impl LiveArgv {
-    /// Looks for it from the variables at these addresses on; `own` is the process's own command line. `None` if
-    /// there is not exactly one.
+    /// Searches the variables at these addresses; `own` is the process's own command line. `None` unless there
+    /// is exactly one match.
     pub(super) fn find(variables: &[usize], own: &[OsString]) -> Option<Self> {
         let memory = File::open("/proc/self/mem").ok()?;
         let mut found: Vec<Self> = Vec::new();
@@ -58,8 +59,8 @@ impl LiveArgv {
     }
 }
 
-/// Whether these words are what stands at the end of a component on the command line `own`: components are
-/// separated by ":". srun may have looked the command itself up.
+/// Whether these words are the end of a component on the command line `own`: components are separated by
+/// ":". The first word may differ, because srun may have looked it up in `PATH`.
 fn ends_a_component(words: &[OsString], own: &[OsString]) -> bool {
     own.split(|word| word == ":").any(|component| command_begins(words, component).is_some())
 }
@@ -77,7 +78,7 @@ fn is_program(typed: &OsStr, found: &OsStr) -> bool {
     typed == found || (found.starts_with(b"/") && found.strip_suffix(name).is_some_and(|dir| dir.ends_with(b"/")))
 }
 
-/// What could be pointers to an array of pointers in the variable at `start`.
+/// Values in the variable at `start` that could be pointers to an array of pointers.
 fn pointers_at(memory: &File, start: usize) -> Vec<usize> {
     let mut bytes = vec![0; WINDOW];
     let length = memory.read_at(&mut bytes, start as u64).unwrap_or(0);
@@ -95,7 +96,7 @@ fn pointer_at(memory: &File, address: usize) -> Option<usize> {
     Some(as_pointer(&bytes))
 }
 
-/// The strings of an array that ends with a null pointer, if there are some and no more than on the command line.
+/// The strings of an array that ends with a null pointer, if it has any, and no more than the command line.
 fn words_at(memory: &File, array: usize, own: &[OsString]) -> Option<Vec<OsString>> {
     let longest = own.iter().map(|word| word.len()).max()? + MAX_DIRECTORY;
     let mut words = Vec::new();
@@ -128,7 +129,7 @@ mod tests {
         text.split(' ').map(OsString::from).collect()
     }
 
-    /// A variable as srun's, somewhere in it the address of a command line.
+    /// A variable like srun's, with the address of a command line somewhere in it.
     struct Variable {
         fields: Vec<usize>,
         _array: Vec<usize>,

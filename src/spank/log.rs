@@ -1,8 +1,8 @@
 //! Lines to the user and the administrator through Slurm's own log functions.
 //!
 //! They know where a message goes in each program: standard error of srun and sbatch, the task's
-//! standard error in slurmstepd once that is set up, slurmd's log before. The plugin itself never
-//! writes to a file descriptor.
+//! standard error in slurmstepd once that is set up, slurmd's log before that. The plugin itself
+//! never writes to a file descriptor.
 
 #![allow(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! A safe face of Slurm's SPANK interface.
+//! A safe wrapper of Slurm's SPANK interface.
 //!
 //! Hook logic ([`crate::plugin`]) sees Slurm only through the trait [`Host`]: in production that
 //! is [`Spank`], in unit tests a fake, so that tests link without Slurm. All `unsafe` of the plugin
@@ -113,13 +113,13 @@ impl std::error::Error for SpankError {}
 ///
 /// Each item is available in some contexts and hooks only; spank.h lists which.
 pub trait Host {
-    /// The program this is.
+    /// The program that loaded the plugin.
     fn context(&self) -> Context;
 
     /// Number of the job.
     ///
     /// # Errors
-    /// When Slurm does not tell it in this hook; likewise for all items below.
+    /// When Slurm does not provide it in this hook; the same for all items below.
     fn job_id(&self) -> Result<u32, SpankError>;
 
     /// The step of the job.
@@ -146,13 +146,12 @@ pub trait Host {
 
     /// Replaces a word of the live command line, the first one being number 0.
     ///
-    /// spank.h calls the array read-only. It is what srun sends and what slurmstepd executes all
-    /// the same (22.05 to 26.05), and in slurmstepd's task process it is a private copy.
+    /// spank.h calls the array read-only, but srun sends this array and slurmstepd executes it
+    /// (22.05 to 26.05). In slurmstepd's task process it is a private copy.
     fn set_arg(&mut self, index: usize, word: &OsStr) -> Result<(), SpankError>;
 
-    /// The command of the component whose options srun has just read: at the end of
-    /// `slurm_spank_init_post_opt`, before srun puts it away and goes on to the next one. `None` where it cannot be
-    /// told for certain.
+    /// The command of the component whose options srun has just read: at the end of `slurm_spank_init_post_opt`,
+    /// before srun stores it and reads the next one. `None` if it cannot be found with certainty.
     fn component_command(&self) -> Option<Vec<OsString>>;
 
     /// Replaces the first word of [`Host::component_command`].

@@ -9,8 +9,8 @@ use request::About;
 use std::ffi::{OsStr, c_char, c_int};
 use std::ptr;
 
-/// What Slurm calls for each value of an option: number of the option, its value, whether this is
-/// slurmstepd.
+/// The function that Slurm calls for each value of an option, with the option's number, the value,
+/// and whether this is slurmstepd.
 pub type Callback = unsafe extern "C" fn(c_int, *const c_char, c_int) -> c_int;
 
 /// Registers an option; `number` is handed to `callback`.
@@ -27,7 +27,7 @@ pub fn register(spank: &Spank, option: &About, number: c_int, callback: Callback
         name: name.as_ptr().cast_mut(),
         arginfo: argument.as_ref().map_or(ptr::null_mut(), |word| word.as_ptr().cast_mut()),
         usage: usage.as_ptr().cast_mut(),
-        // Never 2, an optional value: a word that follows would not be taken for it.
+        // Never 2 (an optional value): the word that follows would not be read as the value.
         has_arg: c_int::from(option.argument.is_some()),
         val: number,
         cb: Some(callback),

@@ -10,10 +10,10 @@ use std::path::Path;
 use std::ptr::NonNull;
 use std::time::Duration;
 
-/// Looks a function of the host program up by name.
+/// Looks up a function of the host program by name.
 ///
-/// For what exists in some Slurm releases only: the library is linked with `-z now`, so a direct
-/// reference to a missing symbol would keep it from loading at all.
+/// For functions that exist only in some Slurm releases: the library is linked with `-z now`, so it
+/// would not load at all with a direct reference to a missing symbol.
 pub fn symbol(name: &CStr) -> Option<NonNull<c_void>> {
     // SAFETY: dlsym only reads the name; RTLD_DEFAULT needs no handle.
     NonNull::new(unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) })

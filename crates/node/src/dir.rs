@@ -1,5 +1,4 @@
-//! Making directories: with exactly the mode they shall have, whatever the umask of the job or of root's shell is,
-//! and their parents too.
+//! Making directories and their parents with exactly the right mode, with any umask of the job or of root's shell.
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
@@ -19,18 +18,18 @@ pub enum DirError {
         /// Why.
         source: io::Error,
     },
-    /// Others could put into it what root or the user then believes.
+    /// Others could put files into it that root or the user would then trust.
     Unsafe {
         /// The directory.
         path: PathBuf,
         /// Who must own it: 0 is root.
         owner: u32,
-        /// Who does.
+        /// Who owns it.
         found: u32,
         /// Its permissions.
         mode: u32,
     },
-    /// Users do not get through it to what is below.
+    /// Users cannot pass through it to the directories below.
     Closed {
         /// The directory.
         path: PathBuf,
@@ -73,7 +72,7 @@ impl std::error::Error for DirError {
 }
 
 impl DirError {
-    /// Whether there is nothing of that name.
+    /// Whether nothing has that name.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
@@ -92,7 +91,7 @@ pub fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path)
 }
 
-/// Makes a directory of this mode, and those above it with 0755, unless they are there. What is there stays as it is.
+/// Makes a directory of this mode, and those above it with 0755, unless they exist. Existing ones are not changed.
 ///
 /// # Errors
 /// The directory that cannot be made.
@@ -107,7 +106,7 @@ pub fn make(path: &Path, mode: u32) -> Result<(), DirError> {
     }
 }
 
-/// Makes one directory; what is there is an error.
+/// Makes one directory; an existing one is an error.
 ///
 /// # Errors
 /// As mkdir(2).
@@ -121,19 +120,19 @@ fn exists(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) }
 }
 
-/// Makes a directory of root's with those above it, mode 0755, and refuses one that others could tamper with.
+/// Makes a directory of root and those above it, mode 0755, and refuses one that others could change.
 ///
 /// # Errors
-/// When it cannot be made, or is there and not fit.
+/// When it cannot be made, or exists and is unsafe.
 pub fn make_root(path: &Path) -> Result<(), DirError> {
     make(path, 0o755)?;
     check_root(path)
 }
 
-/// Refuses a directory that others than root, or whoever runs this, could tamper with.
+/// Refuses a directory that anybody except root and this process's own user could change.
 ///
 /// # Errors
-/// Likewise when it is not there.
+/// Also when it does not exist.
 pub fn check_root(path: &Path) -> Result<(), DirError> {
     let meta = open(path).and_then(|dir| dir.metadata()).map_err(io_error(path))?;
     let own = own_uid().map_err(io_error(path))?;
@@ -144,10 +143,10 @@ pub fn check_root(path: &Path) -> Result<(), DirError> {
     Ok(())
 }
 
-/// Refuses a directory in which others than `owner` could put something.
+/// Refuses a directory in which anybody except `owner` could put something.
 ///
 /// # Errors
-/// Likewise when it is not there or not to be reached; the text says which directory on the way is closed.
+/// Also when it does not exist or cannot be reached; the text says which directory above is closed.
 pub fn check_owned(path: &Path, owner: u32) -> Result<(), DirError> {
     let meta = match open(path).and_then(|dir| dir.metadata()) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -163,7 +162,7 @@ pub fn check_owned(path: &Path, owner: u32) -> Result<(), DirError> {
     }
 }
 
-/// Whether users get to what is in `path`: each directory on the way lets others, or a group, pass.
+/// Whether users can reach the files in `path`: each directory on the way lets others, or a group, pass.
 ///
 /// # Errors
 /// The first that does not.
@@ -176,7 +175,7 @@ pub fn check_reachable(path: &Path) -> Result<(), DirError> {
                 return Err(DirError::Closed { path: (*dir).to_owned(), mode: Some(meta.mode() & 0o7777) });
             }
             Ok(_) => {}
-            // Not to be seen from here: the one above lets nobody pass.
+            // It cannot be seen from here, because the one above lets nobody pass.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied && index > 0 => {
                 let path = outermost_first[index - 1].to_owned();
                 let mode = fs::metadata(&path).ok().map(|meta| meta.mode() & 0o7777);
@@ -188,18 +187,18 @@ pub fn check_reachable(path: &Path) -> Result<(), DirError> {
     Ok(())
 }
 
-/// Makes the shelf of `owner` (user and group) in a cache directory, mode 0700, with all above it, unless it is there.
-/// Only root can: it belongs to one user and lies below what no user can write to.
+/// Makes the shelf of `owner` (user and group) in a cache directory, mode 0700, and all above it, unless it exists.
+/// Only root can: it belongs to one user and is below directories that no user can write to.
 ///
 /// # Errors
-/// When something cannot be made, others could tamper with it, or the user would not get there. VMs then do without.
+/// When something cannot be made, others could change it, or the user could not reach it. VMs then work without it.
 pub fn make_user_shelf(cache_dir: &Path, owner: (u32, u32)) -> Result<(), DirError> {
     let dir = layout::user_shelf(cache_dir, owner.0);
     let users = cache_dir.join(layout::USERS);
     if dir.symlink_metadata().is_err() {
         make_root(cache_dir)?;
         make_root(&users)?;
-        // Another task of the step may be faster.
+        // Another task of the step may have made it first.
         make_one(&dir, 0o700).or_else(exists).map_err(io_error(&dir))?;
     }
     give(&dir, owner).map_err(io_error(&dir))?;
@@ -207,7 +206,8 @@ pub fn make_user_shelf(cache_dir: &Path, owner: (u32, u32)) -> Result<(), DirErr
     check_reachable(&users)
 }
 
-/// Gives a directory to its user that is still root's: only root can have made it, just now or before it was killed.
+/// Gives a directory that still belongs to root to its user: only root can have made it, just now or before it was
+/// killed.
 fn give(dir: &Path, owner: (u32, u32)) -> io::Result<()> {
     let dir = open(dir)?;
     match dir.metadata()?.uid() {
@@ -236,7 +236,7 @@ mod tests {
         fs::symlink_metadata(path).unwrap().mode() & 0o7777
     }
 
-    /// A directory that others may enter, as /var is one; tempfile's is closed.
+    /// A directory that others may enter, like /var; one from tempfile is closed.
     fn root() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         fs::set_permissions(root.path(), Permissions::from_mode(0o755)).unwrap();

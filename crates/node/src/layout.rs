@@ -1,4 +1,4 @@
-//! Names and usual places: the one list of what is called how. The table in [`crate`] explains it.
+//! Names and usual places: the one list of all names. The table in [`crate`] explains it.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 pub const DEFAULT_CONFIG: &str = "/etc/slurm/spank-vm.toml";
 /// The programs.
 pub const DEFAULT_LIBEXEC: &str = "/usr/libexec/spank-vm";
-/// Root's directory with one of each running task.
+/// Root's directory with one directory per running task.
 pub const DEFAULT_STATE_DIR: &str = "/run/spank-vm";
 /// Root's directory for templates.
 pub const DEFAULT_TEMPLATE_DIR: &str = "/var/cache/spank-vm/templates";
@@ -38,7 +38,7 @@ pub fn on_node(dir: &Path, name: &str) -> PathBuf {
     }
 }
 
-/// This node's name: Slurm's for it, where it is known and leads nowhere, else the host's own.
+/// This node's name: the one in Slurm, if it is known and safe as a file name, else the host's own.
 pub fn node_name(of_slurm: Option<String>) -> String {
     let is_plain = |name: &String| !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\0']);
     let of_host = || {
@@ -48,7 +48,7 @@ pub fn node_name(of_slurm: Option<String>) -> String {
     of_slurm.filter(is_plain).unwrap_or_else(of_host)
 }
 
-/// This node's name in a process of a job, a prolog or an epilog, which Slurm tells it; else the host's.
+/// This node's name in a process of a job, a prolog or an epilog, as Slurm gives it there; else the host's.
 pub fn this_node() -> String {
     node_name(std::env::var("SLURMD_NODENAME").ok())
 }

@@ -1,4 +1,4 @@
-//! What lies on a node: the one owner of its directories, of who made what is in them, and of what becomes of it.
+//! What is kept on a node: the one owner of its directories, of who makes the files in them, and of who removes them.
 //!
 //! | what | where | whose | mode | made by | removed by |
 //! | --- | --- | --- | --- | --- | --- |
@@ -16,18 +16,18 @@
 //! | note of a failure | `SHELF/ITEM.failed` | the shelf's owner | 0600 | the runner | after ten minutes, [`sweep`] |
 //! | trash ([`trash`]) | `CACHE/.swept` | root | 0700 | [`sweep`] | [`sweep`] |
 //!
-//! Modes are exact, whatever the umask is. What a directory above lets nobody pass is said in one line.
+//! Modes are exact with any umask. If a directory above lets nobody pass, one line says so.
 //!
 //! How much caches take ([`space`]): the items of one owner at most `template_cache_mib` or `image_cache_mib`; all
-//! shelves of a cache together at most a quarter of a file system that others use too, or all of one of their own; and a
-//! twentieth of the file system, at most 4 GiB, stays free. A user's runner keeps to what it can see: its own shelf and
-//! what is free. Root's sweep sees all shelves and removes what was used least recently. In the node's memory (tmpfs)
-//! users' shelves stay empty, since it would be charged to their jobs.
+//! shelves of a cache together at most a quarter of a file system that others use too, or all of one of their own; and
+//! a twentieth of the file system, at most 4 GiB, stays free. A user's runner can only check its own shelf and the free
+//! space. Root's sweep sees all shelves and removes the least recently used items. In the node's memory (tmpfs) users'
+//! shelves stay empty, because that memory would be charged to their jobs.
 //!
-//! Below everything else: it knows nothing of QEMU, of images, or of what a template is. The plugin links it, so it
+//! The lowest crate: it knows nothing about QEMU, images, or the content of a template. The plugin links it, so it
 //! depends on libc alone.
 
-// println! and eprintln! panic when nobody reads any more.
+// println! and eprintln! panic if the reader has closed the pipe.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod dir;

@@ -1,7 +1,7 @@
 //! One producer at a time: a lock that dies with its holder, and a wait for it without polling.
 //!
-//! Whoever waits keeps one descriptor of the lock file, as long as the file has its name: each closing of it is an
-//! event for all others, and waiters that opened it anew would keep waking each other.
+//! A waiter keeps one descriptor of the lock file, as long as the file has its name. Each close of the file is an
+//! event for all others, so waiters that opened it again and again would keep waking each other.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::sys::{self, Watch};
 
-/// What may end a wait before its time: the signals of the process that waits.
+/// What can end a wait early: the signals of the waiting process.
 pub trait Interrupt {
     /// Readable when something came.
     fn fd(&self) -> BorrowedFd<'_>;
@@ -31,7 +31,7 @@ pub struct Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Before the release: whoever waits sees that this file is no lock any more and takes a new one.
+        // Before the release: waiters see that this file is no longer the lock and take a new one.
         let _ = std::fs::remove_file(&self.path);
     }
 }
@@ -39,13 +39,13 @@ impl Drop for Lock {
 /// How a wait ended.
 #[derive(Debug)]
 pub enum Waited<T> {
-    /// The lock is ours.
+    /// We hold the lock.
     Locked(Lock),
-    /// What the wait was for came from somebody else.
+    /// Another process made what the lock was wanted for.
     Found(T),
     /// The deadline passed.
     TimedOut(TimedOut),
-    /// A signal came that ends the wait.
+    /// A signal ended the wait.
     Interrupted(u8),
 }
 
@@ -54,9 +54,9 @@ pub enum Waited<T> {
 pub struct TimedOut {
     /// The lock.
     pub path: PathBuf,
-    /// How long it was waited for.
+    /// How long the wait was.
     pub waited: Duration,
-    /// Its holder, if it says who it is.
+    /// Its holder, if the lock file names it.
     pub holder: Option<u32>,
 }
 
@@ -67,8 +67,8 @@ impl fmt::Display for TimedOut {
     }
 }
 
-/// Waits for the lock `path` until `deadline`, or until `look` finds what the lock is wanted for. What is there at once
-/// is taken even if the deadline has passed.
+/// Waits for the lock `path` until `deadline`, or until `look` finds what the lock is wanted for. The lock or the item
+/// is taken even after the deadline if it is available at once.
 ///
 /// # Errors
 /// When the lock file cannot be made.
@@ -86,9 +86,9 @@ pub fn wait<T>(
         }
         let is_locked = sys::try_lock(&attempt.file)?;
         if !attempt.is_named() {
-            // Its holder has removed it: the next lock is another file.
+            // Its holder has removed the file: the next lock is another file.
             attempt = Attempt::at(path)?;
-            // Somebody may remove each new one; the deadline holds then too.
+            // Somebody may remove each new file, so the deadline must be checked here too.
             if Instant::now() < deadline {
                 continue;
             }
@@ -123,11 +123,11 @@ impl Attempt {
             .create(true)
             .truncate(false)
             .mode(0o600)
-            // Not blocking: something else may have the name.
+            // Nonblocking, because something else may have the name.
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(path);
         let file = options?;
-        // The watch comes before the attempt to lock: a release in between is an event.
+        // The watch starts before the attempt to lock, so a release in between is an event.
         let watch = Watch::of(&file)?;
         Ok(Self { path: path.to_owned(), file, watch })
     }
@@ -140,7 +140,7 @@ impl Attempt {
     }
 
     fn into_lock(mut self) -> Lock {
-        // For people, and for what a wait in vain says.
+        // For people, and for the message of a wait that failed.
         let _ = self.file.set_len(0).and_then(|()| writeln!(self.file, "{}", std::process::id()));
         Lock { path: self.path, _held: self.file }
     }

@@ -1,7 +1,7 @@
-//! One process for ever: its number, when it started, and in which boot of the machine.
+//! A unique identity of a process: its number, when it started, and in which boot of the machine.
 //!
-//! A number alone is given to somebody else later. With the kernel's start time it names one process
-//! until the next boot, and with the kernel's boot id beyond it.
+//! A number alone is reused later. With the kernel's start time it is unique until the next boot,
+//! and with the kernel's boot id for ever.
 
 use std::fmt;
 use std::io;
@@ -9,7 +9,8 @@ use std::str::FromStr;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// A process that ran at some time. Its text, `pid-start-boot`, is what the state directory says of a task's runner.
+/// A process that ran at some time. Its text, `pid-start-boot`, is what the state directory stores for a task's
+/// runner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
     /// Its number.
@@ -32,7 +33,7 @@ impl Process {
         Ok(Self { pid, started, boot })
     }
 
-    /// Whether it still runs. What cannot be told counts as running.
+    /// Whether it still runs. If that is unknown, it counts as running.
     pub fn is_alive(&self) -> bool {
         let Ok(boot) = boot() else { return true };
         boot == self.boot && start_of(self.pid).map_or(true, |started| started == Some(self.started))
@@ -47,7 +48,7 @@ pub fn boot() -> io::Result<String> {
     Ok(std::fs::read_to_string(BOOT_ID)?.trim().to_owned())
 }
 
-/// When the process of that number started; `None` if there is none, or only what is left for its parent to see.
+/// When the process of that number started; `None` if there is none, or only a zombie.
 fn start_of(pid: u32) -> io::Result<Option<u64>> {
     let stat = match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => stat,

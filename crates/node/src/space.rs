@@ -1,4 +1,4 @@
-//! The file system that a cache lies on: what it is made of, and how much of it caches may take.
+//! The file system of a cache: its kind, and how much of it caches may take.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,14 +14,14 @@ const RESERVE_MOST: u64 = 4 << 30;
 /// Of a file system that others use too, one cache takes one part in so many.
 const SHARED_PART: u64 = 4;
 
-/// What a file system is made of.
+/// The storage of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Medium {
     /// A disk of this machine.
     Disk,
-    /// Its memory. What a job writes there is charged to the job.
+    /// Its memory. A job's writes there are charged to the job.
     Memory,
-    /// A file server, or something that nobody here has heard of.
+    /// A file server, or something unknown.
     Network,
 }
 
@@ -42,7 +42,7 @@ const LOCAL: [(u32, Medium, &str); 11] = [
 
 const OVERLAY: u32 = 0x794c_7630;
 
-/// What a file lies on.
+/// The storage of a file.
 ///
 /// # Errors
 /// As fstatfs(2).
@@ -59,7 +59,7 @@ fn of_magic(magic: u32) -> Medium {
     LOCAL.iter().find(|(number, ..)| *number == magic).map_or(Medium::Network, |(_, medium, _)| *medium)
 }
 
-/// What the writable layer of the overlay lies on that holds `file`, where its path still leads there.
+/// The storage of the writable layer of the overlay that holds `file`, if its path can still be used.
 fn upper_medium(file: &File) -> Option<Medium> {
     let dev = file.metadata().ok()?.dev();
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
@@ -85,7 +85,7 @@ pub struct Space {
     pub bytes: u64,
     /// What users may still fill.
     pub free: u64,
-    /// Whether it is there for our caches alone.
+    /// Whether only our caches use it.
     pub is_own: bool,
 }
 
@@ -102,22 +102,22 @@ impl Space {
         Ok(Self { bytes: at.blocks * at.block, free: at.available * at.block, is_own })
     }
 
-    /// What stays free whoever wants it for a cache.
+    /// What every cache must leave free.
     pub fn reserve(&self) -> u64 {
         (self.bytes / RESERVE_PART).min(RESERVE_MOST)
     }
 
-    /// What all that one cache holds may take, of all users and the site together.
+    /// The most that one cache may take, all users and the site together.
     pub fn budget(&self) -> u64 {
         if self.is_own { self.bytes - self.reserve() } else { self.bytes / SHARED_PART }
     }
 
-    /// What of the reserve is in use.
+    /// The part of the reserve that is in use.
     pub fn lacks(&self) -> u64 {
         self.reserve().saturating_sub(self.free)
     }
 
-    /// What a cache may still take of what is free.
+    /// How much of the free space a cache may still take.
     pub fn usable(&self) -> u64 {
         self.free.saturating_sub(self.reserve())
     }

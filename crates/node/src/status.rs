@@ -1,8 +1,8 @@
 //! What runs on this node: one directory per task under the root-owned state directory.
 //!
-//! The plugin makes it as root before the task starts and removes it when the task is over. Nothing in it
-//! was written by a user, so what it says is true. What a killed slurmstepd left is known by its process, which is
-//! gone, and is swept when the job has left the node.
+//! The plugin makes it as root before the task starts and removes it when the task is over. No user can write to
+//! it, so it can be trusted. A leftover of a killed slurmstepd is recognised because its process is gone, and is
+//! removed when the job has left the node.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -19,7 +19,7 @@ pub const STATUS_FILE: &str = "status.toml";
 /// Largest status file that is read.
 const STATUS_MAX: u64 = 64 * 1024;
 
-/// What the plugin noted of a task. Its text is TOML, one key on each line, so that other tools can read it too.
+/// What the plugin noted about a task. Its text is TOML, one key on each line, so that other tools can read it too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
     /// Name of the image.
@@ -35,7 +35,7 @@ pub struct Status {
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { image, vms, uid, runner } = self;
-        // Needs no escapes then. It is for people; nothing is looked up by it.
+        // Without these characters the text needs no escapes. It is for people; nothing is looked up by it.
         let image: String = image.chars().filter(|c| !c.is_control() && !['"', '\\'].contains(c)).collect();
         write!(f, "image = \"{image}\"\nvms = {vms}\nuid = {uid}\nrunner = \"{runner}\"\n")
     }
@@ -54,7 +54,7 @@ impl FromStr for Status {
                 "vms" => vms = Some(value.parse().map_err(drop)?),
                 "uid" => uid = Some(value.parse().map_err(drop)?),
                 "runner" => runner = Some(quoted()?.parse()?),
-                // Of a newer plugin: an upgrade finds tasks that run.
+                // From a newer plugin: tasks may run during an upgrade.
                 _ => {}
             }
         }
@@ -67,7 +67,7 @@ impl FromStr for Status {
 pub struct Entry {
     /// `JOB.STEP.TASK`.
     pub name: String,
-    /// What was noted, unless the directory is not the plugin's work.
+    /// The noted status; none if the plugin did not make the directory.
     pub status: Option<Status>,
 }
 
@@ -76,11 +76,11 @@ pub struct Entry {
 pub struct Running {
     /// How many there are.
     pub vms: usize,
-    /// MiB of memory that they have in use together.
+    /// Memory in MiB that they use together.
     pub resident_mib: u64,
 }
 
-/// Lists the tasks under `state_dir`. A directory that does not exist holds none.
+/// Lists the tasks under `state_dir`. If the directory does not exist, there are none.
 ///
 /// # Errors
 /// When the directory cannot be read.
@@ -104,7 +104,7 @@ pub fn list(state_dir: &Path) -> io::Result<Vec<Entry>> {
 }
 
 fn read_status(dir: &Path) -> Option<Status> {
-    // Only what root wrote is believed, should the site have made the directory writable for others.
+    // Only files of root are trusted, in case the site has made the directory writable for others.
     let mut open = OpenOptions::new();
     open.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
     let file: File = open.open(dir.join(STATUS_FILE)).ok()?;

@@ -1,9 +1,10 @@
-//! As root: removes what processes left that were killed before they could, and keeps the caches of all users within
-//! bounds.
+//! As root: removes leftovers of processes that were killed before their own cleanup, and limits the size of all
+//! users' caches.
 //!
-//! What somebody uses is told by what only root writes or the kernel holds: the process that a task's directory
-//! names, the lock of a draft. A sweep may be repeated and interrupted, runs beside others, and ends at its bounds; what
-//! is left then is the next one's. It begins at another shelf each time, so that none is always the one left.
+//! To decide what is in use, the sweep trusts only what root writes or the kernel holds: the process that a task's
+//! directory names, the lock of a draft. A sweep may be repeated or interrupted, and several may run at once. It ends
+//! at its limits, and the next one continues. It begins at another shelf each time, so that no shelf is always left
+//! out.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -22,13 +23,13 @@ use crate::sys::try_lock;
 use crate::task_dir;
 use crate::trash::{Trash, inside};
 
-/// After this time nobody looks any more at a note that an item could not be made.
+/// After this time a note that an item could not be made has no effect any more.
 const NOTE_LASTS: Duration = Duration::from_secs(3600);
 
-/// What a user has not used for so long goes: the user may have left.
+/// Items that a user has not used for this long are removed: the user may have left.
 const UNUSED_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// A user's shelf with more entries than this is none of ours.
+/// We never make a user's shelf with more entries than this.
 const SHELF_MOST: usize = 4096;
 
 /// How long a sweep may take, and how much it may look at.
@@ -39,7 +40,7 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// Ends after `patience`, or when so many entries of directories were looked at.
+    /// Ends after `patience`, or after this many directory entries.
     pub fn new(patience: Duration, entries: usize) -> Self {
         Self { deadline: Instant::now() + patience, entries }
     }
@@ -52,14 +53,14 @@ impl Bounds {
     }
 }
 
-/// What came of a sweep.
+/// Result of a sweep.
 #[derive(Debug, Default)]
 pub struct Swept {
-    /// How many things were removed.
+    /// Number of removed items.
     pub removed: usize,
-    /// Whether a bound ended it: the next one goes on.
+    /// Whether it ended at a limit: the next one continues.
     pub is_unfinished: bool,
-    /// The first thing that could not be done; the others were tried nevertheless.
+    /// The first failure; the rest was tried all the same.
     pub error: Option<io::Error>,
 }
 
@@ -81,7 +82,8 @@ impl Swept {
     }
 }
 
-/// Removes the directories of tasks, of `job` or of all, whose process is gone. That there is no state directory is fine.
+/// Removes the directories of tasks, of `job` or of all, whose process is gone. It is no error if there is no state
+/// directory.
 pub fn tasks(state_dir: &Path, job: Option<u32>, bounds: &mut Bounds) -> Swept {
     let mut swept = Swept::default();
     let entries = match check_root(state_dir) {
@@ -115,18 +117,18 @@ fn is_task(name: &str, job: Option<u32>) -> bool {
 pub enum Which {
     /// All.
     All,
-    /// That of a user whose job has ended, and another one: so each gets its turn while nobody starts slurmd anew.
+    /// That of a user whose job has ended, and one other: so each gets its turn even if slurmd is never restarted.
     User(u32),
 }
 
-/// Sweeps a cache: drafts that nobody works on, their locks, notes of old failures, items of an earlier boot where these
-/// are useless, what users have not used for a month; and, where all together take more than they may, what was used
-/// least recently, whoever's it is.
+/// Sweeps a cache. It removes drafts that nobody works on, their locks, notes of old failures, useless items of an
+/// earlier boot, and items that users have not used for a month. If all items together are over the budget, it removes
+/// the least recently used ones of all users.
 pub fn cache<I: Item>(cache_dir: &Path, which: Which, bounds: &mut Bounds) -> Swept {
     cache_in::<I>(cache_dir, which, bounds, &|| Space::of(cache_dir, cache_dir).ok())
 }
 
-/// The same on a file system that `space` tells of.
+/// The same on a file system with this `space`.
 fn cache_in<I: Item>(cache_dir: &Path, which: Which, bounds: &mut Bounds, space: &dyn Fn() -> Option<Space>) -> Swept {
     let mut swept = Swept::default();
     match check_root(cache_dir) {
@@ -143,7 +145,7 @@ fn cache_in<I: Item>(cache_dir: &Path, which: Which, bounds: &mut Bounds, space:
         sweep.shelf::<I>(&shelf, &mut swept);
     }
     sweep.empty_trash(&mut swept);
-    // What all together take is counted now and then; that the file system fills up shows at once.
+    // The total size is counted only now and then; a file system that fills up is noticed at once.
     if let Some(space) = space().filter(|space| which == Which::All || space.lacks() > 0) {
         sweep.keep_to_budget::<I>(cache_dir, space, &mut swept);
         sweep.empty_trash(&mut swept);
@@ -157,7 +159,7 @@ struct Place {
     is_site: bool,
 }
 
-/// The shelves, beginning anywhere.
+/// The shelves, beginning at a different one each time.
 fn shelves(cache_dir: &Path, which: Which) -> Vec<Place> {
     let mut users = owners(cache_dir);
     let any = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_nanos() as usize;
@@ -182,19 +184,19 @@ struct Sweep<'a> {
 }
 
 impl Sweep<'_> {
-    /// Removes what is left over on one shelf.
+    /// Removes the leftovers on one shelf.
     fn shelf<I: Item>(&mut self, place: &Place, swept: &mut Swept) {
         if !self.bounds.take() {
             swept.is_unfinished = true;
             return;
         }
-        // A user's shelf is the user's: it is opened once, and names in it are taken as they are.
+        // A user's shelf belongs to the user: it is opened once, and names in it are used without following links.
         let Ok(shelf) = open(&place.path) else { return };
         let mut count = 0;
         for entry in fs::read_dir(inside(&shelf)).into_iter().flatten().flatten() {
             count += 1;
             if count > SHELF_MOST && !place.is_site {
-                // Nothing of ours makes so many. Who has something of it open keeps it.
+                // We never make so many entries. Processes that have one open keep it.
                 swept.count(self.trash.take(&place.path));
                 return;
             }
@@ -206,7 +208,7 @@ impl Sweep<'_> {
                 swept.count(removed);
             }
         }
-        // A user's that is empty and was not used for long: the user comes back to a new one.
+        // A user's shelf that is empty and was not used for long: a user who comes back gets a new one.
         let made = shelf.metadata().and_then(|meta| meta.modified());
         if !place.is_site && count == 0 && made.is_ok_and(|made| self.is_unused(made)) {
             swept.count(fs::remove_dir(&place.path));
@@ -216,10 +218,10 @@ impl Sweep<'_> {
     /// Removes what is called `name` if it is left over; `None` if it is not.
     fn left_over<I: Item>(&mut self, shelf: &File, is_site: bool, name: &OsStr) -> Option<io::Result<()>> {
         let path = inside(shelf).join(name);
-        // What we call things is text.
+        // Our own names are always valid text.
         let name = name.to_str().unwrap_or(".?");
         match name::kind(name) {
-            // Removed while it is ours, as its holders do: who waits for it takes a new one.
+            // Removed while we hold it, as its holders do: waiters then take a new lock.
             Kind::Lock(item) => free_lock(shelf, item).ok()?.map(|_held| fs::remove_file(&path)),
             Kind::Failed => {
                 let noted = fs::symlink_metadata(&path).ok()?.modified().ok()?;
@@ -237,7 +239,8 @@ impl Sweep<'_> {
             {
                 Some(self.trash.take(&path))
             }
-            // Of the site's that nobody may touch, the time of use is what the kernel noted: root decides.
+            // Only root decides about the site's items: users cannot note their use, so only the kernel's access time
+            // is known.
             Kind::Item | Kind::Other if is_site => None,
             Kind::Item | Kind::Other => {
                 let meta = fs::symlink_metadata(&path).ok()?;
@@ -257,7 +260,7 @@ impl Sweep<'_> {
         self.now.duration_since(last_used(used, self.now)).is_ok_and(|age| age > UNUSED_FOR)
     }
 
-    /// Removes what was used least recently, of all users and the site, until the rest takes no more than it may and the
+    /// Removes the least recently used items, of all users and the site, until the rest is within the budget and the
     /// reserve of the file system is free.
     fn keep_to_budget<I: Item>(&mut self, cache_dir: &Path, space: Space, swept: &mut Swept) {
         let mut items = Vec::new();
@@ -283,7 +286,7 @@ impl Sweep<'_> {
             if excess == 0 {
                 break;
             }
-            // Opened anew: whatever has the shelf's name by now is not followed.
+            // Opened again: if the shelf's name is a link by now, it is not followed.
             let Ok(shelf) = open(&shelf) else { continue };
             let removed = self.trash.take(&inside(&shelf).join(name));
             if removed.is_ok() {
@@ -296,7 +299,7 @@ impl Sweep<'_> {
 
 /// Takes the lock of that item's maker; `None` while a maker has it.
 fn free_lock(shelf: &File, item: &str) -> io::Result<Option<File>> {
-    // Not blocking: its owner may have put a pipe there.
+    // Nonblocking, because its owner may have put a pipe there.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let path = inside(shelf).join(name::lock(item));
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;

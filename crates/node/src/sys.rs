@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-/// Takes the lock of a file if nobody holds it; says whether it did. Closing the file gives it back.
+/// Takes the lock of a file if nobody holds it; returns whether it did. Closing the file releases it.
 ///
 /// # Errors
 /// When the file system has no locks.
@@ -27,7 +27,7 @@ pub fn try_lock(file: &File) -> io::Result<bool> {
 }
 
 /// Opens `name`, one file name, in the open directory `dir`, without following a link and without waiting for
-/// whoever may be at the other end of a pipe.
+/// the other end of a pipe.
 pub(crate) fn open_in(dir: &File, name: &OsStr, writable: bool) -> io::Result<File> {
     let name = CString::new(name.as_bytes())?;
     let access = if writable { libc::O_RDWR } else { libc::O_RDONLY };
@@ -45,7 +45,7 @@ pub(crate) fn open_in(dir: &File, name: &OsStr, writable: bool) -> io::Result<Fi
 pub(crate) struct Watch(OwnedFd);
 
 impl Watch {
-    /// Watches `file`, whatever becomes of its name.
+    /// Watches `file` itself, even if its name changes.
     pub(crate) fn of(file: &File) -> io::Result<Self> {
         // SAFETY: inotify_init1 has no preconditions.
         let fd = match unsafe { libc::inotify_init1(libc::IN_NONBLOCK | libc::IN_CLOEXEC) } {
@@ -66,7 +66,7 @@ impl Watch {
     pub(crate) fn wait(&self, other: BorrowedFd<'_>, limit: Duration) -> io::Result<()> {
         let entry = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         let mut entries = [entry(self.0.as_raw_fd()), entry(other.as_raw_fd())];
-        // Rounded up: a deadline that is nearly there is not polled for.
+        // Rounded up, so that the last part of a millisecond is not spent polling.
         let millis = libc::c_int::try_from(limit.as_millis() + 1).unwrap_or(libc::c_int::MAX);
         // SAFETY: two valid entries, borrowed for the time of the call.
         if unsafe { libc::poll(entries.as_mut_ptr(), 2, millis) } == -1 {
@@ -77,7 +77,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Takes the reports: what they say is looked up anyway.
+    /// Reads the reports and drops them: the state is looked up anyway.
     fn drain(&self) {
         let mut buf = [0_u8; 4096];
         // SAFETY: the buffer is writable for its length.
@@ -85,7 +85,7 @@ impl Watch {
     }
 }
 
-/// A file system as statfs(2) tells it.
+/// A file system as statfs(2) describes it.
 pub(crate) struct Statfs {
     /// Its kind.
     pub(crate) magic: u32,
@@ -97,7 +97,7 @@ pub(crate) struct Statfs {
     pub(crate) available: u64,
 }
 
-/// The file system that holds what the descriptor stands for.
+/// The file system of an open file.
 pub(crate) fn statfs(file: &File) -> io::Result<Statfs> {
     let mut at = MaybeUninit::<libc::statfs>::uninit();
     // SAFETY: fstatfs writes the structure it is given.
@@ -113,7 +113,7 @@ pub(crate) fn statfs(file: &File) -> io::Result<Statfs> {
     Ok(Statfs { magic, block, blocks: at.f_blocks, available: at.f_bavail })
 }
 
-/// Whether the file has an access control list: its permissions for the group then say what the list allows at most.
+/// Whether the file has an access control list: its group permissions are then only the most that the list can allow.
 pub(crate) fn has_acl(path: &Path) -> bool {
     const ACL: &CStr = c"system.posix_acl_access";
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return true };
@@ -126,7 +126,7 @@ pub(crate) fn set_accessed(file: &File, to: SystemTime) -> io::Result<()> {
     file.set_times(std::fs::FileTimes::new().set_accessed(to))
 }
 
-/// Runs `work` under a umask of its own, beside other tests.
+/// Runs `work` with its own umask, in parallel with other tests.
 #[cfg(test)]
 pub(crate) fn with_umask<T: Send>(mask: libc::mode_t, work: impl FnOnce() -> T + Send) -> T {
     let alone = || {

@@ -1,8 +1,8 @@
-//! What the node knows of a task: `STATE_DIR/<job>.<step>.<task>/status.toml`.
+//! What the node knows about a task: `STATE_DIR/<job>.<step>.<task>/status.toml`.
 //!
-//! Written by root in slurmstepd, before the task becomes its user's. All of it belongs to root and nobody
-//! else can write to it: no name can change under our hands, what is read there is true, and a user cannot
-//! fill the file system, which by default is the node's /run.
+//! Written by root in slurmstepd, before the task's process becomes the user's. All of it belongs to root
+//! and nobody else can write to it. So no name can change while we work, its content can be trusted, and a
+//! user cannot fill the file system, which by default is the node's /run.
 
 use std::fmt::Display;
 use std::fs::{self, OpenOptions, Permissions};
@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::dir::{make_one, make_root};
 use crate::status::{STATUS_FILE, Status};
 
-/// A directory whose file is not complete yet is being made, unless it is older than this.
+/// A directory without a complete file is still being made, unless it is older than this.
 const MAKING: Duration = Duration::from_secs(60);
 
 /// The directory of one task; the step by its number or its name in Slurm.
@@ -22,11 +22,11 @@ pub fn path(parent: &Path, job: u32, step: impl Display, task: u32) -> PathBuf {
     parent.join(format!("{job}.{step}.{task}"))
 }
 
-/// Makes the directory with `status` in it, and its parent if need be. A leftover of the same name, of a
-/// requeued job for instance, is removed first.
+/// Makes the directory with `status` in it, and its parent if necessary. A leftover of the same name,
+/// for instance of a requeued job, is removed first.
 ///
 /// # Errors
-/// When a file operation fails, or others than root could tamper with the parent.
+/// When a file operation fails, or somebody other than root could change the parent.
 pub fn create(path: &Path, status: &str) -> io::Result<()> {
     let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     make_root(parent).map_err(io::Error::other)?;
@@ -44,7 +44,7 @@ pub fn create(path: &Path, status: &str) -> io::Result<()> {
     file.write_all(status.as_bytes())
 }
 
-/// Whether the process of the task still runs. A killed slurmstepd leaves the directory of one that does not.
+/// Whether the process of the task still runs. After a killed slurmstepd there is a directory without a process.
 pub fn is_in_use(path: &Path) -> bool {
     let text = fs::read_to_string(path.join(STATUS_FILE)).unwrap_or_default();
     match text.parse::<Status>() {
@@ -56,10 +56,10 @@ pub fn is_in_use(path: &Path) -> bool {
     }
 }
 
-/// Removes the directory and all in it; that there is none is fine.
+/// Removes the directory and everything in it. It is no error if there is none.
 ///
 /// # Errors
-/// When something cannot be removed. The rest is gone nevertheless where possible.
+/// When something cannot be removed. The rest is still removed where possible.
 pub fn remove(path: &Path) -> io::Result<()> {
     let result = match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => {

@@ -1,22 +1,22 @@
-//! Text that somebody else wrote, made fit for a terminal and a log.
+//! Text that somebody else wrote, made safe for a terminal and a log.
 
-/// `text` without what could order a terminal about, feign another line, or turn the direction of writing around.
+/// `text` without characters that could control a terminal, fake another line, or reverse the direction of writing.
 pub fn printable(text: &str) -> String {
     short(text, usize::MAX)
 }
 
-/// Likewise, and at most so many characters of it.
+/// The same, cut to this many characters.
 pub fn short(text: &str, most: usize) -> String {
     text.chars().filter(|&c| is_printable(c)).take(most).collect()
 }
 
-/// Several lines of text, of which each is [`printable`].
+/// Several lines of text, each made [`printable`].
 pub fn printable_lines(text: &str) -> String {
     text.chars().filter(|&c| c == '\n' || is_printable(c)).collect()
 }
 
 fn is_printable(c: char) -> bool {
-    // The marks and overrides of Unicode's bidirectional algorithm, and its separators of lines.
+    // The marks and overrides of Unicode's bidirectional algorithm, and its line separators.
     let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     !(c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}'))
 }

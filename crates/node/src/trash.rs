@@ -1,10 +1,10 @@
-//! Removing what a user owns, as root: nothing is followed, and no tree is too deep or too large.
+//! Removing a user's files as root: no link is followed, and no tree is too deep or too large.
 //!
 //! A user may have made a directory of any depth, may change it while it is removed, and may hold
-//! descriptors of it. So what is to be removed is first moved into a directory of root's,
-//! which takes it away from its name in one step. There each directory is made root's, emptied of
-//! files, and its subdirectories are moved up beside it: the work is a list and never a recursion. It ends
-//! at a deadline; what is left then is the next sweep's.
+//! descriptors of it. So a directory is first moved into a directory of root, which removes its name in
+//! one step. There each directory is given to root, its files are removed, and its subdirectories are
+//! moved up beside it: the work is a list, not a recursion. It ends at a deadline, and the next sweep
+//! continues.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind};
@@ -36,7 +36,7 @@ impl Trash {
         }
     }
 
-    /// Takes the directory `path` away from its name; anything else of that name is removed at once. A
+    /// Moves the directory `path` into the trash; anything else of that name is removed at once. A
     /// symbolic link is not followed.
     ///
     /// # Errors
@@ -48,7 +48,7 @@ impl Trash {
         loop {
             let place = self.free_place()?;
             match fs::rename(path, &place) {
-                // Another sweep took that place, or removed it with the whole trash: another one will do.
+                // Another sweep used that name, or removed the whole trash: try another name.
                 Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {}
                 Err(error) if error.kind() == ErrorKind::NotFound && path.symlink_metadata().is_ok() => {}
                 Err(error) => {
@@ -60,13 +60,13 @@ impl Trash {
         }
     }
 
-    /// Removes what was taken, also by sweeps before this one, until `deadline`; then the directory itself.
+    /// Removes what is in the trash, also from earlier sweeps, until `deadline`; then the trash directory itself.
     ///
     /// # Errors
     /// The first thing that could not be removed.
     pub fn empty(&mut self, deadline: Instant) -> io::Result<()> {
         let mut first_error = None;
-        // Moving subdirectories up makes more entries: it is listed again until nothing changes any more.
+        // Moving subdirectories up makes new entries, so the list is read again until nothing changes.
         loop {
             let mut changed = false;
             let entries = match fs::read_dir(&self.dir) {
@@ -95,14 +95,14 @@ impl Trash {
         match first_error {
             Some(error) => Err(error),
             None => {
-                // Another sweep may have put something in since, or have removed it already.
+                // Another sweep may have put something in meanwhile, or have removed it already.
                 let _ = fs::remove_dir(&self.dir);
                 Ok(())
             }
         }
     }
 
-    /// Removes one entry; of a directory whatever is no directory, after moving those up.
+    /// Removes one entry. The subdirectories of a directory are moved up, everything else in it is removed.
     fn reduce(&mut self, path: &Path, deadline: Instant) -> io::Result<()> {
         if !fs::symlink_metadata(path)?.is_dir() {
             return fs::remove_file(path);
@@ -111,7 +111,7 @@ impl Trash {
             return Ok(());
         }
         let opened = open(path)?;
-        // Whoever still holds a descriptor of it makes nothing new in it after this.
+        // After this, a process that still holds a descriptor of it can make nothing new in it.
         if opened.metadata()?.uid() != dir::own_uid()? {
             fchown(&opened, Some(0), Some(0))?;
         }
@@ -127,7 +127,7 @@ impl Trash {
         fs::remove_dir(path)
     }
 
-    /// An empty directory for rename to replace: so two sweeps at a time never take the same name.
+    /// An empty directory that rename replaces, so that two sweeps at the same time never take the same name.
     fn free_place(&mut self) -> io::Result<PathBuf> {
         loop {
             let place = self.dir.join(self.next.to_string());
@@ -144,8 +144,8 @@ impl Trash {
     }
 }
 
-/// Makes a directory for nobody but root. Another sweep may remove it at once, so nothing is done to it
-/// afterwards; a umask can only take away permissions that root does not need.
+/// Makes a directory for root only. Its mode is not changed afterwards, because another sweep may
+/// remove it at once; a umask can only remove permissions that root does not need.
 fn make(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(path)
 }
@@ -154,7 +154,7 @@ fn exists(error: io::Error) -> io::Result<()> {
     if error.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(error) }
 }
 
-/// A path through the descriptor: whatever becomes of the directory's name, this one is meant.
+/// A path through the descriptor: it always means this directory, even if its name changes.
 pub(crate) fn inside(dir: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()))
 }
@@ -193,7 +193,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let mut deepest = root.path().join("doomed");
         fs::create_dir(&deepest).unwrap();
-        // Built as a user would: bottom up, since no path is long enough for it.
+        // Built bottom up, as a user would, because no path can be long enough for it.
         for level in 0..1000 {
             let outer = root.path().join(format!("level{level}"));
             fs::create_dir(&outer).unwrap();

@@ -1,4 +1,4 @@
-//! Whom a file is believed, and who may read what root makes of an image.
+//! Which owners of a file are trusted, and who may read files that root makes from an image.
 
 use std::fmt;
 use std::fs::{self, File, Metadata};
@@ -8,14 +8,14 @@ use std::path::Path;
 
 use crate::sys;
 
-/// Why something on the node's disk is not believed or cannot be opened.
+/// Why something on the node's disk is not trusted or cannot be opened.
 #[derive(Debug)]
 pub enum Distrust {
     /// It belongs to somebody else.
     Owner {
-        /// To whom.
+        /// The owner.
         found: u32,
-        /// Who alone is believed.
+        /// The only owner that is trusted.
         expected: u32,
     },
     /// Others may write to it.
@@ -25,7 +25,7 @@ pub enum Distrust {
     },
     /// It is a pipe, a device, a link, or a directory where a file belongs.
     Kind,
-    /// It is sealed when it is complete, and the seal is broken.
+    /// A complete file has a seal, and this seal is broken.
     Changed,
     /// The system refuses.
     Io(io::Error),
@@ -58,10 +58,10 @@ impl From<io::Error> for Distrust {
     }
 }
 
-/// Whether what the metadata was read of, by descriptor, can have been put there by `owner` alone.
+/// Checks that only `owner` can have written the file with this metadata, which was read by descriptor.
 ///
 /// # Errors
-/// Who else can have.
+/// Who else can have written it.
 pub fn believe(meta: &Metadata, owner: u32) -> Result<(), Distrust> {
     if meta.uid() != owner {
         return Err(Distrust::Owner { found: meta.uid(), expected: owner });
@@ -72,7 +72,7 @@ pub fn believe(meta: &Metadata, owner: u32) -> Result<(), Distrust> {
     }
 }
 
-/// The same of a file that must be an ordinary one.
+/// The same for a file that must be an ordinary one.
 ///
 /// # Errors
 /// What else it is, or who else can have put it there.
@@ -84,7 +84,7 @@ pub fn believe_file(file: &File, owner: u32) -> Result<(), Distrust> {
     believe(&meta, owner)
 }
 
-/// Who may read a file beside its owner.
+/// Who may read a file besides its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Readers {
     /// This group.
@@ -102,25 +102,25 @@ impl Readers {
         0o600 | if self.group.is_some() { 0o040 } else { 0 } | if self.others { 0o004 } else { 0 }
     }
 
-    /// Those of a directory that holds such files.
+    /// The permissions of a directory with such files.
     pub fn dir_mode(self) -> u32 {
         0o700 | if self.group.is_some() { 0o050 } else { 0 } | if self.others { 0o005 } else { 0 }
     }
 }
 
 /// Who can really read `file`, which was opened as `path`: not only its own permissions count, but also those of every
-/// directory on the way to it. Where it cannot be told, nobody can.
+/// directory on the way to it. If that is unknown, the answer is nobody.
 pub fn readers(file: &File, path: &Path) -> Readers {
     readers_below(file, path).unwrap_or(Readers::NOBODY)
 }
 
 fn readers_below(file: &File, path: &Path) -> io::Result<Readers> {
     let opened = file.metadata()?;
-    // Links are followed once; what counts is where the file really is.
+    // Links are followed once; the real place of the file counts.
     let path = fs::canonicalize(path)?;
     let named = fs::symlink_metadata(&path)?;
     if (named.dev(), named.ino()) != (opened.dev(), opened.ino()) {
-        // Something else has the name by now: nobody knows what the way to the old one was.
+        // Another file has the name by now, so the path of the old one is unknown.
         return Ok(Readers::NOBODY);
     }
     let gid = opened.gid();

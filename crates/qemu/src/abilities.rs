@@ -1,4 +1,4 @@
-//! What one QEMU is able to: it differs between releases.
+//! What one QEMU can do: this differs between releases.
 
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -14,16 +14,16 @@ const READ_ONLY_TEMPLATES_SINCE: (u32, u32) = (8, 2);
 /// What differs between QEMU releases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Abilities {
-    /// A private view of a memory file that may only be read (`rom=off`), and `file:` to read and write
-    /// device states: QEMU 8.2 and newer. Older ones want a file that the user may write.
+    /// A private mapping of a read-only memory file (`rom=off`), and `file:` to read and write device
+    /// states: QEMU 8.2 and newer. Older ones need a file that the user can write to.
     pub read_only_templates: bool,
 }
 
 impl Abilities {
-    /// What this QEMU is able to, from its version.
+    /// What this QEMU can do, from its version.
     ///
     /// # Errors
-    /// When it cannot be started or says no version.
+    /// When it cannot be started or prints no version.
     pub fn of(qemu: &Path) -> Result<Self, QemuError> {
         let output = Command::new(qemu).arg("--version").env_clear().output();
         let output = output.wanted_for(|| format!("{} cannot be started", qemu.display()))?;
@@ -33,7 +33,7 @@ impl Abilities {
         Ok(Self { read_only_templates: version >= READ_ONLY_TEMPLATES_SINCE })
     }
 
-    /// How the monitor is told of the device state, which this process must keep open until QEMU has it.
+    /// How the monitor gets the device state. This process must keep it open until QEMU has it.
     pub fn state_uri(self, state: &impl AsRawFd) -> StateUri {
         match self.read_only_templates {
             true => StateUri::FdSet(STATE_SET),

@@ -1,4 +1,4 @@
-//! What a guest comes up from: the site's boot kit, or all that the image itself brings.
+//! What a guest boots from: the site's boot kit, or the image's own boot files.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use image::{DiskBus, DiskFormat};
 
 use crate::shape::{Shape, VmSize};
 
-/// What a guest of an image comes up from.
+/// What a guest of an image boots from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BootSource {
     /// The boot kit's kernel and agent, over the image's files.
@@ -24,7 +24,7 @@ pub struct KitFiles {
     pub initramfs: PathBuf,
     /// The empty file system that private disks are copies of.
     pub scratch: PathBuf,
-    /// Tells this kit from others.
+    /// Identifies this kit.
     pub digest: String,
 }
 
@@ -39,12 +39,12 @@ pub struct FullBoot {
     pub kernel: Option<PathBuf>,
     /// Its initial RAM disk.
     pub initrd: Option<PathBuf>,
-    /// Whether the guest's kernel takes memory while it runs.
+    /// Whether the guest's kernel accepts more memory while it runs.
     pub memory_hotplug: bool,
 }
 
 impl BootSource {
-    /// Files beside the image's disk that make the guest what it is.
+    /// Files besides the image's disk that determine the guest.
     pub fn files(&self) -> Vec<&Path> {
         match self {
             Self::Kit(kit) => vec![&kit.kernel, &kit.initramfs, &kit.scratch],

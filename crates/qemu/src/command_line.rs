@@ -1,4 +1,4 @@
-//! QEMU's command line as a pure function of what the VM is.
+//! QEMU's command line as a pure function of the VM's description.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
@@ -18,11 +18,11 @@ use proto::PORT_NAME;
 /// How a VM comes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// Its kernel boots on hardware that is just what was asked for.
+    /// Its kernel boots on exactly the hardware that was asked for.
     Boot(VmSize),
     /// The same on a template's hardware, with its memory in a file that is kept.
     Template(Shape, TemplateFds),
-    /// It goes on from where its template was stopped, with a private view of the template's memory.
+    /// It continues where its template was stopped, with a private mapping of the template's memory.
     Clone(Shape, TemplateFds),
 }
 
@@ -33,14 +33,15 @@ pub struct TemplateFds {
     pub ram: RawFd,
     /// The state of its devices.
     pub state: RawFd,
-    /// What this QEMU is able to.
+    /// What this QEMU can do.
     pub abilities: Abilities,
 }
 
-/// A disk that fails stops the VM, and the runner ends it: a guest would go on with what it has not written.
+/// A disk that fails stops the VM, and the runner ends it: otherwise the guest would go on with data that was not
+/// written.
 const ON_ERROR: &str = "werror=stop,rerror=stop";
 
-/// Keeps the guest's memory out of core dumps, wherever the node sends those.
+/// Keeps the guest's memory out of all core dumps.
 const NO_DUMP: &str = ",dump-guest-core=off";
 
 /// What a guest works on.
@@ -59,9 +60,9 @@ pub struct VmSpec<'a> {
     pub machine: MachineType,
     /// Who executes it.
     pub accel: Accel,
-    /// How it comes up, with which memory and processors.
+    /// How it starts, with which memory and processors.
     pub start: Start,
-    /// What the guest comes up from.
+    /// What the guest boots from.
     pub source: &'a BootSource,
     /// What the guest is for.
     pub system: System<'a>,
@@ -78,11 +79,11 @@ pub struct VmSpec<'a> {
 impl VmSpec<'_> {
     /// The arguments after the program's name.
     ///
-    /// Paths in option lists have their commas doubled: QEMU's syntax for a comma that is meant.
+    /// Commas in paths are doubled in option lists: QEMU's syntax for a literal comma.
     pub fn args(&self) -> Vec<OsString> {
         let mut args = Args::default();
         args.words("-no-user-config -nodefaults -display none -monitor none -parallel none -no-reboot");
-        // What the guest could try if it broke out of QEMU: no new programs, no privileges.
+        // If the guest breaks out of QEMU, it can start no new programs and gain no privileges.
         args.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
         args.pair("-name", "spank-vm,debug-threads=off");
         args.pair("-accel", self.accel.option());
@@ -124,7 +125,7 @@ impl VmSpec<'_> {
                 more => format!("{base_mib}M,slots=1,maxmem={}M", base_mib + more),
             },
         );
-        // By descriptor: the file may have lost its name meanwhile, and is the one that was looked at.
+        // By descriptor: this is the file that was checked, even if it has lost its name meanwhile.
         let ram = format!("memory-backend-file,id=ram,size={base_mib}M,mem-path=/proc/self/fd/{},{private}", fds.ram);
         args.pair("-object", ram);
         if pluggable_mib > 0 {
@@ -195,7 +196,7 @@ impl VmSpec<'_> {
         for share in self.shares {
             let tag = &share.tag;
             let mode = if share.read_only { "on" } else { "off" };
-            // security_model=none: the guest acts with the rights of the user QEMU runs as, whoever it says it is.
+            // security_model=none: with any uid it claims, the guest acts with the rights of QEMU's user.
             // multidevs=remap: one share may span several host file systems.
             args.list(
                 "-fsdev",
@@ -208,7 +209,8 @@ impl VmSpec<'_> {
 
     fn kernel_command_line(&self) -> String {
         if let (System::Image(image, _), BootSource::Image(_)) = (self.system, self.source) {
-            // Kernel and init are the image's: they are told where to talk, and to end rather than to hang.
+            // Kernel and init are the image's. These options name the console, and make a panic end the VM instead of
+            // hanging.
             return format!("console=ttyS0 panic=-1 {}", image.entry.append).trim_end().to_owned();
         }
         // cryptomgr.notests: half a second of self-tests of ciphers that no guest uses.
@@ -216,8 +218,8 @@ impl VmSpec<'_> {
         words.push(self.machine.kernel_words().to_owned());
         words.push(self.accel.kernel_words().to_owned());
         if !matches!(self.start, Start::Boot(_)) {
-            // No device here needs bounce buffers, which would be a quarter of the memory: the kernel makes them when
-            // memory might reach beyond 4 GiB.
+            // No device here needs bounce buffers. The kernel would make them if memory might reach beyond 4 GiB, and
+            // they would take a quarter of the memory.
             words.push("swiotlb=noforce".to_owned());
         }
         match self.system {
@@ -235,7 +237,7 @@ impl VmSpec<'_> {
 /// The image's file: read-only as this node.
 fn image_node(node: &str, image: &Image, fd: RawFd, args: &mut Args) {
     // locking=off: the image may lie on a file system without locks, and nobody ever writes to it.
-    // By descriptor: whatever becomes of its name, the VM keeps the file that was looked at.
+    // By descriptor: the VM keeps the file that was checked, even if its name changes.
     args.pair("-add-fd", format!("fd={fd},set={DISK_SET}"));
     let file = format!("driver=file,node-name={node}-file,read-only=on,locking=off");
     args.pair("-blockdev", format!("{file},filename=/dev/fdset/{DISK_SET}"));
@@ -243,14 +245,14 @@ fn image_node(node: &str, image: &Image, fd: RawFd, args: &mut Args) {
     args.pair("-blockdev", format!("driver={driver},node-name={node},read-only=on,file={node}-file"));
 }
 
-/// The file of the private disk. It dies with the VM: flushing it to the host's disk would be work for nothing.
+/// The file of the private disk. It dies with the VM: flushing it to the host's disk would be useless work.
 fn scratch_file(scratch: RawFd, args: &mut Args) {
     args.pair("-add-fd", format!("fd={scratch},set={SCRATCH_SET}"));
     let file = "driver=file,node-name=scratch-file,locking=off,discard=unmap,cache.no-flush=on";
     args.pair("-blockdev", format!("{file},filename=/dev/fdset/{SCRATCH_SET}"));
 }
 
-/// One disk that the guest may write: QEMU keeps what it writes in the private file and the rest is the image's.
+/// One disk that the guest may write: QEMU stores its writes in the private file and reads the rest from the image.
 fn own_disk(full: &FullBoot, image: &Image, fds: ImageFds, args: &mut Args) {
     image_node("image", image, fds.image, args);
     scratch_file(fds.scratch, args);

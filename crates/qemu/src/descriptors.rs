@@ -1,4 +1,4 @@
-//! Open files by number: QEMU inherits them and is told of them in its command line.
+//! Open files by number: QEMU inherits them and gets their numbers in its command line.
 
 use std::os::fd::RawFd;
 

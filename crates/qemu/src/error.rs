@@ -1,10 +1,10 @@
-//! What this crate fails with: always a file, a program or a system call, and what it was wanted for. Whose fault that
-//! is, its users know.
+//! Errors of this crate: always a file, a program or a system call, and what it was needed for. The callers know whose
+//! fault it is.
 
 use std::fmt;
 use std::io;
 
-/// `Display` says what was wanted; its source is the system's reason, where there is one.
+/// `Display` says what was needed; the source is the system's reason, if there is one.
 #[derive(Debug)]
 pub struct QemuError {
     what: String,
@@ -30,7 +30,7 @@ impl std::error::Error for QemuError {
     }
 }
 
-/// Says what an operation of the system was wanted for.
+/// Adds what a system operation was needed for.
 pub(crate) trait WantedFor<T> {
     /// The same error with `what`.
     ///

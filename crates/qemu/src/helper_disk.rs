@@ -10,18 +10,18 @@ use serde_json::{Value, json};
 pub struct HelperDisk {
     /// How the program in the guest asks for it: at most 20 letters and digits.
     pub serial: String,
-    /// The file, opened for writing too if `writable`. QEMU opens no other, whatever a header says.
+    /// The file, opened for writing too if `writable`. QEMU opens no other file, even if a header names one.
     pub file: File,
     /// What the file is.
     pub format: DiskFormat,
-    /// Offset and length in bytes of the disk within the file; all of it when `None`.
+    /// Offset and length in bytes of the disk within the file; `None` is the whole file.
     pub part: Option<(u64, u64)>,
     /// Whether the guest may write.
     pub writable: bool,
 }
 
 impl HelperDisk {
-    /// The block nodes from the file up; the last has the disk's serial number for a name.
+    /// The block nodes from the file up; the name of the last one is the disk's serial number.
     pub(crate) fn nodes(&self, filename: &str) -> Vec<Value> {
         let (serial, read_only) = (&self.serial, !self.writable);
         let mut below = format!("{serial}-file");
@@ -39,7 +39,7 @@ impl HelperDisk {
             "driver": self.format.block_driver(), "node-name": serial, "file": below, "read-only": read_only,
         });
         if self.format.may_have_a_backing_file() {
-            // Whatever file the header names as the one below.
+            // Ignores a backing file that the header names.
             top["backing"] = Value::Null;
         }
         nodes.push(top);

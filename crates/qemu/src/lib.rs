@@ -1,7 +1,7 @@
-//! QEMU: what its command line says, its process, its monitor, and the private disks of VMs. Nothing here knows of
-//! tasks, jobs or the agent; whoever starts a VM says what it is made of.
+//! QEMU: what its command line says, its process, its monitor, and the private disks of VMs. Nothing here knows
+//! about tasks, jobs or the agent; the caller decides what a VM is made of.
 
-// println! and eprintln! panic when nobody reads any more.
+// println! and eprintln! panic if the reader has closed the pipe.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod abilities;

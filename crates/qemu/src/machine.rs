@@ -9,7 +9,7 @@ pub enum MachineType {
     Microvm,
     /// A PC with PCI Express.
     Q35,
-    /// A PC of the time before, for systems that know only its disk controller.
+    /// An older PC, for systems that know only its disk controller.
     Pc,
 }
 
@@ -26,7 +26,7 @@ impl MachineType {
     pub(crate) fn option(self, source: &BootSource) -> &'static str {
         match (self, source) {
             // pic=off: the ACPI tables promise a machine without one, and its first tick is a divide error.
-            // pit, rtc: without them the kernel waits seconds to find out how fast time passes.
+            // pit, rtc: without them the kernel needs seconds to calibrate its clock.
             (Self::Microvm, _) => "microvm,acpi=on,pic=off,pit=on,rtc=on,usb=off,isa-serial=on",
             // The kernel spends 200 ms of emulated time on a HPET that nothing uses.
             (Self::Q35, BootSource::Kit(_)) => "q35,usb=off,vmport=off,smbus=off,sata=off,i8042=off,hpet=off",
@@ -72,9 +72,10 @@ impl Accel {
         match self {
             Self::Kvm => "",
             // The emulated time stamp counter is steady; measuring that takes the guest a second. There is no
-            // speculation to mitigate. rodata, init_on_alloc, smap, smep: a quarter of a second and more code to translate
-            // for hardening that a guest of one user, whose root can do on the host what the user can, does without.
-            // A fifth level of page tables is one more look-up for addresses that no guest here has.
+            // speculation to mitigate. rodata, init_on_alloc, smap, smep: they cost a quarter of a second and more code
+            // to translate. A guest of one user does not need this hardening, because its root has only the user's
+            // rights on the host. A fifth level of page tables is one more look-up for addresses that no guest here
+            // has.
             Self::Tcg => "tsc=reliable no_timer_check mitigations=off rodata=off init_on_alloc=0 nosmap nosmep no5lvl",
         }
     }

@@ -1,8 +1,8 @@
 //! QEMU's monitor (QMP): JSON lines over a socket that only the runner holds.
 //!
-//! Orders are sent without waiting for the answers: QEMU carries them out in order, and what goes
-//! wrong with one shows in the VM's further life. So the monitor never is a wait of its own.
-//! The commands are those of QEMU's `qapi/migration.json` and `qapi/qom.json`.
+//! Commands are sent without waiting for the answers: QEMU executes them in order, and a failure
+//! shows later in the VM's behaviour. So nothing ever waits for the monitor alone. The commands are
+//! those of QEMU's `qapi/migration.json` and `qapi/qom.json`.
 
 use std::io::{IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -12,20 +12,20 @@ use std::time::Instant;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
 
-/// Reads of one text before it is somebody else's turn: a guest that never stops printing must not
-/// keep the runner from its signals and deadlines.
+/// Reads of one text before the others get their turn: a guest that never stops printing must not
+/// delay the runner's signals and deadlines.
 pub const TURN: usize = 16;
 
 /// Id of the device that memory is plugged through, as on QEMU's command line.
 pub const MEMORY_DEVICE: &str = "plug";
 
-/// What a descriptor sent over the monitor is called there.
+/// Name of a descriptor that is sent over the monitor.
 const STATE_NAME: &str = "state";
 
-/// Longest line that is waited for; QEMU's own are shorter.
+/// Longest accepted line; QEMU's own are shorter.
 const LINE_MAX: usize = 64 * 1024;
 
-/// Longest complaint of QEMU that is repeated, in characters.
+/// Longest error text of QEMU that is shown, in characters.
 const COMPLAINT_MAX: usize = 500;
 
 /// How QEMU reaches the file with the state of a template's devices.
@@ -33,7 +33,7 @@ const COMPLAINT_MAX: usize = 500;
 pub enum StateUri {
     /// `file:` with a descriptor set of the command line: QEMU 8.2 and newer.
     FdSet(u32),
-    /// `fd:` with a descriptor that is sent over the monitor: the way of older releases, which newer ones give up.
+    /// `fd:` with a descriptor that is sent over the monitor: used by older releases, and deprecated in newer ones.
     Fd(RawFd),
 }
 
@@ -46,7 +46,7 @@ impl StateUri {
     }
 }
 
-/// What became of saving or loading a template's state.
+/// Result of saving or loading a template's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transfer {
     /// It is complete.
@@ -75,7 +75,7 @@ pub enum Shutdown {
     PowerOff,
     /// The guest reset it: a reboot, or a kernel that panicked.
     Reset,
-    /// Somebody asked QEMU to.
+    /// Somebody asked QEMU to quit.
     Host,
 }
 
@@ -94,14 +94,14 @@ impl Monitor {
         }
     }
 
-    /// Orders a VM that QEMU was told to await (`-incoming defer`) to be read from `state` and to run.
+    /// Makes a QEMU with `-incoming defer` read its VM from `state` and run it.
     pub fn load(&mut self, state: StateUri) {
         self.negotiate();
         self.hand_over(state);
         self.order(&json!({"execute": "migrate-incoming", "arguments": {"uri": state.text()}}));
     }
 
-    /// Opens the conversation. [`Monitor::load`] does it by itself.
+    /// Starts the protocol. [`Monitor::load`] does that itself.
     pub fn negotiate(&mut self) {
         self.order(&json!({"execute": "qmp_capabilities"}));
         let capability = |name: &str| json!({"capability": name, "state": true});
@@ -109,22 +109,22 @@ impl Monitor {
         self.order(&json!({"execute": "migrate-set-capabilities", "arguments": {"capabilities": capabilities}}));
     }
 
-    /// Orders the running guest to be stopped and its devices to be written to `state`; its memory
-    /// is in a shared file already and is left out. Stopped first: a guest that writes to plugged memory
-    /// while it is saved makes QEMU 10.0 abort under emulation.
+    /// Stops the running guest and writes its devices to `state`; its memory is in a shared file already
+    /// and is left out. The guest is stopped first, because QEMU 10.0 aborts under emulation if a guest
+    /// writes to plugged memory while it is saved.
     pub fn save(&mut self, state: StateUri) {
         self.order(&json!({"execute": "stop"}));
         self.hand_over(state);
         self.order(&json!({"execute": "migrate", "arguments": {"uri": state.text()}}));
     }
 
-    /// Orders memory to be given to the guest through [`MEMORY_DEVICE`], up to this many bytes in all.
+    /// Gives memory to the guest through [`MEMORY_DEVICE`], up to this many bytes in total.
     pub fn plug(&mut self, bytes: u64) {
         self.order(&json!({"execute": "qom-set", "arguments": {
             "path": format!("/machine/peripheral/{MEMORY_DEVICE}"), "property": "requested-size", "value": bytes}}));
     }
 
-    /// Sends the descriptor where QEMU has not inherited it.
+    /// Sends the descriptor if QEMU has not inherited it.
     fn hand_over(&mut self, state: StateUri) {
         let StateUri::Fd(fd) = state else { return };
         let line = format!("{}\n", json!({"execute": "getfd", "arguments": {"fdname": STATE_NAME}}));
@@ -137,17 +137,17 @@ impl Monitor {
         }
     }
 
-    /// A few short orders in the life of a VM always fit into the socket.
+    /// The few short commands in the life of a VM always fit into the socket.
     fn order(&mut self, order: &Value) {
         let line = format!("{order}\n");
         match self.stream.write(line.as_bytes()) {
             Ok(n) if n == line.len() => {}
-            // QEMU is gone, which the channel tells.
+            // QEMU is gone; that is noticed through the channel.
             outcome => tracing::debug!("order to QEMU: {outcome:?}"),
         }
     }
 
-    /// Takes in what QEMU said.
+    /// Reads QEMU's messages.
     pub fn read(&mut self) {
         let mut buf = [0; 4096];
         for _ in 0..TURN {
@@ -192,7 +192,7 @@ impl Monitor {
         }
     }
 
-    /// How saving or loading ended, once it did. An order that QEMU refused counts as its failure.
+    /// How saving or loading ended, if it has. A command that QEMU refused counts as a failure.
     pub fn transfer(&self) -> Option<Transfer> {
         self.transfer.clone().or_else(|| self.complaint.clone().map(Transfer::Failed))
     }
@@ -218,7 +218,7 @@ impl Monitor {
     }
 }
 
-/// What QEMU tells in the event `BLOCK_IO_ERROR` (`qapi/block-core.json`).
+/// The text of QEMU's event `BLOCK_IO_ERROR` (`qapi/block-core.json`).
 fn disk_error(data: &Value) -> String {
     let reason = data["reason"].as_str().unwrap_or("input/output error");
     let place = match data["node-name"].as_str() {

@@ -1,7 +1,7 @@
-//! The private disk of a guest that boots its own: an empty qcow2 file over the image's disk, without a name.
+//! The private disk of a guest that boots its own system: an empty qcow2 file over the image's disk, without a name.
 //!
-//! Only what is needed of the format is written here: a file of four or five clusters, in which nothing is allocated.
-//! QEMU is told on its command line what lies below, so the file names nothing.
+//! Only the necessary part of the format is written here: a file of four or five clusters, in which nothing is
+//! allocated. QEMU gets the disk below on its command line, so the file names no other file.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -14,7 +14,7 @@ const MAGIC: [u8; 4] = *b"QFI\xfb";
 const VERSION: u32 = 3;
 /// Length of a version 3 header without extensions.
 const HEADER_LEN: u32 = 104;
-/// Where a header has the size of the disk.
+/// Offset of the disk's size in a header.
 const SIZE_OFFSET: u64 = 24;
 /// Clusters of 64 KiB, as qemu-img makes them.
 const CLUSTER_BITS: u32 = 16;
@@ -35,7 +35,8 @@ pub fn create(disk_bytes: u64, dir: &Path) -> Result<File, QemuError> {
         .wanted_for(|| format!("no private disk can be made in {} ('scratch_dir')", dir.display()))
 }
 
-/// Header, table of reference counts, one block of them, first table: in this order, a cluster each but the last.
+/// Header, table of reference counts, one block of them, first table: in this order, each of one cluster except the
+/// last.
 fn write_empty(file: &File, disk_bytes: u64) -> io::Result<()> {
     let size = disk_bytes.next_multiple_of(512);
     let l1_entries = size.div_ceil(PER_L1_ENTRY).max(1);
@@ -71,7 +72,7 @@ fn write_empty(file: &File, disk_bytes: u64) -> io::Result<()> {
 /// Size of the disk that a qcow2 file holds, in bytes.
 ///
 /// # Errors
-/// When the file cannot be read or is none.
+/// When the file cannot be read or is no qcow2 file.
 pub fn virtual_size(file: &File) -> Result<u64, QemuError> {
     let mut head = [0; SIZE_OFFSET as usize + 8];
     file.read_exact_at(&mut head, 0).wanted_for(|| "it is too short for a qcow2 file".to_owned())?;

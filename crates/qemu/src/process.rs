@@ -1,4 +1,4 @@
-//! The QEMU process: started with nothing it does not need, and gone when the runner is.
+//! The QEMU process: started with only what it needs, and ended when the runner ends.
 
 #![allow(unsafe_code)]
 
@@ -31,12 +31,12 @@ pub struct Files {
     pub scratch: Option<File>,
     /// Memory and device state of a template: written when it is made, read when it is cloned.
     pub template: Option<TemplateFiles>,
-    /// What a helper works on: nothing but descriptors, the rest is in its command line.
+    /// The disks of a helper: only descriptors, the rest is in its command line.
     pub disks: Vec<OwnedFd>,
 }
 
 impl Files {
-    /// The numbers of the descriptors of a VM with an image; no number of any where there is none.
+    /// The numbers of the descriptors of a VM with an image; none for a VM without one.
     pub fn image_fds(&self) -> ImageFds {
         let number = |file: &Option<File>| file.as_ref().map_or(-1, AsRawFd::as_raw_fd);
         ImageFds { image: number(&self.image), scratch: number(&self.scratch) }
@@ -76,24 +76,24 @@ impl Inherited {
     }
 }
 
-/// What QEMU has to know of the process that starts it.
+/// What QEMU must know about the process that starts it.
 #[derive(Debug, Clone, Copy)]
 pub struct Host {
-    /// Signals that are the starter's business: QEMU has them blocked.
+    /// Signals that the starting process handles: they are blocked in QEMU.
     pub blocked: SigSet,
-    /// Whether what the two of them may use of the node's memory is used up.
+    /// Whether the memory that both processes may use is exhausted.
     pub ran_out_of_memory: fn() -> bool,
 }
 
 /// A running QEMU and the runner's ends of its streams, all nonblocking. Dropping it kills QEMU.
 #[derive(Debug)]
 pub struct QemuProcess {
-    /// `None` for what tests and fuzzers put in the place of a QEMU.
+    /// `None` for the stand-in of tests and fuzzers.
     child: Option<Child>,
     ran_out_of_memory: fn() -> bool,
     /// The channel to the agent. It ends when QEMU does.
     pub channel: UnixStream,
-    /// Orders to QEMU.
+    /// Commands to QEMU.
     pub monitor: Monitor,
     console: UnixStream,
     stderr: OwnedFd,
@@ -123,7 +123,8 @@ impl QemuProcess {
 
         let mut command = Command::new(qemu);
         command.args(args(&inherited)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        // QEMU gets no environment of the job: nothing in it is for QEMU, some of it could steer its libraries.
+        // QEMU does not get the job's environment: QEMU needs nothing from it, and some variables could change what
+        // its libraries do.
         command.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
         let runner = nix::unistd::getpid();
         let Host { blocked, ran_out_of_memory } = host;
@@ -144,7 +145,7 @@ impl QemuProcess {
         })
     }
 
-    /// No process at all: who holds the other ends of the nonblocking sockets plays QEMU and its guest.
+    /// No process at all: the code with the other ends of the nonblocking sockets plays QEMU and its guest.
     #[cfg(any(test, feature = "stand-in"))]
     pub fn stand_in([channel, console, monitor, stderr]: [UnixStream; 4]) -> Self {
         let monitor = Monitor::new(monitor);
@@ -161,8 +162,8 @@ impl QemuProcess {
         }
     }
 
-    /// What is to be polled beside the channel, each to be followed by [`QemuProcess::read_texts`].
-    /// All end when QEMU does, which the channel tells.
+    /// The descriptors to poll besides the channel; [`QemuProcess::read_texts`] reads them. All end
+    /// when QEMU does, but that is noticed through the channel.
     pub fn texts(&self) -> [BorrowedFd<'_>; 3] {
         [self.console.as_fd(), self.stderr.as_fd(), self.monitor.as_fd()]
     }
@@ -181,7 +182,7 @@ impl QemuProcess {
         self.monitor.read();
     }
 
-    /// What QEMU or the guest's console said last, as the end of a sentence.
+    /// The last words of QEMU or of the guest's console, as the end of a sentence.
     pub fn last_words(&self) -> String {
         match (self.complaints.telling_line(), self.printed.telling_line()) {
             (Some(line), _) => format!("; QEMU said: \"{line}\""),
@@ -214,7 +215,7 @@ impl QemuProcess {
         format!("{how}{}", self.last_words())
     }
 
-    /// Why QEMU ended as it does when its machine stops.
+    /// Why the machine stopped, if QEMU ended normally because of that.
     fn end_of_guest(&mut self) -> String {
         self.read_texts();
         match (self.printed.panic(), self.monitor.shutdown()) {
@@ -228,15 +229,15 @@ impl QemuProcess {
 
     /// How QEMU ended, if it did without being killed by us.
     ///
-    /// The channel closes a moment before the process can be waited for; QEMU that closed it and
-    /// still lives a second later is stuck.
+    /// The channel closes a moment before the process can be reaped; if QEMU still lives a second
+    /// after that, it is stuck.
     fn ended_by_itself(&mut self) -> Option<ExitStatus> {
         let deadline = Instant::now() + Duration::from_secs(1);
         while Instant::now() < deadline {
             if let Ok(Some(status)) = self.child.as_mut()?.try_wait() {
                 return Some(status);
             }
-            // Only on the way to an error message: not worth a descriptor to wait on.
+            // This is only for an error message, so it is not worth a descriptor to wait on.
             std::thread::sleep(Duration::from_millis(5));
         }
         None
@@ -249,10 +250,10 @@ impl QemuProcess {
         stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
     }
 
-    /// Kills QEMU without waiting for its end: giving back its memory takes milliseconds in which the
-    /// other VMs go on.
+    /// Kills QEMU without waiting for its end: freeing its memory takes milliseconds, in which the
+    /// other VMs can continue.
     pub fn kill(&mut self) {
-        // A child that was not waited for keeps its id, so this cannot hit a stranger.
+        // A child that was not reaped keeps its id, so this cannot hit another process.
         let _ = self.child.as_mut().map(Child::kill);
     }
 
@@ -269,21 +270,22 @@ impl Drop for QemuProcess {
     }
 }
 
-/// What becomes of the child between fork and exec.
+/// Prepares the child between fork and exec.
 fn detach(runner: nix::unistd::Pid, mask: &SigSet, keep: &[RawFd]) -> io::Result<()> {
     // Its own session: neither the terminal's nor Slurm's group signals reach it.
     setsid()?;
-    // Where Slurm signals every descendant (proctrack/linuxproc) QEMU must not be the one that obeys.
-    // KVM's own use of SIGUSR1 survives this: QEMU unblocks it in each vCPU thread.
+    // Where Slurm signals every descendant (proctrack/linuxproc), QEMU must not react. KVM's own use
+    // of SIGUSR1 survives this: QEMU unblocks it in each vCPU thread.
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(mask), None)?;
-    // However the runner dies, QEMU does; if it died already, there was nobody left to notice.
+    // When the runner dies in any way, QEMU dies too. If the runner is dead already, the kernel sends no signal, so
+    // end here.
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     if getppid() != runner {
         return Err(io::Error::other("the runner is gone"));
     }
     no_core_dump()?;
     no_capabilities()?;
-    // PMI sockets and whatever else slurmstepd left open is not for QEMU.
+    // QEMU must not get PMI sockets and other descriptors that slurmstepd left open.
     // SAFETY: close_range with CLOSE_RANGE_CLOEXEC only sets flags on descriptors of this process.
     let rc = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if rc != 0 {
@@ -298,16 +300,16 @@ fn detach(runner: nix::unistd::Pid, mask: &SigSet, keep: &[RawFd]) -> io::Result
     Ok(())
 }
 
-/// A core dump would put the memory of a guest into a file; dropping the hard limit, too, is final.
+/// A core dump would put the memory of a guest into a file. The hard limit is lowered too, so this cannot be undone.
 fn no_core_dump() -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_CORE, 0, 0)?)
 }
 
-/// QEMU never has a capability, root's neither: it then acts as the user with the number 0 and cannot change
-/// owners, make devices, or overrule permissions on behalf of a guest.
+/// QEMU never has a capability, not even for root: then it acts as an ordinary user with uid 0, and a guest
+/// cannot use it to change owners, make devices, or ignore permissions.
 fn no_capabilities() -> io::Result<()> {
     if !geteuid().is_root() {
-        // exec gives none to other users: there is nothing to inherit, and no ambient set without privilege.
+        // exec gives no capability to other users: there is nothing to inherit, and no ambient set without privilege.
         return Ok(());
     }
     const SECBIT_NOROOT: libc::c_ulong = 1 << 0;

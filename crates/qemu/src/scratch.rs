@@ -1,4 +1,4 @@
-//! A VM's private disk: a file without a name, so that no death of any process leaves it behind.
+//! A VM's private disk: a file without a name, so that no killed process can leave it over.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -67,7 +67,7 @@ pub fn data_extents(file: &File) -> io::Result<Vec<Range<u64>>> {
     Ok(extents)
 }
 
-/// The next data or hole at or after `from`; `None` behind the last.
+/// The next data or hole at or after `from`; `None` after the last.
 fn seek(file: &File, from: u64, whence: Whence) -> io::Result<Option<u64>> {
     match nix::unistd::lseek(file, from as libc::off_t, whence) {
         Ok(at) => Ok(Some(at as u64)),

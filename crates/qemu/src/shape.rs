@@ -12,27 +12,27 @@ pub struct VmSize {
     pub cpus: u32,
 }
 
-/// Memory that every clone starts with: enough that a command never waits for what is plugged.
+/// Memory that every clone starts with: enough that a command never waits for plugged memory.
 /// Smaller VMs have a class of their own.
 const USUAL_BASE_MIB: u64 = 256;
 
 /// The same for a system with an init of its own.
 const FULL_BASE_MIB: u64 = 512;
 
-/// Memory that can be plugged, at least: what most jobs stay below.
+/// Minimum of pluggable memory: most jobs need less.
 const LEAST_PLUGGABLE_MIB: u64 = 8 << 10;
 
-/// And at most: QEMU's emulated processors address 1 TiB, PCI included. A larger VM boots.
+/// Maximum of pluggable memory: QEMU's emulated processors address 1 TiB, PCI included. A larger VM boots.
 const MOST_PLUGGABLE_MIB: u64 = 256 << 10;
 
 /// More processors than QEMU's PC has without further options.
 const MOST_CPUS: u32 = 255;
 
-/// virtio-mem's unit, in MiB: what x86 plugs and unplugs as one huge page. A template has one block plugged:
-/// the first one costs a guest as much as the next gigabyte.
+/// virtio-mem's unit, in MiB: one huge page of x86. A template has one block plugged: the first one costs a
+/// guest as much as the next gigabyte.
 pub const BLOCK_MIB: u64 = 2;
 
-/// What a template is built with and what each of its clones must have too.
+/// The hardware of a template, which each of its clones must have too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     /// Memory before anything is plugged, in MiB.
@@ -41,7 +41,7 @@ pub struct Shape {
     pub pluggable_mib: u64,
     /// Processors, of which a clone's command may get fewer.
     pub cpus: u32,
-    /// Shares. Each device costs a start some milliseconds, so this is no class but the number.
+    /// Shares. Each device costs a start some milliseconds, so this is the exact number, not a class.
     pub shares: usize,
 }
 
@@ -52,8 +52,8 @@ impl Shape {
         Self::above(least_mib, size, shares)
     }
 
-    /// The class of a VM that boots its own kernel. Where that takes no memory while it runs, or is small, each size
-    /// is a class of its own.
+    /// The class of a VM that boots its own kernel. If that kernel accepts no memory while it runs, or the VM is
+    /// small, each size is a class of its own.
     pub fn of_full_boot(size: VmSize, shares: usize, takes_memory: bool) -> Option<Self> {
         if takes_memory && size.memory_mib >= FULL_BASE_MIB {
             return Self::above(FULL_BASE_MIB, size, shares);
@@ -75,12 +75,12 @@ impl Shape {
         })
     }
 
-    /// How much of the bytes that are plugged into a clone in all its template did not have.
+    /// How many of the bytes plugged into a clone in total were not in its template.
     pub fn beyond_template(plugged: u64) -> u64 {
         plugged - (BLOCK_MIB << 20)
     }
 
-    /// Memory that is plugged into a clone of this size in all, in bytes; `None` if the template's is enough.
+    /// Total memory that is plugged into a clone of this size, in bytes; `None` if the template's is enough.
     pub fn bytes_to_plug(&self, size: VmSize) -> Option<u64> {
         if self.pluggable_mib == 0 {
             return None;

@@ -6,10 +6,10 @@ pub struct Tail {
     bytes: Vec<u8>,
 }
 
-/// What Linux says when it gives up.
+/// The beginning of Linux's panic message.
 const PANIC: &str = "Kernel panic";
 
-/// Text of a guest, fit for a terminal and a log.
+/// Text of a guest, made safe for a terminal and a log.
 pub fn printable(text: &[u8]) -> String {
     String::from_utf8_lossy(text).chars().filter(|c| !c.is_control()).take(1000).collect()
 }
@@ -26,15 +26,15 @@ impl Tail {
         }
     }
 
-    /// The line that most likely says what happened: the last kernel panic, else the last line
-    /// that has text. Control characters are taken out, they come from the guest.
+    /// The line that most likely says what happened: the last kernel panic, else the last line that
+    /// has text. Control characters are removed, because the text comes from the guest.
     pub fn telling_line(&self) -> Option<String> {
         let lines = self.lines();
         let panic = lines.iter().rfind(|line| line.contains(PANIC) || line.contains("spank-vm-agent:"));
         panic.or(lines.last()).cloned()
     }
 
-    /// What the kernel gave as the reason of its panic, if it panicked.
+    /// The kernel's reason for its panic, if it panicked.
     pub fn panic(&self) -> Option<String> {
         let lines = self.lines();
         // The trace after it ends with the same words.
@@ -53,7 +53,7 @@ impl Tail {
     }
 }
 
-/// The text without what it orders a terminal to do: firmware and boot loaders place each word by such orders.
+/// The text without control sequences for terminals: firmware and boot loaders use them to place each word.
 fn without_orders(line: &str) -> String {
     let mut parts = line.split("\x1b[");
     let mut text = parts.next().unwrap_or_default().to_owned();

@@ -14,8 +14,8 @@ pub use self::options::*;
 pub use self::vm_option::{About, VmOption};
 pub use self::vm_request::{Encoded, JobRef, REQUEST_ENV, VmRequest, decode};
 
-/// Name under which the program is started as a task. It doubles as the word that srun sends in
-/// place of the user's command, so that a node without the plugin finds nothing to execute.
+/// Name under which the program is started as a task. srun also sends it in place of the user's
+/// command, so that a node without the plugin finds nothing to execute.
 pub const STEP_PROGRAM: &str = "spank-vm-step";
 
 /// Exit code of a step that failed because of its node: `EX_TEMPFAIL` of sysexits.h.

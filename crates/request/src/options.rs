@@ -6,8 +6,8 @@
 //! 2. A line in the list below.
 //!
 //! That makes it an option of srun, sbatch, salloc and `spank-vm run`, with a default variable; it is carried to
-//! the runner, which finds its value in [`Asked`] under the name that the line gives it. What it does there is
-//! the runner's. A test then asks for its row in README.md and says how to have it written.
+//! the runner, which finds its value in [`Asked`] under the name that the line gives it. The runner then does
+//! what the option asks for. A test fails until README.md has its row, and says how to write it.
 //!
 //! rustfmt does not find the files through the list: `make lint` names them to it.
 
@@ -40,7 +40,7 @@ pub const IMAGE: usize = 0;
 pub struct OptionRow {
     /// Name and texts.
     pub about: About,
-    /// Says what is wrong with a value.
+    /// Reports what is wrong with a value.
     pub check: fn(&str) -> Result<(), RequestError>,
 }
 
@@ -52,7 +52,7 @@ impl OptionRow {
     /// The value as text.
     ///
     /// # Errors
-    /// When it is not UTF-8: what cannot arrive unchanged is refused.
+    /// When it is not UTF-8: a value that cannot arrive unchanged is refused.
     pub fn text<'a>(&self, value: &'a OsStr) -> Result<&'a str, RequestError> {
         value.to_str().ok_or_else(|| {
             let bytes = value.as_bytes();
@@ -80,8 +80,8 @@ impl Asked {
     }
 }
 
-/// Makes of the list the modules, [`OPTIONS`] and [`Asked`]. `vm-image` is in no line: without it there is no VM
-/// that the others could say something about, so a request always has it.
+/// Makes the modules, [`OPTIONS`] and [`Asked`] from the list. `vm-image` is not in the list: without it there
+/// is no VM for the other options, so a request always has it.
 macro_rules! options {
     ($($field:ident: $option:ident,)*) => {
         $(mod $field; pub use self::$field::*;)*
@@ -90,7 +90,7 @@ macro_rules! options {
         pub static OPTIONS: [OptionRow; 1 + [$(stringify!($field)),*].len()] =
             [OptionRow::of::<VmImage>(), $(OptionRow::of::<$option>()),*];
 
-        /// What a user asks for beside the image; `None` is an option that was not given.
+        /// What a user asks for besides the image; `None` is an option that was not given.
         #[derive(Debug, Clone, Default, PartialEq, Eq)]
         pub struct Asked {
             $(
@@ -140,7 +140,7 @@ mod tests {
         for (number, row) in OPTIONS.iter().enumerate() {
             let About { name, argument, is_list, help, readme, run_name, run_help } = row.about;
             assert!(name.len() <= 75 && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{name}");
-            // No key of the request that is no option begins so.
+            // No other key of the request begins like this.
             assert!(name.starts_with("vm"), "{name}");
             assert!(help.starts_with("[vm] ") && !readme.is_empty() && !run_help.is_empty(), "{name}");
             assert!(argument.is_some() || !is_list, "{name}");

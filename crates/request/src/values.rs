@@ -1,14 +1,14 @@
-//! What values of several options are made of.
+//! Parts of values that several options use.
 
 use crate::error::RequestError;
 
-/// A value as it is repeated in a message: short, and without control characters.
+/// A value as it is shown in a message: short, and without control characters.
 pub(crate) fn shown(text: &str) -> String {
     text.chars().take(80).flat_map(char::escape_default).collect()
 }
 
-/// Reads the value of an option that takes none on the command line; as an environment default it
-/// has one.
+/// Reads the value of an option that takes no value on the command line, but has one as an
+/// environment default.
 ///
 /// # Errors
 /// Names the option and the value.
@@ -37,7 +37,7 @@ pub(crate) fn number(option: &str, text: &str, most: u32) -> Result<u32, Request
         .ok_or_else(|| RequestError(format!("--{option}='{}': a whole number from 1 to {most} is needed", shown(text))))
 }
 
-/// Splits a list at its commas. A comma that belongs to an entry is written `\,` and a backslash `\\`.
+/// Splits a list at its commas. A comma inside an entry is written `\,` and a backslash `\\`.
 pub(crate) fn entries(text: &str) -> Vec<String> {
     let mut entries = vec![String::new()];
     let mut chars = text.chars().peekable();

@@ -16,7 +16,7 @@ pub trait VmOption {
     /// One line that names the option, the value and what is allowed.
     fn parse(text: &str) -> Result<Self::Value, RequestError>;
 
-    /// The text that [`VmOption::parse`] reads back as this value: so it travels to the runner.
+    /// The text that [`VmOption::parse`] reads back as this value. In this form it is sent to the runner.
     fn text(value: &Self::Value) -> String;
 }
 

@@ -24,7 +24,7 @@ pub const REQUEST_ENV: &str = "SPANK_VM_REQUEST";
 pub struct VmRequest {
     /// The image.
     pub image: ImageRef,
-    /// What is asked for beside it.
+    /// The other options.
     pub asked: Asked,
     /// Explain every phase on the step's stderr.
     pub verbose: bool,
@@ -35,7 +35,7 @@ pub struct VmRequest {
     pub batch_script: bool,
     /// Memory of the task in MiB, when Slurm manages memory.
     pub memory_mib: Option<u64>,
-    /// Tasks of the step on this node, which share what is enforced for the step.
+    /// Tasks of the step on this node, which share the limits of the step.
     pub tasks: u32,
     /// Site configuration, when it is not the default one.
     pub config: Option<PathBuf>,
@@ -45,17 +45,17 @@ pub struct VmRequest {
     pub image_cache_dir: Option<PathBuf>,
 }
 
-/// How to ask Slurm for the job: told by slurmstepd, not by the job's environment, which is the user's.
+/// How to ask Slurm about the job. This comes from slurmstepd, because the user controls the job's environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobRef {
     /// The job's number.
     pub id: u32,
-    /// Slurm's configuration, where slurmstepd has one that is not at its usual place.
+    /// Slurm's configuration, if slurmstepd has it in an unusual place.
     pub slurm_conf: Option<PathBuf>,
 }
 
 impl VmRequest {
-    /// A request for one VM of `image`, everything else left to the defaults.
+    /// A request for one VM of `image`, with defaults for everything else.
     pub fn new(image: ImageRef) -> Self {
         Self {
             image,

@@ -1,4 +1,4 @@
-//! What became of a slot, from the ends of its VMs.
+//! The result of a slot, from the ends of its VMs.
 
 use crate::config::AccelChoice;
 use crate::error::{Fault, RunError};
@@ -9,8 +9,8 @@ use node::layout::this_node;
 use proto::{ExitStatus, FailKind};
 
 /// Combines the ends of all VMs: the highest code wins, and a signal counts as 128 + its number as in a shell.
-/// Reports what the user cannot see otherwise, each sentence once. `proven` is whether the accelerator runs guests
-/// beyond doubt.
+/// Reports what the user cannot see otherwise, each sentence once. `proven` says whether the accelerator is proven
+/// to run guests.
 pub(crate) fn conclude(slot: &Slot, ends: &[End], proven: bool) -> ExitStatus {
     let mut said: Vec<String> = Vec::new();
     let mut statuses = Vec::new();
@@ -27,7 +27,7 @@ pub(crate) fn conclude(slot: &Slot, ends: &[End], proven: bool) -> ExitStatus {
             }
         }
     }
-    // That a node is at fault is not hidden by what became of the other VMs.
+    // If the node is at fault, the other VMs' results do not hide that.
     let rank = |(status, fault): &(ExitStatus, Option<Fault>)| match status {
         _ if *fault == Some(Fault::Node) => u16::MAX,
         ExitStatus::Code(code) => u16::from(*code),
@@ -36,7 +36,7 @@ pub(crate) fn conclude(slot: &Slot, ends: &[End], proven: bool) -> ExitStatus {
     statuses.into_iter().max_by_key(rank).map_or(ExitStatus::Code(0), |(status, _)| status)
 }
 
-/// The status of a command that ended; else why not.
+/// The status of a command that ended; else the reason why it did not.
 fn failure(slot: &Slot, end: &End, proven: bool) -> Result<ExitStatus, RunError> {
     let image = &slot.image;
     Err(match end {
@@ -47,7 +47,7 @@ fn failure(slot: &Slot, end: &End, proven: bool) -> Result<ExitStatus, RunError>
             FailKind::NotExecutable => RunError::new(Fault::NotExecutable, why),
         },
         End::NodeFailed(why) => RunError::node(why),
-        // Nothing of the user's has run yet, and the image has no say in what the site demands.
+        // The user's command has not run yet, and the image does not decide what the site demands.
         End::NeverUp(why) if slot.config.accel == AccelChoice::Kvm && !proven => {
             RunError::new(Fault::Node, format!("this node ({}) cannot run VMs with KVM: {why}", this_node()))
         }

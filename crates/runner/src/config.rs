@@ -16,7 +16,7 @@ pub const DEFAULT_PATH: &str = layout::DEFAULT_CONFIG;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AccelChoice {
-    /// KVM where it really runs a guest, else emulation, with a warning if /dev/kvm looked usable.
+    /// KVM if it really runs a guest, else emulation, with a warning if /dev/kvm looked usable.
     Auto,
     /// KVM or an error.
     Kvm,
@@ -33,10 +33,10 @@ impl AccelChoice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MachineChoice {
-    /// What works everywhere: a PC.
+    /// The one that works everywhere: a PC.
     Auto,
-    /// QEMU's minimal machine. Its boot is shorter, but under emulation about one in ten finds no
-    /// steady clock to measure its own by, and hangs.
+    /// QEMU's minimal machine. Its boot is shorter, but under emulation about one boot in ten finds
+    /// no stable clock to calibrate with, and hangs.
     Microvm,
     /// An ordinary PC with PCI Express.
     Q35,
@@ -98,9 +98,9 @@ pub struct Config {
     pub delivery: Delivery,
     /// Root-owned directory on this node's disk for copies of images; `%n` in it is the node's name.
     pub image_cache_dir: PathBuf,
-    /// What the copies of one user, or of the site, may take of it, in MiB.
+    /// Most MiB that the copies of one user, or of the site, may take of it.
     pub image_cache_mib: u64,
-    /// Seconds that a job waits for the copy of its image before it reads it where it is.
+    /// Seconds that a job waits for the copy of its image before it reads the image in place.
     pub image_copy_timeout_s: u64,
     /// The boot kit's directory.
     pub kit: PathBuf,
@@ -116,7 +116,7 @@ pub struct Config {
     pub start: StartChoice,
     /// Root-owned directory on this node's disk for templates.
     pub template_dir: PathBuf,
-    /// What the templates of one user, or of the site, may take of it, in MiB.
+    /// Most MiB that the templates of one user, or of the site, may take of it.
     pub template_cache_mib: u64,
     /// Where the VMs' private disks live, as files without a name.
     pub scratch_dir: PathBuf,
@@ -130,7 +130,7 @@ pub struct Config {
     pub boot_timeout_s: u64,
     /// The same for images that boot their own kernel and init.
     pub full_boot_timeout_s: u64,
-    /// Seconds without an answer of a guest whose command runs after which it is given up; 0 is never.
+    /// Seconds without an answer of a guest while its command runs, after which the VM is ended; 0 is never.
     pub silence_timeout_s: u64,
     /// Seconds after which a boot under KVM counts as broken when `accel` is `auto`.
     pub kvm_timeout_s: u64,
@@ -239,7 +239,7 @@ impl Config {
         layout::on_node(&self.image_cache_dir, &layout::this_node())
     }
 
-    /// The images that whoever runs this process finds.
+    /// The catalogue as the user of this process sees it.
     pub fn catalogue(&self) -> Catalogue {
         Catalogue::of(&self.image_dirs, Person::of_process(), self.user_images)
     }
@@ -249,7 +249,7 @@ impl Config {
     /// # Errors
     /// When it does not exist; the text says how to get it.
     pub fn qemu_path(&self) -> Result<PathBuf, RunError> {
-        // PATH is the job's and may be anything: a site's QEMU is not found through it.
+        // The job's PATH may be anything, so it is not used to find a site's QEMU.
         let found = if self.qemu.components().count() > 1 {
             Some(self.qemu.clone()).filter(|path| path.exists())
         } else {

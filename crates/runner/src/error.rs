@@ -1,5 +1,5 @@
-//! Why a VM does not run, and whose fault that is: the user's, who must change the request, the image's, or this
-//! node's, where the same request may do on another.
+//! Why a VM does not run, and whose fault that is: the user's (the request must be changed), the image's, or
+//! this node's (the same request may work on another node).
 
 use std::error::Error;
 use std::fmt;
@@ -12,7 +12,7 @@ use image::ImageError;
 use node::layout::this_node;
 use node::trust::Distrust;
 
-/// Whose fault it is. Nothing else decides the exit code of a slot that ran no command, or not to its end.
+/// Whose fault it is. Only this decides the exit code of a slot whose command did not run or did not finish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// The request's: its user must change it.
@@ -21,14 +21,14 @@ pub enum Fault {
     NotFound,
     /// The request's: the guest has the command and cannot execute it.
     NotExecutable,
-    /// This node's: it lacks what a VM needs, and the same request may do on another.
+    /// This node's: it lacks what a VM needs, and the same request may work on another node.
     Node,
-    /// The image's: it is missing, damaged, or does not come up.
+    /// The image's: it is missing, damaged, or does not boot.
     Image,
-    /// The guest's: it came up and failed later.
+    /// The guest's: it started and failed later.
     Guest,
-    /// The system's: a call, a service or a file of the site fails that has no business to, and nobody can say whether
-    /// another node would do better.
+    /// The system's: a call, a service or a file of the site failed unexpectedly, and it is unknown whether another
+    /// node would work.
     System,
 }
 
@@ -44,16 +44,17 @@ impl Fault {
     }
 }
 
-/// Exit code when not the command but the VM failed: as container runtimes do, above what programs use.
+/// Exit code when the VM failed, not the command: the same as of container runtimes, above the codes that programs
+/// use.
 pub const EXIT_VM_FAILED: u8 = 125;
 
-/// Exit code when this node is at fault and another may do: `EX_TEMPFAIL` of sysexits.h, which asks for another try.
+/// Exit code when this node is at fault and another may work: `EX_TEMPFAIL` of sysexits.h, which asks for a retry.
 /// The plugin uses it too.
 pub const EXIT_NODE_FAILED: u8 = request::EXIT_NODE_FAILED;
 
 type Cause = Box<dyn Error + Send + Sync>;
 
-/// An error with its blame. `{}` is what happened; `{:#}` adds what lies below, as one line for the user.
+/// An error with its blame. `{}` is what happened; `{:#}` adds the causes, as one line for the user.
 #[derive(Debug)]
 pub struct RunError {
     fault: Fault,
@@ -63,22 +64,22 @@ pub struct RunError {
 }
 
 impl RunError {
-    /// An error in these words.
+    /// An error with this text.
     pub fn new(fault: Fault, words: impl Into<String>) -> Self {
         Self { fault, words: vec![words.into()], cause: None }
     }
 
-    /// The user's fault, in these words.
+    /// The user's fault, with this text.
     pub fn user(words: impl Into<String>) -> Self {
         Self::new(Fault::User, words)
     }
 
-    /// This node's fault, which is said so: `this node (n3) cannot run VMs: …`.
+    /// This node's fault; the text says so: `this node (n3) cannot run VMs: …`.
     pub fn node(words: impl Into<String>) -> Self {
         Self::new(Fault::Node, words).with(cannot_run())
     }
 
-    /// The error in its own words.
+    /// The error with its own text.
     fn of(fault: Fault, cause: impl Into<Cause>) -> Self {
         Self { fault, words: Vec::new(), cause: Some(cause.into()) }
     }
@@ -88,19 +89,19 @@ impl RunError {
         self.fault
     }
 
-    /// The exit code that tells it.
+    /// The exit code for it.
     pub fn exit_code(&self) -> u8 {
         self.fault.exit_code()
     }
 
-    /// The same with these words before it.
+    /// The same with this text before it.
     #[must_use]
     pub fn with(mut self, words: impl Into<String>) -> Self {
         self.words.push(words.into());
         self
     }
 
-    /// The same, laid on this node.
+    /// The same, with this node at fault.
     #[must_use]
     fn laid_on_node(mut self) -> Self {
         self.fault = Fault::Node;
@@ -147,7 +148,7 @@ impl From<Errno> for RunError {
     }
 }
 
-/// What lies on the node is not to be believed.
+/// A file on the node cannot be trusted.
 impl From<Distrust> for RunError {
     fn from(error: Distrust) -> Self {
         Self::of(Fault::Node, error)
@@ -172,13 +173,13 @@ impl From<ImageError> for RunError {
 
 /// Blame for errors that carry none.
 pub trait Blame<T>: Sized {
-    /// Lays it on `fault`, in the error's own words.
+    /// Blames `fault`, with the error's own text.
     ///
     /// # Errors
     /// The same, with its blame.
     fn blame(self, fault: Fault) -> Result<T, RunError>;
 
-    /// Lays it on this node, and says so.
+    /// Blames this node, and says so in the text.
     ///
     /// # Errors
     /// The same, with its blame.
@@ -193,7 +194,7 @@ impl<T, E: Into<Cause>> Blame<T> for Result<T, E> {
     }
 }
 
-/// Words for errors whose blame is known.
+/// Adds text to errors whose blame is known.
 pub trait Context<T>: Sized {
     /// Says before the error what was being done.
     ///
@@ -216,7 +217,7 @@ impl<T, E: Into<RunError>> Context<T> for Result<T, E> {
     }
 }
 
-/// Returns an error with this blame and these words unless the condition holds.
+/// Returns an error with this blame and this text unless the condition holds.
 macro_rules! ensure {
     ($condition:expr, $fault:expr, $($words:tt)+) => {
         if !$condition {

@@ -1,5 +1,5 @@
-//! The runner's side of the channel, the console and the monitor, without a QEMU: the input is what a
-//! guest, or a QEMU that a guest has taken over, says.
+//! The runner's side of the channel, the console and the monitor, without a QEMU: the input stands
+//! for the bytes of a guest, or of a QEMU that a guest has taken over.
 
 use std::fs::File;
 use std::io::Write;
@@ -17,7 +17,7 @@ use qemu::Transfer;
 /// The session number that the inputs answer.
 const NONCE: u64 = 1;
 
-/// One VM with its command, and what a turn of the loop does to them.
+/// One VM with its command, and one turn of the loop over them.
 struct Played {
     vm: Vm,
     commands: Commands,
@@ -68,7 +68,7 @@ impl Played {
 }
 
 /// One VM from its first answer to its end. The first byte says into which pieces the rest is cut, and
-/// whether anybody reads the command's output.
+/// whether the command's output is read.
 pub fn guest(data: &[u8]) {
     let Some((&how, bytes)) = data.split_first() else { return };
     let (piece, reader) = (usize::from(how & 0x7f) * 32 + 1, how & 0x80 == 0);
@@ -86,12 +86,12 @@ pub fn guest(data: &[u8]) {
             played.commands.list[0].send_stdin(&piece[..room], played.vm.out());
         }
         played.flush();
-        // Two outputs, and what arrived beside them; stdin's window and a few short frames.
+        // Two outputs, and the data that arrived with them; stdin's window and a few short frames.
         assert!(played.held() <= 2 * WINDOW as usize);
         let unsent = played.vm.out().len();
         assert!(unsent <= WINDOW as usize + 2 * DATA_CHUNK, "{unsent} bytes for the guest");
     }
-    // A guest that is gone ends its VM whatever it said before.
+    // When the guest is gone, its VM ends, with any bytes before.
     drop(peer);
     while !played.vm.is_over() {
         played.receive(b"");
@@ -114,7 +114,7 @@ pub fn template_guest(data: &[u8]) {
     });
 }
 
-/// What a console, a QEMU's stderr and its monitor say, and the lines for a user that are made of it.
+/// The texts of a console, a QEMU's stderr and its monitor, and the lines for a user that are made from them.
 pub fn texts(data: &[u8]) {
     let (mut process, mut peer) = play();
     for piece in data.chunks(PIECE_MAX) {
@@ -169,7 +169,7 @@ mod tests {
             played.receive(b"");
         }
         assert!(played.command().is_running());
-        // Stdin that is not taken blocks the way to the guest.
+        // Stdin that is not read blocks the way to the guest.
         while played.command().stdin_room() > 0 {
             let room = played.command().stdin_room();
             played.commands.list[0].send_stdin(&[0; DATA_CHUNK][..room], played.vm.out());

@@ -1,8 +1,8 @@
-//! A VM of our own, without an image: the boot kit's agent works on disks that the host must not mount.
+//! A helper VM, without an image: the boot kit's agent works on disks that the host must not mount.
 //!
-//! What reads a strange disk is the kit's kernel behind QEMU's sandbox, as the user who asks. It needs neither
-//! root nor Slurm. Nothing of the host is shared and there is no network: what comes out is the standard output
-//! of one program of the agent.
+//! The kit's kernel reads an untrusted disk behind QEMU's sandbox, with the rights of the calling user. It
+//! needs neither root nor Slurm. Nothing of the host is shared and there is no network: the only output is the
+//! standard output of one program of the agent.
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -30,7 +30,7 @@ const AGENT: &str = "/init";
 /// Enough for the kit, and for the caches of a large file system's driver.
 const SIZE: VmSize = VmSize { memory_mib: 320, cpus: 1 };
 
-/// Longest text that the program may say on stderr; more is dropped.
+/// Longest stderr of the program that is kept; more is dropped.
 const SAID_MAX: u64 = 64 * 1024;
 
 /// How the program in the guest ended.
@@ -38,7 +38,7 @@ const SAID_MAX: u64 = 64 * 1024;
 pub struct Finished {
     /// Its exit code or signal.
     pub status: ExitStatus,
-    /// What it said on stderr, without control characters.
+    /// Its stderr, without control characters.
     pub said: Vec<String>,
 }
 
@@ -46,7 +46,7 @@ impl Finished {
     /// Its warnings, or its error as one.
     ///
     /// # Errors
-    /// When it did not end with 0: its own words.
+    /// When it did not end with 0: its own error text.
     pub fn warnings(self) -> Result<Vec<String>, RunError> {
         let after = |prefix: &str, lines: &[String]| {
             lines.iter().filter_map(|line| line.strip_prefix(prefix)).map(str::to_owned).collect::<Vec<_>>()
@@ -65,12 +65,12 @@ impl Finished {
 }
 
 /// Boots a helper VM with these disks, runs the agent's program with these arguments and passes its standard
-/// output to `stdout`, whose reader may leave early. It reads nothing.
+/// output to `stdout`, whose reader may close it early. The program reads nothing.
 ///
 /// Signals keep the effect they have on this process, and if it dies so does the VM.
 ///
 /// # Errors
-/// When the VM cannot be started, does not come up or breaks.
+/// When the VM cannot be started, does not answer or fails.
 pub fn run(
     config: &Config,
     disks: Vec<HelperDisk>,
@@ -156,7 +156,7 @@ impl Helper<'_> {
     }
 }
 
-/// The lines that were said, fit for a terminal.
+/// The program's lines, made safe for a terminal.
 fn listen(mut pipe: std::io::PipeReader) -> Vec<String> {
     let mut text = Vec::new();
     let _ = pipe.by_ref().take(SAID_MAX).read_to_end(&mut text);

@@ -1,4 +1,4 @@
-//! The agent into an image that boots its own kernel: on a copy of its disk, in a helper VM.
+//! Installs the agent in an image that boots its own kernel: on a copy of its disk, in a helper VM.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -21,12 +21,12 @@ const SERIAL: &str = "target";
 /// Longest answer that is read; more is dropped.
 const ANSWER_MAX: u64 = 4096;
 
-/// How the agent is to be installed.
+/// How to install the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct InstallOptions {
-    /// The partition with the root, where there are several.
+    /// The partition with the root, if there are several.
     pub partition: Option<u32>,
-    /// A kernel that cannot mount shares will do.
+    /// Accept a kernel that cannot mount shares.
     pub without_shares: bool,
 }
 
@@ -35,17 +35,17 @@ pub struct InstallOptions {
 pub struct Installed {
     /// The kernel that the image boots.
     pub kernel: String,
-    /// What its agent is a service of: `systemd` or `sysvinit`.
+    /// The init that starts its agent: `systemd` or `sysvinit`.
     pub init: String,
-    /// What the helper warned of.
+    /// The helper's warnings.
     pub warnings: Vec<String>,
-    /// What the entry says now.
+    /// The entry's new text.
     pub entry: ImageEntry,
     /// The disk that has the agent.
     pub disk: PathBuf,
 }
 
-/// The image that a disk which is in no catalogue yet becomes in the directory `dir`.
+/// A new image in the directory `dir`, made from a disk that is in no catalogue yet.
 ///
 /// # Errors
 /// When the name is taken, or the file is no disk that VMs can run from.
@@ -73,8 +73,8 @@ pub fn image_of_disk(disk: &Path, name: ImageName, dir: &Path, description: Stri
 /// `boot = "full"`. The old disk stays where it is, for the jobs that run from it.
 ///
 /// # Errors
-/// When the image is no disk, has no system or kernel that the agent can live in, or files cannot be written.
-/// Everything is as before then.
+/// When the image is no disk, has no system or kernel that supports the agent, or files cannot be written. Then
+/// nothing has changed.
 pub fn install_agent(config: &Config, image: &Image, options: InstallOptions) -> Result<Installed, RunError> {
     let entry = &image.entry;
     ensure!(
@@ -131,7 +131,7 @@ pub fn install_agent(config: &Config, image: &Image, options: InstallOptions) ->
     })
 }
 
-/// What the program in the helper told.
+/// The report of the program in the helper.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Answer {
     pairs: Vec<(String, String)>,
@@ -139,7 +139,7 @@ struct Answer {
 }
 
 impl Answer {
-    /// Lines of `key=value`; what a strange disk could make of them is cut short.
+    /// Lines of `key=value`; they are cut to a limit, because an untrusted disk could make them long.
     fn parse(text: &str) -> Self {
         let clean = |value: &str| value.chars().filter(|c| !c.is_control()).take(100).collect::<String>();
         let pairs = text.lines().filter_map(|line| line.split_once('='));

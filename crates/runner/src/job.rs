@@ -1,4 +1,4 @@
-//! What Slurm knows about this job, asked of Slurm itself: the job's environment is its user's.
+//! What Slurm knows about this job. Slurm itself is asked, because the user controls the job's environment.
 
 use std::io::Read;
 use std::path::Path;
@@ -12,7 +12,7 @@ use request::JobRef;
 /// How long the controller may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Where sites have Slurm's commands; the job's PATH may lead anywhere.
+/// The usual places of Slurm's commands; the job's PATH cannot be trusted.
 const BIN_DIRS: [&str; 4] = ["/usr/bin", "/usr/local/bin", "/opt/slurm/bin", "/usr/local/slurm/bin"];
 
 /// Partition and account of the job. Without a job there are none.
@@ -35,7 +35,7 @@ pub fn facts(job: Option<&JobRef>) -> Result<JobFacts, RunError> {
     parse(&said, &id).ok_or_else(|| system(format!("Slurm knows no job {id}")))
 }
 
-/// Slurm, or the way to it, does not work.
+/// Slurm, or the connection to it, does not work.
 fn system(why: String) -> RunError {
     RunError::new(Fault::System, why)
 }
@@ -43,8 +43,8 @@ fn system(why: String) -> RunError {
 fn answer(command: &mut Command) -> Result<String, RunError> {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
     let deadline = Instant::now() + PATIENCE;
-    // A thread of its own would be needed to read meanwhile; the lines of some hundred jobs fit into the pipe, and
-    // an array of more is one whose own line comes in time or never: then the deadline ends it.
+    // Reading meanwhile would need a separate thread. The lines of some hundred jobs fit into the pipe. For a
+    // larger array the program may block on a full pipe; then the deadline ends it.
     let status = loop {
         match child.try_wait()? {
             Some(status) => break status,
@@ -62,7 +62,7 @@ fn answer(command: &mut Command) -> Result<String, RunError> {
     Ok(text)
 }
 
-/// Finds the job's line. An array that is asked for by the number of its first job has one for each of its jobs.
+/// Finds the job's line. The answer for the number of an array's first job has one line for each job of the array.
 fn parse(text: &str, id: &str) -> Option<JobFacts> {
     let words = text
         .lines()

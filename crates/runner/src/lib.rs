@@ -5,11 +5,11 @@
 //!      ─► relay (poll loop: stdio, signals, channel of each vm) ─► how it ended
 //! ```
 //!
-//! Single-threaded; every wait is in the relay's poll and has a deadline until the command runs.
-//! Whatever way this process dies, its VMs die with it (`PR_SET_PDEATHSIG`) and their disks have no
-//! name that could be left behind.
+//! Single-threaded; every wait is in the relay's poll and has a deadline until the command runs. If
+//! this process dies in any way, its VMs die with it (`PR_SET_PDEATHSIG`), and their disks have no
+//! name, so nothing is left over.
 
-// println! and eprintln! panic when nobody reads any more.
+// println! and eprintln! panic if the reader has closed the pipe.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod conclude;
@@ -63,12 +63,12 @@ pub use self::task::Command;
 /// Runs the command in the slot's VMs and says how it ended: the highest exit code of all VMs.
 ///
 /// # Errors
-/// When a VM could not be started or broke; the text is for the user. Nothing is left behind.
+/// When a VM could not be started or failed; the text is for the user. Nothing is left over.
 pub fn run(slot: &Slot) -> Result<ExitStatus, RunError> {
     run_by(slot, Policy::of).map(|ended| ended.outcome)
 }
 
-/// The same with another policy for accelerators; says how the VMs came up, if they did.
+/// The same with another policy for accelerators; returns how the VMs started, if they did.
 fn run_by(slot: &Slot, policy: impl FnOnce(&Config, &Path) -> Policy) -> Result<Started<ExitStatus>, RunError> {
     let signals = Signals::watch().context("signals")?;
     let interrupted = |signal| Started { outcome: ExitStatus::Signal(signal), accel: Accel::Tcg, proven: false };
@@ -87,21 +87,21 @@ fn run_by(slot: &Slot, policy: impl FnOnce(&Config, &Path) -> Policy) -> Result<
     })
 }
 
-/// What a test of KVM has shown.
+/// Result of a test of KVM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KvmTest {
-    /// A guest came up and ended in this time.
+    /// A guest started and ended in this time.
     Runs(Duration),
-    /// A guest did not come up, and then did when it was emulated.
+    /// A guest did not start under KVM, but then started under emulation.
     Broken,
-    /// The guest came up in neither way, so nothing is known of KVM.
+    /// The guest started in neither way, so nothing is known about KVM.
     Unknown,
-    /// This process may not use KVM, or there is none; the line says why and what helps.
+    /// This process has no permission to use KVM, or there is none; the line says why and what helps.
     Unusable(String),
 }
 
-/// Tries whether KVM really runs a guest: the image's own boot, and a command that does nothing. What the node knew of
-/// KVM does not count, and what it shows now is remembered.
+/// Tests whether KVM really runs a guest: the image's own boot, and a command that does nothing. An earlier verdict is
+/// ignored, and the new one is stored.
 ///
 /// # Errors
 /// When no guest can be started at all.
@@ -118,7 +118,7 @@ pub fn try_kvm(config: &Config, image: &ImageName) -> Result<KvmTest, RunError> 
     })
 }
 
-/// Brings an image to this node, as the first job that wants it would.
+/// Brings an image to this node, as the first job with this image would.
 ///
 /// # Errors
 /// When it cannot be used.
@@ -134,7 +134,7 @@ pub fn fetch(config: &Config, image: &ImageRef) -> Result<Disk, RunError> {
     }
 }
 
-/// Tries whether a VM's private disk can be made where the site wants it.
+/// Tests whether a VM's private disk can be made in the site's directory.
 ///
 /// # Errors
 /// Why not.

@@ -5,7 +5,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
-/// Sends information to the journal, where there is one, and with `verbose` everything to stderr.
+/// Sends information to the journal, if there is one, and with `verbose` everything to stderr.
 pub fn init(verbose: bool) {
     let journal = tracing_journald::layer()
         .ok()

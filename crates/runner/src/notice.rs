@@ -1,13 +1,13 @@
 //! Lines for the person who runs a step.
 //!
-//! Not `eprintln!`: that one panics when nobody reads standard error any more, and a task must not
-//! end differently because its reader left.
+//! Not `eprintln!`: that one panics if the reader of standard error has closed it, and that must
+//! not change how a task ends.
 
 use std::io::{self, IsTerminal, Write};
 
 use node::text::printable_lines;
 
-/// Writes `vm: text` to standard error as one piece; a failure to write is nobody's business.
+/// Writes `vm: text` to standard error as one piece; a failure to write is ignored.
 pub fn line(text: &str) {
     let _ = io::stderr().write_all(formatted(text).as_bytes());
 }

@@ -1,17 +1,17 @@
-//! Memory and processors of a slot's VMs: plain arithmetic, explained when it does not work out.
+//! Memory and processors of a slot's VMs: plain arithmetic, shown in the error when it does not fit.
 
 use crate::error::{Fault, RunError, ensure};
 use crate::limits::Memory;
 use qemu::{MIN_GUEST_MIB, VmSize};
 
-/// What a slot has to give.
+/// The resources of a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotResources {
     /// VMs that share it.
     pub vms: u32,
     /// The task's memory, where it is limited.
     pub memory: Option<Memory>,
-    /// Guest memory per VM in MiB where it does not.
+    /// Guest memory per VM in MiB where it is not limited.
     pub default_mib: u64,
     /// What QEMU itself needs per VM, in MiB.
     pub overhead_mib: u64,

@@ -1,4 +1,4 @@
-//! From what is asked for to what VMs are made of.
+//! From the request to the parts of its VMs.
 
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
@@ -16,7 +16,7 @@ use image::{Image, ImageError, runs_here};
 use node::layout::this_node;
 use qemu::{BootSource, MachineType, Share, VmSize};
 
-/// What a slot's VMs are made of: everything that is looked up once.
+/// The parts of a slot's VMs: everything that is looked up once.
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) image: Image,
@@ -30,15 +30,15 @@ pub(crate) struct Parts {
     pub(crate) task: Task,
 }
 
-/// What came of looking everything up.
+/// Result of looking everything up.
 #[derive(Debug)]
 pub(crate) enum Prepared {
     Parts(Box<Parts>),
-    /// A signal came that ends the task.
+    /// A signal ends the task.
     Interrupted(Signal),
 }
 
-/// Looks up everything the VMs need; all that can be wrong with a request or a node shows here.
+/// Looks up everything the VMs need; all errors of a request or a node are found here.
 ///
 /// # Errors
 /// What is wrong, and whose fault it is.
@@ -74,9 +74,9 @@ pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunErr
     let (task, own) = describe_task(slot)?;
     let shares = choose_shares(slot, &image, &own)?;
     let machine = source::machine(&source, config.machine);
-    // VMs that share a processor boot one after the other in effect.
+    // VMs that share a processor in effect boot one after the other.
     let timeouts = source::timeouts(&source, config, vms.div_ceil(cpus));
-    // Last: it may take as long as a copy of the image does.
+    // This comes last, because it may have to copy the image.
     let notice_at = io::stderr().is_terminal().then(|| slot.begin + NOTICE_AFTER);
     let disk = match delivery::deliver(&image, &delivery::CopyTerms::of(config, signals, notice_at))? {
         Delivered::Disk(disk) => disk,
@@ -107,7 +107,7 @@ fn find_image(slot: &Slot) -> Result<Image, RunError> {
     Ok(image)
 }
 
-/// The command as the agent is told of it, and the user's own directories that it should see.
+/// The command as it is described to the agent, and the user's own directories that it should see.
 fn describe_task(slot: &Slot) -> Result<(Task, Vec<PathBuf>), RunError> {
     let asked = &slot.asked;
     let mut task = Task::from_this_process(&slot.command)?;
@@ -119,7 +119,7 @@ fn describe_task(slot: &Slot) -> Result<(Task, Vec<PathBuf>), RunError> {
     Ok((task, own))
 }
 
-/// What the guests see of the host.
+/// The host directories that the guests see.
 fn choose_shares(slot: &Slot, image: &Image, own: &[PathBuf]) -> Result<Vec<Share>, RunError> {
     let mounts = slot.asked.vm_mount.as_deref().unwrap_or_default();
     for mount in mounts {
@@ -143,7 +143,7 @@ fn choose_shares(slot: &Slot, image: &Image, own: &[PathBuf]) -> Result<Vec<Shar
         shares.clear();
     }
     for (path, _) in image.entry.links.iter() {
-        // It would be made on the host.
+        // The link would be made on the host.
         if let Some(share) = shares.iter().find(|share| path.starts_with(&share.target)) {
             let (link, share) = (path.display(), share.target.display());
             let why = format!(
@@ -156,11 +156,11 @@ fn choose_shares(slot: &Slot, image: &Image, own: &[PathBuf]) -> Result<Vec<Shar
     Ok(shares)
 }
 
-/// With a terminal on stdin and stdout, the command gets one of its own and this one is only a wire.
-/// Without, stderr stays apart from stdout unless the two are one file already.
+/// With a terminal on stdin and stdout, the command gets its own, and this one only passes bytes on.
+/// Without a terminal, stderr stays separate from stdout unless both are one file already.
 ///
 /// # Errors
-/// When the terminal refuses.
+/// When the terminal cannot be set up.
 pub(crate) fn enter_terminal(task: &mut Task) -> Result<Option<RawTerminal>, RunError> {
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
     if stdin.is_terminal() && stdout.is_terminal() {

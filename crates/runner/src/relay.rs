@@ -14,14 +14,14 @@ use crate::start::Attempt;
 use crate::task::{Commands, End, Guest, Input, Streams, Trouble, clock, terminal_size};
 use proto::{ExitStatus, Stream};
 
-/// How long guests may take, and who wants to hear of it.
+/// How long guests may take, and the person to tell.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience<'a> {
-    /// Until every agent must have answered, and again until its command must run.
+    /// Time until every agent must have answered, and again until its command must run.
     pub(crate) attempt: &'a Attempt<'a>,
-    /// What to look for when one does not, for the message.
+    /// Advice for the message when one does not.
     pub advice: &'static str,
-    /// Silence of a guest after which it is given up.
+    /// How long a guest may be silent before its VM is ended.
     pub silence_limit: Option<Duration>,
     /// When to tell a waiting person that a boot is under way, and of which image.
     pub notice: Option<(Instant, &'a str)>,
@@ -32,9 +32,9 @@ pub struct Patience<'a> {
 pub struct Relay<'a> {
     /// The VMs; commands are attached to them by number.
     pub vms: Vec<Vm>,
-    /// What runs in them.
+    /// The commands that run in them.
     pub commands: Commands,
-    /// A VM that is not ended after a command that succeeded.
+    /// A VM that goes on after its command succeeded.
     keep: Option<usize>,
     guest: Guest<'a>,
     patience: Patience<'a>,
@@ -51,13 +51,13 @@ impl<'a> Relay<'a> {
         Self { vms, commands, keep: None, guest, patience, notice_at, events }
     }
 
-    /// Lets a VM live on if its command succeeds: its root is to be saved.
+    /// Keeps a VM running if its command succeeds, because its root will be saved.
     pub fn keep(&mut self, vm: usize) {
         self.keep = Some(vm);
     }
 
     /// Runs until every VM has ended and all output was written, or until a signal that ends the
-    /// task comes while there is no command that could decide about it: that signal.
+    /// task comes when no command runs that could handle it; returns that signal.
     ///
     /// # Errors
     /// When the system refuses to poll.
@@ -75,7 +75,7 @@ impl<'a> Relay<'a> {
         self.vms.iter_mut().for_each(|vm| vm.greet(nonce(vm.number as u32), wait));
     }
 
-    /// Does all there is to do, sleeps, and takes in what happened.
+    /// Does all pending work, sleeps, and reads the events.
     fn turn(&mut self) -> Result<ControlFlow<Option<Signal>>, RunError> {
         if let Some(signal) = self.write_outputs() {
             return Ok(ControlFlow::Break(Some(signal)));
@@ -103,7 +103,7 @@ impl<'a> Relay<'a> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Whether nothing is left to be done.
+    /// Whether nothing is left to do.
     fn is_over(&mut self) -> bool {
         if !self.commands.have_ended() {
             return false;
@@ -112,7 +112,7 @@ impl<'a> Relay<'a> {
         !self.commands.streams.are_waiting()
     }
 
-    /// One guest that answers may show that the others need no more than time.
+    /// If one guest has answered, the others may just need more time.
     fn learn_from_the_first_answer(&mut self) {
         if self.vms.iter().any(Vm::has_answered)
             && let Some(more) = self.patience.attempt.answered()
@@ -143,7 +143,7 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Does what follows from how far commands and VMs have come.
+    /// Acts on the new states of commands and VMs.
     fn follow_up(&mut self) {
         let Commands { list, streams } = &mut self.commands;
         for command in list {
@@ -153,7 +153,7 @@ impl<'a> Relay<'a> {
             } else if command.is_running() && vm.expected().is_some() {
                 vm.look_after(&self.events.clock, self.patience.silence_limit);
             } else if let Some(end) = command.end() {
-                // It was the only one in its VM.
+                // It was the only command in its VM.
                 match *end == End::Exited(ExitStatus::Code(0)) && self.keep == Some(vm.number) {
                     true => vm.pause(),
                     false => vm.end(),
@@ -162,8 +162,8 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Writes what the readers take, and sees to it that commands learn of a reader that left. A signal that
-    /// ends the task if that comes of it.
+    /// Writes what the readers take, and tells commands about a reader that is gone. Returns a signal if
+    /// that ends the task.
     fn write_outputs(&mut self) -> Option<Signal> {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let Commands { list, streams } = &mut self.commands;
@@ -175,7 +175,7 @@ impl<'a> Relay<'a> {
                 Some(Trouble::Lost(error)) => {
                     let name = if stream == Stream::Stdout { "stdout" } else { "stderr" };
                     self.commands.streams.notice(&format!("error: the task's {name} cannot be written: {error}"));
-                    // A file that became too large is a signal too, which comes before the error.
+                    // A file that became too large causes a signal too, which comes before the error.
                     if let Some(signal) = self.take_signals() {
                         return Some(signal);
                     }
@@ -206,15 +206,15 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Passes on the signals that came. One that ends the task if there is no command that could decide for itself.
+    /// Passes on the signals that came. Returns one that ends the task if no command can handle it.
     fn take_signals(&mut self) -> Option<Signal> {
         while let Some(signal) = self.events.next_signal() {
             let is = |number: i32| i32::from(signal) == number;
-            // A task that has not begun dies as any process would, and so does one of which only output is left.
+            // A task that has not begun dies like any process, and so does one that only has output left.
             if is_fatal(signal) && (!self.commands.has_begun() || self.commands.have_ended()) {
                 return Some(signal);
             }
-            // Whoever was stopped has missed some time.
+            // A process that was stopped has missed some time.
             if is(libc::SIGCONT) {
                 self.vms.iter_mut().filter(|vm| vm.is_up()).for_each(|vm| vm.out().send(0, &clock()));
             }
@@ -232,7 +232,7 @@ impl<'a> Relay<'a> {
         None
     }
 
-    /// Tells who waits at a terminal that guests are still on their way up.
+    /// Tells a person who waits at a terminal that guests are still booting.
     fn tell_of_the_start(&mut self) {
         if !self.notice_at.is_some_and(|moment| self.events.clock.has_passed(moment)) {
             return;

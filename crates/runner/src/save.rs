@@ -1,5 +1,5 @@
-//! Keeping a VM's root: a second session with the agent, whose command is the agent's own exporter. What it
-//! writes goes through the importer, as any archive does.
+//! Saving a VM's root: a second session with the agent, whose command is the agent's own exporter. Its
+//! output goes through the importer, like any archive.
 
 use std::io::{self, IsTerminal, Read};
 use std::time::Duration;
@@ -14,8 +14,8 @@ use proto::{ExitStatus, RecvWindow, Stream, ToGuest, ToHost};
 use qemu::printable;
 use request::SaveSpec;
 
-/// The agent as the program that writes the root as an archive. Other mounts than that over `/etc` are no part of
-/// the root: shares, the kernel's file systems, memory.
+/// The agent as the program that writes the root as an archive. Of the mounts, only the one over `/etc` belongs
+/// to the root, not shares, the kernel's file systems or memory.
 const EXPORTER: [&str; 7] = ["/proc/self/exe", "export", "/", "--include", "/etc", "--hollow", "/tmp"];
 
 /// Memory that packing takes from the task, in MiB.
@@ -24,7 +24,7 @@ pub const OVERHEAD_MIB: u64 = 80;
 /// Longest silence of a guest that is being saved.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Most of the exporter's complaints that is kept.
+/// Most bytes of the exporter's errors that are kept.
 const COMPLAINT_MAX: usize = 1000;
 
 /// How saving ended.
@@ -34,11 +34,11 @@ pub enum Saved {
     Done,
     /// Nothing was made; the text says why, for the user.
     Failed(String),
-    /// By a signal that ends the task; nothing was made.
+    /// A signal ends the task; nothing was made.
     Interrupted(Signal),
 }
 
-/// The image that is to be made. It inherits from its base how it is started.
+/// The image to make. It has its base's start settings.
 #[derive(Debug)]
 pub struct SaveAs {
     place: NewImage,
@@ -46,10 +46,10 @@ pub struct SaveAs {
 }
 
 impl SaveAs {
-    /// Finds the place that `spec` means and what is needed to fill it, before a VM is started in vain.
+    /// Finds the place for `spec` and the programs that are needed, before a VM is started for nothing.
     ///
     /// # Errors
-    /// The text is for the user.
+    /// When there is none; the text is for the user.
     pub fn new(spec: &SaveSpec, description: Option<String>, config: &Config) -> Result<Self, RunError> {
         packer_exists().blame(Fault::Node)?;
         let place = NewImage::find(spec, config.catalogue().dir_for_new()).blame(Fault::User)?;
@@ -61,7 +61,7 @@ impl SaveAs {
         format!("image '{}' in {}", self.place.name, self.place.dir.display())
     }
 
-    /// Packs the tar archive of a root that was one of `base`, and says what came of it.
+    /// Packs the tar archive of a root that was started from `base`, and returns the result.
     fn pack(&self, archive: &mut dyn Read, base: &Image) -> Result<String, ImportError> {
         let (place, entry) = (&self.place, &base.entry);
         let options = ImportOptions {
@@ -112,7 +112,7 @@ fn fatal_signal(events: &Events<'_>) -> Option<Signal> {
     std::iter::from_fn(|| events.next_signal()).find(ends)
 }
 
-/// How far the session has come.
+/// The phase of the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// Until the agent answers.
@@ -134,13 +134,13 @@ struct RootArchive<'a> {
     interrupted: Option<Signal>,
 }
 
-/// What the exporter has said. What has arrived and was not read is bounded by the channel's flow control.
+/// The exporter's output. The channel's flow control limits the bytes that have arrived and were not read.
 struct Export {
     stage: Stage,
     received: [RecvWindow; 2],
-    /// Bytes of the archive that were not read yet.
+    /// Bytes of the archive that have arrived.
     arrived: Vec<u8>,
-    /// Of which this many were read.
+    /// How many of them were read.
     taken: usize,
     complaint: Vec<u8>,
 }
@@ -148,14 +148,14 @@ struct Export {
 impl<'a> RootArchive<'a> {
     fn open(vm: &'a mut Vm, signals: &'a Signals, patience: Duration) -> Self {
         let events = Events::new(signals);
-        // The sessions before have the number of a VM.
+        // The earlier sessions have the number of a VM.
         vm.greet(nonce(u32::MAX), Wait::answer(&events.clock, patience, ""));
         let (received, complaint) = Default::default();
         let export = Export { stage: Stage::Greeting, received, arrived: Vec::new(), taken: 0, complaint };
         Self { vm, events, patience, export, failure: None, interrupted: None }
     }
 
-    /// Waits until there is something of the archive, or it is over.
+    /// Waits until a part of the archive arrives, or it ends.
     fn fill(&mut self) -> Result<(), String> {
         if self.vm.is_up() {
             self.vm.expect(Wait::new(&self.events.clock, self.patience, "the guest said nothing", ""));

@@ -5,18 +5,18 @@ use std::path::{Component, Path, PathBuf};
 use qemu::Share;
 use request::ShareSpec;
 
-/// Directories that make up an operating system: those of the host must not cover the image's.
+/// Directories that make up an operating system: the host's must not cover the image's.
 const SYSTEM_DIRS: [&str; 15] = [
     "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/root", "/run", "/sbin", "/sys",
     "/usr", "/var",
 ];
 
-/// Chooses the shares of a task: what was asked for and what the site lists (the first of one
-/// target wins), then the user's own directories as far as
-/// no earlier share covers them and they are not part of the operating system.
+/// Chooses the shares of a task: first those that were asked for and those of the site (for one
+/// target, the first wins), then the user's own directories, if no earlier share covers them and
+/// they are not part of the operating system.
 ///
-/// `own` is the home directory, the submit directory and the working directory; those that do not
-/// exist are left out, as a bare-metal task would not see them either.
+/// `own` is the home directory, the submit directory and the working directory; missing ones are
+/// left out, because a bare-metal task would not see them either.
 pub fn choose(asked: &[ShareSpec], own: &[PathBuf]) -> Vec<Share> {
     let mut specs: Vec<ShareSpec> = Vec::new();
     for spec in asked.iter().filter(|spec| spec.source.is_dir()) {
@@ -26,12 +26,12 @@ pub fn choose(asked: &[ShareSpec], own: &[PathBuf]) -> Vec<Share> {
     }
     for dir in own {
         if dir.is_dir() && may_be_shared(dir) && !covered(&specs, dir) {
-            // A wider directory makes the narrower ones before it superfluous.
+            // A directory replaces the ones below it that came earlier.
             specs.retain(|spec| !(spec.source == spec.target && !spec.read_only && spec.target.starts_with(dir)));
             specs.push(ShareSpec { source: dir.clone(), target: dir.clone(), read_only: false });
         }
     }
-    // Parents are mounted before what lies below them.
+    // Parents are mounted before their subdirectories.
     specs.sort_by_key(|spec| spec.target.components().count());
     let share = |(number, spec): (usize, ShareSpec)| Share {
         tag: format!("s{number}"),
@@ -53,7 +53,7 @@ fn covered(specs: &[ShareSpec], dir: &Path) -> bool {
 
 fn may_be_shared(dir: &Path) -> bool {
     let plain = dir.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-    // /var/tmp and its like are users' ground although /var is not.
+    // /var/tmp and similar directories belong to users, although /var does not.
     let users_ground = dir.starts_with("/var/tmp") || dir.starts_with("/run/user") || dir.starts_with("/root/");
     let system = SYSTEM_DIRS.iter().any(|system| dir.starts_with(system));
     // root's own home is shared for root's own jobs: it is the user's home then.

@@ -9,8 +9,8 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// Signals that are not passed on: those that cannot be caught, those by which the kernel reports
-/// a fault of this very process, and those that tell of its own children, pipes and terminal.
+/// Signals that are not passed on: those that cannot be caught, those by which the kernel reports a
+/// fault of this process, and those about its own children, pipes and terminal.
 const OWN: [i32; 11] = [
     libc::SIGKILL,
     libc::SIGSTOP,
@@ -49,7 +49,7 @@ impl Signals {
         Ok(Self { fd: SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)? })
     }
 
-    /// Watches for none: they keep the effect they have on any process.
+    /// Watches for none: signals keep their usual effect.
     ///
     /// # Errors
     /// When descriptors run out.
@@ -82,7 +82,7 @@ impl node::lock::Interrupt for Signals {
 
 /// The signals that are meant for the command.
 pub fn passed_on() -> SigSet {
-    // The two that libc keeps for itself are refused by sigaddset, and so left out.
+    // sigaddset refuses the two signals that libc reserves for itself, so they are left out.
     set_of((1..=LAST).filter(|signo| !OWN.contains(signo)))
 }
 
@@ -99,7 +99,7 @@ fn set_of(signals: impl Iterator<Item = i32>) -> SigSet {
     }
 }
 
-/// Whether the signal ends a process that does nothing about it.
+/// Whether the signal's default action ends a process.
 pub fn is_fatal(signo: Signal) -> bool {
     !matches!(i32::from(signo), libc::SIGCONT | libc::SIGTSTP | libc::SIGWINCH | libc::SIGURG)
 }

@@ -9,10 +9,10 @@ use crate::save::SaveAs;
 use crate::task::Command;
 use request::{Asked, ImageRef, JobRef};
 
-/// A start that takes longer than this is announced to a person who waits at a terminal.
+/// If a start takes longer than this, a person who waits at a terminal is told.
 pub(crate) const NOTICE_AFTER: Duration = Duration::from_secs(1);
 
-/// A slot and what is to run in it.
+/// A slot and the command to run in it.
 #[derive(Debug)]
 pub struct Slot {
     /// The site's configuration.
@@ -21,11 +21,11 @@ pub struct Slot {
     pub image: ImageRef,
     /// The job, where there is one.
     pub job: Option<JobRef>,
-    /// What is asked for beside the image. Its `vm_save` has become [`Slot::save`].
+    /// The options besides the image. Its `vm_save` has become [`Slot::save`].
     pub asked: Asked,
     /// Memory of the whole slot, where it is limited.
     pub memory: Option<Memory>,
-    /// Image that the first VM's root becomes if its command succeeds.
+    /// The image to make from the first VM's root if its command succeeds.
     pub save: Option<SaveAs>,
     /// What runs in its VMs.
     pub command: Command,
@@ -36,7 +36,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// One VM of this image for this command, as the site has it; its work begins now.
+    /// One VM of this image for this command, with the site's defaults; its work begins now.
     pub fn plain(config: Config, image: ImageRef, argv: Vec<OsString>) -> Self {
         Self {
             config,

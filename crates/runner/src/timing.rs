@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use proto::BootTimes;
 
-/// The moments of one VM's life. Those that were not reached stay empty.
+/// The moments of one VM's life. Moments that were not reached stay empty.
 #[derive(Debug, Clone)]
 pub struct Moments {
     /// The runner began.
@@ -14,7 +14,7 @@ pub struct Moments {
     pub template: Option<Instant>,
     /// QEMU was started.
     pub spawned: Option<Instant>,
-    /// The guest of a clone went on from where its template was stopped.
+    /// The guest of a clone continued where its template was stopped.
     pub resumed: Option<Instant>,
     /// The agent answered.
     pub ready: Option<Instant>,
@@ -67,7 +67,7 @@ impl Moments {
             let mut boot = Vec::new();
             until("boot", self.ready, &mut boot);
             let total: Duration = boot.iter().map(|(_, length)| *length).sum();
-            // The guest's clock starts with its kernel: what is left before is QEMU and the kernel's loading.
+            // The guest's clock starts with its kernel: the time before it is QEMU and the kernel's loading.
             let inside = Duration::from_millis(self.boot.ready_ms.into());
             phases.push(("qemu", total.saturating_sub(inside)));
             phases.push(("kernel", guest(0, self.boot.agent_ms)));

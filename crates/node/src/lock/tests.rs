@@ -133,7 +133,7 @@ fn waiters_that_leave_or_stay_do_not_keep_waking_each_other() {
             });
         }
     });
-    // Each looks at its begin, at its deadline, and once for each that leaves before it or comes late.
+    // Each looks when it begins, at its deadline, and once for each waiter that leaves before it or comes late.
     let looks = looks.load(Ordering::Relaxed);
     assert!(looks <= 5 * 8, "{looks}");
 }

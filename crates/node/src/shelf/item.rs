@@ -1,4 +1,4 @@
-//! The two kinds of things on shelves: how each lies there. What they are is the business of whoever makes them.
+//! The two kinds of things on shelves: how each is stored. Their content is known only to the code that makes them.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -12,21 +12,22 @@ use crate::dir;
 use crate::sys;
 use crate::trust::{Distrust, Readers, believe, believe_file};
 
-/// Time of modification of every copy, in seconds since 1970: 2001-09-09 01:46:40, which no clock will show again.
+/// Time of modification of every copy, in seconds since 1970: 2001-09-09 01:46:40, a time that no clock will show
+/// again.
 const SEAL: u64 = 1_000_000_000;
 
 /// Most entries of a template's directory that are looked at; it has six.
 const FILES_MOST: usize = 32;
 
-/// A kind of things that lie on a shelf.
+/// A kind of things that are kept on a shelf.
 pub trait Item: Sized + fmt::Debug {
     /// What one is called.
     const NOUN: &'static str;
-    /// The site's limit for what the items of one owner take, by its key in the configuration.
+    /// The configuration key of the site's limit for the items of one owner.
     const LIMIT: &'static str;
     /// Mode of the site's shelf.
     const SITE_MODE: u32;
-    /// Whether the next boot of the node makes them useless: their names then begin with the boot's mark.
+    /// Whether they are useless after the next boot of the node: their names then begin with the boot's mark.
     const OF_ONE_BOOT: bool;
 
     /// Opens a complete item, which must belong to `owner` alone.
@@ -35,7 +36,8 @@ pub trait Item: Sized + fmt::Debug {
     /// When it is not there, or could have been put there or changed by others.
     fn open(path: &Path, owner: u32) -> Result<Self, Distrust>;
 
-    /// Notes that it was used now. Not permitted for another's; the kernel then notes the day of its last reading.
+    /// Notes that it was used now. Not permitted for another user's item; then only the kernel's access time shows
+    /// its use, to the day.
     fn touch(&self);
 
     /// Makes an empty draft.
@@ -44,13 +46,13 @@ pub trait Item: Sized + fmt::Debug {
     /// As the system.
     fn begin(path: &Path) -> io::Result<()>;
 
-    /// Makes a complete draft ready to be opened by `readers`; what it holds is on the disk then.
+    /// Makes a complete draft ready to be opened by `readers`; its content is on the disk then.
     ///
     /// # Errors
     /// As the system.
     fn seal(path: &Path, readers: Readers) -> io::Result<()>;
 
-    /// What it takes of the disk in bytes, and when it was last used; `None` if it is something else.
+    /// Its size on the disk in bytes, and when it was last used; `None` if it is something else.
     fn measure(path: &Path, meta: &Metadata) -> Option<(u64, SystemTime)>;
 }
 
@@ -76,7 +78,7 @@ impl TemplateDir {
 impl Item for TemplateDir {
     const NOUN: &'static str = "template";
     const LIMIT: &'static str = "template_cache_mib";
-    /// Everybody may see which templates there are; each has the permissions of its image's disk.
+    /// Everybody may list the templates; each has the permissions of its image's disk.
     const SITE_MODE: u32 = 0o755;
     const OF_ONE_BOOT: bool = true;
 
@@ -114,15 +116,15 @@ impl Item for TemplateDir {
         let files = fs::read_dir(path).into_iter().flatten().flatten().take(FILES_MOST);
         for meta in files.filter_map(|file| file.metadata().ok()).filter(Metadata::is_file) {
             bytes += meta.blocks() * 512;
-            // A user who clones the site's template may not touch it, but the kernel notes that it is read.
+            // A user who clones the site's template may not change its times, but the kernel notes that it is read.
             used = used.max(meta.accessed().unwrap_or(used));
         }
         Some((bytes, used))
     }
 }
 
-/// A copy of an image's disk: a file that is never written again. Its time of modification is a seal that any later
-/// write breaks, its time of access tells when it was last wanted.
+/// A copy of an image's disk: a file that is never written again. Its modification time is a seal that any later
+/// write breaks; its access time says when it was last used.
 #[derive(Debug)]
 pub struct ImageCopy(File);
 
@@ -136,8 +138,8 @@ impl ImageCopy {
 impl Item for ImageCopy {
     const NOUN: &'static str = "copy";
     const LIMIT: &'static str = "image_cache_mib";
-    /// A copy is found by whoever knows its digest from an entry. So nobody sees the image of a directory that is
-    /// closed to him.
+    /// To find a copy, a user must know its digest from an entry. So nobody sees an image from a directory that
+    /// is closed to that user.
     const SITE_MODE: u32 = 0o711;
     const OF_ONE_BOOT: bool = false;
 
@@ -162,7 +164,7 @@ impl Item for ImageCopy {
         let file = OpenOptions::new().write(true).open(path)?;
         fchown(&file, None, readers.group)?;
         file.set_permissions(Permissions::from_mode(readers.file_mode()))?;
-        // On the disk before it has its name: a crash must not leave a sealed copy with holes.
+        // It must be on the disk before it gets its name: a crash must not leave a sealed copy with holes.
         file.sync_all()?;
         let seal = SystemTime::UNIX_EPOCH + Duration::from_secs(SEAL);
         file.set_times(FileTimes::new().set_accessed(SystemTime::now()).set_modified(seal))

@@ -1,8 +1,8 @@
 //! A shelf: the items of one kind and one owner in a cache directory.
 //!
 //! An item appears under its name in one step, complete, and is only read from then on. It is used through
-//! descriptors: removing it harms nobody who has opened it. It is made by one process at a time, under a lock that
-//! dies with its holder, and is believed only if nobody but the shelf's owner can have written it.
+//! descriptors, so removing it does not affect processes that have opened it. It is made by one process at a time,
+//! under a lock that dies with its holder. It is trusted only if nobody but the shelf's owner can have written it.
 
 mod item;
 pub(crate) mod name;
@@ -27,21 +27,21 @@ use crate::space::{self, Medium};
 use crate::trash::Trash;
 use crate::trust::{Distrust, Readers};
 
-/// How long a failure to make an item keeps others from trying the same: a full disk may be tidied up.
+/// How long a failure to make an item stops others from trying the same; meanwhile a full disk may get free space.
 const FAILURE_HOLDS: Duration = Duration::from_secs(600);
 
 /// Longest note of a failure.
 const NOTE_MOST: u64 = 4096;
 
-/// Longest that a removal of what a user owns takes.
+/// Longest time for removing a user's files.
 const REMOVAL: Duration = Duration::from_secs(60);
 
 /// Why nothing can be kept on a shelf, in one line with the remedy.
 #[derive(Debug)]
 pub enum ShelfError {
-    /// Its directory is not there or not fit.
+    /// Its directory is missing or unsuitable.
     Dir(DirError),
-    /// It lies in the node's memory, and what a job writes there counts as the job's.
+    /// It is in the node's memory, and files that a job writes there count as the job's memory.
     InMemory(PathBuf),
 }
 
@@ -70,7 +70,7 @@ impl std::error::Error for ShelfError {
 pub struct Shelf<I> {
     /// The directory.
     pub dir: PathBuf,
-    /// Whose items it holds: root's are the site's, for everybody who may.
+    /// Whose items it holds: root's are the site's, for all users with permission.
     pub owner: u32,
     cache_dir: PathBuf,
     is_site: bool,
@@ -103,7 +103,7 @@ impl<I: Item> Shelf<I> {
         Self { dir, owner: uid, cache_dir, is_site: false, item: PhantomData }
     }
 
-    /// Where this process makes items that serve as many as they may: root for everybody.
+    /// The shelf for items that this process makes for as many users as possible: root makes them for everybody.
     pub fn for_process(cache_dir: &Path) -> Self {
         match own_uid() {
             0 => Self::of_site(cache_dir),
@@ -111,7 +111,7 @@ impl<I: Item> Shelf<I> {
         }
     }
 
-    /// The site's and those of all users that this process may look into.
+    /// The site's and those of all users that this process may read.
     pub fn all(cache_dir: &Path) -> Vec<Self> {
         let own = owners(cache_dir).into_iter().map(|uid| Self::of_user(cache_dir, uid));
         [Self::of_site(cache_dir)].into_iter().chain(own).collect()
@@ -122,11 +122,11 @@ impl<I: Item> Shelf<I> {
         self.is_site
     }
 
-    /// Makes the directory where this process may, and checks that nobody else can write to it and that it may be
-    /// filled.
+    /// Makes the directory if this process may, and checks that nobody else can write to it and that items may be
+    /// put there.
     ///
     /// # Errors
-    /// When it is not there, not fit to hold what this user will run, or in memory that would be charged to a job.
+    /// When it is missing, not safe for files that this user will run, or in memory that would be charged to a job.
     pub fn prepare(&self) -> Result<(), ShelfError> {
         if own_uid() == 0 && self.dir.symlink_metadata().is_err() {
             let mode = if self.is_site { I::SITE_MODE } else { 0o700 };
@@ -141,7 +141,7 @@ impl<I: Item> Shelf<I> {
         }
     }
 
-    /// Opens the item of that name to use it, which is noted. Needs no lock.
+    /// Opens the item of that name to use it, and notes the use. Needs no lock.
     ///
     /// # Errors
     /// As [`Shelf::look`].
@@ -149,10 +149,10 @@ impl<I: Item> Shelf<I> {
         self.look(name).inspect(|found| found.iter().for_each(Item::touch))
     }
 
-    /// Opens the item of that name to look at it. That it is not there, or not for this user, is no error.
+    /// Opens the item of that name to look at it. It is no error if it is missing or not for this user.
     ///
     /// # Errors
-    /// When it counts as none because others could have written it.
+    /// When it is not trusted because others could have written it.
     pub fn look(&self, name: &str) -> Result<Option<I>, Distrust> {
         match I::open(&self.dir.join(name), self.owner) {
             Ok(item) => Ok(Some(item)),
@@ -173,7 +173,7 @@ impl<I: Item> Shelf<I> {
     /// Waits for that lock until `deadline`, or until `look` finds the item.
     ///
     /// # Errors
-    /// When there can be no lock.
+    /// When the lock cannot be made.
     pub fn lock<T>(
         &self,
         name: &str,
@@ -189,7 +189,7 @@ impl<I: Item> Shelf<I> {
     /// # Errors
     /// When it cannot be made.
     pub fn begin(&self, name: &str) -> io::Result<Draft<I>> {
-        // What a maker left that was killed: its lock is ours now.
+        // The leftover of a killed maker: we hold its lock now.
         for entry in fs::read_dir(&self.dir)?.flatten() {
             if entry.file_name().to_str().is_some_and(|found| name::kind(found) == name::Kind::Draft(name)) {
                 remove(&entry.path());
@@ -200,7 +200,7 @@ impl<I: Item> Shelf<I> {
         Ok(Draft { path, shelf: self.clone(), name: name.to_owned() })
     }
 
-    /// Notes that the item cannot be made, so that not every start tries it in vain.
+    /// Notes that the item cannot be made, so that not every start tries it again.
     pub fn note_failure(&self, name: &str, why: &str) {
         let path = self.dir.join(name::failed(name));
         let _ = fs::remove_file(&path);
@@ -227,7 +227,7 @@ impl<I: Item> Shelf<I> {
         let _ = fs::remove_file(self.dir.join(name::failed(name)));
     }
 
-    /// Removes an item. It disappears in one step; who has it open keeps it.
+    /// Removes an item. It disappears in one step; processes that have it open keep it.
     ///
     /// # Errors
     /// When the system refuses.
@@ -257,7 +257,7 @@ pub(crate) fn owners(cache_dir: &Path) -> Vec<u32> {
 }
 
 fn own_uid() -> u32 {
-    // /proc is always there where VMs run; nobody's is the shelf that is then looked for.
+    // /proc always exists where VMs run. Without it, this uid, which nobody has, leads to a shelf that does not exist.
     dir::own_uid().unwrap_or(u32::MAX)
 }
 
@@ -268,7 +268,7 @@ fn remove(path: &Path) {
     };
 }
 
-/// An item that is being made. Unless it is published it disappears.
+/// An item that is being made. It is removed unless it is published.
 #[derive(Debug)]
 pub struct Draft<I: Item> {
     path: PathBuf,
@@ -291,7 +291,7 @@ impl<I: Item> Draft<I> {
         let item = I::open(&self.path, self.shelf.owner)?;
         let to = self.shelf.dir.join(&self.name);
         if fs::symlink_metadata(&to).is_ok_and(|meta| meta.is_dir()) {
-            // A damaged one is in the way.
+            // A damaged item has the name.
             let _ = self.shelf.remove(&self.name);
         }
         fs::rename(&self.path, to)?;
@@ -305,7 +305,7 @@ impl Draft<ImageCopy> {
     /// The file, to be filled.
     ///
     /// # Errors
-    /// As the system.
+    /// When the system refuses.
     pub fn file(&self) -> io::Result<File> {
         OpenOptions::new().read(true).write(true).open(&self.path)
     }
@@ -318,7 +318,7 @@ impl<I: Item> Drop for Draft<I> {
     }
 }
 
-/// Whether an item was used so long ago. A time yet to come is no use: somebody wants to be kept for ever.
+/// When an item was last used. A time in the future does not count: a user could set it to keep an item for ever.
 pub(crate) fn last_used(used: SystemTime, now: SystemTime) -> SystemTime {
     const CLOCKS_DIFFER: Duration = Duration::from_secs(24 * 3600);
     if used > now + CLOCKS_DIFFER { SystemTime::UNIX_EPOCH } else { used }

@@ -1,15 +1,15 @@
-//! What a name on a shelf says. Only these are given; an item's own name has no dot.
+//! The meaning of the names on a shelf. No other names are used; an item's own name has no dot.
 
 use std::io;
 
 use crate::process;
 
-/// What is called so.
+/// What a name means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind<'a> {
     /// A complete item.
     Item,
-    /// The lock of whoever makes the item of that name.
+    /// The lock for making the item of that name.
     Lock(&'a str),
     /// A note that the item could not be made.
     Failed,
@@ -60,16 +60,16 @@ pub fn doomed(item: &str) -> String {
     format!("{}.old", draft(item))
 }
 
-/// The name of an item that is of use until the next boot of this node only: with the boot's own mark before it,
-/// so that whoever sweeps knows without looking inside.
+/// The name of an item that is useless after the next boot of this node. It begins with the boot's mark, so that
+/// a sweep knows without looking inside.
 ///
 /// # Errors
-/// When the kernel does not tell which boot this is.
+/// When the kernel does not give the boot id.
 pub fn of_this_boot(item: &str) -> io::Result<String> {
     Ok(format!("{}-{item}", mark(&process::boot()?)))
 }
 
-/// Whether an item of that name is of no use any more since the node was booted anew. `boot` is the boot that this is.
+/// Whether an item of that name is useless because the node was booted again. `boot` is the current boot.
 pub fn is_of_another_boot(name: &str, boot: &str) -> bool {
     !name.strip_prefix(mark(boot)).is_some_and(|rest| rest.starts_with('-'))
 }

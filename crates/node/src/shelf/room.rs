@@ -1,8 +1,8 @@
-//! Room on a shelf: what lies there, and what makes way for something new.
+//! Room on a shelf: which items are there, and which are removed for a new one.
 //!
-//! A user's process sees and removes that user's items only. What all shelves of a cache take together is kept within
-//! bounds by root's sweeps (`sweep`); what a process can do towards it is to leave the reserve free and to
-//! take no more for its own shelf than the whole cache may have.
+//! A user's process sees and removes that user's items only. Root's sweeps (`sweep`) limit the size of all shelves of
+//! a cache together; a process itself can only leave the reserve free and take no more for its own shelf than the
+//! whole cache may have.
 
 use std::fmt;
 use std::fs;
@@ -20,7 +20,7 @@ pub struct Stored {
     pub name: String,
     /// Where it is.
     pub path: PathBuf,
-    /// What it takes of the disk.
+    /// Its size on the disk.
     pub bytes: u64,
     /// When it was last used.
     pub used: SystemTime,
@@ -98,12 +98,12 @@ impl<I: Item> Shelf<I> {
     /// used. VMs that run from them keep their open files.
     ///
     /// # Errors
-    /// When there is no room for it at all. Nothing is removed then as far as that is known before.
+    /// When there is no room for it at all. If that is known in advance, nothing is removed.
     pub fn make_room(&self, bytes: u64, most_bytes: u64) -> Result<(), NoRoom> {
         self.make_room_in(bytes, most_bytes, &|dir| Space::of(dir, &self.cache_dir).ok())
     }
 
-    /// The same on a file system that `space` tells of.
+    /// The same on a file system with this `space`.
     pub(super) fn make_room_in(
         &self,
         bytes: u64,
@@ -134,7 +134,8 @@ impl<I: Item> Shelf<I> {
         Ok(())
     }
 
-    /// Removes the least recently used items until the rest takes at most `most_bytes`; `keep` stays. Says which went.
+    /// Removes the least recently used items until the rest takes at most `most_bytes`; `keep` stays. Returns the
+    /// removed ones.
     pub fn evict(&self, most_bytes: u64, keep: Option<&str>) -> Vec<PathBuf> {
         let all = self.list();
         let mut total: u64 = all.iter().map(|item| item.bytes).sum();
@@ -151,7 +152,7 @@ impl<I: Item> Shelf<I> {
         removed
     }
 
-    /// Removes the items of earlier boots of this node, where they are of no use any more; says how many.
+    /// Removes the items of earlier boots of this node, if they are useless now; returns how many.
     pub fn remove_of_other_boots(&self) -> usize {
         let Some(boot) = crate::process::boot().ok().filter(|_| I::OF_ONE_BOOT) else { return 0 };
         let old = self.list().into_iter().filter(|item| name::is_of_another_boot(&item.name, &boot));

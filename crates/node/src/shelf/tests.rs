@@ -28,7 +28,7 @@ fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().mode() & 0o7777
 }
 
-/// An empty cache directory that lets users pass.
+/// An empty cache directory that users can enter.
 fn cache() -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -131,7 +131,7 @@ fn files_of_a_template_are_plain_names_and_ordinary_files_and_nothing_waits_for_
 #[test]
 fn what_is_made_for_the_site_can_be_read_by_whom_the_original_allows_it() {
     let cache = cache();
-    // Only root's are believed there; the modes are the same.
+    // Only root's items are trusted there; the modes are the same.
     let site = |dir: &str| Shelf::<TemplateDir> { owner: me(), ..Shelf::of_site(&cache.path().join(dir)) };
     for (number, readers) in [READERS, Readers::NOBODY].into_iter().enumerate() {
         let shelf = site(&number.to_string());
@@ -159,7 +159,7 @@ fn a_failure_is_remembered_until_the_item_is_made() {
     let long_ago = SystemTime::now() - FAILURE_HOLDS - Duration::from_secs(1);
     File::open(&note).unwrap().set_times(FileTimes::new().set_modified(long_ago)).unwrap();
     assert_eq!((copies.recent_failure("0a"), note.exists()), (None, false));
-    // A user's pipe of that name keeps nobody waiting.
+    // A user's pipe of that name blocks nobody.
     assert!(std::process::Command::new("mkfifo").arg(&note).status().unwrap().success());
     assert_eq!(copies.recent_failure("0a").unwrap_or_default(), "");
 }
@@ -195,7 +195,7 @@ fn a_user_never_fills_the_file_system_and_loses_nothing_in_vain() {
     assert!(matches!(error, NoRoom::Full { reserve, .. } if reserve == 5 << 20), "{error}");
     assert!(error.to_string().contains("of which 5 MiB stay free"), "{error}");
     assert_eq!(names(&copies.dir), ["0a"], "what would not be enough is not removed");
-    // Of a file system that others use too, one user gets no more than all together may have.
+    // On a file system that others use too, one user gets no more than all caches together may have.
     let shared = |_: &Path| Some(Space { bytes: 100 << 20, free: 90 << 20, is_own: false });
     assert!(matches!(copies.make_room_in(26 << 20, u64::MAX, &shared), Err(NoRoom::OverLimit { .. })));
     copies.make_room_in(24 << 20, u64::MAX, &shared).unwrap();

@@ -15,7 +15,7 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// A task's directory as slurmstepd left it, of a process that runs or does not.
+/// A task's directory as slurmstepd left it, for a process that runs or does not.
 fn task(parent: &Path, name: &str, alive: bool) -> PathBuf {
     let this = Process::this().unwrap().to_string();
     let runner = if alive { this } else { this.replacen('-', "0-", 1) }.parse().unwrap();
@@ -39,7 +39,7 @@ fn set_used(path: &Path, days_ago: u64) {
     File::open(path).unwrap().set_times(times).unwrap();
 }
 
-/// A copy of so many KiB that was last used so long ago.
+/// A copy of this many KiB, last used this long ago.
 fn copy(cache: &Path, uid: u32, name: &str, kib: usize, days_ago: u64) -> PathBuf {
     let shelf = layout::user_shelf(cache, uid);
     fs::create_dir_all(&shelf).unwrap();
@@ -169,7 +169,7 @@ fn all_users_and_the_site_have_one_budget_and_what_was_used_longest_ago_makes_wa
     let small = Space { bytes: 1300 << 10, free: 900 << 10, is_own: false };
     cache_in::<ImageCopy>(root.path(), Which::All, &mut plenty(), &|| Some(small));
     assert_eq!(left(), "0a 0c 0d");
-    // Somebody else fills the file system: every epilog sees that, whoever's job it was.
+    // Somebody else fills the file system: the epilog of any user's job sees that.
     let full = Space { bytes: 2000 << 10, free: 0, is_own: true };
     assert_eq!(full.lacks(), 100 << 10);
     cache_in::<ImageCopy>(root.path(), Which::User(1000), &mut plenty(), &|| Some(full));

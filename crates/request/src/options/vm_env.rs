@@ -1,4 +1,4 @@
-//! `--vm-env`: variables that the command gets whatever the rules for the environment say.
+//! `--vm-env`: variables that the command gets in spite of the rules for the environment.
 
 use crate::error::RequestError;
 use crate::values::{entries, entries_text, shown};
@@ -44,7 +44,7 @@ pub enum EnvEntry {
     Pass(String),
 }
 
-/// Variables by which commands tell VMs apart, and all of the plugin's own.
+/// Variables that tell a command which VM it is in, and all variables of the plugin.
 const TAKEN: [&str; 3] = ["SLURM_VM_INDEX", "SLURM_VMS_PER_SLOT", "SPANK_VM"];
 
 fn parse_entry(entry: &str) -> Result<EnvEntry, RequestError> {

@@ -8,10 +8,10 @@ use crate::error::RequestError;
 use crate::values::shown;
 use crate::vm_option::{About, VmOption};
 
-/// As a value: switches an inherited image off.
+/// As a value: turns an inherited image off.
 pub const NONE: &str = "none";
 
-/// As a value: prints the catalogue instead of a submission.
+/// As a value: prints the catalogue and submits nothing.
 pub const LIST: &str = "list";
 
 /// `--vm-image`.
@@ -58,7 +58,7 @@ impl ImageName {
         &self.0
     }
 
-    /// A name for the image in this file: the file's, with what is no part of names replaced.
+    /// A name for the image in this file: the file's name, with characters that are not allowed in names replaced.
     pub fn of_file(path: &Path) -> Self {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let name: String = stem.chars().map(|c| if is_legal(c) { c } else { '_' }).collect();
@@ -117,7 +117,7 @@ impl ImageRef {
         }
     }
 
-    /// The path, if it is one that means something only in a certain directory.
+    /// The path, if it is a relative one, which needs a directory to start in.
     pub fn relative_path(&self) -> Option<&Path> {
         match self {
             Self::Path(path) if path.is_relative() => Some(path),
@@ -130,7 +130,7 @@ impl ImageRef {
     pub fn seen_from(self, dir: &Path) -> Self {
         match self {
             Self::Path(path) => {
-                // "./" at its beginning would only be noise in messages.
+                // A leading "./" would only be noise in messages.
                 let path = path.strip_prefix(".").map(Path::to_owned).unwrap_or(path);
                 Self::Path(dir.join(path))
             }

@@ -38,7 +38,7 @@ impl VmOption for VmMount {
 }
 
 impl VmMount {
-    /// Refuses what one guest cannot have: of two directories for one place only the first would be there.
+    /// Refuses two directories for one place in the guest: only the first would be there.
     ///
     /// # Errors
     /// Names the second.

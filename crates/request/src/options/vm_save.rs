@@ -9,7 +9,7 @@ use crate::error::RequestError;
 use crate::values::shown;
 use crate::vm_option::{About, VmOption};
 
-/// Behind the place: an image of that name makes way.
+/// After the place: an image of that name is replaced.
 const REPLACE: &str = ",replace";
 
 /// An image may be named by the file of its entry.
@@ -46,7 +46,7 @@ impl VmOption for VmSave {
 pub struct SaveSpec {
     /// Name of the new image.
     pub name: ImageName,
-    /// The directory that gets entry and disk; `None` is the first of the catalogue that the user may write.
+    /// The directory for entry and disk; `None` is the first one in the catalogue that the user may write to.
     pub dir: Option<PathBuf>,
     /// Replace an image of that name.
     pub replace: bool,
@@ -89,7 +89,7 @@ impl fmt::Display for SaveSpec {
         if let Some(dir) = &self.dir {
             write!(f, "{}/", dir.display().to_string().trim_end_matches('/'))?;
         }
-        // What reads this takes one ending off.
+        // The reader removes one ending.
         let ending = if self.name.as_str().ends_with(ENTRY_ENDING) { ENTRY_ENDING } else { "" };
         write!(f, "{}{ending}{}", self.name, if self.replace { REPLACE } else { "" })
     }

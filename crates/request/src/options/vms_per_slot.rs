@@ -4,7 +4,7 @@ use crate::error::RequestError;
 use crate::values::number;
 use crate::vm_option::{About, VmOption};
 
-/// Most VMs that one slot may be overloaded with, whatever the site allows.
+/// Largest number of VMs in one slot, even if the site allows more.
 pub const MAX_VMS_PER_SLOT: u32 = 64;
 
 /// `--vms-per-slot`.

@@ -34,7 +34,7 @@ pub enum Pass {
 /// Which side failed.
 #[derive(Debug)]
 pub enum CopyError {
-    /// The image cannot be read: in place it could not either.
+    /// The image cannot be read, also not in place.
     Source(io::Error),
     /// The copy cannot be written.
     Target(io::Error),

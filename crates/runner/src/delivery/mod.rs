@@ -1,4 +1,4 @@
-//! Bringing an image's disk to its VMs: from where it is, or from a copy on the node.
+//! Bringing an image's disk to its VMs: from its own place, or from a copy on the node.
 //!
 //! ```text
 //! image ─► open (may this user read it?) ─► a copy worth having? no ─► in place
@@ -8,10 +8,10 @@
 //!
 //! What must hold:
 //! - The image's own file is read once per node and user, however many VMs start at once.
-//! - A copy is believed only if nobody but root or this user can have written it, and not since it was compared
-//!   with the entry's digest.
-//! - It is a cache: where no copy can be kept, the image is read in place. Only a digest that is wrong is an error.
-//! - VMs get an open descriptor: whatever happens to a name, they keep the file that was looked at.
+//! - A copy is trusted only if nobody but root or this user can have written it, and if it was not changed
+//!   since it was compared with the entry's digest.
+//! - It is a cache: where no copy can be kept, the image is read in place. Only a wrong digest is an error.
+//! - VMs get an open descriptor: they keep the file that was checked, even if its name changes.
 
 mod copy;
 mod failure;
@@ -47,7 +47,7 @@ pub struct Disk {
     file: File,
     identity: String,
     readers: Readers,
-    /// What it is for an explanation.
+    /// What it is, for messages.
     place: String,
 }
 
@@ -57,12 +57,12 @@ impl Disk {
         &self.file
     }
 
-    /// Tells its content from any other: a copy's digest, or which file it is and when it was written.
+    /// Identifies its content: a copy's digest, or which file it is and when it was written.
     pub fn identity(&self) -> &str {
         &self.identity
     }
 
-    /// Who can read the image where it is. Only root, who makes things of it for others, is told.
+    /// Who can read the image in its own place. Known only to root, who makes copies and templates for others.
     pub fn readers(&self) -> Readers {
         self.readers
     }
@@ -85,12 +85,12 @@ impl fmt::Display for Disk {
     }
 }
 
-/// Tells a file from any that takes its place later.
+/// Distinguishes a file from any that replaces it later.
 pub fn identity(meta: &Metadata) -> String {
     format!("{} {} {} {} {}", meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec())
 }
 
-/// What a VM of this image would read on this node, for people.
+/// From where a VM of this image would read it on this node, for people.
 pub fn outlook(image: &Image, central: &File, config: &Config) -> String {
     if let Err(why) = copy_worth_having(image, central, config.delivery) {
         return format!("read in place: {why}");
@@ -104,19 +104,19 @@ pub fn outlook(image: &Image, central: &File, config: &Config) -> String {
     }
 }
 
-/// What came of asking for a disk.
+/// Result of asking for a disk.
 #[derive(Debug)]
 pub enum Delivered {
     /// Here it is.
     Disk(Disk),
-    /// A signal came that ends the task.
+    /// A signal ends the task.
     Interrupted(Signal),
 }
 
-/// Opens the image's disk, after copying it to this node where that is wanted.
+/// Opens the image's disk, after copying it to this node if that is wanted.
 ///
 /// # Errors
-/// When this user may not read the disk, it is not fit for a VM, or it is not what its entry says.
+/// When this user has no permission to read the disk, it is not suitable for a VM, or it is not what its entry says.
 pub fn deliver(image: &Image, terms: &CopyTerms<'_>) -> Result<Delivered, RunError> {
     let central = image.open_disk()?;
     let readers = if Uid::effective().is_root() { trust::readers(&central, &image.disk) } else { Readers::NOBODY };
@@ -142,7 +142,7 @@ pub fn deliver(image: &Image, terms: &CopyTerms<'_>) -> Result<Delivered, RunErr
     Ok(Delivered::Disk(disk))
 }
 
-/// Whether VMs should read a copy; else why not.
+/// Whether VMs should read a copy; else the reason against it.
 fn copy_worth_having(image: &Image, central: &File, delivery: Delivery) -> Result<(), String> {
     match delivery {
         Delivery::InPlace => Err("delivery = 'in-place'".to_owned()),
@@ -154,7 +154,7 @@ fn copy_worth_having(image: &Image, central: &File, delivery: Delivery) -> Resul
     }
 }
 
-/// What came of asking for a copy.
+/// Result of asking for a copy.
 enum Copied {
     Copy(ImageCopy, Shelf<ImageCopy>),
     /// There is none and none can be made; the text is for the administrator.
@@ -162,7 +162,7 @@ enum Copied {
     Interrupted(Signal),
 }
 
-/// Finds the copy or makes it: root's for everybody, others' for themselves.
+/// Finds the copy or makes it: root makes it for everybody, a user for that user only.
 fn copy_of(
     image: &Image,
     central: &File,
@@ -261,7 +261,7 @@ impl Filling<'_> {
     }
 }
 
-/// Why a disk is not used whose content is not what its entry says.
+/// The error for a disk whose content is not what its entry says.
 pub fn wrong_digest(image: &Image, expected: &str, found: &str) -> String {
     format!(
         "the disk of image '{}', {}, was changed or damaged: its SHA-256 is {found}, and its entry says {expected}; \
@@ -271,7 +271,7 @@ pub fn wrong_digest(image: &Image, expected: &str, found: &str) -> String {
     )
 }
 
-/// The copies of an image on this node that this process may look into, with their shelves.
+/// The copies of an image on this node that this process may read, with their shelves.
 pub fn copies(cache_dir: &Path, digest: &str) -> Vec<(Shelf<ImageCopy>, File)> {
     let shelves: [Shelf<ImageCopy>; 2] =
         [Shelf::of_site(cache_dir), Shelf::of_user(cache_dir, Uid::effective().as_raw())];
@@ -282,7 +282,7 @@ pub fn copies(cache_dir: &Path, digest: &str) -> Vec<(Shelf<ImageCopy>, File)> {
     found.collect()
 }
 
-/// The copy with that digest, to be used. One that others could have written counts as none, with a line for the
+/// The copy with that digest, to be used. One that others could have written is ignored, with a line for the
 /// administrator.
 fn find(shelf: &Shelf<ImageCopy>, digest: &str) -> Option<ImageCopy> {
     shelf.find(digest).unwrap_or_else(|error| {

@@ -1,4 +1,4 @@
-//! Under which terms copies are made.
+//! The terms on which copies are made.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use crate::config::{Config, Delivery};
 use crate::signals::Signals;
 
-/// The site's choice, the limits, and who wants to hear of it.
+/// The site's choice, the limits, and the person to tell.
 #[derive(Debug)]
 pub struct CopyTerms<'a> {
     /// Where to read from.
     pub delivery: Delivery,
     /// This node's directory for copies.
     pub cache_dir: PathBuf,
-    /// What the copies of one owner may take of it, in bytes.
+    /// Most bytes that the copies of one owner may take of it.
     pub most_bytes: u64,
     /// How long to wait for a copy.
     pub patience: Duration,

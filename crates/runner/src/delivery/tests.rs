@@ -17,7 +17,7 @@ impl Site {
     fn new() -> Self {
         let site = Self { root: tempfile::tempdir().unwrap(), signals: Signals::watch().unwrap() };
         fs::create_dir(site.root.path().join("central")).unwrap();
-        // For root it is made by the copier; a user's is made by the plugin.
+        // For root the copier makes it; for a user the plugin does.
         let shelf = site.shelf();
         fs::create_dir_all(&shelf.dir).unwrap();
         site
@@ -61,7 +61,7 @@ impl Site {
         }
     }
 
-    /// What is on the shelf, sorted.
+    /// The names on the shelf, sorted.
     fn names(&self) -> Vec<String> {
         let mut names: Vec<String> =
             fs::read_dir(self.shelf().dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
@@ -133,7 +133,7 @@ fn a_wrong_digest_is_an_error_with_both_and_is_computed_once() {
         assert!(error.contains(&right) && error.contains(&wrong) && error.contains("'a'"), "{error}");
         assert_eq!(site.names(), [format!("{wrong}.failed")], "no copy and no draft");
     }
-    // The note is about this very file: once it is replaced, it is tried again.
+    // The note is about this one file: when it is replaced, the copy is tried again.
     let mended = site.image("b", 9);
     fs::rename(&mended.disk, &image.disk).unwrap();
     image.entry.sha256 = Some(sha256(&mended));
@@ -165,7 +165,7 @@ fn the_least_recently_wanted_copy_makes_room_and_who_reads_it_goes_on() {
     let images = [site.image("a", 1), site.image("b", 2), site.image("c", 3)];
     let open = site.deliver(&images[0]).unwrap();
     site.deliver(&images[1]).unwrap();
-    // Times of access have the clock's grain.
+    // Access times are only as exact as the kernel's clock.
     std::thread::sleep(Duration::from_millis(20));
     site.deliver(&images[0]).unwrap();
     let used: u64 = site.shelf().list().iter().map(|copy| copy.bytes).sum();

@@ -1,4 +1,4 @@
-//! The control groups of this process, read in whichever layout the node has.
+//! The control groups of this process, read in the node's layout (v1 or v2).
 //!
 //! Slurm's trees, from the task up:
 //!
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 pub(super) enum Owner {
     /// The step's or one of its tasks'.
     Step,
-    /// The whole job's on this node.
+    /// The memory of the whole job on this node.
     Job,
     /// More than one job's.
     Node,
@@ -32,17 +32,17 @@ pub(super) struct Level {
     pub owner: Owner,
     /// What the kernel enforces, in MiB.
     pub limit_mib: Option<u64>,
-    /// What it holds now and cannot give back, in MiB: all but the page cache of files.
+    /// Memory in use that cannot be freed, in MiB: all but the page cache of files.
     pub used_mib: u64,
 }
 
-/// Names of what is needed, which the two layouts have in common but for the spelling.
+/// Names of the files that are needed. Both layouts have the same files under different names.
 struct Layout {
     limit: &'static str,
     usage: &'static str,
     /// With a line `oom_kill N`: processes of the group that the kernel has killed for lack of memory.
     events: &'static str,
-    /// In `memory.stat`: what is dropped when memory is short, of this group and those below.
+    /// In `memory.stat`: memory of this group and those below that is freed when memory is short.
     reclaimable: [&'static str; 2],
 }
 
@@ -63,15 +63,16 @@ static V2: Layout = Layout {
 /// v1 writes "no limit" as the highest multiple of a page.
 const NO_LIMIT: u64 = 1 << 60;
 
-/// The control groups of this process, its own first. Empty where there are none or they cannot be read: then Slurm's
-/// word is all there is. `root` is `/` but for tests.
+/// The control groups of this process, its own first. Empty if there are none or they cannot be read: then only
+/// Slurm's value is known. `root` is `/` except in tests.
 pub(super) fn levels(root: &Path) -> Vec<Level> {
     let Some(own) = find(root) else { return Vec::new() };
     let level = |part: &Path| level(own.layout, &own.top.join(part), part);
     own.below.ancestors().filter_map(level).collect()
 }
 
-/// Processes of this task that the kernel has killed for lack of memory; 0 where nobody counts them for the task alone.
+/// Processes of this task that the kernel has killed for lack of memory; 0 where they are not counted for the task
+/// alone.
 pub(super) fn oom_kills(root: &Path) -> u64 {
     let Some(own) = find(root).filter(|own| owner(&own.below) == Owner::Step) else { return 0 };
     let events = fs::read_to_string(own.top.join(&own.below).join(own.layout.events)).unwrap_or_default();

@@ -1,9 +1,9 @@
-//! What the task may really use: the memory that its control groups leave it, and its processors.
+//! What the task may really use: the memory that its control groups allow, and its processors.
 //!
-//! Slurm tells a plugin what a step was promised. What is enforced may differ: a site caps steps
-//! with its own percentages, steps of a job share the job's memory (`srun --overlap`, a batch
-//! script beside its steps), and slurmd itself may live in a limited slice or container. The guest must fit into
-//! the tightest of all, or the kernel ends the step.
+//! Slurm tells a plugin what a step was promised. The enforced limit may differ: a site caps steps with its own
+//! percentages, steps of a job share the job's memory (`srun --overlap`, a batch script beside its steps), and
+//! slurmd itself may live in a limited slice or container. The guest must fit into the tightest limit, or the
+//! kernel ends the step.
 
 mod cgroup;
 
@@ -16,8 +16,8 @@ use crate::error::{Context, RunError};
 
 use self::cgroup::{Level, Owner};
 
-/// What others may occupy in a job without anybody's share becoming smaller: a batch script's shell is no
-/// reason for a guest of another size.
+/// Memory that others in a job may use without making a share smaller: a batch script's shell must not
+/// change a guest's size.
 const NEGLIGIBLE_MIB: u64 = 16;
 
 /// Memory of one task.
@@ -29,8 +29,8 @@ pub struct Memory {
     pub because: String,
 }
 
-/// Memory of this task, one of `tasks` of its step on this node; `promised_mib` is Slurm's word for it.
-/// `None` where nobody limits it.
+/// Memory of this task, one of `tasks` of its step on this node; `promised_mib` is Slurm's value.
+/// `None` if there is no limit.
 pub fn memory(promised_mib: Option<u64>, tasks: u32) -> Option<Memory> {
     divide(&cgroup::levels(Path::new("/")), promised_mib, u64::from(tasks.max(1)))
 }
@@ -47,9 +47,9 @@ fn divide(levels: &[Level], promised_mib: Option<u64>, tasks: u64) -> Option<Mem
         Some(Memory { mib: limit / tasks, because: if promised_mib.is_some() { because } else { String::new() } })
     });
     let promised = promised_mib.map(|mib| Memory { mib, because: String::new() });
-    // The first of equals: Slurm's word, which needs no explanation. A limit of the whole node is nobody's share.
+    // Of equal limits the first: Slurm's value, which needs no explanation. A limit of the whole node is no task's share.
     let share = promised.into_iter().chain(enforced).min_by_key(|memory| memory.mib)?;
-    // But what others use of what is above the step is not there.
+    // But above the step, memory that others use is not available.
     let step_uses = levels.iter().rfind(|level| level.owner == Owner::Step).map_or(0, |step| step.used_mib);
     let room = levels.iter().filter(|level| level.owner != Owner::Step).filter_map(|level| {
         let limit = level.limit_mib?;
@@ -60,7 +60,8 @@ fn divide(levels: &[Level], promised_mib: Option<u64>, tasks: u64) -> Option<Mem
     [share].into_iter().chain(room).min_by_key(|memory| memory.mib)
 }
 
-/// Processors this process may run on: what Slurm bound the task to. The kernel keeps that within the cpuset.
+/// Processors this process may run on: those that Slurm bound the task to. The kernel keeps this set within the
+/// cpuset.
 ///
 /// # Errors
 /// When the system does not tell.
@@ -100,7 +101,7 @@ mod tests {
         let memory = divide(&step, Some(1000), 1).unwrap();
         assert_eq!(memory.mib, 900);
         assert_eq!(memory.because, " (the limit of step_0 is 900 MiB, shared by 1 tasks)");
-        // A site that allows steps more than they asked for has not promised it.
+        // A site that allows steps more than they asked for has not promised that memory.
         assert_eq!(mib(&step, 800, 1), Some(800));
     }
 

@@ -1,4 +1,4 @@
-//! The loop with VMs that are played: what reaches their commands, and what becomes of the task's streams.
+//! The loop with stand-ins for VMs: what reaches their commands, and what happens to the task's streams.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -14,16 +14,16 @@ use crate::timing::Moments;
 use image::Links;
 use proto::{Decoder, FailKind, ToGuest, ToHost};
 
-/// How long guests may take while none has answered.
+/// How long guests may take until the first has answered.
 const TRIAL: Duration = Duration::from_secs(10);
 
-/// What a test needs to make a relay of.
+/// The parts of a relay in a test.
 struct Stage {
     signals: Signals,
     task: Task,
     links: Links,
     attempt: Attempt<'static>,
-    /// Both ends of a pipe that nobody writes to.
+    /// Both ends of a pipe without a writer.
     stdin: (OwnedFd, OwnedFd),
 }
 
@@ -207,7 +207,7 @@ fn a_reader_that_stalls_keeps_neither_the_other_stream_nor_a_signal_from_its_way
         stderr.seek(SeekFrom::Start(0)).unwrap();
         stderr.read_to_string(&mut text).unwrap();
         assert_eq!(text, "vm: warning: a warning\ngoes on\n");
-        // With no command left to decide, a signal ends what waits for the reader.
+        // No command is left to handle the signal, so it ends the wait for the reader.
         peers[0].say(&ToHost::Exit(ExitStatus::Code(0)));
         assert!(relay.turn().unwrap().is_continue());
         raise(Name::SIGTERM).unwrap();

@@ -1,4 +1,4 @@
-//! What the users of a VM and its channel have to do with each other: messages of tasks, and frames that wait to be sent.
+//! The interface between a VM's channel and its users: messages of tasks, and frames that wait to be sent.
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use crate::notice;
 use proto::{ProtoError, ToGuest, ToHost};
 
-/// Whose message it is.
+/// The sender or receiver of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Address {
     /// The VM's number among those of this loop.
@@ -15,12 +15,12 @@ pub struct Address {
     pub task: u16,
 }
 
-/// Why a VM cannot go on after what its agent said.
+/// Why a VM cannot go on after a message of its agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// It is not the protocol.
+    /// The message breaks the protocol.
     Protocol(ProtoError),
-    /// It is a message that ends the VM; the reason, for the user.
+    /// The message ends the VM; the reason, for the user.
     Reason(String),
 }
 
@@ -30,12 +30,12 @@ impl From<ProtoError> for Refusal {
     }
 }
 
-/// Who uses a VM: it gets all that the agent says of tasks, from the answer to the HELLO on.
+/// The user of a VM: it gets all messages of the agent about tasks, after the answer to the HELLO.
 pub trait Listener {
-    /// Takes a message in. Answers go to `out`.
+    /// Handles a message. Answers go to `out`.
     ///
     /// # Errors
-    /// What ends the VM.
+    /// An error that ends the VM.
     fn hear(&mut self, from: Address, message: ToHost<'_>, out: &mut Outgoing) -> Result<(), Refusal>;
 
     /// Tells the user something about the VM, in one line.
@@ -44,7 +44,7 @@ pub trait Listener {
     }
 }
 
-/// Frames that wait to be sent. They are bounded by who sends: stdin by its window, the rest by being rare.
+/// Frames that wait to be sent. The senders limit their number: stdin has its window, and all other frames are rare.
 #[derive(Debug, Default)]
 pub struct Outgoing {
     bytes: Vec<u8>,
@@ -83,7 +83,7 @@ impl Outgoing {
             match channel.write(&self.bytes[sent..]) {
                 Ok(n) => sent += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Anything but a full channel means QEMU is gone; reading finds out how.
+                // Any other error than a full channel means that QEMU is gone; the next read finds the reason.
                 Err(_) => break,
             }
         }

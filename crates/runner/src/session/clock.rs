@@ -1,26 +1,26 @@
-//! Time in which this process was awake: what deadlines are made of.
+//! Time in which this process was awake: deadlines count only this time.
 //!
 //! A job that is suspended (`scontrol suspend`, SIGSTOP, a frozen control group) does nothing, and neither does its
-//! guest. Hours later its guest has not been slow. No clock of the system leaves such time out, so it is seen by
-//! its mark: a sleep that ends much later than it was asked to. Whoever sleeps towards a deadline sleeps in short
-//! pieces, so that a suspension takes at most one piece of the time that a guest may need.
+//! guest. If it continues hours later, its guest was not slow. No clock of the system leaves such time out, so a
+//! suspension is recognised by a sleep that ends much later than it should. A wait for a deadline sleeps in short
+//! pieces, so that a suspension costs the guest at most one piece of its time.
 
 use std::time::{Duration, Instant};
 
 use nix::poll::PollTimeout;
 
-/// Longest sleep towards a deadline, and so the most that one suspension counts for.
+/// Longest sleep in a wait for a deadline, and so the most time that one suspension counts as.
 const TICK: Duration = Duration::from_secs(1);
 
 /// A process that waits for a processor, or works between two sleeps, may be late by this much.
 const LATE: Duration = Duration::from_secs(1);
 
-/// A moment by which something must have happened, or at which it is time to look at something.
+/// A deadline, or a time to look at something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadline {
     /// Time awake since the clock began.
     at: Duration,
-    /// Something fails when it has passed, so it is waited for in short pieces.
+    /// Something fails after it, so the wait for it is in short pieces.
     is_exact: bool,
 }
 
@@ -36,7 +36,7 @@ impl Deadline {
 pub struct AwakeClock {
     awake: Duration,
     looked: Instant,
-    /// How long the sleep that is being slept, or was slept last, should take at most.
+    /// How long the current or last sleep should take at most.
     asked: Duration,
 }
 
@@ -55,8 +55,8 @@ impl AwakeClock {
         Deadline { at: self.awake + within, is_exact: true }
     }
 
-    /// A moment this long after the last look that only wakes who sleeps. It costs one wakeup however far it is, and a
-    /// suspension may count for all of it.
+    /// A moment this long after the last look that only ends a sleep. It costs one wakeup at any distance, and a
+    /// suspension may use up all of it.
     pub fn reminder(&self, after: Duration) -> Deadline {
         Deadline { at: self.awake + after, is_exact: false }
     }
@@ -66,7 +66,8 @@ impl AwakeClock {
         self.awake >= deadline.at
     }
 
-    /// How long to sleep for the first of these moments; for ever if there is none. [`AwakeClock::wake`] must follow.
+    /// How long to sleep until the first of these moments; for ever if there is none. [`AwakeClock::wake`] must
+    /// follow.
     pub fn sleep_until(&mut self, deadlines: impl Iterator<Item = Deadline>) -> PollTimeout {
         let left = |deadline: Deadline| {
             let left = deadline.at.saturating_sub(self.awake);
@@ -75,7 +76,7 @@ impl AwakeClock {
         match deadlines.map(left).min() {
             Some(left) => {
                 self.asked = left;
-                // Rounded up: waking before the moment would spin.
+                // Rounded up: a wakeup before the moment would make the loop spin.
                 PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
             }
             None => {
@@ -110,7 +111,7 @@ mod tests {
 
     const BOOT: Duration = Duration::from_secs(60);
 
-    /// Sleeps towards the deadline in pieces, each of which takes as long as it should.
+    /// Sleeps until the deadline in pieces; each takes as long as it should.
     fn sleep_through(clock: &mut AwakeClock, now: &mut Instant, deadline: Deadline) -> u32 {
         let mut pieces = 0;
         while !clock.has_passed(deadline) {

@@ -1,4 +1,5 @@
-//! The one place where this process sleeps while it has VMs: for what they say, signals, and what its users wait for.
+//! The one place where this process sleeps while it has VMs: it waits for their messages, signals, and its users'
+//! descriptors.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -13,13 +14,13 @@ use super::vm::Vm;
 use crate::signals::{Signal, Signals, is_fatal};
 use proto::DATA_CHUNK;
 
-/// What a turn of a loop works with.
+/// The data for one turn of a loop.
 #[derive(Debug)]
 pub struct Events<'a> {
-    /// The time that deadlines are made of.
+    /// The clock for deadlines.
     pub clock: AwakeClock,
     signals: &'a Signals,
-    /// What was read last; only so that it is not made anew each time.
+    /// A buffer for reading, kept so that it is not allocated each time.
     buffer: Box<[u8]>,
 }
 
@@ -28,12 +29,12 @@ pub struct Events<'a> {
 pub struct Ready {
     /// Whether a signal came.
     pub signals: bool,
-    /// Of the user's own descriptors, in their order: whether something happened there.
+    /// For each of the user's own descriptors, in their order: whether something happened there.
     pub others: Vec<bool>,
     vms: Vec<VmReady>,
 }
 
-/// What a VM has to say, by its place in the loop.
+/// A VM's source of events, by the VM's place in the loop.
 #[derive(Debug, Clone, Copy)]
 struct VmReady {
     vm: usize,
@@ -42,7 +43,7 @@ struct VmReady {
 }
 
 impl<'a> Events<'a> {
-    /// For a process that these signals reach.
+    /// For a process that gets these signals.
     pub fn new(signals: &'a Signals) -> Self {
         Self { clock: AwakeClock::new(), signals, buffer: vec![0; DATA_CHUNK].into() }
     }
@@ -85,7 +86,7 @@ impl<'a> Events<'a> {
         })
     }
 
-    /// Takes in what the VMs have said, and ends those whose time is up.
+    /// Reads the VMs' messages, and ends those whose deadline has passed.
     pub fn receive(&mut self, ready: &Ready, vms: &mut [Vm], listener: &mut dyn Listener) {
         for VmReady { vm, channel, texts } in &ready.vms {
             let vm = &mut vms[*vm];
@@ -99,7 +100,7 @@ impl<'a> Events<'a> {
         vms.iter_mut().for_each(|vm| vm.look_at_the_time(&self.clock, listener));
     }
 
-    /// One turn for who waits for nothing else.
+    /// One turn for a caller that waits for nothing else.
     ///
     /// # Errors
     /// When the system refuses to poll.
@@ -126,8 +127,8 @@ impl<'a> Events<'a> {
     }
 }
 
-/// The number of a session: no other session of the same guest has it, as those have the numbers of other
-/// processes, or another `number` of this one. A template's is 0.
+/// The number of a session: no other session of the same guest has it, because it contains the process
+/// number and a `number` within this process. A template's is 0.
 pub fn nonce(number: u32) -> u64 {
     u64::from(std::process::id()) << 32 | u64::from(number)
 }

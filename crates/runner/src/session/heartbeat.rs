@@ -1,8 +1,8 @@
 //! Whether a guest still answers while its command runs.
 //!
-//! A guest whose kernel or agent hangs says nothing, as does one whose command is silent. So the agent is asked
-//! now and then. What counts is questions without an answer and not time: a runner that was suspended with its job,
-//! or that waits for a processor itself, has asked nothing meanwhile.
+//! A guest whose kernel or agent hangs sends nothing, but neither does one whose command is silent. So the agent is
+//! asked at intervals. Unanswered questions are counted, not time: a runner that was suspended with its job, or
+//! that waits for a processor itself, has asked nothing meanwhile.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use super::clock::{AwakeClock, Deadline};
 /// How often a guest is asked.
 const EVERY: Duration = Duration::from_secs(20);
 
-/// After so many questions without an answer the user is told.
+/// After this many unanswered questions the user is told.
 const WARN_AFTER: u32 = 3;
 
-/// What is to be done now.
+/// What to do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Beat {
     /// Ask the agent.
@@ -28,7 +28,7 @@ pub enum Beat {
 /// The questions and answers of one VM.
 #[derive(Debug, Default)]
 pub struct Heartbeat {
-    /// Silence after which the VM is given up; `None` leaves that to the user and the time limit.
+    /// Silence after which the VM is ended; `None` leaves that to the user and the job's time limit.
     limit: Option<Duration>,
     next: Option<Deadline>,
     is_asked: bool,
@@ -48,13 +48,14 @@ impl Heartbeat {
         self.next
     }
 
-    /// The guest said something; `true` if the user was told that it does not.
+    /// The guest has sent something; `true` if the user was told before that it does not answer.
     pub fn answered(&mut self) -> bool {
         (self.is_asked, self.missed) = (false, 0);
         std::mem::take(&mut self.has_warned)
     }
 
-    /// What is to be done, if it is time. A QEMU that somebody stopped cannot answer, and does not count as silent.
+    /// What to do, if it is time for something. A QEMU that somebody stopped cannot answer, and does not count as
+    /// silent.
     pub fn beat(&mut self, clock: &AwakeClock, is_stopped: impl FnOnce() -> bool) -> Option<Beat> {
         if !clock.has_passed(self.next?) {
             return None;
@@ -86,7 +87,7 @@ impl Heartbeat {
 mod tests {
     use super::*;
 
-    /// Lets `times` intervals pass and collects what is to be done.
+    /// Lets `times` intervals pass and collects what to do.
     fn pass(heartbeat: &mut Heartbeat, clock: &mut AwakeClock, times: u32, is_stopped: bool) -> Vec<Beat> {
         let mut beats = Vec::new();
         for _ in 0..times {

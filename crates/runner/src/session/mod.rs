@@ -7,8 +7,8 @@
 //!                                                  └─► QEMU's process, which lives no longer than its Vm
 //! ```
 //!
-//! A [`Vm`] is owned here: its process, its monitor, how far it has come and how long that may take. What runs in it
-//! is its user's business, which hears of it as a [`Listener`] by VM and task number.
+//! A [`Vm`] owns its process, its monitor, its progress and its deadline. Its user handles the commands, and gets
+//! their messages as a [`Listener`], with VM and task number.
 
 mod channel;
 mod clock;

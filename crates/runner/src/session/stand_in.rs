@@ -1,4 +1,4 @@
-//! What tests and fuzzers put in the place of a QEMU and its guest.
+//! A stand-in for a QEMU and its guest, for tests and fuzzers.
 
 use std::io::Read;
 #[cfg(test)]
@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use proto::{BootTimes, ToHost, VERSION};
 use qemu::QemuProcess;
 
-/// Longest piece that is written in one go, and read before the next.
+/// Longest piece that is written at once, and read before the next.
 pub const PIECE_MAX: usize = 4096;
 
 /// The other ends of QEMU's sockets.
@@ -21,12 +21,12 @@ pub struct Peer {
     pub console: UnixStream,
     /// QEMU's side of the monitor.
     pub monitor: UnixStream,
-    /// What QEMU complains through.
+    /// QEMU's stderr.
     pub stderr: UnixStream,
 }
 
 impl Peer {
-    /// Says something as the agent does, to task 0.
+    /// Sends a message as the agent does, for task 0.
     #[cfg(test)]
     pub fn say(&mut self, message: &ToHost<'_>) {
         let mut frame = Vec::new();
@@ -40,7 +40,7 @@ impl Peer {
         self.say(&ToHost::Hello { version: VERSION, nonce, times: BootTimes::default() });
     }
 
-    /// Throws away what the runner said.
+    /// Drops the runner's messages.
     pub fn drain(&self) {
         for mut socket in [&self.channel, &self.monitor] {
             let mut buf = [0; PIECE_MAX];
@@ -49,7 +49,7 @@ impl Peer {
     }
 }
 
-/// A process without a QEMU, and who plays it. Nothing blocks.
+/// A process without a QEMU, and its stand-in. Nothing blocks.
 pub fn play() -> (QemuProcess, Peer) {
     let pair = |_| {
         let (ours, theirs) = UnixStream::pair().expect("descriptors");

@@ -1,4 +1,4 @@
-//! A guest that is played, and time.
+//! A stand-in for a guest, and time.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use proto::ToHost;
 /// Set in the process that is stopped.
 const IS_CHILD: &str = "SPANK_VM_TEST_IS_STOPPED";
 
-/// How long the guest may take, and after how many naps of a tenth of a second it answers.
+/// How long the guest may take, and after how many sleeps of a tenth of a second it answers.
 const PATIENCE: Duration = Duration::from_secs(3);
 const NAPS: u32 = 10;
 
@@ -68,7 +68,7 @@ fn what_is_awaited_is_named_when_it_does_not_come() {
     let mut events = Events::new(&signals);
     let mut vm = Vm::new(0, process, None, Moments::begin(Instant::now()));
     vm.greet(1, Wait::answer(&events.clock, PATIENCE, "; look there"));
-    // The rest of another session.
+    // The rest of an earlier session.
     peer.answer(7);
     peer.say(&ToHost::Synced);
     events.turn(&mut vm, &mut Nobody, None).unwrap();

@@ -1,5 +1,5 @@
-//! One VM and the session with its agent: QEMU, its monitor and its channel, how far the guest has come, how long
-//! it may take, and why it ended. What runs in it is not known here: that is its listener's.
+//! One VM and the session with its agent: QEMU, its monitor and its channel, the guest's progress and deadline,
+//! and why it ended. Commands are not known here; the listener handles them.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,17 +15,17 @@ use qemu::{Monitor, QemuProcess, printable};
 /// Bytes taken from one VM before the others get their turn.
 const TURN: usize = 4 * DATA_CHUNK;
 
-/// Lines that one agent may log; ours says a handful.
+/// Lines that one agent may log; ours logs only a few.
 const LOG_LINES: usize = 200;
 
-/// Why a VM has ended that nobody told to end; the text is for the user.
+/// Why a VM ended unexpectedly; the text is for the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
-    /// What was awaited did not come in time.
+    /// An expected event did not come in time.
     TimedOut(String),
-    /// QEMU has ended, or the agent said what it should not.
+    /// QEMU has ended, or the agent sent a wrong message.
     Broken(String),
-    /// This node lacks something that the VM needs: room for its disk, say.
+    /// This node lacks something that the VM needs, for example room for its disk.
     NodeFailed(String),
 }
 
@@ -38,7 +38,7 @@ impl Failure {
     }
 }
 
-/// What a VM is to do next, and by when.
+/// What a VM must do next, and its deadline.
 #[derive(Debug, Clone, Copy)]
 pub struct Wait {
     deadline: Deadline,
@@ -48,7 +48,7 @@ pub struct Wait {
 }
 
 impl Wait {
-    /// `what` says that it was not done, as in `no answer`; it follows how long that took, and then `advice`.
+    /// `what` says that it was not done, like `no answer`. In the message it is followed by the time and by `advice`.
     pub fn new(clock: &AwakeClock, within: Duration, what: &'static str, advice: &'static str) -> Self {
         Self { deadline: clock.deadline(within), within, what, advice }
     }
@@ -63,7 +63,7 @@ impl Wait {
 enum Phase {
     /// The agent has not answered the HELLO.
     Greeting,
-    /// It has, and does what it is told.
+    /// It has answered and takes messages.
     Up,
     /// Nothing more will come.
     Over(Option<Failure>),
@@ -74,7 +74,7 @@ enum Phase {
 pub struct Vm {
     /// Its number among those of its loop, from 0.
     pub number: usize,
-    /// When what, for `--timing` and the log; what its tasks do is not in it.
+    /// Times of events, for `--timing` and the log, without those of its tasks.
     pub moments: Moments,
     process: QemuProcess,
     phase: Phase,
@@ -84,14 +84,14 @@ pub struct Vm {
     out: Outgoing,
     wait: Option<Wait>,
     heartbeat: Heartbeat,
-    /// Bytes of memory to be plugged in all once the guest is awake.
+    /// Total bytes of memory to plug when the guest is awake.
     memory_to_plug: Option<u64>,
     /// Lines that the agent may still log.
     log_lines: usize,
 }
 
 impl Vm {
-    /// A VM whose QEMU was just started. A clone gets up to `memory_to_plug` bytes more once it is awake.
+    /// A VM whose QEMU was just started. A clone gets up to `memory_to_plug` bytes more when it is awake.
     pub fn new(number: usize, process: QemuProcess, memory_to_plug: Option<u64>, moments: Moments) -> Self {
         Self {
             number,
@@ -109,8 +109,8 @@ impl Vm {
         }
     }
 
-    /// Begins a session, after which the agent knows nothing of any before. The HELLO waits in the channel until the
-    /// agent opens it. `nonce` is any number that no earlier session of this guest had.
+    /// Begins a new session; the agent forgets all earlier ones. The HELLO waits in the channel until the agent
+    /// opens it. `nonce` is any number that no earlier session of this guest had.
     pub fn greet(&mut self, nonce: u64, wait: Wait) {
         (self.phase, self.nonce, self.wait) = (Phase::Greeting, nonce, Some(wait));
         self.decoder.resynchronise();
@@ -119,12 +119,12 @@ impl Vm {
         self.out.send(0, &ToGuest::Hello { version: proto::VERSION, nonce });
     }
 
-    /// Sets what is to happen next, and by when.
+    /// Sets what must happen next, and by when.
     pub fn expect(&mut self, wait: Wait) {
         self.wait = Some(wait);
     }
 
-    /// Lets what is to happen next take longer.
+    /// Gives the next step more time.
     pub fn give_time(&mut self, more: Duration) {
         if let Some(wait) = &mut self.wait {
             wait.deadline.extend(more);
@@ -132,13 +132,12 @@ impl Vm {
         }
     }
 
-    /// What is to happen next.
+    /// What must happen next.
     pub fn expected(&self) -> Option<Wait> {
         self.wait
     }
 
-    /// Commands run from now on, which may take any time: only that the guest answers is looked after. Silence of
-    /// `limit` ends the VM.
+    /// Commands run from now on, for any time: only the heartbeat is checked. Silence of `limit` ends the VM.
     pub fn look_after(&mut self, clock: &AwakeClock, limit: Option<Duration>) {
         self.wait = None;
         self.heartbeat.begin(clock, limit);
@@ -159,12 +158,12 @@ impl Vm {
         matches!(self.phase, Phase::Over(_))
     }
 
-    /// Why it has ended, if nobody told it to.
+    /// Why it ended, if that was unexpected.
     pub fn failure(&self) -> Option<&Failure> {
         if let Phase::Over(failure) = &self.phase { failure.as_ref() } else { None }
     }
 
-    /// What waits to be sent.
+    /// The frames that wait to be sent.
     pub fn out(&mut self) -> &mut Outgoing {
         &mut self.out
     }
@@ -189,12 +188,12 @@ impl Vm {
         self.process.channel.as_fd()
     }
 
-    /// What else is to be polled; it ends when QEMU does, which the channel tells.
+    /// Other descriptors to poll; they end when QEMU does, but that is noticed through the channel.
     pub fn texts(&self) -> [BorrowedFd<'_>; 3] {
         self.process.texts()
     }
 
-    /// When to look again, though nothing may have happened.
+    /// When to look again, even if nothing has happened.
     pub fn deadline(&self) -> Option<Deadline> {
         match self.phase {
             Phase::Over(_) => None,
@@ -202,7 +201,7 @@ impl Vm {
         }
     }
 
-    /// Takes what the agent has said. Whatever comes before its answer is the rest of an earlier session.
+    /// Reads the agent's messages. Everything before its answer belongs to an earlier session.
     pub fn receive(&mut self, buffer: &mut [u8], listener: &mut dyn Listener) {
         let mut taken = 0;
         while taken < TURN && !self.is_over() {
@@ -260,7 +259,7 @@ impl Vm {
         tracing::debug!(vm = self.number, "the guest is up");
         (self.phase, self.has_answered) = (Phase::Up, true);
         if let Some(bytes) = self.memory_to_plug.take() {
-            // Nobody waits for it: it arrives faster than a command can use it up.
+            // Nothing waits for the memory: it arrives faster than a command can use it.
             self.process.monitor.plug(bytes);
         }
         if version != proto::VERSION {
@@ -273,7 +272,7 @@ impl Vm {
         Ok(())
     }
 
-    /// Reads what QEMU has to tell beside the channel. A disk that cannot be written or read has stopped the VM.
+    /// Reads QEMU's other messages. If a disk cannot be written or read, QEMU has stopped the VM.
     pub fn read_texts(&mut self) {
         self.process.read_texts();
         if let Some(why) = self.process.monitor.disk_error().filter(|_| !self.is_over()) {
@@ -281,8 +280,8 @@ impl Vm {
         }
     }
 
-    /// Passes a line of the agent on. Their number is limited: they are not under flow control, and the
-    /// administrator's journal is not the guest's to fill.
+    /// Passes a line of the agent on. Their number is limited, because they are not under flow control,
+    /// and a guest must not fill the administrator's journal.
     fn log(&mut self, level: Level, text: &[u8], listener: &mut dyn Listener) {
         let Some(left) = self.log_lines.checked_sub(1) else { return };
         self.log_lines = left;
@@ -294,8 +293,8 @@ impl Vm {
         }
     }
 
-    /// Ends the VM if what is awaited has not come in time; asks a guest whose commands run whether it is still there,
-    /// and acts on its silence.
+    /// Ends the VM if the expected event has not come in time. Sends the heartbeat to a guest whose commands run, and
+    /// acts on its silence.
     pub fn look_at_the_time(&mut self, clock: &AwakeClock, listener: &mut dyn Listener) {
         if self.is_over() {
             return;
@@ -328,7 +327,7 @@ impl Vm {
         }
     }
 
-    /// The channel broke.
+    /// The channel has closed or failed.
     fn lost(&mut self) {
         let why = self.process.exit_reason();
         self.fail(Failure::Broken(why));
@@ -339,13 +338,13 @@ impl Vm {
         self.close(Some(failure));
     }
 
-    /// Ends the VM, whose work is done.
+    /// Ends the VM after its work is done.
     pub fn end(&mut self) {
         self.process.kill();
         self.close(None);
     }
 
-    /// Ends the session, and not the VM: QEMU waits for the next.
+    /// Ends the session but not the VM: QEMU waits for the next session.
     pub fn pause(&mut self) {
         self.close(None);
     }

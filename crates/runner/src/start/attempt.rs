@@ -1,5 +1,6 @@
 //! One attempt to run a slot: its VMs are started, as clones where that is possible, and relayed
-//! until they have ended. An attempt in which no guest ever answered may be followed by another.
+//! until they have ended. If no guest ever answered in an attempt, it may be retried in another
+//! way.
 
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd};
@@ -26,24 +27,24 @@ use qemu::{MachineType, Shape, Start, System, TemplateFds, VmSpec};
 /// How an attempt ended.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// Every VM in its way.
+    /// Every VM has ended, each with its own result.
     Ended(Vec<End>),
     /// By a signal that came before the command ran.
     Died(Signal),
 }
 
 impl Outcome {
-    /// Whether no agent ever answered: nothing of the command has run, and it may be tried otherwise.
+    /// Whether no agent ever answered: the command has not run, and a retry in another way is possible.
     pub(crate) fn never_came_up(&self) -> bool {
         matches!(self, Self::Ended(ends) if ends.iter().all(|end| matches!(end, End::NeverUp(_))))
     }
 }
 
-/// Runs the slot's VMs. They are cloned where a template is to be had; else, and when the clones do
-/// not come up, they boot.
+/// Runs the slot's VMs. They are cloned if there is a template. If there is none, or the clones do
+/// not answer, the runner falls back to a boot.
 ///
 /// # Errors
-/// When something of the node fails that no other way of starting would mend.
+/// When something on the node fails that no other way of starting could avoid.
 pub(crate) fn run(slot: &Slot, parts: &Parts, signals: &Signals, attempt: &Attempt<'_>) -> Result<Outcome, RunError> {
     let notice_at = io::stderr().is_terminal().then(|| slot.begin + NOTICE_AFTER);
     let vms = Vms { slot, parts, signals, attempt, notice_at };
@@ -150,7 +151,7 @@ impl Vms<'_> {
             Output::new(io::stdout().as_fd(), count)?,
             Output::new(io::stderr().as_fd(), count)?,
         )?;
-        // On a terminal the program in the VM decides where lines begin.
+        // On a terminal the program in the VM controls where lines begin.
         if self.slot.asked.vm_label == Some(true) && !self.parts.task.has_terminal() {
             streams.outputs().for_each(Output::label_lines);
         }
@@ -232,7 +233,7 @@ impl Vms<'_> {
             process.monitor.load(fds.abilities.state_uri(state));
             memory_to_plug = shape.bytes_to_plug(parts.size);
         } else {
-            // Only so that it tells why a machine stopped.
+            // Needed only so that the monitor reports why a machine stopped.
             process.monitor.negotiate();
         }
         let moments = Moments { template: has_template, spawned: Some(Instant::now()), ..Moments::begin(slot.begin) };

@@ -13,10 +13,10 @@ use node::layout::this_node;
 
 const DEVICE: &str = "/dev/kvm";
 
-/// Any user's and any group's.
+/// Id of a user and a group without special rights (nobody).
 const NOBODY: u32 = 65534;
 
-/// Why /dev/kvm is not to be used by this process; `Display` is one line with the remedy.
+/// Why this process cannot use /dev/kvm; `Display` is one line with the remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NoKvm {
     /// Its permissions say no.
@@ -31,7 +31,7 @@ pub(crate) enum NoKvm {
     Failed(String),
 }
 
-/// Whose virtualisation a processor has.
+/// The vendor of a processor's virtualisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Vendor {
     Intel,
@@ -61,7 +61,7 @@ impl Rights {
         Ok(Self { mode: meta.mode() & 0o777, group: name.unwrap_or_else(|| meta.gid().to_string()) })
     }
 
-    /// What an administrator can do for somebody who is not let in.
+    /// What an administrator can do for a user without access.
     fn remedy(&self) -> String {
         const RULE: &str = "a udev rule 'KERNEL==\"kvm\", MODE=\"0666\"' opens it for all users";
         match self.mode & 0o060 == 0o060 && self.group != "root" {
@@ -124,7 +124,7 @@ fn judge(
         Some(libc::EACCES | libc::EPERM) => {
             rights().map_or_else(|error| NoKvm::Failed(error.to_string()), NoKvm::Refused)
         }
-        // Not there, or a node of a module that has left.
+        // It is missing, or a device node whose module was unloaded.
         Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
             let cpuinfo = cpuinfo();
             let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
@@ -140,8 +140,8 @@ fn judge(
     })
 }
 
-/// Who beside root may use KVM on this node, if that is not everybody; the text is for an administrator.
-/// What is asked is the kernel, so access control lists count.
+/// Who besides root may use KVM on this node, if that is not everybody; the text is for an
+/// administrator. The kernel is asked, so access control lists count.
 pub fn limits_of_users() -> Option<String> {
     let rights = Rights::of(Path::new(DEVICE)).ok()?;
     if !Uid::effective().is_root() || anybody_may() != Some(false) {
@@ -154,7 +154,7 @@ pub fn limits_of_users() -> Option<String> {
     Some(format!("{DEVICE} is for {who} alone ({rights}), the VMs of other users are emulated; {}", rights.remedy()))
 }
 
-/// Whether a user without any group may open the device; `None` if that cannot be tried.
+/// Whether a user without any group may open the device; `None` if that cannot be tested.
 fn anybody_may() -> Option<bool> {
     use std::os::unix::process::CommandExt;
     let mut test = Command::new("/usr/bin/test");

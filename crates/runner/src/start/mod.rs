@@ -1,4 +1,4 @@
-//! How VMs come up: from which kernel, executed by whom, as clones of a template or by a boot.
+//! How VMs start: with which kernel and accelerator, as clones of a template or by a boot.
 //!
 //! ```text
 //! policy ─► attempt (KVM) ─► template? ─► clone ─► no answer ─► boot ─► no answer ─► attempt (emulated)

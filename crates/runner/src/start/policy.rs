@@ -28,7 +28,7 @@ use crate::error::RunError;
 use crate::notice;
 use qemu::Accel;
 
-/// What tells a user whose VMs are slow that KVM is the reason.
+/// Tells a user with slow VMs that KVM is the reason.
 const BROKEN: &str = "KVM does not run guests on this node although /dev/kvm can be opened; using emulation, \
                       which is slower (the administrator can set accel = 'tcg' to silence this)";
 
@@ -41,11 +41,11 @@ pub(crate) struct Timeouts {
     pub(crate) trial: Duration,
 }
 
-/// One attempt to bring guests up, and what is learnt when one answers.
+/// One attempt to start guests, and what an answer shows.
 #[derive(Debug)]
 pub(crate) struct Attempt<'a> {
     accel: Accel,
-    /// KVM has been tried in vain before it.
+    /// KVM was tried before it without success.
     is_fallback: bool,
     boot: Duration,
     /// Holds while nobody knows whether KVM runs guests.
@@ -68,17 +68,17 @@ impl Attempt<'_> {
         self.trial.get().unwrap_or(self.boot)
     }
 
-    /// How long anything may take that is not about KVM: what follows a guest's answer, or another process's work.
+    /// How long everything else may take: what follows a guest's answer, or another process's work.
     pub(crate) fn patience(&self) -> Duration {
         self.boot
     }
 
-    /// Whether a guest that does not come up may be KVM's fault.
+    /// Whether it may be KVM's fault if a guest does not answer.
     pub(crate) fn is_on_trial(&self) -> bool {
         self.trial.get().is_some()
     }
 
-    /// A guest has answered; says how much longer the others may take for that, if this is the first.
+    /// A guest has answered; returns how much more time the others get, if this is the first.
     pub(crate) fn answered(&self) -> Option<Duration> {
         if self.answered.replace(true) {
             return None;
@@ -93,7 +93,7 @@ impl Attempt<'_> {
         Some(self.boot.saturating_sub(before)).filter(|more| !more.is_zero())
     }
 
-    /// A template was found that a guest of this accelerator was saved to, since the node booted.
+    /// A template was found that a guest under this accelerator was saved to since the node booted.
     pub(crate) fn found_template(&self) {
         if self.accel == Accel::Kvm && !self.proven.replace(true) {
             self.kvm_works();
@@ -108,7 +108,7 @@ impl Attempt<'_> {
 
 #[cfg(test)]
 impl Attempt<'static> {
-    /// KVM on trial for `trial`, of guests that may take `boot` otherwise, on a node that remembers nothing.
+    /// KVM on trial for the time `trial`, for guests that normally may take `boot`, on a node without a verdict.
     pub(crate) fn on_trial(trial: Duration, boot: Duration) -> Self {
         let verdicts = Verdicts::in_dir(Path::new("/dev/null/none"), Path::new("/bin/sh"));
         let policy = Policy { choice: AccelChoice::Auto, device: Ok(()), verdicts, is_test: true };
@@ -117,24 +117,24 @@ impl Attempt<'static> {
     }
 }
 
-/// What came of [`Policy::start`].
+/// Result of [`Policy::start`].
 #[derive(Debug)]
 pub(crate) struct Started<T> {
-    /// Of the last attempt.
+    /// The result of the last attempt.
     pub(crate) outcome: T,
-    /// What that was executed by.
+    /// The accelerator of the last attempt.
     pub(crate) accel: Accel,
-    /// Whether a guest has answered in it, or did so before, so that its accelerator is beyond doubt.
+    /// Whether a guest has answered in it or before, so that its accelerator is proven.
     pub(crate) proven: bool,
 }
 
-/// What the site wants, what this process may, and what the node knows.
+/// What the site wants, what this process may do, and what the node knows.
 #[derive(Debug)]
 pub(crate) struct Policy {
     choice: AccelChoice,
     device: Result<(), NoKvm>,
     verdicts: Verdicts,
-    /// The node is being tested: what is known does not count, and nobody is told.
+    /// The node is being tested: the stored verdict is ignored, and no user is told.
     is_test: bool,
 }
 
@@ -145,16 +145,16 @@ impl Policy {
         Self { choice: config.accel, device, verdicts: Verdicts::of(config, qemu), is_test: false }
     }
 
-    /// The same for a test of KVM that forgets what is known.
+    /// The same for a test of KVM that ignores the stored verdict.
     pub(crate) fn for_test(config: &Config, qemu: &Path) -> Self {
         Self { choice: AccelChoice::Auto, is_test: true, ..Self::of(config, qemu) }
     }
 
-    /// Brings guests up by `attempt`, and by emulation once more if that `failed` because of KVM for all that is
-    /// known. An error of `attempt` is one that no accelerator would mend.
+    /// Starts guests by `attempt`. If that `failed` and KVM may be the reason, it falls back to emulation once.
+    /// An error of `attempt` is one that no other accelerator could avoid.
     ///
     /// # Errors
-    /// That of `attempt`; or KVM is demanded and cannot be used.
+    /// The error of `attempt`; or KVM is required and cannot be used.
     pub(crate) fn start<T>(
         &self,
         timeouts: Timeouts,
@@ -184,7 +184,7 @@ impl Policy {
                 let tried = run(Attempt { trial, ..self.attempt(Accel::Kvm, timeouts.boot, false) })?;
                 match tried.proven || !failed(&tried.outcome) {
                     true => Ok(tried),
-                    // A neighbour's guest may have been faster than ours.
+                    // Another slot's guest may have answered before ours.
                     false if self.known() == Some(Verdict::Works) => run(self.attempt(Accel::Kvm, timeouts.boot, true)),
                     false => run(Attempt { is_fallback: true, ..self.attempt(Accel::Tcg, timeouts.boot, false) }),
                 }
@@ -207,7 +207,7 @@ impl Policy {
         self.tell(BROKEN);
     }
 
-    /// Tells the user why the VMs are slow: once for the tasks of a step on this node.
+    /// Tells the user why the VMs are slow: once per step on this node.
     fn tell(&self, why: &str) {
         static TOLD: AtomicBool = AtomicBool::new(false);
         let is_first_task = std::env::var("SLURM_LOCALID").map_or(true, |number| number == "0");

@@ -88,7 +88,7 @@ pub fn prebuild(
         }
         Ok(made)
     };
-    // A guest that ends at once is one that no template can be made of: an error, and maybe KVM's fault as well.
+    // A guest that ends at once cannot become a template: that is an error, and may be KVM's fault too.
     let failed = |made: &Result<Obtained, RunError>| matches!(made, Err(_) | Ok(Obtained::NoBoot(_)));
     let made = Policy::of(config, &qemu).start(source::timeouts(&source, config, 1), make, failed)?.outcome;
     match made? {
@@ -103,7 +103,7 @@ pub fn prebuild(
     }
 }
 
-/// Ends this process by the signal; it survives only one that it has chosen to ignore.
+/// Ends this process by the signal; it survives only a signal that it ignores.
 fn interrupted(signal: Signal) -> RunError {
     die_by(signal);
     RunError::new(Fault::System, format!("interrupted by {signal}"))

@@ -1,4 +1,4 @@
-//! What a guest comes up from: the site's boot kit, or all that the image itself brings.
+//! What a guest boots from: the site's boot kit, or the image's own boot files.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use image::kit::Kit;
 use image::{BootMode, DiskBus, DiskFormat, Image};
 use qemu::{BootSource, FullBoot, Host, KitFiles, MachineType, overlay, scratch};
 
-/// What guests of `image` come up from on this node.
+/// What guests of `image` boot from on this node.
 ///
 /// # Errors
 /// When the kit, or a file that the entry names, is missing or not what it should be.
@@ -27,15 +27,14 @@ pub(crate) fn of(image: &Image, config: &Config) -> Result<BootSource, RunError>
 /// The site's boot kit.
 ///
 /// # Errors
-/// When it is missing or not fit.
+/// When it is missing or not suitable.
 pub(crate) fn kit(config: &Config) -> Result<BootSource, RunError> {
     let kit = Kit::load(&config.kit).blame_node()?;
     let (kernel, initramfs) = (kit.kernel(), kit.initramfs());
     Ok(BootSource::Kit(KitFiles { kernel, initramfs, scratch: kit.scratch(), digest: kit.digest().to_owned() }))
 }
 
-/// Makes a VM's private disk, without a name in `dir`: what the guest writes goes there. `image` is the image's,
-/// open.
+/// Makes a VM's private disk for the guest's writes, without a name in `dir`. `image` is the image's open disk.
 ///
 /// # Errors
 /// When `dir` cannot be written or is full.
@@ -56,31 +55,31 @@ pub(crate) fn private_disk(source: &BootSource, image: &File, dir: &Path) -> Res
     made.blame_node()
 }
 
-/// The machine that suits it, of those the site allows.
+/// The suitable machine among those the site allows.
 pub(crate) fn machine(source: &BootSource, choice: MachineChoice) -> MachineType {
     match (source, choice) {
         (BootSource::Image(FullBoot { disk_bus: DiskBus::Ide, .. }), _) => MachineType::Pc,
         (BootSource::Kit(_), MachineChoice::Microvm) => MachineType::Microvm,
-        // Firmware and kernels of others know no machine without PCI.
+        // Firmware and other systems' kernels do not support a machine without PCI.
         (BootSource::Image(_), MachineChoice::Microvm) | (_, MachineChoice::Auto | MachineChoice::Q35) => {
             MachineType::Q35
         }
     }
 }
 
-/// How long the guest may take until its agent answers, if it has to wait for its processors `turns` times as long
-/// as one VM alone.
+/// How long the guest may take until its agent answers. On shared processors it gets `turns` times the time of one VM.
 pub(crate) fn timeouts(source: &BootSource, config: &Config, turns: u32) -> Timeouts {
     let (boot, trial) = match source {
         BootSource::Kit(_) => (config.boot_timeout_s, config.kvm_timeout_s),
         // Boot menus and services take longer than any trial may.
         BootSource::Image(_) => (config.full_boot_timeout_s, config.full_boot_timeout_s),
     };
-    // A trial of many is over with the first answer, which none of them may be given much earlier than the others.
+    // A trial of many VMs is over with the first answer, but on shared processors all of them need about the same
+    // time for it.
     Timeouts { boot: Duration::from_secs(boot) * turns, trial: Duration::from_secs(trial.min(boot)) * turns }
 }
 
-/// What to look for when it does not, as the end of a sentence.
+/// Advice for when it does not answer, as the end of a sentence.
 pub(crate) fn advice(source: &BootSource) -> &'static str {
     match source {
         BootSource::Kit(_) => "",
@@ -108,7 +107,7 @@ fn full_boot(image: &Image) -> Result<FullBoot, RunError> {
     })
 }
 
-/// What a QEMU is told of this process.
+/// What a QEMU process must know about this process.
 pub(crate) fn host() -> Host {
     Host { blocked: passed_on(), ran_out_of_memory: limits::ran_out_of_memory }
 }

@@ -1,7 +1,7 @@
-//! What is known of KVM on this node, kept from one slot to the next.
+//! What is known about KVM on this node, kept from one slot to the next.
 //!
-//! Root's word, in the state directory, holds for everybody. What a user's job found out holds for that user, and is
-//! kept where the user's templates are: what one user wrote must not steer the jobs of another.
+//! Root's verdict, in the state directory, holds for everybody. The verdict of a user's job holds for that user
+//! only, and is kept beside the user's templates: a file of one user must not influence the jobs of another.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -20,7 +20,7 @@ const FILE: &str = "kvm.verdict";
 /// Longest file that is read.
 const LENGTH_MAX: u64 = 4096;
 
-/// Modules whose replacement makes a verdict void.
+/// If one of these modules is replaced, a verdict is no longer valid.
 const MODULES: [&str; 3] = ["kvm", "kvm_intel", "kvm_amd"];
 
 /// What boots have shown.
@@ -28,7 +28,7 @@ const MODULES: [&str; 3] = ["kvm", "kvm_intel", "kvm_amd"];
 pub(crate) enum Verdict {
     /// A guest has answered under KVM.
     Works,
-    /// A guest did not answer under KVM, and then did when it was emulated.
+    /// A guest did not answer under KVM, but then answered under emulation.
     Broken,
 }
 
@@ -46,14 +46,14 @@ impl Verdict {
 /// Where verdicts are kept, and what they hold for.
 #[derive(Debug)]
 pub(crate) struct Verdicts {
-    /// Directories, each with whoever alone may have written there.
+    /// Directories, each with the only user who may have written there.
     places: Vec<(PathBuf, Uid)>,
-    /// This boot of the node, its modules and this QEMU; `None` if one of them cannot be told apart from others.
+    /// This boot of the node, its modules and this QEMU; `None` if one of them cannot be identified.
     circumstances: Option<String>,
 }
 
 impl Verdicts {
-    /// What whoever runs this process may believe of this QEMU, and where to write: its own place is the last.
+    /// The places that this process may trust, for this QEMU. The last is its own, where it writes.
     pub(crate) fn of(config: &Config, qemu: &Path) -> Self {
         let me = Uid::effective();
         let mut places = vec![(config.state_dir.clone(), Uid::from_raw(0))];
@@ -80,7 +80,7 @@ impl Verdicts {
         known.max_by_key(|(written, _)| *written).map(|(_, verdict)| verdict)
     }
 
-    /// Lets later slots know. Where this process may not write, the knowledge is lost.
+    /// Keeps it for later slots. If this process cannot write there, the verdict is lost.
     pub(crate) fn remember(&self, verdict: Verdict) {
         if self.recall() == Some(verdict) {
             return;
@@ -95,14 +95,14 @@ impl Verdicts {
             return Ok(());
         };
         if owner.is_root() {
-            // Users' runners read it there.
+            // Users' runners read it from there.
             node::dir::make_root(dir).map_err(io::Error::other)?;
         }
-        // Complete under its name or not there, and never through a link.
+        // The file appears complete under its name or not at all, and a link is never followed.
         let draft = dir.join(format!(".{FILE}.{}", std::process::id()));
         let _ = fs::remove_file(&draft);
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&draft)?;
-        // Whatever the job's umask.
+        // With any umask of the job.
         file.set_permissions(fs::Permissions::from_mode(0o644))?;
         file.write_all(format!("{} {circumstances}", verdict.word()).as_bytes())?;
         fs::rename(&draft, dir.join(FILE)).inspect_err(|_| {

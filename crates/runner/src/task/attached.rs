@@ -13,7 +13,7 @@ use qemu::printable;
 
 #[derive(Debug, PartialEq, Eq)]
 enum State {
-    /// The agent does not know of it yet.
+    /// The agent does not know it yet.
     Waiting,
     /// Its description was sent.
     Starting,
@@ -23,7 +23,7 @@ enum State {
     Ended(End),
 }
 
-/// What came for a command that cannot take it yet.
+/// An event for a command that cannot take it yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Held {
     Signal(Signal),
@@ -40,8 +40,8 @@ impl Held {
         }
     }
 
-    /// Whether this means nothing any more once `later` has come. As the kernel keeps the signals of a process that
-    /// does not take them: each once, and of stopping and continuing the last.
+    /// Whether `later` makes this one useless. The kernel does the same with pending signals: it keeps each signal
+    /// once, and of stop and continue only the last one.
     fn is_superseded_by(self, later: Self) -> bool {
         let is = |held, signal| held == Self::Signal(signal as Signal);
         let (stop, go) = (libc::SIGTSTP, libc::SIGCONT);
@@ -56,7 +56,7 @@ impl Held {
 /// A command that is attached to a VM.
 #[derive(Debug)]
 pub struct Attached {
-    /// Where it is.
+    /// Its VM and task number.
     pub address: Address,
     /// Its number among those that share the task's streams.
     writer: usize,
@@ -66,7 +66,7 @@ pub struct Attached {
     /// Credit for stdin.
     stdin: SendWindow,
     received: [RecvWindow; 2],
-    /// Bytes of each output that were passed on, and that `received` was not told of yet.
+    /// Bytes of each output that were passed on but not yet counted in `received`.
     passed_on: [usize; 2],
     started: Option<Instant>,
     first_output: Option<Instant>,
@@ -74,7 +74,7 @@ pub struct Attached {
 }
 
 impl Attached {
-    /// A command that has yet to be described to the agent. Its output is that of `writer`.
+    /// A command that has yet to be described to the agent. Its output has the number `writer`.
     pub fn new(address: Address, writer: usize) -> Self {
         Self {
             address,
@@ -90,7 +90,7 @@ impl Attached {
         }
     }
 
-    /// Whether the agent does not know of it yet.
+    /// Whether the agent does not know it yet.
     pub fn is_waiting(&self) -> bool {
         self.state == State::Waiting
     }
@@ -115,7 +115,7 @@ impl Attached {
         (moments.started, moments.first_output, moments.ended) = (self.started, self.first_output, self.ended);
     }
 
-    /// Sends its description and the start of it, and what came for it meanwhile.
+    /// Sends its description and START, and then the events that were kept for it.
     pub fn start(&mut self, description: &[u8], out: &mut Outgoing) {
         out.send_frames(description);
         for held in self.held.drain(..) {
@@ -133,8 +133,8 @@ impl Attached {
         }
     }
 
-    /// Passes a signal on. One that has not started takes it later, or dies of it as any process that has not become
-    /// its command yet.
+    /// Passes a signal on. A command that has not started gets it later, or ends because of it, like a process
+    /// before exec.
     pub fn signal(&mut self, signal: Signal, streams: &mut Streams, out: &mut Outgoing) {
         if self.is_waiting() && is_fatal(signal) {
             self.finish(End::Exited(ExitStatus::Signal(signal)), streams);
@@ -142,7 +142,7 @@ impl Attached {
         self.tell(Held::Signal(signal), out);
     }
 
-    /// Tells it that nobody will write to this stream, or read from it, any more.
+    /// Tells it that this stream is closed on our side, for reading or writing.
     pub fn end_of(&mut self, stream: Stream, out: &mut Outgoing) {
         self.tell(Held::Eof(stream), out);
     }
@@ -175,13 +175,13 @@ impl Attached {
         out.send(self.address.task, &ToGuest::Data(Stream::Stdin, bytes));
     }
 
-    /// Notes that output of its was written, for which credit is due.
+    /// Notes that some of its output was written, so credit must be returned.
     pub fn output_written(&mut self, stream: Stream, bytes: usize) {
         self.passed_on[index(stream)] += bytes;
     }
 
-    /// Returns credit for what was written. A guest that sends and does not read gets none, else what is queued for
-    /// it would grow.
+    /// Returns credit for what was written. A guest that sends but does not read gets none, or its queue would
+    /// grow.
     pub fn return_credit(&mut self, out: &mut Outgoing) {
         if self.passed_on == [0; 2] || out.len() > DATA_CHUNK || self.has_ended() {
             return;
@@ -194,13 +194,13 @@ impl Attached {
         }
     }
 
-    /// Takes what the agent says of it.
+    /// Takes a message of the agent about it.
     ///
     /// # Errors
-    /// What makes no sense now.
+    /// A message that is not allowed now.
     pub fn hear(&mut self, message: ToHost<'_>, streams: &mut Streams) -> Result<(), Refusal> {
         match (&self.state, message) {
-            // What was on its way when it was declared ended.
+            // The message was sent before the command was declared ended.
             (State::Ended(_), _) => {}
             (State::Starting, ToHost::Started(_)) => {
                 self.started = Some(Instant::now());
@@ -237,7 +237,7 @@ fn of(streams: &mut Streams, stream: Stream) -> Option<&mut Output> {
     }
 }
 
-/// The place of an output among the two.
+/// The index of an output among the two.
 fn index(stream: Stream) -> usize {
     usize::from(stream == Stream::Stderr)
 }

@@ -1,4 +1,4 @@
-//! What a task runs, as its caller names it.
+//! The command of a task, as its caller names it.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ pub struct Command {
     pub argv: Vec<OsString>,
     /// `argv[0]` is a batch script that exists on the host only.
     pub batch_script: bool,
-    /// Where the guest has that script, if not at the same path.
+    /// Path of that script in the guest, if it is another one.
     pub script_path: Option<PathBuf>,
 }
 

@@ -6,7 +6,7 @@ use super::streams::Streams;
 use crate::session::{Address, Listener, Outgoing, Refusal};
 use proto::{ExitStatus, ToHost};
 
-/// The commands of a task by the VMs they are attached to, as the listener of those VMs.
+/// The commands of a task, by the VMs they are attached to. It is the listener of these VMs.
 #[derive(Debug)]
 pub struct Commands {
     /// In the order of their output's numbers.
@@ -27,13 +27,13 @@ impl Commands {
         self.list.iter().all(Attached::has_ended)
     }
 
-    /// Whether one has begun to run, so that a signal is its own business.
+    /// Whether one has begun to run, so that it handles a signal itself.
     pub fn has_begun(&self) -> bool {
         self.list.iter().any(|command| command.is_running() || command.has_ended())
     }
 
-    /// How a command ended. One whose output was lost has not succeeded, whatever it knows of it: on the host its
-    /// write would have failed.
+    /// How a command ended. A command whose output was lost has not succeeded, even if it does not know that: on
+    /// the host its write would have failed.
     pub fn end(&self, number: usize) -> Option<End> {
         match self.list[number].end()? {
             End::Exited(ExitStatus::Code(0)) if self.streams.have_lost() => Some(End::Exited(ExitStatus::Code(1))),
@@ -41,7 +41,7 @@ impl Commands {
         }
     }
 
-    /// Bytes of stdin that every command can take now: what is read is sent to all of them.
+    /// Bytes of stdin that every command can take now: each byte is sent to all of them.
     pub fn stdin_room(&self) -> usize {
         let takers = self.list.iter().filter(|command| !command.has_ended());
         takers.map(Attached::stdin_room).min().unwrap_or(0)

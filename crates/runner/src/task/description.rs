@@ -1,5 +1,5 @@
-//! The user's command as the agent is told about it: what a bare-metal task would have, less what
-//! makes no sense in a guest.
+//! The user's command as it is described to the agent: everything that a bare-metal task has,
+//! except what makes no sense in a guest.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -29,7 +29,7 @@ const ENTROPY_BYTES: usize = 64;
 pub struct Task {
     argv: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
-    /// What the user wants in it in any case.
+    /// Variables that the user asked for.
     variables: Vec<EnvEntry>,
     cwd: PathBuf,
     user: User,
@@ -38,7 +38,7 @@ pub struct Task {
     umask: u32,
     script: Option<Vec<u8>>,
     terminal: Option<(u16, u16)>,
-    /// stdout and stderr of the task are one file: their order must be kept.
+    /// stdout and stderr of the task are one file, so their order must be kept.
     merge_stderr: bool,
 }
 
@@ -66,7 +66,7 @@ impl Task {
         if let (Some(_), Some(program), Some(path)) = (&script, argv.first_mut(), &command.script_path) {
             *program = path.into();
         }
-        // Reading the mask means setting it; nothing else runs in this process.
+        // The mask can be read only by setting it; nothing else runs in this process.
         let mask = umask(Mode::empty());
         umask(mask);
         Ok(Self {
@@ -84,7 +84,7 @@ impl Task {
         })
     }
 
-    /// Describes a program of the agent itself, as root in a guest that has nothing else and knows nobody.
+    /// Describes a program of the agent itself, as root in a guest without an image and without user accounts.
     pub fn of_helper(argv: Vec<OsString>) -> Self {
         let root = Uid::from_raw(0);
         Self {
@@ -107,8 +107,8 @@ impl Task {
         self.terminal = Some(size);
     }
 
-    /// Makes the command root in the guest, with root's home and name. On shares it stays the user:
-    /// QEMU acts there, whoever the guest's process is.
+    /// Makes the command root in the guest, with root's home and name. On shares it still acts as
+    /// the user, because QEMU does the work there.
     pub fn run_as_root(&mut self) {
         let root = Uid::from_raw(0);
         self.user = User { name: "root".into(), dir: "/root".into(), shell: "/bin/sh".into(), ..nameless(root) };
@@ -119,7 +119,7 @@ impl Task {
         }
     }
 
-    /// Gives the command these variables whatever the rules for the environment say.
+    /// Gives the command these variables in spite of the rules for the environment.
     pub fn set_variables(&mut self, variables: Vec<EnvEntry>) {
         self.variables = variables;
     }
@@ -141,7 +141,7 @@ impl Task {
         [home, submit_dir, Some(self.cwd.clone())].into_iter().flatten().collect()
     }
 
-    /// Name of the VM number `index` of `vms` as its own `hostname` shows it.
+    /// Host name of VM number `index` of `vms`.
     pub fn hostname(&self, index: u32, vms: u32) -> String {
         let number = |name| self.variable(name).and_then(|value| value.to_str()?.parse::<u64>().ok());
         let mut name = match (number("SLURM_JOB_ID"), number("SLURM_PROCID")) {
@@ -158,7 +158,7 @@ impl Task {
         self.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
     }
 
-    /// The messages that make the user of this process known to a guest: nothing that differs between jobs.
+    /// The messages that describe the user of this process to a guest; they are the same for all jobs.
     pub fn introduction(&self) -> Vec<u8> {
         let mut out = Vec::new();
         let uid = Uid::current();
@@ -221,18 +221,18 @@ impl Task {
     }
 }
 
-/// What the guests of a task are told before its command runs in them.
+/// What the guests of a task get before its command runs in them.
 #[derive(Debug, Clone, Copy)]
 pub struct Guest<'a> {
     /// The command.
     pub task: &'a Task,
-    /// What they see of the host.
+    /// The host directories they see.
     pub shares: &'a [Share],
-    /// Links that the image wants to them.
+    /// The image's links into these shares.
     pub links: &'a Links,
-    /// Processors that the command may use, where the guests have more.
+    /// Number of processors for the command, if the guests have more.
     pub cpus: Option<u16>,
-    /// Bytes that are plugged into each guest beside what its template has.
+    /// Bytes of memory that are plugged into each guest in addition to its template's.
     pub memory: Option<u64>,
 }
 
@@ -294,7 +294,7 @@ fn host_entropy() -> Result<[u8; ENTROPY_BYTES], RunError> {
     Ok(bytes)
 }
 
-/// The limits that Slurm or the user set on this task, by their Linux numbers.
+/// The resource limits that Slurm or the user set for this task, by their Linux numbers.
 fn limits() -> impl Iterator<Item = (u8, u64, u64)> {
     let resources = [
         Resource::RLIMIT_CPU,

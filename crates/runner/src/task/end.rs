@@ -1,4 +1,4 @@
-//! How a command ended, or the VM before it could.
+//! How a command ended, or its VM before that.
 
 use proto::{ExitStatus, FailKind};
 
@@ -15,14 +15,14 @@ pub enum End {
     NeverUp(String),
     /// The VM itself failed later; the text says how.
     Broken(String),
-    /// This node lacks something that the VM needs: room for its disk, say.
+    /// This node lacks something that the VM needs, for example room for its disk.
     NodeFailed(String),
     /// Its command succeeded, but its root could not be saved; the text says why.
     NotSaved(String),
 }
 
 impl End {
-    /// The end of a command whose VM is over.
+    /// The end of a command whose VM has ended.
     pub fn of_vm(vm: &Vm) -> Self {
         match vm.failure() {
             Some(Failure::NodeFailed(why)) => Self::NodeFailed(why.clone()),

@@ -1,4 +1,4 @@
-//! The environment of a command: the task's own, less what means something else in a guest.
+//! The environment of a command: the task's own, without variables that mean something else in a guest.
 //!
 //! The rule for users is in README.md under "Environment".
 
@@ -20,13 +20,13 @@ const HOST_ONLY: [&str; 5] =
 /// Lists of libraries for the dynamic loader, with the bytes that separate their entries.
 const LIBRARIES: [(&str, &[u8]); 3] = [("LD_LIBRARY_PATH", b":;"), ("LD_PRELOAD", b": "), ("LD_AUDIT", b":")];
 
-/// Directories for temporary files: programs take any of these for granted.
+/// Directories for temporary files: programs rely on each of them.
 const TEMPORARY: [&str; 4] = ["TMPDIR", "TMP", "TEMP", "TEMPDIR"];
 
 /// Temporary directories that every system has.
 const EVERYWHERE: [&str; 2] = ["/tmp", "/var/tmp"];
 
-/// Where every distribution keeps its programs: a host that has them elsewhere must not hide them.
+/// Where every distribution keeps its programs: the PATH of a host that has them elsewhere must not hide them.
 const STANDARD_PATH: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/bin"];
 
 type Variable = (OsString, OsString);
@@ -39,7 +39,7 @@ pub fn for_guest(env: &[Variable], wanted: &[EnvEntry], shares: &[Share]) -> Vec
     let mut vars: Vec<Variable> =
         kept.filter_map(|(name, value)| Some((name.clone(), translated(name, value, shares)?))).collect();
     for (number, entry) in wanted.iter().enumerate() {
-        // Of two entries for one variable the last counts.
+        // If a variable has two entries, the last counts.
         if names[number + 1..].contains(&names[number]) {
             continue;
         }
@@ -59,7 +59,7 @@ fn name_of(entry: &EnvEntry) -> &str {
 
 /// The value that a variable of the host has in the guest, if it is a variable there at all.
 fn translated(name: &OsStr, value: &OsStr, shares: &[Share]) -> Option<OsString> {
-    // A name that is not UTF-8 is none of those that are treated here.
+    // No variable with a rule here has a name that is not UTF-8.
     let Some(name) = name.to_str() else { return Some(value.to_owned()) };
     if name.starts_with(OWN_PREFIX) || HOST_ONLY.contains(&name) {
         return None;
@@ -74,8 +74,9 @@ fn translated(name: &OsStr, value: &OsStr, shares: &[Share]) -> Option<OsString>
     Some(if name == "PATH" { with_standard_path(value) } else { value.to_owned() })
 }
 
-/// Takes out what is a file or directory of the host alone: in the guest it is missing, or another one.
-/// What the host lacks is meant for the image; names without a path are searched in the image.
+/// Removes files and directories that only the host has: in the guest they are missing, or different.
+/// Entries that do not exist on the host are meant for the image; names without a path are searched in
+/// the image.
 fn libraries_of_guest(value: &OsStr, separators: &[u8], shares: &[Share]) -> Option<OsString> {
     let entries = value.as_bytes().split(|byte| separators.contains(byte));
     let is_of_host_alone = |entry: &&[u8]| {
@@ -86,12 +87,12 @@ fn libraries_of_guest(value: &OsStr, separators: &[u8], shares: &[Share]) -> Opt
     if gone.is_empty() {
         return Some(value.to_owned());
     }
-    // An empty entry is the working directory, but not if nothing else is left.
+    // An empty entry means the working directory, but not if it is the only entry left.
     let is_empty = kept.iter().all(|entry| entry.is_empty());
     (!is_empty).then(|| OsString::from_vec(kept.join(&separators[0])))
 }
 
-/// All entries in their order, then the standard directories that are not among them.
+/// All entries in their order, then the missing standard directories.
 fn with_standard_path(value: &OsStr) -> OsString {
     let entries: Vec<&[u8]> = value.as_bytes().split(|&byte| byte == b':').collect();
     let missing = STANDARD_PATH.iter().map(|dir| dir.as_bytes()).filter(|dir| !entries.contains(dir));

@@ -1,5 +1,5 @@
-//! What is attached to VMs: a task's command in each, its streams, its signals, its end; and how it is described to
-//! an agent.
+//! What is attached to VMs: a task's command in each, its streams, its signals, its end; and its description for
+//! the agent.
 
 mod attached;
 mod command;

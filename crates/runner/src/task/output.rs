@@ -15,8 +15,8 @@ use super::pump::Pump;
 /// Longest line that is kept together; a longer one is passed on in parts.
 const LINE_MAX: usize = 64 * 1024;
 
-/// How a descriptor is written without blocking although it is shared with other processes, so
-/// that its flags are not ours to change. Any length may be tried.
+/// How to write to a descriptor without blocking. Other processes share it, so its flags must not
+/// be changed. A write of any length may be tried.
 #[derive(Debug)]
 enum Way {
     /// An open file description of our own on the same pipe or terminal.
@@ -32,16 +32,16 @@ enum Way {
 /// Why nothing more can be written to an output.
 #[derive(Debug)]
 pub enum Trouble {
-    /// Nobody reads it any more: a pipe was closed, a terminal hung up. That is no error of the task.
+    /// The reader is gone: a pipe was closed, a terminal hung up. That is no error of the task.
     ReaderLeft,
-    /// What was written is lost: a full disk, say.
+    /// Output is lost, for example because of a full disk.
     Lost(io::Error),
 }
 
-/// One of the task's outputs with what waits to be written to it.
+/// One of the task's outputs with its waiting bytes.
 ///
-/// What waits is bounded by the flow control of the channel: bytes are acknowledged to the guest
-/// only when they have been written.
+/// The number of waiting bytes is limited by the flow control of the channel: bytes are
+/// acknowledged to the guest only when they have been written.
 #[derive(Debug)]
 pub struct Output {
     way: Way,
@@ -49,11 +49,11 @@ pub struct Output {
     partial: Vec<Vec<u8>>,
     /// Each line is preceded by its VM's number.
     label: bool,
-    /// It hangs up instead of failing.
+    /// It is a terminal, which reports a hang-up as an error.
     is_device: bool,
-    /// Whether it can still be written; what comes after that is dropped.
+    /// Whether it can still be written; if not, further output is dropped.
     state: State,
-    /// What its user was not told yet.
+    /// An error that the user was not told yet.
     trouble: Option<Trouble>,
 }
 
@@ -69,7 +69,7 @@ struct Chunk {
     vm: usize,
     bytes: Vec<u8>,
     written: usize,
-    /// Bytes of the guest that are not acknowledged yet; labels are ours.
+    /// Bytes of the guest that are not acknowledged yet, without our labels.
     owed: usize,
 }
 
@@ -119,7 +119,7 @@ impl Output {
         self.enqueue(vm, rest);
     }
 
-    /// Takes a line that is not of any VM.
+    /// Takes a line that is not from a VM.
     pub fn push_own(&mut self, bytes: Vec<u8>) {
         self.queue.push_back(Chunk { vm: 0, bytes, written: 0, owed: 0 });
     }
@@ -137,13 +137,13 @@ impl Output {
         !self.queue.is_empty() || matches!(&self.way, Way::Pump(pump) if pump.is_finishing())
     }
 
-    /// What is to be polled while it waits.
+    /// The descriptor to poll while something waits.
     pub fn wanted(&self) -> PollFd<'_> {
         let event = if self.queue.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLOUT };
         PollFd::new(self.as_fd(), event)
     }
 
-    /// Whether some of what came could not be written.
+    /// Whether some output could not be written.
     pub fn has_lost(&self) -> bool {
         self.state == State::Lost
     }
@@ -160,14 +160,14 @@ impl Output {
         self.trouble.take()
     }
 
-    /// No more will come: [`Output::is_waiting`] until all was written.
+    /// No more will come; [`Output::is_waiting`] is true until all is written.
     pub fn finish(&mut self) {
         if let (Way::Pump(pump), true) = (&mut self.way, self.queue.is_empty()) {
             pump.finish();
         }
     }
 
-    /// Writes what the reader takes now; reports (VM, bytes) that need no longer be kept.
+    /// Writes as much as the reader takes now; reports (VM, bytes) that were written.
     pub fn write_some(&mut self, mut done: impl FnMut(usize, usize)) {
         if let Way::Pump(pump) = &mut self.way
             && let Err(error) = pump.look()
@@ -203,7 +203,7 @@ impl Output {
     fn fail(&mut self, error: io::Error) {
         let has_left = match error.raw_os_error() {
             Some(libc::EPIPE | libc::ECONNRESET) => true,
-            // A terminal that hung up; of a file it is a disk that fails.
+            // For a terminal this is a hang-up; for a file it is a failing disk.
             Some(libc::EIO) => self.is_device,
             _ => false,
         };
@@ -249,7 +249,7 @@ impl Way {
     }
 }
 
-/// Lines with a number before each. A last line without end gets one, so that the next label begins a line.
+/// Lines with a number before each. A last line without a line end gets one, so that the next label begins a line.
 fn labelled(vm: usize, lines: &[u8]) -> Vec<u8> {
     let mut text = Vec::with_capacity(lines.len() + 64);
     for line in lines.split_inclusive(|&byte| byte == b'\n') {
@@ -320,7 +320,7 @@ mod tests {
         assert!(!output.is_waiting());
     }
 
-    /// Writes what there is until it waits for its reader, or nothing is left.
+    /// Writes until the reader takes no more, or nothing is left.
     fn drain_until(output: &mut Output, is_reached: impl Fn(&Output) -> bool) {
         for _ in 0..1000 {
             output.write_some(|_, _| {});
@@ -339,7 +339,7 @@ mod tests {
         let mut output = Output::by(Way::Pump(pump), false, 1);
         let big = vec![b'x'; 1 << 20];
         output.push(0, &big);
-        // Nobody reads: this would block.
+        // The reader does not read, so this would block.
         output.write_some(|_, _| {});
         assert!(output.is_waiting());
         let heard = std::thread::spawn(move || {

@@ -1,7 +1,7 @@
-//! Writing where a write may block and no descriptor of our own can be had: a pipe or a terminal of another user.
+//! Writing where a write may block and we cannot open a descriptor of our own: a pipe or a terminal of another user.
 //!
-//! O_NONBLOCK belongs to the open file, which other processes share, and a poll before a write promises nothing where
-//! others write too, or on a terminal. So a thread does nothing but write there, fed through a socket of our own.
+//! O_NONBLOCK belongs to the open file, which other processes share, and a poll before a write guarantees nothing if
+//! others write too, or on a terminal. So a separate thread does the writing. It gets its data through a socket.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 
-/// Bytes that may be on their way to the thread.
+/// Most bytes that may wait for the thread.
 const ROOM: usize = 64 * 1024;
 
 /// The near end of a thread that writes.
@@ -27,7 +27,7 @@ pub struct Pump {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
-    /// No more is fed; the thread writes what it has.
+    /// No more data comes; the thread writes the rest.
     Finishing,
     Done,
 }
@@ -44,7 +44,7 @@ impl Pump {
         let error = Arc::new(OnceLock::new());
         let told = Arc::clone(&error);
         std::thread::Builder::new().name("output".to_owned()).spawn(move || {
-            // Told before `fed` is closed, which is how the other end learns that there is something to be told.
+            // Set before `fed` is closed, because the closed socket makes the other end look at it.
             if let Err(error) = carry(&fed, &target) {
                 let _ = told.set(error.raw_os_error().unwrap_or(libc::EIO));
             }
@@ -53,10 +53,10 @@ impl Pump {
         Ok(Self { feed, error, state: State::Open })
     }
 
-    /// Takes what there is room for.
+    /// Takes as many bytes as there is room for.
     ///
     /// # Errors
-    /// `WouldBlock`, or what ended the thread.
+    /// `WouldBlock`, or the error that ended the thread.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self.feed.write(bytes) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
@@ -67,24 +67,24 @@ impl Pump {
         }
     }
 
-    /// No more will come: what is left is written.
+    /// No more will come; the thread writes the rest.
     pub fn finish(&mut self) {
         if self.state == State::Open {
-            // A thread that has ended is found out by `look`.
+            // `look` notices if the thread has ended.
             let _ = self.feed.shutdown(std::net::Shutdown::Write);
             self.state = State::Finishing;
         }
     }
 
-    /// Whether the end of the thread is waited for.
+    /// Whether we wait for the end of the thread.
     pub fn is_finishing(&self) -> bool {
         self.state == State::Finishing
     }
 
-    /// Sees whether all was written that is left after [`Pump::finish`].
+    /// Checks whether the rest was written after [`Pump::finish`].
     ///
     /// # Errors
-    /// What ended the thread before.
+    /// The error that ended the thread.
     pub fn look(&mut self) -> io::Result<()> {
         if self.state != State::Finishing {
             return Ok(());
@@ -105,7 +105,7 @@ impl AsFd for Pump {
     }
 }
 
-/// Writes all that comes.
+/// Writes all data that comes.
 fn carry(mut from: &UnixStream, mut to: &File) -> io::Result<()> {
     let mut buffer = vec![0; ROOM];
     loop {
@@ -118,7 +118,7 @@ fn carry(mut from: &UnixStream, mut to: &File) -> io::Result<()> {
             match to.write(rest) {
                 Ok(written) => rest = &rest[written..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Somebody who shares the open file wants it so.
+                // Another process with the same open file has set O_NONBLOCK.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     poll(&mut [PollFd::new(to.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE)?;
                 }

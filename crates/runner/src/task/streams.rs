@@ -19,13 +19,13 @@ pub struct Streams {
     pub stderr: Output,
     /// The task's stdin, until its end.
     stdin: Option<File>,
-    /// Whether stderr is where the user reads.
+    /// Whether the user reads stderr.
     has_user: bool,
-    /// What was read last; only so that it is not made anew each time.
+    /// A buffer for reading, kept so that it is not allocated each time.
     buffer: Box<[u8]>,
 }
 
-/// What reading stdin gave.
+/// Result of reading stdin.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Input<'a> {
     /// These bytes.
@@ -37,12 +37,12 @@ pub enum Input<'a> {
 }
 
 impl Streams {
-    /// Of a program that reads nothing, and whose stderr is not the user's.
+    /// For a program that reads nothing, and whose stderr does not go to the user.
     pub fn outputs_only(stdout: Output, stderr: Output) -> Self {
         Self { stdout, stderr, stdin: None, has_user: false, buffer: Box::default() }
     }
 
-    /// Of a task that reads `stdin` too.
+    /// For a task that reads `stdin` too.
     ///
     /// # Errors
     /// When the descriptor cannot be duplicated.
@@ -51,7 +51,7 @@ impl Streams {
         Ok(Self { stdout, stderr, stdin, has_user: true, buffer: vec![0; DATA_CHUNK].into() })
     }
 
-    /// Tells the user something, behind what the commands have said: a reader that stalls must not stall more.
+    /// Tells the user something, queued after the commands' output, so that a stalled reader blocks nothing else.
     pub fn notice(&mut self, text: &str) {
         match self.has_user {
             true => self.stderr.push_own(notice::formatted(text).into_bytes()),
@@ -69,7 +69,7 @@ impl Streams {
         self.stdout.is_waiting() || self.stderr.is_waiting()
     }
 
-    /// No more will be said.
+    /// No more output will come.
     pub fn finish(&mut self) {
         self.outputs().for_each(Output::finish);
     }
@@ -79,7 +79,7 @@ impl Streams {
         self.stdout.has_lost() || self.stderr.has_lost()
     }
 
-    /// What is to be polled: stdin, if `room` is not 0, as the last. Outputs are written anyhow.
+    /// The descriptors to poll: outputs that wait, and last stdin, if `room` is not 0.
     pub fn wanted(&self, room: usize) -> Vec<PollFd<'_>> {
         let outputs = [&self.stdout, &self.stderr].into_iter().filter(|output| output.is_waiting());
         let mut fds: Vec<PollFd<'_>> = outputs.map(Output::wanted).collect();
@@ -89,7 +89,7 @@ impl Streams {
         fds
     }
 
-    /// Whether stdin is among what is to be polled.
+    /// Whether stdin is among the descriptors to poll.
     pub fn wants_input(&self, room: usize) -> bool {
         room > 0 && self.stdin.is_some()
     }
@@ -103,7 +103,7 @@ impl Streams {
             Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {
                 Input::Nothing
             }
-            // The end of a pseudo-terminal is EIO; whatever it is, nothing more can be read.
+            // The end of a pseudo-terminal is EIO; after any error nothing more can be read.
             Ok(_) | Err(_) => {
                 self.stdin = None;
                 Input::End

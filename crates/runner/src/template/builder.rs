@@ -1,4 +1,4 @@
-//! Making a template: boot to where the agent waits, then keep memory, devices and disk.
+//! Making a template: boot until the agent waits, then save memory, devices and disk.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -32,13 +32,13 @@ const NONCE: u64 = 0;
 pub enum Built {
     /// Everything is in the draft.
     Complete,
-    /// The guest did not answer in all the time it may take, and would not without a template either.
+    /// The guest did not answer within its full time, and would not without a template either.
     NoBoot(String),
-    /// A signal came that ends the task.
+    /// A signal ends the task.
     Interrupted(Signal),
 }
 
-/// The limits of a build and who wants to hear of it.
+/// The limits of a build, and the person to tell.
 #[derive(Debug)]
 pub struct Terms<'a> {
     /// Signals of this process.
@@ -52,8 +52,8 @@ pub struct Terms<'a> {
 /// Boots the recipe's image in the directory `draft` and fills it.
 ///
 /// # Errors
-/// When files cannot be written, the guest ends or QEMU cannot save its state: a boot without a template
-/// will do, or say what is wrong. The draft is the caller's to remove.
+/// When files cannot be written, the guest ends or QEMU cannot save its state: a boot without a template will work,
+/// or report the error. The caller removes the draft.
 pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> Result<Built, RunError> {
     let begin = Instant::now();
     let abilities = Abilities::of(recipe.qemu).blame(Fault::Node)?;
@@ -65,7 +65,7 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> Result<Bui
     let ram = create(RAM, true)?;
     ram.set_len(recipe.shape.base_mib << 20)?;
     let scratch = create(SCRATCH, true)?;
-    // Made without a name where the draft is, and copied: it is some KiB.
+    // Made without a name in the draft's directory, and copied: it has only some KiB.
     copy_sparse(&source::private_disk(recipe.source, recipe.disk.file(), draft)?, &scratch)
         .context("the private disk")?;
     let state = create(STATE, false)?;
@@ -140,7 +140,7 @@ enum Stage {
     Plugging,
     /// Until the agent has brought its caches and disk into the state that clones should find.
     Settling,
-    /// It has.
+    /// The agent has done so.
     Settled,
     /// Until QEMU has written the devices' state.
     Saving,
@@ -151,11 +151,11 @@ struct Builder {
     vm: Vm,
     guest: Settling,
     save_to: StateUri,
-    /// Whether the guest has a device through which it gets more memory.
+    /// Whether the guest has a device for more memory.
     plugs: bool,
 }
 
-/// What a guest that is made into a template may say.
+/// Handles the messages that a guest may send while it becomes a template.
 struct Settling {
     stage: Stage,
 }
@@ -213,7 +213,7 @@ impl Builder {
         Ok(Built::Complete)
     }
 
-    /// Does what follows from what agent and QEMU have said.
+    /// Acts on the messages of agent and QEMU.
     fn advance(&mut self, introduction: &[u8]) -> Result<(), RunError> {
         let stage = &mut self.guest.stage;
         if *stage == Stage::Booting && self.vm.is_up() {
@@ -243,7 +243,7 @@ impl Builder {
     }
 }
 
-/// Lets a builder hear what a guest and a QEMU say that are played through `process`, until it gives up.
+/// Runs a builder with the stand-in behind `process`, until it fails.
 #[cfg(any(test, feature = "fuzzing"))]
 pub fn hear(process: QemuProcess, more: &mut dyn FnMut() -> bool) -> bool {
     let mut builder = Builder::new(process, StateUri::FdSet(0), true);

@@ -1,4 +1,5 @@
-//! What a template was made of, as a name: another image, kit, QEMU, shape or boot of the node is another template.
+//! A template's name, made from everything it depends on: another image, kit, QEMU, shape or boot of the node means
+//! another template.
 
 use std::fmt;
 use std::io;
@@ -22,12 +23,12 @@ pub const FORMAT: u32 = 2;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key(String);
 
-/// What goes into a template.
+/// The parts of a template.
 #[derive(Debug, Clone, Copy)]
 pub struct Recipe<'a> {
     /// The image.
     pub image: &'a Image,
-    /// What it comes up from.
+    /// What it boots from.
     pub source: &'a BootSource,
     /// Its disk, open.
     pub disk: &'a Disk,
@@ -39,16 +40,16 @@ pub struct Recipe<'a> {
     pub accel: Accel,
     /// Memory, processors, shares.
     pub shape: Shape,
-    /// Messages that make the user known to the guest, so that not every clone has to; empty for a template
-    /// that others use too.
+    /// Messages that describe the user to the guest, so that not every clone needs them; empty for a
+    /// template that others use too.
     pub introduction: &'a [u8],
 }
 
 impl Recipe<'_> {
-    /// The name of what this recipe makes on this node until its next reboot.
+    /// The name of this recipe's template on this node until its next reboot.
     ///
     /// # Errors
-    /// When a file of the recipe cannot be looked at.
+    /// When a file of the recipe cannot be read.
     pub fn key(&self) -> io::Result<Key> {
         let mut hash = Sha256::new();
         let mut add = |bytes: &[u8]| {
@@ -65,9 +66,9 @@ impl Recipe<'_> {
             add(file.as_os_str().as_bytes());
             add(identity(&std::fs::metadata(file)?).as_bytes());
         }
-        // Of the file that QEMU will get, whatever has its name by now.
+        // The file that QEMU will get, even if another file has its name by now.
         add(self.disk.identity().as_bytes());
-        // The whole command line, with descriptors and shares that stand for any.
+        // The whole command line, with placeholders for descriptors and shares.
         let placeholder =
             |number| Share { tag: format!("s{number}"), source: "/".into(), target: "/".into(), read_only: false };
         let shares: Vec<Share> = (0..self.shape.shares).map(placeholder).collect();
@@ -84,8 +85,8 @@ impl Recipe<'_> {
             shares: &shares,
         };
         spec.args().iter().for_each(|arg| add(arg.as_bytes()));
-        // What a crash of the node left in files is not to be trusted, and the next boot may bring another
-        // kernel or microcode.
+        // Files cannot be trusted after a crash of the node, and the next boot may have another kernel or
+        // microcode.
         add(node::process::boot()?.as_bytes());
         Ok(Key(node::shelf::of_this_boot(&hex(&hash.finalize()[..16]))?))
     }

@@ -1,8 +1,8 @@
-//! What a template is: files in a directory, and a manifest that says what they are. How it lies on its shelf is
-//! `node`'s business.
+//! The content of a template: files in a directory, and a manifest that describes them. `node` knows how it is
+//! stored on its shelf.
 //!
-//! A user's templates are read by root too, who lists and verifies them: so nothing that a manifest says is a path,
-//! only the files that every template has are opened, and only as ordinary files.
+//! Root reads users' templates too, to list and verify them. So nothing in a manifest is used as a path, only the
+//! files that every template has are opened, and only as ordinary files.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -22,13 +22,13 @@ pub const MANIFEST: &str = "template.toml";
 pub const RAM: &str = "ram";
 pub const STATE: &str = "state";
 pub const SCRATCH: &str = "scratch";
-/// What a share's device shows while the template is made.
+/// The directory behind a share's device while the template is made.
 pub const EMPTY: &str = "empty";
 
 /// Longest manifest that is read.
 const MANIFEST_MOST: u64 = 64 * 1024;
 
-/// Most characters of what a manifest says to people.
+/// Most characters of a manifest's text that is shown to people.
 const TEXT_MOST: usize = 200;
 
 /// Largest file of a template: the memory of the largest machine that is ever kept as one.
@@ -44,7 +44,7 @@ pub struct Manifest {
     pub image: String,
     /// Memory, processors and shares, for people.
     pub hardware: String,
-    /// Whether QEMU clones it without being able to write to it.
+    /// Whether QEMU can clone it without write permission.
     pub read_only: bool,
     /// Milliseconds that making it took.
     pub made_in_ms: u64,
@@ -62,10 +62,10 @@ pub struct FileRecord {
 }
 
 impl Manifest {
-    /// Reads one; what people read of it is fit for a terminal then, whoever wrote it.
+    /// Reads one, and makes its text safe for a terminal.
     ///
     /// # Errors
-    /// When it is none of this format.
+    /// When it does not have this format.
     fn parse(text: &str) -> Result<Self, RunError> {
         let read: Self = toml::from_str(text).blame(Fault::Node)?;
         ensure!(read.format == FORMAT, Fault::Node, "format {}", read.format);
@@ -90,16 +90,16 @@ pub struct Template {
 }
 
 impl Template {
-    /// Opens the files of the template that lies as `dir` on a shelf under this name.
+    /// Opens the files of the template `dir`, which has this name on a shelf.
     ///
     /// # Errors
-    /// What is missing, damaged, or could have been put there by somebody else.
+    /// A file that is missing, damaged, or could have been put there by somebody else.
     pub fn open(shelf: &Shelf<TemplateDir>, name: &str, dir: &TemplateDir) -> Result<Self, RunError> {
         let open = |file: &str, writable| dir.open_file(file, shelf.owner, writable).with_context(|| file.to_owned());
         let mut text = String::new();
         open(MANIFEST, false)?.take(MANIFEST_MOST).read_to_string(&mut text).context(MANIFEST)?;
         let manifest = Manifest::parse(&text)?;
-        // A QEMU that maps memory privately only from a file it may write is given such a descriptor, and
+        // An old QEMU can map memory privately only from a writable file. It gets such a descriptor, but
         // does not write.
         let ram = open(RAM, !manifest.read_only)?;
         let (state, scratch) = (open(STATE, false)?, open(SCRATCH, false)?);
@@ -112,10 +112,10 @@ impl Template {
         Ok(Self { shelf: shelf.clone(), name: name.to_owned(), manifest, ram, state, scratch })
     }
 
-    /// Looks at the one of that name on a shelf, without using it.
+    /// Looks at the template of that name on a shelf, without using it.
     ///
     /// # Errors
-    /// As [`Template::open`]; that there is none is one too.
+    /// As [`Template::open`]; also when there is none.
     pub fn look(shelf: &Shelf<TemplateDir>, name: &str) -> Result<Self, RunError> {
         let dir = shelf.look(name)?;
         let dir = dir.ok_or_else(|| RunError::user("it is not there, or not for this user"))?;
@@ -203,7 +203,7 @@ mod tests {
         let pipe = cache.path().join("pipe");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
         let record = |name: &str| format!("[[files]]\nname = \"{name}\"\nbytes = 1\nsha256 = \"0\"\n");
-        // Whoever opened one of these would wait for ever or read for ever.
+        // A process that opened one of these would wait or read for ever.
         let more = [pipe.to_str().unwrap(), "../../pipe", "/dev/zero"].map(record).concat();
         template(cache.path(), &more, |_| {}).unwrap().verify().unwrap();
     }

@@ -6,10 +6,10 @@
 //! ```
 //!
 //! What must hold:
-//! - A template holds nothing of a job: it is saved before the agent is told of any task.
-//! - It is believed only if nobody but root or this user can have written it.
-//! - It is a cache: whatever is wrong with it, the VM boots instead, and the next start builds it anew.
-//! - Building happens once however many want it, under a lock that dies with its holder.
+//! - A template holds nothing of a job: it is saved before the agent gets any task.
+//! - It is trusted only if nobody but root or this user can have written it.
+//! - It is a cache: if anything is wrong with it, the VM boots instead, and the next start builds a new one.
+//! - It is built once for any number of waiting tasks, under a lock that dies with its holder.
 
 mod builder;
 mod key;
@@ -36,22 +36,22 @@ pub use builder::Terms;
 pub use key::{Key, Recipe};
 pub use manifest::Template;
 
-/// What came of asking for a template.
+/// Result of asking for a template.
 #[derive(Debug)]
 pub enum Obtained<T = Template> {
     /// Here it is.
     Template(T),
     /// There is none and none can be made here; the VM boots. The text is for the administrator.
     Unavailable(String),
-    /// The guest did not answer in all the time it may take, so booting it once more makes no sense; the text
-    /// is for the user.
+    /// The guest did not answer within its full time, so a second boot makes no sense; the text is for the
+    /// user.
     NoBoot(String),
-    /// A signal came that ends the task.
+    /// A signal ends the task.
     Interrupted(Signal),
 }
 
 impl<T> Obtained<T> {
-    /// The same with something else for a template.
+    /// The same with another type in place of a template.
     pub fn map<U>(self, with: impl FnOnce(T) -> U) -> Obtained<U> {
         match self {
             Self::Template(template) => Obtained::Template(with(template)),
@@ -90,7 +90,7 @@ pub fn obtain_from(
         return Ok(Obtained::Template(template));
     }
     if let Err(error) = shelf.prepare() {
-        // Nothing that the next start would mend: the administrator must hear of it.
+        // The next start would fail in the same way, so the administrator must be told.
         tracing::warn!("VMs boot, no template can be kept: {error}");
         return Err(error).blame(Fault::Node);
     }
@@ -100,7 +100,7 @@ pub fn obtain_from(
     make_once(shelf, recipe, &key, Readers::NOBODY, cache_bytes, terms)
 }
 
-/// Makes the recipe's template for the whole site, readable by whoever can read the image's disk.
+/// Makes the recipe's template for the whole site, readable by all users who can read the image's disk.
 ///
 /// # Errors
 /// When this is not root, or the template cannot be made.
@@ -112,10 +112,10 @@ pub fn make_for_site(
 ) -> Result<Obtained, RunError> {
     let shelf = Shelf::of_site(template_dir);
     shelf.prepare().blame(Fault::Node)?;
-    // A node that was booted anew makes its templates first: those of before are of no use to anybody.
+    // After a reboot a node makes its templates first; the old ones are useless.
     shelf.remove_of_other_boots();
     let key = recipe.key().context("key")?;
-    // Memory holds what was read from the disk: who cannot read that must not read this.
+    // The memory contains data from the disk, so only readers of the disk may read the template.
     make_once(&shelf, recipe, &key, recipe.disk.readers(), cache_bytes, terms)
 }
 
@@ -123,7 +123,7 @@ fn failed_lately(why: &str) -> RunError {
     RunError::new(Fault::Node, format!("making it failed a short while ago: {why}"))
 }
 
-/// The template of that key. One that is damaged counts as none, with a line for the administrator.
+/// The template of that key. A damaged one is ignored, with a line for the administrator.
 fn find(shelf: &Shelf<TemplateDir>, key: &Key) -> Option<Template> {
     let opened = || -> Result<Option<Template>, RunError> {
         let Some(dir) = shelf.find(key.as_str())? else { return Ok(None) };
@@ -135,7 +135,7 @@ fn find(shelf: &Shelf<TemplateDir>, key: &Key) -> Option<Template> {
     })
 }
 
-/// Makes the template under its lock, unless another process does, and lets it stay within the limit.
+/// Makes the template under its lock, unless another process does, and keeps the shelf within its limit.
 fn make_once(
     shelf: &Shelf<TemplateDir>,
     recipe: &Recipe<'_>,
@@ -164,7 +164,7 @@ fn make_once(
                 shelf.note_failure(key.as_str(), &format!("{error:#}"));
             })?;
             if let (true, Obtained::NoBoot(why)) = (on_trial, &outcome) {
-                // Who waited for it would wait as long once more, one after the other.
+                // Otherwise the waiters would try again one after the other, each for the same time.
                 shelf.note_failure(key.as_str(), why);
             }
             for removed in shelf.evict(cache_bytes, Some(key.as_str())) {
@@ -183,7 +183,7 @@ fn make(
     readers: Readers,
     terms: &Terms<'_>,
 ) -> Result<Obtained, RunError> {
-    // What it takes at most; most of a fresh guest's memory is never written.
+    // Its maximum size; most of a fresh guest's memory is never written.
     shelf.make_room(recipe.shape.base_mib << 20, u64::MAX).blame(Fault::Node)?;
     let draft = shelf.begin(key.as_str())?;
     dir::make_one(&draft.path().join(manifest::EMPTY), 0o755)?;

@@ -1,4 +1,4 @@
-//! Trees as Slurm 22.05 made them, with both layouts, in a directory that plays the node's root.
+//! Trees as Slurm 22.05 made them, with both layouts, in a directory that stands for the node's root.
 
 use super::*;
 

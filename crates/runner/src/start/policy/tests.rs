@@ -1,4 +1,4 @@
-//! What is tried, and what is remembered, for guests that answer under KVM, emulated, under both or not at all.
+//! What is tried and remembered for guests that answer under KVM, emulated, under both or not at all.
 
 use super::*;
 use crate::error::Fault;
@@ -6,7 +6,7 @@ use std::cell::RefCell;
 
 const TIMEOUTS: Timeouts = Timeouts { boot: Duration::from_secs(60), trial: Duration::from_secs(10) };
 
-/// A node for which slots are started, and what they tried: accelerator and time for an answer.
+/// A node on which slots are started, and what they tried: accelerator and time for an answer.
 struct Node {
     dir: tempfile::TempDir,
     choice: AccelChoice,
@@ -62,7 +62,7 @@ fn a_guest_that_answers_under_kvm_proves_it_and_later_ones_have_the_whole_time()
     assert_eq!(node.known(), Some(Verdict::Works));
     node.start(&[Kvm, Tcg]).unwrap();
     assert_eq!(node.tried(), [(Kvm, 10), (Kvm, 60)]);
-    // An image that does not come up is no longer KVM's fault.
+    // If an image does not answer now, that is no longer KVM's fault.
     let started = node.start(&[]).unwrap();
     assert_eq!((started.outcome, started.proven), (false, true));
     assert_eq!(node.tried(), [(Kvm, 60)]);
@@ -101,7 +101,7 @@ fn the_trial_is_over_for_all_guests_when_the_first_has_answered() {
         assert_eq!(attempt.answered(), Some(TIMEOUTS.boot - TIMEOUTS.trial));
         assert_eq!(attempt.answered(), None);
         assert_eq!((attempt.answer_within(), attempt.patience()), (TIMEOUTS.boot, TIMEOUTS.boot));
-        // What fails from here on is not tried again.
+        // A failure from here on is not retried.
         Ok(false)
     })
     .unwrap();
