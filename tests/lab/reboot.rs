@@ -45,8 +45,10 @@ fn unit(lab: &Lab) {
     }
     // No user's first VM after this boot has to boot. The templates of the previous boot are still on the shelf.
     let own = || lab.root("ls /var/cache/spank-vm/templates/users/$(id -u ada) | wc -l");
-    let before = own();
+    let before: u32 = own().trim().parse().unwrap();
     let step = lab.sh("ada", "SPANK_VM_TIMING=1 srun --mem=700 --vm-image=debian12 true");
     assert!(step.stderr.contains(" wake="), "{step:?}");
-    assert_eq!(own(), before, "a template of the site's serves ada");
+    // QEMU before 8.2 clones only what its user may write: there ada's first VM makes one more.
+    let more = u32::from(lab.versions().contains("qemu-system-x86 1:7."));
+    assert_eq!(own().trim().parse::<u32>().unwrap(), before + more, "a template of the site's serves ada");
 }

@@ -61,7 +61,7 @@ pub fn print(releases: &[Release]) {
         println!("{:>7.1} s  until the node was idle", release.boot.as_secs_f64());
         for Row { case, took, .. } in &release.rows {
             println!("{:>7.1} s  {}", took.as_secs_f64(), case.name);
-            if let Some(why) = case.lacks {
+            if let Some(why) = case.lacks_on(&release.name) {
                 println!("           does not work yet: {why}");
             }
         }
