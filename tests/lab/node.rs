@@ -2,15 +2,11 @@
 
 use testkit::lab::Lab;
 
-use crate::{Case, case, lacking};
+use crate::{Case, case};
 
 pub const CASES: &[Case] = &[
     case("the_journal_tells_of_each_vm_which_image_and_how_long", journal),
-    lacking(
-        "journalctl_finds_a_job_s_lines_by_its_number",
-        journal_by_job,
-        "the runner's lines have no field SLURM_JOB_ID",
-    ),
+    case("journalctl_finds_a_job_s_lines_by_its_number", journal_by_job),
     case("a_restart_of_slurmd_lets_vms_run_on", restarted),
     case("who_may_not_open_dev_kvm_is_told_so_in_one_line", no_right),
     case("a_killed_slurmstepd_takes_its_vm_along", killed_slurmstepd),
