@@ -6,6 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use crate::abilities::Abilities;
 use crate::boot::{BootSource, FullBoot};
+use crate::cpu_model::CpuModel;
 use crate::descriptors::{DISK_SET, FIRST_DISK_SET, ImageFds, SCRATCH_SET, STATE_SET};
 use crate::helper_disk::HelperDisk;
 use crate::machine::{Accel, MachineType};
@@ -59,6 +60,8 @@ pub struct VmSpec<'a> {
     pub machine: MachineType,
     /// Who executes it.
     pub accel: Accel,
+    /// The processor it sees.
+    pub cpu_model: &'a CpuModel,
     /// How it comes up, with which memory and processors.
     pub start: Start,
     /// What the guest comes up from.
@@ -86,7 +89,7 @@ impl VmSpec<'_> {
         args.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
         args.pair("-name", "spank-vm,debug-threads=off");
         args.pair("-accel", self.accel.option());
-        args.pair("-cpu", self.accel.cpu_model());
+        args.pair("-cpu", self.cpu_model.option(self.accel));
         self.processors_and_memory(&mut args);
         self.kernel(&mut args);
         self.console_and_channel(&mut args);

@@ -7,6 +7,7 @@
 mod abilities;
 mod boot;
 mod command_line;
+mod cpu_model;
 mod descriptors;
 mod error;
 mod helper_disk;
@@ -22,6 +23,7 @@ mod tail;
 pub use abilities::Abilities;
 pub use boot::{BootSource, FullBoot, KitFiles};
 pub use command_line::{Start, System, TemplateFds, VmSpec};
+pub use cpu_model::CpuModel;
 pub use descriptors::ImageFds;
 pub use error::QemuError;
 pub use helper_disk::HelperDisk;

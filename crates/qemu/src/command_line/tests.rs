@@ -46,6 +46,7 @@ fn spec(image: &Image, machine: MachineType, accel: Accel, start: Start) -> Stri
     let spec = VmSpec {
         machine,
         accel,
+        cpu_model: &CpuModel::default(),
         start,
         source: &source,
         system: System::Image(image, ImageFds { image: 6, scratch: 7 }),
@@ -131,7 +132,7 @@ virtio-9p-device,fsdev=s0,mount_tag=s0";
 #[test]
 fn kvm_on_q35_differs_in_machine_bus_and_processor_only() {
     let line = boot(&image(), MachineType::Q35, Accel::Kvm);
-    for expected in ["\nkvm\n", "\nhost\n", "\nq35,", "virtio-blk-pci,drive=root", "virtio-9p-pci,fsdev=s0"] {
+    for expected in ["\nkvm\n", "\nhost,pmu=off\n", "\nq35,", "virtio-blk-pci,drive=root", "virtio-9p-pci,fsdev=s0"] {
         assert!(line.contains(expected), "{expected} in {line}");
     }
     assert!(!line.contains("tsc=reliable") && !line.contains("pci=off"), "{line}");
@@ -217,6 +218,7 @@ fn a_helper_has_no_image_and_its_disks_by_descriptor_and_format() {
     let spec = VmSpec {
         machine: MachineType::Q35,
         accel: Accel::Tcg,
+        cpu_model: &CpuModel::default(),
         start: Start::Boot(VmSize { memory_mib: 256, cpus: 1 }),
         source: &kit(),
         system: System::Helper(&disks, &[7]),

@@ -98,6 +98,7 @@ impl Vms<'_> {
             qemu: &parts.qemu,
             machine: parts.machine,
             accel: self.attempt.accel(),
+            cpu_model: &slot.config.cpu_model,
             shape,
             introduction: &introduction,
         };
@@ -216,6 +217,7 @@ impl Vms<'_> {
             VmSpec {
                 machine: parts.machine,
                 accel: self.attempt.accel(),
+                cpu_model: &slot.config.cpu_model,
                 start,
                 source: &parts.source,
                 system: System::Image(&parts.image, inherited.files.image_fds()),
