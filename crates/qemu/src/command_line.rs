@@ -9,6 +9,7 @@ use crate::boot::{BootSource, FullBoot};
 use crate::cpu_model::CpuModel;
 use crate::descriptors::{DISK_SET, FIRST_DISK_SET, ImageFds, SCRATCH_SET, STATE_SET};
 use crate::helper_disk::HelperDisk;
+use crate::largest::PLAIN_CPUS;
 use crate::machine::{Accel, MachineType};
 use crate::monitor::MEMORY_DEVICE;
 use crate::shape::{BLOCK_MIB, Shape, VmSize};
@@ -106,8 +107,12 @@ impl VmSpec<'_> {
         let machine = self.machine.option(self.source);
         let (shape, fds, private) = match self.start {
             Start::Boot(size) => {
-                args.pair("-machine", format!("{machine}{NO_DUMP}"));
+                let interrupts = self.interrupts(size.cpus);
+                args.pair("-machine", format!("{machine}{}{NO_DUMP}", interrupts.map_or("", |(option, _)| option)));
                 args.pair("-smp", size.cpus.to_string());
+                if let Some((_, device)) = interrupts {
+                    args.pair("-device", device);
+                }
                 args.pair("-m", format!("{}M", size.memory_mib));
                 return;
             }
@@ -145,6 +150,18 @@ impl VmSpec<'_> {
         args.pair("-global", "migration.store-global-state=off");
         if let Start::Clone(..) = self.start {
             args.pair("-incoming", "defer");
+        }
+    }
+
+    /// What processors with numbers of more than eight bits take to get interrupts of devices: the machine's option, and
+    /// a device, which must come before all others.
+    fn interrupts(&self, cpus: u32) -> Option<(&'static str, &'static str)> {
+        let device = "intel-iommu,intremap=on,eim=on";
+        match self.accel {
+            _ if cpus <= PLAIN_CPUS => None,
+            // The part of the interrupt controller that remaps is QEMU's.
+            Accel::Kvm => Some((",kernel-irqchip=split", device)),
+            Accel::Tcg => Some(("", device)),
         }
     }
 
