@@ -102,6 +102,7 @@ fn settings(config: &Config) -> String {
         scratch_dir,
         default_memory_mib,
         memory_overhead_mib,
+        memory_overhead_per_gib_mib,
         max_vms_per_slot,
         boot_timeout_s,
         full_boot_timeout_s,
@@ -119,7 +120,8 @@ fn settings(config: &Config) -> String {
          cpu_model = \"{cpu_model}\"\nmachine = {:?}\nstart = {:?}\n\
          state_dir = {state_dir:?}\ntemplate_dir = {template_dir:?}\ntemplate_cache_mib = {template_cache_mib}\n\
          scratch_dir = {scratch_dir:?}\ndefault_memory_mib = {default_memory_mib}\n\
-         memory_overhead_mib = {memory_overhead_mib}\nmax_vms_per_slot = {max_vms_per_slot}\n\
+         memory_overhead_mib = {memory_overhead_mib}\n\
+         memory_overhead_per_gib_mib = {memory_overhead_per_gib_mib}\nmax_vms_per_slot = {max_vms_per_slot}\n\
          boot_timeout_s = {boot_timeout_s}\nfull_boot_timeout_s = {full_boot_timeout_s}\n\
          silence_timeout_s = {silence_timeout_s}\nkvm_timeout_s = {kvm_timeout_s}\nallow_root = {allow_root}\n\
          share_home = {share_home}\n\

@@ -133,6 +133,8 @@ pub struct Config {
     pub default_memory_mib: u64,
     /// Memory in MiB that QEMU itself needs beside the guest's, per VM.
     pub memory_overhead_mib: u64,
+    /// And for each GiB of the guest's, in MiB: page tables above all.
+    pub memory_overhead_per_gib_mib: u64,
     /// Highest `--vms-per-slot`.
     pub max_vms_per_slot: u32,
     /// Seconds from the start of QEMU until the agent must have answered.
@@ -177,6 +179,7 @@ impl Default for Config {
             scratch_dir: "/var/tmp".into(),
             default_memory_mib: 512,
             memory_overhead_mib: 128,
+            memory_overhead_per_gib_mib: 5,
             max_vms_per_slot: MAX_VMS_PER_SLOT,
             boot_timeout_s: 60,
             full_boot_timeout_s: 240,
