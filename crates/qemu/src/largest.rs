@@ -11,12 +11,7 @@ use serde_json::Value;
 use crate::abilities::version_of;
 use crate::error::{QemuError, WantedFor};
 use crate::machine::{Accel, MachineType};
-
-/// Processors that a PC's interrupts reach with eight bits. More take interrupt remapping, and QEMU to be asked.
-pub const PLAIN_CPUS: u32 = 255;
-
-/// Memory in MiB that QEMU's emulated processors reach: they have 40 address bits, of which a PC's devices take the end.
-pub const EMULATED_MIB: u64 = 960 << 10;
+use crate::shape::PLAIN_CPUS;
 
 /// The first QEMU whose emulated processors take interrupts by more than eight bits.
 const EMULATED_X2APIC_SINCE: (u32, u32) = (9, 0);

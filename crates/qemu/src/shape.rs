@@ -1,6 +1,10 @@
 //! The size of a VM, and the hardware of a template: a class of VM sizes, so that jobs of many sizes share one template.
 
-use crate::largest::PLAIN_CPUS;
+/// Processors that a PC's interrupts reach with eight bits. More take interrupt remapping, and QEMU to be asked.
+pub const PLAIN_CPUS: u32 = 255;
+
+/// Memory in MiB that QEMU's emulated processors reach: they have 40 address bits, of which a PC's devices take the end.
+pub const EMULATED_MIB: u64 = 960 << 10;
 
 /// Least guest memory in MiB: the kit's kernel and initramfs need about 100 to come up.
 pub const MIN_GUEST_MIB: u64 = 128;
