@@ -79,6 +79,6 @@ fn size(cluster: &Cluster) {
     let stdout = cluster.srun(&["--vm-image=tiny", "-n1", "-c2", "--mem=1024", "sh", "-c", script]).ok();
     let numbers: Vec<u64> = stdout.lines().map(|line| line.parse().unwrap()).collect();
     assert_eq!(numbers[0], 2);
-    // 1024 MiB minus 128 for QEMU, minus what the guest's kernel needs.
-    assert!((750..=928).contains(&numbers[1]), "{numbers:?}");
+    // 1024 MiB less QEMU's 128 and 5 for tables, less what the guest's kernel keeps for itself.
+    assert!((750..=891).contains(&numbers[1]), "{numbers:?}");
 }

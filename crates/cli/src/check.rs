@@ -93,6 +93,7 @@ fn settings(config: &Config) -> String {
         kit,
         qemu,
         accel,
+        cpu_model,
         machine,
         start,
         state_dir,
@@ -101,6 +102,7 @@ fn settings(config: &Config) -> String {
         scratch_dir,
         default_memory_mib,
         memory_overhead_mib,
+        memory_overhead_per_gib_mib,
         max_vms_per_slot,
         boot_timeout_s,
         full_boot_timeout_s,
@@ -114,10 +116,12 @@ fn settings(config: &Config) -> String {
     format!(
         "image_dirs = {image_dirs:?}\nuser_images = {user_images}\ndelivery = {:?}\n\
          image_cache_dir = {image_cache_dir:?}\nimage_cache_mib = {image_cache_mib}\n\
-         image_copy_timeout_s = {image_copy_timeout_s}\nkit = {kit:?}\nqemu = {qemu:?}\naccel = {:?}\nmachine = {:?}\nstart = {:?}\n\
+         image_copy_timeout_s = {image_copy_timeout_s}\nkit = {kit:?}\nqemu = {qemu:?}\naccel = {:?}\n\
+         cpu_model = \"{cpu_model}\"\nmachine = {:?}\nstart = {:?}\n\
          state_dir = {state_dir:?}\ntemplate_dir = {template_dir:?}\ntemplate_cache_mib = {template_cache_mib}\n\
          scratch_dir = {scratch_dir:?}\ndefault_memory_mib = {default_memory_mib}\n\
-         memory_overhead_mib = {memory_overhead_mib}\nmax_vms_per_slot = {max_vms_per_slot}\n\
+         memory_overhead_mib = {memory_overhead_mib}\n\
+         memory_overhead_per_gib_mib = {memory_overhead_per_gib_mib}\nmax_vms_per_slot = {max_vms_per_slot}\n\
          boot_timeout_s = {boot_timeout_s}\nfull_boot_timeout_s = {full_boot_timeout_s}\n\
          silence_timeout_s = {silence_timeout_s}\nkvm_timeout_s = {kvm_timeout_s}\nallow_root = {allow_root}\n\
          share_home = {share_home}\n\

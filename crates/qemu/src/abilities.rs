@@ -25,12 +25,7 @@ impl Abilities {
     /// # Errors
     /// When it cannot be started or prints no version.
     pub fn of(qemu: &Path) -> Result<Self, QemuError> {
-        let output = Command::new(qemu).arg("--version").env_clear().output();
-        let output = output.wanted_for(|| format!("{} cannot be started", qemu.display()))?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let version = version(&text)
-            .ok_or_else(|| QemuError::new(format!("{} --version says '{}'", qemu.display(), text.trim())))?;
-        Ok(Self { read_only_templates: version >= READ_ONLY_TEMPLATES_SINCE })
+        Ok(Self { read_only_templates: version_of(qemu)? >= READ_ONLY_TEMPLATES_SINCE })
     }
 
     /// How the monitor gets the device state. This process must keep it open until QEMU has it.
@@ -40,6 +35,14 @@ impl Abilities {
             false => StateUri::Fd(state.as_raw_fd()),
         }
     }
+}
+
+/// The release of this QEMU.
+pub(crate) fn version_of(qemu: &Path) -> Result<(u32, u32), QemuError> {
+    let output = Command::new(qemu).arg("--version").env_clear().output();
+    let output = output.wanted_for(|| format!("{} cannot be started", qemu.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    version(&text).ok_or_else(|| QemuError::new(format!("{} --version says '{}'", qemu.display(), text.trim())))
 }
 
 /// Major and minor number in `QEMU emulator version 10.0.2 (Debian …)`.

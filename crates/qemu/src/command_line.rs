@@ -6,11 +6,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use crate::abilities::Abilities;
 use crate::boot::{BootSource, FullBoot};
+use crate::cpu_model::CpuModel;
 use crate::descriptors::{DISK_SET, FIRST_DISK_SET, ImageFds, SCRATCH_SET, STATE_SET};
 use crate::helper_disk::HelperDisk;
 use crate::machine::{Accel, MachineType};
 use crate::monitor::MEMORY_DEVICE;
-use crate::shape::{BLOCK_MIB, Shape, VmSize};
+use crate::shape::{BLOCK_MIB, PLAIN_CPUS, Shape, VmSize};
 use crate::share::Share;
 use image::{DiskBus, Image};
 use proto::PORT_NAME;
@@ -60,6 +61,8 @@ pub struct VmSpec<'a> {
     pub machine: MachineType,
     /// Who executes it.
     pub accel: Accel,
+    /// The processor it sees.
+    pub cpu_model: &'a CpuModel,
     /// How it starts, with which memory and processors.
     pub start: Start,
     /// What the guest boots from.
@@ -87,7 +90,7 @@ impl VmSpec<'_> {
         args.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
         args.pair("-name", "spank-vm,debug-threads=off");
         args.pair("-accel", self.accel.option());
-        args.pair("-cpu", self.accel.cpu_model());
+        args.pair("-cpu", self.cpu_model.option(self.accel));
         self.processors_and_memory(&mut args);
         self.kernel(&mut args);
         self.console_and_channel(&mut args);
@@ -104,8 +107,12 @@ impl VmSpec<'_> {
         let machine = self.machine.option(self.source);
         let (shape, fds, private) = match self.start {
             Start::Boot(size) => {
-                args.pair("-machine", format!("{machine}{NO_DUMP}"));
+                let interrupts = self.interrupts(size.cpus);
+                args.pair("-machine", format!("{machine}{}{NO_DUMP}", interrupts.map_or("", |(option, _)| option)));
                 args.pair("-smp", size.cpus.to_string());
+                if let Some((_, device)) = interrupts {
+                    args.pair("-device", device);
+                }
                 args.pair("-m", format!("{}M", size.memory_mib));
                 return;
             }
@@ -143,6 +150,18 @@ impl VmSpec<'_> {
         args.pair("-global", "migration.store-global-state=off");
         if let Start::Clone(..) = self.start {
             args.pair("-incoming", "defer");
+        }
+    }
+
+    /// What processors with numbers of more than eight bits take to get interrupts of devices: the machine's option, and
+    /// a device, which must come before all others.
+    fn interrupts(&self, cpus: u32) -> Option<(&'static str, &'static str)> {
+        let device = "intel-iommu,intremap=on,eim=on";
+        match self.accel {
+            _ if cpus <= PLAIN_CPUS => None,
+            // The part of the interrupt controller that remaps is QEMU's.
+            Accel::Kvm => Some((",kernel-irqchip=split", device)),
+            Accel::Tcg => Some(("", device)),
         }
     }
 

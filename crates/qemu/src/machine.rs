@@ -61,13 +61,6 @@ impl Accel {
         }
     }
 
-    pub(crate) fn cpu_model(self) -> &'static str {
-        match self {
-            Self::Kvm => "host",
-            Self::Tcg => "max",
-        }
-    }
-
     pub(crate) fn kernel_words(self) -> &'static str {
         match self {
             Self::Kvm => "",

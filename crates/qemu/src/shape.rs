@@ -1,5 +1,11 @@
 //! The size of a VM, and the hardware of a template: a class of VM sizes, so that jobs of many sizes share one template.
 
+/// Processors that a PC's interrupts reach with eight bits. More take interrupt remapping, and QEMU to be asked.
+pub const PLAIN_CPUS: u32 = 255;
+
+/// Memory in MiB that QEMU's emulated processors reach: they have 40 address bits, of which a PC's devices take the end.
+pub const EMULATED_MIB: u64 = 960 << 10;
+
 /// Least guest memory in MiB: the kit's kernel and initramfs need about 100 to come up.
 pub const MIN_GUEST_MIB: u64 = 128;
 
@@ -24,9 +30,6 @@ const LEAST_PLUGGABLE_MIB: u64 = 8 << 10;
 
 /// Maximum of pluggable memory: QEMU's emulated processors address 1 TiB, PCI included. A larger VM boots.
 const MOST_PLUGGABLE_MIB: u64 = 256 << 10;
-
-/// More processors than QEMU's PC has without further options.
-const MOST_CPUS: u32 = 255;
 
 /// virtio-mem's unit, in MiB: one huge page of x86. A template has one block plugged: the first one costs a
 /// guest as much as the next gigabyte.
@@ -58,7 +61,7 @@ impl Shape {
         if takes_memory && size.memory_mib >= FULL_BASE_MIB {
             return Self::above(FULL_BASE_MIB, size, shares);
         }
-        let cpus = size.cpus.checked_next_power_of_two()?.min(MOST_CPUS);
+        let cpus = size.cpus.checked_next_power_of_two()?.min(PLAIN_CPUS);
         (size.cpus <= cpus).then_some(Self { base_mib: size.memory_mib, pluggable_mib: 0, cpus, shares })
     }
 
@@ -66,7 +69,7 @@ impl Shape {
         let base_mib = least_mib - BLOCK_MIB;
         let rest = size.memory_mib.checked_sub(least_mib)?;
         let pluggable_mib = rest.next_power_of_two().max(LEAST_PLUGGABLE_MIB);
-        let cpus = size.cpus.checked_next_power_of_two()?.min(MOST_CPUS);
+        let cpus = size.cpus.checked_next_power_of_two()?.min(PLAIN_CPUS);
         (pluggable_mib <= MOST_PLUGGABLE_MIB && size.cpus <= cpus).then_some(Self {
             base_mib,
             pluggable_mib,

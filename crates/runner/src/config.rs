@@ -7,6 +7,7 @@ use serde::Deserialize;
 use crate::error::{Blame, Context, Fault, RunError, ensure};
 use image::{Catalogue, Person, check_pattern};
 use node::layout;
+use qemu::CpuModel;
 use request::{MAX_VMS_PER_SLOT, ShareSpec};
 
 /// Where the configuration is looked for unless the plugin or `--config` names another file.
@@ -85,6 +86,11 @@ fn share_specs<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<
     texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
 }
 
+fn cpu_model<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<CpuModel, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(|error| serde::de::Error::custom(format!("cpu_model: {error}")))
+}
+
 /// Every setting of a site with its default. `slurm-conf/spank-vm.toml` explains them line by line.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -108,6 +114,9 @@ pub struct Config {
     pub qemu: PathBuf,
     /// How guests are executed.
     pub accel: AccelChoice,
+    /// The processor that guests see.
+    #[serde(deserialize_with = "cpu_model")]
+    pub cpu_model: CpuModel,
     /// Which virtual hardware guests get.
     pub machine: MachineChoice,
     /// Root-owned directory for the state of running VMs and for what is known about the node.
@@ -124,6 +133,8 @@ pub struct Config {
     pub default_memory_mib: u64,
     /// Memory in MiB that QEMU itself needs beside the guest's, per VM.
     pub memory_overhead_mib: u64,
+    /// And for each GiB of the guest's, in MiB: page tables above all.
+    pub memory_overhead_per_gib_mib: u64,
     /// Highest `--vms-per-slot`.
     pub max_vms_per_slot: u32,
     /// Seconds from the start of QEMU until the agent must have answered.
@@ -159,6 +170,7 @@ impl Default for Config {
             kit: "/var/lib/spank-vm/kit".into(),
             qemu: "qemu-system-x86_64".into(),
             accel: AccelChoice::Auto,
+            cpu_model: CpuModel::default(),
             machine: MachineChoice::Auto,
             state_dir: layout::DEFAULT_STATE_DIR.into(),
             start: StartChoice::Clone,
@@ -167,6 +179,7 @@ impl Default for Config {
             scratch_dir: "/var/tmp".into(),
             default_memory_mib: 512,
             memory_overhead_mib: 128,
+            memory_overhead_per_gib_mib: 5,
             max_vms_per_slot: MAX_VMS_PER_SLOT,
             boot_timeout_s: 60,
             full_boot_timeout_s: 240,
@@ -278,7 +291,13 @@ mod tests {
 
     #[test]
     fn values_out_of_range_name_the_key() {
-        for text in ["boot_timeout_s = 0", "max_vms_per_slot = 65", "max_vms_per_slot = 0", "accel = 'xen'"] {
+        for text in [
+            "boot_timeout_s = 0",
+            "max_vms_per_slot = 65",
+            "max_vms_per_slot = 0",
+            "accel = 'xen'",
+            "cpu_model = 'a b'",
+        ] {
             let error = format!("{:#}", Config::parse(text).unwrap_err());
             let named = error.contains(text.split(' ').next().unwrap()) || error.contains("xen");
             assert!(named, "{error}");

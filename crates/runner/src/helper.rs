@@ -142,6 +142,7 @@ impl Helper<'_> {
             VmSpec {
                 machine: source::machine(&self.source, self.config.machine),
                 accel,
+                cpu_model: &self.config.cpu_model,
                 start: Start::Boot(SIZE),
                 source: &self.source,
                 system: System::Helper(&self.disks, &numbers),

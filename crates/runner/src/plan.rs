@@ -4,7 +4,39 @@ use crate::error::{Fault, RunError, ensure};
 use crate::limits::Memory;
 use qemu::{MIN_GUEST_MIB, VmSize};
 
-/// The resources of a slot.
+/// Memory that a VM takes beside its guest's, in MiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overhead {
+    /// Whatever its size is.
+    pub base_mib: u64,
+    /// For each GiB of guest memory.
+    pub per_gib_mib: u64,
+}
+
+/// Processors that take one MiB of it, after the first: QEMU's thread and tables for each take 0.4 MiB, idle.
+const CPUS_PER_MIB: u64 = 2;
+
+impl Overhead {
+    /// Of a guest of that size.
+    fn of(self, guest: VmSize) -> u64 {
+        let tables = u128::from(guest.memory_mib) * u128::from(self.per_gib_mib) / 1024;
+        let tables = u64::try_from(tables).unwrap_or(u64::MAX);
+        let threads = u64::from(guest.cpus.saturating_sub(1)) / CPUS_PER_MIB;
+        self.base_mib.saturating_add(threads).saturating_add(tables)
+    }
+
+    /// The largest guest that fits into `mib` with it; 0 if none does.
+    fn largest_guest(self, mib: u64, cpus: u32) -> u64 {
+        let rest = mib.saturating_sub(self.of(VmSize { memory_mib: 0, cpus }));
+        // At most what its own share, rounded down, leaves: one or two more MiB may fit.
+        let least = u128::from(rest) * 1024 / (1024 + u128::from(self.per_gib_mib));
+        let least = u64::try_from(least).unwrap_or(rest);
+        let fits = |&memory_mib: &u64| memory_mib.saturating_add(self.of(VmSize { memory_mib, cpus })) <= mib;
+        (least..=rest.min(least.saturating_add(2))).rev().find(fits).unwrap_or(0)
+    }
+}
+
+/// What a slot has to give.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotResources {
     /// VMs that share it.
@@ -13,8 +45,8 @@ pub struct SlotResources {
     pub memory: Option<Memory>,
     /// Guest memory per VM in MiB where it is not limited.
     pub default_mib: u64,
-    /// What QEMU itself needs per VM, in MiB.
-    pub overhead_mib: u64,
+    /// What QEMU and the kernel need beside a guest's memory.
+    pub overhead: Overhead,
     /// Processors the task may run on.
     pub cpus: u32,
     /// Guest memory per VM in MiB that the user asked for.
@@ -28,10 +60,12 @@ pub struct SlotResources {
 /// # Errors
 /// When the memory is too little for that many VMs; the text shows the arithmetic.
 pub fn divide(slot: &SlotResources) -> Result<VmSize, RunError> {
-    let SlotResources { vms, overhead_mib, .. } = *slot;
-    let share = |task_mib: u64| (task_mib / u64::from(vms)).saturating_sub(overhead_mib);
+    let SlotResources { vms, overhead, .. } = *slot;
+    let cpus = slot.wanted_cpus.unwrap_or((slot.cpus / vms).max(1));
+    let share = |task_mib: u64| overhead.largest_guest(task_mib / u64::from(vms), cpus);
     if let Some(Memory { mib: task_mib, because }) = &slot.memory {
         let least = slot.wanted_mib.unwrap_or(MIN_GUEST_MIB);
+        let overhead_mib = overhead.of(VmSize { memory_mib: least, cpus });
         ensure!(
             share(*task_mib) >= least,
             Fault::User,
@@ -47,7 +81,6 @@ pub fn divide(slot: &SlotResources) -> Result<VmSize, RunError> {
         Fault::User,
         "--vm-mem={memory_mib}: a VM needs at least {MIN_GUEST_MIB} MiB of memory"
     );
-    let cpus = slot.wanted_cpus.unwrap_or((slot.cpus / vms).max(1));
     ensure!(
         cpus <= slot.cpus,
         Fault::User,
@@ -65,7 +98,7 @@ mod tests {
         vms: 1,
         memory: Some(Memory { mib: 2048, because: String::new() }),
         default_mib: 512,
-        overhead_mib: 96,
+        overhead: Overhead { base_mib: 96, per_gib_mib: 5 },
         cpus: 4,
         wanted_mib: None,
         wanted_cpus: None,
@@ -73,11 +106,39 @@ mod tests {
 
     #[test]
     fn vms_share_the_task_and_leave_room_for_qemu() {
-        assert_eq!(divide(&SLOT).unwrap(), VmSize { memory_mib: 1952, cpus: 4 });
+        assert_eq!(divide(&SLOT).unwrap(), VmSize { memory_mib: 1942, cpus: 4 });
         let four = SlotResources { vms: 4, ..SLOT };
-        assert_eq!(divide(&four).unwrap(), VmSize { memory_mib: 416, cpus: 1 });
+        assert_eq!(divide(&four).unwrap(), VmSize { memory_mib: 414, cpus: 1 });
         let unlimited = SlotResources { vms: 8, memory: None, ..SLOT };
         assert_eq!(divide(&unlimited).unwrap(), VmSize { memory_mib: 512, cpus: 1 });
+    }
+
+    #[test]
+    fn a_large_vm_leaves_room_for_page_tables() {
+        let of = |mib, cpus| {
+            let memory = Some(Memory { mib, because: String::new() });
+            divide(&SlotResources { memory, cpus, ..SLOT }).unwrap().memory_mib
+        };
+        // The node's tables and KVM's take 8 bytes each for each page of 4 KiB, KVM's other notes half as much.
+        let tib = 1 << 20;
+        let room = tib - of(tib, 1);
+        assert!((tib / 512 * 2 + tib / 2048 + 96..=tib / 128).contains(&room), "{room}");
+        // What is left over beside guest and overhead would not make a larger guest.
+        let overhead = SLOT.overhead;
+        for (mib, cpus) in [(224, 1), (300, 1), (301, 2), (1229, 3), (4096, 16), (tib - 1, 255), (tib, 4096)] {
+            let memory_mib = of(mib, cpus);
+            let takes = |memory_mib| memory_mib + overhead.of(VmSize { memory_mib, cpus });
+            assert!(takes(memory_mib) <= mib && takes(memory_mib + 1) > mib, "{memory_mib} of {mib} with {cpus}");
+        }
+    }
+
+    #[test]
+    fn no_number_is_too_large_for_the_arithmetic() {
+        let memory = Some(Memory { mib: u64::MAX, because: String::new() });
+        let overhead = Overhead { base_mib: 96, per_gib_mib: 1 << 40 };
+        assert!(divide(&SlotResources { memory: memory.clone(), overhead, ..SLOT }).is_ok());
+        let overhead = Overhead { base_mib: u64::MAX, per_gib_mib: u64::MAX };
+        assert!(divide(&SlotResources { memory, overhead, ..SLOT }).is_err());
     }
 
     #[test]
@@ -86,7 +147,7 @@ mod tests {
         assert_eq!(divide(&wanted).unwrap(), VmSize { memory_mib: 300, cpus: 4 });
         let error = |slot: SlotResources| divide(&slot).unwrap_err().to_string();
         let text = error(SlotResources { wanted_mib: Some(1000), ..wanted.clone() });
-        assert!(text.contains("2 × (1000 MiB + 96 MiB overhead) = 2192 MiB, the task has 2048 MiB"), "{text}");
+        assert!(text.contains("2 × (1000 MiB + 101 MiB overhead) = 2202 MiB, the task has 2048 MiB"), "{text}");
         let text = error(SlotResources { wanted_cpus: Some(8), ..wanted.clone() });
         assert!(text.contains("--vm-cpus=8: the task has 4 processors"), "{text}");
         let text = error(SlotResources { wanted_mib: Some(64), ..wanted });

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::delivery::{self, Delivered, Disk};
 use crate::error::{Blame, Context, Fault, RunError, ensure};
-use crate::plan::{self, SlotResources};
+use crate::plan::{self, Overhead, SlotResources};
 use crate::signals::{Signal, Signals};
 use crate::slot::{NOTICE_AFTER, Slot};
 use crate::start::{Timeouts, source};
@@ -66,7 +66,10 @@ pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunErr
         vms,
         memory: slot.memory.clone(),
         default_mib: config.default_memory_mib,
-        overhead_mib: config.memory_overhead_mib + if slot.save.is_some() { save::OVERHEAD_MIB } else { 0 },
+        overhead: Overhead {
+            base_mib: config.memory_overhead_mib + if slot.save.is_some() { save::OVERHEAD_MIB } else { 0 },
+            per_gib_mib: config.memory_overhead_per_gib_mib,
+        },
         cpus,
         wanted_mib: asked.vm_mem,
         wanted_cpus: asked.vm_cpus,

@@ -5,6 +5,8 @@ use crate::boot::KitFiles;
 use crate::monitor::StateUri;
 use image::{BootMode, ImageEntry};
 
+const ABLE: Abilities = Abilities { read_only_templates: true };
+
 fn image() -> Image {
     let entry: ImageEntry = toml::from_str("disk = 'x'\nformat = 'squashfs'\nappend = 'vsyscall=emulate'\n").unwrap();
     Image {
@@ -46,6 +48,7 @@ fn spec(image: &Image, machine: MachineType, accel: Accel, start: Start) -> Stri
     let spec = VmSpec {
         machine,
         accel,
+        cpu_model: &CpuModel::default(),
         start,
         source: &source,
         system: System::Image(image, ImageFds { image: 6, scratch: 7 }),
@@ -131,7 +134,7 @@ virtio-9p-device,fsdev=s0,mount_tag=s0";
 #[test]
 fn kvm_on_q35_differs_in_machine_bus_and_processor_only() {
     let line = boot(&image(), MachineType::Q35, Accel::Kvm);
-    for expected in ["\nkvm\n", "\nhost\n", "\nq35,", "virtio-blk-pci,drive=root", "virtio-9p-pci,fsdev=s0"] {
+    for expected in ["\nkvm\n", "\nhost,pmu=off\n", "\nq35,", "virtio-blk-pci,drive=root", "virtio-9p-pci,fsdev=s0"] {
         assert!(line.contains(expected), "{expected} in {line}");
     }
     assert!(!line.contains("tsc=reliable") && !line.contains("pci=off"), "{line}");
@@ -140,7 +143,7 @@ fn kvm_on_q35_differs_in_machine_bus_and_processor_only() {
 #[test]
 fn a_clone_has_its_templates_hardware_and_a_private_view_of_its_memory() {
     let shape = Shape::of(VmSize { memory_mib: 1000, cpus: 2 }, 1).unwrap();
-    let fds = TemplateFds { ram: 11, state: 12, abilities: Abilities { read_only_templates: true } };
+    let fds = TemplateFds { ram: 11, state: 12, abilities: ABLE };
     let template = spec(&image(), MachineType::Q35, Accel::Kvm, Start::Template(shape, fds));
     let clone = spec(&image(), MachineType::Q35, Accel::Kvm, Start::Clone(shape, fds));
     for line in [&template, &clone] {
@@ -198,7 +201,7 @@ fn a_full_boot_may_have_another_controller_and_a_kernel_that_qemu_loads() {
 #[test]
 fn a_template_of_a_kernel_that_takes_no_memory_has_no_device_for_it() {
     let shape = Shape::of_full_boot(VmSize { memory_mib: 1000, cpus: 1 }, 1, false).unwrap();
-    let fds = TemplateFds { ram: 11, state: 12, abilities: Abilities { read_only_templates: true } };
+    let fds = TemplateFds { ram: 11, state: 12, abilities: ABLE };
     let line = spec(&full(""), MachineType::Q35, Accel::Tcg, Start::Template(shape, fds));
     assert!(line.contains("-m\n1000M\n") && !line.contains("virtio-mem"), "{line}");
 }
@@ -217,6 +220,7 @@ fn a_helper_has_no_image_and_its_disks_by_descriptor_and_format() {
     let spec = VmSpec {
         machine: MachineType::Q35,
         accel: Accel::Tcg,
+        cpu_model: &CpuModel::default(),
         start: Start::Boot(VmSize { memory_mib: 256, cpus: 1 }),
         source: &kit(),
         system: System::Helper(&disks, &[7]),
@@ -237,4 +241,19 @@ fn a_helper_has_no_image_and_its_disks_by_descriptor_and_format() {
         assert!(line.contains(expected), "{expected} in {line}");
     }
     assert!(!line.contains("scratch") && !line.contains("rootfs"), "{line}");
+}
+
+#[test]
+fn more_than_255_processors_have_their_interrupts_remapped() {
+    let of = |accel, cpus| spec(&image(), MachineType::Q35, accel, Start::Boot(VmSize { memory_mib: 1 << 20, cpus }));
+    for accel in [Accel::Kvm, Accel::Tcg] {
+        let plain = of(accel, 255);
+        assert!(!plain.contains("iommu") && !plain.contains("irqchip"), "{plain}");
+        let large = of(accel, 256);
+        assert!(large.contains("\n256\n-device\nintel-iommu,intremap=on,eim=on\n-m\n1048576M\n"), "{large}");
+        // It is the first device: QEMU ties devices to what remaps for them as they come.
+        assert_eq!(large.find("-device"), large.find("-device\nintel-iommu"), "{large}");
+    }
+    assert!(of(Accel::Kvm, 256).contains(",kernel-irqchip=split,dump-guest-core=off"));
+    assert!(!of(Accel::Tcg, 256).contains("irqchip"));
 }

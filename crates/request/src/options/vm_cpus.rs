@@ -4,8 +4,8 @@ use crate::error::RequestError;
 use crate::values::number;
 use crate::vm_option::{About, VmOption};
 
-/// Most processors of a VM.
-pub const MAX_CPUS: u32 = 256;
+/// Most processors of a VM: what the largest machine of any QEMU has. A node's may have fewer.
+pub const MAX_CPUS: u32 = 4096;
 
 /// `--vm-cpus`.
 #[derive(Debug)]
@@ -38,11 +38,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_a_number_from_1_to_256_and_the_error_names_the_value() {
-        assert_eq!(VmCpus::parse("256"), Ok(256));
-        for bad in ["0", "257", "two", ""] {
+    fn it_is_a_number_from_1_to_4096_and_the_error_names_the_value() {
+        assert_eq!(VmCpus::parse("4096"), Ok(4096));
+        for bad in ["0", "4097", "two", ""] {
             let error = VmCpus::parse(bad).unwrap_err().to_string();
-            assert!(error.starts_with(&format!("--vm-cpus='{bad}': a whole number from 1 to 256")), "{error}");
+            assert!(error.starts_with(&format!("--vm-cpus='{bad}': a whole number from 1 to 4096")), "{error}");
         }
     }
 }

@@ -73,6 +73,12 @@ impl Disk {
         Ok(Self { file, identity, readers, place: format!("{}, in place", image.disk.display()) })
     }
 
+    /// Any file as the disk of a test.
+    #[cfg(test)]
+    pub(crate) fn stand_in(file: File) -> Self {
+        Self { file, identity: "stand-in".to_owned(), readers: Readers::NOBODY, place: String::new() }
+    }
+
     fn copied(digest: &str, copy: ImageCopy, shelf: &Shelf<ImageCopy>, readers: Readers) -> Self {
         let place = format!("the copy in {}", shelf.dir.display());
         Self { file: copy.into_file(), identity: format!("sha256 {digest}"), readers, place }

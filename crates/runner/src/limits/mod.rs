@@ -5,12 +5,10 @@
 //! slurmd itself may live in a limited slice or container. The guest must fit into the tightest limit, or the
 //! kernel ends the step.
 
+mod affinity;
 mod cgroup;
 
 use std::path::Path;
-
-use nix::sched::{CpuSet, sched_getaffinity};
-use nix::unistd::Pid;
 
 use crate::error::{Context, RunError};
 
@@ -66,9 +64,7 @@ fn divide(levels: &[Level], promised_mib: Option<u64>, tasks: u64) -> Option<Mem
 /// # Errors
 /// When the system does not tell.
 pub fn processors() -> Result<u32, RunError> {
-    let set = sched_getaffinity(Pid::from_raw(0)).context("processor affinity")?;
-    let count = (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).count();
-    Ok(count.max(1) as u32)
+    Ok(affinity::processors().context("processor affinity")?.max(1))
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
-use super::{Attempt, source};
+use super::fit::{Wanted, fit};
+use super::{Attempt, kvm, source};
 use crate::config::StartChoice;
 use crate::error::{Blame, Context, RunError};
 use crate::notice;
@@ -21,8 +22,8 @@ use crate::template::{self, Obtained, Recipe, Template, Terms};
 use crate::timing::Moments;
 use proto::ExitStatus;
 use qemu::scratch;
+use qemu::{Accel, MachineType, Shape, Start, System, TemplateFds, VmSize, VmSpec};
 use qemu::{Files, QemuProcess};
-use qemu::{MachineType, Shape, Start, System, TemplateFds, VmSpec};
 
 /// How an attempt ended.
 #[derive(Debug)]
@@ -47,7 +48,9 @@ impl Outcome {
 /// When something on the node fails that no other way of starting could avoid.
 pub(crate) fn run(slot: &Slot, parts: &Parts, signals: &Signals, attempt: &Attempt<'_>) -> Result<Outcome, RunError> {
     let notice_at = io::stderr().is_terminal().then(|| slot.begin + NOTICE_AFTER);
-    let vms = Vms { slot, parts, signals, attempt, notice_at };
+    let wanted = Wanted { memory_mib: slot.asked.vm_mem, cpus: slot.asked.vm_cpus };
+    let size = fit(parts.size, wanted, attempt.accel(), || most_cpus(parts, attempt.accel()))?;
+    let vms = Vms { slot, parts, size, signals, attempt, notice_at };
     match vms.template() {
         Obtained::Interrupted(signal) => return Ok(Outcome::Died(signal)),
         Obtained::NoBoot(why) => return Ok(Outcome::Ended(vec![End::NeverUp(why)])),
@@ -68,11 +71,21 @@ pub(crate) fn run(slot: &Slot, parts: &Parts, signals: &Signals, attempt: &Attem
     vms.run(None)
 }
 
+/// The most processors of a VM here.
+fn most_cpus(parts: &Parts, accel: Accel) -> Result<u32, RunError> {
+    let machine = qemu::most_cpus(&parts.qemu, parts.machine, accel).blame_node()?;
+    Ok(match accel {
+        Accel::Kvm => kvm::most_cpus().map_or(machine, |most| most.min(machine)),
+        Accel::Tcg => machine,
+    })
+}
+
 /// What all VMs of an attempt have in common.
 #[derive(Clone, Copy)]
 struct Vms<'a> {
     slot: &'a Slot,
     parts: &'a Parts,
+    size: VmSize,
     signals: &'a Signals,
     attempt: &'a Attempt<'a>,
     notice_at: Option<Instant>,
@@ -88,8 +101,8 @@ impl Vms<'_> {
         if parts.machine == MachineType::Microvm {
             return Obtained::Unavailable(format!("machine {:?} cannot plug memory", parts.machine));
         }
-        let Some(shape) = parts.source.shape(parts.size, parts.shares.len()) else {
-            return Obtained::Unavailable(format!("{:?} is larger than templates are", parts.size));
+        let Some(shape) = parts.source.shape(self.size, parts.shares.len()) else {
+            return Obtained::Unavailable(format!("{:?} is larger than templates are", self.size));
         };
         let introduction = parts.task.introduction();
         let recipe = Recipe {
@@ -99,6 +112,7 @@ impl Vms<'_> {
             qemu: &parts.qemu,
             machine: parts.machine,
             accel: self.attempt.accel(),
+            cpu_model: &slot.config.cpu_model,
             shape,
             introduction: &introduction,
         };
@@ -164,8 +178,8 @@ impl Vms<'_> {
             task: &parts.task,
             shares: &parts.shares,
             links: &parts.image.entry.links,
-            cpus: template.filter(|(shape, _)| shape.cpus > parts.size.cpus).map(|_| parts.size.cpus as u16),
-            memory: template.and_then(|(shape, _)| shape.bytes_to_plug(parts.size)).map(Shape::beyond_template),
+            cpus: template.filter(|(shape, _)| shape.cpus > self.size.cpus).map(|_| self.size.cpus as u16),
+            memory: template.and_then(|(shape, _)| shape.bytes_to_plug(self.size)).map(Shape::beyond_template),
         }
     }
 
@@ -210,13 +224,14 @@ impl Vms<'_> {
             }
             None => {
                 let scratch = Some(source::private_disk(&parts.source, parts.disk.file(), scratch_dir)?);
-                (Start::Boot(parts.size), Files { image, scratch, ..Files::default() })
+                (Start::Boot(self.size), Files { image, scratch, ..Files::default() })
             }
         };
         let mut process = QemuProcess::spawn(&parts.qemu, source::host(), files, |inherited| {
             VmSpec {
                 machine: parts.machine,
                 accel: self.attempt.accel(),
+                cpu_model: &slot.config.cpu_model,
                 start,
                 source: &parts.source,
                 system: System::Image(&parts.image, inherited.files.image_fds()),
@@ -231,7 +246,7 @@ impl Vms<'_> {
         let mut memory_to_plug = None;
         if let (Start::Clone(shape, fds), Some(state)) = (start, &device_state) {
             process.monitor.load(fds.abilities.state_uri(state));
-            memory_to_plug = shape.bytes_to_plug(parts.size);
+            memory_to_plug = shape.bytes_to_plug(self.size);
         } else {
             // Needed only so that the monitor reports why a machine stopped.
             process.monitor.negotiate();
@@ -248,8 +263,8 @@ impl Vms<'_> {
             if clones { "cloned" } else { "started" },
             slot.asked.vms(),
             parts.disk,
-            parts.size.memory_mib,
-            parts.size.cpus,
+            self.size.memory_mib,
+            self.size.cpus,
             self.attempt.accel(),
             parts.machine,
             self.attempt.answer_within().as_secs()

@@ -1,8 +1,11 @@
 //! /dev/kvm: whether this process may use it, and if not, why and what helps.
 
+#![allow(unsafe_code)]
+
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -140,8 +143,21 @@ fn judge(
     })
 }
 
-/// Who besides root may use KVM on this node, if that is not everybody; the text is for an
-/// administrator. The kernel is asked, so access control lists count.
+/// KVM_CHECK_EXTENSION, and KVM_CAP_MAX_VCPUS to ask it for.
+const CHECK_EXTENSION: libc::c_ulong = 0xae03;
+const MAX_VCPUS: libc::c_int = 66;
+
+/// The most processors of a guest, if KVM says so: its kernel was built with a limit.
+pub(crate) fn most_cpus() -> Option<u32> {
+    nix::ioctl_write_int_bad!(check_extension, CHECK_EXTENSION);
+    let device = OpenOptions::new().read(true).write(true).open(DEVICE).ok()?;
+    // SAFETY: the descriptor is open for as long as the call takes, and the argument is a number, not a pointer.
+    let most = unsafe { check_extension(device.as_raw_fd(), MAX_VCPUS) }.ok()?;
+    u32::try_from(most).ok().filter(|&most| most > 0)
+}
+
+/// Who beside root may use KVM on this node, if that is not everybody; the text is for an administrator.
+/// What is asked is the kernel, so access control lists count.
 pub fn limits_of_users() -> Option<String> {
     let rights = Rights::of(Path::new(DEVICE)).ok()?;
     if !Uid::effective().is_root() || anybody_may() != Some(false) {

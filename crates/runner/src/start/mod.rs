@@ -5,6 +5,7 @@
 //! ```
 
 mod attempt;
+mod fit;
 mod kvm;
 mod policy;
 mod prebuild;

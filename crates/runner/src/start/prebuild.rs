@@ -71,6 +71,7 @@ pub fn prebuild(
             qemu: &qemu,
             machine,
             accel,
+            cpu_model: &config.cpu_model,
             shape,
             introduction: &introduction,
         };

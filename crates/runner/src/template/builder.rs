@@ -119,6 +119,7 @@ fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) 
         VmSpec {
             machine: recipe.machine,
             accel: recipe.accel,
+            cpu_model: recipe.cpu_model,
             start: Start::Template(recipe.shape, fds),
             source: recipe.source,
             system: System::Image(recipe.image, inherited.files.image_fds()),

@@ -8,13 +8,14 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use super::processor;
 use crate::delivery::{Disk, identity};
 use image::Image;
 use image::digest::hex;
 use proto;
 use qemu::BootSource;
 use qemu::Share;
-use qemu::{Abilities, Accel, ImageFds, MachineType, Shape, Start, System, TemplateFds, VmSpec};
+use qemu::{Abilities, Accel, CpuModel, ImageFds, MachineType, Shape, Start, System, TemplateFds, VmSpec};
 
 /// Version of the directory's layout and of what the agent does before it is saved.
 pub const FORMAT: u32 = 2;
@@ -38,6 +39,8 @@ pub struct Recipe<'a> {
     pub machine: MachineType,
     /// Who executes it.
     pub accel: Accel,
+    /// The processor its clones see.
+    pub cpu_model: &'a CpuModel,
     /// Memory, processors, shares.
     pub shape: Shape,
     /// Messages that describe the user to the guest, so that not every clone needs them; empty for a
@@ -51,6 +54,16 @@ impl Recipe<'_> {
     /// # Errors
     /// When a file of the recipe cannot be read.
     pub fn key(&self) -> io::Result<Key> {
+        // A model with a name is made of the node's processor too, and has less where that has less. Emulated processors are
+        // QEMU's, and the same on any node.
+        match self.accel {
+            Accel::Kvm => self.key_on(&processor::identity()?),
+            Accel::Tcg => self.key_on(""),
+        }
+    }
+
+    /// The same on a node whose processor is told apart by this text.
+    fn key_on(&self, processor: &str) -> io::Result<Key> {
         let mut hash = Sha256::new();
         let mut add = |bytes: &[u8]| {
             hash.update((bytes.len() as u64).to_le_bytes());
@@ -59,6 +72,7 @@ impl Recipe<'_> {
         add(&FORMAT.to_le_bytes());
         add(&proto::VERSION.to_le_bytes());
         add(self.introduction);
+        add(processor.as_bytes());
         if let BootSource::Kit(kit) = self.source {
             add(kit.digest.as_bytes());
         }
@@ -76,6 +90,7 @@ impl Recipe<'_> {
         let spec = VmSpec {
             machine: self.machine,
             accel: self.accel,
+            cpu_model: self.cpu_model,
             start: Start::Template(self.shape, fds),
             source: self.source,
             system: System::Image(self.image, ImageFds::default()),
@@ -102,5 +117,54 @@ impl Key {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::{DiskFormat, ImageEntry};
+    use qemu::{KitFiles, VmSize};
+
+    /// The keys of one recipe on two nodes whose processors are told apart by these texts.
+    fn keys(accel: Accel, cpu_model: &str, processors: [&str; 2]) -> [Key; 2] {
+        let any = std::env::current_exe().unwrap();
+        let files =
+            KitFiles { kernel: any.clone(), initramfs: any.clone(), scratch: any.clone(), digest: String::new() };
+        let image = Image {
+            name: "debian12".parse().unwrap(),
+            entry: ImageEntry::new(any.clone(), DiskFormat::Squashfs),
+            entry_path: any.clone(),
+            disk: any.clone(),
+        };
+        let recipe = Recipe {
+            image: &image,
+            source: &BootSource::Kit(files),
+            disk: &Disk::stand_in(std::fs::File::open(&any).unwrap()),
+            qemu: &any,
+            machine: MachineType::Q35,
+            accel,
+            cpu_model: &cpu_model.parse().unwrap(),
+            shape: Shape::of(VmSize { memory_mib: 512, cpus: 1 }, 0).unwrap(),
+            introduction: &[],
+        };
+        processors.map(|processor| recipe.key_on(processor).unwrap())
+    }
+
+    #[test]
+    fn a_template_of_one_processor_is_none_for_another() {
+        for model in ["host", "EPYC"] {
+            let [one, other] = keys(Accel::Kvm, model, ["flags=svm avx2", "flags=svm avx2 avx512f"]);
+            assert_ne!(one, other);
+            let [one, same] = keys(Accel::Kvm, model, ["flags=svm avx2"; 2]);
+            assert_eq!(one, same);
+        }
+    }
+
+    #[test]
+    fn a_template_of_one_model_is_none_for_another() {
+        for accel in [Accel::Kvm, Accel::Tcg] {
+            assert_ne!(keys(accel, "host", [""; 2]), keys(accel, "EPYC", [""; 2]));
+        }
     }
 }

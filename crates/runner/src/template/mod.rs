@@ -14,6 +14,7 @@
 mod builder;
 mod key;
 mod manifest;
+mod processor;
 mod sparse_digest;
 
 use std::path::Path;
