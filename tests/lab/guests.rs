@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use testkit::lab::Lab;
 
-use crate::{Case, case, lacking, lacking_on};
+use crate::{Case, case};
 
 pub const CASES: &[Case] = &[
     case("the_node_has_cgroup_v2_systemd_and_a_dev_kvm_that_only_its_group_may_open", as_debian_has_it),
@@ -13,20 +13,11 @@ pub const CASES: &[Case] = &[
     case("the_second_step_is_a_clone_of_what_the_first_one_booted", clone),
     case("a_full_debian_is_booted_once_and_cloned_as_well", debian),
     case("spank_vm_check_finds_nothing_wrong_for_a_user_with_kvm", check),
-    lacking(
-        "kvm_that_ran_a_guest_on_this_boot_is_not_called_broken_by_a_slow_one",
-        proven,
-        "kvm_timeout_s bounds every boot that 'check' tries, also where templates prove KVM",
-    ),
+    case("kvm_that_ran_a_guest_on_this_boot_is_not_called_broken_by_a_slow_one", proven),
     case("clones_have_nothing_in_common_that_should_differ", differ),
     case("a_guest_has_the_step_s_memory_and_processors", sizes),
     case("qemu_is_in_the_step_s_control_group_and_under_its_limit", control_group),
-    lacking_on(
-        "sid",
-        "a_site_s_cap_on_a_step_s_memory_is_the_guest_s_too",
-        capped,
-        "Slurm 26.05 names a job's control group by a word of its own and not job_J, which the runner looks for",
-    ),
+    case("a_site_s_cap_on_a_step_s_memory_is_the_guest_s_too", capped),
     case("an_idle_vm_has_little_memory_of_its_own", idle_memory),
     case("after_suspend_and_resume_the_guest_s_clock_is_right", suspended),
 ];

@@ -47,10 +47,12 @@ const fn case(name: &'static str, run: fn(&Lab)) -> Case {
     Case { name, run, lacks: None, only_on: None }
 }
 
+#[expect(dead_code, reason = "nothing is lacking now")]
 const fn lacking(name: &'static str, run: fn(&Lab), why: &'static str) -> Case {
     Case { name, run, lacks: Some(why), only_on: None }
 }
 
+#[expect(dead_code, reason = "nothing is lacking now")]
 const fn lacking_on(release: &'static str, name: &'static str, run: fn(&Lab), why: &'static str) -> Case {
     Case { name, run, lacks: Some(why), only_on: Some(release) }
 }

@@ -5,7 +5,7 @@
 //! | layout | path |
 //! | --- | --- |
 //! | v1 | `/sys/fs/cgroup/memory/slurm[_NODE]/uid_U/job_J/step_S/task_T` |
-//! | v2 | `/sys/fs/cgroup/system.slice/[NODE_]slurmstepd.scope/job_J/step_S/user/task_T` |
+//! | v2 | `/sys/fs/cgroup/system.slice/[NODE_]slurmstepd.scope/job_J/step_S/user/task_T`; from 26.05 on another word than `job_J` |
 
 use std::ffi::OsStr;
 use std::fs;
@@ -158,11 +158,18 @@ fn level(layout: &Layout, dir: &Path, below: &Path) -> Option<Level> {
 
 fn owner(below: &Path) -> Owner {
     let has = |prefix: &str| below.iter().any(|name| name.as_bytes().starts_with(prefix.as_bytes()));
-    match (has("job_"), has("step_")) {
+    match (has("job_") || is_below_scope(below), has("step_")) {
         (true, true) => Owner::Step,
         (true, false) => Owner::Job,
         (false, _) => Owner::Node,
     }
+}
+
+/// Whether a job's group of v2 is on the way: the one below slurmstepd's scope, whatever its name is. Slurm 26.05 no
+/// longer calls it `job_J`. `system` is Slurm's own group there.
+fn is_below_scope(below: &Path) -> bool {
+    let mut names = below.iter().skip_while(|name| !name.as_bytes().ends_with(b"slurmstepd.scope"));
+    names.nth(1).is_some_and(|name| name != "system")
 }
 
 #[cfg(test)]

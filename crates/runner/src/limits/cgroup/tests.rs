@@ -132,3 +132,13 @@ fn a_node_without_control_groups_has_no_levels() {
     assert_eq!(Node::new("0::/\n", V2_MOUNTS).levels(), []);
     assert_eq!(Node::new("4:memory:/slurm\n", "22 1 0:20 / / rw - ext4 /dev/vda1 rw\n").levels(), []);
 }
+
+#[test]
+fn a_job_s_group_is_known_by_its_place_where_slurm_names_it_otherwise() {
+    let of = |path: &str| owner(Path::new(path));
+    assert_eq!(of("system.slice/slurmstepd.scope/s1Ab2/step_0/user/task_0"), Owner::Step);
+    assert_eq!(of("system.slice/n1_slurmstepd.scope/s1Ab2"), Owner::Job);
+    assert_eq!(of("system.slice/slurmstepd.scope/job_7/step_0/user"), Owner::Step);
+    assert_eq!(of("system.slice/slurmstepd.scope/system"), Owner::Node);
+    assert_eq!(of("system.slice/slurmstepd.scope"), Owner::Node);
+}
