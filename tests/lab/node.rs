@@ -49,7 +49,7 @@ fn restarted(lab: &Lab) {
 
 fn no_right(lab: &Lab) {
     let step = lab.sh("bob", "srun --mem=500 --vm-image=tiny true");
-    step.fails_saying(&["/dev/kvm", "Permission denied"]);
+    step.fails_saying(&["you may not use /dev/kvm on node1 (mode 0660, group kvm)"]);
 }
 
 fn killed_slurmstepd(lab: &Lab) {
