@@ -75,6 +75,8 @@ pub enum ImageError {
         name: String,
         /// The most similar name that exists.
         suggestion: Option<String>,
+        /// A directory that this person cannot look into.
+        closed: Option<PathBuf>,
     },
     /// A directory of the catalogue cannot be listed.
     Directory {
@@ -132,10 +134,13 @@ pub enum ImageError {
 impl fmt::Display for ImageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown { name, suggestion } => {
+            Self::Unknown { name, suggestion, closed } => {
                 write!(f, "no image '{name}'")?;
                 if let Some(other) = suggestion {
                     write!(f, "; did you mean '{other}'?")?;
+                }
+                if let Some(dir) = closed {
+                    write!(f, "; you cannot look into {}", dir.display())?;
                 }
                 f.write_str(" (--vm-image=list shows all)")
             }
@@ -243,23 +248,40 @@ impl Catalogue {
             let path = dir.path.join(format!("{name}.toml"));
             match read_entry(&path) {
                 Ok(text) => return parse(name.clone(), path, &text),
-                // The directory itself may be missing or closed. Only an entry missing in an open directory is surely
-                // an unknown name.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                // Images of a closed directory are not this person's, and must not hide those behind it. A closed entry
+                // in an open directory is the image that was asked for.
+                Err(_) if is_closed(&dir.path) => continue,
                 Err(error) => return Err(ImageError::Entry { path, why: error.to_string() }),
             }
         }
         let names = self.names()?;
+        let closed = self.dirs.iter().find(|dir| is_closed(&dir.path)).map(|dir| dir.path.clone());
         let suggestion = names
             .into_iter()
             .map(|other| (strsim::damerau_levenshtein(name.as_str(), other.as_str()), other))
             .filter(|(distance, _)| *distance <= 1 + name.as_str().len() / 4)
             .min_by_key(|(distance, _)| *distance)
             .map(|(_, other)| other.to_string());
-        Err(ImageError::Unknown { name: name.to_string(), suggestion })
+        Err(ImageError::Unknown { name: name.to_string(), suggestion, closed })
     }
 
-    /// All names, sorted. Directories that do not exist are skipped, unless none exists and the site named one.
+    /// The directories that exist and that this person cannot list.
+    pub fn unread(&self) -> impl Iterator<Item = (&Path, io::Error)> {
+        let of = |dir: &'_ ImageDir| std::fs::read_dir(&dir.path).err();
+        let failed = self.dirs.iter().filter_map(move |dir| Some((dir.path.as_path(), of(dir)?)));
+        failed.filter(|(_, error)| error.kind() != io::ErrorKind::NotFound)
+    }
+
+    /// Whether this host has the site's images at all. On a login node without them only the nodes can tell what there
+    /// is.
+    pub fn is_here(&self) -> bool {
+        let mut of_site = self.dirs.iter().filter(|dir| dir.owner == Owner::Site).peekable();
+        of_site.peek().is_none() || of_site.any(|dir| dir.path.is_dir())
+    }
+
+    /// All names, sorted. Directories that do not exist or are closed are skipped, unless none can be read and the site
+    /// named one.
     ///
     /// # Errors
     /// [`ImageError::Directory`].
@@ -270,13 +292,12 @@ impl Catalogue {
         for ImageDir { path, owner } in &self.dirs {
             let listing = match std::fs::read_dir(path) {
                 Ok(listing) => listing,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    if *owner == Owner::Site {
+                Err(error) => {
+                    if *owner == Owner::Site || error.kind() != io::ErrorKind::NotFound {
                         missing.get_or_insert((path, error));
                     }
                     continue;
                 }
-                Err(source) => return Err(ImageError::Directory { dir: path.clone(), source }),
             };
             seen_any = true;
             names.extend(listing.flatten().filter_map(|file| entry_name(&file.path())));
@@ -316,6 +337,11 @@ fn of_path(path: &Path) -> Result<Image, ImageError> {
         }
         None => Err(ImageError::Unfit { name, disk, why: fitness::no_disk(&probe) }),
     }
+}
+
+/// Whether nothing in this directory can be reached.
+fn is_closed(dir: &Path) -> bool {
+    std::fs::metadata(dir.join(".")).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 fn read_entry(path: &Path) -> io::Result<String> {
@@ -396,6 +422,30 @@ mod tests {
         let dirs = [PathBuf::from("/nonexistent/images")];
         let error = Catalogue::new(&dirs).find(&name("x")).unwrap_err().to_string();
         assert!(error.contains("/nonexistent/images"), "{error}");
+    }
+
+    #[test]
+    fn a_host_without_the_site_s_directories_knows_that_it_cannot_tell() {
+        let (site, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let ada = Person { name: "ada".into(), home: Some(home.path().into()), ..Person::default() };
+        let is_here = |patterns: &[&str]| {
+            Catalogue::of(&patterns.iter().map(PathBuf::from).collect::<Vec<_>>(), ada.clone(), true).is_here()
+        };
+        assert!(!is_here(&["/nonexistent/images", "~"]));
+        assert!(is_here(&["/nonexistent/images", site.path().to_str().unwrap()]));
+        assert!(is_here(&["~"]), "a site that has no directory of its own");
+    }
+
+    #[test]
+    fn what_is_in_the_way_of_one_directory_does_not_hide_the_others() {
+        let (site, file) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
+        std::fs::write(site.path().join("x.toml"), "disk = 'd'\nformat = 'squashfs'\n").unwrap();
+        // Root, who runs tests too, may look into every directory; nobody can look into a file.
+        let catalogue = Catalogue::new(&[file.path().to_owned(), site.path().to_owned()]);
+        assert_eq!(catalogue.names().unwrap(), [name("x")]);
+        assert_eq!(catalogue.unread().map(|(dir, _)| dir.to_owned()).collect::<Vec<_>>(), [file.path()]);
+        let error = Catalogue::new(&[file.path().to_owned()]).names().unwrap_err().to_string();
+        assert!(error.contains("Not a directory") && !error.contains('\n'), "{error}");
     }
 
     #[test]
