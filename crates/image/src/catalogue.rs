@@ -248,7 +248,7 @@ impl Catalogue {
             let path = dir.path.join(format!("{name}.toml"));
             match read_entry(&path) {
                 Ok(text) => return parse(name.clone(), path, &text),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => continue,
                 // Images of a closed directory are not this person's, and must not hide those behind it. A closed entry
                 // in an open directory is the image that was asked for.
                 Err(_) if is_closed(&dir.path) => continue,
@@ -443,6 +443,7 @@ mod tests {
         // Root, who runs tests too, may look into every directory; nobody can look into a file.
         let catalogue = Catalogue::new(&[file.path().to_owned(), site.path().to_owned()]);
         assert_eq!(catalogue.names().unwrap(), [name("x")]);
+        catalogue.find(&name("x")).unwrap();
         assert_eq!(catalogue.unread().map(|(dir, _)| dir.to_owned()).collect::<Vec<_>>(), [file.path()]);
         let error = Catalogue::new(&[file.path().to_owned()]).names().unwrap_err().to_string();
         assert!(error.contains("Not a directory") && !error.contains('\n'), "{error}");
