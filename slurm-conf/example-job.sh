@@ -6,10 +6,10 @@
 # The guest operating system. '--vm-image=list' shows which ones the site offers.
 #SBATCH --vm-image=debian12
 
-# Two VMs at once, one per task; each is as big as its task's share of CPUs and memory.
-#SBATCH --ntasks=2
-#SBATCH --cpus-per-task=1
-#SBATCH --mem-per-cpu=1G
+# One VM for the script, as big as the job's share of the node: two processors, 2 GiB less what QEMU needs.
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task=2
+#SBATCH --mem=2G
 
 #SBATCH --time=10
 #SBATCH --output=example-%j.out

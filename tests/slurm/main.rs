@@ -10,6 +10,7 @@ mod catalogue;
 mod central;
 mod confinement;
 mod delivery;
+mod devices;
 mod fail_closed;
 mod failures;
 mod fullboot;
@@ -43,6 +44,7 @@ const CASES: &[&[Case]] = &[
     options::CASES,
     catalogue::CASES,
     delivery::CASES,
+    devices::CASES,
     batch::CASES,
     templates::CASES,
     fullboot::CASES,

@@ -44,6 +44,19 @@ const fn never_on_host(typed: &'static str) -> Way {
     Way { typed, ran: &["..."], says: &[] }
 }
 
+/// salloc with these options, at a site where it starts its shell on a node (without the terminal that a test lacks).
+macro_rules! shell_of_salloc {
+    ($options:literal) => {
+        concat!(
+            "{ cat $SLURM_CONF; echo LaunchParameters=use_interactive_step; ",
+            "echo 'InteractiveStepOptions=\"--interactive --preserve-env $SHELL\"'; } >slurm.conf; ",
+            "cp ${SLURM_CONF%/*}/cgroup.conf .; export SLURM_CONF=$PWD/slurm.conf SHELL=/bin/sh; ",
+            "echo './probe shell; srun ./probe step' | salloc -Q ",
+            $options
+        )
+    };
+}
+
 /// Says where it runs. The test machine is a Debian; the image `tiny` is not.
 const PROBE: &str = "#!/bin/sh\n. /etc/os-release\n[ $ID = tiny ] || ID=host\necho \"$1 $ID\" >>ran\n";
 
@@ -240,6 +253,10 @@ fn jobs(cluster: &Cluster) {
             runs("sbatch -W --vm-image=tiny --array=0-1 job", &["batch tiny", "batch tiny"]),
             runs("echo '#!/bin/sh\n./probe stdin' | sbatch -W --vm-image=tiny", &["stdin tiny"]),
             runs("env -i PATH=\"$PATH\" SLURM_CONF=\"$SLURM_CONF\" sbatch -W --vm-image=tiny job", &["batch tiny"]),
+            refused("printf '#SCRON --vm-image=tiny\n@yearly ./probe A\n' >tab; scrontab tab", &["scrontab", "srun --vm-image"]),
+            // The shell that salloc starts on a node, where it is set up to do so, and steps in it.
+            runs(shell_of_salloc!("--vm-image=tiny"), &["shell host", "step tiny"]),
+            runs(shell_of_salloc!("--vm-image=none"), &["shell host", "step host"]),
             // A job that waits in the queue, is requeued and started again still has its options.
             runs(
                 "j=$(sbatch --parsable --vm-image=tiny --wrap='./probe again; [ $(wc -l <ran) -gt 1 ] || sleep 600'); \

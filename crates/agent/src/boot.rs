@@ -28,6 +28,9 @@ const ETC: &str = "/etc-upper";
 /// Modules that every guest needs for the channel, disks and the overlay, once its bus is known.
 const BASE: &str = "base";
 
+/// What a guest can do without, but programs expect: the kit's own choice and the site's.
+const EXTRA: &str = "extra";
+
 /// Devices that get their driver only when the VM has one, and the kit's group for it.
 const BY_DEVICE: [(u32, &str); 5] = [
     (virtio_id::NET, "net"),
@@ -65,6 +68,9 @@ const DEV_LINKS: [(&str, &str); 4] = [
     ("/proc/self/fd/1", "/dev/stdout"),
     ("/proc/self/fd/2", "/dev/stderr"),
 ];
+
+/// Devices that udev opens to everybody: their drivers check by themselves who may do what.
+const OPEN_DEVICES: [&str; 2] = ["/dev/fuse", "/dev/net/tun"];
 
 /// Mounts `/dev`, `/proc` and `/sys`: without them the agent cannot even say what is wrong.
 pub(super) fn mount_kernel_file_systems() -> Result<(), AgentError> {
@@ -131,7 +137,11 @@ fn load_for_this_machine(
     }
     let present = devices.virtio_ids();
     let groups: Vec<_> = BY_DEVICE.iter().filter(|(id, _)| present.contains(id)).map(|(_, group)| *group).collect();
-    modules.load(&groups)
+    modules.load(&groups)?;
+    if let Err(error) = modules.load(&[EXTRA]) {
+        kmsg::note(&error.to_string());
+    }
+    Ok(())
 }
 
 /// Puts image and scratch together at [`ROOT`], then detaches the parts: the overlay keeps what it
@@ -221,6 +231,10 @@ fn furnish() {
     }
     for (target, link) in DEV_LINKS {
         complain(symlink(target, link).doing(|| format!("make {link}")));
+    }
+    for device in OPEN_DEVICES.into_iter().filter(|device| Path::new(device).exists()) {
+        let opened = fs::set_permissions(device, fs::Permissions::from_mode(0o666));
+        complain(opened.doing(|| format!("open {device} to everybody")));
     }
     complain(open_tmp());
     complain(net::loopback_up());

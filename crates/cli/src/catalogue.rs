@@ -20,7 +20,7 @@ use runner::{delivery, fetch};
 pub fn check(config: &Config, image: &ImageRef) -> anyhow::Result<()> {
     let catalogue = config.catalogue();
     let image = match catalogue.resolve(image) {
-        Err(ImageError::Unknown { .. } | ImageError::Directory { .. }) if !catalogue.is_here() => {
+        Err(ImageError::Directory { .. }) if !catalogue.is_here() => {
             return print_line(&format!("'{image}' is not checked: this host has none of the site's 'image_dirs'"));
         }
         found => found?,

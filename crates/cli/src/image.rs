@@ -56,7 +56,7 @@ pub enum Command {
     /// Make an image from an archive, a directory, a container image or a disk
     ///
     /// Taken are tar archives of a root file system (also gz, xz, zst, bz2), directories, OCI layouts and archives,
-    /// 'docker save' archives, and disks with ext2/3/4, xfs, btrfs, squashfs or erofs: raw, qcow2, vdi, vmdk, ova.
+    /// 'docker save' archives, sif files, and disks with ext2/3/4, xfs, btrfs, squashfs or erofs: raw, qcow2, vdi, vmdk, ova.
     /// What a file is shows by its content.
     Import {
         /// What to make it from; '-' reads an archive from standard input
@@ -94,7 +94,7 @@ pub enum Command {
         /// Name of the new image made of a disk file
         #[arg(long)]
         name: Option<ImageName>,
-        /// Directory for the new image [default: the first of 'image_dirs']
+        /// Directory for the new image [default: root's is the site's, the first of 'image_dirs'; a user's the first with '~' or '%u']
         #[arg(long, requires = "name")]
         dir: Option<PathBuf>,
         /// One line for people about the new image

@@ -256,6 +256,11 @@ impl Catalogue {
             }
         }
         let names = self.names()?;
+        if let (false, Some(site)) = (self.is_here(), self.dirs.iter().find(|dir| dir.owner == Owner::Site)) {
+            let missing = std::fs::metadata(&site.path).err();
+            let source = missing.unwrap_or_else(|| io::ErrorKind::NotADirectory.into());
+            return Err(ImageError::Directory { dir: site.path.clone(), source });
+        }
         let closed = self.dirs.iter().find(|dir| is_closed(&dir.path)).map(|dir| dir.path.clone());
         let suggestion = names
             .into_iter()
@@ -432,6 +437,8 @@ mod tests {
             Catalogue::of(&patterns.iter().map(PathBuf::from).collect::<Vec<_>>(), ada.clone(), true).is_here()
         };
         assert!(!is_here(&["/nonexistent/images", "~"]));
+        let error = Catalogue::of(&["/nonexistent/images".into(), "~".into()], ada.clone(), true).find(&name("x"));
+        assert!(matches!(error, Err(ImageError::Directory { .. })), "not the user's mistake: {error:?}");
         assert!(is_here(&["/nonexistent/images", site.path().to_str().unwrap()]));
         assert!(is_here(&["~"]), "a site that has no directory of its own");
     }

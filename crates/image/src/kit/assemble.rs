@@ -33,6 +33,8 @@ pub struct BuildOptions {
     pub cache: PathBuf,
     /// Size of the VMs' private disks in bytes.
     pub scratch_bytes: u64,
+    /// Modules that every guest loads beside those that it needs.
+    pub modules: Vec<String>,
 }
 
 /// Builds a kit and opens it.
@@ -45,7 +47,7 @@ pub fn build(options: &BuildOptions) -> anyhow::Result<Kit> {
     let dir = draft.dir();
     let tree = dir.join("package");
     let kernel = package::unpack(&options.kernel, &options.cache, &tree)?;
-    let selection = modules::select(&kernel.modules, &kernel.package)?;
+    let selection = modules::select(&kernel.modules, &kernel.package, &options.modules)?;
     let image = fs::read(&kernel.image).with_context(|| format!("cannot read {}", kernel.image.display()))?;
 
     write(&dir.join(VMLINUZ), &image)?;
@@ -61,6 +63,7 @@ pub fn build(options: &BuildOptions) -> anyhow::Result<Kit> {
         kernel_package: kernel.package,
         protocol: proto::VERSION,
         filesystems: selection.filesystems,
+        modules: selection.extra,
         notes: selection.notes,
         sha256: digests(dir)?,
     };

@@ -1,0 +1,27 @@
+//! Namespaces, devices and networks.
+
+use super::{Case, differs, same};
+
+pub const CASES: &[Case] = &[
+    same("devices", "root in a user namespace", "srun $VM unshare -Ur sh -c 'id -u; cat /proc/self/uid_map | wc -l'"),
+    same(
+        "devices",
+        "mounts in a user namespace",
+        "srun $VM unshare -Urm sh -c 'mount -t tmpfs none /mnt && : > /mnt/f && mount --bind /mnt /srv && ls /srv'; ls /srv",
+    ),
+    same("devices", "processes in a namespace of their own", "srun $VM unshare -Urpf --mount-proc sh -c 'echo $$; ls -d /proc/[0-9]*'"),
+    same("devices", "a network namespace", "srun $VM unshare -Urn sh -c 'grep -c : /proc/net/dev; id -u'"),
+    same(
+        "devices",
+        "another root directory in a user namespace",
+        "srun $VM unshare -Urm sh -c 'mkdir /tmp/root && mount --rbind / /tmp/root && chroot /tmp/root sh -c \"id -u\"'",
+    ),
+    same("devices", "random numbers, null, zero and full", "srun $VM sh -c 'head -c 3 /dev/urandom | wc -c; head -c 2 /dev/zero | od -An -tx1; \
+         cat /dev/null; ! echo x 2> /dev/null > /dev/full'"),
+    differs(
+        "devices",
+        "networks",
+        "srun $VM sh -c 'ls /sys/class/net | grep -vc ^lo'",
+        "a VM has no network yet but its own loopback",
+    ),
+];
