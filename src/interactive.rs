@@ -74,7 +74,11 @@ mod tests {
 
     #[test]
     fn no_other_step_is_taken_for_it() {
-        for words in [&["srun", "tool", "--interactive"][..], &["srun", "-n", "1", "--interactive"], &["srun", "--", "--interactive"]] {
+        for words in [
+            &["srun", "tool", "--interactive"][..],
+            &["srun", "-n", "1", "--interactive"],
+            &["srun", "--", "--interactive"],
+        ] {
             assert_eq!(take_image_of_shell(&mut srun(words)), None, "{words:?}");
         }
         // Here it is the value of an option.

@@ -253,7 +253,6 @@ fn jobs(cluster: &Cluster) {
             runs("sbatch -W --vm-image=tiny --array=0-1 job", &["batch tiny", "batch tiny"]),
             runs("echo '#!/bin/sh\n./probe stdin' | sbatch -W --vm-image=tiny", &["stdin tiny"]),
             runs("env -i PATH=\"$PATH\" SLURM_CONF=\"$SLURM_CONF\" sbatch -W --vm-image=tiny job", &["batch tiny"]),
-            refused("printf '#SCRON --vm-image=tiny\n@yearly ./probe A\n' >tab; scrontab tab", &["scrontab", "srun --vm-image"]),
             // The shell that salloc starts on a node, where it is set up to do so, and steps in it.
             runs(shell_of_salloc!("--vm-image=tiny"), &["shell host", "step tiny"]),
             runs(shell_of_salloc!("--vm-image=none"), &["shell host", "step host"]),

@@ -148,7 +148,10 @@ impl<R: Skip> Reader<R> {
             // An incremental backup of GNU tar: a directory, and as content the names in it.
             other if other.as_byte() == b'D' => Kind::Directory,
             other if other.as_byte() == b'M' => {
-                return Err(damaged(format!("is not the first of several volumes: it goes on with '{}'; join them to one archive", shown(&path))));
+                return Err(damaged(format!(
+                    "is not the first of several volumes: it goes on with '{}'; join them to one archive",
+                    shown(&path)
+                )));
             }
             EntryType::Symlink => Kind::Symlink(target()),
             EntryType::Link => Kind::HardLink(target()),

@@ -196,12 +196,7 @@ fn catalogued(target: &Path) -> anyhow::Result<ImageName> {
     Ok(name.parse()?)
 }
 
-fn import_source(
-    config: &Config,
-    source: &Path,
-    options: &ImportOptions,
-    place: &Place,
-) -> anyhow::Result<()> {
+fn import_source(config: &Config, source: &Path, options: &ImportOptions, place: &Place) -> anyhow::Result<()> {
     clean_up_on_signals()?;
     let imported = if source == Path::new("-") {
         import(&mut io::stdin().lock(), options)?
@@ -216,13 +211,7 @@ fn import_source(
 }
 
 /// Reads a disk where it can do no harm: in a VM of the boot kit.
-fn export_disk(
-    config: &Config,
-    disk: &Disk,
-    place: &Place,
-    max_bytes: u64,
-    out: File,
-) -> anyhow::Result<Vec<String>> {
+fn export_disk(config: &Config, disk: &Disk, place: &Place, max_bytes: u64, out: File) -> anyhow::Result<Vec<String>> {
     let (file, part) = disk.open()?;
     let disk = HelperDisk { serial: "source".to_owned(), file, format: disk.format, part, writable: false };
     let (limit, number) = (max_bytes.to_string(), place.partition.unwrap_or(0).to_string());

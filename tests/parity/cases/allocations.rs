@@ -9,7 +9,11 @@ pub const CASES: &[Case] = &[
         "salloc -Q $VM bash -c 'srun echo one; srun --overlap echo two; srun --overlap echo three > a & srun --overlap echo four > b; \
          wait; cat a b'",
     ),
-    same("allocations", "exit codes of a step and of salloc", "salloc -Q $VM bash -c 'srun sh -c \"exit 3\"; echo $?; exit 4'"),
+    same(
+        "allocations",
+        "exit codes of a step and of salloc",
+        "salloc -Q $VM bash -c 'srun sh -c \"exit 3\"; echo $?; exit 4'",
+    ),
     same(
         "allocations",
         "salloc --no-shell and a step from elsewhere",
@@ -53,7 +57,11 @@ pub const CASES: &[Case] = &[
     same("allocations", "--mem-per-cpu", "srun ${VM/--mem/--mem-per-cpu} -c2 nproc"),
     same("allocations", "--gres that the site does not have", "srun $VM --gres=gpu:1 true"),
     same("allocations", "--x11 where the site does not forward it", "DISPLAY=:1 srun $VM --x11 true"),
-    same("allocations", "--input=1 of two tasks", "echo once | srun $VM -n2 --input=1 sh -c 'echo $SLURM_PROCID $(cat)' | sort"),
+    same(
+        "allocations",
+        "--input=1 of two tasks",
+        "echo once | srun $VM -n2 --input=1 sh -c 'echo $SLURM_PROCID $(cat)' | sort",
+    ),
     same(
         "allocations",
         "--open-mode=append and truncate",

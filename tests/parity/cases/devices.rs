@@ -9,15 +9,23 @@ pub const CASES: &[Case] = &[
         "mounts in a user namespace",
         "srun $VM unshare -Urm sh -c 'mount -t tmpfs none /mnt && : > /mnt/f && mount --bind /mnt /srv && ls /srv'; ls /srv",
     ),
-    same("devices", "processes in a namespace of their own", "srun $VM unshare -Urpf --mount-proc sh -c 'echo $$; ls -d /proc/[0-9]*'"),
+    same(
+        "devices",
+        "processes in a namespace of their own",
+        "srun $VM unshare -Urpf --mount-proc sh -c 'echo $$; ls -d /proc/[0-9]*'",
+    ),
     same("devices", "a network namespace", "srun $VM unshare -Urn sh -c 'grep -c : /proc/net/dev; id -u'"),
     same(
         "devices",
         "another root directory in a user namespace",
         "srun $VM unshare -Urm sh -c 'mkdir /tmp/root && mount --rbind / /tmp/root && chroot /tmp/root sh -c \"id -u\"'",
     ),
-    same("devices", "random numbers, null, zero and full", "srun $VM sh -c 'head -c 3 /dev/urandom | wc -c; head -c 2 /dev/zero | od -An -tx1; \
-         cat /dev/null; ! echo x 2> /dev/null > /dev/full'"),
+    same(
+        "devices",
+        "random numbers, null, zero and full",
+        "srun $VM sh -c 'head -c 3 /dev/urandom | wc -c; head -c 2 /dev/zero | od -An -tx1; \
+         cat /dev/null; ! echo x 2> /dev/null > /dev/full'",
+    ),
     differs(
         "devices",
         "networks",

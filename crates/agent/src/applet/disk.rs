@@ -80,7 +80,11 @@ impl Root {
             None => places.iter().collect(),
         };
         if chosen.is_empty() {
-            return Err(format!("the disk has no partition {}; it has {}", choice.partition.unwrap_or(0), inventory(&places)));
+            return Err(format!(
+                "the disk has no partition {}; it has {}",
+                choice.partition.unwrap_or(0),
+                inventory(&places)
+            ));
         }
         let (mut roots, mut failures) = (Vec::new(), String::new());
         for place in chosen {
@@ -174,12 +178,7 @@ impl Place {
 
     /// The mount options with which an installed system appears, if any. This look never writes, even if the disk
     /// is written later: other partitions do not concern us.
-    fn root_options(
-        &self,
-        kind: FsType,
-        choice: &Choice,
-        drivers: &mut Modules,
-    ) -> Result<Option<String>, AgentError> {
+    fn root_options(&self, kind: FsType, choice: &Choice, drivers: &mut Modules) -> Result<Option<String>, AgentError> {
         load(drivers, kind)?;
         if let Some(name) = &choice.subvolume {
             return match kind {

@@ -120,7 +120,9 @@ pub(super) fn select(tree: &Path, package: &str, by_site: &[String]) -> anyhow::
     for module in by_site {
         let name = module.replace('-', "_");
         if !index.add(&name, EXTRA, &mut selection, 0)? {
-            bail!("the kernel of {package} has no module '{module}': 'modinfo' and the package's list of files show names");
+            bail!(
+                "the kernel of {package} has no module '{module}': 'modinfo' and the package's list of files show names"
+            );
         }
         if !selection.extra.contains(&name) {
             selection.extra.push(name);
