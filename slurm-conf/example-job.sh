@@ -17,7 +17,8 @@
 # This script runs in a VM of its own. The home directory and the directory it was submitted
 # from are the same as outside, and it acts there with the user's own rights.
 # shellcheck disable=SC1091
-echo "The script runs on $(. /etc/os-release && echo "$PRETTY_NAME"), Linux $(uname -r), as $(id -un)."
+echo "The script runs on $(. /etc/os-release && echo "$PRETTY_NAME"), Linux $(uname -r), as $(id -un)," \
+    "with $(nproc) processors."
 
 # Whether 2^31 - 1 is prime (it is), by trial division.
 number=2147483647

@@ -18,7 +18,7 @@ pub const CASES: &[Case] = &[
     same(
         "devices",
         "another root directory in a user namespace",
-        "srun $VM unshare -Urm sh -c 'mkdir /tmp/root && mount --rbind / /tmp/root && chroot /tmp/root sh -c \"id -u\"'",
+        "srun $VM sh -c 'd=$(mktemp -d); unshare -Urm sh -c \"mount --rbind / $d && chroot $d id -u\"; rmdir $d'",
     ),
     same(
         "devices",

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, ensure};
 
@@ -119,7 +118,7 @@ fn make_scratch(path: &Path, bytes: u64) -> anyhow::Result<()> {
         .and_then(|file| file.set_len(bytes))
         .with_context(|| format!("cannot create {}", path.display()))?;
     tool::run(
-        Command::new("mkfs.ext4")
+        tool::of_administrator("mkfs.ext4")
             .args(["-q", "-F", "-b", "4096", "-I", "256", "-i", "32768", "-m", "0", "-G", "1024", "-L", "scratch"])
             .args(["-O", "^has_journal,^metadata_csum,^resize_inode,uninit_bg,flex_bg,sparse_super2,dir_index,extent"])
             .args(["-E", "lazy_itable_init=1,nodiscard,root_owner=0:0,num_backup_sb=0,packed_meta_blocks=1"])
