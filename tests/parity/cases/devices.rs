@@ -22,6 +22,12 @@ pub const CASES: &[Case] = &[
     ),
     same(
         "devices",
+        "an overlay in a user namespace, as containers use it",
+        "srun $VM unshare -Urm sh -c 'mount -t tmpfs t /mnt; cd /mnt; mkdir l u w m; echo lower > l/f; \
+         mount -t overlay o -o lowerdir=l,upperdir=u,workdir=w m && echo upper >> m/f && cat m/f l/f'",
+    ),
+    same(
+        "devices",
         "random numbers, null, zero and full",
         "srun $VM sh -c 'head -c 3 /dev/urandom | wc -c; head -c 2 /dev/zero | od -An -tx1; \
          cat /dev/null; ! echo x 2> /dev/null > /dev/full'",
