@@ -17,6 +17,7 @@ pub const CASES: &[Case] = &[
     ("ways::components_of_a_heterogeneous_job_cannot_ask_for_different_vms", het_jobs),
     ("ways::no_way_of_starting_a_step_loses_its_vm", steps),
     ("ways::no_way_of_submitting_a_job_loses_its_vm", jobs),
+    ("ways::the_shell_of_salloc_runs_on_its_node_and_the_steps_in_it_in_vms", shells),
     ("ways::a_value_that_was_taken_out_on_the_way_never_means_the_host", losses),
     ("ways::nodes_that_lost_the_plugin_run_no_component_that_asked_for_a_vm", nodes_without_plugin),
 ];
@@ -253,9 +254,6 @@ fn jobs(cluster: &Cluster) {
             runs("sbatch -W --vm-image=tiny --array=0-1 job", &["batch tiny", "batch tiny"]),
             runs("echo '#!/bin/sh\n./probe stdin' | sbatch -W --vm-image=tiny", &["stdin tiny"]),
             runs("env -i PATH=\"$PATH\" SLURM_CONF=\"$SLURM_CONF\" sbatch -W --vm-image=tiny job", &["batch tiny"]),
-            // The shell that salloc starts on a node, where it is set up to do so, and steps in it.
-            runs(shell_of_salloc!("--vm-image=tiny"), &["shell host", "step tiny"]),
-            runs(shell_of_salloc!("--vm-image=none"), &["shell host", "step host"]),
             // A job that waits in the queue, is requeued and started again still has its options.
             runs(
                 "j=$(sbatch --parsable --vm-image=tiny --wrap='./probe again; [ $(wc -l <ran) -gt 1 ] || sleep 600'); \
@@ -266,6 +264,26 @@ fn jobs(cluster: &Cluster) {
             ),
         ],
     );
+}
+
+/// The shell that salloc starts on a node, where it is set up to do so, and steps in it.
+fn shells(cluster: &Cluster) {
+    go(
+        cluster,
+        &[
+            runs(shell_of_salloc!("--vm-image=tiny"), &["shell host", "step tiny"]),
+            runs(shell_of_salloc!("--vm-image=none"), &["shell host", "step host"]),
+            runs(shell_of_salloc!("--vm-image=tiny --vms-per-slot=2"), &["shell host", "step tiny", "step tiny"]),
+            runs("salloc -Q --vm-image=tiny srun --interactive --vm-image=tiny ./probe A", &["A tiny"]),
+            runs("salloc -Q --vm-image=tiny srun -n1 --interactive ./probe A", &["A host"]),
+        ],
+    );
+    // Debian's older package has no scrontab.
+    if release() >= (24, 5) {
+        let typed = "{ cat $SLURM_CONF; echo ScronParameters=enable; } >slurm.conf; export SLURM_CONF=$PWD/slurm.conf; \
+                     printf '#SCRON --vm-image=tiny\n@yearly ./probe A\n' >tab; scrontab tab";
+        go(cluster, &[refused(typed, &["scrontab", "srun --vm-image"])]);
+    }
 }
 
 fn losses(cluster: &Cluster) {

@@ -138,9 +138,7 @@ fn load_for_this_machine(
     let present = devices.virtio_ids();
     let groups: Vec<_> = BY_DEVICE.iter().filter(|(id, _)| present.contains(id)).map(|(_, group)| *group).collect();
     modules.load(&groups)?;
-    if let Err(error) = modules.load(&[EXTRA]) {
-        kmsg::note(&error.to_string());
-    }
+    modules.load_what_works(&[EXTRA]);
     Ok(())
 }
 
