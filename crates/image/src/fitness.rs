@@ -58,9 +58,13 @@ pub fn no_disk(probe: &Probe) -> String {
         }
         Content::Luks => "an encrypted disk cannot be used",
         Content::Vmdk(Vmdk::Descriptor) => "the file it names holds the data",
-        Content::Qcow2(_) | Content::Vdi | Content::Vmdk(_) | Content::Vhd | Content::Tar | Content::Compressed(_) => {
-            "'spank-vm image import' makes an image of it"
-        }
+        Content::Qcow2(_)
+        | Content::Vdi
+        | Content::Vmdk(_)
+        | Content::Vhd
+        | Content::Tar
+        | Content::Sif
+        | Content::Compressed(_) => "'spank-vm image import' makes an image of it",
         _ => "an image is a squashfs, erofs, ext2/3/4, xfs or btrfs file system, raw or as qcow2",
     };
     format!("holds {}: {remedy}", probe.content)
