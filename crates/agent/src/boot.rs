@@ -100,6 +100,7 @@ pub(super) fn bring_up(devices: &Devices, times: &mut BootTimes) -> Result<(), A
         None => recognise(&image)?,
     };
     load_for_this_machine(&mut modules, devices, kind, scratch.is_some())?;
+    modules.load_what_works(&[EXTRA]);
     times.modules_ms = sys::uptime_ms();
     modules.delete_files();
 
@@ -137,9 +138,7 @@ fn load_for_this_machine(
     }
     let present = devices.virtio_ids();
     let groups: Vec<_> = BY_DEVICE.iter().filter(|(id, _)| present.contains(id)).map(|(_, group)| *group).collect();
-    modules.load(&groups)?;
-    modules.load_what_works(&[EXTRA]);
-    Ok(())
+    modules.load(&groups)
 }
 
 /// Puts image and scratch together at [`ROOT`], then detaches the parts: the overlay keeps what it

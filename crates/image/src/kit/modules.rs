@@ -27,7 +27,7 @@ const fn like(group: &'static str, module: &'static str) -> Wanted {
 
 /// In loading order. libcrc32c asks for `crc32c` by a name that only modprobe resolves. So modules that need it get an
 /// implementation first: the one for the processor, if it has one, and the plain one.
-const WANTED: [Wanted; 28] = [
+const WANTED: [Wanted; 25] = [
     need("pci", "virtio_pci"),
     need("mmio", "virtio_mmio"),
     need("base", "virtio_console"),
@@ -53,14 +53,13 @@ const WANTED: [Wanted; 28] = [
     like("fs:xfs", "xfs"),
     like("fs:btrfs", "xxhash_generic"),
     like("fs:btrfs", "btrfs"),
-    // What programs find on any machine: AppImage and sshfs, images mounted by root, tunnels.
-    like(EXTRA, "fuse"),
-    like(EXTRA, "loop"),
-    like(EXTRA, "tun"),
 ];
 
-/// What every guest loads although it could start without it: the modules above, and those the site asks for.
+/// What every guest loads although it could start without it: [`FOR_PROGRAMS`], and what the site asks for.
 const EXTRA: &str = "extra";
+
+/// What programs find on any machine: AppImage and sshfs, images mounted by root, tunnels.
+const FOR_PROGRAMS: [&str; 3] = ["fuse", "loop", "tun"];
 
 /// The modules of a kit.
 #[derive(Debug, Default)]
@@ -113,8 +112,13 @@ pub(super) fn select(tree: &Path, package: &str, by_site: &[String]) -> anyhow::
             (true, Some(kind)) => selection.filesystems.push(kind.to_owned()),
             (false, Some(kind)) => selection.notes.push(format!("no {kind} module: images of that type cannot boot")),
             (false, None) => selection.notes.push(format!("no {} module", wanted.module)),
-            (true, None) if wanted.group == EXTRA => selection.extra.push(wanted.module.to_owned()),
             (true, None) => {}
+        }
+    }
+    for module in FOR_PROGRAMS {
+        match index.add(module, EXTRA, &mut selection, 0)? {
+            true => selection.extra.push(module.to_owned()),
+            false => selection.notes.push(format!("no {module} module")),
         }
     }
     for module in by_site {
@@ -272,7 +276,7 @@ mod tests {
             select(tree.path(), "linux-image", &wanted.iter().map(|&name| name.to_owned()).collect::<Vec<_>>())
         };
         let selection = select(&["dm-mod", "overlay", "loop"]).unwrap();
-        assert_eq!(selection.extra, ["loop", "dm_mod", "overlay"]);
+        assert!(selection.extra.ends_with(&["loop", "dm_mod", "overlay"].map(str::to_owned)), "{:?}", selection.extra);
         assert!(selection.load_list().ends_with("extra loop.ko\nextra dax.ko\nextra dm_mod.ko\n"));
         assert!(selection.notes.iter().any(|note| note == "no tun module"), "{:?}", selection.notes);
         let error = select(&["zfs"]).unwrap_err().to_string();
