@@ -2,9 +2,10 @@
 
 use super::error::Error;
 use super::imagecheck::{self, Verdict};
+use super::interactive;
 use super::plugin::Plugin;
 use super::variables::{COMMAND_ENV, COMPONENTS_ENV, IMAGE_DIR_ENV, JOB_IMAGE_ENV, MULTI_PROG_ENV, VERBOSE_ENV};
-use super::{component, interactive, multiprog};
+use super::{component, multiprog};
 use crate::spank::{Context, Host, Level};
 use request::{IMAGE, OPTIONS};
 use request::{ImageRef, STEP_PROGRAM, VmRequest};
