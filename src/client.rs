@@ -336,18 +336,6 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_not_read_to_see_whether_it_is_a_list_of_programs() {
-        let dir = tempfile::tempdir().unwrap();
-        let pipe = dir.path().join("pipe");
-        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-        let (sender, answer) = std::sync::mpsc::channel();
-        let argv = [pipe.into_os_string(), "0 hostname\n".into()];
-        // Reading this pipe would take for ever.
-        std::thread::spawn(move || sender.send(is_multi_prog(&argv)));
-        assert_eq!(answer.recv_timeout(Duration::from_secs(20)), Ok(false));
-    }
-
-    #[test]
     fn a_multi_prog_step_is_marked_instead() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"0 hostname\n1 sleep 1\n").unwrap();
@@ -382,5 +370,17 @@ mod tests {
             host.own_env.insert("SLURM_EXIT_ERROR".into(), value.into());
             assert_eq!(error_status(&host), status);
         }
+    }
+
+    #[test]
+    fn a_command_is_not_read_to_see_whether_it_is_a_list_of_programs() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let (sender, answer) = std::sync::mpsc::channel();
+        let argv = [pipe.into_os_string(), "0 hostname\n".into()];
+        // Reading this pipe would take for ever.
+        std::thread::spawn(move || sender.send(is_multi_prog(&argv)));
+        assert_eq!(answer.recv_timeout(Duration::from_secs(20)), Ok(false));
     }
 }
