@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::fit::{Wanted, fit};
 use super::{Attempt, kvm, source};
+use crate::conclude::Report;
 use crate::config::StartChoice;
 use crate::error::{Blame, Context, RunError};
 use crate::notice;
@@ -46,11 +47,17 @@ impl Outcome {
 ///
 /// # Errors
 /// When something on the node fails that no other way of starting could avoid.
-pub(crate) fn run(slot: &Slot, parts: &Parts, signals: &Signals, attempt: &Attempt<'_>) -> Result<Outcome, RunError> {
+pub(crate) fn run(
+    slot: &Slot,
+    parts: &Parts,
+    signals: &Signals,
+    report: &Report<'_>,
+    attempt: &Attempt<'_>,
+) -> Result<Outcome, RunError> {
     let notice_at = io::stderr().is_terminal().then(|| slot.begin + NOTICE_AFTER);
     let wanted = Wanted { memory_mib: slot.asked.vm_mem, cpus: slot.asked.vm_cpus };
     let size = fit(parts.size, wanted, attempt.accel(), || most_cpus(parts, attempt.accel()))?;
-    let vms = Vms { slot, parts, size, signals, attempt, notice_at };
+    let vms = Vms { slot, parts, size, signals, report, attempt, notice_at };
     match vms.template() {
         Obtained::Interrupted(signal) => return Ok(Outcome::Died(signal)),
         Obtained::NoBoot(why) => return Ok(Outcome::Ended(vec![End::NeverUp(why)])),
@@ -87,6 +94,7 @@ struct Vms<'a> {
     parts: &'a Parts,
     size: VmSize,
     signals: &'a Signals,
+    report: &'a Report<'a>,
     attempt: &'a Attempt<'a>,
     notice_at: Option<Instant>,
 }
@@ -130,6 +138,7 @@ impl Vms<'_> {
         let vms = (0..count).map(start).collect::<Result<Vec<_>, _>>()?;
         self.explain(template.is_some());
         let mut relay = Relay::new(vms, self.streams()?, self.signals, self.guest(template), self.patience());
+        relay.report_to(self.report);
         if slot.save.is_some() {
             relay.keep(0);
         }
@@ -178,6 +187,7 @@ impl Vms<'_> {
             task: &parts.task,
             shares: &parts.shares,
             links: &parts.image.entry.links,
+            processors: self.size.cpus,
             cpus: template.filter(|(shape, _)| shape.cpus > self.size.cpus).map(|_| self.size.cpus as u16),
             memory: template.and_then(|(shape, _)| shape.bytes_to_plug(self.size)).map(Shape::beyond_template),
         }
