@@ -4,7 +4,7 @@ use super::error::Error;
 use super::imagecheck::{self, Verdict};
 use super::plugin::Plugin;
 use super::variables::{COMMAND_ENV, COMPONENTS_ENV, IMAGE_DIR_ENV, JOB_IMAGE_ENV, MULTI_PROG_ENV, VERBOSE_ENV};
-use super::{component, multiprog};
+use super::{component, mpi, multiprog};
 use crate::spank::{Context, Host, Level};
 use request::{IMAGE, OPTIONS};
 use request::{ImageRef, STEP_PROGRAM, VmRequest};
@@ -141,6 +141,11 @@ pub fn hide_command(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Erro
         host.set_own_env(VERBOSE_ENV, OsStr::new("1"));
     }
     let argv = host.argv()?;
+    // A step passes its own interface on, which may be the site's default.
+    let of_user = host.own_env(mpi::TYPE_ENV).filter(|_| host.own_env("SLURM_STEP_ID").is_none());
+    if let Some(kind) = mpi::asked(&host.command_line(), &argv, of_user) {
+        return Err(Error::Mpi(kind));
+    }
     if plugin.are_hidden() {
         return component::verify(&plugin.components, &argv);
     }

@@ -25,6 +25,7 @@ pub mod error;
 mod exports;
 mod given;
 mod imagecheck;
+mod mpi;
 mod multiprog;
 mod plugin;
 pub mod spank;

@@ -36,9 +36,13 @@ impl<'a> Report<'a> {
         Self { slot, told: RefCell::default() }
     }
 
-    /// The line for the end of a VM, unless its command ended by itself or the reason was told before. A slot of several
+    /// The line for the end of a VM, unless its command ended by itself or the reason was told before. May be asked
+    /// again and again. A slot of several
     /// VMs has numbers for them, by which `SLURM_VM_INDEX` names them too.
     pub(crate) fn line(&self, vm: usize, end: &End) -> Option<String> {
+        if self.told.borrow().iter().any(|told| told.vms.contains(&vm)) {
+            return None;
+        }
         let error = failure(self.slot, end, true).err()?;
         self.line_for(vm, end, &error, self.slot.asked.vms() > 1)
     }
@@ -200,8 +204,8 @@ mod tests {
         assert_eq!(report.line(1, &End::Exited(ExitStatus::Code(3))), None);
         assert_eq!(report.others(), ["error: VMs 0, 3: the same as VM 2"]);
         let absent = End::NotStarted(FailKind::NotFound, "foo: No such file or directory".into());
-        assert!(report.line(0, &absent).unwrap().starts_with("error: foo: No such file or directory in image 'tiny'"));
-        assert_eq!((report.line(1, &absent), report.others().len()), (None, 1), "it is not about a VM");
+        assert!(report.line(1, &absent).unwrap().starts_with("error: foo: No such file or directory in image 'tiny'"));
+        assert_eq!((report.line(4, &absent), report.others().len()), (None, 1), "it is not about a VM");
     }
 
     #[test]

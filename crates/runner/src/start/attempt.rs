@@ -15,7 +15,7 @@ use crate::notice;
 use crate::prepare::Parts;
 use crate::relay::{Patience, Relay};
 use crate::save::{self, SaveAs, Saved};
-use crate::session::Vm;
+use crate::session::{Failure, Vm};
 use crate::signals::{Signal, Signals};
 use crate::slot::{NOTICE_AFTER, Slot};
 use crate::task::{End, Guest, Output, Streams};
@@ -62,20 +62,32 @@ pub(crate) fn run(
         Obtained::Interrupted(signal) => return Ok(Outcome::Died(signal)),
         Obtained::NoBoot(why) => return Ok(Outcome::Ended(vec![End::NeverUp(why)])),
         Obtained::Unavailable(why) => tracing::debug!("booting: {why}"),
+        Obtained::Failed(why) => attempt.tell_of_slow_starts(&slot.image, &why),
         Obtained::Template((shape, template)) => {
             attempt.found_template();
-            let outcome = vms.run(Some((shape, &template)))?;
+            let Ran { outcome, were_killed } = vms.run(Some((shape, &template)))?;
             if !outcome.never_came_up() {
                 return Ok(outcome);
             }
             let dir = template.dir();
-            tracing::warn!("clones of {} do not come up; it is removed: {outcome:?}", dir.display());
-            if let Err(error) = template.remove() {
-                tracing::warn!("{} cannot be removed: {error}", dir.display());
+            if were_killed {
+                tracing::warn!("clones of {} were killed before they came up: {outcome:?}", dir.display());
+            } else {
+                tracing::warn!("clones of {} do not come up; it is removed: {outcome:?}", dir.display());
+                if let Err(error) = template.remove() {
+                    tracing::warn!("{} cannot be removed: {error}", dir.display());
+                }
             }
         }
     }
-    vms.run(None)
+    vms.run(None).map(|ran| ran.outcome)
+}
+
+/// How a slot's VMs ended.
+struct Ran {
+    outcome: Outcome,
+    /// Each QEMU was ended by somebody else, which says nothing about what it was made of.
+    were_killed: bool,
 }
 
 /// The most processors of a VM here.
@@ -130,7 +142,7 @@ impl Vms<'_> {
     }
 
     /// Starts all VMs at once and relays until they have ended.
-    fn run(&self, template: Option<(Shape, &Template)>) -> Result<Outcome, RunError> {
+    fn run(&self, template: Option<(Shape, &Template)>) -> Result<Ran, RunError> {
         let slot = self.slot;
         let count = slot.asked.vms() as usize;
         let has_template = template.is_some().then(Instant::now);
@@ -164,7 +176,8 @@ impl Vms<'_> {
         if let Some(not_saved) = not_saved {
             ends[0] = not_saved;
         }
-        Ok(interrupted.map_or(Outcome::Ended(ends), Outcome::Died))
+        let were_killed = relay.vms.iter().all(|vm| matches!(vm.failure(), Some(Failure::Killed(_))));
+        Ok(Ran { outcome: interrupted.map_or(Outcome::Ended(ends), Outcome::Died), were_killed })
     }
 
     fn streams(&self) -> Result<Streams, RunError> {
