@@ -17,6 +17,7 @@ mod hostile;
 mod identity;
 mod images;
 mod options;
+mod person;
 mod resources;
 mod save;
 mod slots;
@@ -36,6 +37,7 @@ use case::Case;
 
 const CASES: &[&[Case]] = &[
     identity::CASES,
+    person::CASES,
     streams::CASES,
     terminal::CASES,
     slots::CASES,

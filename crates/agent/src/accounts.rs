@@ -119,7 +119,8 @@ mod tests {
     const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\nold:x:1000:1000::/home/old:/bin/sh\nada:x:7:7::/:/bin/sh";
 
     fn ada() -> Account {
-        let [name, gecos, home, shell] = ["ada", "Ada L.,,,", "/home/ada", "/bin/bash"].map(|text| text.as_bytes().to_vec());
+        let [name, gecos, home, shell] =
+            ["ada", "Ada L.,,,", "/home/ada", "/bin/bash"].map(|text| text.as_bytes().to_vec());
         Account { gid: 100, name, gecos, home, shell, groups: vec![(100, b"staff".to_vec()), (4711, b"proj".to_vec())] }
     }
 
@@ -167,7 +168,8 @@ mod tests {
 
     #[test]
     fn groups_have_the_host_s_names_and_the_user_as_a_member() {
-        let lines = |text: &[u8], own, others: &[u32]| String::from_utf8(group_lines(text, &ada(), own, others)).unwrap();
+        let lines =
+            |text: &[u8], own, others: &[u32]| String::from_utf8(group_lines(text, &ada(), own, others)).unwrap();
         let image = b"root:x:0:\nusers:x:100:\nproj:x:5:\n";
         assert_eq!(lines(image, 100, &[100, 4711, 9]), "staff:x:100:\nproj:x:4711:ada\n");
         assert_eq!(lines(b"staff:x:100:\nproj:x:4711:bob,ada\n", 100, &[4711]), "");

@@ -42,7 +42,9 @@ fn set_below(root: &Path, name: &[u8], data: &[u8], traces: &mut Traces) -> Resu
         None => {
             let copy = root.join(COPY);
             let parent = copy.parent().unwrap_or(root);
-            fs::create_dir_all(parent).and_then(|()| fs::write(&copy, data)).doing(|| "write the time zone".to_owned())?;
+            fs::create_dir_all(parent)
+                .and_then(|()| fs::write(&copy, data))
+                .doing(|| "write the time zone".to_owned())?;
             copy
         }
     };
@@ -105,7 +107,9 @@ mod tests {
         assert_eq!(zone_after(&both, "Europe/Berlin", BERLIN), expected);
         assert_eq!(fs::read(both.path().join(LOCALTIME)).unwrap(), UTC, "a saved image is as it was");
         assert_eq!(fs::read(both.path().join(TIMEZONE)).unwrap(), b"Etc/UTC\n");
-        for (name, root) in [("Europe/Berlin", root(&[])), ("../../etc/passwd", root(&[(LOCALTIME, UTC)])), ("", root(&[]))] {
+        for (name, root) in
+            [("Europe/Berlin", root(&[])), ("../../etc/passwd", root(&[(LOCALTIME, UTC)])), ("", root(&[]))]
+        {
             assert_eq!(zone_after(&root, name, BERLIN), (Some(COPY.into()), Some(BERLIN.to_vec())), "{name}");
         }
     }

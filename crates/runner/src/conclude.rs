@@ -138,7 +138,11 @@ fn missing(slot: &Slot, why: &str) -> String {
     let command = slot.command.argv.first().filter(|_| !slot.command.batch_script);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let hint = command.and_then(|command| on_host(command, &path)).map(|path| {
-        format!("; {} on {} is not of the VM (install it in an image, or share its directory)", path.display(), this_node())
+        format!(
+            "; {} on {} is not of the VM (install it in an image, or share its directory)",
+            path.display(),
+            this_node()
+        )
     });
     in_image(slot, why) + &hint.unwrap_or_default()
 }

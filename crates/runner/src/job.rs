@@ -38,7 +38,8 @@ pub fn facts(job: Option<&JobRef>) -> Result<JobFacts, RunError> {
     if let Some(path) = &job.slurm_conf {
         command.env("SLURM_CONF", path);
     }
-    let line = line_about(&id, &mut command, PATIENCE).context("Slurm does not tell the job's partition and account")?;
+    let line =
+        line_about(&id, &mut command, PATIENCE).context("Slurm does not tell the job's partition and account")?;
     line.as_deref().map(facts_in).ok_or_else(|| system(format!("Slurm knows no job {id}")))
 }
 

@@ -75,8 +75,7 @@ pub fn divide(slot: &SlotResources) -> Result<VmSize, RunError> {
             u64::from(vms).saturating_mul(least.saturating_add(overhead_mib)),
         );
     }
-    let memory_mib =
-        wanted_mib.or(slot.memory.as_ref().map(|memory| share(memory.mib))).unwrap_or(slot.default_mib);
+    let memory_mib = wanted_mib.or(slot.memory.as_ref().map(|memory| share(memory.mib))).unwrap_or(slot.default_mib);
     ensure!(
         memory_mib >= MIN_GUEST_MIB,
         Fault::User,

@@ -121,7 +121,10 @@ fn is_executable(name: &[u8]) -> bool {
 /// Control characters as a terminal echoes them: a carriage return is `^M`.
 fn visible(name: &[u8]) -> String {
     let shown = String::from_utf8_lossy(name);
-    shown.chars().map(|c| if c.is_ascii_control() { format!("^{}", (c as u8 ^ 64) as char) } else { c.to_string() }).collect()
+    shown
+        .chars()
+        .map(|c| if c.is_ascii_control() { format!("^{}", (c as u8 ^ 64) as char) } else { c.to_string() })
+        .collect()
 }
 
 fn line_ends(interpreter: &[u8]) -> &'static str {

@@ -359,7 +359,11 @@ fn commands_that_cannot_start_say_why_as_a_shell_does() {
     let cases = [
         ("no-such-command", FailKind::NotFound, "no-such-command: No such file or directory"),
         ("/", FailKind::NotExecutable, "/: Is a directory"),
-        (path, FailKind::NotExecutable, &format!("{path}: Exec format error (a script needs a first line with #! and its interpreter)")),
+        (
+            path,
+            FailKind::NotExecutable,
+            &format!("{path}: Exec format error (a script needs a first line with #! and its interpreter)"),
+        ),
     ];
     for (command, kind, text) in cases {
         assert_eq!(run(&[command], b"").failed, Some((kind, text.to_owned())));
@@ -457,7 +461,8 @@ fn the_machine_is_set_up_in_the_order_of_the_messages() {
     runner.listen(|_, message| (message == ToHost::Synced).then_some(()));
     let calls = runner.leave().calls;
     let user = format!("user ada {} of 1 groups", getuid());
-    let expected = ["forget", "clock 5", "hostname vm1", "entropy 32", "cpus 2", "share /data true", "zone Europe/Berlin", &user];
+    let expected =
+        ["forget", "clock 5", "hostname vm1", "entropy 32", "cpus 2", "share /data true", "zone Europe/Berlin", &user];
     assert_eq!(&calls[..8], expected);
     assert_eq!(&calls[8..], ["sync shares", "settle", "forget"]);
 }

@@ -47,7 +47,10 @@ pub(crate) fn fit(
         notice::line(&format!(
             "warning: the VM has {} and {} MiB of memory, which is all that QEMU's machine takes on this node; \
              the task has {} and {} MiB (--vms-per-slot divides them)",
-            processors(fitting.cpus), fitting.memory_mib, size.cpus, size.memory_mib
+            processors(fitting.cpus),
+            fitting.memory_mib,
+            size.cpus,
+            size.memory_mib
         ));
     }
     Ok(fitting)

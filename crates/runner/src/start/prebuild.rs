@@ -56,8 +56,9 @@ pub fn prebuild(
         Delivered::Interrupted(signal) => return Err(interrupted(signal)),
     };
     let shape = source.shape(VmSize { memory_mib, cpus }, shares);
-    let shape = shape
-        .ok_or_else(|| RunError::user(format!("no template serves VMs with {memory_mib} MiB and {}", processors(cpus))))?;
+    let shape = shape.ok_or_else(|| {
+        RunError::user(format!("no template serves VMs with {memory_mib} MiB and {}", processors(cpus)))
+    })?;
     let for_everybody = Uid::effective().is_root();
     let introduction = match for_everybody {
         true => Vec::new(),
