@@ -196,7 +196,10 @@ fn explain(stage: Stage, errno: Errno, command: &[u8], candidates: &[CString]) -
         Stage::Stdio => setup("connect the command's input and output"),
         Stage::Credentials => setup("become the user"),
         Stage::Cwd => setup("enter the working directory"),
-        Stage::Exec => refusal::explain(errno, command, candidates),
+        Stage::Exec => {
+            let (kind, text) = refusal::explain(errno, command, candidates);
+            SpawnError { kind, text }
+        }
     }
 }
 

@@ -254,26 +254,12 @@ impl<'a> ToGuest<'a> {
             }
             kind::CPUS => Self::Cpus(Reader::new(p, "CPUS").only(Reader::u16)?),
             kind::MEMORY => Self::Memory(Reader::new(p, "MEMORY").only(Reader::u64)?),
-            kind::USER => {
-                let mut r = Reader::new(p, "USER");
-                let gid = r.u32()?;
-                let (name, gecos, home, shell) = (r.counted()?, r.counted()?, r.counted()?, r.counted()?);
-                r.end()?;
-                Self::User { gid, name, gecos, home, shell }
-            }
+            kind::USER => Self::parse_user(p)?,
             kind::GROUP => {
                 let mut r = Reader::new(p, "GROUP");
                 Self::Group { gid: r.u32()?, name: r.rest() }
             }
-            kind::CREDENTIALS => {
-                let mut r = Reader::new(p, "CREDENTIALS");
-                let (uid, gid, umask) = (r.u32()?, r.u32()?, r.u32()?);
-                let mut groups = Vec::with_capacity(r.left() / 4);
-                while r.left() > 0 {
-                    groups.push(r.u32()?);
-                }
-                Self::Credentials { uid, gid, umask, groups }
-            }
+            kind::CREDENTIALS => Self::parse_credentials(p)?,
             kind::CWD => Self::Cwd(p),
             kind::ARG => Self::Arg(p),
             kind::ENV => Self::Env(p),
@@ -308,5 +294,22 @@ impl<'a> ToGuest<'a> {
             kind::PING => Self::Ping,
             other => return Err(ProtoError::UnknownKind(other)),
         })
+    }
+    fn parse_user(payload: &'a [u8]) -> Result<Self, ProtoError> {
+        let mut r = Reader::new(payload, "USER");
+        let gid = r.u32()?;
+        let (name, gecos, home, shell) = (r.counted()?, r.counted()?, r.counted()?, r.counted()?);
+        r.end()?;
+        Ok(Self::User { gid, name, gecos, home, shell })
+    }
+
+    fn parse_credentials(payload: &[u8]) -> Result<Self, ProtoError> {
+        let mut r = Reader::new(payload, "CREDENTIALS");
+        let (uid, gid, umask) = (r.u32()?, r.u32()?, r.u32()?);
+        let mut groups = Vec::with_capacity(r.left() / 4);
+        while r.left() > 0 {
+            groups.push(r.u32()?);
+        }
+        Ok(Self::Credentials { uid, gid, umask, groups })
     }
 }

@@ -11,8 +11,6 @@ use nix::errno::Errno;
 
 use proto::FailKind;
 
-use super::SpawnError;
-
 /// Bytes of a file that are looked at: the kernel reads 256, and the header of a program is in the first 4096.
 const HEAD: usize = 4096;
 
@@ -31,18 +29,18 @@ const MACHINES: [(u16, &str); 10] = [
 ];
 
 /// The sentence for the command, which has the error `errno`; `candidates` are the files that it may mean.
-pub(super) fn explain(errno: Errno, command: &[u8], candidates: &[CString]) -> SpawnError {
+pub(super) fn explain(errno: Errno, command: &[u8], candidates: &[CString]) -> (FailKind, String) {
     let shown = String::from_utf8_lossy(command);
     let found = candidates.iter().map(|file| Path::new(std::ffi::OsStr::from_bytes(file.to_bytes())));
     let found = found.filter(|path| path.exists()).find(|path| command.contains(&b'/') || !path.is_dir());
-    let refused = |text: String| SpawnError { kind: FailKind::NotExecutable, text };
+    let refused = |text: String| (FailKind::NotExecutable, text);
     let words = words(errno);
     let Some(path) = found else {
         let kind = match errno {
             Errno::ENOENT | Errno::ENOTDIR => FailKind::NotFound,
             _ => FailKind::NotExecutable,
         };
-        return SpawnError { kind, text: format!("{shown}: {words}") };
+        return (kind, format!("{shown}: {words}"));
     };
     let head = head(path);
     match errno {
@@ -54,7 +52,7 @@ pub(super) fn explain(errno: Errno, command: &[u8], candidates: &[CString]) -> S
             Some(Needed::Loader(name)) if errno == Errno::ENOENT => {
                 refused(format!("{shown}: its program loader {}: {words}", visible(&name)))
             }
-            _ if errno == Errno::ENOENT => SpawnError { kind: FailKind::NotFound, text: format!("{shown}: {words}") },
+            _ if errno == Errno::ENOENT => (FailKind::NotFound, format!("{shown}: {words}")),
             _ => refused(format!("{shown}: {words}")),
         },
         Errno::ENOEXEC => refused(format!("{shown}: {words}{}", kind_of(&head))),
@@ -176,8 +174,8 @@ mod tests {
         let path = dir.path().join("x");
         fs::write(&path, content).unwrap();
         let path = path.to_str().unwrap();
-        let error = explain(errno, path.as_bytes(), &[CString::new(path).unwrap()]);
-        (error.kind, error.text.replace(path, "x"))
+        let (kind, text) = explain(errno, path.as_bytes(), &[CString::new(path).unwrap()]);
+        (kind, text.replace(path, "x"))
     }
 
     #[test]
@@ -189,7 +187,7 @@ mod tests {
             (Errno::E2BIG, FailKind::NotExecutable, "Argument list too long"),
         ] {
             let error = explain(errno, b"foo", &[c"/none/foo".to_owned()]);
-            assert_eq!((error.kind, error.text), (kind, format!("foo: {words}")));
+            assert_eq!(error, (kind, format!("foo: {words}")));
         }
     }
 
@@ -222,9 +220,9 @@ mod tests {
     #[test]
     fn a_directory_is_no_command_and_does_not_hide_one_in_the_path() {
         let error = explain(Errno::EACCES, b"/tmp", &[c"/tmp".to_owned()]);
-        assert_eq!((error.kind, error.text.as_str()), (FailKind::NotExecutable, "/tmp: Is a directory"));
+        assert_eq!(error, (FailKind::NotExecutable, "/tmp: Is a directory".to_owned()));
         let error = explain(Errno::EACCES, b"tmp", &[c"/tmp".to_owned()]);
-        assert_eq!(error.text, "tmp: Permission denied");
+        assert_eq!(error.1, "tmp: Permission denied");
     }
 
     #[test]
