@@ -16,6 +16,7 @@ mod fullboot;
 mod hostile;
 mod identity;
 mod images;
+mod mpi;
 mod options;
 mod person;
 mod resources;
@@ -38,6 +39,7 @@ use case::Case;
 const CASES: &[&[Case]] = &[
     identity::CASES,
     person::CASES,
+    mpi::CASES,
     streams::CASES,
     terminal::CASES,
     slots::CASES,
@@ -59,7 +61,7 @@ const CASES: &[&[Case]] = &[
     images::CASES,
 ];
 
-const LONG_CASES: &[&[Case]] = &[images::LONG_CASES, fullboot::LONG_CASES];
+const LONG_CASES: &[&[Case]] = &[images::LONG_CASES, fullboot::LONG_CASES, mpi::LONG_CASES];
 
 fn main() -> ExitCode {
     suite::main::<RealSlurm>()
