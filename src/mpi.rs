@@ -1,5 +1,6 @@
 //! Interfaces of Slurm for MPI programs, which do not reach into VMs yet.
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 
 /// Slurm's own variable for `--mpi`.
@@ -16,14 +17,14 @@ pub fn asked(command_line: &[OsString], argv: &[OsString], variable: Option<OsSt
     let end = command_line.len().saturating_sub(argv.len());
     let end = if command_line[end..].get(1..) == argv.get(1..) { end } else { command.unwrap_or(end) };
     let own = command_line[..end].iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>();
-    let given = own.iter().enumerate().filter_map(|(number, word)| match word.split_once('=') {
+    let mut given = own.iter().enumerate().filter_map(|(number, word)| match word.split_once('=') {
         // Slurm takes any beginning of an option that no other one has.
         Some(("--mpi" | "--mp", value)) => Some(value.to_owned()),
         None if word == "--mpi" || word == "--mp" => own.get(number + 1).map(|value| value.clone().into_owned()),
         _ => None,
     });
-    let variable = || variable.as_deref().map(OsStr::to_string_lossy).map(|value| value.into_owned());
-    given.last().or_else(variable).filter(|value| !value.is_empty() && !NONE.contains(&value.as_str()))
+    let variable = || variable.as_deref().map(OsStr::to_string_lossy).map(Cow::into_owned);
+    given.next_back().or_else(variable).filter(|value| !value.is_empty() && !NONE.contains(&value.as_str()))
 }
 
 #[cfg(test)]

@@ -29,6 +29,6 @@ fn mpirun(cluster: &Cluster) {
     let open_mpi = ["mpirun.openmpi", "-n", "2", "python3", "-c", program];
     assert_eq!(cluster.srun(&[&step[..], &open_mpi].concat()).ok(), "3 2\n3 2\n");
     // A program of MPICH that fails if it cannot start: it prints what MPI_Init has set up.
-    let mpich = ["sh", "-c", "mpirun.mpich -n 2 mpivars > out && grep -c 'Environment Control Variables' out"];
+    let mpich = ["sh", "-c", "mpirun.mpich -n 2 mpivars > out && grep -c 'MPI Control Variables' out"];
     assert_eq!(cluster.srun(&[&step[..], &mpich].concat()).ok(), "2\n");
 }

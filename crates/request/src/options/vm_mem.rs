@@ -40,7 +40,9 @@ impl VmOption for VmMem {
         let wrong = |why: String| RequestError(format!("--vm-mem='{}': {why}", shown(text)));
         match mib {
             Some(mib) if mib >= MIN_MEM_MIB || number == Some(0) => Ok(mib),
-            Some(_) => Err(wrong(format!("a VM needs at least {MIN_MEM_MIB} MiB of memory (0 is all that the task has)"))),
+            Some(_) => {
+                Err(wrong(format!("a VM needs at least {MIN_MEM_MIB} MiB of memory (0 is all that the task has)")))
+            }
             None => Err(wrong("a size is needed, in MiB or with K, M, G or T behind it".to_owned())),
         }
     }
@@ -56,7 +58,9 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_slurm_reads_them() {
-        for (text, mib) in [("300", 300), ("300M", 300), ("262144K", 256), ("2g", 2048), ("1T", 1 << 20), ("0", 0), ("0G", 0)] {
+        for (text, mib) in
+            [("300", 300), ("300M", 300), ("262144K", 256), ("2g", 2048), ("1T", 1 << 20), ("0", 0), ("0G", 0)]
+        {
             assert_eq!(VmMem::parse(text), Ok(mib), "{text}");
         }
         for bad in ["", "1K", "64M", "127", "abc", "1.5G", "1GB", "-1", "99999999999999999999", "9999999999999T", "G"] {
