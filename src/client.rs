@@ -334,6 +334,26 @@ mod tests {
     }
 
     #[test]
+    fn an_mpi_interface_that_vms_do_not_have_is_refused_before_the_step_is_sent() {
+        let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
+        let mut host = FakeHost::new(Context::Srun);
+        host.command_line = words("srun --mpi=pmix sleep 1");
+        let mut plugin = Plugin::new(&[]);
+        hide_command(&mut plugin, &mut host).unwrap();
+        plugin.given.set(IMAGE, Some("debian12"));
+        let error = hide_command(&mut plugin, &mut host).unwrap_err().to_string();
+        assert!(error.starts_with("--mpi=pmix with --vm-image: "), "{error}");
+        assert_eq!(host.command(), "sleep 1");
+        host.command_line = words("srun sleep 1");
+        host.own_env.insert(mpi::TYPE_ENV.into(), "pmi2".into());
+        assert!(hide_command(&mut plugin, &mut host).is_err());
+        // The outer step's interface, which may be the site's default, is no wish for the inner one.
+        host.own_env.insert("SLURM_STEP_ID".into(), "0".into());
+        hide_command(&mut plugin, &mut host).unwrap();
+        assert_eq!(host.command(), "spank-vm-step 1");
+    }
+
+    #[test]
     fn a_multi_prog_step_is_marked_instead() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"0 hostname\n1 sleep 1\n").unwrap();

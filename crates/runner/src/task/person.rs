@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::unistd::{Gid, Group, Uid, User};
 
@@ -14,6 +15,9 @@ const LOCALTIME: &str = "/etc/localtime";
 
 /// Longest data of a time zone that is sent, in bytes; the longest zones have 4 KiB.
 const ZONE_MOST: u64 = 32 << 10;
+
+/// How long to look for the names of further groups: a directory service far away may take long for many large ones.
+const NAMES_WITHIN: Duration = Duration::from_millis(500);
 
 /// A user, and those of the user's groups that have names.
 #[derive(Debug, Clone)]
@@ -31,9 +35,11 @@ impl Person {
         let user = account(Uid::current())?;
         let mut gids = vec![own];
         gids.extend(others.iter().filter(|gid| **gid != own));
-        // A group that the database does not know, or does not tell now, has no name.
+        let begin = Instant::now();
+        // A group that the database does not know, or does not tell in time, has no name.
+        let in_time = gids.into_iter().take_while(|_| begin.elapsed() < NAMES_WITHIN);
         let named = |gid: Gid| Some((gid.as_raw(), Group::from_gid(gid).ok().flatten()?.name.into_bytes()));
-        Ok(Self { user, groups: gids.into_iter().filter_map(named).collect() })
+        Ok(Self { user, groups: in_time.filter_map(named).collect() })
     }
 
     /// The user of this process with the account's group alone.
