@@ -139,7 +139,7 @@ fn missing(slot: &Slot, why: &str) -> String {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let hint = command.and_then(|command| on_host(command, &path)).map(|path| {
         format!(
-            "; {} on {} is not of the VM (install it in an image, or share its directory)",
+            "; {} of node {} is not in the VM (install it in an image, or share its directory)",
             path.display(),
             this_node()
         )
@@ -222,7 +222,7 @@ mod tests {
         }
         let mut slot = slot(AccelChoice::Auto);
         slot.command = vec!["/bin/sh".into()].into();
-        assert!(missing(&slot, "/bin/sh: No such file or directory").contains("in image 'tiny'; /bin/sh on "));
+        assert!(missing(&slot, "/bin/sh: No such file or directory").contains("in image 'tiny'; /bin/sh of node "));
     }
 
     #[test]
