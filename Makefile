@@ -266,12 +266,13 @@ images: build ## the images 'tiny', 'debian12' and 'debian12-i386', into target/
 	@$(MAKE) $(foreach image,tiny debian12 debian12-i386,$(ROOTS)/$(image).tar $(IMAGES)/.$(image).made)
 
 images-long: images
-	@$(MAKE) $(foreach image,debian11 debian13,$(ROOTS)/$(image).tar $(IMAGES)/.$(image).made)
+	@$(MAKE) $(foreach image,debian11 debian13 debian12-mpi,$(ROOTS)/$(image).tar $(IMAGES)/.$(image).made)
 
 $(IMAGES)/.tiny.made:          DESCRIPTION := busybox and nothing else, for tests
 $(IMAGES)/.debian11.made:      DESCRIPTION := Debian 11 (bullseye), minimal
 $(IMAGES)/.debian12.made:      DESCRIPTION := Debian 12 (bookworm), minimal
 $(IMAGES)/.debian12-i386.made: DESCRIPTION := Debian 12 (bookworm) with 32-bit programs, minimal
+$(IMAGES)/.debian12-mpi.made:  DESCRIPTION := Debian 12 (bookworm) with Open MPI and MPICH, for tests
 $(IMAGES)/.debian13.made:      DESCRIPTION := Debian 13 (trixie), minimal
 
 # Made again when the recipe changes, not with every build.
@@ -304,7 +305,7 @@ $(ROOTS)/%.tar: tests/images/%
 	@tests/images/$* >$@.partial
 	@mv $@.partial $@
 
-$(foreach image,debian11 debian12 debian12-i386 debian13,$(ROOTS)/$(image).tar): tests/images/debian
+$(foreach image,debian11 debian12 debian12-i386 debian12-mpi debian13,$(ROOTS)/$(image).tar): tests/images/debian
 
 # 'bench' and 'figure4' compare with this; nothing else needs it.
 images-full: ## an ordinary Debian 12 with systemd for the measurements, into target/images-full (as root)

@@ -5,7 +5,7 @@ use super::imagecheck::{self, Verdict};
 use super::interactive;
 use super::plugin::Plugin;
 use super::variables::{COMMAND_ENV, COMPONENTS_ENV, IMAGE_DIR_ENV, JOB_IMAGE_ENV, MULTI_PROG_ENV, VERBOSE_ENV};
-use super::{component, multiprog};
+use super::{component, mpi, multiprog};
 use crate::spank::{Context, Host, Level};
 use request::{IMAGE, OPTIONS};
 use request::{ImageRef, STEP_PROGRAM, VmRequest};
@@ -146,6 +146,11 @@ pub fn hide_command(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Erro
         host.set_own_env(VERBOSE_ENV, OsStr::new("1"));
     }
     let argv = host.argv()?;
+    // A step passes its own interface on, which may be the site's default.
+    let of_user = host.own_env(mpi::TYPE_ENV).filter(|_| host.own_env("SLURM_STEP_ID").is_none());
+    if let Some(kind) = mpi::asked(&host.command_line(), &argv, of_user) {
+        return Err(Error::Mpi(kind));
+    }
     if plugin.are_hidden() {
         return component::verify(&plugin.components, &argv);
     }
@@ -333,6 +338,26 @@ mod tests {
         host.verbose = true;
         hide_command(&mut plugin, &mut host).unwrap();
         assert_eq!(host.own_env[VERBOSE_ENV], "1");
+    }
+
+    #[test]
+    fn an_mpi_interface_that_vms_do_not_have_is_refused_before_the_step_is_sent() {
+        let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
+        let mut host = FakeHost::new(Context::Srun);
+        host.command_line = words("srun --mpi=pmix sleep 1");
+        let mut plugin = Plugin::new(&[]);
+        hide_command(&mut plugin, &mut host).unwrap();
+        plugin.given.set(IMAGE, Some("debian12"));
+        let error = hide_command(&mut plugin, &mut host).unwrap_err().to_string();
+        assert!(error.starts_with("--mpi=pmix with --vm-image: "), "{error}");
+        assert_eq!(host.command(), "sleep 1");
+        host.command_line = words("srun sleep 1");
+        host.own_env.insert(mpi::TYPE_ENV.into(), "pmi2".into());
+        assert!(hide_command(&mut plugin, &mut host).is_err());
+        // The outer step's interface, which may be the site's default, is no wish for the inner one.
+        host.own_env.insert("SLURM_STEP_ID".into(), "0".into());
+        hide_command(&mut plugin, &mut host).unwrap();
+        assert_eq!(host.command(), "spank-vm-step 1");
     }
 
     #[test]

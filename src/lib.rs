@@ -27,6 +27,7 @@ mod exports;
 mod given;
 mod imagecheck;
 mod interactive;
+mod mpi;
 mod multiprog;
 mod plugin;
 pub mod spank;

@@ -17,7 +17,9 @@ mod fullboot;
 mod hostile;
 mod identity;
 mod images;
+mod mpi;
 mod options;
+mod person;
 mod resources;
 mod save;
 mod slots;
@@ -37,6 +39,8 @@ use case::Case;
 
 const CASES: &[&[Case]] = &[
     identity::CASES,
+    person::CASES,
+    mpi::CASES,
     streams::CASES,
     terminal::CASES,
     slots::CASES,
@@ -59,7 +63,7 @@ const CASES: &[&[Case]] = &[
     images::CASES,
 ];
 
-const LONG_CASES: &[&[Case]] = &[images::LONG_CASES, fullboot::LONG_CASES];
+const LONG_CASES: &[&[Case]] = &[images::LONG_CASES, fullboot::LONG_CASES, mpi::LONG_CASES];
 
 fn main() -> ExitCode {
     suite::main::<RealSlurm>()

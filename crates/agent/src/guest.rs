@@ -17,6 +17,7 @@ use super::hostkeys::HostKeys;
 use super::identity;
 use super::machine::{Machine, Reaped};
 use super::task::Credentials;
+use super::zone;
 
 /// The guest whose PID 1 this process is.
 #[derive(Debug)]
@@ -102,6 +103,10 @@ impl Machine for Guest {
     fn take_back(&mut self) -> Result<(), AgentError> {
         let keys = self.keys.take_back().doing(|| "restore the SSH host keys of the image".to_owned());
         self.fixtures.traces.take_back().and(keys)
+    }
+
+    fn set_zone(&mut self, name: &[u8], data: &[u8]) -> Result<(), AgentError> {
+        zone::set(name, data, &mut self.fixtures.traces)
     }
 
     fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError> {

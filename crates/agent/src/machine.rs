@@ -54,6 +54,8 @@ pub(super) trait Machine {
     fn expect_file(&mut self, path: &Path) -> Result<(), AgentError>;
     /// Removes what sessions added to the root for their own use.
     fn take_back(&mut self) -> Result<(), AgentError>;
+    /// Gives the guest the host's time zone.
+    fn set_zone(&mut self, name: &[u8], data: &[u8]) -> Result<(), AgentError>;
     /// Makes the user known to the guest.
     fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError>;
 

@@ -53,6 +53,7 @@ mod sys;
 mod system;
 mod task;
 mod traces;
+mod zone;
 
 use std::convert::Infallible;
 use std::process::ExitCode;

@@ -301,10 +301,14 @@ impl Collecting {
             ToGuest::TakeBack => return Ok(machine.take_back()),
             ToGuest::Cpus(count) => return Ok(machine.use_cpus(count)),
             ToGuest::Memory(bytes) => machine.expect_memory(bytes),
-            ToGuest::User { name, home, shell } => {
-                spec.account = Account { name: name.to_vec(), home: home.to_vec(), shell: shell.to_vec() };
+            ToGuest::Zone { name, data } => return Ok(machine.set_zone(name, data)),
+            ToGuest::User { gid, name, gecos, home, shell } => {
+                let [name, gecos, home, shell] = [name, gecos, home, shell].map(<[u8]>::to_vec);
+                let groups = std::mem::take(&mut spec.account.groups);
+                spec.account = Account { gid, name, gecos, home, shell, groups };
                 return Ok(self.add_user(machine));
             }
+            ToGuest::Group { gid, name } => spec.account.groups.push((gid, name.to_vec())),
             ToGuest::Credentials { uid, gid, umask, groups } => {
                 spec.credentials = Some(Credentials { uid, gid, umask, groups });
                 return Ok(self.add_user(machine));

@@ -24,7 +24,7 @@ use super::error::{AgentError, Doing};
 use super::fixtures::Fixtures;
 use super::machine::{Machine, Reaped};
 use super::task::Credentials;
-use super::{identity, kmsg, processes};
+use super::{identity, kmsg, processes, zone};
 
 /// Rounds of looking for processes that were started while others were killed.
 const ROUNDS: usize = 100;
@@ -132,6 +132,10 @@ impl Machine for System {
 
     fn take_back(&mut self) -> Result<(), AgentError> {
         self.fixtures.traces.take_back()
+    }
+
+    fn set_zone(&mut self, name: &[u8], data: &[u8]) -> Result<(), AgentError> {
+        zone::set(name, data, &mut self.fixtures.traces)
     }
 
     fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError> {

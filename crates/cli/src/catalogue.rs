@@ -184,7 +184,8 @@ pub fn fetch_all(config: &Config, images: &[ImageRef], all: bool) -> anyhow::Res
         };
         print_line(&line)?;
     }
-    ensure!(failed == 0, "{failed} of {} images are not on this node", names.len());
+    let are = if failed == 1 { "is" } else { "are" };
+    ensure!(failed == 0, "{failed} of {} images {are} not on this node", names.len());
     Ok(())
 }
 

@@ -41,7 +41,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-use self::conclude::conclude;
+use self::conclude::Report;
 use self::config::Config;
 use self::delivery::{Delivered, Disk};
 use self::error::{Blame, Context, Fault, RunError};
@@ -77,13 +77,14 @@ fn run_by(slot: &Slot, policy: impl FnOnce(&Config, &Path) -> Policy) -> Result<
         Prepared::Interrupted(signal) => return Ok(interrupted(signal)),
     };
     let terminal = enter_terminal(&mut parts.task)?;
-    let attempt = |attempt: &Attempt<'_>| start::run(slot, &parts, &signals, attempt);
+    let report = Report::new(slot);
+    let attempt = |attempt: &Attempt<'_>| start::run(slot, &parts, &signals, &report, attempt);
     let policy = policy(&slot.config, &parts.qemu);
     let Started { outcome, accel, proven } = policy.start(parts.timeouts, attempt, Outcome::never_came_up)?;
     drop(terminal);
     Ok(match outcome {
         Outcome::Died(signal) => interrupted(signal),
-        Outcome::Ended(ends) => Started { outcome: conclude(slot, &ends, proven), accel, proven },
+        Outcome::Ended(ends) => Started { outcome: report.conclude(&ends, proven), accel, proven },
     })
 }
 

@@ -25,6 +25,8 @@ pub enum Failure {
     TimedOut(String),
     /// QEMU has ended, or the agent sent a wrong message.
     Broken(String),
+    /// Somebody else ended QEMU by a signal, which says nothing about the guest.
+    Killed(String),
     /// This node lacks something that the VM needs, for example room for its disk.
     NodeFailed(String),
 }
@@ -33,7 +35,7 @@ impl Failure {
     /// The text.
     pub fn why(&self) -> &str {
         match self {
-            Self::TimedOut(why) | Self::Broken(why) | Self::NodeFailed(why) => why,
+            Self::TimedOut(why) | Self::Broken(why) | Self::Killed(why) | Self::NodeFailed(why) => why,
         }
     }
 }
@@ -330,7 +332,8 @@ impl Vm {
     /// The channel has closed or failed.
     fn lost(&mut self) {
         let why = self.process.exit_reason();
-        self.fail(Failure::Broken(why));
+        let failure = if self.process.was_killed() { Failure::Killed } else { Failure::Broken };
+        self.fail(failure(why));
     }
 
     fn fail(&mut self, failure: Failure) {

@@ -26,7 +26,9 @@ use super::verdict::{Verdict, Verdicts};
 use crate::config::{AccelChoice, Config};
 use crate::error::RunError;
 use crate::notice;
+use node::layout::this_node;
 use qemu::Accel;
+use request::ImageRef;
 
 /// Tells a user with slow VMs that KVM is the reason.
 const BROKEN: &str = "KVM does not run guests on this node although /dev/kvm can be opened; using emulation, \
@@ -98,6 +100,13 @@ impl Attempt<'_> {
         if self.accel == Accel::Kvm && !self.proven.replace(true) {
             self.kvm_works();
         }
+    }
+
+    /// Tells the user that VMs boot where clones of a template were possible.
+    pub(crate) fn tell_of_slow_starts(&self, image: &ImageRef, why: &str) {
+        static TOLD: AtomicBool = AtomicBool::new(false);
+        let node = this_node();
+        self.policy.tell_once(&TOLD, &format!("image '{image}' starts slowly on {node}, without a template: {why}"));
     }
 
     fn kvm_works(&self) {
@@ -207,11 +216,16 @@ impl Policy {
         self.tell(BROKEN);
     }
 
-    /// Tells the user why the VMs are slow: once per step on this node.
+    /// Tells the user why the VMs are slow.
     fn tell(&self, why: &str) {
         static TOLD: AtomicBool = AtomicBool::new(false);
+        self.tell_once(&TOLD, why);
+    }
+
+    /// Once per step on this node.
+    fn tell_once(&self, told: &AtomicBool, why: &str) {
         let is_first_task = std::env::var("SLURM_LOCALID").map_or(true, |number| number == "0");
-        if is_first_task && !self.is_test && !TOLD.swap(true, Ordering::Relaxed) {
+        if is_first_task && !self.is_test && !told.swap(true, Ordering::Relaxed) {
             notice::line(&format!("warning: {why}"));
         }
     }

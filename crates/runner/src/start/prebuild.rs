@@ -9,6 +9,7 @@ use super::{Attempt, Policy, source};
 use crate::config::Config;
 use crate::delivery::{self, Delivered};
 use crate::error::{Context, Fault, RunError, ensure};
+use crate::plan::processors;
 use crate::signals::{Signal, Signals, die_by};
 use crate::task::Task;
 use crate::template::{self, Obtained, Recipe, Template, Terms};
@@ -55,8 +56,9 @@ pub fn prebuild(
         Delivered::Interrupted(signal) => return Err(interrupted(signal)),
     };
     let shape = source.shape(VmSize { memory_mib, cpus }, shares);
-    let shape = shape
-        .ok_or_else(|| RunError::user(format!("no template serves VMs with {memory_mib} MiB and {cpus} processors")))?;
+    let shape = shape.ok_or_else(|| {
+        RunError::user(format!("no template serves VMs with {memory_mib} MiB and {}", processors(cpus)))
+    })?;
     let for_everybody = Uid::effective().is_root();
     let introduction = match for_everybody {
         true => Vec::new(),
@@ -97,7 +99,7 @@ pub fn prebuild(
             let existed = Duration::from_millis(template.manifest.made_in_ms) > begin.elapsed();
             Ok(Prebuilt { template, existed })
         }
-        Obtained::Unavailable(why) | Obtained::NoBoot(why) => {
+        Obtained::Unavailable(why) | Obtained::Failed(why) | Obtained::NoBoot(why) => {
             Err(RunError::new(Fault::Image, format!("image '{}': {why}", image.name)))
         }
         Obtained::Interrupted(signal) => Err(interrupted(signal)),
