@@ -6,6 +6,7 @@ mod environment;
 mod exit;
 mod files;
 mod identity;
+mod inherited;
 mod placement;
 mod signals;
 mod slots;
@@ -24,6 +25,7 @@ pub fn short() -> Vec<&'static Case> {
         signals::CASES,
         environment::CASES,
         identity::CASES,
+        inherited::CASES,
         files::CASES,
         placement::CASES,
         slots::CASES,
