@@ -11,6 +11,7 @@ use proto::BootTimes;
 
 use super::accounts::Account;
 use super::children::Children;
+use super::clock;
 use super::error::{AgentError, Doing};
 use super::fixtures::Fixtures;
 use super::hostkeys::HostKeys;
@@ -47,7 +48,15 @@ impl Machine for Guest {
     }
 
     fn set_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
-        identity::set_clock(nanoseconds)
+        clock::set(nanoseconds)
+    }
+
+    fn ask_for_clock(&mut self) {
+        self.fixtures.clock.ask();
+    }
+
+    fn follow_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
+        self.fixtures.clock.hear(nanoseconds)
     }
 
     fn set_hostname(&mut self, name: &[u8]) -> Result<(), AgentError> {

@@ -2,13 +2,14 @@
 //!
 //! A clone's memory is plugged after it has answered, and its command does not wait for that. But a kernel refuses a
 //! single allocation that is clearly larger than all its memory. So it is set to accept any allocation until the rest
-//! has arrived.
+//! has arrived. Limits that depend on memory are set before the command starts.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
 use nix::sys::sysinfo::sysinfo;
 
+use super::derived::Derived;
 use super::kmsg;
 
 const POLICY: &str = "/proc/sys/vm/overcommit_memory";
@@ -35,6 +36,8 @@ pub(super) struct Arrival {
     /// Bytes of memory to wait for.
     expected: u64,
     since: Option<Instant>,
+    /// What depends on the memory of the template.
+    derived: Derived,
 }
 
 impl Arrival {
@@ -43,12 +46,13 @@ impl Arrival {
         let policy = fs::read_to_string(POLICY).ok()?;
         let before = total()?;
         fs::write(POLICY, ALWAYS).ok()?;
-        Some(Self { policy, before, expected: before, since: None })
+        Some(Self { policy, before, expected: before, since: None, derived: Derived::look(before) })
     }
 
     /// This much more than the template has is on its way.
     pub fn expect(&mut self, bytes: u64) {
         self.expected = self.before + bytes;
+        self.derived.fit(self.expected);
     }
 
     /// Checks whether all memory has arrived. If so, or if it takes too long, puts the policy back and returns `true`.

@@ -23,7 +23,7 @@ use super::machine::Machine;
 use super::memory::LOOK_EVERY;
 use super::port::{Incoming, Port, SendQueue};
 use super::pump::OutputPump;
-use super::task::{Credentials, ResourceLimit, TaskSpec, TerminalSize};
+use super::task::{Credentials, Priority, ResourceLimit, TaskSpec, TerminalSize};
 use running::Running;
 
 /// Maximum number of reads from the port in one round: then it is the turn of the command's output.
@@ -194,12 +194,13 @@ impl<M: Machine> Conversation<'_, M> {
             return Ok(());
         }
         if message == ToGuest::Ping && !matches!(self.phase, Phase::Silent) {
+            self.machine.ask_for_clock();
             out.send(task, &ToHost::Pong);
             return Ok(());
         }
-        // Also while a command runs: the host was asleep, or this VM was stopped for a while.
+        // The answer to PONG, or this VM was stopped for a while.
         if let (ToGuest::Clock(nanoseconds), Phase::Running(_)) = (&message, &self.phase) {
-            if let Err(error) = self.machine.set_clock(*nanoseconds) {
+            if let Err(error) = self.machine.follow_clock(*nanoseconds) {
                 out.send(task, &ToHost::Log { level: Level::Warn, text: error.to_string().as_bytes() });
             }
             return Ok(());
@@ -313,6 +314,7 @@ impl Collecting {
             ToGuest::Arg(arg) => spec.args.push(arg.to_vec()),
             ToGuest::Env(pair) => spec.env.push(pair.to_vec()),
             ToGuest::Rlimit { resource, soft, hard } => spec.limits.push(ResourceLimit { resource, soft, hard }),
+            ToGuest::Priority { nice, io } => spec.priority = Some(Priority { nice, io }),
             ToGuest::Pty { rows, cols } | ToGuest::Resize { rows, cols } => {
                 spec.terminal = Some(TerminalSize { rows, cols });
             }

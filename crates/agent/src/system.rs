@@ -24,7 +24,7 @@ use super::error::{AgentError, Doing};
 use super::fixtures::Fixtures;
 use super::machine::{Machine, Reaped};
 use super::task::Credentials;
-use super::{identity, kmsg, processes};
+use super::{clock, identity, kmsg, processes};
 
 /// Rounds of looking for processes that were started while others were killed.
 const ROUNDS: usize = 100;
@@ -86,7 +86,15 @@ impl Machine for System {
     }
 
     fn set_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
-        identity::set_clock(nanoseconds)
+        clock::set(nanoseconds)
+    }
+
+    fn ask_for_clock(&mut self) {
+        self.fixtures.clock.ask();
+    }
+
+    fn follow_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
+        self.fixtures.clock.hear(nanoseconds)
     }
 
     fn set_hostname(&mut self, name: &[u8]) -> Result<(), AgentError> {

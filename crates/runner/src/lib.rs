@@ -70,6 +70,7 @@ pub fn run(slot: &Slot) -> Result<ExitStatus, RunError> {
 
 /// The same with another policy for accelerators; returns how the VMs started, if they did.
 fn run_by(slot: &Slot, policy: impl FnOnce(&Config, &Path) -> Policy) -> Result<Started<ExitStatus>, RunError> {
+    limits::raise();
     let signals = Signals::watch().context("signals")?;
     let interrupted = |signal| Started { outcome: ExitStatus::Signal(signal), accel: Accel::Tcg, proven: false };
     let mut parts = match prepare(slot, &signals)? {

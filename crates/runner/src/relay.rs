@@ -8,10 +8,10 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use crate::error::{Context, RunError};
-use crate::session::{Deadline, Events, Vm, Wait, nonce};
+use crate::session::{Deadline, Events, Vm, Wait, nonce, wall_clock};
 use crate::signals::{Signal, Signals, is_fatal};
 use crate::start::Attempt;
-use crate::task::{Commands, End, Guest, Input, Streams, Trouble, clock, terminal_size};
+use crate::task::{Commands, End, Guest, Input, Streams, Trouble, terminal_size};
 use proto::{ExitStatus, Stream};
 
 /// How long guests may take, and the person to tell.
@@ -216,7 +216,7 @@ impl<'a> Relay<'a> {
             }
             // A process that was stopped has missed some time.
             if is(libc::SIGCONT) {
-                self.vms.iter_mut().filter(|vm| vm.is_up()).for_each(|vm| vm.out().send(0, &clock()));
+                self.vms.iter_mut().filter(|vm| vm.is_up()).for_each(|vm| vm.out().send(0, &wall_clock()));
             }
             let is_resize = is(libc::SIGWINCH) && self.guest.task.has_terminal();
             let size = is_resize.then(|| terminal_size(std::io::stdin().as_fd())).flatten();

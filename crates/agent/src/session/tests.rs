@@ -44,6 +44,12 @@ impl Machine for StandIn {
     fn set_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
         self.note(format!("clock {nanoseconds}"))
     }
+    fn ask_for_clock(&mut self) {
+        let _ = self.note("ask".to_owned());
+    }
+    fn follow_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
+        self.note(format!("follow {nanoseconds}"))
+    }
     fn set_hostname(&mut self, name: &[u8]) -> Result<(), AgentError> {
         self.note(format!("hostname {}", String::from_utf8_lossy(name)))
     }
