@@ -46,6 +46,13 @@ impl Fixtures {
         }
     }
 
+    /// Waits for that memory, but not long.
+    pub fn wait_for_memory(&self) {
+        if let Some(arrival) = &self.arrival {
+            arrival.wait();
+        }
+    }
+
     /// Whether more memory may still arrive.
     pub fn awaits_memory(&mut self) -> bool {
         if self.arrival.as_mut().is_some_and(Arrival::is_over) {

@@ -84,6 +84,10 @@ impl Machine for Guest {
         self.fixtures.expect_memory(bytes);
     }
 
+    fn wait_for_memory(&mut self) {
+        self.fixtures.wait_for_memory();
+    }
+
     fn awaits_memory(&mut self) -> bool {
         self.fixtures.awaits_memory()
     }

@@ -44,6 +44,8 @@ pub(super) trait Machine {
     fn use_cpus(&mut self, count: u16) -> Result<(), AgentError>;
     /// This many bytes of memory more than the template had are being plugged.
     fn expect_memory(&mut self, bytes: u64);
+    /// Waits for that memory before the command starts, but not long.
+    fn wait_for_memory(&mut self);
     /// Whether more memory may still arrive; asked again every [`super::memory::LOOK_EVERY`] while a command runs.
     fn awaits_memory(&mut self) -> bool;
     /// A message about processes that the guest's kernel killed for lack of memory, if there were any.

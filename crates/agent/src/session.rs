@@ -254,6 +254,7 @@ impl<M: Machine> Conversation<'_, M> {
             out.send(task, &ToHost::Failed(FailKind::Setup, error.to_string().as_bytes()));
             return;
         }
+        self.machine.wait_for_memory();
         let spawned = match exec::spawn(&collected.spec) {
             Ok(spawned) => spawned,
             Err(error) => {

@@ -88,6 +88,7 @@ impl Machine for StandIn {
         None
     }
     fn expect_memory(&mut self, _bytes: u64) {}
+    fn wait_for_memory(&mut self) {}
     fn awaits_memory(&mut self) -> bool {
         false
     }
