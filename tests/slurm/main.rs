@@ -16,6 +16,7 @@ mod fullboot;
 mod hostile;
 mod identity;
 mod images;
+mod inherited;
 mod options;
 mod resources;
 mod save;
@@ -50,6 +51,7 @@ const CASES: &[&[Case]] = &[
     fail_closed::CASES,
     ways::CASES,
     blame::CASES,
+    inherited::CASES,
     resources::CASES,
     hostile::CASES,
     confinement::CASES,

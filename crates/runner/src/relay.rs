@@ -172,6 +172,13 @@ impl<'a> Relay<'a> {
             match output.take_trouble() {
                 None => continue,
                 Some(Trouble::ReaderLeft) => {}
+                Some(Trouble::NoRoom(error)) => {
+                    let name = if stream == Stream::Stdout { "stdout" } else { "stderr" };
+                    let text =
+                        format!("error: the task's {name} cannot be written: {error}; what does not fit is lost");
+                    self.commands.streams.notice(&text);
+                    continue;
+                }
                 Some(Trouble::Lost(error)) => {
                     let name = if stream == Stream::Stdout { "stdout" } else { "stderr" };
                     self.commands.streams.notice(&format!("error: the task's {name} cannot be written: {error}"));

@@ -59,13 +59,17 @@ pub(crate) fn private_disk(source: &BootSource, image: &File, dir: &Path) -> Res
 /// Whose fault it is that a private disk cannot be made: a full file system, a used up quota and a limit are not the
 /// node's, because users bring that about.
 pub(crate) fn blame_disk(error: QemuError) -> RunError {
-    let lacks_room = matches!(error.reason().and_then(io::Error::raw_os_error), Some(libc::ENOSPC | libc::EDQUOT));
     let text = error.reason().map_or_else(|| error.to_string(), |reason| format!("{error}: {reason}"));
     match limits::blame(&text) {
         Some(blamed) => blamed,
-        None if lacks_room => RunError::user(text),
+        None if lacks_room(&error) => RunError::user(text),
         None => RunError::node(text),
     }
+}
+
+/// Whether a file system is full or a quota is used up.
+pub(crate) fn lacks_room(error: &QemuError) -> bool {
+    matches!(error.reason().and_then(io::Error::raw_os_error), Some(libc::ENOSPC | libc::EDQUOT))
 }
 
 /// Bytes that a VM's private disk may come to hold; 0 where that is not known before.
