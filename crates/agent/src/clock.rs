@@ -37,9 +37,18 @@ enum Correction {
 }
 
 impl Follower {
-    /// PONG is being sent.
+    /// PONG is being sent, or the answer to HELLO.
     pub fn ask(&mut self) {
         self.asked = now();
+    }
+
+    /// The first time that the host tells, before the command runs: it is believed.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn begin(&mut self, host: u64) -> Result<(), AgentError> {
+        let way = self.asked.take().zip(now()).map_or(0, |(asked, heard)| (heard - asked).clamp(0, STEP));
+        set(host + u64::try_from(way / 2).unwrap_or(0))
     }
 
     /// The host's clock has arrived, in nanoseconds since the epoch.
@@ -61,7 +70,7 @@ impl Follower {
 ///
 /// # Errors
 /// When the kernel refuses.
-pub(super) fn set(nanoseconds: u64) -> Result<(), AgentError> {
+fn set(nanoseconds: u64) -> Result<(), AgentError> {
     let time = TimeSpec::from_duration(Duration::from_nanos(nanoseconds));
     clock_settime(ClockId::CLOCK_REALTIME, time).doing(|| "set the clock".to_owned())
 }

@@ -11,7 +11,6 @@ use proto::BootTimes;
 
 use super::accounts::Account;
 use super::children::Children;
-use super::clock;
 use super::error::{AgentError, Doing};
 use super::fixtures::Fixtures;
 use super::hostkeys::HostKeys;
@@ -48,7 +47,7 @@ impl Machine for Guest {
     }
 
     fn set_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
-        clock::set(nanoseconds)
+        self.fixtures.clock.begin(nanoseconds)
     }
 
     fn ask_for_clock(&mut self) {

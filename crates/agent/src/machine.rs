@@ -32,7 +32,7 @@ pub(super) trait Machine {
 
     /// Sets the wall clock to nanoseconds since the epoch.
     fn set_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError>;
-    /// PONG is being sent, and the runner's clock will be the answer.
+    /// PONG is being sent, or the answer to HELLO, and the runner's clock will be the answer.
     fn ask_for_clock(&mut self);
     /// Makes the wall clock follow the runner's, while a command runs; nanoseconds since the epoch.
     fn follow_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError>;

@@ -227,6 +227,7 @@ impl<M: Machine> Conversation<'_, M> {
     fn greet(&mut self, task: u16, nonce: u64, out: &mut SendQueue) {
         self.end_task();
         let times = self.machine.boot_times();
+        self.machine.ask_for_clock();
         out.send(task, &ToHost::Hello { version: VERSION, nonce, times });
         self.phase = match self.machine.boot_error() {
             None => Phase::Collecting(Box::default()),

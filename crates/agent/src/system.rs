@@ -24,7 +24,7 @@ use super::error::{AgentError, Doing};
 use super::fixtures::Fixtures;
 use super::machine::{Machine, Reaped};
 use super::task::Credentials;
-use super::{clock, identity, kmsg, processes};
+use super::{identity, kmsg, processes};
 
 /// Rounds of looking for processes that were started while others were killed.
 const ROUNDS: usize = 100;
@@ -86,7 +86,7 @@ impl Machine for System {
     }
 
     fn set_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
-        clock::set(nanoseconds)
+        self.fixtures.clock.begin(nanoseconds)
     }
 
     fn ask_for_clock(&mut self) {

@@ -15,6 +15,7 @@ use crate::error::{Context, RunError};
 
 pub(crate) use self::affinity::priority;
 use self::cgroup::{Level, Owner};
+pub use self::resources::take;
 pub(crate) use self::resources::{Limit, OutputLimit, allow_mapping, allow_vm, blame, of_task, raise};
 
 /// Memory that others in a job may use without making a share smaller: a batch script's shell must not

@@ -33,6 +33,9 @@ const ALL: [(Resource, &str, char, u64); 16] = [
 /// Stack of a process that has enough, in bytes. Each thread of QEMU gets one of this size.
 const STACK: u64 = 8 << 20;
 
+/// The least that this program can live with.
+const LEAST_STACK: u64 = 256 << 10;
+
 /// Address space that QEMU takes for itself, in bytes: the program with its libraries, the stacks and arenas of its
 /// threads, and up to 1 GiB for translated code.
 const OF_QEMU: u64 = 1536 << 20;
@@ -79,6 +82,21 @@ pub fn raise() {
         };
         // What the system does not allow fails later, where it is needed.
         let _ = setrlimit(resource, enough, limit.hard);
+    }
+}
+
+/// Does that first of all, because code that runs before may need more than the task's soft limits.
+///
+/// # Errors
+/// When this process's stack cannot be large enough.
+pub fn take() -> Result<(), RunError> {
+    raise();
+    match hard(Resource::RLIMIT_STACK).is_some_and(|hard| hard < LEAST_STACK) {
+        true => Err(too_low(
+            Resource::RLIMIT_STACK,
+            &format!("spank-vm needs {}", shown(Resource::RLIMIT_STACK, LEAST_STACK)),
+        )),
+        false => Ok(()),
     }
 }
 

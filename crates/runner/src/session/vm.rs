@@ -144,6 +144,8 @@ impl Vm {
     pub fn look_after(&mut self, clock: &AwakeClock, limit: Option<Duration>) {
         self.wait = None;
         self.heartbeat.begin(clock, limit);
+        // A first question at once, for the guest's clock: it was set by a message that was long on its way.
+        self.out.send(0, &ToGuest::Ping);
     }
 
     /// Whether the agent has answered, and the VM lives.
