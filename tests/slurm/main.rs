@@ -17,6 +17,7 @@ mod fullboot;
 mod hostile;
 mod identity;
 mod images;
+mod inherited;
 mod mpi;
 mod options;
 mod person;
@@ -56,6 +57,7 @@ const CASES: &[&[Case]] = &[
     fail_closed::CASES,
     ways::CASES,
     blame::CASES,
+    inherited::CASES,
     resources::CASES,
     hostile::CASES,
     confinement::CASES,

@@ -5,11 +5,8 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_setaffinity};
-use nix::sys::time::TimeSpec;
-use nix::time::{ClockId, clock_settime};
 use nix::unistd::{Gid, Pid, Uid, chown, sethostname};
 
 use super::accounts::{Account, group_lines, missing_hosts_entry, passwd_line};
@@ -17,12 +14,6 @@ use super::error::{AgentError, Doing};
 use super::sys;
 use super::task::Credentials;
 use super::traces::Traces;
-
-/// Sets the wall clock to nanoseconds since the epoch.
-pub(super) fn set_clock(nanoseconds: u64) -> Result<(), AgentError> {
-    let time = TimeSpec::from_duration(Duration::from_nanos(nanoseconds));
-    clock_settime(ClockId::CLOCK_REALTIME, time).doing(|| "set the clock".to_owned())
-}
 
 /// Sets the guest's host name, and makes the name resolve.
 pub(super) fn set_hostname(name: &[u8], traces: &mut Traces) -> Result<(), AgentError> {

@@ -86,7 +86,15 @@ impl Machine for System {
     }
 
     fn set_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
-        identity::set_clock(nanoseconds)
+        self.fixtures.clock.begin(nanoseconds)
+    }
+
+    fn ask_for_clock(&mut self) {
+        self.fixtures.clock.ask();
+    }
+
+    fn follow_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
+        self.fixtures.clock.hear(nanoseconds)
     }
 
     fn set_hostname(&mut self, name: &[u8]) -> Result<(), AgentError> {
@@ -104,6 +112,10 @@ impl Machine for System {
 
     fn expect_memory(&mut self, bytes: u64) {
         self.fixtures.expect_memory(bytes);
+    }
+
+    fn wait_for_memory(&mut self) {
+        self.fixtures.wait_for_memory();
     }
 
     fn awaits_memory(&mut self) -> bool {

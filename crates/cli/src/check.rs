@@ -2,6 +2,7 @@
 
 mod caches;
 mod finding;
+mod patience;
 mod slurm;
 
 use std::process::Command;
@@ -15,6 +16,7 @@ use image::{Image, ImageError};
 use proto::ExitStatus;
 use request::ImageName;
 use runner::config::{AccelChoice, Config};
+use runner::error::{Fault, RunError};
 use runner::{self, KvmTest};
 
 #[derive(Debug, clap::Args)]
@@ -151,9 +153,16 @@ fn kit(config: &Config) -> Finding {
 }
 
 fn images(config: &Config) -> Finding {
+    let config = config.clone();
+    patience::in_time(move || look_at_images(&config))
+        .unwrap_or_else(|why| Finding::Limited(format!("the directories of images: {why}")))
+}
+
+fn look_at_images(config: &Config) -> Finding {
     let catalogue = config.catalogue();
     let images = match catalogue.list() {
         Ok(images) => images,
+        Err(error) if patience::is_the_servers(&error) => return Finding::Limited(error.to_string()),
         Err(error) => return Finding::Bad(error.to_string()),
     };
     let usable = images.into_iter().map(|image| image.and_then(|image| usable(&image).map(|()| image.name)));
@@ -178,6 +187,10 @@ fn scratch(config: &Config) -> Finding {
     let tried = Kit::load(&config.kit).map_err(anyhow::Error::from).and_then(try_in);
     match tried {
         Ok(()) => Finding::Good(config.scratch_dir.display().to_string()),
+        // It is full, which users bring about.
+        Err(error) if error.downcast_ref().is_some_and(|error: &RunError| error.fault() == Fault::User) => {
+            Finding::Limited(format!("{error:#}"))
+        }
         Err(error) => Finding::Bad(format!("{error:#}")),
     }
 }

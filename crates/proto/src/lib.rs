@@ -11,13 +11,14 @@
 //!   HELLO version nonce            ───────────►   (waits for it, drops anything before)
 //!                                  ◄───────────   HELLO version same-nonce boot-times
 //!   CLOCK HOSTNAME ENTROPY SHARE…  ───────────►   (also CPUS, MEMORY, LINK, ZONE)
-//!   USER GROUP… CREDENTIALS CWD ARG… ENV… ────►
+//!   USER GROUP… CREDENTIALS CWD ARG… ENV… ────►   (also RLIMIT, PRIORITY, PTY, MERGE-STDERR)
 //!   FILE FILE-DATA… START          ───────────►
 //!                                  ◄───────────   STARTED pid   or   FAILED why
 //!   DATA stdin  WINDOW  SIGNAL     ◄──────────►   DATA stdout/stderr  WINDOW  EOF
 //!                                  ◄───────────   EXIT           (after EOF of both outputs)
 //!   SETTLE                         ───────────►   (only before a template is saved; answered by SYNCED)
 //!   PING                           ───────────►   (now and then while the command runs; answered by PONG)
+//!   CLOCK                          ───────────►   (the answer to PONG)
 //! ```
 //!
 //! To save a VM's root, the runner opens another session after EXIT: HELLO, TAKE-BACK, and the agent's own exporter

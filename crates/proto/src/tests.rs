@@ -35,6 +35,7 @@ fn every_message_to_the_guest_arrives_as_it_was_sent() {
         ToGuest::Arg(b""),
         ToGuest::Env(b"A=b\nc=\xff"),
         ToGuest::Rlimit { resource: 7, soft: 1024, hard: u64::MAX },
+        ToGuest::Priority { nice: -20, io: 0x4007 },
         ToGuest::Pty { rows: 24, cols: 80 },
         ToGuest::File { mode: 0o700, path: b"/var/spool/x" },
         ToGuest::FileData(b"#!/bin/sh\n"),

@@ -97,6 +97,13 @@ pub enum ToGuest<'a> {
         /// Hard limit.
         hard: u64,
     },
+    /// How the command's processes compete with others in the guest.
+    Priority {
+        /// The nice value, -20 to 19.
+        nice: i8,
+        /// Class and level of input and output, as the kernel's `ioprio_get` tells them.
+        io: u16,
+    },
     /// Give the command a terminal of this size.
     Pty {
         /// Lines.
@@ -202,6 +209,11 @@ impl<'a> ToGuest<'a> {
                 scratch.extend(hard.to_le_bytes());
                 (kind::RLIMIT, 0, &scratch)
             }
+            Self::Priority { nice, io } => {
+                scratch.extend(nice.to_le_bytes());
+                scratch.extend(io.to_le_bytes());
+                (kind::PRIORITY, 0, &scratch)
+            }
             Self::Pty { rows, cols } => (kind::PTY, 0, put_size(&mut scratch, *rows, *cols)),
             Self::File { mode, path } => {
                 scratch.extend(mode.to_le_bytes());
@@ -268,6 +280,13 @@ impl<'a> ToGuest<'a> {
                 let limit = Self::Rlimit { resource: r.u8()?, soft: r.u64()?, hard: r.u64()? };
                 r.end()?;
                 limit
+            }
+            kind::PRIORITY => {
+                let mut r = Reader::new(p, "PRIORITY");
+                let nice = i8::from_le_bytes([r.u8()?]);
+                let priority = Self::Priority { nice, io: r.u16()? };
+                r.end()?;
+                priority
             }
             kind::PTY => {
                 let (rows, cols) = Reader::new(p, "PTY").size()?;

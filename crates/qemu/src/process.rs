@@ -127,9 +127,10 @@ impl QemuProcess {
         // its libraries do.
         command.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
         let runner = nix::unistd::getpid();
+        let last_fd = highest_descriptor();
         let Host { blocked, ran_out_of_memory } = host;
         // SAFETY: the closure runs between fork and exec of a single-threaded process and makes system calls only.
-        unsafe { command.pre_exec(move || detach(runner, &blocked, &keep)) };
+        unsafe { command.pre_exec(move || detach(runner, &blocked, &keep, last_fd)) };
         let mut child = command.spawn().wanted_for(|| format!("{} cannot be started", qemu.display()))?;
         let stderr: OwnedFd = child.stderr.take().ok_or_else(|| QemuError::new("no pipe for QEMU's messages"))?.into();
         set_nonblocking(&stderr).wanted_for(|| "QEMU's messages".to_owned())?;
@@ -280,7 +281,7 @@ impl Drop for QemuProcess {
 }
 
 /// Prepares the child between fork and exec.
-fn detach(runner: nix::unistd::Pid, mask: &SigSet, keep: &[RawFd]) -> io::Result<()> {
+fn detach(runner: nix::unistd::Pid, mask: &SigSet, keep: &[RawFd], last_fd: RawFd) -> io::Result<()> {
     // Its own session: neither the terminal's nor Slurm's group signals reach it.
     setsid()?;
     // Where Slurm signals every descendant (proctrack/linuxproc), QEMU must not react. KVM's own use
@@ -295,11 +296,7 @@ fn detach(runner: nix::unistd::Pid, mask: &SigSet, keep: &[RawFd]) -> io::Result
     no_core_dump()?;
     no_capabilities()?;
     // QEMU must not get PMI sockets and other descriptors that slurmstepd left open.
-    // SAFETY: close_range with CLOSE_RANGE_CLOEXEC only sets flags on descriptors of this process.
-    let rc = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    if rc != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    close_on_exec(last_fd)?;
     for &fd in keep {
         // SAFETY: F_SETFD on a descriptor that the parent holds open across the fork.
         if unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } != 0 {
@@ -307,6 +304,41 @@ fn detach(runner: nix::unistd::Pid, mask: &SigSet, keep: &[RawFd]) -> io::Result
         }
     }
     Ok(())
+}
+
+/// Marks all descriptors but the standard ones; those after `last_fd` are marked already.
+fn close_on_exec(last_fd: RawFd) -> io::Result<()> {
+    // SAFETY: close_range with CLOSE_RANGE_CLOEXEC only sets flags on descriptors of this process.
+    let rc = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if rc == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        // Kernels before 5.9 do not have it, and before 5.11 it has no such flag.
+        Some(libc::ENOSYS | libc::EINVAL) => one_by_one(last_fd),
+        _ => Err(error),
+    }
+}
+
+/// The same on older kernels.
+fn one_by_one(last_fd: RawFd) -> io::Result<()> {
+    for fd in 3..=last_fd {
+        // SAFETY: F_SETFD changes only a flag of a descriptor of this process.
+        let rc = unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+        if rc != 0 && io::Error::last_os_error().raw_os_error() != Some(libc::EBADF) {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// The highest number of a descriptor of this process. Those that are opened later are marked when they are opened.
+fn highest_descriptor() -> RawFd {
+    let listed = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let numbers = listed.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    // Without /proc: more than slurmstepd and this process ever have.
+    numbers.max().unwrap_or(4096)
 }
 
 /// A core dump would put the memory of a guest into a file. The hard limit is lowered too, so this cannot be undone.

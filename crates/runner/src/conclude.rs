@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::AccelChoice;
 use crate::error::{Fault, RunError};
+use crate::limits;
 use crate::notice;
 use crate::slot::Slot;
 use crate::task::End;
@@ -107,6 +108,11 @@ impl<'a> Report<'a> {
 /// The status of a command that ended; else the reason why it did not.
 fn failure(slot: &Slot, end: &End, proven: bool) -> Result<ExitStatus, RunError> {
     let image = &slot.image;
+    if let End::NodeFailed(why) | End::NeverUp(why) | End::Broken(why) = end
+        && let Some(error) = limits::blame(why)
+    {
+        return Err(error);
+    }
     Err(match end {
         End::Exited(status) => return Ok(*status),
         End::NotStarted(kind, why) => match kind {

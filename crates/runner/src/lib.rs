@@ -47,7 +47,7 @@ use self::delivery::{Delivered, Disk};
 use self::error::{Blame, Context, Fault, RunError};
 use self::prepare::{Prepared, enter_terminal, prepare};
 use self::signals::Signals;
-use self::start::{Attempt, Outcome, Policy, Started};
+use self::start::{Attempt, Outcome, Policy, Started, source};
 use image::kit::Kit;
 use proto::ExitStatus;
 use qemu::{Accel, scratch};
@@ -70,6 +70,7 @@ pub fn run(slot: &Slot) -> Result<ExitStatus, RunError> {
 
 /// The same with another policy for accelerators; returns how the VMs started, if they did.
 fn run_by(slot: &Slot, policy: impl FnOnce(&Config, &Path) -> Policy) -> Result<Started<ExitStatus>, RunError> {
+    limits::raise();
     let signals = Signals::watch().context("signals")?;
     let interrupted = |signal| Started { outcome: ExitStatus::Signal(signal), accel: Accel::Tcg, proven: false };
     let mut parts = match prepare(slot, &signals)? {
@@ -141,5 +142,8 @@ pub fn fetch(config: &Config, image: &ImageRef) -> Result<Disk, RunError> {
 /// Why not.
 pub fn try_scratch(kit: &Kit, config: &Config) -> Result<(), RunError> {
     let original = File::open(kit.scratch())?;
-    scratch::create(&original, &config.scratch_dir).map(drop).blame(Fault::Node)
+    match scratch::create(&original, &config.scratch_dir) {
+        Err(error) if source::lacks_room(&error) => Err(error).blame(Fault::User),
+        made => made.map(drop).blame(Fault::Node),
+    }
 }

@@ -74,6 +74,7 @@ pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunErr
         wanted_mib: asked.vm_mem,
         wanted_cpus: asked.vm_cpus,
     })?;
+    limits::allow_vm(size.memory_mib << 20, source::disk_bytes(&source), vms)?;
     let (task, own) = describe_task(slot)?;
     let shares = choose_shares(slot, &image, &own)?;
     let machine = source::machine(&source, config.machine);

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use crate::conclude::Report;
 use crate::error::{Context, RunError};
-use crate::session::{Deadline, Events, Vm, Wait, nonce};
+use crate::session::{Deadline, Events, Vm, Wait, nonce, wall_clock};
 use crate::signals::{Signal, Signals, is_fatal};
 use crate::start::Attempt;
-use crate::task::{Commands, End, Guest, Input, Streams, Trouble, clock, terminal_size};
+use crate::task::{Commands, End, Guest, Input, Streams, Trouble, terminal_size};
 use proto::{ExitStatus, Stream};
 
 /// How long guests may take, and the person to tell.
@@ -200,6 +200,13 @@ impl<'a> Relay<'a> {
             match output.take_trouble() {
                 None => continue,
                 Some(Trouble::ReaderLeft) => {}
+                Some(Trouble::NoRoom(error)) => {
+                    let name = if stream == Stream::Stdout { "stdout" } else { "stderr" };
+                    let text =
+                        format!("error: the task's {name} cannot be written: {error}; what does not fit is lost");
+                    self.commands.streams.notice(&text);
+                    continue;
+                }
                 Some(Trouble::Lost(error)) => {
                     let name = if stream == Stream::Stdout { "stdout" } else { "stderr" };
                     self.commands.streams.notice(&format!("error: the task's {name} cannot be written: {error}"));
@@ -244,7 +251,7 @@ impl<'a> Relay<'a> {
             }
             // A process that was stopped has missed some time.
             if is(libc::SIGCONT) {
-                self.vms.iter_mut().filter(|vm| vm.is_up()).for_each(|vm| vm.out().send(0, &clock()));
+                self.vms.iter_mut().filter(|vm| vm.is_up()).for_each(|vm| vm.out().send(0, &wall_clock()));
             }
             let is_resize = is(libc::SIGWINCH) && self.guest.task.has_terminal();
             let size = is_resize.then(|| terminal_size(std::io::stdin().as_fd())).flatten();

@@ -8,6 +8,7 @@ mod environment;
 mod exit;
 mod files;
 mod identity;
+mod inherited;
 mod placement;
 mod signals;
 mod slots;
@@ -26,6 +27,7 @@ pub fn short() -> Vec<&'static Case> {
         signals::CASES,
         environment::CASES,
         identity::CASES,
+        inherited::CASES,
         files::CASES,
         placement::CASES,
         slots::CASES,

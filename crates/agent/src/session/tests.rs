@@ -44,6 +44,12 @@ impl Machine for StandIn {
     fn set_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
         self.note(format!("clock {nanoseconds}"))
     }
+    fn ask_for_clock(&mut self) {
+        let _ = self.note("ask".to_owned());
+    }
+    fn follow_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
+        self.note(format!("follow {nanoseconds}"))
+    }
     fn set_hostname(&mut self, name: &[u8]) -> Result<(), AgentError> {
         self.note(format!("hostname {}", String::from_utf8_lossy(name)))
     }
@@ -86,6 +92,7 @@ impl Machine for StandIn {
         None
     }
     fn expect_memory(&mut self, _bytes: u64) {}
+    fn wait_for_memory(&mut self) {}
     fn awaits_memory(&mut self) -> bool {
         false
     }
@@ -461,10 +468,19 @@ fn the_machine_is_set_up_in_the_order_of_the_messages() {
     runner.listen(|_, message| (message == ToHost::Synced).then_some(()));
     let calls = runner.leave().calls;
     let user = format!("user ada {} of 1 groups", getuid());
-    let expected =
-        ["forget", "clock 5", "hostname vm1", "entropy 32", "cpus 2", "share /data true", "zone Europe/Berlin", &user];
-    assert_eq!(&calls[..8], expected);
-    assert_eq!(&calls[8..], ["sync shares", "settle", "forget"]);
+    let expected = [
+        "forget",
+        "ask",
+        "clock 5",
+        "hostname vm1",
+        "entropy 32",
+        "cpus 2",
+        "share /data true",
+        "zone Europe/Berlin",
+        &user,
+    ];
+    assert_eq!(&calls[..9], expected);
+    assert_eq!(&calls[9..], ["sync shares", "settle", "forget"]);
 }
 
 #[test]

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use super::channel::{Address, Listener, Outgoing, Refusal};
 use super::clock::{AwakeClock, Deadline};
 use super::heartbeat::{Beat, Heartbeat};
+use super::wall_clock::wall_clock;
 use crate::timing::Moments;
 use proto::{self, DATA_CHUNK, Decoder, Level, ProtoError, ToGuest, ToHost};
-use qemu::{Monitor, QemuProcess, printable};
+use qemu::{DiskError, Monitor, QemuProcess, printable};
 
 /// Bytes taken from one VM before the others get their turn.
 const TURN: usize = 4 * DATA_CHUNK;
@@ -27,7 +28,7 @@ pub enum Failure {
     Broken(String),
     /// Somebody else ended QEMU by a signal, which says nothing about the guest.
     Killed(String),
-    /// This node lacks something that the VM needs, for example room for its disk.
+    /// This node does not give what the VM needs: a disk of it fails.
     NodeFailed(String),
 }
 
@@ -119,6 +120,8 @@ impl Vm {
         self.heartbeat = Heartbeat::default();
         self.out.clear();
         self.out.send(0, &ToGuest::Hello { version: proto::VERSION, nonce });
+        // It may have been stopped since the last session.
+        self.check_disks();
     }
 
     /// Sets what must happen next, and by when.
@@ -143,6 +146,8 @@ impl Vm {
     pub fn look_after(&mut self, clock: &AwakeClock, limit: Option<Duration>) {
         self.wait = None;
         self.heartbeat.begin(clock, limit);
+        // A first question at once, for the guest's clock: it was set by a message that was long on its way.
+        self.out.send(0, &ToGuest::Ping);
     }
 
     /// Whether the agent has answered, and the VM lives.
@@ -250,7 +255,7 @@ impl Vm {
             }
             (Phase::Greeting | Phase::Over(_), _) => {}
             (Phase::Up, ToHost::Hello { .. }) => return Err(ProtoError::OutOfOrder("HELLO").into()),
-            (Phase::Up, ToHost::Pong) if self.heartbeat.next().is_some() => {}
+            (Phase::Up, ToHost::Pong) if self.heartbeat.next().is_some() => self.out.send(0, &wall_clock()),
             (Phase::Up, message) => listener.hear(Address { vm: self.number, task }, message, &mut self.out)?,
         }
         Ok(())
@@ -277,8 +282,13 @@ impl Vm {
     /// Reads QEMU's other messages. If a disk cannot be written or read, QEMU has stopped the VM.
     pub fn read_texts(&mut self) {
         self.process.read_texts();
-        if let Some(why) = self.process.monitor.disk_error().filter(|_| !self.is_over()) {
-            self.fail(Failure::NodeFailed(why));
+        self.check_disks();
+    }
+
+    /// Ends the VM if QEMU has stopped it because of a disk.
+    fn check_disks(&mut self) {
+        if let Some(DiskError { text, lacks_room }) = self.process.monitor.disk_error().filter(|_| !self.is_over()) {
+            self.fail(if lacks_room { Failure::Broken(text) } else { Failure::NodeFailed(text) });
         }
     }
 

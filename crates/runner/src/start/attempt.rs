@@ -11,6 +11,7 @@ use super::{Attempt, kvm, source};
 use crate::conclude::Report;
 use crate::config::StartChoice;
 use crate::error::{Blame, Context, RunError};
+use crate::limits::{self, OutputLimit};
 use crate::notice;
 use crate::prepare::Parts;
 use crate::relay::{Patience, Relay};
@@ -24,7 +25,7 @@ use crate::timing::Moments;
 use proto::ExitStatus;
 use qemu::scratch;
 use qemu::{Accel, MachineType, Shape, Start, System, TemplateFds, VmSize, VmSpec};
-use qemu::{Files, QemuProcess};
+use qemu::{Files, QemuError, QemuProcess};
 
 /// How an attempt ended.
 #[derive(Debug)]
@@ -69,14 +70,18 @@ pub(crate) fn run(
             if !outcome.never_came_up() {
                 return Ok(outcome);
             }
-            let dir = template.dir();
             if were_killed {
-                tracing::warn!("clones of {} were killed before they came up: {outcome:?}", dir.display());
+                tracing::warn!("clones of {} were killed before they came up: {outcome:?}", template.dir().display());
             } else {
-                tracing::warn!("clones of {} do not come up; it is removed: {outcome:?}", dir.display());
-                if let Err(error) = template.remove() {
-                    tracing::warn!("{} cannot be removed: {error}", dir.display());
-                }
+                // What keeps them from coming up may be none of the template's business: a limit, a full disk.
+                tracing::warn!("clones of {} do not come up: {outcome:?}", template.dir().display());
+                attempt.when_one_answers(Box::new(move || {
+                    let dir = template.dir();
+                    match template.remove() {
+                        Ok(()) => tracing::warn!("{} is removed: its image boots", dir.display()),
+                        Err(error) => tracing::warn!("{} cannot be removed: {error}", dir.display()),
+                    }
+                }));
             }
         }
     }
@@ -124,6 +129,9 @@ impl Vms<'_> {
         let Some(shape) = parts.source.shape(self.size, parts.shares.len()) else {
             return Obtained::Unavailable(format!("{:?} is larger than templates are", self.size));
         };
+        if !limits::allow_mapping((shape.base_mib + shape.pluggable_mib) << 20) {
+            return Obtained::Unavailable(format!("a hard limit of this task is too low for {shape:?}"));
+        }
         let introduction = parts.task.introduction();
         let recipe = Recipe {
             image: &parts.image,
@@ -154,7 +162,9 @@ impl Vms<'_> {
         if slot.save.is_some() {
             relay.keep(0);
         }
+        let output_limit = OutputLimit::hold();
         let mut interrupted = relay.run()?;
+        drop(output_limit);
         let mut not_saved = None;
         if let (Some(image), None) = (&slot.save, interrupted) {
             match self.save(&mut relay, image) {
@@ -240,7 +250,7 @@ impl Vms<'_> {
                 let opened = template.files().context("the template's files")?;
                 let (ram, state) = (opened.ram.as_raw_fd(), opened.state.as_raw_fd());
                 let fds = TemplateFds { ram, state, abilities: template.abilities() };
-                let scratch = scratch::create(template.scratch(), scratch_dir).blame_node()?;
+                let scratch = scratch::create(template.scratch(), scratch_dir).map_err(source::blame_disk)?;
                 device_state = Some(opened.state.try_clone()?);
                 let files = Files { image, scratch: Some(scratch), template: Some(opened), ..Files::default() };
                 (Start::Clone(shape, fds), files)
@@ -265,7 +275,7 @@ impl Vms<'_> {
             }
             .args()
         })
-        .blame_node()?;
+        .map_err(blame_start)?;
         let mut memory_to_plug = None;
         if let (Start::Clone(shape, fds), Some(state)) = (start, &device_state) {
             process.monitor.load(fds.abilities.state_uri(state));
@@ -297,4 +307,10 @@ impl Vms<'_> {
             tracing::debug!("share {} at {}, {mode}", share.source.display(), share.target.display());
         }
     }
+}
+
+/// Whose fault it is that QEMU cannot be started.
+fn blame_start(error: QemuError) -> RunError {
+    let text = error.reason().map_or_else(|| error.to_string(), |reason| format!("{error}: {reason}"));
+    limits::blame(&text).unwrap_or_else(|| RunError::node(text))
 }

@@ -16,7 +16,8 @@
 #[cfg(test)]
 mod tests;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -55,7 +56,18 @@ pub(crate) struct Attempt<'a> {
     answered: Cell<bool>,
     /// Whether KVM is known to run guests.
     proven: Cell<bool>,
+    /// To be done when a guest answers.
+    then: RefCell<Option<OnAnswer>>,
     policy: &'a Policy,
+}
+
+/// What an answer decides beside the question of KVM.
+struct OnAnswer(Box<dyn FnOnce()>);
+
+impl fmt::Debug for OnAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnAnswer")
+    }
 }
 
 impl Attempt<'_> {
@@ -85,6 +97,9 @@ impl Attempt<'_> {
         if self.answered.replace(true) {
             return None;
         }
+        if let Some(OnAnswer(then)) = self.then.take() {
+            then();
+        }
         let before = self.answer_within();
         self.proven.set(true);
         match self.accel {
@@ -93,6 +108,11 @@ impl Attempt<'_> {
             Accel::Tcg => {}
         }
         Some(self.boot.saturating_sub(before)).filter(|more| !more.is_zero())
+    }
+
+    /// Has this done when a guest answers, if any does.
+    pub(crate) fn when_one_answers(&self, then: Box<dyn FnOnce()>) {
+        self.then.replace(Some(OnAnswer(then)));
     }
 
     /// A template was found that a guest under this accelerator was saved to since the node booted.
@@ -204,7 +224,7 @@ impl Policy {
 
     fn attempt(&self, accel: Accel, boot: Duration, proven: bool) -> Attempt<'_> {
         let (trial, answered, proven) = (Cell::new(None), Cell::new(false), Cell::new(proven));
-        Attempt { accel, is_fallback: false, boot, trial, answered, proven, policy: self }
+        Attempt { accel, is_fallback: false, boot, trial, answered, proven, then: RefCell::default(), policy: self }
     }
 
     fn known(&self) -> Option<Verdict> {

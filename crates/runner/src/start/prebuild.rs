@@ -9,6 +9,7 @@ use super::{Attempt, Policy, source};
 use crate::config::Config;
 use crate::delivery::{self, Delivered};
 use crate::error::{Context, Fault, RunError, ensure};
+use crate::limits;
 use crate::plan::processors;
 use crate::signals::{Signal, Signals, die_by};
 use crate::task::Task;
@@ -39,6 +40,7 @@ pub fn prebuild(
     shares: usize,
 ) -> Result<Prebuilt, RunError> {
     let begin = Instant::now();
+    limits::raise();
     let image = config.catalogue().resolve(&image.clone().into())?;
     let source = source::of(&image, config)?;
     let machine = source::machine(&source, config.machine);

@@ -6,9 +6,8 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::OnceLock;
 
-use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, getgroups};
 
@@ -16,7 +15,8 @@ use super::command::Command;
 use super::environment::{self, Surroundings};
 use super::person::{Person, Zone};
 use crate::error::{Blame, Context, Fault, RunError};
-use crate::session::Address;
+use crate::limits::{self, Limit};
+use crate::session::{Address, wall_clock};
 use image::Links;
 use proto::{DATA_CHUNK, ToGuest};
 use qemu::Share;
@@ -38,6 +38,7 @@ pub struct Task {
     gid: Gid,
     groups: Vec<Gid>,
     umask: u32,
+    limits: &'static [Limit],
     script: Option<Vec<u8>>,
     terminal: Option<(u16, u16)>,
     /// stdout and stderr of the task are one file, so their order must be kept.
@@ -68,9 +69,6 @@ impl Task {
         if let (Some(_), Some(program), Some(path)) = (&script, argv.first_mut(), &command.script_path) {
             *program = path.into();
         }
-        // The mask can be read only by setting it; nothing else runs in this process.
-        let mask = umask(Mode::empty());
-        umask(mask);
         Ok(Self {
             argv,
             env,
@@ -80,7 +78,8 @@ impl Task {
             zone: Zone::of_host(),
             gid: Gid::current(),
             groups,
-            umask: mask.bits(),
+            umask: take_umask(),
+            limits: limits::of_task(),
             script,
             terminal: None,
             merge_stderr: false,
@@ -99,6 +98,7 @@ impl Task {
             gid: Gid::from_raw(0),
             groups: Vec::new(),
             umask: 0o022,
+            limits: &[],
             script: None,
             terminal: None,
             merge_stderr: false,
@@ -182,7 +182,7 @@ impl Task {
     fn describe(&self, guest: &Guest<'_>, at: Address, vms: u32, out: &mut Vec<u8>) -> Result<(), RunError> {
         let mut send = |message: ToGuest<'_>| message.encode(at.task, out);
         let index = at.vm as u32;
-        send(clock());
+        send(wall_clock());
         send(ToGuest::Hostname(self.hostname(index, vms).as_bytes()));
         send(ToGuest::Entropy(&host_entropy()?));
         for (path, target) in guest.links.iter() {
@@ -200,9 +200,10 @@ impl Task {
         let groups = self.groups.iter().map(|gid| gid.as_raw()).collect();
         let (uid, gid) = (self.person.user.uid.as_raw(), self.gid.as_raw());
         send(ToGuest::Credentials { uid, gid, umask: self.umask, groups });
-        for (resource, soft, hard) in limits() {
+        for &Limit { resource, soft, hard } in self.limits {
             send(ToGuest::Rlimit { resource, soft, hard });
         }
+        send(priority());
         send(ToGuest::Cwd(self.cwd.as_os_str().as_bytes()));
         for arg in &self.argv {
             send(ToGuest::Arg(arg.as_bytes()));
@@ -270,12 +271,6 @@ impl Guest<'_> {
     }
 }
 
-/// The message that sets a guest's clock to this host's.
-pub fn clock() -> ToGuest<'static> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    ToGuest::Clock(now.as_nanos() as u64)
-}
-
 fn pair(name: &OsStr, value: &OsStr) -> OsString {
     let mut pair = name.to_owned();
     pair.push("=");
@@ -289,23 +284,22 @@ fn host_entropy() -> Result<[u8; ENTROPY_BYTES], RunError> {
     Ok(bytes)
 }
 
-/// The resource limits that Slurm or the user set for this task, by their Linux numbers.
-fn limits() -> impl Iterator<Item = (u8, u64, u64)> {
-    let resources = [
-        Resource::RLIMIT_CPU,
-        Resource::RLIMIT_FSIZE,
-        Resource::RLIMIT_DATA,
-        Resource::RLIMIT_STACK,
-        Resource::RLIMIT_CORE,
-        Resource::RLIMIT_NPROC,
-        Resource::RLIMIT_NOFILE,
-        Resource::RLIMIT_MEMLOCK,
-        Resource::RLIMIT_AS,
-    ];
-    resources.into_iter().filter_map(|resource| {
-        let (soft, hard) = getrlimit(resource).ok()?;
-        Some((resource as u8, soft, hard))
+/// The task's file mode creation mask. From then on this process's own files are kept from nobody but others: a mask that
+/// takes everything from their owner would leave templates that cannot be used.
+fn take_umask() -> u32 {
+    static OF_TASK: OnceLock<u32> = OnceLock::new();
+    *OF_TASK.get_or_init(|| {
+        // It can be read only by setting it; nothing else runs in this process.
+        let mask = umask(Mode::empty());
+        umask(mask & (Mode::S_IRWXG | Mode::S_IRWXO));
+        mask.bits()
     })
+}
+
+/// How this process competes with others in its guest.
+fn priority() -> ToGuest<'static> {
+    let (nice, io) = limits::priority();
+    ToGuest::Priority { nice, io }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ mod terminal;
 pub use attached::Attached;
 pub use command::Command;
 pub use commands::Commands;
-pub use description::{Guest, Task, clock};
+pub use description::{Guest, Task};
 pub use end::End;
 pub use output::{Output, Trouble};
 pub use streams::{Input, Streams};
