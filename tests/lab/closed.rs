@@ -10,7 +10,7 @@ pub const CASES: &[Case] = &[
         "a_batch_job_is_kept_off_a_node_without_the_plugin_which_is_drained_and_runs_when_it_is_mended",
         batch_without_plugin,
     ),
-    case("a_node_without_qemu_is_drained_with_the_reason_and_the_job_waits", without_qemu),
+    case("a_node_without_qemu_is_drained_with_the_reason_and_the_job_waits", without_qemu).once(),
     case("a_batch_job_that_meets_a_broken_node_is_requeued", requeued),
 ];
 

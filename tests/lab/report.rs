@@ -10,6 +10,7 @@ use crate::Case;
 /// The results of one release.
 pub struct Release {
     name: String,
+    nodes: u8,
     /// Packages and their versions, one a line.
     versions: String,
     boot: Duration,
@@ -23,9 +24,13 @@ struct Row {
 }
 
 impl Release {
-    /// A release whose lab was up after `boot`.
-    pub fn new(name: &str, versions: String, boot: Duration) -> Self {
-        Self { name: name.to_owned(), versions, boot, rows: Vec::new() }
+    /// A release and a number of nodes, whose lab was up after `boot`.
+    pub fn new((name, nodes): &(String, u8), versions: String, boot: Duration) -> Self {
+        Self { name: name.clone(), nodes: *nodes, versions, boot, rows: Vec::new() }
+    }
+
+    fn title(&self) -> String {
+        if self.nodes == 1 { self.name.clone() } else { format!("{}, {} nodes", self.name, self.nodes) }
     }
 
     /// Adds a test that has ended. `works` is the actual result, whether it was expected or not.
@@ -48,7 +53,7 @@ impl Release {
         let ran = format!("{} of {}", self.rows.len() - not.len(), self.rows.len());
         format!(
             "| {} | {slurm} | {qemu} | {linux} | {systemd} | {ran} | {} |\n",
-            self.name,
+            self.title(),
             not.join(", ").replace('_', " ")
         )
     }
@@ -57,11 +62,11 @@ impl Release {
 /// Prints all tests with their times, and those that must fail with their reasons.
 pub fn print(releases: &[Release]) {
     for release in releases {
-        println!("times in {}, a machine that is emulated itself:", release.name);
-        println!("{:>7.1} s  until the node was idle", release.boot.as_secs_f64());
+        println!("times in {}, a machine that is emulated itself:", release.title());
+        println!("{:>7.1} s  until it was idle", release.boot.as_secs_f64());
         for Row { case, took, .. } in &release.rows {
             println!("{:>7.1} s  {}", took.as_secs_f64(), case.name);
-            if let Some(why) = case.lacks_on(&release.name) {
+            if let Some(why) = case.lacks {
                 println!("           does not work yet: {why}");
             }
         }
