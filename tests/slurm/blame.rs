@@ -121,23 +121,27 @@ fn requeued(cluster: &Cluster) {
 /// again, and holds its nodes until Slurm has noticed that nobody is there. The shipped script keeps it from that.
 fn interactive(cluster: &Cluster) {
     let node = &cluster.nodes()[1];
-    let restarts = |step: &[&str]| {
+    let ends = |step: &[&str], words: &[&str]| {
         let ended = cluster.srun(&[&["-w", node, "-J", "interactive", "--mem=500"], step].concat());
         assert_eq!(ended.code, 75, "{ended:?}");
-        let said = as_root(cluster, &["sh", "-c", "scontrol -o show job | grep JobName=interactive | tail -n 1"]);
-        as_root(cluster, &["scancel", "-n", "interactive"]);
-        said.split_whitespace().find_map(|word| word.strip_prefix("Restarts=")).map(str::to_owned)
+        let job = as_root(cluster, &["sh", "-c", "scontrol -o show job | grep JobName=interactive | tail -n 1"]);
+        let job = job.split_whitespace().find_map(|word| word.strip_prefix("JobId=")).unwrap();
+        wait_for_words(cluster, &["job", job], words);
+        as_root(cluster, &["scancel", job]);
     };
-    with_slurm_conf(cluster, "RequeueExit=75", || {
-        // It needs no VM for that.
-        assert_eq!(restarts(&["sh", "-c", "exit 75"]).as_deref(), Some("1"));
-    });
     let script = cluster.slurm_conf().with_file_name("job_submit.lua");
-    fs::copy(repository().join("slurm-conf/job_submit.lua"), &script).unwrap();
+    let does_nothing = "function slurm_job_submit() return slurm.SUCCESS end\n\
+                        function slurm_job_modify() return slurm.SUCCESS end\nreturn slurm.SUCCESS\n";
+    fs::write(&script, does_nothing).unwrap();
     with_slurm_conf(cluster, "RequeueExit=75\nJobSubmitPlugins=lua", || {
+        // It needs no VM for that.
+        ends(&["sh", "-c", "exit 75"], &["Restarts=1"]);
+        // Slurm reads the script again when it is newer than the last reading, in whole seconds.
+        fs::copy(repository().join("slurm-conf/job_submit.lua"), &script).unwrap();
+        assert!(Command::new("touch").args(["-d", "10 seconds"]).arg(&script).status().unwrap().success());
         set_features(cluster, node, "spank-vm");
         cluster.with_config("kit = '/nonexistent/kit'\n", || {
-            assert_eq!(restarts(&["--vm-image=tiny", "true"]).as_deref(), Some("0"));
+            ends(&["--vm-image=tiny", "true"], &["JobState=FAILED", "Restarts=0"]);
         });
         set_features(cluster, node, "");
     });
