@@ -1,6 +1,7 @@
 -- job_submit.lua for clusters on which only some nodes run VMs: sends jobs with --vm-image to nodes
 -- with the feature 'spank-vm' and no others. It also keeps RequeueExit to batch jobs: Slurm requeues
--- an srun that ended with such a code too, and then starts a job for which nobody waits any more.
+-- an srun that ended with such a code too, and then starts a job for which nobody waits any more. (Slurm
+-- 22.05 does so whatever this script says; such a job ends by itself after some seconds.)
 --
 --     JobSubmitPlugins=lua                        (slurm.conf; this file is /etc/slurm/job_submit.lua)
 --     NodeName=n[01-40] Features=spank-vm …       (the nodes that have the plugin)

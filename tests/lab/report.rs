@@ -1,8 +1,8 @@
 //! How long each test took, what does not work yet, and the table of releases.
 
-use std::fmt::Write;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::Case;
@@ -46,13 +46,13 @@ impl Release {
         version.split(['-', '+', '~']).next().unwrap_or(version).to_owned()
     }
 
-    fn line(&self) -> String {
+    fn line(&self, day: &str) -> String {
         let not: Vec<&str> = self.rows.iter().filter(|row| !row.works).map(|row| row.case.name).collect();
         let (slurm, qemu) = (self.version("slurmd"), self.version("qemu-system-x86"));
         let (linux, systemd) = (self.version("linux"), self.version("systemd"));
         let ran = format!("{} of {}", self.rows.len() - not.len(), self.rows.len());
         format!(
-            "| {} | {slurm} | {qemu} | {linux} | {systemd} | {ran} | {} |\n",
+            "| {} | {slurm} | {qemu} | {linux} | {systemd} | {day} | {ran} | {} |\n",
             self.title(),
             not.join(", ").replace('_', " ")
         )
@@ -75,11 +75,20 @@ pub fn print(releases: &[Release]) {
     }
 }
 
-/// Writes `target/lab/releases.md`, which 'make test-matrix' makes docs/releases.md.
+/// Writes a line for each release, and `target/lab/releases.md` from the latest line of every release, which
+/// 'make test-matrix' makes docs/releases.md. A matrix takes hours, so its releases may be run one by one.
 pub fn write(releases: &[Release]) {
-    let mut text = include_str!("releases-head.md").to_owned();
+    let day = Command::new("date").arg("+%F").output().map(|output| output.stdout).unwrap_or_default();
+    let day = String::from_utf8_lossy(&day).trim().to_owned();
+    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/lab");
+    let lines = lab.join("releases");
+    fs::create_dir_all(&lines).unwrap();
     for release in releases {
-        text.write_str(&release.line()).unwrap();
+        fs::write(lines.join(release.title()), release.line(&day)).unwrap();
     }
-    fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("target/lab/releases.md"), text).unwrap();
+    let mut names: Vec<_> = fs::read_dir(lines).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    let mut text = include_str!("releases-head.md").to_owned();
+    text.extend(names.into_iter().map(|name| fs::read_to_string(name).unwrap()));
+    fs::write(lab.join("releases.md"), text).unwrap();
 }

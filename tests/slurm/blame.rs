@@ -14,7 +14,7 @@ use crate::Case;
 pub const CASES: &[Case] = &[
     ("a_node_s_fault_and_a_user_s_fault_end_differently", exit_codes),
     ("a_job_that_met_a_broken_node_is_requeued_where_the_site_wants_it_and_a_wrong_one_is_not", requeued),
-    ("an_interactive_step_that_met_a_broken_node_is_not_requeued_where_the_shipped_script_is_used", interactive),
+    ("an_interactive_step_that_met_a_broken_node_is_requeued_by_slurm_but_not_for_ever", interactive),
     ("a_batch_script_never_runs_on_a_node_without_the_plugin_which_is_drained", prolog_without_plugin),
     ("a_node_that_lacks_qemu_is_drained_with_the_reason_before_the_job_starts", prolog_without_qemu),
     ("jobs_with_an_image_go_to_nodes_with_the_feature", feature),
@@ -117,35 +117,23 @@ fn requeued(cluster: &Cluster) {
     });
 }
 
-/// Slurm requeues whatever ended with that code, also an allocation whose srun has gone: it waits in the queue, starts
-/// again, and holds its nodes until Slurm has noticed that nobody is there. The shipped script keeps it from that.
+/// Slurm requeues whatever ended with that code, also an allocation whose srun has gone: that one starts again, and ends
+/// by itself when Slurm has noticed that nobody is there.
 fn interactive(cluster: &Cluster) {
     let node = &cluster.nodes()[1];
-    let ends = |step: &[&str], words: &[&str]| {
-        let ended = cluster.srun(&[&["-w", node, "-J", "interactive", "--mem=500"], step].concat());
-        assert_eq!(ended.code, 75, "{ended:?}");
+    with_slurm_conf(cluster, "RequeueExit=75", || {
+        // The daemons listen again.
+        testkit::wait::wait_for("the node takes steps", || (cluster.srun(&["-w", node, "true"]).code == 0).then_some(()));
+        cluster.with_config("kit = '/nonexistent/kit'\n", || {
+            let options = ["-w", node, "-J", "interactive", "--mem=500", "--vm-image=tiny", "true"];
+            assert_eq!(cluster.srun(&options).code, 75);
+        });
         let job = as_root(cluster, &["sh", "-c", "scontrol -o show job | grep JobName=interactive | tail -n 1"]);
         let job = job.split_whitespace().find_map(|word| word.strip_prefix("JobId=")).unwrap();
-        wait_for_words(cluster, &["job", job], words);
-        as_root(cluster, &["scancel", job]);
-    };
-    let script = cluster.slurm_conf().with_file_name("job_submit.lua");
-    let does_nothing = "function slurm_job_submit() return slurm.SUCCESS end\n\
-                        function slurm_job_modify() return slurm.SUCCESS end\nreturn slurm.SUCCESS\n";
-    fs::write(&script, does_nothing).unwrap();
-    with_slurm_conf(cluster, "RequeueExit=75\nJobSubmitPlugins=lua", || {
-        // It needs no VM for that.
-        ends(&["sh", "-c", "exit 75"], &["Restarts=1"]);
-        // Slurm reads the script again when it is newer than the last reading, in whole seconds.
-        fs::copy(repository().join("slurm-conf/job_submit.lua"), &script).unwrap();
-        assert!(Command::new("touch").args(["-d", "10 seconds"]).arg(&script).status().unwrap().success());
-        set_features(cluster, node, "spank-vm");
-        cluster.with_config("kit = '/nonexistent/kit'\n", || {
-            ends(&["--vm-image=tiny", "true"], &["JobState=FAILED", "Restarts=0"]);
-        });
-        set_features(cluster, node, "");
+        let said = wait_for_words(cluster, &["job", job], &["Restarts=1", "JobState=FAILED"]);
+        assert!(said.contains("BatchFlag=0"), "{said}");
+        wait_for_words(cluster, &["node", node], &["State=IDLE"]);
     });
-    fs::remove_file(script).unwrap();
 }
 
 /// The shipped Prolog, for this cluster's paths.
