@@ -76,7 +76,8 @@ fn flocks(lab: &Lab) {
 fn range_locks(lab: &Lab) {
     let program = r#"
         use Fcntl; my $how = shift; open(my $file, "+<", "lock") or die;
-        fcntl($file, $how eq "try" ? F_SETLK : F_SETLKW, pack("s s x4 q q i x4", F_WRLCK, 0, 1, 1, 0)) or exit 1;
+        my $second_byte = pack("s s x4 q q i x4", F_WRLCK, 0, 1, 1, 0);
+        fcntl($file, $how eq "try" ? F_SETLK : F_SETLKW, $second_byte) or exit 1;
         exit(system(@ARGV) >> 8);"#;
     lab.sh("ada", &format!("cat >range.pl <<'END'{program}\nEND\n")).ok();
     both_ways(lab, "perl range.pl take", "perl range.pl try");

@@ -50,7 +50,9 @@ impl Release {
         let not: Vec<&str> = self.rows.iter().filter(|row| !row.works).map(|row| row.case.name).collect();
         let (slurm, qemu) = (self.version("slurmd"), self.version("qemu-system-x86"));
         let (linux, systemd) = (self.version("linux"), self.version("systemd"));
-        let ran = format!("{} of {}", self.rows.len() - not.len(), self.rows.len());
+        let is_part = self.nodes == 1 && !self.rows.iter().any(|row| row.case.once);
+        let part = if is_part { ", those for every release" } else { "" };
+        let ran = format!("{} of {}{part}", self.rows.len() - not.len(), self.rows.len());
         format!(
             "| {} | {slurm} | {qemu} | {linux} | {systemd} | {day} | {ran} | {} |\n",
             self.title(),

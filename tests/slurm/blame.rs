@@ -123,7 +123,9 @@ fn interactive(cluster: &Cluster) {
     let node = &cluster.nodes()[1];
     with_slurm_conf(cluster, "RequeueExit=75", || {
         // The daemons listen again.
-        testkit::wait::wait_for("the node takes steps", || (cluster.srun(&["-w", node, "true"]).code == 0).then_some(()));
+        testkit::wait::wait_for("the node takes steps", || {
+            (cluster.srun(&["-w", node, "true"]).code == 0).then_some(())
+        });
         cluster.with_config("kit = '/nonexistent/kit'\n", || {
             let options = ["-w", node, "-J", "interactive", "--mem=500", "--vm-image=tiny", "true"];
             assert_eq!(cluster.srun(&options).code, 75);
