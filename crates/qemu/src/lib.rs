@@ -5,6 +5,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod abilities;
+mod ask;
 mod boot;
 mod command_line;
 mod cpu_model;

@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::kvm::{self, NoKvm};
+use super::processor::Processor;
 use super::verdict::{Verdict, Verdicts};
 use crate::config::{AccelChoice, Config};
 use crate::error::RunError;
@@ -140,7 +141,7 @@ impl Attempt<'static> {
     /// KVM on trial for the time `trial`, for guests that normally may take `boot`, on a node without a verdict.
     pub(crate) fn on_trial(trial: Duration, boot: Duration) -> Self {
         let verdicts = Verdicts::in_dir(Path::new("/dev/null/none"), Path::new("/bin/sh"));
-        let policy = Policy { choice: AccelChoice::Auto, device: Ok(()), verdicts, is_test: true };
+        let policy = Policy { choice: AccelChoice::Auto, device: Ok(()), verdicts, processor: None, is_test: true };
         let policy: &'static Policy = Box::leak(Box::new(policy));
         Self { trial: Cell::new(Some(trial)), ..policy.attempt(Accel::Kvm, boot, false) }
     }
@@ -163,6 +164,8 @@ pub(crate) struct Policy {
     choice: AccelChoice,
     device: Result<(), NoKvm>,
     verdicts: Verdicts,
+    /// The processor that the site has named.
+    processor: Option<Processor>,
     /// The node is being tested: the stored verdict is ignored, and no user is told.
     is_test: bool,
 }
@@ -171,7 +174,8 @@ impl Policy {
     /// For VMs that this process starts with this QEMU.
     pub(crate) fn of(config: &Config, qemu: &Path) -> Self {
         let device = if config.accel == AccelChoice::Tcg { Ok(()) } else { kvm::usable() };
-        Self { choice: config.accel, device, verdicts: Verdicts::of(config, qemu), is_test: false }
+        let processor = Processor::of(config, qemu);
+        Self { choice: config.accel, device, verdicts: Verdicts::of(config, qemu), processor, is_test: false }
     }
 
     /// The same for a test of KVM that ignores the stored verdict.
@@ -183,8 +187,22 @@ impl Policy {
     /// An error of `attempt` is one that no other accelerator could avoid.
     ///
     /// # Errors
-    /// The error of `attempt`; or KVM is required and cannot be used.
+    /// The error of `attempt`; or KVM is required and cannot be used; or no VM can have the processor that the site
+    /// has named.
     pub(crate) fn start<T>(
+        &self,
+        timeouts: Timeouts,
+        attempt: impl FnMut(&Attempt<'_>) -> Result<T, RunError>,
+        failed: impl Fn(&T) -> bool,
+    ) -> Result<Started<T>, RunError> {
+        let started = self.try_all(timeouts, attempt, &failed)?;
+        if let (true, Some(processor)) = (failed(&started.outcome), &self.processor) {
+            processor.judge()?;
+        }
+        Ok(started)
+    }
+
+    fn try_all<T>(
         &self,
         timeouts: Timeouts,
         mut attempt: impl FnMut(&Attempt<'_>) -> Result<T, RunError>,
@@ -199,7 +217,7 @@ impl Policy {
         let works = known == Some(Verdict::Works);
         match (self.choice, &self.device) {
             (AccelChoice::Tcg, _) => run(emulated()),
-            (AccelChoice::Kvm, Err(why)) => Err(RunError::node(format!("accel = 'kvm', but {why}"))),
+            (AccelChoice::Kvm, Err(why)) => Err(why.under_a_site_that_demands_kvm()),
             (AccelChoice::Auto, Err(why)) => {
                 self.tell(&format!("emulated: {why}"));
                 run(emulated())

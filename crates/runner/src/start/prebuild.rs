@@ -8,14 +8,14 @@ use nix::unistd::Uid;
 use super::{Attempt, Policy, source};
 use crate::config::Config;
 use crate::delivery::{self, Delivered};
-use crate::error::{Context, Fault, RunError, ensure};
+use crate::error::{Blame, Context, Fault, RunError, ensure};
 use crate::limits;
 use crate::plan::processors;
 use crate::signals::{Signal, Signals, die_by};
 use crate::task::Task;
 use crate::template::{self, Obtained, Recipe, Template, Terms};
 use node::shelf::Shelf;
-use qemu::{MachineType, VmSize};
+use qemu::{Abilities, MachineType, VmSize};
 use request::ImageName;
 
 /// A template that is ready.
@@ -25,6 +25,21 @@ pub struct Prebuilt {
     pub template: Template,
     /// Whether it was there already.
     pub existed: bool,
+}
+
+/// Why templates that root makes on this node serve no user, if that is so. Then each user's first VM of an image makes
+/// one.
+///
+/// # Errors
+/// When there is no QEMU, or it does not say which one it is.
+pub fn useless_for_users(config: &Config) -> Result<Option<&'static str>, RunError> {
+    let abilities = Abilities::of(&config.qemu_path()?).blame(Fault::Node)?;
+    // Root may write to his own.
+    let serves_somebody = abilities.read_only_templates || config.allow_root || !Uid::effective().is_root();
+    Ok((!serves_somebody).then_some(
+        "this QEMU, older than 8.2, clones only what its user may write to, so no user could use root's templates; the first \
+         VM of an image makes one for its user",
+    ))
 }
 
 /// Makes the template that VMs of this size and number of shares will clone: for everybody if this
