@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_settime};
-use nix::unistd::{Gid, Pid, Uid, chown, sethostname};
+use nix::unistd::{Pid, sethostname};
 
 use super::accounts::{Account, missing_group_entry, missing_hosts_entry, missing_passwd_entry};
 use super::error::{AgentError, Doing};
@@ -53,18 +53,12 @@ pub(super) fn use_cpus(count: u16) -> Result<(), AgentError> {
     sched_setaffinity(Pid::from_raw(0), &set).doing(|| format!("keep to {count} processors"))
 }
 
-/// Adds the user if the image does not know the uid, and makes the home directory if it is missing.
+/// Adds the user if the image does not know the uid.
 pub(super) fn add_user(account: &Account, credentials: &Credentials, traces: &mut Traces) -> Result<(), AgentError> {
     let account = with_a_shell_that_exists(account);
     let (uid, gid) = (credentials.uid, credentials.gid);
     append_missing(traces, "/etc/passwd", |text| missing_passwd_entry(text, &account, uid, gid))?;
     append_missing(traces, "/etc/group", |text| missing_group_entry(text, &account.name, gid))?;
-    let home = Path::new(OsStr::from_bytes(&account.home));
-    if home.is_absolute() && !home.exists() {
-        traces.make_directories(Some(home)).doing(|| format!("create the home directory {}", home.display()))?;
-        chown(home, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-            .doing(|| format!("give {} to the user", home.display()))?;
-    }
     Ok(())
 }
 

@@ -53,8 +53,14 @@ impl Machine for StandIn {
     fn use_cpus(&mut self, count: u16) -> Result<(), AgentError> {
         self.note(format!("cpus {count}"))
     }
-    fn mount_share(&mut self, _tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError> {
-        self.note(format!("share {} {read_only}", path.display()))
+    fn mount_share(&mut self, _tag: &[u8], path: &Path, file: &Path, read_only: bool) -> Result<(), AgentError> {
+        self.note(format!("share {}{} {read_only}", path.display(), file.display()))
+    }
+    fn alias(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
+        self.note(format!("alias {} {}", path.display(), target.display()))
+    }
+    fn make_home(&mut self, home: &Path, owner: (u32, u32)) -> Result<(), AgentError> {
+        self.note(format!("home {} {}", home.display(), owner.0))
     }
     fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError> {
         self.note(format!("user {} {}", String::from_utf8_lossy(&account.name), credentials.uid))
@@ -441,7 +447,8 @@ fn the_machine_is_set_up_in_the_order_of_the_messages() {
         ToGuest::Hostname(b"vm1"),
         ToGuest::Entropy(&[1; 32]),
         ToGuest::Cpus(2),
-        ToGuest::Share { tag: b"s0", path: b"/data", read_only: true },
+        ToGuest::Share { tag: b"s0", path: b"/data", file: b"", read_only: true },
+        ToGuest::Alias { path: b"/work", target: b"data/work" },
         ToGuest::User { name: b"ada", home: b"/home/ada", shell: b"/bin/sh" },
     ]);
     runner.describe(&["true"]);
@@ -451,9 +458,9 @@ fn the_machine_is_set_up_in_the_order_of_the_messages() {
     runner.listen(|_, message| (message == ToHost::Synced).then_some(()));
     let calls = runner.leave().calls;
     let user = format!("user ada {}", getuid());
-    let expected = ["forget", "clock 5", "hostname vm1", "entropy 32", "cpus 2", "share /data true", &user];
-    assert_eq!(&calls[..7], expected);
-    assert_eq!(&calls[7..], ["sync shares", "settle", "forget"]);
+    let expected = ["forget", "clock 5", "hostname vm1", "entropy 32", "cpus 2", "share /data true", "alias /work data/work", &user];
+    assert_eq!(&calls[..8], expected);
+    assert_eq!(&calls[8..], ["sync shares", "settle", "forget"]);
 }
 
 #[test]

@@ -101,7 +101,7 @@ impl Vms<'_> {
         if parts.machine == MachineType::Microvm {
             return Obtained::Unavailable(format!("machine {:?} cannot plug memory", parts.machine));
         }
-        let Some(shape) = parts.source.shape(self.size, parts.shares.len()) else {
+        let Some(shape) = parts.source.shape(self.size, parts.seen.shares.len()) else {
             return Obtained::Unavailable(format!("{:?} is larger than templates are", self.size));
         };
         let introduction = parts.task.introduction();
@@ -176,7 +176,8 @@ impl Vms<'_> {
         let parts = self.parts;
         Guest {
             task: &parts.task,
-            shares: &parts.shares,
+            shares: &parts.seen.shares,
+            aliases: &parts.seen.aliases,
             links: &parts.image.entry.links,
             cpus: template.filter(|(shape, _)| shape.cpus > self.size.cpus).map(|_| self.size.cpus as u16),
             memory: template.and_then(|(shape, _)| shape.bytes_to_plug(self.size)).map(Shape::beyond_template),
@@ -238,7 +239,7 @@ impl Vms<'_> {
                 channel: inherited.channel.as_raw_fd(),
                 console: inherited.console.as_raw_fd(),
                 monitor: inherited.monitor.as_raw_fd(),
-                shares: &parts.shares,
+                shares: &parts.seen.shares,
             }
             .args()
         })
@@ -269,7 +270,7 @@ impl Vms<'_> {
             parts.machine,
             self.attempt.answer_within().as_secs()
         );
-        for share in &parts.shares {
+        for share in &parts.seen.shares {
             let mode = if share.read_only { "read-only" } else { "read and write" };
             tracing::debug!("share {} at {}, {mode}", share.source.display(), share.target.display());
         }

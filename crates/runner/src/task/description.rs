@@ -17,6 +17,7 @@ use super::environment;
 use crate::error::{Blame, Context, Fault, RunError};
 use crate::session::Address;
 use image::Links;
+use crate::shares::{Alias, Own, Role, View};
 use proto::{DATA_CHUNK, ToGuest};
 use qemu::Share;
 use request::EnvEntry;
@@ -40,6 +41,8 @@ pub struct Task {
     terminal: Option<(u16, u16)>,
     /// stdout and stderr of the task are one file, so their order must be kept.
     merge_stderr: bool,
+    /// The home directory is the VM's alone and is made there, if the image has none.
+    has_home_in_vm: bool,
 }
 
 impl Task {
@@ -81,6 +84,7 @@ impl Task {
             script,
             terminal: None,
             merge_stderr: false,
+            has_home_in_vm: false,
         })
     }
 
@@ -99,6 +103,7 @@ impl Task {
             script: None,
             terminal: None,
             merge_stderr: false,
+            has_home_in_vm: false,
         }
     }
 
@@ -112,6 +117,7 @@ impl Task {
     pub fn run_as_root(&mut self) {
         let root = Uid::from_raw(0);
         self.user = User { name: "root".into(), dir: "/root".into(), shell: "/bin/sh".into(), ..nameless(root) };
+        self.has_home_in_vm = true;
         (self.gid, self.groups) = (Gid::from_raw(0), Vec::new());
         for (name, value) in [("HOME", "/root"), ("USER", "root"), ("LOGNAME", "root")] {
             self.env.retain(|(key, _)| key != name);
@@ -134,11 +140,23 @@ impl Task {
         self.merge_stderr = true;
     }
 
-    /// The user's directories that a guest should see: home, submit directory, working directory.
-    pub fn own_directories(&self, share_home: bool) -> Vec<PathBuf> {
-        let submit_dir = self.variable("SLURM_SUBMIT_DIR").map(PathBuf::from);
-        let home = share_home.then(|| self.user.dir.clone());
-        [home, submit_dir, Some(self.cwd.clone())].into_iter().flatten().collect()
+    /// Gives the user a home that ends with the VM: the site does not want to share the real one.
+    pub fn keep_home_in_vm(&mut self) {
+        self.has_home_in_vm = true;
+    }
+
+    /// The user's directories that a guest should see: home, submit directory, working directory; then other names
+    /// that they may have.
+    pub fn own_directories(&self, share_home: bool) -> Vec<Own> {
+        let named = |name| self.variable(name).map(PathBuf::from);
+        let all = [
+            (Role::Home, share_home.then(|| self.user.dir.clone())),
+            (Role::Submit, named("SLURM_SUBMIT_DIR")),
+            (Role::Work, Some(self.cwd.clone())),
+            (Role::Name, named("HOME")),
+            (Role::Name, named("PWD")),
+        ];
+        all.into_iter().filter_map(|(role, path)| Some(Own { role, path: path? })).collect()
     }
 
     /// Host name of VM number `index` of `vms`.
@@ -179,14 +197,20 @@ impl Task {
             let (path, target) = (path.as_os_str().as_bytes(), target.as_os_str().as_bytes());
             send(ToGuest::Link { path, target });
         }
-        for Share { tag, target, read_only, .. } in guest.shares {
-            let path = target.as_os_str().as_bytes();
-            send(ToGuest::Share { tag: tag.as_bytes(), path, read_only: *read_only });
+        for share @ Share { tag, target, read_only, .. } in guest.shares {
+            let (path, file) = (target.as_os_str().as_bytes(), share.served().1.as_bytes());
+            send(ToGuest::Share { tag: tag.as_bytes(), path, file, read_only: *read_only });
+        }
+        for Alias { path, target } in guest.aliases {
+            send(ToGuest::Alias { path: path.as_os_str().as_bytes(), target: target.as_os_str().as_bytes() });
         }
         send(user_message(&self.user));
         let groups = self.groups.iter().map(|gid| gid.as_raw()).collect();
         let (uid, gid) = (self.user.uid.as_raw(), self.gid.as_raw());
         send(ToGuest::Credentials { uid, gid, umask: self.umask, groups });
+        if self.has_home_in_vm {
+            send(ToGuest::Home(self.user.dir.as_os_str().as_bytes()));
+        }
         for (resource, soft, hard) in limits() {
             send(ToGuest::Rlimit { resource, soft, hard });
         }
@@ -194,7 +218,7 @@ impl Task {
         for arg in &self.argv {
             send(ToGuest::Arg(arg.as_bytes()));
         }
-        for pair in self.guest_environment(index, vms, guest.shares) {
+        for pair in self.guest_environment(index, vms, guest.view()) {
             send(ToGuest::Env(pair.as_bytes()));
         }
         if let (Some(script), Some(path)) = (&self.script, self.argv.first()) {
@@ -212,8 +236,8 @@ impl Task {
     }
 
     /// The task's environment as the command in the guest gets it.
-    fn guest_environment(&self, index: u32, vms: u32, shares: &[Share]) -> Vec<OsString> {
-        let vars = environment::for_guest(&self.env, &self.variables, shares);
+    fn guest_environment(&self, index: u32, vms: u32, seen: View<'_>) -> Vec<OsString> {
+        let vars = environment::for_guest(&self.env, &self.variables, seen);
         let mut pairs: Vec<OsString> = vars.iter().map(|(name, value)| pair(name, value)).collect();
         pairs.push(format!("SLURM_VM_INDEX={index}").into());
         pairs.push(format!("SLURM_VMS_PER_SLOT={vms}").into());
@@ -228,6 +252,8 @@ pub struct Guest<'a> {
     pub task: &'a Task,
     /// The host directories they see.
     pub shares: &'a [Share],
+    /// Other names of these directories.
+    pub aliases: &'a [Alias],
     /// The image's links into these shares.
     pub links: &'a Links,
     /// Number of processors for the command, if the guests have more.
@@ -237,6 +263,10 @@ pub struct Guest<'a> {
 }
 
 impl Guest<'_> {
+    fn view(&self) -> View<'_> {
+        View { shares: self.shares, aliases: self.aliases }
+    }
+
     /// The messages that make one of `vms` VMs run the command.
     ///
     /// # Errors
@@ -324,7 +354,7 @@ mod tests {
 
     #[test]
     fn every_vm_of_a_slot_is_told_its_number() {
-        let env = task(&[("A", "line\nline=\u{e9}")]).guest_environment(1, 3, &[]);
+        let env = task(&[("A", "line\nline=\u{e9}")]).guest_environment(1, 3, View::default());
         let env: Vec<_> = env.iter().map(|pair| pair.to_str().unwrap()).collect();
         assert_eq!(env, ["A=line\nline=\u{e9}", "SLURM_VM_INDEX=1", "SLURM_VMS_PER_SLOT=3"]);
     }

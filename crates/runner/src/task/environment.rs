@@ -6,8 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use crate::shares::visible;
-use qemu::Share;
+use crate::shares::View;
 use request::EnvEntry;
 
 /// Variables of the plugin and the runner, never shown to the command.
@@ -31,13 +30,13 @@ const STANDARD_PATH: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/bin"];
 
 type Variable = (OsString, OsString);
 
-/// The variables for a guest that sees `shares`, of a task that has `env`.
-pub fn for_guest(env: &[Variable], wanted: &[EnvEntry], shares: &[Share]) -> Vec<Variable> {
+/// The variables for a guest that sees `seen` of the host, of a task that has `env`.
+pub fn for_guest(env: &[Variable], wanted: &[EnvEntry], seen: View<'_>) -> Vec<Variable> {
     let names: Vec<&str> = wanted.iter().map(name_of).collect();
     let is_wanted = |name: &OsStr| names.iter().any(|&wanted| name == wanted);
     let kept = env.iter().filter(|(name, _)| !is_wanted(name));
     let mut vars: Vec<Variable> =
-        kept.filter_map(|(name, value)| Some((name.clone(), translated(name, value, shares)?))).collect();
+        kept.filter_map(|(name, value)| Some((name.clone(), translated(name, value, seen)?))).collect();
     for (number, entry) in wanted.iter().enumerate() {
         // If a variable has two entries, the last counts.
         if names[number + 1..].contains(&names[number]) {
@@ -58,17 +57,17 @@ fn name_of(entry: &EnvEntry) -> &str {
 }
 
 /// The value that a variable of the host has in the guest, if it is a variable there at all.
-fn translated(name: &OsStr, value: &OsStr, shares: &[Share]) -> Option<OsString> {
+fn translated(name: &OsStr, value: &OsStr, seen: View<'_>) -> Option<OsString> {
     // No variable with a rule here has a name that is not UTF-8.
     let Some(name) = name.to_str() else { return Some(value.to_owned()) };
     if name.starts_with(OWN_PREFIX) || HOST_ONLY.contains(&name) {
         return None;
     }
     if let Some((_, separators)) = LIBRARIES.iter().find(|(list, _)| *list == name) {
-        return libraries_of_guest(value, separators, shares);
+        return libraries_of_guest(value, separators, seen);
     }
     if TEMPORARY.contains(&name) {
-        let is_there = EVERYWHERE.iter().any(|dir| value == *dir) || visible(shares, Path::new(value));
+        let is_there = EVERYWHERE.iter().any(|dir| value == *dir) || seen.shows(Path::new(value));
         return Some(if is_there { value.to_owned() } else { "/tmp".into() });
     }
     Some(if name == "PATH" { with_standard_path(value) } else { value.to_owned() })
@@ -77,11 +76,11 @@ fn translated(name: &OsStr, value: &OsStr, shares: &[Share]) -> Option<OsString>
 /// Removes files and directories that only the host has: in the guest they are missing, or different.
 /// Entries that do not exist on the host are meant for the image; names without a path are searched in
 /// the image.
-fn libraries_of_guest(value: &OsStr, separators: &[u8], shares: &[Share]) -> Option<OsString> {
+fn libraries_of_guest(value: &OsStr, separators: &[u8], seen: View<'_>) -> Option<OsString> {
     let entries = value.as_bytes().split(|byte| separators.contains(byte));
     let is_of_host_alone = |entry: &&[u8]| {
         let path = Path::new(OsStr::from_bytes(entry));
-        path.is_absolute() && path.exists() && !visible(shares, path)
+        path.is_absolute() && path.exists() && !seen.shows(path)
     };
     let (gone, kept): (Vec<&[u8]>, Vec<&[u8]>) = entries.partition(is_of_host_alone);
     if gone.is_empty() {
@@ -103,14 +102,20 @@ fn with_standard_path(value: &OsStr) -> OsString {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use qemu::Share;
+    use std::path::PathBuf;
+
     use request::{VmEnv, VmOption};
 
     fn guest(env: &[(&str, &str)], wanted: &str, shared: &[&str]) -> Vec<String> {
         let env: Vec<Variable> = env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         let wanted = if wanted.is_empty() { Vec::new() } else { VmEnv::parse(wanted).unwrap() };
-        let share = |path: &&str| Share { tag: "s".into(), source: path.into(), target: path.into(), read_only: false };
+        let share = |path: &&str| {
+            let path = PathBuf::from(path);
+            Share { tag: "s".into(), source: path.clone(), target: path, read_only: false, is_file: false }
+        };
         let shares: Vec<Share> = shared.iter().map(share).collect();
-        let pairs = for_guest(&env, &wanted, &shares);
+        let pairs = for_guest(&env, &wanted, View { shares: &shares, aliases: &[] });
         pairs.iter().map(|(name, value)| format!("{}={}", name.display(), value.display())).collect()
     }
 
