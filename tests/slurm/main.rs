@@ -17,6 +17,7 @@ mod hostile;
 mod identity;
 mod images;
 mod options;
+mod paths;
 mod resources;
 mod save;
 mod slots;
@@ -41,6 +42,7 @@ const CASES: &[&[Case]] = &[
     slots::CASES,
     save::CASES,
     options::CASES,
+    paths::CASES,
     catalogue::CASES,
     delivery::CASES,
     batch::CASES,

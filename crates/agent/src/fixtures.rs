@@ -47,7 +47,9 @@ impl Fixtures {
         fs::set_permissions(HIDDEN, fs::Permissions::from_mode(0o700)).doing(|| format!("close {HIDDEN}"))?;
         shares.mount(tag, &place, read_only)?;
         let there = traces.provide_file(path, &|place| shares.holding(place))?;
-        shares.bind(&place.join(file), &there)
+        shares.bind(&place.join(file), &there)?;
+        traces.leave_alone(there);
+        Ok(())
     }
 
     /// Makes `path` another name of the directory `target`, which may be relative to where `path` is. Best as a link;
@@ -130,7 +132,8 @@ fn may_be_replaced(path: &Path) -> bool {
         Err(error) => error.kind() == io::ErrorKind::NotFound,
         Ok(meta) if meta.is_symlink() => !path.exists(),
         Ok(meta) => {
-            let is_mounted = path.parent().and_then(|parent| parent.metadata().ok()).is_none_or(|p| p.dev() != meta.dev());
+            let is_mounted =
+                path.parent().and_then(|parent| parent.metadata().ok()).is_none_or(|p| p.dev() != meta.dev());
             let is_empty = || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
             meta.is_dir() && meta.mode() & 0o022 == 0 && !is_mounted && is_empty()
         }

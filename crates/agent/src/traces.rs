@@ -16,9 +16,14 @@ use super::ways::{self, Found};
 /// Mode bits that let everybody pass a directory.
 const PASSABLE: u32 = 0o111;
 
-/// Notes of all changes, the oldest first.
+/// Notes of all changes.
 #[derive(Debug, Default)]
-pub(super) struct Traces(Vec<Trace>);
+pub(super) struct Traces {
+    /// The oldest first.
+    made: Vec<Trace>,
+    /// Files that are the host's, and are read but not changed.
+    of_host: Vec<PathBuf>,
+}
 
 #[derive(Debug)]
 enum Trace {
@@ -39,18 +44,26 @@ enum Trace {
 impl Traces {
     /// Appends lines to a file, which is made with its directories where it is missing.
     pub fn append(&mut self, path: &Path, text: Vec<u8>) -> io::Result<()> {
+        if self.of_host.iter().any(|file| file == path) {
+            return Ok(());
+        }
         self.make_directories(path.parent())?;
         let created = !path.exists();
         OpenOptions::new().append(true).create(true).open(path)?.write_all(&text)?;
-        self.0.push(Trace::Lines { path: path.to_owned(), text, created });
+        self.made.push(Trace::Lines { path: path.to_owned(), text, created });
         Ok(())
+    }
+
+    /// From now on, this file is one of the host's: a user may put their own `/etc/passwd` there.
+    pub fn leave_alone(&mut self, path: PathBuf) {
+        self.of_host.push(path);
     }
 
     /// Gives a file another content.
     pub fn write(&mut self, path: &Path, content: &[u8]) -> io::Result<()> {
         let before = fs::read(path).ok();
         fs::write(path, content)?;
-        self.0.push(Trace::Content { path: path.to_owned(), before, ours: content.to_vec() });
+        self.made.push(Trace::Content { path: path.to_owned(), before, ours: content.to_vec() });
         Ok(())
     }
 
@@ -59,7 +72,7 @@ impl Traces {
         let missing: Vec<&Path> = directory.into_iter().flat_map(Path::ancestors).take_while(|d| !d.exists()).collect();
         for directory in missing.into_iter().rev() {
             fs::create_dir(directory)?;
-            self.0.push(Trace::Directory(directory.to_owned()));
+            self.made.push(Trace::Directory(directory.to_owned()));
         }
         Ok(())
     }
@@ -70,17 +83,13 @@ impl Traces {
     ///
     /// # Errors
     /// It cannot be made, or it is missing in a share.
-    pub fn provide(
-        &mut self,
-        path: &Path,
-        share_of: &dyn Fn(&Path) -> Option<PathBuf>,
-    ) -> Result<PathBuf, AgentError> {
+    pub fn provide(&mut self, path: &Path, share_of: &dyn Fn(&Path) -> Option<PathBuf>) -> Result<PathBuf, AgentError> {
         ways::walk(path, &mut |directory, found| match found {
             Found::End => Ok(()),
             Found::Missing => {
                 refuse_in_share(directory, share_of)?;
                 fs::create_dir(directory).doing(|| format!("create the directory {}", directory.display()))?;
-                self.0.push(Trace::Directory(directory.to_owned()));
+                self.made.push(Trace::Directory(directory.to_owned()));
                 Ok(())
             }
             Found::Directory(meta) => {
@@ -89,7 +98,7 @@ impl Traces {
                 if before & 1 == 0 && share_of(directory).is_none() {
                     // If it fails, whoever may not pass will hear it from the kernel.
                     if fs::set_permissions(directory, fs::Permissions::from_mode(ours)).is_ok() {
-                        self.0.push(Trace::Mode { path: directory.to_owned(), before, ours });
+                        self.made.push(Trace::Mode { path: directory.to_owned(), before, ours });
                     }
                 }
                 Ok(())
@@ -120,7 +129,7 @@ impl Traces {
                 Err(_) => {
                     refuse_in_share(&file, share_of)?;
                     fs::write(&file, "").doing(|| format!("create the file {}", file.display()))?;
-                    self.0.push(Trace::File(file.clone()));
+                    self.made.push(Trace::File(file.clone()));
                     return Ok(file);
                 }
             }
@@ -130,20 +139,16 @@ impl Traces {
 
     /// Whether a session has made this directory.
     pub fn has_made(&self, path: &Path) -> bool {
-        self.0.iter().any(|trace| matches!(trace, Trace::Directory(made) if made == path))
+        self.made.iter().any(|trace| matches!(trace, Trace::Directory(made) if made == path))
     }
 
     /// Notes that a file is about to be made, and provides the directory that it needs.
-    pub fn expect_file(
-        &mut self,
-        path: &Path,
-        share_of: &dyn Fn(&Path) -> Option<PathBuf>,
-    ) -> Result<(), AgentError> {
+    pub fn expect_file(&mut self, path: &Path, share_of: &dyn Fn(&Path) -> Option<PathBuf>) -> Result<(), AgentError> {
         if let Some(parent) = path.parent() {
             self.provide(parent, share_of)?;
         }
         if path.symlink_metadata().is_err() {
-            self.0.push(Trace::File(path.to_owned()));
+            self.made.push(Trace::File(path.to_owned()));
         }
         Ok(())
     }
@@ -175,7 +180,7 @@ impl Traces {
             aside = Some(other);
         }
         symlink(target, path).doing(what)?;
-        self.0.push(Trace::Link { path: path.to_owned(), target: target.to_owned(), aside, must_lead });
+        self.made.push(Trace::Link { path: path.to_owned(), target: target.to_owned(), aside, must_lead });
         Ok(())
     }
 
@@ -184,7 +189,7 @@ impl Traces {
     /// # Errors
     /// The first link whose target does not exist.
     pub fn check_links(&self) -> Result<(), AgentError> {
-        for trace in &self.0 {
+        for trace in &self.made {
             // If the target exists but is closed to this process, that is a matter for the command.
             let Trace::Link { path, target, must_lead: true, .. } = trace else { continue };
             if fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
@@ -203,7 +208,7 @@ impl Traces {
     /// The first change that could not be undone, after all were tried.
     pub fn take_back(&mut self) -> Result<(), AgentError> {
         let mut outcome = Ok(());
-        while let Some(trace) = self.0.pop() {
+        while let Some(trace) = self.made.pop() {
             let undone = trace.undo().or_else(|error| match error.kind() {
                 io::ErrorKind::NotFound => Ok(()),
                 _ => Err(error),
@@ -350,6 +355,9 @@ mod tests {
         assert_ne!(listing(dir.path()), before);
         traces.take_back().unwrap();
         assert_eq!(listing(dir.path()), before);
+        traces.leave_alone(at("etc/passwd"));
+        traces.append(&at("etc/passwd"), b"ada:x:1000:1000::/home/ada:/bin/sh\n".to_vec()).unwrap();
+        assert_eq!(listing(dir.path()), before, "a file of the host gets no line");
     }
 
     #[test]

@@ -172,7 +172,8 @@ impl Choice {
             }
             if !on_host.is_dir() {
                 let (cover, dir) = (&cover.spec, own.path.display());
-                let why = format!("'{cover}' hides {dir}, and {} is no directory on {}", on_host.display(), this_node());
+                let why =
+                    format!("'{cover}' hides {dir}, and {} is no directory on {}", on_host.display(), this_node());
                 let remedy = format!("mkdir -p '{}'", on_host.display());
                 return own.lost(&why, &format!("{remedy}, or choose another place"), &mut self.warnings);
             }

@@ -458,7 +458,16 @@ fn the_machine_is_set_up_in_the_order_of_the_messages() {
     runner.listen(|_, message| (message == ToHost::Synced).then_some(()));
     let calls = runner.leave().calls;
     let user = format!("user ada {}", getuid());
-    let expected = ["forget", "clock 5", "hostname vm1", "entropy 32", "cpus 2", "share /data true", "alias /work data/work", &user];
+    let expected = [
+        "forget",
+        "clock 5",
+        "hostname vm1",
+        "entropy 32",
+        "cpus 2",
+        "share /data true",
+        "alias /work data/work",
+        &user,
+    ];
     assert_eq!(&calls[..8], expected);
     assert_eq!(&calls[8..], ["sync shares", "settle", "forget"]);
 }

@@ -20,16 +20,35 @@ const SYSTEM_TREES: [&str; 4] = ["/proc", "/sys", "/dev", "/run/spank-vm"];
 
 /// Directories that no system runs without. What is below them may be covered.
 const SYSTEM_DIRS: [&str; 21] = [
-    "/", "/bin", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/run", "/sbin", "/usr", "/usr/bin", "/usr/lib",
-    "/usr/lib32", "/usr/lib64", "/usr/libexec", "/usr/libx32", "/usr/sbin", "/var", "/var/lib", "/var/run", "/var/spool",
+    "/",
+    "/bin",
+    "/etc",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/run",
+    "/sbin",
+    "/usr",
+    "/usr/bin",
+    "/usr/lib",
+    "/usr/lib32",
+    "/usr/lib64",
+    "/usr/libexec",
+    "/usr/libx32",
+    "/usr/sbin",
+    "/var",
+    "/var/lib",
+    "/var/run",
+    "/var/spool",
 ];
 
 /// Whether a guest cannot run when something else is in this place: its kernel's file systems, its programs and
 /// libraries, its configuration.
 pub fn breaks_guest(place: &Path) -> bool {
     // Debian and its relatives keep libraries one level deeper.
-    let has_libraries = place.parent().is_some_and(|parent| parent.ends_with("lib"))
-        && place.to_string_lossy().ends_with("-linux-gnu");
+    let has_libraries =
+        place.parent().is_some_and(|parent| parent.ends_with("lib")) && place.to_string_lossy().ends_with("-linux-gnu");
     // Memory that programs share has room for directories of users.
     let in_tree = SYSTEM_TREES.iter().any(|tree| place.starts_with(tree)) && !below(place, "/dev/shm");
     in_tree || has_libraries || SYSTEM_DIRS.iter().any(|dir| place == Path::new(dir))
@@ -170,14 +189,32 @@ mod tests {
     #[test]
     fn a_place_without_which_no_guest_runs_is_refused_by_name() {
         for place in [
-            "/proc", "/proc/sys", "/dev", "/dev/shm", "/sys/", "/bin", "/lib", "/lib64", "/usr", "/usr/lib", "/etc", "/run",
-            "/var", "/sbin", "/usr//bin", "/usr/lib/x86_64-linux-gnu", "/lib/i386-linux-gnu", "/run/spank-vm/x",
+            "/proc",
+            "/proc/sys",
+            "/dev",
+            "/dev/shm",
+            "/sys/",
+            "/bin",
+            "/lib",
+            "/lib64",
+            "/usr",
+            "/usr/lib",
+            "/etc",
+            "/run",
+            "/var",
+            "/sbin",
+            "/usr//bin",
+            "/usr/lib/x86_64-linux-gnu",
+            "/lib/i386-linux-gnu",
+            "/run/spank-vm/x",
         ] {
             let error = VmMount::parse(&format!("/home/ada:{place}")).unwrap_err().to_string();
             assert!(error.starts_with("--vm-mount: share '/home/ada:"), "{error}");
             assert!(error.contains("guest's own") && !error.contains('\n'), "{error}");
         }
-        for place in ["/usr/local", "/usr/share/x", "/etc/x.conf", "/opt", "/mnt", "/dev/shm/x", "/run/user/1", "/var/lib/ci"] {
+        for place in
+            ["/usr/local", "/usr/share/x", "/etc/x.conf", "/opt", "/mnt", "/dev/shm/x", "/run/user/1", "/var/lib/ci"]
+        {
             assert!(VmMount::parse(&format!("/home/ada:{place}")).is_ok(), "{place}");
         }
     }

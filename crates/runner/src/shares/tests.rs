@@ -168,7 +168,8 @@ fn sources_that_are_missing_or_no_files_are_named() {
 
 #[test]
 fn site_shares_come_with_their_mode_and_missing_ones_are_left_out() {
-    let site = ["/usr:/sw:ro", "/nonexistent", "/usr:/tmp/no-such-place-in-the-share"].map(|text| text.parse().unwrap());
+    let site =
+        ["/usr:/sw:ro", "/nonexistent", "/usr:/tmp/no-such-place-in-the-share"].map(|text| text.parse().unwrap());
     let own = [Own { role: Role::Work, path: "/tmp".into() }];
     let chosen = choose(&[], &site, &own).unwrap();
     let targets: Vec<&Path> = chosen.shares.iter().map(|share| share.target.as_path()).collect();
