@@ -2,6 +2,7 @@
 //!
 //! For users the rules are in docs/files.md.
 
+mod alias;
 mod own;
 #[cfg(test)]
 mod tests;
@@ -10,27 +11,15 @@ mod way;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{AccessFlags, eaccess};
-
 use crate::error::{Fault, RunError, ensure};
+use alias::{depth, through};
 use node::layout::this_node;
 use own::Found;
 use qemu::{MAX_SHARES, Share};
 use request::ShareSpec;
 
+pub use alias::Alias;
 pub use own::{Own, Role};
-
-/// Links that are followed in a path of the guest.
-const MOST_LINKS: usize = 40;
-
-/// A second name of a directory in the guest, as the host has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Alias {
-    /// The name, an absolute path.
-    pub path: PathBuf,
-    /// The directory; a link's text, so that it may be relative to where the name is.
-    pub target: PathBuf,
-}
 
 /// What the guests of a slot see of the host.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -113,12 +102,12 @@ impl Candidate {
     /// What the spec names, or why this user cannot have it.
     fn find(spec: &ShareSpec, aliases: &[Alias], origin: Origin) -> Result<Self, String> {
         let ShareSpec { source, target, read_only } = spec;
-        let words = |error: std::io::Error| format!("{} on {}: {}", source.display(), this_node(), own::words(&error));
+        let words = |error: std::io::Error| format!("{} on {}: {}", source.display(), this_node(), way::words(&error));
         let meta = fs::metadata(source).map_err(words)?;
         if !meta.is_dir() && !meta.is_file() {
             return Err(format!("{} is neither a directory nor a file on {}", source.display(), this_node()));
         }
-        if !may_read(source, meta.is_dir()) {
+        if !way::may_read(source, meta.is_dir()) {
             return Err(format!("you may not read {} on {}", source.display(), this_node()));
         }
         let source = fs::canonicalize(source).map_err(words)?;
@@ -238,27 +227,4 @@ impl Choice {
         let shares = self.list.into_iter().enumerate().map(share).collect();
         Ok(Chosen { shares, aliases: self.aliases, warnings: self.warnings })
     }
-}
-
-fn depth(path: &Path) -> usize {
-    path.components().count()
-}
-
-/// Whether this user may list and enter the directory, or read the file.
-fn may_read(path: &Path, is_dir: bool) -> bool {
-    let enter = if is_dir { AccessFlags::X_OK } else { AccessFlags::empty() };
-    eaccess(path, AccessFlags::R_OK | enter).is_ok()
-}
-
-/// Where the guest's path leads, once its other names are made.
-fn through(aliases: &[Alias], path: &Path) -> PathBuf {
-    let mut path = path.to_owned();
-    for _ in 0..MOST_LINKS {
-        let named = aliases.iter().filter(|alias| path.starts_with(&alias.path));
-        let Some(Alias { path: name, target }) = named.max_by_key(|alias| depth(&alias.path)) else { break };
-        let Ok(rest) = path.strip_prefix(name) else { break };
-        let parent = name.parent().unwrap_or(Path::new("/"));
-        path = own::plain(&parent.join(target).join(rest));
-    }
-    path
 }

@@ -1,11 +1,11 @@
 //! The user's own directories: which of them a guest sees, and under which names.
 
-use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use nix::unistd::{AccessFlags, Uid, eaccess};
 
-use super::{Alias, may_read, way};
+use super::alias::Alias;
+use super::way::{self, may_read, words};
 use crate::error::RunError;
 use node::layout::this_node;
 use request::breaks_guest;
@@ -132,23 +132,4 @@ pub(super) fn aliases(found: &[Found]) -> Vec<Alias> {
 fn is_of_system(dir: &Path) -> bool {
     let in_one = |dirs: &[&str]| dirs.iter().any(|system| dir.starts_with(system));
     in_one(&SYSTEM_DIRS) && !in_one(&USERS_DIRS)
-}
-
-/// The path without `.` and `..`, which is right where no links are left.
-pub(super) fn plain(path: &Path) -> PathBuf {
-    let mut plain = PathBuf::from("/");
-    for part in path.components() {
-        match part {
-            Component::Normal(name) => plain.push(name),
-            Component::ParentDir => drop(plain.pop()),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-        }
-    }
-    plain
-}
-
-/// An error in the words of strerror.
-pub(super) fn words(error: &io::Error) -> String {
-    let errno = error.raw_os_error().map(nix::errno::Errno::from_raw);
-    errno.map_or_else(|| error.to_string(), |errno| errno.desc().to_owned())
 }

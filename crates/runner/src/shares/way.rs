@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::unistd::{AccessFlags, eaccess};
 
 /// Links that may be followed on one way; as many as the kernel follows.
 const MOST_LINKS: usize = 40;
@@ -59,6 +60,18 @@ fn parts(path: &Path) -> Vec<PathBuf> {
         Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
     };
     path.components().rev().filter_map(part).collect()
+}
+
+/// Whether this user may list and enter the directory, or read the file.
+pub(super) fn may_read(path: &Path, is_dir: bool) -> bool {
+    let enter = if is_dir { AccessFlags::X_OK } else { AccessFlags::empty() };
+    eaccess(path, AccessFlags::R_OK | enter).is_ok()
+}
+
+/// An error in the words of strerror.
+pub(super) fn words(error: &io::Error) -> String {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    errno.map_or_else(|| error.to_string(), |errno| errno.desc().to_owned())
 }
 
 #[cfg(test)]
