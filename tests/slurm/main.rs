@@ -20,6 +20,7 @@ mod images;
 mod inherited;
 mod mpi;
 mod options;
+mod paths;
 mod person;
 mod resources;
 mod save;
@@ -47,6 +48,7 @@ const CASES: &[&[Case]] = &[
     slots::CASES,
     save::CASES,
     options::CASES,
+    paths::CASES,
     catalogue::CASES,
     delivery::CASES,
     devices::CASES,

@@ -96,8 +96,16 @@ impl Machine for Guest {
         self.fixtures.oom_kills.news()
     }
 
-    fn mount_share(&mut self, tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError> {
-        self.fixtures.mount_share(tag, path, read_only)
+    fn mount_share(&mut self, tag: &[u8], path: &Path, file: &Path, read_only: bool) -> Result<(), AgentError> {
+        self.fixtures.mount_share(tag, path, file, read_only)
+    }
+
+    fn alias(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
+        self.fixtures.alias(path, target)
+    }
+
+    fn make_home(&mut self, home: &Path, owner: (u32, u32)) -> Result<(), AgentError> {
+        self.fixtures.make_home(home, owner)
     }
 
     fn link(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {

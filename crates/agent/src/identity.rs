@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::{Gid, Pid, Uid, chown, sethostname};
+use nix::unistd::{Pid, sethostname};
 
 use super::accounts::{Account, group_lines, missing_hosts_entry, passwd_line};
 use super::error::{AgentError, Doing};
@@ -44,18 +44,12 @@ pub(super) fn use_cpus(count: u16) -> Result<(), AgentError> {
     sched_setaffinity(Pid::from_raw(0), &set).doing(|| format!("keep to {count} processors"))
 }
 
-/// Makes the user and the user's groups known as on the host, and makes the home directory if it is missing.
+/// Makes the user and the user's groups known as on the host.
 pub(super) fn add_user(account: &Account, credentials: &Credentials, traces: &mut Traces) -> Result<(), AgentError> {
     let account = with_a_shell_that_exists(account);
     let (uid, gid) = (credentials.uid, credentials.gid);
     put_first(traces, "/etc/passwd", |text| passwd_line(text, &account, uid).unwrap_or_default())?;
     put_first(traces, "/etc/group", |text| group_lines(text, &account, gid, &credentials.groups))?;
-    let home = Path::new(OsStr::from_bytes(&account.home));
-    if home.is_absolute() && !home.exists() {
-        traces.make_directories(Some(home)).doing(|| format!("create the home directory {}", home.display()))?;
-        chown(home, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-            .doing(|| format!("give {} to the user", home.display()))?;
-    }
     Ok(())
 }
 

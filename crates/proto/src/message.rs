@@ -14,6 +14,8 @@ pub(super) mod kind {
     pub const MEMORY: u8 = 22;
     pub const LINK: u8 = 26;
     pub const TAKE_BACK: u8 = 27;
+    pub const ALIAS: u8 = 28;
+    pub const HOME: u8 = 29;
     pub const ZONE: u8 = 30;
     // Runner to agent: the task.
     pub const USER: u8 = 32;

@@ -24,8 +24,10 @@ pub enum ToGuest<'a> {
     Share {
         /// 9p mount tag, at most 31 bytes (the limit of virtio-9p).
         tag: &'a [u8],
-        /// Absolute mount point, created when the image lacks it.
+        /// Absolute mount point, created when the image lacks it, but never within another share.
         path: &'a [u8],
+        /// Name of the one file that is shared; empty when the share is a directory.
+        file: &'a [u8],
         /// Mount it read-only.
         read_only: bool,
     },
@@ -37,6 +39,15 @@ pub enum ToGuest<'a> {
         /// Absolute path of its target.
         target: &'a [u8],
     },
+    /// Make a path another name of a directory, as far as the image has room for that. Sent after the shares.
+    Alias {
+        /// Absolute path of the name.
+        path: &'a [u8],
+        /// Absolute path of the directory, or relative to where the name is.
+        target: &'a [u8],
+    },
+    /// Make this home directory for the user, if it is missing. Sent after CREDENTIALS.
+    Home(&'a [u8]),
     /// The root will be saved now: remove what sessions added to it for their own use.
     TakeBack,
     /// Keep the command to this many processors (a template may have more than the VM should).
@@ -163,9 +174,10 @@ impl<'a> ToGuest<'a> {
             Self::Clock(ns) => (kind::CLOCK, 0, put(&mut scratch, ns.to_le_bytes())),
             Self::Hostname(name) => (kind::HOSTNAME, 0, name),
             Self::Entropy(bytes) => (kind::ENTROPY, 0, bytes),
-            Self::Share { tag, path, read_only } => {
+            Self::Share { tag, path, file, read_only } => {
                 scratch.push(u8::from(*read_only));
                 put_counted(&mut scratch, tag);
+                put_counted(&mut scratch, file);
                 scratch.extend_from_slice(path);
                 (kind::SHARE, 0, &scratch)
             }
@@ -174,6 +186,12 @@ impl<'a> ToGuest<'a> {
                 scratch.extend_from_slice(target);
                 (kind::LINK, 0, &scratch)
             }
+            Self::Alias { path, target } => {
+                put_counted(&mut scratch, path);
+                scratch.extend_from_slice(target);
+                (kind::ALIAS, 0, &scratch)
+            }
+            Self::Home(path) => (kind::HOME, 0, path),
             Self::TakeBack => (kind::TAKE_BACK, 0, &[]),
             Self::Cpus(count) => (kind::CPUS, 0, put(&mut scratch, count.to_le_bytes())),
             Self::Memory(bytes) => (kind::MEMORY, 0, put(&mut scratch, bytes.to_le_bytes())),
@@ -253,12 +271,17 @@ impl<'a> ToGuest<'a> {
             kind::SHARE => {
                 let mut r = Reader::new(p, "SHARE");
                 let read_only = r.u8()? != 0;
-                Self::Share { read_only, tag: r.counted()?, path: r.rest() }
+                Self::Share { read_only, tag: r.counted()?, file: r.counted()?, path: r.rest() }
             }
             kind::LINK => {
                 let mut r = Reader::new(p, "LINK");
                 Self::Link { path: r.counted()?, target: r.rest() }
             }
+            kind::ALIAS => {
+                let mut r = Reader::new(p, "ALIAS");
+                Self::Alias { path: r.counted()?, target: r.rest() }
+            }
+            kind::HOME => Self::Home(p),
             kind::TAKE_BACK => Self::TakeBack,
             kind::ZONE => {
                 let mut r = Reader::new(p, "ZONE");

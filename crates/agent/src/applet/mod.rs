@@ -45,13 +45,20 @@ pub(super) fn main() -> ExitCode {
     }
 }
 
+/// These paths, and where they lead: an image's `/tmp` may be a link.
+fn with_real_places(mut paths: Vec<PathBuf>) -> Vec<PathBuf> {
+    let real: Vec<PathBuf> = paths.iter().filter_map(|path| path.canonicalize().ok()).collect();
+    paths.extend(real);
+    paths
+}
+
 fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
     let mut arguments = Arguments::parse(arguments)?;
     match (arguments.word().as_deref(), arguments.word()) {
         (Some("export"), Some(directory)) => write_out(&Export {
             root: directory.into(),
             exclude: arguments.all("--exclude"),
-            hollow: arguments.all("--hollow"),
+            hollow: with_real_places(arguments.all("--hollow")),
             include: arguments.all("--include"),
             limit: arguments.number("--limit")?,
             ..Export::default()

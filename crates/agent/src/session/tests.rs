@@ -59,8 +59,14 @@ impl Machine for StandIn {
     fn use_cpus(&mut self, count: u16) -> Result<(), AgentError> {
         self.note(format!("cpus {count}"))
     }
-    fn mount_share(&mut self, _tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError> {
-        self.note(format!("share {} {read_only}", path.display()))
+    fn mount_share(&mut self, _tag: &[u8], path: &Path, file: &Path, read_only: bool) -> Result<(), AgentError> {
+        self.note(format!("share {}{} {read_only}", path.display(), file.display()))
+    }
+    fn alias(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
+        self.note(format!("alias {} {}", path.display(), target.display()))
+    }
+    fn make_home(&mut self, home: &Path, owner: (u32, u32)) -> Result<(), AgentError> {
+        self.note(format!("home {} {}", home.display(), owner.0))
     }
     fn set_zone(&mut self, name: &[u8], _data: &[u8]) -> Result<(), AgentError> {
         self.note(format!("zone {}", String::from_utf8_lossy(name)))
@@ -456,7 +462,8 @@ fn the_machine_is_set_up_in_the_order_of_the_messages() {
         ToGuest::Hostname(b"vm1"),
         ToGuest::Entropy(&[1; 32]),
         ToGuest::Cpus(2),
-        ToGuest::Share { tag: b"s0", path: b"/data", read_only: true },
+        ToGuest::Share { tag: b"s0", path: b"/data", file: b"", read_only: true },
+        ToGuest::Alias { path: b"/w", target: b"d" },
         ToGuest::Zone { name: b"Europe/Berlin", data: b"TZif2" },
         ToGuest::User { gid: 100, name: b"ada", gecos: b"", home: b"/home/ada", shell: b"/bin/sh" },
         ToGuest::Group { gid: 7, name: b"proj" },
@@ -476,11 +483,12 @@ fn the_machine_is_set_up_in_the_order_of_the_messages() {
         "entropy 32",
         "cpus 2",
         "share /data true",
+        "alias /w d",
         "zone Europe/Berlin",
         &user,
     ];
-    assert_eq!(&calls[..9], expected);
-    assert_eq!(&calls[9..], ["sync shares", "settle", "forget"]);
+    assert_eq!(&calls[..10], expected);
+    assert_eq!(&calls[10..], ["sync shares", "settle", "forget"]);
 }
 
 #[test]

@@ -141,6 +141,12 @@ fn a_tree_is_exported_with_its_links_and_without_its_sockets() {
     assert_eq!(shown, expected);
     let error = Export { root: "/nonexistent".into(), ..Export::default() }.write(Vec::new()).unwrap_err();
     assert!(error.to_string().starts_with("cannot read /nonexistent: "), "{error}");
+    // A link of a hollow directory's name stays a link.
+    let hollow = Export { hollow: vec![tree.root.join("a"), tree.root.join("c")], ..tree.clone() };
+    let found = all(&hollow.write(Vec::new()).unwrap()).unwrap();
+    let names: Vec<&[u8]> = found.iter().map(|(entry, _)| entry.path.as_slice()).collect();
+    assert_eq!(names, [b".".as_slice(), b"a", b"b", b"c"]);
+    assert_eq!(found[3].0.kind, Kind::Symlink(b"/etc/passwd".to_vec()));
     let limited = Export { limit: 0, ..tree.clone() };
     assert!(limited.write(Vec::new()).is_ok());
 }

@@ -126,7 +126,7 @@ impl Vms<'_> {
         if parts.machine == MachineType::Microvm {
             return Obtained::Unavailable(format!("machine {:?} cannot plug memory", parts.machine));
         }
-        let Some(shape) = parts.source.shape(self.size, parts.shares.len()) else {
+        let Some(shape) = parts.source.shape(self.size, parts.seen.shares.len()) else {
             return Obtained::Unavailable(format!("{:?} is larger than templates are", self.size));
         };
         if !limits::allow_mapping((shape.base_mib + shape.pluggable_mib) << 20) {
@@ -208,7 +208,8 @@ impl Vms<'_> {
         let parts = self.parts;
         Guest {
             task: &parts.task,
-            shares: &parts.shares,
+            shares: &parts.seen.shares,
+            aliases: &parts.seen.aliases,
             links: &parts.image.entry.links,
             processors: self.size.cpus,
             cpus: template.filter(|(shape, _)| shape.cpus > self.size.cpus).map(|_| self.size.cpus as u16),
@@ -271,7 +272,7 @@ impl Vms<'_> {
                 channel: inherited.channel.as_raw_fd(),
                 console: inherited.console.as_raw_fd(),
                 monitor: inherited.monitor.as_raw_fd(),
-                shares: &parts.shares,
+                shares: &parts.seen.shares,
             }
             .args()
         })
@@ -302,7 +303,7 @@ impl Vms<'_> {
             parts.machine,
             self.attempt.answer_within().as_secs()
         );
-        for share in &parts.shares {
+        for share in &parts.seen.shares {
             let mode = if share.read_only { "read-only" } else { "read and write" };
             tracing::debug!("share {} at {}, {mode}", share.source.display(), share.target.display());
         }

@@ -17,6 +17,7 @@ use super::person::{Person, Zone};
 use crate::error::{Blame, Context, Fault, RunError};
 use crate::limits::{self, Limit};
 use crate::session::{Address, wall_clock};
+use crate::shares::{Alias, Own, Role, View};
 use image::Links;
 use proto::{DATA_CHUNK, ToGuest};
 use qemu::Share;
@@ -43,6 +44,8 @@ pub struct Task {
     terminal: Option<(u16, u16)>,
     /// stdout and stderr of the task are one file, so their order must be kept.
     merge_stderr: bool,
+    /// The home directory is the VM's alone and is made there, if the image has none.
+    has_home_in_vm: bool,
 }
 
 impl Task {
@@ -83,6 +86,7 @@ impl Task {
             script,
             terminal: None,
             merge_stderr: false,
+            has_home_in_vm: false,
         })
     }
 
@@ -102,6 +106,7 @@ impl Task {
             script: None,
             terminal: None,
             merge_stderr: false,
+            has_home_in_vm: false,
         }
     }
 
@@ -114,6 +119,7 @@ impl Task {
     /// the user, because QEMU does the work there.
     pub fn run_as_root(&mut self) {
         self.person = Person::root();
+        self.has_home_in_vm = true;
         (self.gid, self.groups) = (Gid::from_raw(0), Vec::new());
         for (name, value) in [("HOME", "/root"), ("USER", "root"), ("LOGNAME", "root")] {
             self.env.retain(|(key, _)| key != name);
@@ -143,11 +149,23 @@ impl Task {
         is_first_of_several.then(|| environment::mpi_interface(|name| self.variable(name).is_some())).flatten()
     }
 
-    /// The user's directories that a guest should see: home, submit directory, working directory.
-    pub fn own_directories(&self, share_home: bool) -> Vec<PathBuf> {
-        let submit_dir = self.variable("SLURM_SUBMIT_DIR").map(PathBuf::from);
-        let home = share_home.then(|| self.person.user.dir.clone());
-        [home, submit_dir, Some(self.cwd.clone())].into_iter().flatten().collect()
+    /// Gives the user a home that ends with the VM: the site does not want to share the real one.
+    pub fn keep_home_in_vm(&mut self) {
+        self.has_home_in_vm = true;
+    }
+
+    /// The user's directories that a guest should see: home, submit directory, working directory; then other names
+    /// that they may have.
+    pub fn own_directories(&self, share_home: bool) -> Vec<Own> {
+        let named = |name| self.variable(name).map(PathBuf::from);
+        let all = [
+            (Role::Home, share_home.then(|| self.person.user.dir.clone())),
+            (Role::Submit, named("SLURM_SUBMIT_DIR")),
+            (Role::Work, Some(self.cwd.clone())),
+            (Role::Name, named("HOME")),
+            (Role::Name, named("PWD")),
+        ];
+        all.into_iter().filter_map(|(role, path)| Some(Own { role, path: path? })).collect()
     }
 
     /// Host name of VM number `index` of `vms`.
@@ -189,9 +207,12 @@ impl Task {
             let (path, target) = (path.as_os_str().as_bytes(), target.as_os_str().as_bytes());
             send(ToGuest::Link { path, target });
         }
-        for Share { tag, target, read_only, .. } in guest.shares {
-            let path = target.as_os_str().as_bytes();
-            send(ToGuest::Share { tag: tag.as_bytes(), path, read_only: *read_only });
+        for share @ Share { tag, target, read_only, .. } in guest.shares {
+            let (path, file) = (target.as_os_str().as_bytes(), share.served().1.as_bytes());
+            send(ToGuest::Share { tag: tag.as_bytes(), path, file, read_only: *read_only });
+        }
+        for Alias { path, target } in guest.aliases {
+            send(ToGuest::Alias { path: path.as_os_str().as_bytes(), target: target.as_os_str().as_bytes() });
         }
         if let Some(zone) = &self.zone {
             send(zone.message());
@@ -200,6 +221,9 @@ impl Task {
         let groups = self.groups.iter().map(|gid| gid.as_raw()).collect();
         let (uid, gid) = (self.person.user.uid.as_raw(), self.gid.as_raw());
         send(ToGuest::Credentials { uid, gid, umask: self.umask, groups });
+        if self.has_home_in_vm {
+            send(ToGuest::Home(self.person.user.dir.as_os_str().as_bytes()));
+        }
         for &Limit { resource, soft, hard } in self.limits {
             send(ToGuest::Rlimit { resource, soft, hard });
         }
@@ -208,7 +232,7 @@ impl Task {
         for arg in &self.argv {
             send(ToGuest::Arg(arg.as_bytes()));
         }
-        let surroundings = Surroundings { shares: guest.shares, processors: guest.processors };
+        let surroundings = Surroundings { seen: guest.view(), processors: guest.processors };
         for pair in self.guest_environment(index, vms, surroundings) {
             send(ToGuest::Env(pair.as_bytes()));
         }
@@ -243,6 +267,8 @@ pub struct Guest<'a> {
     pub task: &'a Task,
     /// The host directories they see.
     pub shares: &'a [Share],
+    /// Other names of these directories.
+    pub aliases: &'a [Alias],
     /// The image's links into these shares.
     pub links: &'a Links,
     /// Number of processors for the command.
@@ -254,6 +280,10 @@ pub struct Guest<'a> {
 }
 
 impl Guest<'_> {
+    fn view(&self) -> View<'_> {
+        View { shares: self.shares, aliases: self.aliases }
+    }
+
     /// The messages that make one of `vms` VMs run the command.
     ///
     /// # Errors
@@ -313,7 +343,7 @@ mod tests {
 
     #[test]
     fn every_vm_of_a_slot_is_told_its_number() {
-        let there = Surroundings { shares: &[], processors: 1 };
+        let there = Surroundings { seen: View::default(), processors: 1 };
         let env = task(&[("A", "line\nline=\u{e9}")]).guest_environment(1, 3, there);
         let env: Vec<_> = env.iter().map(|pair| pair.to_str().unwrap()).collect();
         assert_eq!(env[0], "A=line\nline=\u{e9}");

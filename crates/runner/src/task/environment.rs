@@ -11,8 +11,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use crate::shares::visible;
-use qemu::Share;
+use crate::shares::View;
 use request::EnvEntry;
 use rules::{LAUNCHERS, Rule, rule_for};
 
@@ -27,8 +26,8 @@ type Variable = (OsString, OsString);
 /// What a guest has, as far as variables speak of it.
 #[derive(Debug, Clone, Copy)]
 pub struct Surroundings<'a> {
-    /// The host directories that it sees.
-    pub shares: &'a [Share],
+    /// What it sees of the host.
+    pub seen: View<'a>,
     /// Processors that its command may use; they have the numbers from 0.
     pub processors: u32,
 }
@@ -78,11 +77,11 @@ fn translated(name: &OsStr, value: &OsStr, there: Surroundings<'_>) -> Option<Os
     match rule {
         None => Some(same()),
         Some(Rule::Drop) => None,
-        Some(Rule::File) => file_of(value).filter(|file| visible(there.shares, file)).map(|_| same()),
+        Some(Rule::File) => file_of(value).filter(|file| there.seen.shows(file)).map(|_| same()),
         Some(Rule::Places) => places::fit(value, there.processors).then(same),
-        Some(Rule::Libraries(separators)) => libraries_of_guest(value, separators, there.shares),
+        Some(Rule::Libraries(separators)) => libraries_of_guest(value, separators, there.seen),
         Some(Rule::Temporary) => {
-            let is_there = EVERYWHERE.iter().any(|dir| value == *dir) || visible(there.shares, Path::new(value));
+            let is_there = EVERYWHERE.iter().any(|dir| value == *dir) || there.seen.shows(Path::new(value));
             Some(if is_there { same() } else { "/tmp".into() })
         }
         Some(Rule::Search) => Some(with_standard_path(value)),
@@ -102,11 +101,11 @@ fn file_of(value: &OsStr) -> Option<&Path> {
 /// Removes files and directories that only the host has: in the guest they are missing, or different.
 /// Entries that do not exist on the host are meant for the image; names without a path are searched in
 /// the image.
-fn libraries_of_guest(value: &OsStr, separators: &[u8], shares: &[Share]) -> Option<OsString> {
+fn libraries_of_guest(value: &OsStr, separators: &[u8], seen: View<'_>) -> Option<OsString> {
     let entries = value.as_bytes().split(|byte| separators.contains(byte));
     let is_of_host_alone = |entry: &&[u8]| {
         let path = Path::new(OsStr::from_bytes(entry));
-        path.is_absolute() && path.exists() && !visible(shares, path)
+        path.is_absolute() && path.exists() && !seen.shows(path)
     };
     let (gone, kept): (Vec<&[u8]>, Vec<&[u8]>) = entries.partition(is_of_host_alone);
     if gone.is_empty() {

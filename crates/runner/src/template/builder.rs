@@ -118,6 +118,7 @@ fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) 
         source: empty.to_owned(),
         target: empty.to_owned(),
         read_only: true,
+        is_file: false,
     };
     let shares: Vec<Share> = (0..recipe.shape.shares).map(share).collect();
     let template = files.template.as_ref().ok_or_else(|| RunError::new(Fault::System, "no template files"))?;

@@ -1,14 +1,18 @@
 //! What becomes of a task's variables.
 
 use super::*;
+use qemu::Share;
 use request::{VmEnv, VmOption};
 
 fn guest_of(env: &[(&str, &str)], wanted: &str, shared: &[&str]) -> Vec<String> {
     let env: Vec<Variable> = env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
     let wanted = if wanted.is_empty() { Vec::new() } else { VmEnv::parse(wanted).unwrap() };
-    let share = |path: &&str| Share { tag: "s".into(), source: path.into(), target: path.into(), read_only: false };
+    let share = |path: &&str| {
+        let (source, target) = (path.into(), path.into());
+        Share { tag: "s".into(), source, target, read_only: false, is_file: false }
+    };
     let shares: Vec<Share> = shared.iter().map(share).collect();
-    let pairs = for_guest(&env, &wanted, Surroundings { shares: &shares, processors: 4 });
+    let pairs = for_guest(&env, &wanted, Surroundings { seen: View { shares: &shares, aliases: &[] }, processors: 4 });
     pairs.iter().map(|(name, value)| format!("{}={}", name.display(), value.display())).collect()
 }
 
