@@ -6,6 +6,7 @@
 
 mod catalogue;
 mod check;
+mod documents;
 mod image;
 mod image_build;
 mod kit;
@@ -22,7 +23,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use proto::ExitStatus;
 use request::STEP_PROGRAM;
@@ -57,6 +58,9 @@ enum Command {
     Check(check::Arguments),
     /// List the VMs that Slurm runs on this node
     Ps,
+    /// Write the manual pages and the completion of the shells
+    #[command(hide = true)]
+    Documents(documents::Arguments),
 }
 
 /// Runs the program by the name it was started with and its arguments.
@@ -76,6 +80,7 @@ fn main() -> ExitCode {
         Command::Kit(command) => finish_plain(done(config().and_then(|config| kit::run(&config, command)))),
         Command::Template(command) => finish_plain(done(config().and_then(|config| template::run(&config, command)))),
         Command::Check(arguments) => finish_plain(config().and_then(|config| check::run(&config, &arguments))),
+        Command::Documents(arguments) => finish_plain(done(documents::run(Arguments::command(), &arguments))),
         Command::Ps => finish_plain(done(config().and_then(|config| ps::run(&config)))),
     }
 }
