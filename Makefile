@@ -43,8 +43,14 @@ SYSCONFDIR ?= /etc
 PLUGINDIR  ?= $(or $(shell timeout 5 scontrol show config 2>/dev/null | awk '$$1 == "PluginDir" { print $$3 }'),/usr/lib/x86_64-linux-gnu/slurm-wlm)
 LIBEXECDIR ?= $(PREFIX)/libexec/spank-vm
 SHAREDIR   ?= $(PREFIX)/share/spank-vm
+DOCDIR     ?= $(PREFIX)/share/doc/spank-vm
+# zsh looks for completions in another place on Debian.
+ZSHDIR     ?= $(PREFIX)/share/zsh/$(if $(wildcard /etc/debian_version),vendor-completions,site-functions)
 
-SCRIPTS := .ci/run fuzz/run packaging/debian-deps benches/paper-way testkit/suites testkit/one testkit/coverage testkit/cluster/cluster testkit/cluster/demo testkit/cluster/lib/v2-node \
+# The same bytes wherever it is built: no path of this machine is in the programs.
+REMAP := --remap-path-prefix=$(CURDIR)=/spank-vm --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
+
+SCRIPTS := .ci/run fuzz/run packaging/debian-deps packaging/bill packaging/make-packages packaging/reproduce $(wildcard packaging/debian/p[or]*) testkit/packages benches/paper-way testkit/suites testkit/one testkit/coverage testkit/cluster/cluster testkit/cluster/demo testkit/cluster/lib/v2-node \
            testkit/lab/lab testkit/lab/make-node \
            $(wildcard testkit/cluster/lib/*.sh tests/images/*) tests/parity/prelude.sh slurm-conf/example-job.sh slurm-conf/prolog
 
@@ -239,16 +245,16 @@ endef
 
 .PHONY: build-plugin build-runner build-agent
 build-plugin:
-	$(CARGO) build --quiet --release -p spank-vm
+	RUSTFLAGS='$(REMAP)' $(CARGO) build --quiet --release -p spank-vm
 	$(call stage,$(TARGET)/release/libspank_vm.so,$(PLUGIN))
 
 build-runner:
-	$(CARGO) build --quiet --release -p spank-vm-cli
+	RUSTFLAGS='$(REMAP)' $(CARGO) build --quiet --release -p spank-vm-cli
 	$(call stage,$(TARGET)/release/spank-vm,$(PROGRAM))
 	@ln -sfn spank-vm $(STEP)
 
 build-agent:
-	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --quiet --profile agent -p spank-vm-agent \
+	RUSTFLAGS='-C target-feature=+crt-static $(REMAP)' $(CARGO) build --quiet --profile agent -p spank-vm-agent \
 	  --target $(AGENT_TRIPLE) --target-dir $(TARGET)/agent-build
 	$(call stage,$(TARGET)/agent-build/$(AGENT_TRIPLE)/agent/spank-vm-agent,$(AGENT))
 
@@ -321,18 +327,45 @@ clean: ## remove everything that was built
 
 ##@ Install
 
-.PHONY: install uninstall
-install: build ## plugin, program and samples; DESTDIR=, PREFIX=/usr, PLUGINDIR= move them
+.PHONY: packages reproduce test-packages
+packages: build ## .deb and .rpm into target/packages, looked at by lintian and rpmlint
+	@packaging/debian-deps packages
+	$(call section,packages)
+	@packaging/make-packages $(TARGET)/packages $(PACKAGE_VERSION)
+
+reproduce: ## make the packages twice, in two places, and compare every byte
+	@packaging/debian-deps packages
+	$(call section,packages made twice)
+	@CARGO=$(CARGO) packaging/reproduce $(TARGET)/reproduce
+
+test-packages: packages ## install, upgrade and remove the .deb in fresh Debian 12 and 13 (as root)
+	$(call section,packages in fresh systems)
+	@testkit/packages $(TARGET)/packages
+
+.PHONY: install install-built uninstall
+install: build ## plugin, program, manual pages and samples; DESTDIR=, PREFIX=/usr, PLUGINDIR= move them
+	@$(MAKE) install-built
+
+# For packages: builds nothing.
+install-built:
 	install -D -m 644 $(PLUGIN) $(DESTDIR)$(PLUGINDIR)/spank_vm.so
 	install -D -m 755 $(PROGRAM) $(DESTDIR)$(LIBEXECDIR)/spank-vm
 	ln -sfn spank-vm $(DESTDIR)$(LIBEXECDIR)/spank-vm-step
 	install -D -m 755 $(AGENT) $(DESTDIR)$(LIBEXECDIR)/spank-vm-agent
-	install -d $(DESTDIR)$(PREFIX)/sbin
-	ln -sfn $(LIBEXECDIR)/spank-vm $(DESTDIR)$(PREFIX)/sbin/spank-vm
-	install -D -m 644 -t $(DESTDIR)$(SHAREDIR) slurm-conf/plugstack.conf slurm-conf/spank-vm.toml slurm-conf/example-job.sh
-	install -D -m 644 slurm-conf/job_submit.lua $(DESTDIR)$(SHAREDIR)/job_submit.lua
-	install -D -m 755 slurm-conf/prolog $(DESTDIR)$(SHAREDIR)/prolog
-	install -D -m 644 packaging/spank-vm-templates.service $(DESTDIR)$(PREFIX)/lib/systemd/system/spank-vm-templates.service
+	install -d $(DESTDIR)$(PREFIX)/bin
+	ln -sfn --relative $(DESTDIR)$(LIBEXECDIR)/spank-vm $(DESTDIR)$(PREFIX)/bin/spank-vm
+	$(PROGRAM) documents $(DESTDIR)$(PREFIX)/share
+	install -D -m 644 $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_spank-vm $(DESTDIR)$(ZSHDIR)/.spank-vm
+	rm $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_spank-vm
+	mv $(DESTDIR)$(ZSHDIR)/.spank-vm $(DESTDIR)$(ZSHDIR)/_spank-vm
+	rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/share/zsh/site-functions || true
+	install -D -m 644 -t $(DESTDIR)$(SHAREDIR) slurm-conf/plugstack.conf slurm-conf/spank-vm.toml slurm-conf/job_submit.lua \
+	  packaging/70-spank-vm-kvm.rules
+	install -D -m 755 -t $(DESTDIR)$(SHAREDIR) slurm-conf/prolog slurm-conf/example-job.sh
+	install -D -m 644 -t $(DESTDIR)$(DOCDIR) README.md CHANGELOG.md SECURITY.md ARCHITECTURE.md PARITY.md RELIABILITY.md LICENSE
+	install -D -m 644 -t $(DESTDIR)$(DOCDIR)/docs docs/*.md
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system packaging/spank-vm-*.service packaging/spank-vm-*.timer
+	install -D -m 644 packaging/spank-vm.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/spank-vm.conf
 	@conf=$(DESTDIR)$(SYSCONFDIR)/slurm/spank-vm.toml; \
 	  if [[ -e $$conf ]]; then echo "kept your $$conf"; else install -D -m 644 slurm-conf/spank-vm.toml "$$conf"; fi
 	@echo 'Installed. Left to do, on every node:'
@@ -341,7 +374,9 @@ install: build ## plugin, program and samples; DESTDIR=, PREFIX=/usr, PLUGINDIR=
 	@echo '  3. see what this node is able to: spank-vm check'
 
 uninstall: ## remove what install put there; the configuration stays
-	rm -f $(DESTDIR)$(PLUGINDIR)/spank_vm.so $(DESTDIR)$(PREFIX)/sbin/spank-vm
-	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/spank-vm-templates.service
-	rm -rf $(DESTDIR)$(LIBEXECDIR) $(DESTDIR)$(SHAREDIR)
+	rm -f $(DESTDIR)$(PLUGINDIR)/spank_vm.so $(DESTDIR)$(PREFIX)/bin/spank-vm $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/spank-vm.conf
+	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/spank-vm-{templates.service,metrics.service,metrics.timer}
+	rm -f $(DESTDIR)$(PREFIX)/share/man/{man1/spank-vm.1,man5/spank-vm.toml.5,man8/spank_vm.8} $(DESTDIR)$(ZSHDIR)/_spank-vm
+	rm -f $(DESTDIR)$(PREFIX)/share/{bash-completion/completions/spank-vm,fish/vendor_completions.d/spank-vm.fish}
+	rm -rf $(DESTDIR)$(LIBEXECDIR) $(DESTDIR)$(SHAREDIR) $(DESTDIR)$(DOCDIR)
 	@echo 'Kept $(DESTDIR)$(SYSCONFDIR)/slurm/spank-vm.toml. Take spank_vm.so out of plugstack.conf: a required plugin that is missing stops all jobs.'
