@@ -54,7 +54,6 @@ enum Command {
     /// List, make, verify and remove the templates that VMs are cloned from
     #[command(subcommand)]
     Template(template::Command),
-    /// Show every effective setting and test what this node needs to run VMs
     Check(check::Arguments),
     /// List the VMs that Slurm runs on this node
     Ps,
@@ -79,7 +78,10 @@ fn main() -> ExitCode {
         Command::Image(command) => finish_plain(config().and_then(|config| image::run(&config, command))),
         Command::Kit(command) => finish_plain(done(config().and_then(|config| kit::run(&config, command)))),
         Command::Template(command) => finish_plain(done(config().and_then(|config| template::run(&config, command)))),
-        Command::Check(arguments) => finish_plain(config().and_then(|config| check::run(&config, &arguments))),
+        Command::Check(check) => {
+            let file = arguments.config.as_deref();
+            finish_plain(config().and_then(|config| check::run(file, &config, &check)))
+        }
         Command::Documents(arguments) => finish_plain(done(documents::run(Arguments::command(), &arguments))),
         Command::Ps => finish_plain(done(config().and_then(|config| ps::run(&config)))),
     }
