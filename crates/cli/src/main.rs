@@ -10,6 +10,7 @@ mod documents;
 mod image;
 mod image_build;
 mod kit;
+mod metrics;
 mod optimise;
 mod output;
 mod ps;
@@ -57,6 +58,7 @@ enum Command {
     Check(check::Arguments),
     /// List the VMs that Slurm runs on this node
     Ps,
+    Metrics(metrics::Arguments),
     /// Write the manual pages and the completion of the shells
     #[command(hide = true)]
     Documents(documents::Arguments),
@@ -83,6 +85,9 @@ fn main() -> ExitCode {
             finish_plain(config().and_then(|config| check::run(file, &config, &check)))
         }
         Command::Documents(arguments) => finish_plain(done(documents::run(Arguments::command(), &arguments))),
+        Command::Metrics(arguments) => {
+            finish_plain(done(config().and_then(|config| metrics::run(&config, &arguments))))
+        }
         Command::Ps => finish_plain(done(config().and_then(|config| ps::run(&config)))),
     }
 }

@@ -2,10 +2,11 @@
 
 use crate::config::AccelChoice;
 use crate::error::{Fault, RunError};
-use crate::notice;
 use crate::slot::Slot;
 use crate::task::End;
+use crate::{log, notice};
 use node::layout::this_node;
+use node::progress::Phase;
 use proto::{ExitStatus, FailKind};
 
 /// Combines the ends of all VMs: the highest code wins, and a signal counts as 128 + its number as in a shell.
@@ -14,11 +15,12 @@ use proto::{ExitStatus, FailKind};
 pub(crate) fn conclude(slot: &Slot, ends: &[End], proven: bool) -> ExitStatus {
     let mut said: Vec<String> = Vec::new();
     let mut statuses = Vec::new();
-    for end in ends {
+    for (vm, end) in ends.iter().enumerate() {
         match failure(slot, end, proven) {
             Ok(status) => statuses.push((status, None)),
             Err(error) => {
                 statuses.push((ExitStatus::Code(error.exit_code()), Some(error.fault())));
+                log::failure(&slot.image, Some(vm), &error, phase(end));
                 let text = format!("error: {error:#}");
                 if !said.contains(&text) {
                     notice::line(&text);
@@ -34,6 +36,16 @@ pub(crate) fn conclude(slot: &Slot, ends: &[End], proven: bool) -> ExitStatus {
         ExitStatus::Signal(signo) => 128 + u16::from(*signo),
     };
     statuses.into_iter().max_by_key(rank).map_or(ExitStatus::Code(0), |(status, _)| status)
+}
+
+/// Where in its life a VM was when it ended so.
+fn phase(end: &End) -> &'static str {
+    match end {
+        End::NeverUp(_) | End::NodeFailed(_) => Phase::Start,
+        End::Exited(_) | End::NotStarted(..) | End::Broken(_) => Phase::Run,
+        End::NotSaved(_) => Phase::Save,
+    }
+    .word()
 }
 
 /// The status of a command that ended; else the reason why it did not.

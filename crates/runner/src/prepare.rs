@@ -11,7 +11,7 @@ use crate::signals::{Signal, Signals};
 use crate::slot::{NOTICE_AFTER, Slot};
 use crate::start::{Timeouts, source};
 use crate::task::{RawTerminal, Task, same_file, terminal_size};
-use crate::{job, limits, notice, save, shares};
+use crate::{job, limits, notice, progress, save, shares};
 use image::{Image, ImageError, runs_here};
 use node::layout::this_node;
 use qemu::{BootSource, MachineType, Share, VmSize};
@@ -74,6 +74,7 @@ pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunErr
         wanted_mib: asked.vm_mem,
         wanted_cpus: asked.vm_cpus,
     })?;
+    progress::size(size);
     let (task, own) = describe_task(slot)?;
     let shares = choose_shares(slot, &image, &own)?;
     let machine = source::machine(&source, config.machine);
