@@ -202,7 +202,7 @@ LAB     := /var/tmp/spank-vm-lab
 RELEASE ?= bookworm
 NODES   ?= 1
 MATRIX  ?= bookworm bookworm-backports trixie sid
-.PHONY: lab lab-stop lab-tree test-lab test-matrix bench-lab
+.PHONY: lab lab-stop lab-tree lab-packages test-lab test-matrix bench-lab
 lab: lab-tree kit images ## start a node VM with KVM, systemd and Slurm, and leave it up (RELEASE=bookworm, NODES=1; as root)
 	@testkit/lab/lab start $(LAB) $(RELEASE) $(NODES)
 	@testkit/lab/lab greet $(LAB)
@@ -215,13 +215,19 @@ lab-tree: build
 	@rm -rf $(TARGET)/lab/tree
 	@$(MAKE) install DESTDIR=$(abspath $(TARGET)/lab/tree) PLUGINDIR=/usr/lib/x86_64-linux-gnu/slurm-wlm >/dev/null
 
-test-lab: lab-tree kit images ## tests with KVM in node VMs of Debian 12 and 13 (as root)
+# Two versions of the package beside it, for the upgrade.
+lab-packages: lab-tree packages
+	@packaging/make-packages $(TARGET)/packages/newer 9.9.9 >/dev/null
+	@install -D -m 644 -t $(TARGET)/lab/tree/usr/local/lib/spank-vm-packages/old $(TARGET)/packages/*.deb
+	@install -D -m 644 -t $(TARGET)/lab/tree/usr/local/lib/spank-vm-packages/new $(TARGET)/packages/newer/*.deb
+
+test-lab: lab-packages kit images ## tests with KVM in node VMs of Debian 12 and 13 (as root)
 	$(call section,tests in the lab)
 	@for release in bookworm trixie; do testkit/lab/lab image $$release; done
 	$(CARGO) test --quiet -p spank-vm --test lab
 
 # A release that is not stable yet may fail for reasons of its own; the table then shows them.
-test-matrix: lab-tree kit images ## the same on more releases of Slurm and QEMU, and docs/releases.md anew (as root)
+test-matrix: lab-packages kit images ## the same on more releases of Slurm and QEMU, and docs/releases.md anew (as root)
 	$(call section,releases in the lab)
 	@for release in $(MATRIX); do testkit/lab/lab image $$release; done
 	SPANK_VM_LAB_RELEASES='$(MATRIX)' $(CARGO) test --quiet -p spank-vm --test lab || code=$$?; \

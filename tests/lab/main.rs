@@ -12,6 +12,7 @@ mod files;
 mod guests;
 mod jobs;
 mod node;
+mod packages;
 mod reboot;
 mod report;
 mod streams;
@@ -57,9 +58,18 @@ const fn lacking_on(release: &'static str, name: &'static str, run: fn(&Lab), wh
     Case { name, run, lacks: Some(why), only_on: Some(release) }
 }
 
-/// The reboot is last: it loses templates and earlier lines of the journal.
-const CASES: &[&[Case]] =
-    &[guests::CASES, jobs::CASES, streams::CASES, files::CASES, node::CASES, closed::CASES, reboot::CASES];
+/// The reboot is nearly last: it loses templates and earlier lines of the journal. Packages are: in the end they take the
+/// boot kit with them.
+const CASES: &[&[Case]] = &[
+    guests::CASES,
+    jobs::CASES,
+    streams::CASES,
+    files::CASES,
+    node::CASES,
+    closed::CASES,
+    reboot::CASES,
+    packages::CASES,
+];
 
 /// The releases if none are chosen.
 const RELEASES: &str = "bookworm trixie";
