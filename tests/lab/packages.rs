@@ -40,7 +40,10 @@ fn upgraded(lab: &Lab) {
     lab.wait_until("the job runs", "[ -e /home/ada/started ]");
     let listed = lab.root("spank-vm ps");
     assert!(listed.contains(" tiny ") && listed.contains(" run "), "{listed}");
-    assert!(listed.lines().last().is_some_and(|line| line.starts_with("1 tasks, 1 of 1 VMs")), "{listed}");
+    assert!(
+        listed.lines().last().is_some_and(|line| line.starts_with("total: 1 ") && line.contains(" 1/1 ")),
+        "{listed}"
+    );
     lab.root(&format!(
         "echo 'boot_timeout_s = 90' >>/etc/slurm/spank-vm.toml; dpkg --force-confold --install {DIR}/new/*.deb"
     ));

@@ -32,11 +32,21 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     for entry in status::list(&config.state_dir)? {
         text.push_str(&line(&entry, &mut total).text());
     }
-    let Total { tasks, vms, running, memory_mib, cpus, resident_mib } = total;
-    text.push_str(&format!(
-        "{tasks} tasks, {running} of {vms} VMs, {memory_mib} MiB and {cpus} processors of guests, {resident_mib} MiB resident\n"
-    ));
+    text.push_str(&total.line().text());
     print(&text)
+}
+
+impl Total {
+    fn line(&self) -> Line {
+        let Self { tasks, vms, running, memory_mib, cpus, resident_mib } = self;
+        let mut line = Line(std::array::from_fn(|_| String::new()));
+        line.0[0] = format!("total: {tasks}");
+        line.0[5] = format!("{running}/{vms}");
+        line.0[6] = format!("{memory_mib} MiB");
+        line.0[7] = cpus.to_string();
+        line.0[8] = format!("{resident_mib} MiB");
+        line
+    }
 }
 
 fn line(entry: &Entry, total: &mut Total) -> Line {
@@ -121,6 +131,8 @@ mod tests {
         let line = of_task("7.0.0", &status, "00:01".into(), &mut total).text();
         let words: Vec<&str> = line.split_whitespace().collect();
         assert_eq!(words[..8], ["7.0.0", "4294967288", "tiny", "?", "00:01", "0/2", "?", "?"], "{line}");
-        assert_eq!((total.vms, total.running, total.memory_mib), (2, 0, 0));
+        let sums = total.line().text();
+        let words: Vec<&str> = sums.split_whitespace().collect();
+        assert_eq!(words, ["total:", "0", "0/2", "0", "MiB", "0", "0", "MiB"], "{sums}");
     }
 }

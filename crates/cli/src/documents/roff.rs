@@ -25,10 +25,12 @@ impl Page {
         self.macro_line("SS", &escaped(title));
     }
 
-    /// A paragraph. Words in backquotes become bold.
+    /// Paragraphs, with an empty line between them. Words in backquotes become bold.
     pub fn text(&mut self, text: &str) {
-        self.0.push_str(".PP\n");
-        self.line(&bold_in(text));
+        for paragraph in text.split("\n\n") {
+            self.0.push_str(".PP\n");
+            self.line(&bold_in(paragraph));
+        }
     }
 
     /// A word or option, and what it means below it.
