@@ -53,7 +53,7 @@ pub struct Arguments {
 pub fn run(config_file: Option<&Path>, config: &Config, arguments: &Arguments) -> anyhow::Result<ExitStatus> {
     if let (true, Some(user)) = (arguments.as_user, &arguments.user) {
         users::become_user(user)?;
-        print(&serde_json::to_string(&users::of_process(config))?)?;
+        print(&serde_json::to_string(&users::of_process(config, user))?)?;
         return Ok(ExitStatus::Code(0));
     }
     if arguments.node {

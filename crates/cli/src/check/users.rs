@@ -27,7 +27,7 @@ pub(super) fn look(config_file: Option<&Path>, config: &Config, named: Option<&s
     let process = Uid::effective();
     if !process.is_root() {
         let name = User::from_uid(process).ok().flatten().map_or_else(|| process.to_string(), |user| user.name);
-        return judge(&name, &of_process(config), true);
+        return judge(&name, &of_process(config, NOBODY), true);
     }
     let name = named.unwrap_or(NOBODY);
     match as_user(config_file, name) {
@@ -82,14 +82,18 @@ pub(super) fn become_user(name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The requirements in which users' rights count, judged with those of this process.
-pub(super) fn of_process(config: &Config) -> Vec<Checked> {
+/// The requirements in which users' rights count, judged with those of this process, which is that user's. What images
+/// nobody may use says nothing; what a user of the site may use does.
+pub(super) fn of_process(config: &Config, user: &str) -> Vec<Checked> {
     let mut found = vec![
         ("qemu", vms::qemu(config)),
         ("kit", vms::kit(config)),
         ("scratch", vms::scratch(config)),
         ("state", caches::state(config)),
     ];
+    if user != NOBODY {
+        found.push(("images", vms::images(config)));
+    }
     if config.accel != AccelChoice::Tcg {
         found.push(("/dev/kvm", device()));
     }
