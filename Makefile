@@ -43,8 +43,14 @@ SYSCONFDIR ?= /etc
 PLUGINDIR  ?= $(or $(shell timeout 5 scontrol show config 2>/dev/null | awk '$$1 == "PluginDir" { print $$3 }'),/usr/lib/x86_64-linux-gnu/slurm-wlm)
 LIBEXECDIR ?= $(PREFIX)/libexec/spank-vm
 SHAREDIR   ?= $(PREFIX)/share/spank-vm
+DOCDIR     ?= $(PREFIX)/share/doc/spank-vm
+# zsh looks for completions in another place on Debian.
+ZSHDIR     ?= $(PREFIX)/share/zsh/$(if $(wildcard /etc/debian_version),vendor-completions,site-functions)
 
-SCRIPTS := .ci/run fuzz/run packaging/debian-deps benches/paper-way testkit/suites testkit/one testkit/coverage testkit/cluster/cluster testkit/cluster/demo testkit/cluster/lib/v2-node \
+# The same bytes wherever it is built: no path of this machine is in the programs.
+REMAP := --remap-path-prefix=$(CURDIR)=/spank-vm --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
+
+SCRIPTS := .ci/run fuzz/run packaging/debian-deps packaging/bill packaging/make-packages packaging/reproduce $(wildcard packaging/debian/p[or]*) testkit/packages benches/paper-way testkit/suites testkit/one testkit/coverage testkit/cluster/cluster testkit/cluster/demo testkit/cluster/lib/v2-node \
            testkit/lab/lab testkit/lab/make-node \
            $(wildcard testkit/cluster/lib/*.sh tests/images/*) tests/parity/prelude.sh slurm-conf/example-job.sh slurm-conf/prolog
 
@@ -121,7 +127,7 @@ advisories: $(DENY) ## known vulnerabilities of dependencies (asks RustSec's dat
 test-unit: ## tests without Slurm or QEMU
 	$(call section,unit tests)
 	$(CARGO) test --quiet --workspace --lib --bins
-	$(CARGO) test --quiet -p spank-vm-cli --test docs
+	$(CARGO) test --quiet -p spank-vm-cli --test docs --test output --test check
 	$(CARGO) test --quiet -p spank-vm --test house
 
 coverage: ## how much of each crate the unit tests run
@@ -196,7 +202,7 @@ LAB     := /var/tmp/spank-vm-lab
 RELEASE ?= bookworm
 NODES   ?= 1
 MATRIX  ?= bookworm bookworm-backports trixie sid
-.PHONY: lab lab-stop lab-tree test-lab test-matrix bench-lab
+.PHONY: lab lab-stop lab-tree lab-packages test-lab test-matrix bench-lab
 lab: lab-tree kit images ## start a node VM with KVM, systemd and Slurm, and leave it up (RELEASE=bookworm, NODES=1; as root)
 	@testkit/lab/lab start $(LAB) $(RELEASE) $(NODES)
 	@testkit/lab/lab greet $(LAB)
@@ -209,7 +215,13 @@ lab-tree: build
 	@rm -rf $(TARGET)/lab/tree
 	@$(MAKE) install DESTDIR=$(abspath $(TARGET)/lab/tree) PLUGINDIR=/usr/lib/x86_64-linux-gnu/slurm-wlm >/dev/null
 
-test-lab: lab-tree kit images lab-disks ## tests with KVM in node VMs of Debian 12 and 13 (as root)
+# Two versions of the package beside it, for the upgrade.
+lab-packages: lab-tree packages
+	@packaging/make-packages $(TARGET)/packages/newer 9.9.9 >/dev/null
+	@install -D -m 644 -t $(TARGET)/lab/tree/usr/local/lib/spank-vm-packages/old $(TARGET)/packages/*.deb
+	@install -D -m 644 -t $(TARGET)/lab/tree/usr/local/lib/spank-vm-packages/new $(TARGET)/packages/newer/*.deb
+
+test-lab: lab-packages kit images lab-disks ## tests with KVM in node VMs of Debian 12 and 13 (as root)
 	$(call section,tests in the lab)
 	$(CARGO) test --quiet -p spank-vm --test lab
 
@@ -221,7 +233,7 @@ lab-disks:
 
 # A release that is not stable yet may fail for reasons of its own; the table then shows them.
 test-matrix: LAB_DISKS := $(MATRIX)
-test-matrix: lab-tree kit images lab-disks ## all of it on more releases of Slurm and QEMU, and docs/releases.md anew (as root)
+test-matrix: lab-packages kit images lab-disks ## all of it on more releases of Slurm and QEMU, and docs/releases.md anew (as root)
 	$(call section,releases in the lab)
 	SPANK_VM_LAB_WHOLE=1 SPANK_VM_LAB_RELEASES='$(MATRIX)' $(CARGO) test --quiet -p spank-vm --test lab || code=$$?; \
 	  cp $(TARGET)/lab/releases.md docs/releases.md; exit $${code:-0}
@@ -244,16 +256,16 @@ endef
 
 .PHONY: build-plugin build-runner build-agent
 build-plugin:
-	$(CARGO) build --quiet --release -p spank-vm
+	RUSTFLAGS='$(REMAP)' $(CARGO) build --quiet --release -p spank-vm
 	$(call stage,$(TARGET)/release/libspank_vm.so,$(PLUGIN))
 
 build-runner:
-	$(CARGO) build --quiet --release -p spank-vm-cli
+	RUSTFLAGS='$(REMAP)' $(CARGO) build --quiet --release -p spank-vm-cli
 	$(call stage,$(TARGET)/release/spank-vm,$(PROGRAM))
 	@ln -sfn spank-vm $(STEP)
 
 build-agent:
-	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --quiet --profile agent -p spank-vm-agent \
+	RUSTFLAGS='-C target-feature=+crt-static $(REMAP)' $(CARGO) build --quiet --profile agent -p spank-vm-agent \
 	  --target $(AGENT_TRIPLE) --target-dir $(TARGET)/agent-build
 	$(call stage,$(TARGET)/agent-build/$(AGENT_TRIPLE)/agent/spank-vm-agent,$(AGENT))
 
@@ -327,18 +339,45 @@ clean: ## remove everything that was built
 
 ##@ Install
 
-.PHONY: install uninstall
-install: build ## plugin, program and samples; DESTDIR=, PREFIX=/usr, PLUGINDIR= move them
+.PHONY: packages reproduce test-packages
+packages: build ## .deb and .rpm into target/packages, looked at by lintian and rpmlint
+	@packaging/debian-deps packages
+	$(call section,packages)
+	@packaging/make-packages $(TARGET)/packages $(PACKAGE_VERSION)
+
+reproduce: ## make the packages twice, in two places, and compare every byte
+	@packaging/debian-deps packages
+	$(call section,packages made twice)
+	@CARGO=$(CARGO) packaging/reproduce $(TARGET)/reproduce
+
+test-packages: packages ## install, upgrade and remove the .deb in fresh Debian 12 and 13 (as root)
+	$(call section,packages in fresh systems)
+	@testkit/packages $(TARGET)/packages
+
+.PHONY: install install-built uninstall
+install: build ## plugin, program, manual pages and samples; DESTDIR=, PREFIX=/usr, PLUGINDIR= move them
+	@$(MAKE) install-built
+
+# For packages: builds nothing.
+install-built:
 	install -D -m 644 $(PLUGIN) $(DESTDIR)$(PLUGINDIR)/spank_vm.so
 	install -D -m 755 $(PROGRAM) $(DESTDIR)$(LIBEXECDIR)/spank-vm
 	ln -sfn spank-vm $(DESTDIR)$(LIBEXECDIR)/spank-vm-step
 	install -D -m 755 $(AGENT) $(DESTDIR)$(LIBEXECDIR)/spank-vm-agent
-	install -d $(DESTDIR)$(PREFIX)/sbin
-	ln -sfn $(LIBEXECDIR)/spank-vm $(DESTDIR)$(PREFIX)/sbin/spank-vm
-	install -D -m 644 -t $(DESTDIR)$(SHAREDIR) slurm-conf/plugstack.conf slurm-conf/spank-vm.toml slurm-conf/example-job.sh
-	install -D -m 644 slurm-conf/job_submit.lua $(DESTDIR)$(SHAREDIR)/job_submit.lua
-	install -D -m 755 slurm-conf/prolog $(DESTDIR)$(SHAREDIR)/prolog
-	install -D -m 644 packaging/spank-vm-templates.service $(DESTDIR)$(PREFIX)/lib/systemd/system/spank-vm-templates.service
+	install -d $(DESTDIR)$(PREFIX)/bin
+	ln -sfn --relative $(DESTDIR)$(LIBEXECDIR)/spank-vm $(DESTDIR)$(PREFIX)/bin/spank-vm
+	$(PROGRAM) documents $(DESTDIR)$(PREFIX)/share
+	install -D -m 644 $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_spank-vm $(DESTDIR)$(ZSHDIR)/.spank-vm
+	rm $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_spank-vm
+	mv $(DESTDIR)$(ZSHDIR)/.spank-vm $(DESTDIR)$(ZSHDIR)/_spank-vm
+	rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/share/zsh/site-functions || true
+	install -D -m 644 -t $(DESTDIR)$(SHAREDIR) slurm-conf/plugstack.conf slurm-conf/spank-vm.toml slurm-conf/job_submit.lua \
+	  packaging/70-spank-vm-kvm.rules
+	install -D -m 755 -t $(DESTDIR)$(SHAREDIR) slurm-conf/prolog slurm-conf/example-job.sh
+	install -D -m 644 -t $(DESTDIR)$(DOCDIR) README.md CHANGELOG.md SECURITY.md ARCHITECTURE.md PARITY.md RELIABILITY.md LICENSE
+	install -D -m 644 -t $(DESTDIR)$(DOCDIR)/docs docs/*.md
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system packaging/spank-vm-*.service packaging/spank-vm-*.timer
+	install -D -m 644 packaging/spank-vm.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/spank-vm.conf
 	@conf=$(DESTDIR)$(SYSCONFDIR)/slurm/spank-vm.toml; \
 	  if [[ -e $$conf ]]; then echo "kept your $$conf"; else install -D -m 644 slurm-conf/spank-vm.toml "$$conf"; fi
 	@echo 'Installed. Left to do, on every node:'
@@ -347,7 +386,9 @@ install: build ## plugin, program and samples; DESTDIR=, PREFIX=/usr, PLUGINDIR=
 	@echo '  3. see what this node is able to: spank-vm check'
 
 uninstall: ## remove what install put there; the configuration stays
-	rm -f $(DESTDIR)$(PLUGINDIR)/spank_vm.so $(DESTDIR)$(PREFIX)/sbin/spank-vm
-	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/spank-vm-templates.service
-	rm -rf $(DESTDIR)$(LIBEXECDIR) $(DESTDIR)$(SHAREDIR)
+	rm -f $(DESTDIR)$(PLUGINDIR)/spank_vm.so $(DESTDIR)$(PREFIX)/bin/spank-vm $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/spank-vm.conf
+	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/spank-vm-{templates.service,metrics.service,metrics.timer}
+	rm -f $(DESTDIR)$(PREFIX)/share/man/{man1/spank-vm.1,man5/spank-vm.toml.5,man8/spank_vm.8} $(DESTDIR)$(ZSHDIR)/_spank-vm
+	rm -f $(DESTDIR)$(PREFIX)/share/{bash-completion/completions/spank-vm,fish/vendor_completions.d/spank-vm.fish}
+	rm -rf $(DESTDIR)$(LIBEXECDIR) $(DESTDIR)$(SHAREDIR) $(DESTDIR)$(DOCDIR)
 	@echo 'Kept $(DESTDIR)$(SYSCONFDIR)/slurm/spank-vm.toml. Take spank_vm.so out of plugstack.conf: a required plugin that is missing stops all jobs.'

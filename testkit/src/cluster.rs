@@ -176,10 +176,10 @@ impl Cluster {
         self.tool_in(user, Path::new("/"), arguments)
     }
 
-    /// As [`Self::tool`], in `cwd`.
+    /// As [`Self::tool`], in `cwd`. The words of reports are those for a locale without marks.
     pub fn tool_in(&self, user: &str, cwd: &Path, arguments: &[&str]) -> Ran {
         let (program, config) = (self.program(), self.config_file());
-        let head = [program.to_str().unwrap(), "--config", config.to_str().unwrap()];
+        let head = ["/usr/bin/env", "LC_ALL=C", program.to_str().unwrap(), "--config", config.to_str().unwrap()];
         ran(self.command_as(user, cwd, &[&head, arguments].concat()).output().unwrap())
     }
 

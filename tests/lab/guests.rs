@@ -56,7 +56,7 @@ fn clone(lab: &Lab) {
 }
 
 fn step_templates(lab: &Lab) -> String {
-    lab.sh("ada", "/usr/sbin/spank-vm template list").ok()
+    lab.sh("ada", "spank-vm template list").ok()
 }
 
 fn debian(lab: &Lab) {
@@ -67,14 +67,14 @@ fn debian(lab: &Lab) {
 }
 
 fn check(lab: &Lab) {
-    let checked = lab.sh("ada", "/usr/sbin/spank-vm check");
+    let checked = lab.sh("ada", "spank-vm check");
     assert_eq!(checked.code, 0, "{checked:?}");
     assert!(!checked.stdout.contains("emulated"), "{checked:?}");
 }
 
 fn proven(lab: &Lab) {
     let script = "sed 's/^kvm_timeout_s.*/kvm_timeout_s = 1/' /etc/slurm/spank-vm.toml >impatient.toml; \
-                  /usr/sbin/spank-vm --config impatient.toml check";
+                  spank-vm --config impatient.toml check";
     let checked = lab.sh("ada", script);
     assert!(checked.code == 0 && !checked.stdout.contains("does not run guests"), "{checked:?}");
 }

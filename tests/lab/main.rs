@@ -15,6 +15,7 @@ mod files;
 mod guests;
 mod jobs;
 mod node;
+mod packages;
 mod reboot;
 mod report;
 mod streams;
@@ -55,9 +56,18 @@ const fn lacking(name: &'static str, run: fn(&Lab), why: &'static str) -> Case {
     Case { name, run, lacks: Some(why), once: false }
 }
 
-/// On one node. The reboot is last: it loses templates and earlier lines of the journal.
-const CASES: &[&[Case]] =
-    &[guests::CASES, jobs::CASES, streams::CASES, files::CASES, node::CASES, closed::CASES, reboot::CASES];
+/// On one node. The reboot is nearly last: it loses templates and earlier lines of the journal. Packages are: in the
+/// end they take the boot kit with them.
+const CASES: &[&[Case]] = &[
+    guests::CASES,
+    jobs::CASES,
+    streams::CASES,
+    files::CASES,
+    node::CASES,
+    closed::CASES,
+    reboot::CASES,
+    packages::CASES,
+];
 
 /// The release that runs the whole suite, and the cases on two nodes. Others leave out what one release is enough for.
 const WHOLE: &str = "trixie";

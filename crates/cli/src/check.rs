@@ -1,24 +1,33 @@
 //! `spank-vm check`: every effective setting, and a test of everything this node needs.
 
+mod ask;
 mod caches;
 mod finding;
+mod host;
 mod patience;
+mod report;
+mod settings;
 mod slurm;
+mod users;
+mod vms;
 
-use std::process::Command;
+use std::path::Path;
 
-use anyhow::Context;
-
-use self::finding::Finding;
+use self::finding::{Checked, Finding, State};
+use self::report::Style;
 use super::output::{print, print_line};
-use image::kit::Kit;
-use image::{Image, ImageError};
 use proto::ExitStatus;
 use request::ImageName;
-use runner::config::{AccelChoice, Config};
-use runner::error::{Fault, RunError};
-use runner::{self, KvmTest};
+use runner::config::Config;
 
+/// Show every effective setting and test what this node needs to run VMs
+///
+/// Each requirement has one line: it is met, it is met in part (VMs run, but slower or with less protection), or it is
+/// missing (no VM starts). What is not met has two more lines: what depends on it, and what to do.
+///
+/// Exit codes, for health checkers: 0 if VMs run here; 1 if something is missing without which none starts; 2 if the
+/// command line is wrong; 3 with --strict if something is met in part. A configuration that cannot be read ends with 1
+/// too.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Image to boot for the test of KVM [default: the first in the catalogue]
@@ -27,218 +36,149 @@ pub struct Arguments {
     /// Test quickly what a VM cannot do without, and print what is missing and nothing else: for a Prolog or a health check
     #[arg(long, conflicts_with = "image")]
     node: bool,
+    /// Print one JSON object: verdict, settings, and each requirement with "state" ok, limited or missing
+    #[arg(long)]
+    json: bool,
+    /// End with 3 if a requirement is met in part only
+    #[arg(long)]
+    strict: bool,
+    /// Judge with this user's rights where users' rights count (as root) [default: nobody]
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// The second process, which has given up root's rights
+    #[arg(long, hide = true, requires = "user")]
+    as_user: bool,
 }
 
 /// Prints the report; the exit code is 1 if anything is missing without which no VM starts.
-pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitStatus> {
+pub fn run(config_file: Option<&Path>, config: &Config, arguments: &Arguments) -> anyhow::Result<ExitStatus> {
+    if let (true, Some(user)) = (arguments.as_user, &arguments.user) {
+        users::become_user(user)?;
+        print(&serde_json::to_string(&users::of_process(config, user))?)?;
+        return Ok(ExitStatus::Code(0));
+    }
     if arguments.node {
-        return quick(config);
+        return quick(config_file, config, arguments);
     }
-    print(&settings(config))?;
-    let findings = [
-        ("plugin", slurm::plugin()),
-        ("batch", slurm::batch()),
-        ("qemu", qemu(config)),
-        ("processor", processor(config)),
-        ("kit", kit(config)),
-        ("images", images(config)),
-        ("copies", caches::copies(config)),
-        ("scratch", scratch(config)),
-        ("state", caches::state(config)),
-        ("templates", caches::templates(config)),
-        ("kvm", kvm(config, arguments.image.as_ref())),
+    let style = Style::of_stdout();
+    let settings = settings::text(config);
+    if !arguments.json {
+        print(&format!("{settings}\n"))?;
+    }
+    let mut checks = Vec::new();
+    // Each line is printed when it is known: the boot of a guest takes seconds.
+    full(config_file, config, arguments, &mut |checked| {
+        if !arguments.json {
+            report::line(style, &checked)?;
+        }
+        checks.push(checked);
+        Ok(())
+    })?;
+    let code = exit_code(&checks, arguments.strict);
+    if arguments.json {
+        report::json(&settings, &checks, code)?;
+    }
+    Ok(ExitStatus::Code(code))
+}
+
+/// Tests everything, and tells each result at once.
+fn full(
+    config_file: Option<&Path>,
+    config: &Config,
+    arguments: &Arguments,
+    tell: &mut dyn FnMut(Checked) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let controller = slurm::settings();
+    let image = arguments.image.as_ref();
+    let user = arguments.user.as_deref();
+    type Look<'a> = &'a dyn Fn() -> Finding;
+    let looks: [(&str, &str, Look<'_>); 18] = [
+        ("kernel", "QEMU, KVM and the runner use what Linux has had since 4.18", &host::kernel),
+        ("cgroups", "a VM must not take memory and processors of other jobs", &|| host::cgroups(&controller)),
+        ("clock", "guests get their time from this node", &host::clock),
+        ("slurm", "the plugin uses Slurm's interface of 22.05 and newer", &slurm::release),
+        ("plugin", "without it --vm-image does not exist", &slurm::plugin),
+        ("slurmd", "slurmd removes what a killed slurmstepd leaves behind", &slurm::slurmd),
+        ("batch", "a job that asked for a VM must not run on the host", &|| slurm::batch(&controller)),
+        ("qemu", "VMs are its processes", &|| vms::qemu(config)),
+        ("processor", "it is what guests believe they have", &|| vms::processor(config)),
+        ("kit", "its kernel and agent start the guests", &|| vms::kit(config)),
+        ("images", "a VM runs one of them", &|| vms::images(config)),
+        ("copies", "an image on a file server is read once for each node", &|| caches::copies(config)),
+        ("scratch", "what guests write outside shares is kept there", &|| vms::scratch(config)),
+        ("state", "root notes there which VMs run", &|| caches::state(config)),
+        ("templates", "VMs are cloned from them in a fraction of a boot's time", &|| caches::templates(config)),
+        ("users", "VMs run with their users' rights, and root's own look says nothing of them", &|| {
+            users::look(config_file, config, user)
+        }),
+        ("modules", "KVM is in modules of the kernel", &host::modules),
+        ("kvm", "with it guests compute at the processor's own speed", &|| vms::kvm(config, image)),
     ];
-    let mut worst = 0;
-    for (name, finding) in findings {
-        let (word, text) = match finding {
-            Finding::Good(text) => ("ok", text),
-            Finding::Limited(text) => ("limited", text),
-            Finding::Bad(text) => {
-                worst = 1;
-                ("MISSING", text)
-            }
-        };
-        print_line(&format!("{name:<9} {word:<8} {text}"))?;
+    for (name, about, look) in looks {
+        tell(Checked { name: name.to_owned(), about: about.to_owned(), finding: look() })?;
     }
-    Ok(ExitStatus::Code(worst))
+    Ok(())
+}
+
+fn exit_code(checks: &[Checked], strict: bool) -> u8 {
+    match checks.iter().map(|checked| checked.finding.state).max() {
+        Some(State::Missing) => 1,
+        Some(State::Limited) if strict => 3,
+        _ => 0,
+    }
 }
 
 /// What is missing on this node, in one line.
-fn quick(config: &Config) -> anyhow::Result<ExitStatus> {
-    let plugin = match slurm::plugin() {
-        // A node check must be sure: what could not be found out counts as a failure.
-        Finding::Limited(text) => Finding::Bad(text),
-        finding => finding,
-    };
-    let findings =
-        [plugin, qemu(config), processor(config), kit(config), images(config), scratch(config), caches::state(config)];
-    let missing: Vec<String> = findings
+fn quick(config_file: Option<&Path>, config: &Config, arguments: &Arguments) -> anyhow::Result<ExitStatus> {
+    let mut plugin = slurm::plugin();
+    // A node check must be sure: what could not be found out counts as a failure.
+    if plugin.state == State::Limited {
+        plugin.state = State::Missing;
+    }
+    let mut findings = vec![
+        ("plugin", plugin),
+        ("qemu", vms::qemu(config)),
+        ("processor", vms::processor(config)),
+        ("kit", vms::kit(config)),
+        ("images", vms::images(config)),
+        ("scratch", vms::scratch(config)),
+        ("state", caches::state(config)),
+    ];
+    if let Some(user) = &arguments.user {
+        findings.push(("users", users::look(config_file, config, Some(user))));
+    }
+    let checks: Vec<Checked> = findings
         .into_iter()
-        .filter_map(|finding| match finding {
-            Finding::Bad(text) => Some(text),
-            Finding::Good(_) | Finding::Limited(_) => None,
-        })
+        .map(|(name, finding)| Checked { name: name.to_owned(), about: String::new(), finding })
         .collect();
-    if missing.is_empty() {
-        return Ok(ExitStatus::Code(0));
+    let code = exit_code(&checks, arguments.strict);
+    if arguments.json {
+        report::json(&settings::text(config), &checks, code)?;
+        return Ok(ExitStatus::Code(code));
     }
-    print_line(&missing.join("; "))?;
-    Ok(ExitStatus::Code(1))
-}
-
-fn settings(config: &Config) -> String {
-    let Config {
-        image_dirs,
-        user_images,
-        delivery,
-        image_cache_dir,
-        image_cache_mib,
-        image_copy_timeout_s,
-        kit,
-        qemu,
-        accel,
-        cpu_model,
-        machine,
-        start,
-        state_dir,
-        template_dir,
-        template_cache_mib,
-        scratch_dir,
-        default_memory_mib,
-        memory_overhead_mib,
-        memory_overhead_per_gib_mib,
-        max_vms_per_slot,
-        boot_timeout_s,
-        full_boot_timeout_s,
-        silence_timeout_s,
-        kvm_timeout_s,
-        allow_root,
-        share_home,
-        shares,
-    } = config;
-    let shares: Vec<String> = shares.iter().map(ToString::to_string).collect();
-    format!(
-        "image_dirs = {image_dirs:?}\nuser_images = {user_images}\ndelivery = {:?}\n\
-         image_cache_dir = {image_cache_dir:?}\nimage_cache_mib = {image_cache_mib}\n\
-         image_copy_timeout_s = {image_copy_timeout_s}\nkit = {kit:?}\nqemu = {qemu:?}\naccel = {:?}\n\
-         cpu_model = \"{cpu_model}\"\nmachine = {:?}\nstart = {:?}\n\
-         state_dir = {state_dir:?}\ntemplate_dir = {template_dir:?}\ntemplate_cache_mib = {template_cache_mib}\n\
-         scratch_dir = {scratch_dir:?}\ndefault_memory_mib = {default_memory_mib}\n\
-         memory_overhead_mib = {memory_overhead_mib}\n\
-         memory_overhead_per_gib_mib = {memory_overhead_per_gib_mib}\nmax_vms_per_slot = {max_vms_per_slot}\n\
-         boot_timeout_s = {boot_timeout_s}\nfull_boot_timeout_s = {full_boot_timeout_s}\n\
-         silence_timeout_s = {silence_timeout_s}\nkvm_timeout_s = {kvm_timeout_s}\nallow_root = {allow_root}\n\
-         share_home = {share_home}\n\
-         shares = {shares:?}\n\n",
-        delivery.as_str(),
-        format!("{accel:?}").to_lowercase(),
-        format!("{machine:?}").to_lowercase(),
-        format!("{start:?}").to_lowercase(),
-    )
-}
-
-fn qemu(config: &Config) -> Finding {
-    let version = config.qemu_path().map_err(anyhow::Error::from).and_then(|path| {
-        let output = Command::new(&path).arg("--version").output().context(path.display().to_string())?;
-        let text = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
-        anyhow::ensure!(output.status.success(), "{} --version fails", path.display());
-        Ok(format!("{}: {text}", path.display()))
-    });
-    version.map_or_else(|error| Finding::Bad(format!("{error:#}")), Finding::Good)
-}
-
-/// That of the site's configuration; without a QEMU there is nothing to say of it.
-fn processor(config: &Config) -> Finding {
-    let model = &config.cpu_model;
-    match config.qemu_path().map(|_| runner::try_processor(config)) {
-        Ok(Err(error)) => Finding::Bad(format!("{error:#}")),
-        Ok(Ok(())) if model.is_default() => Finding::Good("what the node has".to_owned()),
-        Ok(Ok(())) => Finding::Good(format!("cpu_model = '{model}'")),
-        Err(_) => Finding::Limited("not tried: there is no QEMU".to_owned()),
+    let missing = checks.iter().filter(|checked| checked.finding.state == State::Missing);
+    let missing: Vec<&str> = missing.map(|checked| checked.finding.found.as_str()).collect();
+    if !missing.is_empty() {
+        print_line(&missing.join("; "))?;
     }
+    Ok(ExitStatus::Code(code))
 }
 
-fn kit(config: &Config) -> Finding {
-    match Kit::load(&config.kit) {
-        Ok(kit) => Finding::Good(format!("{}: kernel {}", config.kit.display(), kit.kernel_release())),
-        Err(error) => Finding::Bad(format!("{error:#}")),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn images(config: &Config) -> Finding {
-    let config = config.clone();
-    patience::in_time(move || look_at_images(&config))
-        .unwrap_or_else(|why| Finding::Limited(format!("the directories of images: {why}")))
-}
-
-fn look_at_images(config: &Config) -> Finding {
-    let catalogue = config.catalogue();
-    let images = match catalogue.list() {
-        Ok(images) => images,
-        Err(error) if patience::is_the_servers(&error) => return Finding::Limited(error.to_string()),
-        Err(error) => return Finding::Bad(error.to_string()),
-    };
-    let usable = images.into_iter().map(|image| image.and_then(|image| usable(&image).map(|()| image.name)));
-    let (good, bad): (Vec<_>, Vec<_>) = usable.partition(Result::is_ok);
-    let usable: Vec<String> = good.into_iter().flatten().map(|name| name.to_string()).collect();
-    let dirs = catalogue.dirs().iter().filter(|dir| dir.path.is_dir());
-    let dirs: Vec<String> = dirs.map(|dir| format!("{} ({})", dir.path.display(), dir.owner.as_str())).collect();
-    let names = format!("{} in {}", usable.join(" "), dirs.join(", "));
-    match bad.into_iter().find_map(Result::err) {
-        Some(error) => Finding::Limited(format!("{names}; {error}")),
-        None if usable.is_empty() => Finding::Bad("no images: 'spank-vm image import' makes one".to_owned()),
-        None => Finding::Good(names),
-    }
-}
-
-fn usable(image: &Image) -> Result<(), ImageError> {
-    image.check_disk(&image.open_disk()?).map(drop)
-}
-
-fn scratch(config: &Config) -> Finding {
-    let try_in = |kit| runner::try_scratch(&kit, config).map_err(anyhow::Error::from);
-    let tried = Kit::load(&config.kit).map_err(anyhow::Error::from).and_then(try_in);
-    match tried {
-        Ok(()) => Finding::Good(config.scratch_dir.display().to_string()),
-        // It is full, which users bring about.
-        Err(error) if error.downcast_ref().is_some_and(|error: &RunError| error.fault() == Fault::User) => {
-            Finding::Limited(format!("{error:#}"))
-        }
-        Err(error) => Finding::Bad(format!("{error:#}")),
-    }
-}
-
-fn kvm(config: &Config, image: Option<&ImageName>) -> Finding {
-    if config.accel == AccelChoice::Tcg {
-        return Finding::Limited("accel = 'tcg': guests are emulated, 10 to 50 times slower than with KVM".to_owned());
-    }
-    let name = match image.cloned().map(Ok).or_else(|| first_image(config)) {
-        Some(Ok(name)) => name,
-        Some(Err(error)) => return Finding::Limited(format!("not tried: {error}")),
-        None => return Finding::Limited("not tried: there is no image to boot".to_owned()),
-    };
-    match runner::try_kvm(config, &name) {
-        Ok(KvmTest::Runs(took)) => {
-            let booted = format!("image '{name}' booted in {:.2} s", took.as_secs_f64());
-            match runner::limits_of_users() {
-                None => Finding::Good(booted),
-                Some(limits) => Finding::Limited(format!("{booted}, but {limits}")),
-            }
-        }
-        Ok(KvmTest::Broken) => Finding::Limited(format!(
-            "/dev/kvm does not run guests, they are emulated: image '{name}' did not come up with KVM, and did without"
-        )),
-        Ok(KvmTest::Unusable(why)) => Finding::Limited(format!("guests are emulated: {why}")),
-        Ok(KvmTest::Unknown) => {
-            Finding::Limited(format!("nothing is known of it: image '{name}' comes up neither with KVM nor without"))
-        }
-        Err(error) => Finding::Limited(format!("not tried: {error:#}")),
-    }
-}
-
-fn first_image(config: &Config) -> Option<Result<ImageName, image::ImageError>> {
-    match config.catalogue().names() {
-        Ok(names) => names.into_iter().next().map(Ok),
-        Err(error) => Some(Err(error)),
+    #[test]
+    fn the_exit_code_is_the_worst_that_was_found() {
+        let of = |states: &[State], strict| {
+            let checked = |state: &State| Checked {
+                name: String::new(),
+                about: String::new(),
+                finding: Finding { state: *state, found: String::new(), remedy: None },
+            };
+            exit_code(&states.iter().map(checked).collect::<Vec<_>>(), strict)
+        };
+        assert_eq!((of(&[State::Ok], true), of(&[State::Ok, State::Limited], false)), (0, 0));
+        assert_eq!((of(&[State::Limited], true), of(&[State::Missing, State::Limited], true)), (3, 1));
     }
 }

@@ -6,9 +6,11 @@
 
 mod catalogue;
 mod check;
+mod documents;
 mod image;
 mod image_build;
 mod kit;
+mod metrics;
 mod optimise;
 mod output;
 mod ps;
@@ -22,7 +24,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use proto::ExitStatus;
 use request::STEP_PROGRAM;
@@ -53,10 +55,13 @@ enum Command {
     /// List, make, verify and remove the templates that VMs are cloned from
     #[command(subcommand)]
     Template(template::Command),
-    /// Show every effective setting and test what this node needs to run VMs
     Check(check::Arguments),
     /// List the VMs that Slurm runs on this node
     Ps,
+    Metrics(metrics::Arguments),
+    /// Write the manual pages and the completion of the shells
+    #[command(hide = true)]
+    Documents(documents::Arguments),
 }
 
 /// Runs the program by the name it was started with and its arguments.
@@ -75,7 +80,14 @@ fn main() -> ExitCode {
         Command::Image(command) => finish_plain(config().and_then(|config| image::run(&config, command))),
         Command::Kit(command) => finish_plain(done(config().and_then(|config| kit::run(&config, command)))),
         Command::Template(command) => finish_plain(done(config().and_then(|config| template::run(&config, command)))),
-        Command::Check(arguments) => finish_plain(config().and_then(|config| check::run(&config, &arguments))),
+        Command::Check(check) => {
+            let file = arguments.config.as_deref();
+            finish_plain(config().and_then(|config| check::run(file, &config, &check)))
+        }
+        Command::Documents(arguments) => finish_plain(done(documents::run(Arguments::command(), &arguments))),
+        Command::Metrics(arguments) => {
+            finish_plain(done(config().and_then(|config| metrics::run(&config, &arguments))))
+        }
         Command::Ps => finish_plain(done(config().and_then(|config| ps::run(&config)))),
     }
 }

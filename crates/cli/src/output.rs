@@ -8,7 +8,12 @@ use node::text::{printable, printable_lines};
 
 /// Writes lines to stdout; it is no error when the reader has left (`| head`).
 pub fn print(text: &str) -> anyhow::Result<()> {
-    match io::stdout().write_all(printable_lines(text).as_bytes()) {
+    write_out(&printable_lines(text))
+}
+
+/// Nothing in the text may come from somebody else uncleaned.
+fn write_out(text: &str) -> anyhow::Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.context("stdout"),
     }
@@ -27,4 +32,10 @@ pub fn complain(text: &str) {
 /// A size in a form that people read.
 pub fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+/// Writes one line to stdout after a mark of this program's own, in that colour of the terminal.
+pub fn print_marked(mark: &'static str, colour: Option<u8>, text: &str) -> anyhow::Result<()> {
+    let mark = colour.map_or_else(|| mark.to_owned(), |colour| format!("\u{1b}[{colour}m{mark}\u{1b}[0m"));
+    write_out(&format!("{mark}{}\n", printable(text)))
 }

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, Uid, getppid};
 
 use proto::ExitStatus;
-use request::{REQUEST_ENV, STEP_PROGRAM, VmRequest};
+use request::{ImageRef, REQUEST_ENV, STEP_PROGRAM, VmRequest};
 use runner::config::Config;
 use runner::error::{Blame, Context, Fault, RunError};
 use runner::{self, Command, SaveAs, Slot, limits};
@@ -31,14 +31,31 @@ fn die_with_slurmstepd() -> Result<(), RunError> {
 }
 
 /// Runs the step that the plugin described in the environment; `arguments` follow `argv[0]`.
-pub fn run(mut arguments: Vec<OsString>) -> Result<ExitStatus, RunError> {
+pub fn run(arguments: Vec<OsString>) -> Result<ExitStatus, RunError> {
     let begin = Instant::now();
     die_with_slurmstepd()?;
     limits::take()?;
+    runner::progress::publish();
+    let mut image = None;
+    let ended = run_slot(arguments, begin, &mut image);
+    if let Err(error) = &ended {
+        let image = image.map(|image| image.to_string()).unwrap_or_default();
+        runner::log::failure(&image, None, error, runner::progress::phase());
+    }
+    ended
+}
+
+/// Notes the image as soon as it is known.
+fn run_slot(
+    mut arguments: Vec<OsString>,
+    begin: Instant,
+    image: &mut Option<ImageRef>,
+) -> Result<ExitStatus, RunError> {
     let text = std::env::var(REQUEST_ENV)
         .blame(Fault::User)
         .with_context(|| format!("{REQUEST_ENV} is not set: this program is started by Slurm's plugin spank_vm"))?;
     let mut request: VmRequest = text.parse().blame(Fault::User)?;
+    *image = Some(request.image.clone());
     runner::log::init(request.verbose || std::env::var_os(VERBOSE_ENV).is_some());
     let mut config = Config::load(request.config.as_deref()).blame_node()?;
     if Uid::effective().is_root() && !config.allow_root {

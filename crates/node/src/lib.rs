@@ -4,6 +4,7 @@
 //! | --- | --- | --- | --- | --- | --- |
 //! | state directory | [`layout::DEFAULT_STATE_DIR`] | root | 0755 | the plugin, with its parents | nobody |
 //! | a task ([`task_dir`], [`status`]) | `STATE/JOB.STEP.TASK/status.toml` | root | 0755, 0644 | the plugin before the task | the plugin after it, [`sweep`] |
+//! | what a runner does ([`progress`]) | nowhere: `/proc/PID/fd`, in memory | the user | | the runner | the end of the process |
 //! | cache of templates | [`layout::DEFAULT_TEMPLATE_DIR`] | root | 0755 | the plugin, `template build`; with parents | nobody |
 //! | cache of copies of images | [`layout::DEFAULT_IMAGE_CACHE_DIR`], `%n` is the node's name | root | 0755 | the plugin, `image fetch`; with parents | nobody |
 //! | users' shelves | `CACHE/users` | root | 0755 | the plugin | nobody |
@@ -34,6 +35,7 @@ pub mod dir;
 pub mod layout;
 pub mod lock;
 pub mod process;
+pub mod progress;
 pub mod shelf;
 pub mod space;
 pub mod status;

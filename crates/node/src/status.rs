@@ -10,6 +10,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::str::FromStr;
+use std::time::SystemTime;
 
 use crate::process::Process;
 
@@ -69,6 +70,8 @@ pub struct Entry {
     pub name: String,
     /// The noted status; none if the plugin did not make the directory.
     pub status: Option<Status>,
+    /// When the plugin made it: the task's begin.
+    pub since: Option<SystemTime>,
 }
 
 /// The processes of a task's VMs as they are now.
@@ -96,7 +99,9 @@ pub fn list(state_dir: &Path) -> io::Result<Vec<Entry>> {
         // A task may end meanwhile.
         if item.file_type().is_ok_and(|kind| kind.is_dir()) {
             let name = item.file_name().to_string_lossy().into_owned();
-            entries.push(Entry { name, status: read_status(&item.path()) });
+            let path = item.path();
+            let since = fs::symlink_metadata(path.join(STATUS_FILE)).and_then(|meta| meta.modified()).ok();
+            entries.push(Entry { name, status: read_status(&path), since });
         }
     }
     entries.sort_by(|a, b| a.name.cmp(&b.name));
@@ -118,17 +123,22 @@ fn read_status(dir: &Path) -> Option<Status> {
     text.parse().ok()
 }
 
-/// The children of the task's runner, if its process is still the user's.
+/// The children of the task's runner, if its process is still the user's: all are QEMU, but for those that are this
+/// program once more.
 pub fn running(status: &Status) -> Running {
     let mut running = Running::default();
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let is_child = parent_of(&process.path()) == Some(status.runner.pid);
-        if is_child && process.metadata().is_ok_and(|meta| meta.uid() == status.uid) {
+        if is_child && !is_ours(&process.path()) && process.metadata().is_ok_and(|meta| meta.uid() == status.uid) {
             running.vms += 1;
             running.resident_mib += resident_mib(&process.path()).unwrap_or(0);
         }
     }
     running
+}
+
+fn is_ours(process: &Path) -> bool {
+    fs::read(process.join("comm")).is_ok_and(|name| name.starts_with(b"spank-vm"))
 }
 
 /// The field after the state in `/proc/PID/stat`; the name before it may hold anything.

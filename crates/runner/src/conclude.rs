@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use crate::config::AccelChoice;
 use crate::error::{Fault, RunError};
-use crate::limits;
-use crate::notice;
 use crate::slot::Slot;
 use crate::task::End;
+use crate::{limits, log, notice};
 use node::layout::this_node;
+use node::progress::Phase;
 use proto::{ExitStatus, FailKind};
 
 /// Tells the user why VMs of a slot ended, each reason once: when it happens, or at the slot's end.
@@ -75,6 +75,7 @@ impl<'a> Report<'a> {
                 Ok(status) => statuses.push((status, None)),
                 Err(error) => {
                     statuses.push((ExitStatus::Code(error.exit_code()), Some(error.fault())));
+                    log::failure(&self.slot.image, Some(vm), &error, phase(end));
                     if let Some(line) = self.line_for(vm, end, &error, ends.len() > 1) {
                         notice::line(&line);
                     }
@@ -103,6 +104,16 @@ impl<'a> Report<'a> {
         };
         of_several.map(line).collect()
     }
+}
+
+/// Where in its life a VM was when it ended so.
+fn phase(end: &End) -> &'static str {
+    match end {
+        End::NeverUp(_) | End::NodeFailed(_) => Phase::Start,
+        End::Exited(_) | End::NotStarted(..) | End::Broken(_) => Phase::Run,
+        End::NotSaved(_) => Phase::Save,
+    }
+    .word()
 }
 
 /// The status of a command that ended; else the reason why it did not.

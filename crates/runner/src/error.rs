@@ -33,6 +33,22 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// The word for it in the journal and in metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::NotFound => "not_found",
+            Self::NotExecutable => "not_executable",
+            Self::Node => "node",
+            Self::Image => "image",
+            Self::Guest => "guest",
+            Self::System => "system",
+        }
+    }
+
+    /// All words.
+    pub const WORDS: [&'static str; 7] = ["user", "not_found", "not_executable", "node", "image", "guest", "system"];
+
     /// The exit code of a task that ends for this.
     pub fn exit_code(self) -> u8 {
         match self {

@@ -26,6 +26,7 @@ pub mod log;
 pub mod notice;
 mod plan;
 mod prepare;
+pub mod progress;
 mod relay;
 mod save;
 mod session;

@@ -12,7 +12,7 @@ use crate::signals::{Signal, Signals};
 use crate::slot::{NOTICE_AFTER, Slot};
 use crate::start::{Timeouts, source};
 use crate::task::{RawTerminal, Task, same_file, terminal_size};
-use crate::{job, limits, notice, save, shares};
+use crate::{job, limits, notice, progress, save, shares};
 use image::{Image, ImageError, runs_here};
 use qemu::{BootSource, MachineType, VmSize};
 
@@ -75,6 +75,7 @@ pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunErr
         wanted_cpus: asked.vm_cpus,
     })?;
     limits::allow_vm(size.memory_mib << 20, source::disk_bytes(&source), vms)?;
+    progress::size(size);
     let (task, own) = describe_task(slot)?;
     let seen = choose_shares(slot, &image, &own)?;
     let machine = source::machine(&source, config.machine);

@@ -12,7 +12,7 @@ use runner::config::{Config, Delivery, StartChoice};
 /// Where copies of images are kept.
 pub fn copies(config: &Config) -> Finding {
     if config.delivery == Delivery::InPlace {
-        return Finding::Good("delivery = 'in-place': VMs read images where they are".to_owned());
+        return Finding::good("delivery = 'in-place': VMs read images where they are".to_owned());
     }
     cache::<ImageCopy>(&config.image_cache_dir(), "VMs read images in place", "spank-vm image fetch")
 }
@@ -20,7 +20,7 @@ pub fn copies(config: &Config) -> Finding {
 /// Where templates are kept.
 pub fn templates(config: &Config) -> Finding {
     if config.start == StartChoice::Boot {
-        return Finding::Limited("start = 'boot': every VM boots".to_owned());
+        return Finding::limited("start = 'boot': every VM boots".to_owned());
     }
     cache::<TemplateDir>(&config.template_dir, "VMs boot", "spank-vm template build")
 }
@@ -29,9 +29,10 @@ pub fn templates(config: &Config) -> Finding {
 pub fn state(config: &Config) -> Finding {
     let dir = &config.state_dir;
     match usable(dir) {
-        Ok(true) => Finding::Good(dir.display().to_string()),
-        Ok(false) => Finding::Good(format!("{}: made by the first VM step", dir.display())),
-        Err(error) => Finding::Bad(error.to_string()),
+        Ok(true) => Finding::good(dir.display().to_string()),
+        Ok(false) => Finding::good(format!("{}: made by the first VM step", dir.display())),
+        Err(error) => Finding::bad(error.to_string())
+            .remedy("correct what is named: 'state_dir' must be root's, and open for users to pass"),
     }
 }
 
@@ -52,13 +53,13 @@ fn usable(dir: &Path) -> Result<bool, DirError> {
 fn cache<I: Item>(dir: &Path, otherwise: &str, by_root: &str) -> Finding {
     match usable(dir) {
         Ok(true) => {}
-        Ok(false) => return Finding::Good(format!("{}: made by the first VM step", dir.display())),
-        Err(error) => return Finding::Limited(format!("{error}; {otherwise} until then")),
+        Ok(false) => return Finding::good(format!("{}: made by the first VM step", dir.display())),
+        Err(error) => return Finding::limited(format!("{error}; {otherwise} until then")),
     }
     let (opened, space) = match (dir::open(dir).and_then(|dir| space::medium(&dir)), Space::of(dir, dir)) {
         (Ok(medium), Ok(space)) => (medium, space),
         (Err(error), _) | (_, Err(error)) => {
-            return Finding::Limited(format!("{}: {error}; {otherwise}", dir.display()));
+            return Finding::limited(format!("{}: {error}; {otherwise}", dir.display()));
         }
     };
     let items: Vec<Stored> = Shelf::<I>::all(dir).iter().flat_map(Shelf::list).collect();
@@ -72,29 +73,27 @@ fn cache<I: Item>(dir: &Path, otherwise: &str, by_root: &str) -> Finding {
         mib(space.free)
     );
     if opened == Medium::Memory {
-        return Finding::Limited(format!(
+        return Finding::limited(format!(
             "{text}; it is in the node's memory, which would be charged to jobs: users' keep nothing there and {otherwise}. \
              What root makes serves everybody: '{by_root}'"
         ));
     }
     if space.usable() == 0 {
         let reserve = mib(space.reserve());
-        return Finding::Limited(format!("{text}, and {reserve} MiB stay free: nothing more is kept, {otherwise}"));
+        return Finding::limited(format!("{text}, and {reserve} MiB stay free: nothing more is kept, {otherwise}"));
     }
-    Finding::Good(text)
+    Finding::good(text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::check::finding::State;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     fn said(finding: Finding) -> (bool, String) {
-        match finding {
-            Finding::Good(text) => (true, text),
-            Finding::Limited(text) | Finding::Bad(text) => (false, text),
-        }
+        (finding.state == State::Ok, finding.found)
     }
 
     #[test]

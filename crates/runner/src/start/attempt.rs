@@ -12,7 +12,6 @@ use crate::conclude::Report;
 use crate::config::StartChoice;
 use crate::error::{Blame, Context, RunError};
 use crate::limits::{self, OutputLimit};
-use crate::notice;
 use crate::prepare::Parts;
 use crate::relay::{Patience, Relay};
 use crate::save::{self, SaveAs, Saved};
@@ -22,6 +21,8 @@ use crate::slot::{NOTICE_AFTER, Slot};
 use crate::task::{End, Guest, Output, Streams};
 use crate::template::{self, Obtained, Recipe, Template, Terms};
 use crate::timing::Moments;
+use crate::{notice, progress};
+use node::progress::Phase;
 use proto::ExitStatus;
 use qemu::scratch;
 use qemu::{Accel, MachineType, Shape, Start, System, TemplateFds, VmSize, VmSpec};
@@ -59,6 +60,7 @@ pub(crate) fn run(
     let wanted = Wanted { memory_mib: slot.asked.vm_mem, cpus: slot.asked.vm_cpus };
     let size = fit(parts.size, wanted, attempt.accel(), || most_cpus(parts, attempt.accel()))?;
     let vms = Vms { slot, parts, size, signals, report, attempt, notice_at };
+    progress::enter(Phase::Template);
     match vms.template() {
         Obtained::Interrupted(signal) => return Ok(Outcome::Died(signal)),
         Obtained::NoBoot(why) => return Ok(Outcome::Ended(vec![End::NeverUp(why)])),
@@ -152,6 +154,7 @@ impl Vms<'_> {
     /// Starts all VMs at once and relays until they have ended.
     fn run(&self, template: Option<(Shape, &Template)>) -> Result<Ran, RunError> {
         let slot = self.slot;
+        progress::enter(Phase::Start);
         let count = slot.asked.vms() as usize;
         let has_template = template.is_some().then(Instant::now);
         let start = |index| self.start(template, has_template, index);
@@ -165,6 +168,7 @@ impl Vms<'_> {
         let output_limit = OutputLimit::hold();
         let mut interrupted = relay.run()?;
         drop(output_limit);
+        progress::enter(if slot.save.is_some() { Phase::Save } else { Phase::End });
         let mut not_saved = None;
         if let (Some(image), None) = (&slot.save, interrupted) {
             match self.save(&mut relay, image) {
@@ -176,7 +180,9 @@ impl Vms<'_> {
         for (vm, command) in relay.vms.iter_mut().zip(&relay.commands.list) {
             vm.reap();
             command.complete(&mut vm.moments);
-            tracing::info!(image = %slot.image, vm = vm.number, phases = %vm.moments, "vm ended");
+            let way = if has_template.is_some() { "clone" } else { "boot" };
+            let started = vm.moments.started.map(|at| at.duration_since(vm.moments.begin).as_millis() as u64);
+            tracing::info!(image = %slot.image, vm = vm.number, way, start_ms = started, phases = %vm.moments, "vm ended");
             if slot.timing {
                 notice::line(&format!("timing: vm={} {}", vm.number, vm.moments));
             }

@@ -5,9 +5,11 @@ use std::time::Instant;
 use super::end::End;
 use super::output::Output;
 use super::streams::Streams;
+use crate::progress;
 use crate::session::{Address, Outgoing, Refusal};
 use crate::signals::{Signal, is_fatal};
 use crate::timing::Moments;
+use node::progress::Phase;
 use proto::{DATA_CHUNK, ExitStatus, ProtoError, RecvWindow, SendWindow, Stream, ToGuest, ToHost};
 use qemu::printable;
 
@@ -205,6 +207,7 @@ impl Attached {
             (State::Starting, ToHost::Started(_)) => {
                 self.started = Some(Instant::now());
                 self.state = State::Running;
+                progress::enter(Phase::Run);
                 tracing::debug!(vm = self.address.vm, "the command runs");
             }
             (State::Waiting | State::Starting, ToHost::Failed(kind, text)) => {

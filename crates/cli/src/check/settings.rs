@@ -1,0 +1,55 @@
+//! Every effective setting, as TOML.
+
+use runner::config::Config;
+
+/// The text that could be the configuration.
+pub(super) fn text(config: &Config) -> String {
+    let Config {
+        image_dirs,
+        user_images,
+        delivery,
+        image_cache_dir,
+        image_cache_mib,
+        image_copy_timeout_s,
+        kit,
+        qemu,
+        accel,
+        cpu_model,
+        machine,
+        start,
+        state_dir,
+        template_dir,
+        template_cache_mib,
+        scratch_dir,
+        default_memory_mib,
+        memory_overhead_mib,
+        memory_overhead_per_gib_mib,
+        max_vms_per_slot,
+        boot_timeout_s,
+        full_boot_timeout_s,
+        silence_timeout_s,
+        kvm_timeout_s,
+        allow_root,
+        share_home,
+        shares,
+    } = config;
+    let shares: Vec<String> = shares.iter().map(ToString::to_string).collect();
+    format!(
+        "image_dirs = {image_dirs:?}\nuser_images = {user_images}\ndelivery = {:?}\n\
+         image_cache_dir = {image_cache_dir:?}\nimage_cache_mib = {image_cache_mib}\n\
+         image_copy_timeout_s = {image_copy_timeout_s}\nkit = {kit:?}\nqemu = {qemu:?}\naccel = {:?}\n\
+         cpu_model = \"{cpu_model}\"\nmachine = {:?}\nstart = {:?}\n\
+         state_dir = {state_dir:?}\ntemplate_dir = {template_dir:?}\ntemplate_cache_mib = {template_cache_mib}\n\
+         scratch_dir = {scratch_dir:?}\ndefault_memory_mib = {default_memory_mib}\n\
+         memory_overhead_mib = {memory_overhead_mib}\n\
+         memory_overhead_per_gib_mib = {memory_overhead_per_gib_mib}\nmax_vms_per_slot = {max_vms_per_slot}\n\
+         boot_timeout_s = {boot_timeout_s}\nfull_boot_timeout_s = {full_boot_timeout_s}\n\
+         silence_timeout_s = {silence_timeout_s}\nkvm_timeout_s = {kvm_timeout_s}\nallow_root = {allow_root}\n\
+         share_home = {share_home}\n\
+         shares = {shares:?}\n",
+        delivery.as_str(),
+        format!("{accel:?}").to_lowercase(),
+        format!("{machine:?}").to_lowercase(),
+        format!("{start:?}").to_lowercase(),
+    )
+}

@@ -1,0 +1,199 @@
+//! What VMs are made of: QEMU, the boot kit, images, room for their disks, and KVM.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::ask::{NoAnswer, PATIENCE, answer};
+use super::finding::Finding;
+use super::patience;
+use image::kit::Kit;
+use image::{Image, ImageError};
+use node::space::Space;
+use qemu::Abilities;
+use request::ImageName;
+use runner::config::{AccelChoice, Config};
+use runner::error::Fault;
+use runner::{self, KvmTest};
+
+/// Devices without which no VM is made, by any of these names.
+const NEEDED: [&str; 3] = ["virtio-blk-pci", "virtio-serial-pci", "virtserialport"];
+
+/// Devices that VMs can do without, and what is lost.
+const WANTED: [(&str, &str); 2] =
+    [("virtio-mem-pci", "VMs boot and are not cloned"), ("virtio-9p-pci", "host directories are not shared over 9p")];
+
+/// QEMU, and which way of starting it allows.
+pub(super) fn qemu(config: &Config) -> Finding {
+    let path = match config.qemu_path() {
+        Ok(path) => path,
+        Err(error) => return Finding::bad(format!("{error:#}")),
+    };
+    let shown = path.display();
+    let ask = |words: &[&str]| match answer(Command::new(&path).args(words), PATIENCE) {
+        Ok(said) => Ok(said),
+        Err(NoAnswer::NotStarted(error)) => Err(format!("{shown}: {error}")),
+        Err(NoAnswer::Late) => Err(format!("{shown} {}: no answer", words.join(" "))),
+        Err(NoAnswer::Failed(_)) => Err(format!("{shown} {} fails", words.join(" "))),
+    };
+    let said = ask(&["--version"]).and_then(|version| Ok((version, ask(&["-device", "help"])?)));
+    match said {
+        Ok((version, devices)) => {
+            let version = format!("{shown}: {}", version.lines().next().unwrap_or_default());
+            judge_qemu(&version, &devices, Abilities::of(&path).is_ok_and(|able| able.read_only_templates))
+        }
+        Err(why) => Finding::bad(why).remedy("install QEMU anew, or set 'qemu' in the configuration"),
+    }
+}
+
+fn judge_qemu(version: &str, devices: &str, shares_templates: bool) -> Finding {
+    let has = |name: &str| devices.contains(&format!("name \"{name}\""));
+    let missing: Vec<&str> = NEEDED.into_iter().filter(|name| !has(name)).collect();
+    if !missing.is_empty() {
+        return Finding::bad(format!("{version} lacks {}", missing.join(", "))).remedy(
+            "install a QEMU with virtio devices (Debian: qemu-system-x86), or set 'qemu' in the configuration",
+        );
+    }
+    let lost: Vec<String> =
+        WANTED.iter().filter(|(name, _)| !has(name)).map(|(name, lost)| format!("without {name} {lost}")).collect();
+    if !lost.is_empty() {
+        return Finding::limited(format!("{version}: {}", lost.join(", ")))
+            .remedy("install a QEMU that has it (Debian: qemu-system-x86)");
+    }
+    match shares_templates {
+        true => Finding::good(format!("{version}; VMs are clones, and all users share the site's templates")),
+        false => {
+            Finding::good(format!("{version}; VMs are clones of each user's own templates (8.2 or newer shares them)"))
+        }
+    }
+}
+
+/// That of the site's configuration; without a QEMU there is nothing to say of it.
+pub(super) fn processor(config: &Config) -> Finding {
+    let model = &config.cpu_model;
+    match config.qemu_path().map(|_| runner::try_processor(config)) {
+        Ok(Err(error)) => Finding::bad(format!("{error:#}")).remedy("correct 'cpu_model' in the configuration"),
+        Ok(Ok(())) if model.is_default() => Finding::good("what the node has"),
+        Ok(Ok(())) => Finding::good(format!("cpu_model = '{model}'")),
+        Err(_) => Finding::limited("not tried: there is no QEMU"),
+    }
+}
+
+pub(super) fn kit(config: &Config) -> Finding {
+    match Kit::load(&config.kit) {
+        Ok(kit) => Finding::good(format!("{}: kernel {}", config.kit.display(), kit.kernel_release())),
+        Err(error) => Finding::bad(format!("{error:#}")).remedy("'spank-vm kit build' makes one"),
+    }
+}
+
+pub(super) fn images(config: &Config) -> Finding {
+    let config = config.clone();
+    patience::in_time(move || look_at_images(&config))
+        .unwrap_or_else(|why| Finding::limited(format!("the directories of images: {why}")))
+}
+
+fn look_at_images(config: &Config) -> Finding {
+    let catalogue = config.catalogue();
+    let images = match catalogue.list() {
+        Ok(images) => images,
+        Err(error) if patience::is_the_servers(&error) => return Finding::limited(error.to_string()),
+        Err(error) => return Finding::bad(error.to_string()),
+    };
+    let usable = images.into_iter().map(|image| image.and_then(|image| usable(&image).map(|()| image.name)));
+    let (good, bad): (Vec<_>, Vec<_>) = usable.partition(Result::is_ok);
+    let usable: Vec<String> = good.into_iter().flatten().map(|name| name.to_string()).collect();
+    let dirs = catalogue.dirs().iter().filter(|dir| dir.path.is_dir());
+    let dirs: Vec<String> = dirs.map(|dir| format!("{} ({})", dir.path.display(), dir.owner.as_str())).collect();
+    let names = format!("{} in {}", usable.join(" "), dirs.join(", "));
+    match bad.into_iter().find_map(Result::err) {
+        Some(error) => Finding::limited(format!("{names}; {error}")),
+        None if usable.is_empty() => Finding::bad("no images: 'spank-vm image import' makes one"),
+        None => Finding::good(names),
+    }
+}
+
+fn usable(image: &Image) -> Result<(), ImageError> {
+    image.check_disk(&image.open_disk()?).map(drop)
+}
+
+/// Room for private disks, below which jobs soon have none.
+const LITTLE_ROOM: u64 = 1 << 30;
+
+pub(super) fn scratch(config: &Config) -> Finding {
+    let dir: &Path = &config.scratch_dir;
+    let remedy = "'scratch_dir' in the configuration must be a directory of this node that every user can write to";
+    let kit = match Kit::load(&config.kit) {
+        Ok(kit) => kit,
+        Err(error) => return Finding::bad(format!("not tried without a boot kit: {error:#}")).remedy(remedy),
+    };
+    match runner::try_scratch(&kit, config) {
+        Ok(_) => {}
+        // It is full, which users bring about.
+        Err(error) if error.fault() == Fault::User => {
+            return Finding::limited(format!("{error:#}")).remedy("make room there");
+        }
+        Err(error) => return Finding::bad(format!("{error:#}")).remedy(remedy),
+    }
+    match Space::of(dir, dir) {
+        Ok(space) if space.free < LITTLE_ROOM => {
+            Finding::limited(format!("{}: {} MiB free", dir.display(), space.free >> 20)).remedy("make room there")
+        }
+        Ok(space) => Finding::good(format!("{}: {} MiB free", dir.display(), space.free >> 20)),
+        Err(error) => Finding::limited(format!("{}: {error}", dir.display())),
+    }
+}
+
+pub(super) fn kvm(config: &Config, image: Option<&ImageName>) -> Finding {
+    if config.accel == AccelChoice::Tcg {
+        return Finding::limited("accel = 'tcg': guests are emulated, 10 to 50 times slower than with KVM");
+    }
+    let name = match image.cloned().map(Ok).or_else(|| first_image(config)) {
+        Some(Ok(name)) => name,
+        Some(Err(error)) => return Finding::limited(format!("not tried: {error}")),
+        None => return Finding::limited("not tried: there is no image to boot"),
+    };
+    match runner::try_kvm(config, &name) {
+        Ok(KvmTest::Runs(took)) => {
+            let booted = format!("image '{name}' booted in {:.2} s", took.as_secs_f64());
+            match runner::limits_of_users() {
+                None => Finding::good(booted),
+                Some(limits) => Finding::limited(format!("{booted}, but {limits}")),
+            }
+        }
+        Ok(KvmTest::Broken) => Finding::limited(format!(
+            "/dev/kvm does not run guests, they are emulated: image '{name}' did not come up with KVM, and did without"
+        )),
+        Ok(KvmTest::Unusable(why)) => Finding::limited(format!("guests are emulated: {why}")),
+        Ok(KvmTest::Unknown) => {
+            Finding::limited(format!("nothing is known of it: image '{name}' comes up neither with KVM nor without"))
+        }
+        Err(error) => Finding::limited(format!("not tried: {error:#}")),
+    }
+}
+
+fn first_image(config: &Config) -> Option<Result<ImageName, ImageError>> {
+    match config.catalogue().names() {
+        Ok(names) => names.into_iter().next().map(Ok),
+        Err(error) => Some(Err(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::finding::State;
+
+    fn devices(names: &[&str]) -> String {
+        names.iter().map(|name| format!("name \"{name}\", bus PCI\n")).collect()
+    }
+
+    #[test]
+    fn what_a_qemu_lacks_decides_whether_and_how_vms_start() {
+        let full = ["virtio-blk-pci", "virtio-serial-pci", "virtserialport", "virtio-mem-pci", "virtio-9p-pci"];
+        assert_eq!(judge_qemu("v", &devices(&full), true).state, State::Ok);
+        assert!(judge_qemu("v", &devices(&full), false).found.contains("each user's own templates"));
+        let limited = judge_qemu("v", &devices(&full[..4]), true);
+        assert!(limited.state == State::Limited && limited.found.contains("9p"), "{limited:?}");
+        let bad = judge_qemu("v", &devices(&full[1..]), true);
+        assert!(bad.state == State::Missing && bad.found == "v lacks virtio-blk-pci", "{bad:?}");
+    }
+}

@@ -1,0 +1,53 @@
+//! `spank-vm check` on a node that lacks nearly everything.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// Runs the check with nothing but an empty directory.
+fn check(locale: &str, words: &[&str]) -> Output {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("spank-vm.toml");
+    let at = dir.path().display();
+    std::fs::write(&config, format!("kit = '{at}/kit'\nimage_dirs = ['{at}']\nstate_dir = '{at}/state'\n")).unwrap();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_spank-vm"));
+    program.arg("--config").arg(&config).arg("check").args(words).env("LC_ALL", locale).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[test]
+fn programs_get_each_requirement_with_its_state_meaning_and_remedy() {
+    let output = check("C", &["--json"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let report: Value = serde_json::from_str(&text(&output)).unwrap();
+    assert_eq!((report["verdict"].as_str(), report["exit_code"].as_u64()), (Some("missing"), Some(1)));
+    assert_eq!(report["settings"]["boot_timeout_s"], 60);
+    let checks = report["checks"].as_array().unwrap();
+    let kit = checks.iter().find(|check| check["name"] == "kit").unwrap();
+    assert!(kit["state"] == "missing" && kit["remedy"].as_str().unwrap().contains("spank-vm kit build"), "{kit}");
+    for check in checks {
+        let named =
+            ["name", "about", "found"].iter().all(|key| check[key].as_str().is_some_and(|text| !text.is_empty()));
+        assert!(named && ["ok", "limited", "missing"].iter().any(|state| check["state"] == *state), "{check}");
+    }
+}
+
+#[test]
+fn people_get_marks_where_the_locale_has_them_and_no_colours_in_a_file() {
+    for (locale, line) in [("C", "\nkit       MISSING  no boot kit in "), ("C.UTF-8", "\n✗ kit       no boot kit in ")]
+    {
+        let said = text(&check(locale, &[]));
+        assert!(said.contains(line) && !said.contains('\u{1b}'), "{said}");
+        assert!(said.contains("why: its kernel and agent") && said.contains("do:  'spank-vm kit build'"), "{said}");
+    }
+}
+
+#[test]
+fn a_health_checker_gets_one_line() {
+    let output = check("C", &["--node"]);
+    let said = text(&output);
+    assert!(output.status.code() == Some(1) && said.lines().count() == 1 && said.contains("no boot kit"), "{output:?}");
+}

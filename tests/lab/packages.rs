@@ -1,0 +1,88 @@
+//! The Debian package on a node: installed, enabled, upgraded under a running job, and removed without residue.
+//!
+//! The lab's node has an installation by 'make install'. It is taken away first, so that the package is alone. The kit
+//! goes with the package in the end, so these cases are the last ones of a node.
+
+use testkit::lab::Lab;
+
+use crate::{Case, case};
+
+pub const CASES: &[Case] = &[
+    case("the_package_alone_and_one_line_run_a_vm_job", installed),
+    case("a_job_that_runs_while_the_package_is_upgraded_ends_well", upgraded),
+    case("metrics_and_the_journal_count_what_ran_and_what_failed", counted),
+    case("a_removed_package_leaves_nothing_but_the_site_s_images", removed),
+];
+
+/// Where 'make lab-tree' puts the two packages.
+const DIR: &str = "/usr/local/lib/spank-vm-packages";
+
+fn installed(lab: &Lab) {
+    let alone = r#"
+        sed -i "s/^required.*spank_vm/#&/" /etc/slurm/plugstack.conf
+        find /usr /etc/systemd -path /usr/local -prune -o \( -name "*spank-vm*" -o -name "spank_vm*" \) -print0 | xargs -0 rm -rf
+        srun --help | grep -c -- --vm-image"#;
+    assert_eq!(lab.sh("root", alone).stdout, "0\n");
+    lab.root(&format!("dpkg --force-confold --install {DIR}/old/*.deb"));
+    assert_eq!(lab.root("srun --help | grep -c -- --vm-image || true"), "0\n", "nothing is in effect yet");
+    lab.root(r#"sed -i "s/^#\(required.*spank_vm\)/\1/" /etc/slurm/plugstack.conf && systemctl restart slurmd"#);
+    lab.wait_until("slurmd is back", "sinfo -h -o %T | grep -x idle");
+    assert_eq!(lab.sh("ada", "srun --mem=500 --vm-image=tiny echo fine").ok(), "fine\n");
+    let checked = lab.sh("root", "spank-vm check --json --image tiny --user ada");
+    assert!(checked.code == 0 && checked.stdout.contains(r#""name": "slurmd""#), "{checked:?}");
+    assert!(!checked.stdout.contains(r#""state": "missing""#), "{checked:?}");
+}
+
+fn upgraded(lab: &Lab) {
+    let script = "rm -f started go ended
+        sbatch -Q --mem=500 --vm-image=tiny -o /dev/null --wrap ': > started; until [ -e go ]; do sleep 0.2; done; : > ended'";
+    lab.sh("ada", script).ok();
+    lab.wait_until("the job runs", "[ -e /home/ada/started ]");
+    let listed = lab.root("spank-vm ps");
+    assert!(listed.contains(" tiny ") && listed.contains(" run "), "{listed}");
+    assert!(
+        listed.lines().last().is_some_and(|line| line.starts_with("total: 1 ") && line.contains(" 1/1 ")),
+        "{listed}"
+    );
+    lab.root(&format!(
+        "echo 'boot_timeout_s = 90' >>/etc/slurm/spank-vm.toml; dpkg --force-confold --install {DIR}/new/*.deb"
+    ));
+    assert_eq!(lab.sh("ada", "srun --mem=400 --overcommit --vm-image=tiny echo new").ok(), "new\n");
+    lab.root("touch /home/ada/go");
+    lab.wait_until("the job ended", "[ -e /home/ada/ended ] && [ -z \"$(squeue -h)\" ]");
+    lab.root("grep -x 'boot_timeout_s = 90' /etc/slurm/spank-vm.toml; systemctl restart slurmd");
+    lab.wait_until("slurmd is back", "sinfo -h -o %T | grep -x idle");
+}
+
+fn counted(lab: &Lab) {
+    let job = "srun --mem=500 --vm-image=tiny no-such-command; journalctl --sync; echo $?";
+    lab.sh("ada", job).ok();
+    let fields = lab.root("journalctl -t spank-vm -o json -n 200 --no-pager | grep F_REASON | tail -n1");
+    for field in ["SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_PROCID", "F_IMAGE", "F_VM", "F_PHASE", "F_REASON"] {
+        assert!(fields.contains(&format!("\"{field}\"")), "{field} is not in {fields}");
+    }
+    assert!(fields.contains(r#""F_REASON":"not_found""#), "{fields}");
+    let metrics = lab.root(
+        "mkdir -p /var/lib/prometheus/node-exporter && systemctl start spank-vm-metrics && cat /var/lib/prometheus/node-exporter/*.prom",
+    );
+    let number = |name: &str| {
+        let line = metrics.lines().find(|line| line.starts_with(name));
+        line.and_then(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).unwrap_or(-1.0)
+    };
+    assert!(number("spank_vm_start_seconds_count{way=\"clone\"}") >= 1.0, "{metrics}");
+    assert!(number("spank_vm_failures_total{reason=\"not_found\"}") >= 1.0, "{metrics}");
+    assert!(number("spank_vm_cache_bytes{cache=\"templates\",owner=\"users\"}") > 0.0, "{metrics}");
+}
+
+fn removed(lab: &Lab) {
+    let refused = lab.sh("root", "dpkg --remove spank-vm");
+    assert!(refused.code != 0 && refused.stderr.contains("take that line out first"), "{refused:?}");
+    lab.root(r#"sed -i "s/^required.*spank_vm/#&/" /etc/slurm/plugstack.conf; dpkg --purge spank-vm"#);
+    let left = r#"
+        find / -xdev \( -path /proc -o -path /usr/local -o -path /var/log -o -path /var/lib/dpkg -o -path /tmp \) -prune \
+            -o \( -name "*spank-vm*" -o -name "spank_vm*" \) ! -path /var/lib/spank-vm -print
+        ls /var/lib/spank-vm"#;
+    let left = lab.root(left);
+    assert!(left.lines().all(|line| ["images", "lost+found", "root"].contains(&line)), "{left}");
+    assert_eq!(lab.sh("ada", "srun --mem=500 echo bare").ok(), "bare\n");
+}
