@@ -31,6 +31,8 @@ pub struct Plugin {
     /// The last image that passed the check, since clients ask once per component of a
     /// heterogeneous job.
     pub checked: Option<String>,
+    /// srun's variable for `--mpi` as the user set it: later srun puts its own variables beside it.
+    pub mpi: Option<OsString>,
 }
 
 impl Plugin {
@@ -45,6 +47,7 @@ impl Plugin {
             deferred: None,
             image_cache_dir: None,
             checked: None,
+            mpi: None,
         }
     }
 
