@@ -81,6 +81,8 @@ pub fn check_options(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Err
         }
         check_image(plugin, host, vms)?;
     }
+    // A step passes its own interface on, which may be the site's default.
+    plugin.mpi = host.own_env(mpi::TYPE_ENV).filter(|_| host.own_env("SLURM_STEP_ID").is_none());
     plugin.complete = true;
     remember_for_job(plugin, host)?;
     plugin.add_component(host, vms)
@@ -146,9 +148,7 @@ pub fn hide_command(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Erro
         host.set_own_env(VERBOSE_ENV, OsStr::new("1"));
     }
     let argv = host.argv()?;
-    // A step passes its own interface on, which may be the site's default.
-    let of_user = host.own_env(mpi::TYPE_ENV).filter(|_| host.own_env("SLURM_STEP_ID").is_none());
-    if let Some(kind) = mpi::asked(&host.command_line(), &argv, of_user) {
+    if let Some(kind) = mpi::asked(&host.command_line(), &argv, plugin.mpi.clone()) {
         return Err(Error::Mpi(kind));
     }
     if plugin.are_hidden() {
@@ -347,15 +347,22 @@ mod tests {
         host.command_line = words("srun --mpi=pmix sleep 1");
         let mut plugin = Plugin::new(&[]);
         hide_command(&mut plugin, &mut host).unwrap();
-        plugin.given.set(IMAGE, Some("debian12"));
+        plugin.take(IMAGE, Some("debian12"));
         let error = hide_command(&mut plugin, &mut host).unwrap_err().to_string();
         assert!(error.starts_with("--mpi=pmix with --vm-image: "), "{error}");
         assert_eq!(host.command(), "sleep 1");
         host.command_line = words("srun sleep 1");
+        let (_dir, mut plugin) = self::plugin("true");
+        plugin.take(IMAGE, Some("debian12"));
         host.own_env.insert(mpi::TYPE_ENV.into(), "pmi2".into());
-        assert!(hide_command(&mut plugin, &mut host).is_err());
-        // The outer step's interface, which may be the site's default, is no wish for the inner one.
+        check_options(&mut plugin, &mut host).unwrap();
+        // srun sets it before it sends the step.
         host.own_env.insert("SLURM_STEP_ID".into(), "0".into());
+        assert!(hide_command(&mut plugin, &mut host).is_err());
+        // An outer step's interface, which may be the site's default, is no wish for the inner one.
+        let (_dir, mut plugin) = self::plugin("true");
+        plugin.take(IMAGE, Some("debian12"));
+        check_options(&mut plugin, &mut host).unwrap();
         hide_command(&mut plugin, &mut host).unwrap();
         assert_eq!(host.command(), "spank-vm-step 1");
     }

@@ -33,6 +33,8 @@ pub struct Plugin {
     /// The last image that passed the check, since clients ask once per component of a
     /// heterogeneous job.
     pub checked: Option<String>,
+    /// srun's variable for `--mpi` as the user set it: later srun puts its own variables beside it.
+    pub mpi: Option<OsString>,
 }
 
 impl Plugin {
@@ -48,6 +50,7 @@ impl Plugin {
             image_cache_dir: None,
             image_of_job: None,
             checked: None,
+            mpi: None,
         }
     }
 
