@@ -264,7 +264,7 @@ impl Vm {
         tracing::debug!(vm = self.number, "the guest is up");
         (self.phase, self.has_answered) = (Phase::Up, true);
         if let Some(bytes) = self.memory_to_plug.take() {
-            // Nothing waits for the memory: it arrives faster than a command can use it.
+            // Beside the description of the task: the agent starts the command when the memory has arrived.
             self.process.monitor.plug(bytes);
         }
         if version != proto::VERSION {
