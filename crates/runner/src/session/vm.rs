@@ -85,6 +85,8 @@ pub struct Vm {
     out: Outgoing,
     wait: Option<Wait>,
     heartbeat: Heartbeat,
+    /// A PING was sent, and its PONG has not come.
+    is_asked: bool,
     /// Total bytes of memory to plug when the guest is awake.
     memory_to_plug: Option<u64>,
     /// Lines that the agent may still log.
@@ -105,6 +107,7 @@ impl Vm {
             out: Outgoing::default(),
             wait: None,
             heartbeat: Heartbeat::default(),
+            is_asked: false,
             memory_to_plug,
             log_lines: LOG_LINES,
         }
@@ -145,6 +148,11 @@ impl Vm {
         self.wait = None;
         self.heartbeat.begin(clock, limit);
         // A first question at once, for the guest's clock: it was set by a message that was long on its way.
+        self.ask();
+    }
+
+    fn ask(&mut self) {
+        self.is_asked = true;
         self.out.send(0, &ToGuest::Ping);
     }
 
@@ -253,7 +261,12 @@ impl Vm {
             }
             (Phase::Greeting | Phase::Over(_), _) => {}
             (Phase::Up, ToHost::Hello { .. }) => return Err(ProtoError::OutOfOrder("HELLO").into()),
-            (Phase::Up, ToHost::Pong) if self.heartbeat.next().is_some() => self.out.send(0, &wall_clock()),
+            (Phase::Up, ToHost::Pong) if self.heartbeat.next().is_some() => {
+                // One answer for each question: a guest that says PONG all the time gets no more.
+                if std::mem::take(&mut self.is_asked) {
+                    self.out.send(0, &wall_clock());
+                }
+            }
             (Phase::Up, message) => listener.hear(Address { vm: self.number, task }, message, &mut self.out)?,
         }
         Ok(())
@@ -325,7 +338,7 @@ impl Vm {
             format!("the guest has not answered for {} s{}", silence.as_secs(), vm.process.last_words())
         };
         match beat {
-            Beat::Ask => self.out.send(0, &ToGuest::Ping),
+            Beat::Ask => self.ask(),
             Beat::Warn(silence) => {
                 let why = silent(self, silence);
                 listener.notice(&format!("warning: {why}; it may come back, and scancel ends it"));
