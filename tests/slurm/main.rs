@@ -10,6 +10,7 @@ mod catalogue;
 mod central;
 mod confinement;
 mod delivery;
+mod devices;
 mod fail_closed;
 mod failures;
 mod fullboot;
@@ -17,7 +18,10 @@ mod hostile;
 mod identity;
 mod images;
 mod inherited;
+mod mpi;
 mod options;
+mod paths;
+mod person;
 mod resources;
 mod save;
 mod slots;
@@ -37,13 +41,17 @@ use case::Case;
 
 const CASES: &[&[Case]] = &[
     identity::CASES,
+    person::CASES,
+    mpi::CASES,
     streams::CASES,
     terminal::CASES,
     slots::CASES,
     save::CASES,
     options::CASES,
+    paths::CASES,
     catalogue::CASES,
     delivery::CASES,
+    devices::CASES,
     batch::CASES,
     templates::CASES,
     fullboot::CASES,
@@ -59,7 +67,7 @@ const CASES: &[&[Case]] = &[
     images::CASES,
 ];
 
-const LONG_CASES: &[&[Case]] = &[images::LONG_CASES, fullboot::LONG_CASES];
+const LONG_CASES: &[&[Case]] = &[images::LONG_CASES, fullboot::LONG_CASES, mpi::LONG_CASES];
 
 fn main() -> ExitCode {
     suite::main::<RealSlurm>()

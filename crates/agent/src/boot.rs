@@ -18,7 +18,7 @@ use super::error::{AgentError, Doing};
 use super::kmsg;
 use super::modules::Modules;
 use super::rootfs::{FsType, SUPER_BLOCK_AREA};
-use super::{derived, net, oom, sys};
+use super::{derived, net, oom, sys, ways};
 
 /// Where the parts of the root are put together, in the initramfs.
 const IMAGE: &str = "/image";
@@ -28,6 +28,9 @@ const ETC: &str = "/etc-upper";
 
 /// Modules that every guest needs for the channel, disks and the overlay, once its bus is known.
 const BASE: &str = "base";
+
+/// What a guest can do without, but programs expect: the kit's own choice and the site's.
+const EXTRA: &str = "extra";
 
 /// Devices that get their driver only when the VM has one, and the kit's group for it.
 const BY_DEVICE: [(u32, &str); 5] = [
@@ -67,6 +70,9 @@ const DEV_LINKS: [(&str, &str); 4] = [
     ("/proc/self/fd/2", "/dev/stderr"),
 ];
 
+/// Devices that udev opens to everybody: their drivers check by themselves who may do what.
+const OPEN_DEVICES: [&str; 2] = ["/dev/fuse", "/dev/net/tun"];
+
 /// Mounts `/dev`, `/proc` and `/sys`: without them the agent cannot even say what is wrong.
 pub(super) fn mount_kernel_file_systems() -> Result<(), AgentError> {
     KERNEL_MOUNTS.into_iter().try_for_each(mount_one)
@@ -95,6 +101,7 @@ pub(super) fn bring_up(devices: &Devices, times: &mut BootTimes) -> Result<(), A
         None => recognise(&image)?,
     };
     load_for_this_machine(&mut modules, devices, kind, scratch.is_some())?;
+    modules.load_what_works(&[EXTRA]);
     times.modules_ms = sys::uptime_ms();
     modules.delete_files();
 
@@ -245,6 +252,10 @@ fn furnish() {
     for (target, link) in DEV_LINKS {
         complain(symlink(target, link).doing(|| format!("make {link}")));
     }
+    for device in OPEN_DEVICES.into_iter().filter(|device| Path::new(device).exists()) {
+        let opened = fs::set_permissions(device, fs::Permissions::from_mode(0o666));
+        complain(opened.doing(|| format!("open {device} to everybody")));
+    }
     complain(open_tmp());
     complain(net::loopback_up());
     complain(oom::set_policy());
@@ -258,7 +269,8 @@ fn furnish() {
 }
 
 fn open_tmp() -> Result<(), AgentError> {
-    fs::create_dir_all("/tmp").doing(|| "create /tmp".to_owned())?;
+    // In some images it is a link, and not always to something that is there.
+    ways::make_directory(Path::new("/tmp"))?;
     let mode = fs::metadata("/tmp").doing(|| "look at /tmp".to_owned())?.permissions().mode();
     if mode & 0o7777 == 0o1777 {
         return Ok(());

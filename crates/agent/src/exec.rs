@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+mod refusal;
 mod stdio;
 
 use std::ffi::CString;
@@ -84,7 +85,7 @@ pub(super) fn spawn(spec: &TaskSpec) -> Result<Spawned, SpawnError> {
         }),
         Ok(Report { failure: Some((stage, errno)), .. }) => {
             let _ = waitpid(pid, None);
-            Err(explain(stage, errno, &spec.args[0]))
+            Err(explain(stage, errno, &spec.args[0], &task.candidates))
         }
         Err(errno) => {
             let _ = kill(pid, Signal::SIGKILL);
@@ -232,7 +233,7 @@ fn parse_report(bytes: &[u8]) -> Report {
 }
 
 /// The sentence for a failure; if the command itself is the cause, in the words of a shell.
-fn explain(stage: Stage, errno: Errno, command: &[u8]) -> SpawnError {
+fn explain(stage: Stage, errno: Errno, command: &[u8], candidates: &[CString]) -> SpawnError {
     let setup = |what: &str| SpawnError { kind: FailKind::Setup, text: format!("cannot {what}: {}", errno.desc()) };
     match stage {
         Stage::Session => setup("make a session for the command"),
@@ -240,23 +241,10 @@ fn explain(stage: Stage, errno: Errno, command: &[u8]) -> SpawnError {
         Stage::Stdio => setup("connect the command's input and output"),
         Stage::Credentials => setup("become the user"),
         Stage::Cwd => setup("enter the working directory"),
-        Stage::Exec => SpawnError {
-            kind: match errno {
-                Errno::ENOENT | Errno::ENOTDIR => FailKind::NotFound,
-                _ => FailKind::NotExecutable,
-            },
-            text: format!("{}: {}", String::from_utf8_lossy(command), describe_exec(errno)),
-        },
-    }
-}
-
-fn describe_exec(errno: Errno) -> &'static str {
-    match errno {
-        // The words of strerror, which users and their scripts know.
-        Errno::ENOEXEC => "Exec format error",
-        Errno::ENOENT => "No such file or directory",
-        Errno::EACCES => "Permission denied",
-        other => other.desc(),
+        Stage::Exec => {
+            let (kind, text) = refusal::explain(errno, command, candidates);
+            SpawnError { kind, text }
+        }
     }
 }
 
@@ -427,12 +415,8 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_told_apart_as_a_shell_does() {
-        let told = |errno| explain(Stage::Exec, errno, b"foo");
-        assert_eq!(told(Errno::ENOENT).kind, FailKind::NotFound);
-        assert_eq!(told(Errno::ENOENT).text, "foo: No such file or directory");
-        assert_eq!(told(Errno::EACCES).kind, FailKind::NotExecutable);
-        assert_eq!(told(Errno::ENOEXEC).text, "foo: Exec format error");
-        assert_eq!(explain(Stage::Credentials, Errno::EPERM, b"foo").kind, FailKind::Setup);
+    fn what_the_agent_cannot_do_is_not_the_command_s_fault() {
+        assert_eq!(explain(Stage::Credentials, Errno::EPERM, b"foo", &[]).kind, FailKind::Setup);
+        assert_eq!(explain(Stage::Exec, Errno::ENOENT, b"foo", &[]).kind, FailKind::NotFound);
     }
 }

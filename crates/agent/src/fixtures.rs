@@ -1,7 +1,14 @@
 //! State for sessions that every kind of guest has and uses in the same way.
 
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
+
+use nix::unistd::{Gid, Uid, chown};
 
 use super::clock::Follower;
 use super::error::{AgentError, Doing};
@@ -10,6 +17,9 @@ use super::oom::OomKills;
 use super::shares::Shares;
 use super::sys;
 use super::traces::Traces;
+
+/// Where the directories of single files are mounted. Only root may enter.
+const HIDDEN: &str = "/run/spank-vm/shares";
 
 /// Shares, traces in the root, and the state of memory.
 #[derive(Debug, Default)]
@@ -24,19 +34,66 @@ pub(super) struct Fixtures {
 }
 
 impl Fixtures {
-    /// Mounts a share where the task expects it.
-    pub fn mount_share(&mut self, tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError> {
+    /// Mounts a share where the task expects it. If the share is a single file, `file` is its name.
+    pub fn mount_share(&mut self, tag: &[u8], path: &Path, file: &Path, read_only: bool) -> Result<(), AgentError> {
         if !path.is_absolute() {
             return Err(AgentError::Unfit(format!("the share {} has no absolute path", path.display())));
         }
-        let made = self.traces.make_directories(Some(path));
-        made.doing(|| format!("create the mount point {}", path.display()))?;
-        self.shares.mount(tag, path, read_only)
+        let Self { shares, traces, .. } = self;
+        if file.as_os_str().is_empty() {
+            let place = traces.provide(path, &|place| shares.holding(place))?;
+            return shares.mount(tag, &place, read_only);
+        }
+        let hidden = Path::new(HIDDEN).join(OsStr::from_bytes(tag));
+        let place = traces.provide(&hidden, &|_| None)?;
+        fs::set_permissions(HIDDEN, fs::Permissions::from_mode(0o700)).doing(|| format!("close {HIDDEN}"))?;
+        shares.mount(tag, &place, read_only)?;
+        let there = traces.provide_file(path, &|place| shares.holding(place))?;
+        shares.bind(&place.join(file), &there)?;
+        traces.leave_alone(there);
+        Ok(())
+    }
+
+    /// Makes `path` another name of the directory `target`, which may be relative to where `path` is. Best as a link;
+    /// where the image has something that must stay, and the target is shared, by a second mount.
+    pub fn alias(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
+        let Self { shares, traces, .. } = self;
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+        // An alias that is hidden by a share is not missed: the share was asked for.
+        let Ok(parent) = traces.provide(parent, &|place| shares.holding(place)) else { return Ok(()) };
+        let (path, leads_to) = (parent.join(name), parent.join(target));
+        if !leads_to.is_dir() || is_same(&path, &leads_to) || shares.holding(&path).is_some() {
+            return Ok(());
+        }
+        if may_be_replaced(&path) {
+            return traces.put_link(&path, target, false);
+        }
+        let leads_to = fs::canonicalize(&leads_to).doing(|| format!("find {}", leads_to.display()))?;
+        match shares.holding(&leads_to) {
+            Some(_) if path.is_dir() => shares.bind(&leads_to, &path),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes a home for a user who has none in this image. It ends with the VM.
+    pub fn make_home(&mut self, home: &Path, owner: (u32, u32)) -> Result<(), AgentError> {
+        let Self { shares, traces, .. } = self;
+        let home = match traces.provide(home, &|place| shares.holding(place)) {
+            // On the host it is missing too, and nothing is made there.
+            Err(_) if shares.holding(home).is_some() => return Ok(()),
+            provided => provided?,
+        };
+        if traces.has_made(&home) {
+            let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
+            chown(&home, Some(uid), Some(gid)).doing(|| format!("give {} to the user", home.display()))?;
+        }
+        Ok(())
     }
 
     /// Prepares the place of a file that the runner sends.
     pub fn expect_file(&mut self, path: &Path) -> Result<(), AgentError> {
-        self.traces.expect_file(path).doing(|| format!("make room for {}", path.display()))
+        let Self { shares, traces, .. } = self;
+        traces.expect_file(path, &|place| shares.holding(place))
     }
 
     /// This many bytes of memory more than the template had are being plugged.
@@ -68,5 +125,75 @@ impl Fixtures {
         // Loader, C library and shell: almost every command reads these first.
         let _ = Command::new("/bin/sh").args(["-c", ":"]).stdin(Stdio::null()).status();
         nix::unistd::sync();
+    }
+}
+
+/// Whether both names lead to the same thing.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let identity = |path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
+    matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
+}
+
+/// Whether a link may take this place: nothing is there, or a link that leads nowhere, or an empty directory that nobody
+/// but its owner writes to.
+fn may_be_replaced(path: &Path) -> bool {
+    match path.symlink_metadata() {
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+        Ok(meta) if meta.is_symlink() => !path.exists(),
+        Ok(meta) => {
+            let is_mounted =
+                path.parent().and_then(|parent| parent.metadata().ok()).is_none_or(|p| p.dev() != meta.dev());
+            let is_empty = || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+            meta.is_dir() && meta.mode() & 0o022 == 0 && !is_mounted && is_empty()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_second_name_is_a_link_where_the_image_has_nothing_to_lose() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().canonicalize().unwrap().join(path);
+        for made in ["lustre/ada", "home", "tmp", "opt/x"] {
+            fs::create_dir_all(at(made)).unwrap();
+        }
+        fs::set_permissions(at("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
+        symlink("nowhere", at("dangling")).unwrap();
+        let mut fixtures = Fixtures::default();
+        for (path, target) in [
+            ("scratch", "lustre"),
+            ("home", "lustre"),
+            ("dangling", "lustre/ada"),
+            ("new/deep/name", "../../lustre/ada"),
+            ("tmp", "lustre"),
+            ("opt", "lustre"),
+            ("gone", "no/such"),
+        ] {
+            fixtures.alias(&at(path), Path::new(target)).unwrap();
+            // Again, nothing is left to do.
+            fixtures.alias(&at(path), Path::new(target)).unwrap();
+        }
+        for same in ["scratch/ada", "home/ada", "dangling", "new/deep/name"] {
+            assert!(is_same(&at(same), &at("lustre/ada")), "{same}");
+        }
+        assert_eq!(fs::read_link(at("scratch")).unwrap(), Path::new("lustre"), "as it is written on the host");
+        assert!(fs::read_link(at("tmp")).is_err() && at("opt/x").is_dir() && !at("gone").exists());
+        fixtures.traces.take_back().unwrap();
+        assert_eq!(fs::read_dir(at("home")).unwrap().count(), 0);
+        assert_eq!(fs::read_link(at("dangling")).unwrap(), Path::new("nowhere"));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 5, "lustre home tmp opt dangling");
+    }
+
+    #[test]
+    fn a_home_of_the_vm_alone_belongs_to_the_user_if_the_image_has_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut fixtures = Fixtures::default();
+        let me = (Uid::current().as_raw(), Gid::current().as_raw());
+        fixtures.make_home(&dir.path().join("home/ada"), me).unwrap();
+        assert_eq!(dir.path().join("home/ada").metadata().unwrap().uid(), me.0);
     }
 }

@@ -17,6 +17,7 @@ use super::hostkeys::HostKeys;
 use super::identity;
 use super::machine::{Machine, Reaped};
 use super::task::Credentials;
+use super::zone;
 
 /// The guest whose PID 1 this process is.
 #[derive(Debug)]
@@ -95,8 +96,16 @@ impl Machine for Guest {
         self.fixtures.oom_kills.news()
     }
 
-    fn mount_share(&mut self, tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError> {
-        self.fixtures.mount_share(tag, path, read_only)
+    fn mount_share(&mut self, tag: &[u8], path: &Path, file: &Path, read_only: bool) -> Result<(), AgentError> {
+        self.fixtures.mount_share(tag, path, file, read_only)
+    }
+
+    fn alias(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
+        self.fixtures.alias(path, target)
+    }
+
+    fn make_home(&mut self, home: &Path, owner: (u32, u32)) -> Result<(), AgentError> {
+        self.fixtures.make_home(home, owner)
     }
 
     fn link(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
@@ -114,6 +123,10 @@ impl Machine for Guest {
     fn take_back(&mut self) -> Result<(), AgentError> {
         let keys = self.keys.take_back().doing(|| "restore the SSH host keys of the image".to_owned());
         self.fixtures.traces.take_back().and(keys)
+    }
+
+    fn set_zone(&mut self, name: &[u8], data: &[u8]) -> Result<(), AgentError> {
+        zone::set(name, data, &mut self.fixtures.traces)
     }
 
     fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError> {

@@ -50,8 +50,12 @@ pub(super) trait Machine {
     fn awaits_memory(&mut self) -> bool;
     /// A message about processes that the guest's kernel killed for lack of memory, if there were any.
     fn killed_for_memory(&mut self) -> Option<String>;
-    /// Mounts a share.
-    fn mount_share(&mut self, tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError>;
+    /// Mounts a share; if it is a single file, `file` is its name.
+    fn mount_share(&mut self, tag: &[u8], path: &Path, file: &Path, read_only: bool) -> Result<(), AgentError>;
+    /// Makes a path another name of a directory.
+    fn alias(&mut self, path: &Path, target: &Path) -> Result<(), AgentError>;
+    /// Makes a home directory for this uid and gid, if it is missing.
+    fn make_home(&mut self, home: &Path, owner: (u32, u32)) -> Result<(), AgentError>;
     /// Makes a symbolic link for the task.
     fn link(&mut self, path: &Path, target: &Path) -> Result<(), AgentError>;
     /// Checks that the targets of the links exist, now that the shares are mounted.
@@ -60,6 +64,8 @@ pub(super) trait Machine {
     fn expect_file(&mut self, path: &Path) -> Result<(), AgentError>;
     /// Removes what sessions added to the root for their own use.
     fn take_back(&mut self) -> Result<(), AgentError>;
+    /// Gives the guest the host's time zone.
+    fn set_zone(&mut self, name: &[u8], data: &[u8]) -> Result<(), AgentError>;
     /// Makes the user known to the guest.
     fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError>;
 

@@ -299,15 +299,26 @@ impl Collecting {
             ToGuest::Clock(nanoseconds) => return Ok(machine.set_clock(nanoseconds)),
             ToGuest::Hostname(name) => return Ok(machine.set_hostname(name)),
             ToGuest::Entropy(seed) => return Ok(machine.add_entropy(seed)),
-            ToGuest::Share { tag, path, read_only } => return Ok(machine.mount_share(tag, as_path(path), read_only)),
+            ToGuest::Share { tag, path, file, read_only } => {
+                return Ok(machine.mount_share(tag, as_path(path), as_path(file), read_only));
+            }
+            ToGuest::Alias { path, target } => return Ok(machine.alias(as_path(path), as_path(target))),
+            ToGuest::Home(path) => {
+                let credentials = spec.credentials.as_ref().ok_or(ProtoError::OutOfOrder("HOME"))?;
+                return Ok(machine.make_home(as_path(path), (credentials.uid, credentials.gid)));
+            }
             ToGuest::Link { path, target } => return Ok(machine.link(as_path(path), as_path(target))),
             ToGuest::TakeBack => return Ok(machine.take_back()),
             ToGuest::Cpus(count) => return Ok(machine.use_cpus(count)),
             ToGuest::Memory(bytes) => machine.expect_memory(bytes),
-            ToGuest::User { name, home, shell } => {
-                spec.account = Account { name: name.to_vec(), home: home.to_vec(), shell: shell.to_vec() };
+            ToGuest::Zone { name, data } => return Ok(machine.set_zone(name, data)),
+            ToGuest::User { gid, name, gecos, home, shell } => {
+                let [name, gecos, home, shell] = [name, gecos, home, shell].map(<[u8]>::to_vec);
+                let groups = std::mem::take(&mut spec.account.groups);
+                spec.account = Account { gid, name, gecos, home, shell, groups };
                 return Ok(self.add_user(machine));
             }
+            ToGuest::Group { gid, name } => spec.account.groups.push((gid, name.to_vec())),
             ToGuest::Credentials { uid, gid, umask, groups } => {
                 spec.credentials = Some(Credentials { uid, gid, umask, groups });
                 return Ok(self.add_user(machine));

@@ -24,6 +24,8 @@ const OLD_OPTIONS: &str = "trans=virtio,version=9p2000.L,msize=512000,cache=none
 #[derive(Debug, Default)]
 pub(super) struct Shares {
     mounted: Vec<PathBuf>,
+    /// Other places of what is on them.
+    bound: Vec<PathBuf>,
 }
 
 impl Shares {
@@ -48,6 +50,20 @@ impl Shares {
         Ok(())
     }
 
+    /// Shows `source`, which is on a share, at `path` too; with what is mounted below it.
+    pub fn bind(&mut self, source: &Path, path: &Path) -> Result<(), AgentError> {
+        mount(Some(source), path, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
+            .doing(|| format!("show {} at {}", source.display(), path.display()))?;
+        self.bound.push(path.to_owned());
+        Ok(())
+    }
+
+    /// The innermost share in which this place is, if any. The path has no links.
+    pub fn holding(&self, path: &Path) -> Option<PathBuf> {
+        let all = self.mounted.iter().chain(&self.bound).filter(|share| path.starts_with(share));
+        all.max_by_key(|share| share.components().count()).cloned()
+    }
+
     /// Writes to the host the pages that programs changed through mappings.
     ///
     /// # Errors
@@ -65,7 +81,7 @@ impl Shares {
 
     /// Unmounts all shares, the last mounted first.
     pub fn unmount_all(&mut self) {
-        while let Some(path) = self.mounted.pop() {
+        while let Some(path) = self.bound.pop().or_else(|| self.mounted.pop()) {
             // Detached: a process that still has a file open there will die soon, and must not delay the next session.
             let _ = umount2(&path, MntFlags::MNT_DETACH);
         }

@@ -13,6 +13,7 @@ use std::process::{Command, Stdio};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
@@ -24,7 +25,7 @@ use super::error::{AgentError, Doing};
 use super::fixtures::Fixtures;
 use super::machine::{Machine, Reaped};
 use super::task::Credentials;
-use super::{identity, kmsg, processes};
+use super::{identity, kmsg, processes, zone};
 
 /// Rounds of looking for processes that were started while others were killed.
 const ROUNDS: usize = 100;
@@ -60,6 +61,16 @@ impl System {
         let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         self.adopts_orphans && matches!(waitid(Id::All, look), Err(Errno::ECHILD))
     }
+}
+
+/// A root that the image keeps read-only becomes writable: sessions add the user and mount points, and the disk is this
+/// VM's own.
+fn open_root() -> Result<(), AgentError> {
+    let doing = || "make the image's root writable, which it mounts read-only".to_owned();
+    if !statvfs("/").doing(doing)?.flags().contains(FsFlags::ST_RDONLY) {
+        return Ok(());
+    }
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REMOUNT, None::<&str>).doing(doing)
 }
 
 /// Replaces the kernel's boot id by these 32 hexadecimal digits.
@@ -98,6 +109,8 @@ impl Machine for System {
     }
 
     fn set_hostname(&mut self, name: &[u8]) -> Result<(), AgentError> {
+        // This is the first change of the root; the init is done with it now.
+        open_root()?;
         identity::set_hostname(name, &mut self.fixtures.traces)
     }
 
@@ -126,8 +139,16 @@ impl Machine for System {
         self.fixtures.oom_kills.news()
     }
 
-    fn mount_share(&mut self, tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError> {
-        self.fixtures.mount_share(tag, path, read_only)
+    fn mount_share(&mut self, tag: &[u8], path: &Path, file: &Path, read_only: bool) -> Result<(), AgentError> {
+        self.fixtures.mount_share(tag, path, file, read_only)
+    }
+
+    fn alias(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
+        self.fixtures.alias(path, target)
+    }
+
+    fn make_home(&mut self, home: &Path, owner: (u32, u32)) -> Result<(), AgentError> {
+        self.fixtures.make_home(home, owner)
     }
 
     fn link(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
@@ -144,6 +165,10 @@ impl Machine for System {
 
     fn take_back(&mut self) -> Result<(), AgentError> {
         self.fixtures.traces.take_back()
+    }
+
+    fn set_zone(&mut self, name: &[u8], data: &[u8]) -> Result<(), AgentError> {
+        zone::set(name, data, &mut self.fixtures.traces)
     }
 
     fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError> {

@@ -7,14 +7,23 @@
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::error::{AgentError, Doing};
+use super::ways::{self, Found};
 
-/// Notes of all changes, the oldest first.
+/// Mode bits that let everybody pass a directory.
+const PASSABLE: u32 = 0o111;
+
+/// Notes of all changes.
 #[derive(Debug, Default)]
-pub(super) struct Traces(Vec<Trace>);
+pub(super) struct Traces {
+    /// The oldest first.
+    made: Vec<Trace>,
+    /// Files that are the host's, and are read but not changed.
+    of_host: Vec<PathBuf>,
+}
 
 #[derive(Debug)]
 enum Trace {
@@ -26,25 +35,49 @@ enum Trace {
     Directory(PathBuf),
     /// A file was made.
     File(PathBuf),
-    /// A link was made; the file that was in its place got another name.
-    Link { path: PathBuf, target: PathBuf, aside: Option<PathBuf> },
+    /// A link was made; what was in its place got another name. If `must_lead`, the command needs what it leads to.
+    Link { path: PathBuf, target: PathBuf, aside: Option<PathBuf>, must_lead: bool },
+    /// A directory got another mode.
+    Mode { path: PathBuf, before: u32, ours: u32 },
 }
 
 impl Traces {
     /// Appends lines to a file, which is made with its directories where it is missing.
     pub fn append(&mut self, path: &Path, text: Vec<u8>) -> io::Result<()> {
+        if self.of_host.iter().any(|file| file == path) {
+            return Ok(());
+        }
         self.make_directories(path.parent())?;
         let created = !path.exists();
         OpenOptions::new().append(true).create(true).open(path)?.write_all(&text)?;
-        self.0.push(Trace::Lines { path: path.to_owned(), text, created });
+        self.made.push(Trace::Lines { path: path.to_owned(), text, created });
         Ok(())
+    }
+
+    /// Puts lines before `rest`, which is the file's content; it is made with its directories where it is missing.
+    pub fn prepend(&mut self, path: &Path, text: Vec<u8>, rest: &[u8]) -> io::Result<()> {
+        if self.of_host.iter().any(|file| file == path) {
+            return Ok(());
+        }
+        self.make_directories(path.parent())?;
+        let created = !path.exists();
+        // The file only grows, and in one piece: a service that reads it meanwhile finds it whole.
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        file.write_all_at(&[text.as_slice(), rest].concat(), 0)?;
+        self.made.push(Trace::Lines { path: path.to_owned(), text, created });
+        Ok(())
+    }
+
+    /// From now on, this file is one of the host's: a user may put their own `/etc/passwd` there.
+    pub fn leave_alone(&mut self, path: PathBuf) {
+        self.of_host.push(path);
     }
 
     /// Gives a file another content.
     pub fn write(&mut self, path: &Path, content: &[u8]) -> io::Result<()> {
         let before = fs::read(path).ok();
         fs::write(path, content)?;
-        self.0.push(Trace::Content { path: path.to_owned(), before, ours: content.to_vec() });
+        self.made.push(Trace::Content { path: path.to_owned(), before, ours: content.to_vec() });
         Ok(())
     }
 
@@ -53,33 +86,105 @@ impl Traces {
         let missing: Vec<&Path> = directory.into_iter().flat_map(Path::ancestors).take_while(|d| !d.exists()).collect();
         for directory in missing.into_iter().rev() {
             fs::create_dir(directory)?;
-            self.0.push(Trace::Directory(directory.to_owned()));
+            self.made.push(Trace::Directory(directory.to_owned()));
         }
         Ok(())
     }
 
-    /// Notes that a file is about to be made, and makes the directories that it needs.
-    pub fn expect_file(&mut self, path: &Path) -> io::Result<()> {
-        self.make_directories(path.parent())?;
+    /// Provides a directory at `path` and returns where it really is: links are followed, also where they lead to
+    /// nothing yet, what is missing is made, and everybody may pass what is above it. Nothing is made or changed where
+    /// `share_of` knows a share: that would be on the host.
+    ///
+    /// # Errors
+    /// It cannot be made, or it is missing in a share.
+    pub fn provide(&mut self, path: &Path, share_of: &dyn Fn(&Path) -> Option<PathBuf>) -> Result<PathBuf, AgentError> {
+        ways::walk(path, &mut |directory, found| match found {
+            Found::End => Ok(()),
+            Found::Missing => {
+                refuse_in_share(directory, share_of)?;
+                fs::create_dir(directory).doing(|| format!("create the directory {}", directory.display()))?;
+                self.made.push(Trace::Directory(directory.to_owned()));
+                Ok(())
+            }
+            Found::Directory(meta) => {
+                let before = meta.permissions().mode() & 0o7777;
+                let ours = before | PASSABLE;
+                if before & 1 == 0 && share_of(directory).is_none() {
+                    // If it fails, whoever may not pass will hear it from the kernel.
+                    if fs::set_permissions(directory, fs::Permissions::from_mode(ours)).is_ok() {
+                        self.made.push(Trace::Mode { path: directory.to_owned(), before, ours });
+                    }
+                }
+                Ok(())
+            }
+        })
+    }
+
+    /// Provides a file at `path`, an empty one if there is none, in the same way.
+    ///
+    /// # Errors
+    /// It cannot be made, is missing in a share, or is a directory.
+    pub fn provide_file(
+        &mut self,
+        path: &Path,
+        share_of: &dyn Fn(&Path) -> Option<PathBuf>,
+    ) -> Result<PathBuf, AgentError> {
+        let mut path = path.to_owned();
+        for _ in 0..ways::MOST_LINKS {
+            let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { break };
+            let file = self.provide(parent, share_of)?.join(name);
+            match file.symlink_metadata() {
+                Ok(meta) if meta.is_symlink() => {
+                    let target = fs::read_link(&file).doing(|| format!("read the link {}", file.display()))?;
+                    path = file.with_file_name(target);
+                }
+                Ok(meta) if meta.is_dir() => break,
+                Ok(_) => return Ok(file),
+                Err(_) => {
+                    refuse_in_share(&file, share_of)?;
+                    fs::write(&file, "").doing(|| format!("create the file {}", file.display()))?;
+                    self.made.push(Trace::File(file.clone()));
+                    return Ok(file);
+                }
+            }
+        }
+        Err(AgentError::Unfit(format!("there is a directory at {}, and a file should be", path.display())))
+    }
+
+    /// Whether a session has made this directory.
+    pub fn has_made(&self, path: &Path) -> bool {
+        self.made.iter().any(|trace| matches!(trace, Trace::Directory(made) if made == path))
+    }
+
+    /// Notes that a file is about to be made, and provides the directory that it needs.
+    pub fn expect_file(&mut self, path: &Path, share_of: &dyn Fn(&Path) -> Option<PathBuf>) -> Result<(), AgentError> {
+        if let Some(parent) = path.parent() {
+            self.provide(parent, share_of)?;
+        }
         if path.symlink_metadata().is_err() {
-            self.0.push(Trace::File(path.to_owned()));
+            self.made.push(Trace::File(path.to_owned()));
         }
         Ok(())
     }
 
-    /// Makes a symbolic link. A file in its place is renamed; a directory is an error.
+    /// Makes a symbolic link that the command needs. A file in its place is renamed; a directory is an error.
     pub fn link(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
-        let what = || format!("make the link {}", path.display());
         if fs::read_link(path).is_ok_and(|there| there == target) {
             return Ok(());
         }
-        self.make_directories(path.parent()).doing(what)?;
+        if path.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
+            let why = "the image has a directory there";
+            return Err(AgentError::Unfit(format!("cannot make the link {}: {why}", path.display())));
+        }
+        self.make_directories(path.parent()).doing(|| format!("make the link {}", path.display()))?;
+        self.put_link(path, target, true)
+    }
+
+    /// Makes a symbolic link; what is in its place is renamed.
+    pub fn put_link(&mut self, path: &Path, target: &Path, must_lead: bool) -> Result<(), AgentError> {
+        let what = || format!("make the link {}", path.display());
         let mut aside = None;
-        if let Ok(meta) = path.symlink_metadata() {
-            if meta.is_dir() {
-                let why = "the image has a directory there";
-                return Err(AgentError::Unfit(format!("cannot make the link {}: {why}", path.display())));
-            }
+        if path.symlink_metadata().is_ok() {
             // ldconfig and file managers ignore a name that starts with a dot.
             let mut name = OsString::from(".");
             name.push(path.file_name().unwrap_or_default());
@@ -89,7 +194,7 @@ impl Traces {
             aside = Some(other);
         }
         symlink(target, path).doing(what)?;
-        self.0.push(Trace::Link { path: path.to_owned(), target: target.to_owned(), aside });
+        self.made.push(Trace::Link { path: path.to_owned(), target: target.to_owned(), aside, must_lead });
         Ok(())
     }
 
@@ -98,9 +203,9 @@ impl Traces {
     /// # Errors
     /// The first link whose target does not exist.
     pub fn check_links(&self) -> Result<(), AgentError> {
-        for trace in &self.0 {
+        for trace in &self.made {
             // If the target exists but is closed to this process, that is a matter for the command.
-            let Trace::Link { path, target, .. } = trace else { continue };
+            let Trace::Link { path, target, must_lead: true, .. } = trace else { continue };
             if fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
                 let (path, target) = (path.display(), target.display());
                 return Err(AgentError::Unfit(format!(
@@ -117,7 +222,7 @@ impl Traces {
     /// The first change that could not be undone, after all were tried.
     pub fn take_back(&mut self) -> Result<(), AgentError> {
         let mut outcome = Ok(());
-        while let Some(trace) = self.0.pop() {
+        while let Some(trace) = self.made.pop() {
             let undone = trace.undo().or_else(|error| match error.kind() {
                 io::ErrorKind::NotFound => Ok(()),
                 _ => Err(error),
@@ -131,7 +236,8 @@ impl Traces {
 impl Trace {
     fn path(&self) -> &Path {
         match self {
-            Self::Lines { path, .. } | Self::Content { path, .. } | Self::Link { path, .. } => path,
+            Self::Lines { path, .. } | Self::Content { path, .. } => path,
+            Self::Link { path, .. } | Self::Mode { path, .. } => path,
             Self::Directory(path) | Self::File(path) => path,
         }
     }
@@ -160,7 +266,13 @@ impl Trace {
                 other => other,
             },
             Self::File(path) => fs::remove_file(path),
-            Self::Link { path, target, aside } => {
+            Self::Mode { path, before, ours } => {
+                if fs::symlink_metadata(path)?.permissions().mode() & 0o7777 != *ours {
+                    return Ok(());
+                }
+                fs::set_permissions(path, fs::Permissions::from_mode(*before))
+            }
+            Self::Link { path, target, aside, .. } => {
                 if fs::read_link(path).is_ok_and(|there| there == *target) {
                     fs::remove_file(path)?;
                     if let Some(aside) = aside {
@@ -168,12 +280,22 @@ impl Trace {
                     }
                 } else if let Some(aside) = aside {
                     // The command has put something of its own there.
-                    return fs::remove_file(aside);
+                    return fs::remove_file(aside).or_else(|_| fs::remove_dir(aside));
                 }
                 Ok(())
             }
         }
     }
+}
+
+/// # Errors
+/// The place is in a share.
+fn refuse_in_share(place: &Path, share_of: &dyn Fn(&Path) -> Option<PathBuf>) -> Result<(), AgentError> {
+    let Some(share) = share_of(place) else { return Ok(()) };
+    let (place, share) = (place.display(), share.display());
+    Err(AgentError::Unfit(format!(
+        "{place} does not exist in the share {share}, and nothing is made there: make it on the host, or choose another place"
+    )))
 }
 
 /// Removes each line of `text` from the file once; removes the file if it is then empty and was `created`.
@@ -235,18 +357,68 @@ mod tests {
         let (dir, at) = root();
         let before = listing(dir.path());
         let mut traces = Traces::default();
-        traces.append(&at("etc/passwd"), b"ada:x:1000:1000::/home/ada:/bin/sh\n".to_vec()).unwrap();
+        let passwd = fs::read(at("etc/passwd")).unwrap();
+        traces.prepend(&at("etc/passwd"), b"ada:*:1000:1000::/home/ada:/bin/sh\n".to_vec(), &passwd).unwrap();
+        traces.prepend(&at("etc/group"), b"ada:x:1000:\n".to_vec(), b"").unwrap();
         traces.append(&at("etc/hosts"), b"127.0.0.1\tlocalhost\n127.0.1.1\tvm1\n".to_vec()).unwrap();
         traces.write(&at("etc/hostname"), b"vm\n").unwrap();
         traces.write(&at("etc/hostname"), b"vm1-0\n").unwrap();
         traces.make_directories(Some(&at("home/ada/deep"))).unwrap();
-        traces.expect_file(&at("var/spool/job1/script")).unwrap();
+        traces.expect_file(&at("var/spool/job1/script"), &|_| None).unwrap();
         fs::write(at("var/spool/job1/script"), "true").unwrap();
         traces.link(&at("lib/libx.so.1"), &at("sw/libx.so.1")).unwrap();
         traces.link(&at("opt/lib/liby.so"), &at("sw/liby.so")).unwrap();
         assert_ne!(listing(dir.path()), before);
         traces.take_back().unwrap();
         assert_eq!(listing(dir.path()), before);
+        traces.leave_alone(at("etc/passwd"));
+        traces.append(&at("etc/passwd"), b"ada:x:1000:1000::/home/ada:/bin/sh\n".to_vec()).unwrap();
+        assert_eq!(listing(dir.path()), before, "a file of the host gets no line");
+    }
+
+    #[test]
+    fn a_place_that_was_provided_is_taken_back_with_its_way() {
+        let (dir, at) = root();
+        symlink("data/homes", at("home")).unwrap();
+        symlink("../run/resolv.conf", at("etc/resolv.conf")).unwrap();
+        fs::create_dir(at("root")).unwrap();
+        fs::set_permissions(at("root"), fs::Permissions::from_mode(0o700)).unwrap();
+        let mode = || fs::metadata(at("root")).unwrap().permissions().mode() & 0o777;
+        let before = listing(dir.path());
+        let mut traces = Traces::default();
+        let none = |_: &Path| None;
+        let real = |path: &str| at(path).canonicalize().unwrap();
+        assert_eq!(traces.provide(&at("home/ada"), &none).unwrap(), real("data/homes/ada"));
+        assert_eq!(traces.provide_file(&at("etc/resolv.conf"), &none).unwrap(), real("run/resolv.conf"));
+        assert_eq!(traces.provide_file(&at("lib/libx.so.1"), &none).unwrap(), real("lib/libx.so.1"));
+        traces.provide(&at("root/data"), &none).unwrap();
+        assert_eq!(mode(), 0o711, "the user can pass");
+        assert!(traces.has_made(&real("root/data")) && !traces.has_made(&real("root")));
+        let error = traces.provide_file(&at("lib"), &none).unwrap_err().to_string();
+        assert!(error.contains("directory at"), "{error}");
+        traces.take_back().unwrap();
+        assert_eq!((listing(dir.path()), mode()), (before, 0o700));
+    }
+
+    #[test]
+    fn nothing_is_made_in_a_share() {
+        let (dir, at) = root();
+        symlink("../home/ada/else", at("etc/link")).unwrap();
+        fs::create_dir_all(at("home/ada/there")).unwrap();
+        fs::set_permissions(at("home/ada"), fs::Permissions::from_mode(0o700)).unwrap();
+        let before = listing(dir.path());
+        let share = at("home/ada").canonicalize().unwrap();
+        let share_of = |path: &Path| path.starts_with(&share).then(|| share.clone());
+        let mut traces = Traces::default();
+        for missing in ["home/ada/new", "home/ada/there/new/er", "etc/link"] {
+            let error = traces.provide(&at(missing), &share_of).unwrap_err().to_string();
+            assert!(error.contains("does not exist in the share") && error.contains("make it on the host"), "{error}");
+        }
+        assert!(traces.provide_file(&at("home/ada/file"), &share_of).is_err());
+        assert!(traces.expect_file(&at("home/ada/spool/script"), &share_of).is_err());
+        traces.provide(&at("home/ada/there"), &share_of).unwrap();
+        assert_eq!(listing(dir.path()), before);
+        assert_eq!(fs::metadata(&share).unwrap().permissions().mode() & 0o777, 0o700);
     }
 
     #[test]

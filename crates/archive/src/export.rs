@@ -20,7 +20,7 @@ pub struct Export {
     pub root: PathBuf,
     /// Paths below it, as in the file system, that are left out with everything in them.
     pub exclude: Vec<PathBuf>,
-    /// Directories below it that are exported empty.
+    /// Directories below it that are exported empty. A link of this name stays a link.
     pub hollow: Vec<PathBuf>,
     /// Mount points below it whose file systems belong to the tree. Any other mount point is exported as an empty
     /// directory.
@@ -98,7 +98,7 @@ impl<W: Write> Walk<'_, W> {
             }
             name.extend_from_slice(child.as_bytes());
             match fs::symlink_metadata(&path) {
-                Ok(found) if self.tree.hollow.contains(&path) => {
+                Ok(found) if found.is_dir() && self.tree.hollow.contains(&path) => {
                     self.entry(&path, &name, &found, Kind::Directory, &mut io::empty())?;
                 }
                 Ok(found) if !found.is_dir() => self.leaf(&path, &name, &found)?,

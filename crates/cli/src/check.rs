@@ -39,6 +39,7 @@ pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitStatus>
         ("plugin", slurm::plugin()),
         ("batch", slurm::batch()),
         ("qemu", qemu(config)),
+        ("processor", processor(config)),
         ("kit", kit(config)),
         ("images", images(config)),
         ("copies", caches::copies(config)),
@@ -69,7 +70,8 @@ fn quick(config: &Config) -> anyhow::Result<ExitStatus> {
         Finding::Limited(text) => Finding::Bad(text),
         finding => finding,
     };
-    let findings = [plugin, qemu(config), kit(config), images(config), scratch(config), caches::state(config)];
+    let findings =
+        [plugin, qemu(config), processor(config), kit(config), images(config), scratch(config), caches::state(config)];
     let missing: Vec<String> = findings
         .into_iter()
         .filter_map(|finding| match finding {
@@ -143,6 +145,17 @@ fn qemu(config: &Config) -> Finding {
         Ok(format!("{}: {text}", path.display()))
     });
     version.map_or_else(|error| Finding::Bad(format!("{error:#}")), Finding::Good)
+}
+
+/// That of the site's configuration; without a QEMU there is nothing to say of it.
+fn processor(config: &Config) -> Finding {
+    let model = &config.cpu_model;
+    match config.qemu_path().map(|_| runner::try_processor(config)) {
+        Ok(Err(error)) => Finding::Bad(format!("{error:#}")),
+        Ok(Ok(())) if model.is_default() => Finding::Good("what the node has".to_owned()),
+        Ok(Ok(())) => Finding::Good(format!("cpu_model = '{model}'")),
+        Err(_) => Finding::Limited("not tried: there is no QEMU".to_owned()),
+    }
 }
 
 fn kit(config: &Config) -> Finding {

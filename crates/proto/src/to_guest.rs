@@ -24,8 +24,10 @@ pub enum ToGuest<'a> {
     Share {
         /// 9p mount tag, at most 31 bytes (the limit of virtio-9p).
         tag: &'a [u8],
-        /// Absolute mount point, created when the image lacks it.
+        /// Absolute mount point, created when the image lacks it, but never within another share.
         path: &'a [u8],
+        /// Name of the one file that is shared; empty when the share is a directory.
+        file: &'a [u8],
         /// Mount it read-only.
         read_only: bool,
     },
@@ -37,20 +39,48 @@ pub enum ToGuest<'a> {
         /// Absolute path of its target.
         target: &'a [u8],
     },
+    /// Make a path another name of a directory, as far as the image has room for that. Sent after the shares.
+    Alias {
+        /// Absolute path of the name.
+        path: &'a [u8],
+        /// Absolute path of the directory, or relative to where the name is.
+        target: &'a [u8],
+    },
+    /// Make this home directory for the user, if it is missing. Sent after CREDENTIALS.
+    Home(&'a [u8]),
     /// The root will be saved now: remove what sessions added to it for their own use.
     TakeBack,
     /// Keep the command to this many processors (a template may have more than the VM should).
     Cpus(u16),
     /// This many bytes of memory more than the template has are being plugged.
     Memory(u64),
-    /// Account of the user; added to the guest's passwd when it has no such uid.
+    /// The host's time zone.
+    Zone {
+        /// Its name in the zone database, empty if the host does not say.
+        name: &'a [u8],
+        /// The host's `/etc/localtime`.
+        data: &'a [u8],
+    },
+    /// Account of the user. It comes before all others in the guest's passwd.
     User {
+        /// The account's group, which a job's primary group may differ from.
+        gid: u32,
         /// Login name.
         name: &'a [u8],
+        /// The person's name and other notes.
+        gecos: &'a [u8],
         /// Home directory.
         home: &'a [u8],
         /// Login shell.
         shell: &'a [u8],
+    },
+    /// A group of the user that has a name on the host; sent before CREDENTIALS. It comes before all others in the
+    /// guest's group file.
+    Group {
+        /// Group id.
+        gid: u32,
+        /// Name.
+        name: &'a [u8],
     },
     /// Who the command runs as.
     Credentials {
@@ -144,9 +174,10 @@ impl<'a> ToGuest<'a> {
             Self::Clock(ns) => (kind::CLOCK, 0, put(&mut scratch, ns.to_le_bytes())),
             Self::Hostname(name) => (kind::HOSTNAME, 0, name),
             Self::Entropy(bytes) => (kind::ENTROPY, 0, bytes),
-            Self::Share { tag, path, read_only } => {
+            Self::Share { tag, path, file, read_only } => {
                 scratch.push(u8::from(*read_only));
                 put_counted(&mut scratch, tag);
+                put_counted(&mut scratch, file);
                 scratch.extend_from_slice(path);
                 (kind::SHARE, 0, &scratch)
             }
@@ -155,14 +186,31 @@ impl<'a> ToGuest<'a> {
                 scratch.extend_from_slice(target);
                 (kind::LINK, 0, &scratch)
             }
+            Self::Alias { path, target } => {
+                put_counted(&mut scratch, path);
+                scratch.extend_from_slice(target);
+                (kind::ALIAS, 0, &scratch)
+            }
+            Self::Home(path) => (kind::HOME, 0, path),
             Self::TakeBack => (kind::TAKE_BACK, 0, &[]),
             Self::Cpus(count) => (kind::CPUS, 0, put(&mut scratch, count.to_le_bytes())),
             Self::Memory(bytes) => (kind::MEMORY, 0, put(&mut scratch, bytes.to_le_bytes())),
-            Self::User { name, home, shell } => {
-                for field in [name, home, shell] {
+            Self::Zone { name, data } => {
+                put_counted(&mut scratch, name);
+                scratch.extend_from_slice(data);
+                (kind::ZONE, 0, &scratch)
+            }
+            Self::User { gid, name, gecos, home, shell } => {
+                scratch.extend(gid.to_le_bytes());
+                for field in [name, gecos, home, shell] {
                     put_counted(&mut scratch, field);
                 }
                 (kind::USER, 0, &scratch)
+            }
+            Self::Group { gid, name } => {
+                scratch.extend(gid.to_le_bytes());
+                scratch.extend_from_slice(name);
+                (kind::GROUP, 0, &scratch)
             }
             Self::Credentials { uid, gid, umask, groups } => {
                 for id in [uid, gid, umask].into_iter().chain(groups) {
@@ -223,30 +271,30 @@ impl<'a> ToGuest<'a> {
             kind::SHARE => {
                 let mut r = Reader::new(p, "SHARE");
                 let read_only = r.u8()? != 0;
-                Self::Share { read_only, tag: r.counted()?, path: r.rest() }
+                Self::Share { read_only, tag: r.counted()?, file: r.counted()?, path: r.rest() }
             }
             kind::LINK => {
                 let mut r = Reader::new(p, "LINK");
                 Self::Link { path: r.counted()?, target: r.rest() }
             }
+            kind::ALIAS => {
+                let mut r = Reader::new(p, "ALIAS");
+                Self::Alias { path: r.counted()?, target: r.rest() }
+            }
+            kind::HOME => Self::Home(p),
             kind::TAKE_BACK => Self::TakeBack,
+            kind::ZONE => {
+                let mut r = Reader::new(p, "ZONE");
+                Self::Zone { name: r.counted()?, data: r.rest() }
+            }
             kind::CPUS => Self::Cpus(Reader::new(p, "CPUS").only(Reader::u16)?),
             kind::MEMORY => Self::Memory(Reader::new(p, "MEMORY").only(Reader::u64)?),
-            kind::USER => {
-                let mut r = Reader::new(p, "USER");
-                let user = Self::User { name: r.counted()?, home: r.counted()?, shell: r.counted()? };
-                r.end()?;
-                user
+            kind::USER => Self::parse_user(p)?,
+            kind::GROUP => {
+                let mut r = Reader::new(p, "GROUP");
+                Self::Group { gid: r.u32()?, name: r.rest() }
             }
-            kind::CREDENTIALS => {
-                let mut r = Reader::new(p, "CREDENTIALS");
-                let (uid, gid, umask) = (r.u32()?, r.u32()?, r.u32()?);
-                let mut groups = Vec::with_capacity(r.left() / 4);
-                while r.left() > 0 {
-                    groups.push(r.u32()?);
-                }
-                Self::Credentials { uid, gid, umask, groups }
-            }
+            kind::CREDENTIALS => Self::parse_credentials(p)?,
             kind::CWD => Self::Cwd(p),
             kind::ARG => Self::Arg(p),
             kind::ENV => Self::Env(p),
@@ -283,5 +331,22 @@ impl<'a> ToGuest<'a> {
             kind::PING => Self::Ping,
             other => return Err(ProtoError::UnknownKind(other)),
         })
+    }
+    fn parse_user(payload: &'a [u8]) -> Result<Self, ProtoError> {
+        let mut r = Reader::new(payload, "USER");
+        let gid = r.u32()?;
+        let (name, gecos, home, shell) = (r.counted()?, r.counted()?, r.counted()?, r.counted()?);
+        r.end()?;
+        Ok(Self::User { gid, name, gecos, home, shell })
+    }
+
+    fn parse_credentials(payload: &[u8]) -> Result<Self, ProtoError> {
+        let mut r = Reader::new(payload, "CREDENTIALS");
+        let (uid, gid, umask) = (r.u32()?, r.u32()?, r.u32()?);
+        let mut groups = Vec::with_capacity(r.left() / 4);
+        while r.left() > 0 {
+            groups.push(r.u32()?);
+        }
+        Ok(Self::Credentials { uid, gid, umask, groups })
     }
 }

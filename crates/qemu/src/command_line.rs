@@ -220,7 +220,7 @@ impl VmSpec<'_> {
             args.list(
                 "-fsdev",
                 &format!("local,id={tag},security_model=none,multidevs=remap,readonly={mode},path="),
-                share.source.as_os_str(),
+                share.served().0.as_os_str(),
             );
             args.pair("-device", format!("virtio-9p-{},fsdev={tag},mount_tag={tag}", self.machine.bus()));
         }

@@ -5,6 +5,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod abilities;
+mod ask;
 mod boot;
 mod command_line;
 mod cpu_model;
@@ -33,5 +34,5 @@ pub use machine::{Accel, MachineType};
 pub use monitor::{DiskError, Monitor, Shutdown, StateUri, TURN, Transfer};
 pub use process::{Files, Host, Inherited, QemuProcess, TemplateFiles};
 pub use shape::{BLOCK_MIB, EMULATED_MIB, MIN_GUEST_MIB, PLAIN_CPUS, Shape, VmSize};
-pub use share::Share;
+pub use share::{MAX_SHARES, Share};
 pub use tail::printable;

@@ -39,22 +39,48 @@ pub(crate) fn number(option: &str, text: &str, most: u32) -> Result<u32, Request
 
 /// Splits a list at its commas. A comma inside an entry is written `\,` and a backslash `\\`.
 pub(crate) fn entries(text: &str) -> Vec<String> {
-    let mut entries = vec![String::new()];
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        let protected = (c == '\\').then(|| chars.next_if(|next| [',', '\\'].contains(next))).flatten();
-        match protected {
-            None if c == ',' => entries.push(String::new()),
-            other => entries.last_mut().expect("there is one from the start").push(other.unwrap_or(c)),
-        }
-    }
-    entries
+    split_at(text, ',').into_iter().map(|entry| unprotected(entry, &IN_LISTS)).collect()
 }
 
 /// The text that [`entries`] splits into these.
 pub(crate) fn entries_text(entries: impl Iterator<Item = String>) -> String {
-    let protected = entries.map(|entry| entry.replace('\\', "\\\\").replace(',', "\\,"));
-    protected.collect::<Vec<_>>().join(",")
+    entries.map(|entry| protected(&entry, &IN_LISTS)).collect::<Vec<_>>().join(",")
+}
+
+/// What a backslash protects in the entries of a list.
+const IN_LISTS: [char; 2] = [',', '\\'];
+
+/// The parts of the text between the separators that have no backslash before them. The parts keep their backslashes.
+pub(crate) fn split_at(text: &str, separator: char) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let mut begin = 0;
+    let mut chars = text.char_indices();
+    while let Some((at, c)) = chars.next() {
+        if c == '\\' {
+            chars.next();
+        } else if c == separator {
+            parts.push(&text[begin..at]);
+            begin = at + separator.len_utf8();
+        }
+    }
+    parts.push(&text[begin..]);
+    parts
+}
+
+/// The text without the backslashes that stand before one of these characters. Any other backslash means itself.
+pub(crate) fn unprotected(text: &str, special: &[char]) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        let next = (c == '\\').then(|| chars.next_if(|next| special.contains(next))).flatten();
+        plain.push(next.unwrap_or(c));
+    }
+    plain
+}
+
+/// The text from which [`unprotected`] makes this one.
+pub(crate) fn protected(text: &str, special: &[char]) -> String {
+    text.chars().flat_map(|c| special.contains(&c).then_some('\\').into_iter().chain([c])).collect()
 }
 
 #[cfg(test)]

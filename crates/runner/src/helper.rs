@@ -122,7 +122,8 @@ impl Helper<'_> {
         let vm = Vm::new(0, self.spawn(attempt.accel())?, None, Moments::begin(begin));
         let streams = Streams::outputs_only(Output::new(self.stdout, 1)?, Output::new(stderr.as_fd(), 1)?);
         let (signals, links) = (Signals::none()?, Links::default());
-        let guest = Guest { task: &self.task, shares: &[], links: &links, cpus: None, memory: None };
+        let task = &self.task;
+        let guest = Guest { task, shares: &[], aliases: &[], links: &links, processors: 1, cpus: None, memory: None };
         let patience = Patience { attempt, advice: source::advice(&self.source), silence_limit: None, notice: None };
         let mut relay = Relay::new(vec![vm], streams, &signals, guest, patience);
         relay.run()?;

@@ -41,7 +41,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-use self::conclude::conclude;
+use self::conclude::Report;
 use self::config::Config;
 use self::delivery::{Delivered, Disk};
 use self::error::{Blame, Context, Fault, RunError};
@@ -57,7 +57,7 @@ pub use self::install::{InstallOptions, Installed, image_of_disk, install_agent}
 pub use self::save::SaveAs;
 pub use self::signals::die_by;
 pub use self::slot::Slot;
-pub use self::start::{Prebuilt, limits_of_users, prebuild};
+pub use self::start::{Prebuilt, limits_of_users, prebuild, try_processor, useless_for_users};
 pub use self::task::Command;
 
 /// Runs the command in the slot's VMs and says how it ended: the highest exit code of all VMs.
@@ -78,13 +78,14 @@ fn run_by(slot: &Slot, policy: impl FnOnce(&Config, &Path) -> Policy) -> Result<
         Prepared::Interrupted(signal) => return Ok(interrupted(signal)),
     };
     let terminal = enter_terminal(&mut parts.task)?;
-    let attempt = |attempt: &Attempt<'_>| start::run(slot, &parts, &signals, attempt);
+    let report = Report::new(slot);
+    let attempt = |attempt: &Attempt<'_>| start::run(slot, &parts, &signals, &report, attempt);
     let policy = policy(&slot.config, &parts.qemu);
     let Started { outcome, accel, proven } = policy.start(parts.timeouts, attempt, Outcome::never_came_up)?;
     drop(terminal);
     Ok(match outcome {
         Outcome::Died(signal) => interrupted(signal),
-        Outcome::Ended(ends) => Started { outcome: conclude(slot, &ends, proven), accel, proven },
+        Outcome::Ended(ends) => Started { outcome: report.conclude(&ends, proven), accel, proven },
     })
 }
 

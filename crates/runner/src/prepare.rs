@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use crate::delivery::{self, Delivered, Disk};
 use crate::error::{Blame, Context, Fault, RunError, ensure};
 use crate::plan::{self, Overhead, SlotResources};
+use crate::shares::{Chosen, Own};
 use crate::signals::{Signal, Signals};
 use crate::slot::{NOTICE_AFTER, Slot};
 use crate::start::{Timeouts, source};
 use crate::task::{RawTerminal, Task, same_file, terminal_size};
 use crate::{job, limits, notice, save, shares};
 use image::{Image, ImageError, Owner, runs_here};
-use node::layout::this_node;
-use qemu::{BootSource, MachineType, Share, VmSize};
+use qemu::{BootSource, MachineType, VmSize};
 
 /// The parts of a slot's VMs: everything that is looked up once.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(crate) struct Parts {
     pub(crate) machine: MachineType,
     pub(crate) size: VmSize,
     pub(crate) timeouts: Timeouts,
-    pub(crate) shares: Vec<Share>,
+    pub(crate) seen: Chosen,
     pub(crate) task: Task,
 }
 
@@ -76,7 +76,7 @@ pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunErr
     })?;
     limits::allow_vm(size.memory_mib << 20, source::disk_bytes(&source), vms)?;
     let (task, own) = describe_task(slot)?;
-    let shares = choose_shares(slot, &image, &own)?;
+    let seen = choose_shares(slot, &image, &own)?;
     let machine = source::machine(&source, config.machine);
     // VMs that share a processor in effect boot one after the other.
     let timeouts = source::timeouts(&source, config, vms.div_ceil(cpus));
@@ -86,7 +86,7 @@ pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunErr
         Delivered::Disk(disk) => disk,
         Delivered::Interrupted(signal) => return Ok(Prepared::Interrupted(signal)),
     };
-    Ok(Prepared::Parts(Box::new(Parts { image, source, disk, qemu, machine, size, timeouts, shares, task })))
+    Ok(Prepared::Parts(Box::new(Parts { image, source, disk, qemu, machine, size, timeouts, seen, task })))
 }
 
 /// The image, if this user and job may use it here.
@@ -118,43 +118,47 @@ fn find_image(slot: &Slot) -> Result<Image, RunError> {
 }
 
 /// The command as it is described to the agent, and the user's own directories that it should see.
-fn describe_task(slot: &Slot) -> Result<(Task, Vec<PathBuf>), RunError> {
+fn describe_task(slot: &Slot) -> Result<(Task, Vec<Own>), RunError> {
     let asked = &slot.asked;
     let mut task = Task::from_this_process(&slot.command)?;
     let own = task.own_directories(slot.config.share_home);
+    if !slot.config.share_home {
+        task.keep_home_in_vm();
+    }
     if asked.vm_root == Some(true) {
         task.run_as_root();
+    }
+    if let Some(mpi) = task.lost_mpi_interface() {
+        notice::line(&format!(
+            "warning: Slurm's MPI interface ({mpi}) does not reach into VMs yet: an MPI program would run alone in each \
+             task (--mpi=none silences this line)"
+        ));
     }
     task.set_variables(asked.vm_env.clone().unwrap_or_default());
     Ok((task, own))
 }
 
-/// The host directories that the guests see.
-fn choose_shares(slot: &Slot, image: &Image, own: &[PathBuf]) -> Result<Vec<Share>, RunError> {
+/// What the guests see of the host.
+fn choose_shares(slot: &Slot, image: &Image, own: &[Own]) -> Result<Chosen, RunError> {
     let mounts = slot.asked.vm_mount.as_deref().unwrap_or_default();
-    for mount in mounts {
-        ensure!(
-            mount.source.is_dir(),
-            Fault::User,
-            "--vm-mount={mount}: {} is no directory on {}",
-            mount.source.display(),
-            this_node()
-        );
-    }
-    let mut shares = shares::choose(&[mounts, slot.config.shares.as_slice()].concat(), own);
+    let name = &image.name;
     if !image.entry.full_boot().shares {
-        let name = &image.name;
         ensure!(
             mounts.is_empty(),
             Fault::User,
             "--vm-mount: the kernel of image '{name}' cannot mount host directories"
         );
         notice::line(&format!("warning: the kernel of image '{name}' cannot mount host directories; none is there"));
-        shares.clear();
+        return Ok(Chosen::default());
+    }
+    let chosen = shares::choose(mounts, &slot.config.shares, own)?;
+    // Once per step and node.
+    if std::env::var("SLURM_LOCALID").map_or(true, |number| number == "0") {
+        chosen.warnings.iter().for_each(|warning| notice::line(warning));
     }
     for (path, _) in image.entry.links.iter() {
         // The link would be made on the host.
-        if let Some(share) = shares.iter().find(|share| path.starts_with(&share.target)) {
+        if let Some(share) = chosen.shares.iter().find(|share| path.starts_with(&share.target)) {
             let (link, share) = (path.display(), share.target.display());
             let why = format!(
                 "image '{}': its link {link} would lie in the share {share}; correct [links] in its entry",
@@ -163,7 +167,7 @@ fn choose_shares(slot: &Slot, image: &Image, own: &[PathBuf]) -> Result<Vec<Shar
             return Err(RunError::new(Fault::Image, why));
         }
     }
-    Ok(shares)
+    Ok(chosen)
 }
 
 /// With a terminal on stdin and stdout, the command gets its own, and this one only passes bytes on.

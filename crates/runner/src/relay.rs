@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use crate::conclude::Report;
 use crate::error::{Context, RunError};
 use crate::session::{Deadline, Events, Vm, Wait, nonce, wall_clock};
 use crate::signals::{Signal, Signals, is_fatal};
@@ -36,6 +37,8 @@ pub struct Relay<'a> {
     pub commands: Commands,
     /// A VM that goes on after its command succeeded.
     keep: Option<usize>,
+    /// Tells the user why VMs end.
+    report: Option<&'a Report<'a>>,
     guest: Guest<'a>,
     patience: Patience<'a>,
     notice_at: Option<Deadline>,
@@ -48,12 +51,17 @@ impl<'a> Relay<'a> {
         let commands = Commands::one_per_vm(vms.len(), streams);
         let events = Events::new(signals);
         let notice_at = patience.notice.map(|(moment, _)| events.reminder_at(moment));
-        Self { vms, commands, keep: None, guest, patience, notice_at, events }
+        Self { vms, commands, keep: None, report: None, guest, patience, notice_at, events }
     }
 
     /// Keeps a VM running if its command succeeds, because its root will be saved.
     pub fn keep(&mut self, vm: usize) {
         self.keep = Some(vm);
+    }
+
+    /// Tells the user of failures when they happen, and not only at the end.
+    pub fn report_to(&mut self, report: &'a Report<'a>) {
+        self.report = Some(report);
     }
 
     /// Runs until every VM has ended and all output was written, or until a signal that ends the
@@ -99,6 +107,7 @@ impl<'a> Relay<'a> {
             self.pass_stdin();
         }
         self.follow_up();
+        self.tell_of_failures();
         self.tell_of_the_start();
         Ok(ControlFlow::Continue(()))
     }
@@ -158,6 +167,25 @@ impl<'a> Relay<'a> {
                     true => vm.pause(),
                     false => vm.end(),
                 }
+            }
+        }
+    }
+
+    /// Tells the user about VMs that have failed, while others go on.
+    fn tell_of_failures(&mut self) {
+        let Some(report) = self.report else { return };
+        // Until one has answered, all may be tried again in another way.
+        let is_final = self.vms.iter().any(Vm::has_answered);
+        let Commands { list, streams } = &mut self.commands;
+        for command in list.iter() {
+            match command.end() {
+                Some(End::NeverUp(_)) if !is_final => {}
+                Some(end) => {
+                    if let Some(line) = report.line(command.address.vm, end) {
+                        streams.notice(&line);
+                    }
+                }
+                None => {}
             }
         }
     }

@@ -1,97 +1,230 @@
-//! Which host directories a guest sees.
+//! Which directories and files of the host a guest sees, where, and under which other names.
+//!
+//! For users the rules are in docs/files.md.
 
-use std::path::{Component, Path, PathBuf};
+mod alias;
+mod own;
+#[cfg(test)]
+mod tests;
+mod way;
 
-use qemu::Share;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Fault, RunError, ensure};
+use alias::{depth, through};
+use node::layout::this_node;
+use own::Found;
+use qemu::{MAX_SHARES, Share};
 use request::ShareSpec;
 
-/// Directories that make up an operating system: the host's must not cover the image's.
-const SYSTEM_DIRS: [&str; 15] = [
-    "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/root", "/run", "/sbin", "/sys",
-    "/usr", "/var",
-];
+pub use alias::Alias;
+pub use own::{Own, Role};
 
-/// Chooses the shares of a task: first those that were asked for and those of the site (for one
-/// target, the first wins), then the user's own directories, if no earlier share covers them and
-/// they are not part of the operating system.
+/// What the guests of a slot see of the host.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Chosen {
+    /// Parents come before what is below them.
+    pub shares: Vec<Share>,
+    /// Other names, in the order in which they must be made.
+    pub aliases: Vec<Alias>,
+    /// Directories of the user that are not there; one line each.
+    pub warnings: Vec<String>,
+}
+
+/// What guests see of the host.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct View<'a> {
+    /// Directories and files.
+    pub shares: &'a [Share],
+    /// Their other names.
+    pub aliases: &'a [Alias],
+}
+
+impl View<'_> {
+    /// Whether the guest sees the host's `path` at the same place.
+    pub fn shows(&self, path: &Path) -> bool {
+        let path = through(self.aliases, path);
+        self.shares.iter().any(|share| share.source == share.target && path.starts_with(&share.target))
+    }
+}
+
+/// Chooses the shares of a task: first those that were asked for and those of the site (for one place, the first
+/// wins), then the user's own directories where no earlier share shows them.
 ///
-/// `own` is the home directory, the submit directory and the working directory; missing ones are
-/// left out, because a bare-metal task would not see them either.
-pub fn choose(asked: &[ShareSpec], own: &[PathBuf]) -> Vec<Share> {
-    let mut specs: Vec<ShareSpec> = Vec::new();
-    for spec in asked.iter().filter(|spec| spec.source.is_dir()) {
-        if !specs.iter().any(|earlier| earlier.target == spec.target) {
-            specs.push(spec.clone());
+/// # Errors
+/// What was asked for cannot be shown, or the working directory cannot, and a command that writes there would lose it.
+pub fn choose(asked: &[ShareSpec], site: &[ShareSpec], own: &[Own]) -> Result<Chosen, RunError> {
+    let mut choice = Choice::default();
+    let mut found: Vec<Found> = Vec::new();
+    for own in own {
+        found.extend(own::find(own, &found, &mut choice.warnings)?);
+    }
+    choice.aliases = own::aliases(&found);
+    for spec in asked {
+        choice.ask(spec)?;
+    }
+    for spec in site {
+        choice.offer(spec);
+    }
+    for found in &found {
+        choice.add_own(found)?;
+    }
+    choice.check_places()?;
+    choice.finish()
+}
+
+/// What was chosen so far.
+#[derive(Debug, Default)]
+struct Choice {
+    list: Vec<Candidate>,
+    aliases: Vec<Alias>,
+    warnings: Vec<String>,
+}
+
+/// A share that has no tag yet.
+#[derive(Debug, Clone)]
+struct Candidate {
+    /// Its source has no links.
+    spec: ShareSpec,
+    is_file: bool,
+    origin: Origin,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Asked,
+    Site,
+    Own,
+}
+
+impl Candidate {
+    /// What the spec names, or why this user cannot have it.
+    fn find(spec: &ShareSpec, aliases: &[Alias], origin: Origin) -> Result<Self, String> {
+        let ShareSpec { source, target, read_only } = spec;
+        let words = |error: std::io::Error| format!("{} on {}: {}", source.display(), this_node(), way::words(&error));
+        let meta = fs::metadata(source).map_err(words)?;
+        if !meta.is_dir() && !meta.is_file() {
+            return Err(format!("{} is neither a directory nor a file on {}", source.display(), this_node()));
         }
-    }
-    for dir in own {
-        if dir.is_dir() && may_be_shared(dir) && !covered(&specs, dir) {
-            // A directory replaces the ones below it that came earlier.
-            specs.retain(|spec| !(spec.source == spec.target && !spec.read_only && spec.target.starts_with(dir)));
-            specs.push(ShareSpec { source: dir.clone(), target: dir.clone(), read_only: false });
+        if !way::may_read(source, meta.is_dir()) {
+            return Err(format!("you may not read {} on {}", source.display(), this_node()));
         }
-    }
-    // Parents are mounted before their subdirectories.
-    specs.sort_by_key(|spec| spec.target.components().count());
-    let share = |(number, spec): (usize, ShareSpec)| Share {
-        tag: format!("s{number}"),
-        source: spec.source,
-        target: spec.target,
-        read_only: spec.read_only,
-    };
-    specs.into_iter().enumerate().map(share).collect()
-}
-
-/// Whether the guest sees the host's `path` at the same place through one of these shares.
-pub fn visible(shares: &[Share], path: &Path) -> bool {
-    shares.iter().any(|share| share.source == share.target && path.starts_with(&share.target))
-}
-
-fn covered(specs: &[ShareSpec], dir: &Path) -> bool {
-    specs.iter().any(|spec| spec.source == spec.target && dir.starts_with(&spec.target))
-}
-
-fn may_be_shared(dir: &Path) -> bool {
-    let plain = dir.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-    // /var/tmp and similar directories belong to users, although /var does not.
-    let users_ground = dir.starts_with("/var/tmp") || dir.starts_with("/run/user") || dir.starts_with("/root/");
-    let system = SYSTEM_DIRS.iter().any(|system| dir.starts_with(system));
-    // root's own home is shared for root's own jobs: it is the user's home then.
-    plain && dir != Path::new("/") && (users_ground || !system || dir == Path::new("/root"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn targets(shares: &[Share]) -> Vec<&str> {
-        shares.iter().map(|share| share.target.to_str().unwrap()).collect()
+        let source = fs::canonicalize(source).map_err(words)?;
+        let spec = ShareSpec { source, target: through(aliases, target), read_only: *read_only };
+        Ok(Self { spec, is_file: meta.is_file(), origin })
     }
 
-    #[test]
-    fn directories_inside_others_are_shared_once() {
-        let home = tempfile::tempdir().unwrap();
-        let inner = home.path().join("project");
-        std::fs::create_dir(&inner).unwrap();
-        let (home, inner) = (home.path().to_owned(), inner);
-        for own in [vec![home.clone(), inner.clone()], vec![inner, home.clone()]] {
-            assert_eq!(targets(&choose(&[], &own)), [home.to_str().unwrap()]);
+    /// Where the guest's `path` is on the host, when it is in this share.
+    fn on_host(&self, path: &Path) -> Option<PathBuf> {
+        let rest = path.strip_prefix(&self.spec.target).ok().filter(|_| !self.is_file)?;
+        Some(if rest.as_os_str().is_empty() { self.spec.source.clone() } else { self.spec.source.join(rest) })
+    }
+}
+
+impl Choice {
+    /// The innermost share in which the guest's `path` is.
+    fn cover(&self, path: &Path) -> Option<&Candidate> {
+        let covers = self.list.iter().filter(|share| share.on_host(path).is_some());
+        covers.max_by_key(|share| depth(&share.spec.target))
+    }
+
+    /// Takes a share that the user asked for.
+    fn ask(&mut self, asked: &ShareSpec) -> Result<(), RunError> {
+        let refused = |why: String| RunError::user(format!("--vm-mount={asked}: {why}"));
+        let new = Candidate::find(asked, &self.aliases, Origin::Asked).map_err(refused)?;
+        match self.list.iter().find(|earlier| earlier.spec.target == new.spec.target) {
+            Some(earlier) if earlier.spec == new.spec => {}
+            Some(earlier) => {
+                return Err(refused(format!("'{}' is already at this place in the guest", earlier.spec)));
+            }
+            None => self.list.push(new),
         }
+        Ok(())
     }
 
-    #[test]
-    fn the_operating_system_is_never_covered() {
-        let own: Vec<PathBuf> =
-            ["/", "/usr", "/etc", "/usr/lib", "/proc/self", "/nonexistent", "/tmp/../usr"].map(PathBuf::from).to_vec();
-        assert_eq!(choose(&[], &own), []);
+    /// Takes a share of the site, if this node and this user have it.
+    fn offer(&mut self, spec: &ShareSpec) {
+        let found = Candidate::find(spec, &self.aliases, Origin::Site).ok();
+        let is_taken = |new: &Candidate| self.list.iter().any(|earlier| earlier.spec.target == new.spec.target);
+        self.list.extend(found.filter(|new| !is_taken(new)));
     }
 
-    #[test]
-    fn site_shares_come_with_their_mode_and_missing_ones_are_left_out() {
-        let site = ["/usr:/sw:ro".parse().unwrap(), "/nonexistent".parse().unwrap()];
-        let shares = choose(&site, &["/tmp".into()]);
-        assert_eq!(targets(&shares), ["/sw", "/tmp"]);
-        assert!(shares[0].read_only && !shares[1].read_only);
-        assert!(visible(&shares, Path::new("/tmp/x")) && !visible(&shares, Path::new("/sw/x")));
+    /// Takes a directory of the user, unless it is there already or something else was asked for in its place.
+    fn add_own(&mut self, found: &Found) -> Result<(), RunError> {
+        let Found { own, real, .. } = found;
+        if let Some(cover) = self.cover(real) {
+            let on_host = cover.on_host(real).unwrap_or_default();
+            let is_there = fs::canonicalize(&on_host).is_ok_and(|there| there == *real);
+            if is_there || cover.spec.target == *real {
+                return Ok(());
+            }
+            if !on_host.is_dir() {
+                let (cover, dir) = (&cover.spec, own.path.display());
+                let why =
+                    format!("'{cover}' hides {dir}, and {} is no directory on {}", on_host.display(), this_node());
+                let remedy = format!("mkdir -p '{}'", on_host.display());
+                return own.lost(&why, &format!("{remedy}, or choose another place"), &mut self.warnings);
+            }
+        }
+        // A directory replaces those below it that came earlier.
+        self.list.retain(|Candidate { spec, .. }| {
+            !(spec.source == spec.target && !spec.read_only && spec.target.starts_with(real))
+        });
+        let spec = ShareSpec { source: real.clone(), target: real.clone(), read_only: false };
+        self.list.push(Candidate { spec, is_file: false, origin: Origin::Own });
+        Ok(())
+    }
+
+    /// A share within another needs a directory (or a file) of the other to be mounted on, and nothing is made on the
+    /// host for it.
+    fn check_places(&mut self) -> Result<(), RunError> {
+        let mut homeless = Vec::new();
+        for (number, share) in self.list.iter().enumerate().filter(|(_, share)| share.origin != Origin::Own) {
+            let target = &share.spec.target;
+            let outer = target.parent().and_then(|parent| self.cover(parent));
+            let Some((outer, place)) = outer.and_then(|outer| Some((outer, outer.on_host(target)?))) else { continue };
+            let fits = fs::metadata(&place).is_ok_and(|meta| meta.is_dir() != share.is_file);
+            if fits {
+                continue;
+            }
+            if share.origin == Origin::Site {
+                homeless.push(number);
+                continue;
+            }
+            let (what, make) = if share.is_file { ("file", "touch") } else { ("directory", "mkdir -p") };
+            return Err(RunError::user(format!(
+                "--vm-mount={}: {} is in the share {}, which has no such {what}, and nothing is made on the host: \
+                 {make} '{}', or choose another place",
+                share.spec,
+                target.display(),
+                outer.spec.target.display(),
+                place.display()
+            )));
+        }
+        for number in homeless.into_iter().rev() {
+            self.list.remove(number);
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Chosen, RunError> {
+        let count = self.list.len();
+        ensure!(
+            count <= MAX_SHARES,
+            Fault::User,
+            "{count} places of the host are to be in the VM, and {MAX_SHARES} can be: mount a directory above several"
+        );
+        // Parents are mounted before what is below them.
+        self.list.sort_by_key(|share| depth(&share.spec.target));
+        let share = |(number, Candidate { spec, is_file, .. }): (usize, Candidate)| Share {
+            tag: format!("s{number}"),
+            source: spec.source,
+            target: spec.target,
+            read_only: spec.read_only,
+            is_file,
+        };
+        let shares = self.list.into_iter().enumerate().map(share).collect();
+        Ok(Chosen { shares, aliases: self.aliases, warnings: self.warnings })
     }
 }

@@ -82,6 +82,36 @@ pub const CASES: &[Case] = &[
         "a program in the submit directory",
         "printf '#!/bin/sh\\necho $0 $1\\n' > prog; chmod +x prog; srun $VM ./prog x",
     ),
+    same(
+        "files",
+        "a working directory by the name of a link",
+        "mkdir real; l=/var/tmp/parity-link.$$; ln -s $PWD/real $l; cd $l; \
+         srun $VM bash -c 'pwd | sed s/[0-9]*$//; pwd -P; : > made'; ls; cd /; rm $l",
+    ),
+    same(
+        "files",
+        "a home by the name of a link",
+        "l=/var/tmp/parity-home.$$; ln -s ~ $l; HOME=$l srun $VM bash -c 'cd; pwd | sed s/[0-9]*$//; pwd -P; \
+         f=.parity-$SLURM_JOB_ID; echo text > ~/$f; cat $f; rm $f'; rm $l",
+    ),
+    same(
+        "files",
+        "pwd and pwd -P with links in the path",
+        "mkdir -p a/b; ln -s a/b l; cd l; ln -s . self; srun $VM bash -c 'pwd; pwd -P; cd self && pwd; cd -P . && pwd'",
+    ),
+    same(
+        "files",
+        "a working directory with commas, colons and blanks in its name",
+        "d=$(mktemp -d \"/var/tmp/parity, a:b\\\\c d=e.XXXXXX\"); cd \"$d\"; \
+         srun $VM bash -c 'pwd | sed s/......$//; echo text > f'; cat f; cd /; rm -r \"$d\"",
+    ),
+    same(
+        "files",
+        "a mount with commas, colons and blanks in its names",
+        "mkdir 'a,b:c d\\e'; echo text > 'a,b:c d\\e/f'; cp 'a,b:c d\\e/f' one; M=(); [[ $VM != *image* ]] || \
+         M=(\"--vm-mount=$PWD/a\\,b\\:c d\\e:/mnt/x\\,y\\:z,$PWD/one:/mnt/one:ro\"); \
+         srun $VM \"${M[@]}\" bash -c 'cat one; [[ -e /mnt/one ]] && cmp one /mnt/one && cat /mnt/x,y:z/f || cat a,b*/f'",
+    ),
     same("files", "a binary in the submit directory", "cp /bin/true mine; srun $VM ./mine && echo ran"),
     same(
         "files",

@@ -1,7 +1,9 @@
 //! The tables. Each script is run by bash after `prelude.sh`, with `$VM` set to the options of the step.
 
+mod allocations;
 mod batch;
 mod case;
+mod devices;
 mod environment;
 mod exit;
 mod files;
@@ -30,6 +32,8 @@ pub fn short() -> Vec<&'static Case> {
         placement::CASES,
         slots::CASES,
         batch::CASES,
+        allocations::CASES,
+        devices::CASES,
     ];
     tables.into_iter().flatten().collect()
 }

@@ -59,11 +59,21 @@ impl Machine for StandIn {
     fn use_cpus(&mut self, count: u16) -> Result<(), AgentError> {
         self.note(format!("cpus {count}"))
     }
-    fn mount_share(&mut self, _tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError> {
-        self.note(format!("share {} {read_only}", path.display()))
+    fn mount_share(&mut self, _tag: &[u8], path: &Path, file: &Path, read_only: bool) -> Result<(), AgentError> {
+        self.note(format!("share {}{} {read_only}", path.display(), file.display()))
+    }
+    fn alias(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
+        self.note(format!("alias {} {}", path.display(), target.display()))
+    }
+    fn make_home(&mut self, home: &Path, owner: (u32, u32)) -> Result<(), AgentError> {
+        self.note(format!("home {} {}", home.display(), owner.0))
+    }
+    fn set_zone(&mut self, name: &[u8], _data: &[u8]) -> Result<(), AgentError> {
+        self.note(format!("zone {}", String::from_utf8_lossy(name)))
     }
     fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError> {
-        self.note(format!("user {} {}", String::from_utf8_lossy(&account.name), credentials.uid))
+        let (name, groups) = (String::from_utf8_lossy(&account.name), account.groups.len());
+        self.note(format!("user {name} {} of {groups} groups", credentials.uid))
     }
     fn link(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
         self.note(format!("link {} {}", path.display(), target.display()))
@@ -361,8 +371,12 @@ fn commands_that_cannot_start_say_why_as_a_shell_does() {
     let path = script.to_str().unwrap();
     let cases = [
         ("no-such-command", FailKind::NotFound, "no-such-command: No such file or directory"),
-        ("/", FailKind::NotExecutable, "/: Permission denied"),
-        (path, FailKind::NotExecutable, &format!("{path}: Exec format error")),
+        ("/", FailKind::NotExecutable, "/: Is a directory"),
+        (
+            path,
+            FailKind::NotExecutable,
+            &format!("{path}: Exec format error (a script needs a first line with #! and its interpreter)"),
+        ),
     ];
     for (command, kind, text) in cases {
         assert_eq!(run(&[command], b"").failed, Some((kind, text.to_owned())));
@@ -448,8 +462,11 @@ fn the_machine_is_set_up_in_the_order_of_the_messages() {
         ToGuest::Hostname(b"vm1"),
         ToGuest::Entropy(&[1; 32]),
         ToGuest::Cpus(2),
-        ToGuest::Share { tag: b"s0", path: b"/data", read_only: true },
-        ToGuest::User { name: b"ada", home: b"/home/ada", shell: b"/bin/sh" },
+        ToGuest::Share { tag: b"s0", path: b"/data", file: b"", read_only: true },
+        ToGuest::Alias { path: b"/w", target: b"d" },
+        ToGuest::Zone { name: b"Europe/Berlin", data: b"TZif2" },
+        ToGuest::User { gid: 100, name: b"ada", gecos: b"", home: b"/home/ada", shell: b"/bin/sh" },
+        ToGuest::Group { gid: 7, name: b"proj" },
     ]);
     runner.describe(&["true"]);
     runner.send(&[ToGuest::Start]);
@@ -457,10 +474,21 @@ fn the_machine_is_set_up_in_the_order_of_the_messages() {
     runner.send(&[ToGuest::Settle]);
     runner.listen(|_, message| (message == ToHost::Synced).then_some(()));
     let calls = runner.leave().calls;
-    let user = format!("user ada {}", getuid());
-    let expected = ["forget", "ask", "clock 5", "hostname vm1", "entropy 32", "cpus 2", "share /data true", &user];
-    assert_eq!(&calls[..8], expected);
-    assert_eq!(&calls[8..], ["sync shares", "settle", "forget"]);
+    let user = format!("user ada {} of 1 groups", getuid());
+    let expected = [
+        "forget",
+        "ask",
+        "clock 5",
+        "hostname vm1",
+        "entropy 32",
+        "cpus 2",
+        "share /data true",
+        "alias /w d",
+        "zone Europe/Berlin",
+        &user,
+    ];
+    assert_eq!(&calls[..10], expected);
+    assert_eq!(&calls[10..], ["sync shares", "settle", "forget"]);
 }
 
 #[test]

@@ -31,7 +31,13 @@ fn kit() -> BootSource {
 }
 
 fn spec(image: &Image, machine: MachineType, accel: Accel, start: Start) -> String {
-    let shares = [Share { tag: "s0".into(), source: "/home/ada".into(), target: "/home/ada".into(), read_only: false }];
+    let shares = [Share {
+        tag: "s0".into(),
+        source: "/home/ada".into(),
+        target: "/home/ada".into(),
+        read_only: false,
+        is_file: false,
+    }];
     let source = match image.entry.boot {
         BootMode::Kit => kit(),
         BootMode::Full => {

@@ -26,6 +26,8 @@ pub enum Failure {
     TimedOut(String),
     /// QEMU has ended, or the agent sent a wrong message.
     Broken(String),
+    /// Somebody else ended QEMU by a signal, which says nothing about the guest.
+    Killed(String),
     /// This node does not give what the VM needs: a disk of it fails.
     NodeFailed(String),
 }
@@ -34,7 +36,7 @@ impl Failure {
     /// The text.
     pub fn why(&self) -> &str {
         match self {
-            Self::TimedOut(why) | Self::Broken(why) | Self::NodeFailed(why) => why,
+            Self::TimedOut(why) | Self::Broken(why) | Self::Killed(why) | Self::NodeFailed(why) => why,
         }
     }
 }
@@ -353,7 +355,8 @@ impl Vm {
     /// The channel has closed or failed.
     fn lost(&mut self) {
         let why = self.process.exit_reason();
-        self.fail(Failure::Broken(why));
+        let failure = if self.process.was_killed() { Failure::Killed } else { Failure::Broken };
+        self.fail(failure(why));
     }
 
     fn fail(&mut self, failure: Failure) {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::fit::{Wanted, fit};
 use super::{Attempt, kvm, source};
+use crate::conclude::Report;
 use crate::config::StartChoice;
 use crate::error::{Blame, Context, RunError};
 use crate::limits::{self, OutputLimit};
@@ -15,7 +16,7 @@ use crate::notice;
 use crate::prepare::Parts;
 use crate::relay::{Patience, Relay};
 use crate::save::{self, SaveAs, Saved};
-use crate::session::Vm;
+use crate::session::{Failure, Vm};
 use crate::signals::{Signal, Signals};
 use crate::slot::{NOTICE_AFTER, Slot};
 use crate::task::{End, Guest, Output, Streams};
@@ -47,33 +48,51 @@ impl Outcome {
 ///
 /// # Errors
 /// When something on the node fails that no other way of starting could avoid.
-pub(crate) fn run(slot: &Slot, parts: &Parts, signals: &Signals, attempt: &Attempt<'_>) -> Result<Outcome, RunError> {
+pub(crate) fn run(
+    slot: &Slot,
+    parts: &Parts,
+    signals: &Signals,
+    report: &Report<'_>,
+    attempt: &Attempt<'_>,
+) -> Result<Outcome, RunError> {
     let notice_at = io::stderr().is_terminal().then(|| slot.begin + NOTICE_AFTER);
     let wanted = Wanted { memory_mib: slot.asked.vm_mem, cpus: slot.asked.vm_cpus };
     let size = fit(parts.size, wanted, attempt.accel(), || most_cpus(parts, attempt.accel()))?;
-    let vms = Vms { slot, parts, size, signals, attempt, notice_at };
+    let vms = Vms { slot, parts, size, signals, report, attempt, notice_at };
     match vms.template() {
         Obtained::Interrupted(signal) => return Ok(Outcome::Died(signal)),
         Obtained::NoBoot(why) => return Ok(Outcome::Ended(vec![End::NeverUp(why)])),
         Obtained::Unavailable(why) => tracing::debug!("booting: {why}"),
+        Obtained::Failed(why) => attempt.tell_of_slow_starts(&slot.image, &why),
         Obtained::Template((shape, template)) => {
             attempt.found_template();
-            let outcome = vms.run(Some((shape, &template)))?;
+            let Ran { outcome, were_killed } = vms.run(Some((shape, &template)))?;
             if !outcome.never_came_up() {
                 return Ok(outcome);
             }
-            // What keeps them from coming up may be none of the template's business: a limit, a full disk, a signal.
-            tracing::warn!("clones of {} do not come up: {outcome:?}", template.dir().display());
-            attempt.when_one_answers(Box::new(move || {
-                let dir = template.dir();
-                match template.remove() {
-                    Ok(()) => tracing::warn!("{} is removed: its image boots", dir.display()),
-                    Err(error) => tracing::warn!("{} cannot be removed: {error}", dir.display()),
-                }
-            }));
+            if were_killed {
+                tracing::warn!("clones of {} were killed before they came up: {outcome:?}", template.dir().display());
+            } else {
+                // What keeps them from coming up may be none of the template's business: a limit, a full disk.
+                tracing::warn!("clones of {} do not come up: {outcome:?}", template.dir().display());
+                attempt.when_one_answers(Box::new(move || {
+                    let dir = template.dir();
+                    match template.remove() {
+                        Ok(()) => tracing::warn!("{} is removed: its image boots", dir.display()),
+                        Err(error) => tracing::warn!("{} cannot be removed: {error}", dir.display()),
+                    }
+                }));
+            }
         }
     }
-    vms.run(None)
+    vms.run(None).map(|ran| ran.outcome)
+}
+
+/// How a slot's VMs ended.
+struct Ran {
+    outcome: Outcome,
+    /// Each QEMU was ended by somebody else, which says nothing about what it was made of.
+    were_killed: bool,
 }
 
 /// The most processors of a VM here.
@@ -92,6 +111,7 @@ struct Vms<'a> {
     parts: &'a Parts,
     size: VmSize,
     signals: &'a Signals,
+    report: &'a Report<'a>,
     attempt: &'a Attempt<'a>,
     notice_at: Option<Instant>,
 }
@@ -106,7 +126,7 @@ impl Vms<'_> {
         if parts.machine == MachineType::Microvm {
             return Obtained::Unavailable(format!("machine {:?} cannot plug memory", parts.machine));
         }
-        let Some(shape) = parts.source.shape(self.size, parts.shares.len()) else {
+        let Some(shape) = parts.source.shape(self.size, parts.seen.shares.len()) else {
             return Obtained::Unavailable(format!("{:?} is larger than templates are", self.size));
         };
         if !limits::allow_mapping((shape.base_mib + shape.pluggable_mib) << 20) {
@@ -130,7 +150,7 @@ impl Vms<'_> {
     }
 
     /// Starts all VMs at once and relays until they have ended.
-    fn run(&self, template: Option<(Shape, &Template)>) -> Result<Outcome, RunError> {
+    fn run(&self, template: Option<(Shape, &Template)>) -> Result<Ran, RunError> {
         let slot = self.slot;
         let count = slot.asked.vms() as usize;
         let has_template = template.is_some().then(Instant::now);
@@ -138,6 +158,7 @@ impl Vms<'_> {
         let vms = (0..count).map(start).collect::<Result<Vec<_>, _>>()?;
         self.explain(template.is_some());
         let mut relay = Relay::new(vms, self.streams()?, self.signals, self.guest(template), self.patience());
+        relay.report_to(self.report);
         if slot.save.is_some() {
             relay.keep(0);
         }
@@ -165,7 +186,8 @@ impl Vms<'_> {
         if let Some(not_saved) = not_saved {
             ends[0] = not_saved;
         }
-        Ok(interrupted.map_or(Outcome::Ended(ends), Outcome::Died))
+        let were_killed = relay.vms.iter().all(|vm| matches!(vm.failure(), Some(Failure::Killed(_))));
+        Ok(Ran { outcome: interrupted.map_or(Outcome::Ended(ends), Outcome::Died), were_killed })
     }
 
     fn streams(&self) -> Result<Streams, RunError> {
@@ -186,8 +208,10 @@ impl Vms<'_> {
         let parts = self.parts;
         Guest {
             task: &parts.task,
-            shares: &parts.shares,
+            shares: &parts.seen.shares,
+            aliases: &parts.seen.aliases,
             links: &parts.image.entry.links,
+            processors: self.size.cpus,
             cpus: template.filter(|(shape, _)| shape.cpus > self.size.cpus).map(|_| self.size.cpus as u16),
             memory: template.and_then(|(shape, _)| shape.bytes_to_plug(self.size)).map(Shape::beyond_template),
         }
@@ -248,7 +272,7 @@ impl Vms<'_> {
                 channel: inherited.channel.as_raw_fd(),
                 console: inherited.console.as_raw_fd(),
                 monitor: inherited.monitor.as_raw_fd(),
-                shares: &parts.shares,
+                shares: &parts.seen.shares,
             }
             .args()
         })
@@ -279,7 +303,7 @@ impl Vms<'_> {
             parts.machine,
             self.attempt.answer_within().as_secs()
         );
-        for share in &parts.shares {
+        for share in &parts.seen.shares {
             let mode = if share.read_only { "read-only" } else { "read and write" };
             tracing::debug!("share {} at {}, {mode}", share.source.display(), share.target.display());
         }

@@ -9,13 +9,15 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, User, getgroups};
+use nix::unistd::{Gid, getgroups};
 
 use super::command::Command;
-use super::environment;
+use super::environment::{self, Surroundings};
+use super::person::{Person, Zone};
 use crate::error::{Blame, Context, Fault, RunError};
 use crate::limits::{self, Limit};
 use crate::session::{Address, wall_clock};
+use crate::shares::{Alias, Own, Role, View};
 use image::Links;
 use proto::{DATA_CHUNK, ToGuest};
 use qemu::Share;
@@ -32,7 +34,8 @@ pub struct Task {
     /// Variables that the user asked for.
     variables: Vec<EnvEntry>,
     cwd: PathBuf,
-    user: User,
+    person: Person,
+    zone: Option<Zone>,
     gid: Gid,
     groups: Vec<Gid>,
     umask: u32,
@@ -41,6 +44,8 @@ pub struct Task {
     terminal: Option<(u16, u16)>,
     /// stdout and stderr of the task are one file, so their order must be kept.
     merge_stderr: bool,
+    /// The home directory is the VM's alone and is made there, if the image has none.
+    has_home_in_vm: bool,
 }
 
 impl Task {
@@ -50,7 +55,7 @@ impl Task {
     /// When the working directory or the script cannot be read.
     pub fn from_this_process(command: &Command) -> Result<Self, RunError> {
         let mut argv = command.argv.clone();
-        let uid = Uid::current();
+        let groups = getgroups()?;
         let env: Vec<_> = std::env::vars_os().collect();
         let script = match argv.first() {
             Some(path) if command.batch_script => {
@@ -72,26 +77,28 @@ impl Task {
             env,
             variables: Vec::new(),
             cwd,
-            user: User::from_uid(uid)?.unwrap_or_else(|| nameless(uid)),
+            person: Person::of_this_process(Gid::current(), &groups)?,
+            zone: Zone::of_host(),
             gid: Gid::current(),
-            groups: getgroups()?,
+            groups,
             umask: take_umask(),
             limits: limits::of_task(),
             script,
             terminal: None,
             merge_stderr: false,
+            has_home_in_vm: false,
         })
     }
 
     /// Describes a program of the agent itself, as root in a guest without an image and without user accounts.
     pub fn of_helper(argv: Vec<OsString>) -> Self {
-        let root = Uid::from_raw(0);
         Self {
             argv,
             env: Vec::new(),
             variables: Vec::new(),
             cwd: "/".into(),
-            user: User { name: "root".into(), ..nameless(root) },
+            person: Person::root(),
+            zone: None,
             gid: Gid::from_raw(0),
             groups: Vec::new(),
             umask: 0o022,
@@ -99,6 +106,7 @@ impl Task {
             script: None,
             terminal: None,
             merge_stderr: false,
+            has_home_in_vm: false,
         }
     }
 
@@ -110,8 +118,8 @@ impl Task {
     /// Makes the command root in the guest, with root's home and name. On shares it still acts as
     /// the user, because QEMU does the work there.
     pub fn run_as_root(&mut self) {
-        let root = Uid::from_raw(0);
-        self.user = User { name: "root".into(), dir: "/root".into(), shell: "/bin/sh".into(), ..nameless(root) };
+        self.person = Person::root();
+        self.has_home_in_vm = true;
         (self.gid, self.groups) = (Gid::from_raw(0), Vec::new());
         for (name, value) in [("HOME", "/root"), ("USER", "root"), ("LOGNAME", "root")] {
             self.env.retain(|(key, _)| key != name);
@@ -134,11 +142,30 @@ impl Task {
         self.merge_stderr = true;
     }
 
-    /// The user's directories that a guest should see: home, submit directory, working directory.
-    pub fn own_directories(&self, share_home: bool) -> Vec<PathBuf> {
-        let submit_dir = self.variable("SLURM_SUBMIT_DIR").map(PathBuf::from);
-        let home = share_home.then(|| self.user.dir.clone());
-        [home, submit_dir, Some(self.cwd.clone())].into_iter().flatten().collect()
+    /// The interface of Slurm for MPI programs, if this is the first of several tasks that have one.
+    pub fn lost_mpi_interface(&self) -> Option<&'static str> {
+        let number = |name| self.variable(name).and_then(|value| value.to_str()?.parse::<u32>().ok());
+        let is_first_of_several = number("SLURM_PROCID") == Some(0) && number("SLURM_NTASKS").is_some_and(|n| n > 1);
+        is_first_of_several.then(|| environment::mpi_interface(|name| self.variable(name).is_some())).flatten()
+    }
+
+    /// Gives the user a home that ends with the VM: the site does not want to share the real one.
+    pub fn keep_home_in_vm(&mut self) {
+        self.has_home_in_vm = true;
+    }
+
+    /// The user's directories that a guest should see: home, submit directory, working directory; then other names
+    /// that they may have.
+    pub fn own_directories(&self, share_home: bool) -> Vec<Own> {
+        let named = |name| self.variable(name).map(PathBuf::from);
+        let all = [
+            (Role::Home, share_home.then(|| self.person.user.dir.clone())),
+            (Role::Submit, named("SLURM_SUBMIT_DIR")),
+            (Role::Work, Some(self.cwd.clone())),
+            (Role::Name, named("HOME")),
+            (Role::Name, named("PWD")),
+        ];
+        all.into_iter().filter_map(|(role, path)| Some(Own { role, path: path? })).collect()
     }
 
     /// Host name of VM number `index` of `vms`.
@@ -161,11 +188,12 @@ impl Task {
     /// The messages that describe the user of this process to a guest; they are the same for all jobs.
     pub fn introduction(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        let uid = Uid::current();
-        let user = User::from_uid(uid).ok().flatten().unwrap_or_else(|| nameless(uid));
-        user_message(&user).encode(0, &mut out);
-        let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
-        ToGuest::Credentials { uid, gid, umask: 0o022, groups: Vec::new() }.encode(0, &mut out);
+        // Only what is the same for all jobs: a job may have other groups than the last one.
+        if let Ok(person) = Person::without_job() {
+            person.introduce(|message| message.encode(0, &mut out));
+            let (uid, gid) = (person.user.uid.as_raw(), person.user.gid.as_raw());
+            ToGuest::Credentials { uid, gid, umask: 0o022, groups: Vec::new() }.encode(0, &mut out);
+        }
         out
     }
 
@@ -179,14 +207,23 @@ impl Task {
             let (path, target) = (path.as_os_str().as_bytes(), target.as_os_str().as_bytes());
             send(ToGuest::Link { path, target });
         }
-        for Share { tag, target, read_only, .. } in guest.shares {
-            let path = target.as_os_str().as_bytes();
-            send(ToGuest::Share { tag: tag.as_bytes(), path, read_only: *read_only });
+        for share @ Share { tag, target, read_only, .. } in guest.shares {
+            let (path, file) = (target.as_os_str().as_bytes(), share.served().1.as_bytes());
+            send(ToGuest::Share { tag: tag.as_bytes(), path, file, read_only: *read_only });
         }
-        send(user_message(&self.user));
+        for Alias { path, target } in guest.aliases {
+            send(ToGuest::Alias { path: path.as_os_str().as_bytes(), target: target.as_os_str().as_bytes() });
+        }
+        if let Some(zone) = &self.zone {
+            send(zone.message());
+        }
+        self.person.introduce(&mut send);
         let groups = self.groups.iter().map(|gid| gid.as_raw()).collect();
-        let (uid, gid) = (self.user.uid.as_raw(), self.gid.as_raw());
+        let (uid, gid) = (self.person.user.uid.as_raw(), self.gid.as_raw());
         send(ToGuest::Credentials { uid, gid, umask: self.umask, groups });
+        if self.has_home_in_vm {
+            send(ToGuest::Home(self.person.user.dir.as_os_str().as_bytes()));
+        }
         for &Limit { resource, soft, hard } in self.limits {
             send(ToGuest::Rlimit { resource, soft, hard });
         }
@@ -195,7 +232,8 @@ impl Task {
         for arg in &self.argv {
             send(ToGuest::Arg(arg.as_bytes()));
         }
-        for pair in self.guest_environment(index, vms, guest.shares) {
+        let surroundings = Surroundings { seen: guest.view(), processors: guest.processors };
+        for pair in self.guest_environment(index, vms, surroundings) {
             send(ToGuest::Env(pair.as_bytes()));
         }
         if let (Some(script), Some(path)) = (&self.script, self.argv.first()) {
@@ -213,8 +251,8 @@ impl Task {
     }
 
     /// The task's environment as the command in the guest gets it.
-    fn guest_environment(&self, index: u32, vms: u32, shares: &[Share]) -> Vec<OsString> {
-        let vars = environment::for_guest(&self.env, &self.variables, shares);
+    fn guest_environment(&self, index: u32, vms: u32, there: Surroundings<'_>) -> Vec<OsString> {
+        let vars = environment::for_guest(&self.env, &self.variables, there);
         let mut pairs: Vec<OsString> = vars.iter().map(|(name, value)| pair(name, value)).collect();
         pairs.push(format!("SLURM_VM_INDEX={index}").into());
         pairs.push(format!("SLURM_VMS_PER_SLOT={vms}").into());
@@ -229,15 +267,23 @@ pub struct Guest<'a> {
     pub task: &'a Task,
     /// The host directories they see.
     pub shares: &'a [Share],
+    /// Other names of these directories.
+    pub aliases: &'a [Alias],
     /// The image's links into these shares.
     pub links: &'a Links,
-    /// Number of processors for the command, if the guests have more.
+    /// Number of processors for the command.
+    pub processors: u32,
+    /// The same, if the guests have more.
     pub cpus: Option<u16>,
     /// Bytes of memory that are plugged into each guest in addition to its template's.
     pub memory: Option<u64>,
 }
 
 impl Guest<'_> {
+    fn view(&self) -> View<'_> {
+        View { shares: self.shares, aliases: self.aliases }
+    }
+
     /// The messages that make one of `vms` VMs run the command.
     ///
     /// # Errors
@@ -255,32 +301,11 @@ impl Guest<'_> {
     }
 }
 
-fn user_message(user: &User) -> ToGuest<'_> {
-    ToGuest::User {
-        name: user.name.as_bytes(),
-        home: user.dir.as_os_str().as_bytes(),
-        shell: user.shell.as_os_str().as_bytes(),
-    }
-}
-
 fn pair(name: &OsStr, value: &OsStr) -> OsString {
     let mut pair = name.to_owned();
     pair.push("=");
     pair.push(value);
     pair
-}
-
-/// A uid without an account still runs jobs.
-fn nameless(uid: Uid) -> User {
-    User {
-        name: format!("uid{uid}"),
-        passwd: c"x".to_owned(),
-        uid,
-        gid: Gid::current(),
-        gecos: c"".to_owned(),
-        dir: "/".into(),
-        shell: "/bin/sh".into(),
-    }
 }
 
 fn host_entropy() -> Result<[u8; ENTROPY_BYTES], RunError> {
@@ -318,9 +343,11 @@ mod tests {
 
     #[test]
     fn every_vm_of_a_slot_is_told_its_number() {
-        let env = task(&[("A", "line\nline=\u{e9}")]).guest_environment(1, 3, &[]);
+        let there = Surroundings { seen: View::default(), processors: 1 };
+        let env = task(&[("A", "line\nline=\u{e9}")]).guest_environment(1, 3, there);
         let env: Vec<_> = env.iter().map(|pair| pair.to_str().unwrap()).collect();
-        assert_eq!(env, ["A=line\nline=\u{e9}", "SLURM_VM_INDEX=1", "SLURM_VMS_PER_SLOT=3"]);
+        assert_eq!(env[0], "A=line\nline=\u{e9}");
+        assert_eq!(env[env.len() - 2..], ["SLURM_VM_INDEX=1", "SLURM_VMS_PER_SLOT=3"]);
     }
 
     #[test]

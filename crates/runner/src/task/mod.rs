@@ -8,6 +8,7 @@ mod description;
 mod end;
 mod environment;
 mod output;
+mod person;
 mod pump;
 mod streams;
 mod terminal;

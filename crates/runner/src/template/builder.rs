@@ -12,6 +12,7 @@ use super::manifest::{EMPTY, FileRecord, MANIFEST, Manifest, RAM, SCRATCH, STATE
 use super::sparse_digest;
 use crate::error::{Blame, Context, Fault, RunError};
 use crate::notice;
+use crate::plan::processors;
 use crate::session::{Address, Events, Failure, Listener, Outgoing, Refusal, Vm, Wait};
 use crate::signals::{Signal, Signals};
 use crate::start::{Attempt, source};
@@ -34,6 +35,8 @@ pub enum Built {
     Complete,
     /// The guest did not answer within its full time, and would not without a template either.
     NoBoot(String),
+    /// Somebody ended QEMU, which says nothing about the image; the text says how.
+    Killed(String),
     /// A signal ends the task.
     Interrupted(Signal),
 }
@@ -94,8 +97,12 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> Result<Bui
         format: FORMAT,
         image: recipe.image.name.to_string(),
         hardware: format!(
-            "{} MiB of memory and up to {} more, up to {} processors, {} shares",
-            shape.base_mib, shape.pluggable_mib, shape.cpus, shape.shares
+            "{} MiB of memory and up to {} more, up to {}, {} {}",
+            shape.base_mib,
+            shape.pluggable_mib,
+            processors(shape.cpus),
+            shape.shares,
+            if shape.shares == 1 { "share" } else { "shares" }
         ),
         read_only: abilities.read_only_templates,
         files: [RAM, STATE, SCRATCH].into_iter().map(record).collect::<Result<_, RunError>>()?,
@@ -111,6 +118,7 @@ fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) 
         source: empty.to_owned(),
         target: empty.to_owned(),
         read_only: true,
+        is_file: false,
     };
     let shares: Vec<Share> = (0..recipe.shape.shares).map(share).collect();
     let template = files.template.as_ref().ok_or_else(|| RunError::new(Fault::System, "no template files"))?;
@@ -203,6 +211,7 @@ impl Builder {
             }
             match self.vm.failure() {
                 Some(Failure::TimedOut(why)) if !self.vm.has_answered() => return Ok(Built::NoBoot(why.clone())),
+                Some(Failure::Killed(why)) => return Ok(Built::Killed(why.clone())),
                 Some(failure) => return Err(RunError::new(Fault::Guest, failure.why())),
                 None => self.advance(recipe.introduction)?,
             }

@@ -83,8 +83,13 @@ impl Recipe<'_> {
         // The file that QEMU will get, even if another file has its name by now.
         add(self.disk.identity().as_bytes());
         // The whole command line, with placeholders for descriptors and shares.
-        let placeholder =
-            |number| Share { tag: format!("s{number}"), source: "/".into(), target: "/".into(), read_only: false };
+        let placeholder = |number| Share {
+            tag: format!("s{number}"),
+            source: "/".into(),
+            target: "/".into(),
+            read_only: false,
+            is_file: false,
+        };
         let shares: Vec<Share> = (0..self.shape.shares).map(placeholder).collect();
         let fds = TemplateFds { ram: 0, state: 0, abilities: Abilities { read_only_templates: true } };
         let spec = VmSpec {
