@@ -15,8 +15,9 @@
 //! | `net.ipv4.tcp_rmem`, `net.ipv4.tcp_wmem`, the last of three | memory / 128, at most 6 MiB and 4 MiB |
 //! | `net.ipv4.tcp_max_orphans`, `net.ipv4.tcp_max_tw_buckets` | half a hash table: memory / 128 KiB, as a power of two, at most 524288 |
 //! | size of a tmpfs in percent | the same percentage; half of the pages as number of its files |
+//! | `transparent_hugepage` | off below 512 MiB, else as the kernel was built (here: `always`, which most are) |
 //!
-//! The kernel itself follows plugged memory in `vm.min_free_kbytes`, `vm.user_reserve_kbytes`, `vm.admin_reserve_kbytes`,
+//! The kernel itself follows plugged memory in `vm.min_free_kbytes` (huge pages raise it), `vm.user_reserve_kbytes`, `vm.admin_reserve_kbytes`,
 //! `vm.lowmem_reserve_ratio` and all that is a percentage (`vm.dirty_ratio`, `vm.overcommit_ratio`). What a system has set
 //! to a value of its own stays.
 
@@ -45,6 +46,14 @@ pub(super) fn remember_etc(tmpfs: OwnedFd) {
 
 /// A kernel's rule: the values of a limit for so many bytes of memory; `None` for a number that does not depend on it.
 type Rule = fn(u64) -> [Option<u64>; 3];
+
+/// Where huge pages are switched on, and what a kernel that has the memory for them does.
+const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage";
+const WITH_HUGE_PAGES: [(&str, &str); 4] =
+    [("defrag", "madvise"), ("khugepaged/defrag", "1"), ("use_zero_page", "1"), ("enabled", "always")];
+
+/// Less memory than this, and a kernel does without huge pages.
+const LEAST_FOR_HUGE_PAGES: u64 = 512 * MIB;
 
 /// One number alone.
 fn one(value: u64) -> [Option<u64>; 3] {
@@ -96,6 +105,8 @@ pub(super) struct Derived {
     /// Their places in the table, and their values now.
     limits: Vec<(usize, Vec<u64>)>,
     tmpfs: Vec<Tmpfs>,
+    /// The kernel has switched huge pages off, for lack of memory.
+    lacks_huge_pages: bool,
 }
 
 /// A tmpfs whose size was given in percent.
@@ -119,7 +130,12 @@ impl Derived {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let hidden = ETC.get().map(|tmpfs| format!("/proc/self/fd/{}", tmpfs.as_raw_fd()).into());
         let paths = tmpfs_paths(&mounts).chain(hidden);
-        Self { limits: limits.collect(), tmpfs: paths.filter_map(|path| Tmpfs::look(path, bytes)).collect() }
+        let tmpfs = paths.filter_map(|path| Tmpfs::look(path, bytes)).collect();
+        Self {
+            limits: limits.collect(),
+            tmpfs,
+            lacks_huge_pages: bytes < LEAST_FOR_HUGE_PAGES && are_off_by_the_kernel(),
+        }
     }
 
     /// Sets everything to what a system with `bytes` of memory has.
@@ -130,6 +146,13 @@ impl Derived {
             let text = fitting.collect::<Vec<_>>().join(" ");
             if let Err(error) = fs::write(sysctl(name), text) {
                 kmsg::note(&format!("{name}: {error}"));
+            }
+        }
+        if self.lacks_huge_pages && bytes >= LEAST_FOR_HUGE_PAGES {
+            for (name, value) in WITH_HUGE_PAGES {
+                if let Err(error) = fs::write(format!("{HUGE_PAGES}/{name}"), value) {
+                    kmsg::note(&format!("{HUGE_PAGES}/{name}: {error}"));
+                }
             }
         }
         for tmpfs in &self.tmpfs {
@@ -165,6 +188,13 @@ impl Tmpfs {
         let options = CString::new(options).unwrap_or_default();
         mount(None::<&str>, &self.path, None::<&str>, MsFlags::MS_REMOUNT | self.flags, Some(options.as_c_str()))
     }
+}
+
+/// Whether huge pages are off, and nobody has asked for that on the kernel's command line.
+fn are_off_by_the_kernel() -> bool {
+    let is_off = fs::read_to_string(format!("{HUGE_PAGES}/enabled")).is_ok_and(|text| text.contains("[never]"));
+    let is_asked_for = fs::read_to_string("/proc/cmdline").is_ok_and(|text| text.contains("transparent_hugepage="));
+    is_off && !is_asked_for
 }
 
 fn sysctl(name: &str) -> PathBuf {

@@ -91,7 +91,7 @@ pub(super) fn spawn(spec: &TaskSpec) -> Result<Spawned, SpawnError> {
             let _ = kill(pid, Signal::SIGKILL);
             if !ends_soon(pid) {
                 // It may still use what it was given, in this process's memory.
-                std::mem::forget((task, argv, env, stdio.child, stack));
+                Box::leak(Box::new((task, argv, env, stdio.child, stack)));
             }
             let text = format!("see whether the command started within {} s", EXEC_PATIENCE.as_secs());
             Err(AgentError::Os { doing: text, errno }.into())

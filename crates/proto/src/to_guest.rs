@@ -304,13 +304,8 @@ impl<'a> ToGuest<'a> {
                 r.end()?;
                 limit
             }
-            kind::PRIORITY => {
-                let mut r = Reader::new(p, "PRIORITY");
-                let nice = i8::from_le_bytes([r.u8()?]);
-                let priority = Self::Priority { nice, io: r.u16()? };
-                r.end()?;
-                priority
-            }
+            kind::PRIORITY => Reader::new(p, "PRIORITY")
+                .only(|r| Ok(Self::Priority { nice: i8::from_le_bytes([r.u8()?]), io: r.u16()? }))?,
             kind::PTY => {
                 let (rows, cols) = Reader::new(p, "PTY").size()?;
                 Self::Pty { rows, cols }

@@ -371,3 +371,23 @@ fn set_nonblocking(fd: &OwnedFd) -> nix::Result<()> {
     fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_close_range_keeps_no_descriptor_open_either() {
+        let file = File::open("/dev/null").unwrap();
+        // SAFETY: dup gives a new descriptor, without the flag; it ends with the test's process.
+        let leaked = unsafe { libc::dup(file.as_raw_fd()) };
+        assert!(leaked > 2 && highest_descriptor() >= leaked);
+        let last = highest_descriptor();
+        let mut list = Command::new("ls");
+        list.arg("/proc/self/fd").stdout(Stdio::piped());
+        // SAFETY: the closure makes system calls only.
+        unsafe { list.pre_exec(move || one_by_one(last)) };
+        let listed = String::from_utf8(list.output().unwrap().stdout).unwrap();
+        assert!(!listed.lines().any(|number| number == leaked.to_string()), "{listed}");
+    }
+}

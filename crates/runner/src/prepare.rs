@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::delivery::{self, Delivered, Disk};
 use crate::error::{Blame, Context, Fault, RunError, ensure};
@@ -13,7 +13,7 @@ use crate::slot::{NOTICE_AFTER, Slot};
 use crate::start::{Timeouts, source};
 use crate::task::{RawTerminal, Task, same_file, terminal_size};
 use crate::{job, limits, notice, progress, save, shares};
-use image::{Image, ImageError, runs_here};
+use image::{Image, ImageError, Owner, runs_here};
 use qemu::{BootSource, MachineType, VmSize};
 
 /// The parts of a slot's VMs: everything that is looked up once.
@@ -92,8 +92,14 @@ pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunErr
 
 /// The image, if this user and job may use it here.
 fn find_image(slot: &Slot) -> Result<Image, RunError> {
-    let image = match slot.config.catalogue().resolve(&slot.image) {
-        Err(error @ ImageError::Directory { .. }) => return Err(error).blame_node(),
+    let catalogue = slot.config.catalogue();
+    let is_the_sites = |path: &Path| catalogue.dirs().iter().any(|dir| dir.path == path && dir.owner == Owner::Site);
+    let image = match catalogue.resolve(&slot.image) {
+        Err(ImageError::Directory { dir, source }) if is_the_sites(&dir) => {
+            return Err(ImageError::Directory { dir, source }).blame_node();
+        }
+        // A directory of the user's own, or of a group: that is for them to open.
+        Err(error @ ImageError::Directory { .. }) => return Err(error).blame(Fault::User),
         found => found?,
     };
     if image.entry.allow.depends_on_job() {

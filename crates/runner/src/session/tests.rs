@@ -103,6 +103,10 @@ fn each_sign_of_life_is_answered_with_the_time() {
         last = proto::ToGuest::parse(frame).ok().map(|message| format!("{message:?}"));
     }
     assert!(last.as_ref().is_some_and(|last| last.starts_with("Clock(")), "{last:?}");
+    // What nobody asked for is answered with nothing.
+    peer.say(&ToHost::Pong);
+    events.turn(&mut vm, &mut Nobody, None).unwrap();
+    assert!(!vm.wants_to_send());
 }
 
 #[test]

@@ -87,6 +87,8 @@ pub struct Vm {
     out: Outgoing,
     wait: Option<Wait>,
     heartbeat: Heartbeat,
+    /// A PING was sent, and its PONG has not come.
+    is_asked: bool,
     /// Total bytes of memory to plug when the guest is awake.
     memory_to_plug: Option<u64>,
     /// Lines that the agent may still log.
@@ -107,6 +109,7 @@ impl Vm {
             out: Outgoing::default(),
             wait: None,
             heartbeat: Heartbeat::default(),
+            is_asked: false,
             memory_to_plug,
             log_lines: LOG_LINES,
         }
@@ -147,6 +150,11 @@ impl Vm {
         self.wait = None;
         self.heartbeat.begin(clock, limit);
         // A first question at once, for the guest's clock: it was set by a message that was long on its way.
+        self.ask();
+    }
+
+    fn ask(&mut self) {
+        self.is_asked = true;
         self.out.send(0, &ToGuest::Ping);
     }
 
@@ -255,7 +263,12 @@ impl Vm {
             }
             (Phase::Greeting | Phase::Over(_), _) => {}
             (Phase::Up, ToHost::Hello { .. }) => return Err(ProtoError::OutOfOrder("HELLO").into()),
-            (Phase::Up, ToHost::Pong) if self.heartbeat.next().is_some() => self.out.send(0, &wall_clock()),
+            (Phase::Up, ToHost::Pong) if self.heartbeat.next().is_some() => {
+                // One answer for each question: a guest that says PONG all the time gets no more.
+                if std::mem::take(&mut self.is_asked) {
+                    self.out.send(0, &wall_clock());
+                }
+            }
             (Phase::Up, message) => listener.hear(Address { vm: self.number, task }, message, &mut self.out)?,
         }
         Ok(())
@@ -266,7 +279,7 @@ impl Vm {
         tracing::debug!(vm = self.number, "the guest is up");
         (self.phase, self.has_answered) = (Phase::Up, true);
         if let Some(bytes) = self.memory_to_plug.take() {
-            // Nothing waits for the memory: it arrives faster than a command can use it.
+            // Beside the description of the task: the agent starts the command when the memory has arrived.
             self.process.monitor.plug(bytes);
         }
         if version != proto::VERSION {
@@ -327,7 +340,7 @@ impl Vm {
             format!("the guest has not answered for {} s{}", silence.as_secs(), vm.process.last_words())
         };
         match beat {
-            Beat::Ask => self.out.send(0, &ToGuest::Ping),
+            Beat::Ask => self.ask(),
             Beat::Warn(silence) => {
                 let why = silent(self, silence);
                 listener.notice(&format!("warning: {why}; it may come back, and scancel ends it"));
