@@ -6,6 +6,7 @@
 
 mod catalogue;
 mod check;
+mod file_server;
 mod image;
 mod image_build;
 mod kit;
@@ -57,6 +58,9 @@ enum Command {
     Check(check::Arguments),
     /// List the VMs that Slurm runs on this node
     Ps,
+    /// Answer a VM's file requests; started by the runner
+    #[command(hide = true)]
+    FileServer,
 }
 
 /// Runs the program by the name it was started with and its arguments.
@@ -76,6 +80,7 @@ fn main() -> ExitCode {
         Command::Kit(command) => finish_plain(done(config().and_then(|config| kit::run(&config, command)))),
         Command::Template(command) => finish_plain(done(config().and_then(|config| template::run(&config, command)))),
         Command::Check(arguments) => finish_plain(config().and_then(|config| check::run(&config, &arguments))),
+        Command::FileServer => finish_plain(done(file_server::run())),
         Command::Ps => finish_plain(done(config().and_then(|config| ps::run(&config)))),
     }
 }

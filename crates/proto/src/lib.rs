@@ -37,6 +37,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+pub mod files;
 mod frame;
 mod message;
 mod payload;
