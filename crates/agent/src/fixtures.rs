@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::error::{AgentError, Doing};
+use super::machine::Share;
 use super::memory::Arrival;
 use super::oom::OomKills;
 use super::shares::Shares;
@@ -22,14 +23,20 @@ pub(super) struct Fixtures {
 }
 
 impl Fixtures {
+    /// For a guest that gets its shares in this way.
+    pub fn with(shares: Shares) -> Self {
+        Self { shares, ..Self::default() }
+    }
+
     /// Mounts a share where the task expects it.
-    pub fn mount_share(&mut self, tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError> {
+    pub fn mount_share(&mut self, share: Share<'_>) -> Result<(), AgentError> {
+        let path = share.path;
         if !path.is_absolute() {
             return Err(AgentError::Unfit(format!("the share {} has no absolute path", path.display())));
         }
         let made = self.traces.make_directories(Some(path));
         made.doing(|| format!("create the mount point {}", path.display()))?;
-        self.shares.mount(tag, path, read_only)
+        self.shares.mount(share)
     }
 
     /// Prepares the place of a file that the runner sends.

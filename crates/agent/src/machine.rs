@@ -8,7 +8,7 @@ use std::path::Path;
 
 use nix::unistd::Pid;
 
-use proto::{BootTimes, ExitStatus};
+use proto::{BootTimes, ExitStatus, Transport};
 
 use super::accounts::Account;
 use super::error::AgentError;
@@ -21,6 +21,19 @@ pub(super) struct Reaped {
     pub leader: Option<ExitStatus>,
     /// Whether no child is left at all.
     pub none_left: bool,
+}
+
+/// A host directory that the task sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Share<'a> {
+    /// Way of its files.
+    pub transport: Transport,
+    /// Its number for the host.
+    pub number: u16,
+    /// Where it is mounted.
+    pub path: &'a Path,
+    /// Whether nothing may be written there.
+    pub read_only: bool,
 }
 
 /// The guest.
@@ -45,7 +58,7 @@ pub(super) trait Machine {
     /// A message about processes that the guest's kernel killed for lack of memory, if there were any.
     fn killed_for_memory(&mut self) -> Option<String>;
     /// Mounts a share.
-    fn mount_share(&mut self, tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError>;
+    fn mount_share(&mut self, share: Share<'_>) -> Result<(), AgentError>;
     /// Makes a symbolic link for the task.
     fn link(&mut self, path: &Path, target: &Path) -> Result<(), AgentError>;
     /// Checks that the targets of the links exist, now that the shares are mounted.

@@ -28,6 +28,7 @@ mod applet;
 mod boot;
 mod children;
 mod cmdline;
+mod courier;
 mod devices;
 mod error;
 mod exec;
@@ -97,7 +98,8 @@ fn run() -> Result<Infallible, AgentError> {
         kmsg::emergency(&error.to_string());
     }
     let mut port = Port::new(devices.open_port(PORT_NAME)?);
+    let shares = shares::Shares::find(&devices);
     times.ready_ms = sys::uptime_ms();
-    let mut guest = Guest::new(times, outcome.err())?;
+    let mut guest = Guest::new(times, outcome.err(), shares)?;
     serve(&mut port, &mut guest)
 }

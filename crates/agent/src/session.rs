@@ -19,7 +19,7 @@ use super::accounts::Account;
 use super::error::{AgentError, Doing};
 use super::exec;
 use super::files::IncomingFile;
-use super::machine::Machine;
+use super::machine::{Machine, Share};
 use super::memory::LOOK_EVERY;
 use super::port::{Incoming, Port, SendQueue};
 use super::pump::OutputPump;
@@ -296,7 +296,9 @@ impl Collecting {
             ToGuest::Clock(nanoseconds) => return Ok(machine.set_clock(nanoseconds)),
             ToGuest::Hostname(name) => return Ok(machine.set_hostname(name)),
             ToGuest::Entropy(seed) => return Ok(machine.add_entropy(seed)),
-            ToGuest::Share { tag, path, read_only } => return Ok(machine.mount_share(tag, as_path(path), read_only)),
+            ToGuest::Share { transport, number, path, read_only } => {
+                return Ok(machine.mount_share(Share { transport, number, path: as_path(path), read_only }));
+            }
             ToGuest::Link { path, target } => return Ok(machine.link(as_path(path), as_path(target))),
             ToGuest::TakeBack => return Ok(machine.take_back()),
             ToGuest::Cpus(count) => return Ok(machine.use_cpus(count)),

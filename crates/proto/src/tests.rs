@@ -22,7 +22,7 @@ fn every_message_to_the_guest_arrives_as_it_was_sent() {
         ToGuest::Clock(1_700_000_000_000_000_000),
         ToGuest::Hostname(b"vm12-0"),
         ToGuest::Entropy(&[1; 64]),
-        ToGuest::Share { tag: b"s0", path: b"/home/a b", read_only: true },
+        ToGuest::Share { transport: Transport::Fuse, number: 300, path: b"/home/a b", read_only: true },
         ToGuest::Link { path: b"/usr/lib/libx.so.1", target: b"/sw/x/lib/libx.so.1" },
         ToGuest::TakeBack,
         ToGuest::Cpus(16),

@@ -19,10 +19,10 @@ use super::task::{End, Guest, Output, Streams, Task};
 use super::timing::Moments;
 use crate::config::Config;
 use image::Links;
-use proto::{ExitStatus, FailKind};
+use proto::{ExitStatus, FailKind, Transport};
 use qemu::{Accel, BootSource, VmSize};
 use qemu::{Files, QemuProcess};
-use qemu::{HelperDisk, Start, System, VmSpec};
+use qemu::{HelperDisk, Shares, Start, System, VmSpec};
 
 /// The agent's own name in a guest without an image.
 const AGENT: &str = "/init";
@@ -120,7 +120,14 @@ impl Helper<'_> {
         let vm = Vm::new(0, self.spawn(attempt.accel())?, None, Moments::begin(begin));
         let streams = Streams::outputs_only(Output::new(self.stdout, 1)?, Output::new(stderr.as_fd(), 1)?);
         let (signals, links) = (Signals::none()?, Links::default());
-        let guest = Guest { task: &self.task, shares: &[], links: &links, cpus: None, memory: None };
+        let guest = Guest {
+            task: &self.task,
+            shares: &[],
+            transport: Transport::Fuse,
+            links: &links,
+            cpus: None,
+            memory: None,
+        };
         let patience = Patience { attempt, advice: source::advice(&self.source), silence_limit: None, notice: None };
         let mut relay = Relay::new(vec![vm], streams, &signals, guest, patience);
         relay.run()?;
@@ -149,7 +156,7 @@ impl Helper<'_> {
                 channel: inherited.channel.as_raw_fd(),
                 console: inherited.console.as_raw_fd(),
                 monitor: inherited.monitor.as_raw_fd(),
-                shares: &[],
+                shares: Shares::None,
             }
             .args()
         })

@@ -14,6 +14,7 @@ use crate::task::{RawTerminal, Task, same_file, terminal_size};
 use crate::{job, limits, notice, save, shares};
 use image::{Image, ImageError, runs_here};
 use node::layout::this_node;
+use proto::Transport;
 use qemu::{BootSource, MachineType, Share, VmSize};
 
 /// The parts of a slot's VMs: everything that is looked up once.
@@ -27,6 +28,7 @@ pub(crate) struct Parts {
     pub(crate) size: VmSize,
     pub(crate) timeouts: Timeouts,
     pub(crate) shares: Vec<Share>,
+    pub(crate) transport: Transport,
     pub(crate) task: Task,
 }
 
@@ -85,7 +87,9 @@ pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunErr
         Delivered::Disk(disk) => disk,
         Delivered::Interrupted(signal) => return Ok(Prepared::Interrupted(signal)),
     };
-    Ok(Prepared::Parts(Box::new(Parts { image, source, disk, qemu, machine, size, timeouts, shares, task })))
+    let transport = source::transport(config.file_transport);
+    let parts = Parts { image, source, disk, qemu, machine, size, timeouts, shares, transport, task };
+    Ok(Prepared::Parts(Box::new(parts)))
 }
 
 /// The image, if this user and job may use it here.

@@ -15,7 +15,7 @@ use super::*;
 use crate::machine::Reaped;
 use crate::pump::output_index;
 use crate::sys;
-use proto::{BootTimes, DATA_CHUNK, Decoder, ExitStatus, RecvWindow, SendWindow, Stream, WINDOW};
+use proto::{BootTimes, DATA_CHUNK, Decoder, ExitStatus, RecvWindow, SendWindow, Stream, Transport, WINDOW};
 
 const TIMES: BootTimes = BootTimes { agent_ms: 1, modules_ms: 2, ready_ms: 3 };
 
@@ -53,7 +53,7 @@ impl Machine for StandIn {
     fn use_cpus(&mut self, count: u16) -> Result<(), AgentError> {
         self.note(format!("cpus {count}"))
     }
-    fn mount_share(&mut self, _tag: &[u8], path: &Path, read_only: bool) -> Result<(), AgentError> {
+    fn mount_share(&mut self, Share { path, read_only, .. }: Share<'_>) -> Result<(), AgentError> {
         self.note(format!("share {} {read_only}", path.display()))
     }
     fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError> {
@@ -441,7 +441,7 @@ fn the_machine_is_set_up_in_the_order_of_the_messages() {
         ToGuest::Hostname(b"vm1"),
         ToGuest::Entropy(&[1; 32]),
         ToGuest::Cpus(2),
-        ToGuest::Share { tag: b"s0", path: b"/data", read_only: true },
+        ToGuest::Share { transport: Transport::Fuse, number: 0, path: b"/data", read_only: true },
         ToGuest::User { name: b"ada", home: b"/home/ada", shell: b"/bin/sh" },
     ]);
     runner.describe(&["true"]);

@@ -49,7 +49,14 @@ impl Stage {
             .unzip();
         let output = |fd| Output::new(fd, vms.len()).unwrap();
         let streams = Streams::new(self.stdin.0.as_fd(), output(stdout.as_fd()), output(stderr.as_fd())).unwrap();
-        let guest = Guest { task: &self.task, shares: &[], links: &self.links, cpus: None, memory: None };
+        let guest = Guest {
+            task: &self.task,
+            shares: &[],
+            transport: proto::Transport::Fuse,
+            links: &self.links,
+            cpus: None,
+            memory: None,
+        };
         let patience = Patience { attempt: &self.attempt, advice: "", silence_limit: None, notice: None };
         let mut relay = Relay::new(vms, streams, &self.signals, guest, patience);
         relay.greet();

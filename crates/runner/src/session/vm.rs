@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::channel::{Address, Listener, Outgoing, Refusal};
 use super::clock::{AwakeClock, Deadline};
 use super::heartbeat::{Beat, Heartbeat};
+use crate::file_server::FileServer;
 use crate::timing::Moments;
 use proto::{self, DATA_CHUNK, Decoder, Level, ProtoError, ToGuest, ToHost};
 use qemu::{Monitor, QemuProcess, printable};
@@ -77,6 +78,8 @@ pub struct Vm {
     /// Times of events, for `--timing` and the log, without those of its tasks.
     pub moments: Moments,
     process: QemuProcess,
+    /// Serves its shares, if there are any.
+    file_server: Option<FileServer>,
     phase: Phase,
     has_answered: bool,
     nonce: u64,
@@ -97,6 +100,7 @@ impl Vm {
             number,
             moments,
             process,
+            file_server: None,
             phase: Phase::Greeting,
             has_answered: false,
             nonce: 0,
@@ -107,6 +111,11 @@ impl Vm {
             memory_to_plug,
             log_lines: LOG_LINES,
         }
+    }
+
+    /// The VM's shares are served by this process: they end together.
+    pub(crate) fn serve_files(&mut self, server: FileServer) {
+        self.file_server = Some(server);
     }
 
     /// Begins a new session; the agent forgets all earlier ones. The HELLO waits in the channel until the agent
@@ -189,8 +198,11 @@ impl Vm {
     }
 
     /// Other descriptors to poll; they end when QEMU does, but that is noticed through the channel.
-    pub fn texts(&self) -> [BorrowedFd<'_>; 3] {
-        self.process.texts()
+    pub fn texts(&self) -> [BorrowedFd<'_>; 4] {
+        let [console, stderr, monitor] = self.process.texts();
+        // Without a server nothing more is waited for.
+        let server = self.file_server.as_ref().map_or(console, FileServer::events);
+        [console, stderr, monitor, server]
     }
 
     /// When to look again, even if nothing has happened.
@@ -278,6 +290,24 @@ impl Vm {
         if let Some(why) = self.process.monitor.disk_error().filter(|_| !self.is_over()) {
             self.fail(Failure::NodeFailed(why));
         }
+        self.look_at_file_server();
+    }
+
+    /// Tells the file server what it must know. If it has ended, the guest's programs would wait for their files for ever.
+    fn look_at_file_server(&mut self) {
+        let Some(server) = &mut self.file_server else { return };
+        if let Some(regions) = server.wants_memory().and_then(|bytes| self.process.monitor.memory(bytes)) {
+            server.tell_memory(self.process.id(), &regions);
+        }
+        if let Some(end) = server.end() {
+            self.file_server = None;
+            match end {
+                // QEMU has ended, which the channel reports.
+                Ok(()) => {}
+                Err(_) if self.is_over() => {}
+                Err(why) => self.fail(Failure::NodeFailed(why)),
+            }
+        }
     }
 
     /// Passes a line of the agent on. Their number is limited, because they are not under flow control,
@@ -334,14 +364,21 @@ impl Vm {
     }
 
     fn fail(&mut self, failure: Failure) {
-        self.process.kill();
+        self.kill();
         self.close(Some(failure));
     }
 
     /// Ends the VM after its work is done.
     pub fn end(&mut self) {
-        self.process.kill();
+        self.kill();
         self.close(None);
+    }
+
+    fn kill(&mut self) {
+        self.process.kill();
+        if let Some(server) = &mut self.file_server {
+            server.kill();
+        }
     }
 
     /// Ends the session but not the VM: QEMU waits for the next session.
@@ -358,6 +395,7 @@ impl Vm {
     /// Waits until QEMU is gone.
     pub fn reap(&mut self) {
         self.process.finish();
+        self.file_server = None;
         self.moments.resumed = self.process.monitor.resumed();
         self.moments.gone = Some(Instant::now());
     }

@@ -17,7 +17,7 @@ use super::environment;
 use crate::error::{Blame, Context, Fault, RunError};
 use crate::session::Address;
 use image::Links;
-use proto::{DATA_CHUNK, ToGuest};
+use proto::{DATA_CHUNK, ToGuest, Transport};
 use qemu::Share;
 use request::EnvEntry;
 
@@ -179,9 +179,9 @@ impl Task {
             let (path, target) = (path.as_os_str().as_bytes(), target.as_os_str().as_bytes());
             send(ToGuest::Link { path, target });
         }
-        for Share { tag, target, read_only, .. } in guest.shares {
-            let path = target.as_os_str().as_bytes();
-            send(ToGuest::Share { tag: tag.as_bytes(), path, read_only: *read_only });
+        for (number, Share { target, read_only, .. }) in (0..).zip(guest.shares) {
+            let (transport, path) = (guest.transport, target.as_os_str().as_bytes());
+            send(ToGuest::Share { transport, number, path, read_only: *read_only });
         }
         send(user_message(&self.user));
         let groups = self.groups.iter().map(|gid| gid.as_raw()).collect();
@@ -228,6 +228,8 @@ pub struct Guest<'a> {
     pub task: &'a Task,
     /// The host directories they see.
     pub shares: &'a [Share],
+    /// How their files get there.
+    pub transport: Transport,
     /// The image's links into these shares.
     pub links: &'a Links,
     /// Number of processors for the command, if the guests have more.
