@@ -23,13 +23,32 @@
 //! exec. QEMU must be of the same user and dumpable, with no capability that the server lacks. Otherwise the server
 //! says that no slot is usable, and everything is slower and otherwise the same.
 
+mod buffer;
 pub mod control;
+mod dispatch;
 mod error;
+mod gate;
+mod handles;
+mod locks;
+mod nodes;
+mod ops;
 mod process;
+mod server;
+mod share;
+mod slots;
+mod sys;
+mod wire;
 
 pub use error::ServeError;
 
+use std::fs::File;
+use std::io;
 use std::os::fd::{OwnedFd, RawFd};
+use std::sync::Arc;
+use std::thread;
+
+use control::{Memory, Shares};
+use server::Server;
 
 /// The number of the descriptor on which the server finds the port.
 pub const PORT_FD: RawFd = 3;
@@ -48,9 +67,24 @@ pub struct Options {
 /// # Errors
 /// [`ServeError`].
 pub fn serve(options: Options) -> Result<(), ServeError> {
-    let mut control = std::fs::File::from(options.control);
-    let _shares = control::Shares::read(&mut control)?;
-    Ok(())
+    let mut control = File::from(options.control);
+    let shares = Shares::read(&mut control)?;
+    let prepare = |error: sys::Errno| ServeError::Process {
+        what: "prepare for signals",
+        source: io::Error::from_raw_os_error(error.0),
+    };
+    sys::lock::prepare().map_err(prepare)?;
+    let server = Server::new(options.port, share::open_all(&shares)?);
+    let listener = Arc::downgrade(&server);
+    let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
+        // What the runner cannot say is not said: then data travels over the port.
+        let memory = Memory::read(&mut control).unwrap_or(None);
+        if let Some(server) = listener.upgrade() {
+            server.memory(memory);
+        }
+    });
+    thread.map_err(|source| ServeError::Process { what: "start a thread", source })?;
+    server.run()
 }
 
 /// The whole process `spank-vm file-server`: confines itself, and serves what the runner left for it.

@@ -50,7 +50,7 @@ impl fmt::Display for InitError {
         match self {
             Self::NotInit => f.write_str("the first FUSE request is no INIT"),
             Self::Version { major, minor } => {
-                write!(f, "the kernel speaks FUSE {major}.{minor}, needed is 7.9 or later (Linux 2.6.24)")
+                write!(f, "the kernel speaks FUSE {major}.{minor}, needed is 7.12 or later (Linux 2.6.31)")
             }
         }
     }
@@ -69,7 +69,7 @@ pub fn init_reply(request: &[u8]) -> Result<Vec<u8>, InitError> {
         return Err(InitError::NotInit);
     }
     let (Some(major), Some(minor)) = (body(0), body(1)) else { return Err(InitError::NotInit) };
-    if major < MAJOR || (major == MAJOR && minor < 9) {
+    if major < MAJOR || (major == MAJOR && minor < 12) {
         return Err(InitError::Version { major, minor });
     }
     let mut out = Vec::with_capacity(80);

@@ -153,7 +153,7 @@ fn a_kernel_gets_only_flags_that_it_offers() {
 
 #[test]
 fn a_first_request_that_cannot_be_answered_is_an_error() {
-    assert_eq!(init_reply(&init(7, 8, 0)), Err(InitError::Version { major: 7, minor: 8 }));
+    assert_eq!(init_reply(&init(7, 11, 0)), Err(InitError::Version { major: 7, minor: 11 }));
     assert_eq!(init_reply(&init(8, 0, 0)).unwrap().len(), fuse::OUT_HEADER + 8);
     assert_eq!(init_reply(&[0; 40]), Err(InitError::NotInit));
     assert_eq!(init_reply(&init(7, 40, 0)[..50]), Err(InitError::NotInit));

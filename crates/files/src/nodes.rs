@@ -1,0 +1,385 @@
+//! The files of a share that the guest's kernel knows, by number.
+//!
+//! A node's number says nothing of the host and is valid in its share only. A node keeps an O_PATH descriptor, with
+//! which its file is found whatever its names become. Descriptors are few: one that was not used for long is closed, and
+//! opened again by the name where the file was seen last, if that is still the same file; else the node is ESTALE.
+
+use std::collections::{HashMap, VecDeque};
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use proto::files::fuse::ROOT;
+
+use super::sys::{Errno, Result, fstat, openat};
+
+/// What makes two names one file.
+pub(crate) type Key = (u64, u64);
+
+/// A file as its share knows it. See the module.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) id: u64,
+    pub(crate) key: Key,
+    /// Its type, as in `st_mode`.
+    pub(crate) kind: u32,
+    /// How many handles are open: its descriptor stays.
+    pub(crate) opens: AtomicU32,
+    used: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Lookups that the guest has not forgotten.
+    lookups: u64,
+    fd: Option<Arc<OwnedFd>>,
+    /// Directory and name where it was seen last.
+    place: Option<(u64, CString)>,
+    told: Option<Told>,
+}
+
+/// What the guest was told last of a file, and whether its cached data can be trusted as long as that is true.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    version: Version,
+    /// The file was read so soon after its last change that another change may have left the same time.
+    racy: bool,
+}
+
+/// By what a change of a file is noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Version {
+    size: i64,
+    mtime: (i64, i64),
+    ctime: (i64, i64),
+}
+
+impl Version {
+    pub(crate) fn of(stat: &libc::stat) -> Self {
+        let (mtime, ctime) = ((stat.st_mtime, stat.st_mtime_nsec), (stat.st_ctime, stat.st_ctime_nsec));
+        Self { size: stat.st_size, mtime, ctime }
+    }
+}
+
+/// How a file is, compared with what the guest believes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Belief {
+    /// True, and so is the data that it has.
+    True,
+    /// The attributes are true; the data may be old.
+    Doubtful,
+    /// Not true.
+    False,
+}
+
+/// Changes within this many seconds may leave the same time: the coarsest clock of a file system in use.
+const GRAIN: i64 = 2;
+
+impl Node {
+    /// Remembers what the guest is told.
+    pub(crate) fn tell(&self, stat: &libc::stat) {
+        let version = Version::of(stat);
+        let mut state = lock(&self.state);
+        let racy = state.told.is_some_and(|told| told.racy && told.version == version);
+        state.told = Some(Told { version, racy });
+    }
+
+    /// Nothing that the guest believes is sure.
+    pub(crate) fn untell(&self) {
+        lock(&self.state).told = None;
+    }
+
+    /// Notes that the guest reads data at the time `now`, in seconds.
+    pub(crate) fn read_at(&self, now: i64) {
+        if let Some(told) = &mut lock(&self.state).told {
+            told.racy |= now - told.version.mtime.0 < GRAIN;
+        }
+    }
+
+    /// Compares, and takes what is now as told: the guest drops what it has if the answer is not `True`.
+    pub(crate) fn compare(&self, stat: &libc::stat) -> Belief {
+        let version = Version::of(stat);
+        let mut state = lock(&self.state);
+        let belief = match state.told {
+            Some(told) if told.version == version && !told.racy => Belief::True,
+            Some(told) if told.version == version => Belief::Doubtful,
+            _ => Belief::False,
+        };
+        state.told = Some(Told { version, racy: false });
+        belief
+    }
+
+    pub(crate) fn is(&self, kind: u32) -> bool {
+        self.kind == kind
+    }
+}
+
+/// The nodes of all shares together cannot be more.
+const NODES_MAX: usize = 4 * 1024 * 1024;
+
+/// Beyond this, listing a directory makes no new ones.
+const LISTED_MAX: usize = 1024 * 1024;
+
+/// What all shares of a VM have together.
+#[derive(Debug)]
+pub(crate) struct Bounds {
+    nodes: AtomicUsize,
+    nodes_max: usize,
+    listed_max: usize,
+    /// Descriptors of nodes, per share.
+    cached_max: usize,
+}
+
+impl Bounds {
+    /// Bounds for a process that may have so many descriptors for the nodes of each share.
+    pub(crate) fn new(cached_max: usize) -> Self {
+        Self { nodes: AtomicUsize::new(0), nodes_max: NODES_MAX, listed_max: LISTED_MAX, cached_max: cached_max.max(4) }
+    }
+}
+
+/// All nodes of a share.
+#[derive(Debug)]
+pub(crate) struct Nodes {
+    table: Mutex<Table>,
+    bounds: Arc<Bounds>,
+    root: Arc<Node>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    by_id: HashMap<u64, Arc<Node>>,
+    by_key: HashMap<Key, u64>,
+    last: u64,
+    /// Nodes with a descriptor, the oldest first.
+    cached: VecDeque<u64>,
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn key(stat: &libc::stat) -> Key {
+    (stat.st_dev, stat.st_ino)
+}
+
+impl Nodes {
+    /// A table with only the root, which `fd` refers to.
+    pub(crate) fn new(fd: OwnedFd, bounds: Arc<Bounds>) -> Result<Self> {
+        let stat = fstat(fd.as_fd())?;
+        let root = Arc::new(node(ROOT, &stat, Some(fd), None));
+        let mut table = Table { last: ROOT, ..Table::default() };
+        table.by_id.insert(ROOT, Arc::clone(&root));
+        table.by_key.insert(root.key, ROOT);
+        bounds.nodes.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { table: Mutex::new(table), bounds, root })
+    }
+
+    /// A node by its number; ESTALE for a number that was never given or is forgotten.
+    pub(crate) fn get(&self, id: u64) -> Result<Arc<Node>> {
+        lock(&self.table).by_id.get(&id).cloned().ok_or(Errno(libc::ESTALE))
+    }
+
+    /// The node of a file that is known already.
+    pub(crate) fn known(&self, stat: &libc::stat) -> Option<Arc<Node>> {
+        let table = lock(&self.table);
+        let node = table.by_key.get(&key(stat)).and_then(|id| table.by_id.get(id))?;
+        (node.kind == stat.st_mode & libc::S_IFMT).then(|| Arc::clone(node))
+    }
+
+    /// Whether the node has a descriptor.
+    pub(crate) fn has_fd(&self, node: &Node) -> bool {
+        lock(&node.state).fd.is_some()
+    }
+
+    /// The node of the file that was found at `place`, with one lookup more. `fd` becomes its descriptor if it has none.
+    pub(crate) fn found(&self, stat: &libc::stat, fd: Option<OwnedFd>, place: (u64, &CStr)) -> Result<Arc<Node>> {
+        self.insert(stat, fd, place, self.bounds.nodes_max)
+    }
+
+    /// As [`Self::found`] without a descriptor, for the entries of a listing: fails earlier.
+    pub(crate) fn listed(&self, stat: &libc::stat, place: (u64, &CStr)) -> Result<Arc<Node>> {
+        self.insert(stat, None, place, self.bounds.listed_max)
+    }
+
+    fn insert(
+        &self,
+        stat: &libc::stat,
+        fd: Option<OwnedFd>,
+        (parent, name): (u64, &CStr),
+        nodes_max: usize,
+    ) -> Result<Arc<Node>> {
+        let mut closed = Vec::new();
+        let mut table = lock(&self.table);
+        let known = table.by_key.get(&key(stat)).and_then(|id| table.by_id.get(id)).cloned();
+        let kind = stat.st_mode & libc::S_IFMT;
+        if let Some(node) = known.filter(|node| node.kind == kind) {
+            let mut state = lock(&node.state);
+            state.lookups = state.lookups.saturating_add(1);
+            if node.id != ROOT && state.place.as_ref().is_none_or(|place| place.0 != parent || *place.1 != *name) {
+                state.place = Some((parent, name.to_owned()));
+            }
+            let is_new = state.fd.is_none() && fd.is_some();
+            if is_new {
+                state.fd = fd.map(Arc::new);
+            }
+            drop(state);
+            if is_new {
+                table.cache(&node, self.bounds.cached_max, &mut closed);
+            }
+            return Ok(node);
+        }
+        if self.bounds.nodes.load(Ordering::Relaxed) >= nodes_max {
+            return Err(Errno(libc::ENFILE));
+        }
+        self.bounds.nodes.fetch_add(1, Ordering::Relaxed);
+        table.last += 1;
+        let has_fd = fd.is_some();
+        let node = Arc::new(node(table.last, stat, fd, Some((parent, name.to_owned()))));
+        table.by_id.insert(node.id, Arc::clone(&node));
+        table.by_key.insert(node.key, node.id);
+        if has_fd {
+            table.cache(&node, self.bounds.cached_max, &mut closed);
+        }
+        drop(table);
+        // Descriptors are closed after the lock is given back.
+        Ok(node)
+    }
+
+    /// Takes `count` lookups from a node; a guest that forgets more than it looked up harms only itself.
+    pub(crate) fn forget(&self, id: u64, count: u64) {
+        let mut table = lock(&self.table);
+        let Some(node) = table.by_id.get(&id).cloned().filter(|node| node.id != ROOT) else { return };
+        let mut state = lock(&node.state);
+        state.lookups = state.lookups.saturating_sub(count);
+        if state.lookups > 0 {
+            return;
+        }
+        drop(state);
+        table.by_id.remove(&id);
+        if table.by_key.get(&node.key) == Some(&id) {
+            table.by_key.remove(&node.key);
+        }
+        if table.cached.len() > 2 * table.by_id.len() + 64 {
+            let Table { by_id, cached, .. } = &mut *table;
+            cached.retain(|id| by_id.contains_key(id));
+        }
+        self.bounds.nodes.fetch_sub(1, Ordering::Relaxed);
+        drop(table);
+    }
+
+    /// The file is at `place` from now on.
+    pub(crate) fn moved(&self, node: &Node, (parent, name): (u64, &CStr)) {
+        if node.id != ROOT {
+            lock(&node.state).place = Some((parent, name.to_owned()));
+        }
+    }
+
+    /// The node's descriptor.
+    pub(crate) fn fd(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
+        node.used.store(true, Ordering::Relaxed);
+        if let Some(fd) = &lock(&node.state).fd {
+            return Ok(Arc::clone(fd));
+        }
+        self.resolve(node)
+    }
+
+    /// Opens a node whose descriptor was closed, and the directories above it where they were.
+    fn resolve(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
+        let mut way = vec![Arc::clone(node)];
+        let mut fd = loop {
+            let last = way.last().unwrap_or(node);
+            let place = lock(&last.state).place.clone();
+            let parent = self.get(place.ok_or(Errno(libc::ESTALE))?.0)?;
+            if let Some(fd) = &lock(&parent.state).fd {
+                break Arc::clone(fd);
+            }
+            if way.len() > DEPTH_MAX {
+                return Err(Errno(libc::ESTALE));
+            }
+            way.push(parent);
+        };
+        for node in way.iter().rev() {
+            let place = lock(&node.state).place.clone();
+            let (_, name) = place.ok_or(Errno(libc::ESTALE))?;
+            let kind = if node.is(libc::S_IFDIR) { libc::O_DIRECTORY } else { 0 };
+            let opened = openat(fd.as_fd(), &name, libc::O_PATH | libc::O_NOFOLLOW | kind, 0);
+            let opened = opened.map_err(|error| match error {
+                // Another file has the name now, or none.
+                Errno(libc::ENOENT | libc::ENOTDIR | libc::ELOOP) => Errno(libc::ESTALE),
+                other => other,
+            })?;
+            let stat = fstat(opened.as_fd())?;
+            if key(&stat) != node.key || stat.st_mode & libc::S_IFMT != node.kind {
+                return Err(Errno(libc::ESTALE));
+            }
+            fd = self.keep(node, opened);
+        }
+        Ok(fd)
+    }
+
+    /// Gives a node this descriptor unless it has one; the one that it has then.
+    pub(crate) fn keep(&self, node: &Arc<Node>, fd: OwnedFd) -> Arc<OwnedFd> {
+        let mut closed = Vec::new();
+        let mut table = lock(&self.table);
+        let mut state = lock(&node.state);
+        if let Some(fd) = &state.fd {
+            return Arc::clone(fd);
+        }
+        let fd = Arc::new(fd);
+        state.fd = Some(Arc::clone(&fd));
+        drop(state);
+        table.cache(node, self.bounds.cached_max, &mut closed);
+        drop(table);
+        fd
+    }
+
+    /// The share's root.
+    pub(crate) fn root(&self) -> &Arc<Node> {
+        &self.root
+    }
+
+    /// How many nodes there are.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.table).by_id.len()
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        self.bounds.nodes.fetch_sub(lock(&self.table).by_id.len(), Ordering::Relaxed);
+    }
+}
+
+/// No path of the host has more components that are not in use.
+const DEPTH_MAX: usize = 64 * 1024;
+
+/// How many candidates are looked at when a descriptor has to be closed.
+const CANDIDATES: usize = 32;
+
+impl Table {
+    /// Notes that `node` has a descriptor, and takes the descriptors of others if there are too many.
+    fn cache(&mut self, node: &Node, max: usize, closed: &mut Vec<Arc<OwnedFd>>) {
+        self.cached.push_back(node.id);
+        for _ in 0..CANDIDATES {
+            if self.cached.len() <= max {
+                break;
+            }
+            let Some(id) = self.cached.pop_front() else { break };
+            let Some(old) = self.by_id.get(&id).filter(|old| old.id != ROOT) else { continue };
+            if id == node.id || old.opens.load(Ordering::Relaxed) > 0 || old.used.swap(false, Ordering::Relaxed) {
+                self.cached.push_back(id);
+                continue;
+            }
+            closed.extend(lock(&old.state).fd.take());
+        }
+    }
+}
+
+fn node(id: u64, stat: &libc::stat, fd: Option<OwnedFd>, place: Option<(u64, CString)>) -> Node {
+    let state = State { lookups: 1, fd: fd.map(Arc::new), place, told: None };
+    let (used, opens) = (AtomicBool::new(true), AtomicU32::new(0));
+    Node { id, key: key(stat), kind: stat.st_mode & libc::S_IFMT, opens, used, state: Mutex::new(state) }
+}
