@@ -132,9 +132,12 @@ impl Shares {
 
     /// Unmounts all shares, the last mounted first.
     pub fn unmount_all(&mut self) {
-        while let Some(Mounted { path, .. }) = self.mounted.pop() {
+        while let Some(Mounted { path, transport }) = self.mounted.pop() {
             // Detached: a process that still has a file open there will die soon, and must not delay the next session.
-            let _ = umount2(&path, MntFlags::MNT_DETACH);
+            let mut flags = MntFlags::MNT_DETACH;
+            // What waits for an answer there gets an error, and the courier the end of the mount.
+            flags.set(MntFlags::MNT_FORCE, transport == Transport::Fuse);
+            let _ = umount2(&path, flags);
         }
         if let Some(courier) = &mut self.courier {
             courier.end();

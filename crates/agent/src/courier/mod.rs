@@ -15,7 +15,6 @@
 mod birth;
 mod carry;
 mod control;
-mod outbox;
 mod request;
 mod slots;
 

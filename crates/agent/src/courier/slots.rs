@@ -10,6 +10,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -32,10 +33,51 @@ pub(super) struct Slots {
     announced: Announced,
     /// Hold the pages.
     _pipes: Vec<(OwnedFd, OwnedFd)>,
+    state: Mutex<State>,
+}
+
+// SAFETY: the pointer is to a mapping that lives as long as this process, and who may use which part of it is a matter of
+// `state`.
+unsafe impl Send for Slots {}
+// SAFETY: as before.
+unsafe impl Sync for Slots {}
+
+#[derive(Debug, Default)]
+struct State {
     /// How many the host can use.
     usable: usize,
     /// Which are free, the last one next: so as few pages as possible are ever touched in a clone.
     free: Vec<u32>,
+}
+
+/// A slot that belongs to one thread, until it is lent to the host or dropped.
+#[derive(Debug)]
+pub(super) struct Taken<'a> {
+    slots: &'a Slots,
+    number: u32,
+    is_lent: bool,
+}
+
+impl Taken<'_> {
+    /// Its bytes.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: within the mapping. Nobody else has this slot, and the host uses only what it was lent.
+        unsafe { std::slice::from_raw_parts_mut(self.slots.start(self.number), MAX_DATA) }
+    }
+
+    /// Lends it to the host, which gives it back with a reply.
+    pub fn lend(mut self) -> u32 {
+        self.is_lent = true;
+        self.number
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if !self.is_lent {
+            self.slots.give_back(self.number);
+        }
+    }
 }
 
 impl Slots {
@@ -58,13 +100,7 @@ impl Slots {
         }
         let pipes = (0..COUNT).map(|slot| pin(base, slot)).collect::<nix::Result<Vec<_>>>()?;
         let pages = addresses(base, bytes / PAGE)?;
-        Ok(Self {
-            base,
-            announced: Announced { size: MAX_DATA as u32, pages },
-            _pipes: pipes,
-            usable: 0,
-            free: Vec::new(),
-        })
+        Ok(Self { base, announced: Announced { size: MAX_DATA as u32, pages }, _pipes: pipes, state: Mutex::default() })
     }
 
     /// What the host is told.
@@ -73,29 +109,38 @@ impl Slots {
     }
 
     /// The host can use so many, from the first on. All are free.
-    pub fn set_usable(&mut self, count: u32) {
-        self.usable = (count as usize).min(COUNT);
-        self.free = (0..self.usable as u32).rev().collect();
+    pub fn set_usable(&self, count: u32) {
+        let usable = (count as usize).min(COUNT);
+        *self.state() = State { usable, free: (0..usable as u32).rev().collect() };
     }
 
     /// A free one.
-    pub fn take(&mut self) -> Option<u32> {
-        self.free.pop()
+    pub fn take(&self) -> Option<Taken<'_>> {
+        self.state().free.pop().map(|number| Taken { slots: self, number, is_lent: false })
     }
 
-    /// Frees one that was taken.
-    pub fn give_back(&mut self, slot: u32) {
-        if (slot as usize) < self.usable && !self.free.contains(&slot) {
-            self.free.push(slot);
+    /// Frees one that the host gave back.
+    pub fn give_back(&self, slot: u32) {
+        let mut state = self.state();
+        if (slot as usize) < state.usable && !state.free.contains(&slot) {
+            state.free.push(slot);
         }
     }
 
-    /// The bytes of a slot that the caller has: the host does not use it at the moment.
-    pub fn bytes(&mut self, slot: u32) -> &mut [u8] {
+    /// The first `bytes` bytes of a slot whose request the host has just answered; to be given back afterwards.
+    pub fn filled(&self, slot: u32, bytes: usize) -> &[u8] {
+        // SAFETY: within the mapping. The host writes to a slot only before its reply, and nobody else has it yet.
+        unsafe { std::slice::from_raw_parts(self.start(slot), bytes.min(MAX_DATA)) }
+    }
+
+    fn start(&self, slot: u32) -> *mut u8 {
         let slot = (slot as usize).min(COUNT - 1);
-        // SAFETY: within the mapping, which lives as long as this process. The host writes to a slot only between a request
-        // that names it and its reply, and then nobody here looks at it.
-        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(slot * MAX_DATA), MAX_DATA) }
+        // SAFETY: within the mapping.
+        unsafe { self.base.as_ptr().add(slot * MAX_DATA) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -144,7 +189,7 @@ mod tests {
 
     #[test]
     fn slots_are_taken_and_given_back_and_the_first_comes_first() {
-        let Ok(mut slots) = Slots::make() else {
+        let Ok(slots) = Slots::make() else {
             // Pages have no numbers for an ordinary user.
             assert!(!nix::unistd::geteuid().is_root());
             return;
@@ -154,15 +199,19 @@ mod tests {
         pages.sort_unstable();
         pages.dedup();
         assert_eq!(pages.len(), COUNT * MAX_DATA / PAGE);
-        assert_eq!(slots.take(), None);
+        assert!(slots.take().is_none());
         slots.set_usable(2);
-        assert_eq!((slots.take(), slots.take(), slots.take()), (Some(0), Some(1), None));
+        assert_eq!(slots.take().map(|slot| slot.number), Some(0), "it was dropped, and is the first again");
+        let (first, mut second) = (slots.take().unwrap(), slots.take().unwrap());
+        assert_eq!((first.number, second.number, slots.take().is_none()), (0, 1, true));
+        second.bytes()[MAX_DATA - 1] = 5;
+        assert_eq!((first.lend(), second.lend()), (0, 1));
+        assert_eq!((slots.filled(0, MAX_DATA)[MAX_DATA - 1], slots.filled(1, MAX_DATA + 1)[MAX_DATA - 1]), (0, 5));
         slots.give_back(7);
-        assert_eq!(slots.take(), None);
+        assert!(slots.take().is_none());
         slots.give_back(0);
         slots.give_back(0);
-        assert_eq!((slots.take(), slots.take()), (Some(0), None));
-        slots.bytes(1)[MAX_DATA - 1] = 5;
-        assert_eq!((slots.bytes(0)[MAX_DATA - 1], slots.bytes(1)[MAX_DATA - 1]), (0, 5));
+        let first = slots.take();
+        assert!(first.is_some() && slots.take().is_none());
     }
 }
