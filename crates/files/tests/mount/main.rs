@@ -6,11 +6,13 @@
 mod attributes;
 mod basics;
 mod links;
+mod locks;
 mod mounted;
 mod names;
 mod pair;
 mod processes;
 mod pump;
+mod sharing;
 
 use std::process::ExitCode;
 
@@ -29,11 +31,13 @@ fn main() -> ExitCode {
     if !arguments.list {
         needs();
     }
-    let groups: [(&str, &[Test]); 4] = [
+    let groups: [(&str, &[Test]); 6] = [
         ("attributes", attributes::TESTS),
         ("basics", basics::TESTS),
         ("links", links::TESTS),
+        ("locks", locks::TESTS),
         ("names", names::TESTS),
+        ("sharing", sharing::TESTS),
     ];
     let trial = |group: &str, (name, test): Test| {
         Trial::test(format!("{group}::{name}"), move || {

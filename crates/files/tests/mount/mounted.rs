@@ -80,6 +80,13 @@ impl Mounted {
         self.server.wait().unwrap();
     }
 
+    /// Kills the pump, which closes the port; how the server ended.
+    pub fn end_of_port(mut self) -> Option<i32> {
+        self.pump.kill().unwrap();
+        self.pump.wait().unwrap();
+        self.server.wait().unwrap().code()
+    }
+
     /// The server's process.
     pub fn server_pid(&self) -> u32 {
         self.server.id()
@@ -101,6 +108,7 @@ impl Drop for Mounted {
         let _ = umount2(&self.path, MntFlags::MNT_DETACH);
         let _ = self.pump.kill();
         let _ = self.pump.wait();
+        // It may have ended already.
         let _ = self.server.kill();
         let _ = self.server.wait();
     }
