@@ -73,7 +73,8 @@ fn extended_attributes_pass() {
         let none = text(xattr::get(&path, "user.none"));
         xattr::set(&path, "user.a", b"\0binary\xff").unwrap();
         xattr::set(&path, "user.b", &[7; 2000]).unwrap();
-        let mut names: Vec<_> = xattr::list(&path).unwrap().filter(|name| name.as_encoded_bytes().starts_with(b"user.")).collect();
+        let mut names: Vec<_> =
+            xattr::list(&path).unwrap().filter(|name| name.as_encoded_bytes().starts_with(b"user.")).collect();
         names.sort();
         let values = (xattr::get(&path, "user.a").unwrap(), text(xattr::get(&path, "user.b")));
         xattr::remove(&path, "user.a").unwrap();
@@ -85,7 +86,9 @@ fn extended_attributes_pass() {
 /// An ACL as the kernel stores it: mode of the owner, of user 1000, of the group, mask, others.
 fn acl(owner: u16, user: u16, mask: u16) -> Vec<u8> {
     let mut bytes = 2_u32.to_le_bytes().to_vec();
-    for (tag, perm, id) in [(1, owner, u32::MAX), (2, user, 1000), (4, 5, u32::MAX), (16, mask, u32::MAX), (32, 0, u32::MAX)] {
+    for (tag, perm, id) in
+        [(1, owner, u32::MAX), (2, user, 1000), (4, 5, u32::MAX), (16, mask, u32::MAX), (32, 0, u32::MAX)]
+    {
         bytes.extend_from_slice(&[(tag as u16).to_le_bytes(), perm.to_le_bytes()].concat());
         bytes.extend_from_slice(&id.to_le_bytes());
     }

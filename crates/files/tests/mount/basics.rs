@@ -76,7 +76,8 @@ fn a_file_without_a_name_can_get_one() {
         let before = file.metadata().unwrap().nlink();
         let from = format!("/proc/self/fd/{}", file.as_raw_fd());
         let flags = nix::fcntl::AtFlags::AT_SYMLINK_FOLLOW;
-        nix::unistd::linkat(nix::fcntl::AT_FDCWD, from.as_str(), nix::fcntl::AT_FDCWD, &dir.join("named"), flags).unwrap();
+        nix::unistd::linkat(nix::fcntl::AT_FDCWD, from.as_str(), nix::fcntl::AT_FDCWD, &dir.join("named"), flags)
+            .unwrap();
         Some((before, fs::read(dir.join("named")).unwrap(), fs::metadata(dir.join("named")).unwrap().mode()))
     });
 }
@@ -93,7 +94,11 @@ fn space_is_reserved_and_holes_are_made_and_found() {
         let mut byte = [9];
         file.read_exact_at(&mut byte, 70_000).unwrap();
         let find = |at, whence| lseek(&file, at, whence).unwrap();
-        let found = (find(0, Whence::SeekHole), find(65_536, Whence::SeekData), number(lseek(&file, 2 << 20, Whence::SeekData)));
+        let found = (
+            find(0, Whence::SeekHole),
+            find(65_536, Whence::SeekData),
+            number(lseek(&file, 2 << 20, Whence::SeekData)),
+        );
         let negative = number(fallocate(&file, FallocateFlags::empty(), 0, 0));
         (reserved.len(), reserved.blocks(), byte, found, negative, file.metadata().unwrap().len())
     });

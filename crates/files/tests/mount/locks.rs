@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use super::Test;
 use super::mounted::Mounted;
 use super::pair::{Pair, errno};
-use super::processes::{lock_in_the_way, posix_lock};
+use super::processes::{Flock, lock_in_the_way, posix_lock};
 
 pub const TESTS: &[Test] = &[
     ("posix_locks_hold_between_guest_and_host_both_ways", posix_locks_hold_between_guest_and_host_both_ways),
@@ -88,7 +88,7 @@ fn posix_locks_go_with_the_first_close() {
 fn a_file_that_may_no_longer_be_opened_is_locked() {
     let pair = Pair::new();
     let guest = open(pair.guest().join("f"));
-    fs::set_permissions(pair.host.join("f"), std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+    fs::set_permissions(pair.host.join("f"), std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
     posix_lock(&guest, libc::F_WRLCK, ALL, false).unwrap();
     let host = open(pair.host.join("f"));
     assert_eq!(host_lock(&host, libc::F_RDLCK, ALL), libc::EAGAIN);
@@ -101,32 +101,44 @@ fn flock_holds_between_two_guests_and_the_host() {
     let second = Mounted::directory(&pair.host);
     let files = [open(pair.guest().join("f")), open(second.path.join("f")), open(pair.host.join("f"))];
     for holder in &files {
-        holder.try_lock().unwrap();
+        holder.try_exclusive().unwrap();
         let others = files.iter().filter(|file| file.as_raw_fd() != holder.as_raw_fd());
-        assert!(others.clone().all(|other| other.try_lock().is_err() && other.try_lock_shared().is_err()));
-        holder.unlock().unwrap();
+        assert!(others.clone().all(|other| other.try_exclusive().is_err() && other.try_shared().is_err()));
+        holder.release().unwrap();
     }
-    files.iter().for_each(|file| file.try_lock_shared().unwrap());
-    assert!(files[0].try_lock().is_err());
+    files.iter().for_each(|file| file.try_shared().unwrap());
+    assert!(files[0].try_exclusive().is_err());
 }
 
 fn a_process_that_waits_for_a_lock_gets_it() {
     let pair = Pair::new();
     let host = open(pair.host.join("f"));
     for flock in [true, false] {
-        if flock { host.try_lock().unwrap() } else { assert_eq!(host_lock(&host, libc::F_WRLCK, ALL), 0) }
+        if flock {
+            host.try_exclusive().unwrap();
+        } else {
+            assert_eq!(host_lock(&host, libc::F_WRLCK, ALL), 0);
+        }
         let (path, (begins, got)) = (pair.guest().join("f"), mpsc::channel());
         let waiting = std::thread::spawn(move || {
             let file = open(path);
             begins.send("begins").unwrap();
-            if flock { file.lock().unwrap() } else { posix_lock(&file, libc::F_WRLCK, ALL, true).unwrap() }
+            if flock {
+                file.exclusive().unwrap();
+            } else {
+                posix_lock(&file, libc::F_WRLCK, ALL, true).unwrap();
+            }
             begins.send("has it").unwrap();
         });
         assert_eq!(got.recv_timeout(UNTIL), Ok("begins"));
         assert!(got.recv_timeout(Duration::from_millis(200)).is_err(), "it has a lock that the host holds");
         // Others go on in the meantime.
         fs::write(pair.guest().join("other"), b"x").unwrap();
-        if flock { host.unlock().unwrap() } else { assert_eq!(host_lock(&host, libc::F_UNLCK, ALL), 0) }
+        if flock {
+            host.release().unwrap();
+        } else {
+            assert_eq!(host_lock(&host, libc::F_UNLCK, ALL), 0);
+        }
         assert_eq!(got.recv_timeout(UNTIL), Ok("has it"));
         waiting.join().unwrap();
     }
@@ -135,22 +147,29 @@ fn a_process_that_waits_for_a_lock_gets_it() {
 fn a_process_that_waits_for_a_lock_can_be_killed() {
     let pair = Pair::new();
     let host = open(pair.host.join("f"));
-    host.try_lock().unwrap();
+    host.try_exclusive().unwrap();
     assert_eq!(host_lock(&host, libc::F_WRLCK, ALL), 0);
     for how in ["flock", "lockf"] {
-        let code = format!("import fcntl,sys\nf=open(sys.argv[1],'r+')\nprint('begins',flush=True)\nfcntl.{how}(f,fcntl.LOCK_EX)");
-        let mut waits = Command::new("python3").args(["-c", &code]).arg(pair.guest().join("f")).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let code = format!(
+            "import fcntl,sys\nf=open(sys.argv[1],'r+')\nprint('begins',flush=True)\nfcntl.{how}(f,fcntl.LOCK_EX)"
+        );
+        let mut waits = Command::new("python3")
+            .args(["-c", &code])
+            .arg(pair.guest().join("f"))
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut line = String::new();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(waits.stdout.take().unwrap()), &mut line).unwrap();
         std::thread::sleep(Duration::from_millis(100));
         nix::sys::signal::kill(Pid::from_raw(waits.id() as i32), Signal::SIGKILL).unwrap();
         assert!(!waits.wait().unwrap().success());
     }
-    host.unlock().unwrap();
+    host.release().unwrap();
     assert_eq!(host_lock(&host, libc::F_UNLCK, ALL), 0);
     // What was killed has taken no lock behind everybody's back.
     assert_eq!(python(TRY, &pair.guest().join("f")), "got");
-    open(pair.guest().join("f")).try_lock().unwrap();
+    open(pair.guest().join("f")).try_exclusive().unwrap();
     let file = open(pair.guest().join("f"));
     file.write_all_at(b"x", 0).unwrap();
 }
@@ -159,11 +178,11 @@ fn locks_die_with_the_server() {
     let mut pair = Pair::new();
     let guest = open(pair.guest().join("f"));
     posix_lock(&guest, libc::F_WRLCK, ALL, false).unwrap();
-    guest.try_lock().unwrap();
+    guest.try_exclusive().unwrap();
     let host = open(pair.host.join("f"));
-    assert!(host.try_lock().is_err());
+    assert!(host.try_exclusive().is_err());
     pair.mounted.kill_server();
-    host.try_lock().unwrap();
+    host.try_exclusive().unwrap();
     assert_eq!(host_lock(&host, libc::F_WRLCK, ALL), 0);
     // The mount is dead, and says so at once.
     let dead = errno(fs::metadata(pair.guest().join("other")));

@@ -5,6 +5,7 @@
 
 mod attributes;
 mod basics;
+mod hostile;
 mod links;
 mod locks;
 mod mounted;
@@ -12,6 +13,8 @@ mod names;
 mod pair;
 mod processes;
 mod pump;
+mod random;
+mod raw;
 mod sharing;
 
 use std::process::ExitCode;
@@ -31,12 +34,14 @@ fn main() -> ExitCode {
     if !arguments.list {
         needs();
     }
-    let groups: [(&str, &[Test]); 6] = [
+    let groups: [(&str, &[Test]); 8] = [
         ("attributes", attributes::TESTS),
         ("basics", basics::TESTS),
+        ("hostile", hostile::TESTS),
         ("links", links::TESTS),
         ("locks", locks::TESTS),
         ("names", names::TESTS),
+        ("random", random::TESTS),
         ("sharing", sharing::TESTS),
     ];
     let trial = |group: &str, (name, test): Test| {

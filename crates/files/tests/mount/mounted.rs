@@ -10,6 +10,8 @@ use std::process::{Child, Command, Stdio};
 use files::control::{Memory, Region, Share, Shares};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::processes::start_server;
@@ -42,7 +44,11 @@ impl Mounted {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("mount");
         let is_dir = source.is_dir();
-        if is_dir { std::fs::create_dir(&path).unwrap() } else { drop(File::create(&path).unwrap()) }
+        if is_dir {
+            std::fs::create_dir(&path).unwrap();
+        } else {
+            drop(File::create(&path).unwrap());
+        }
 
         let (mut control, server_control) = UnixStream::pair().unwrap();
         let (port, server_port) = UnixStream::pair().unwrap();
@@ -78,6 +84,16 @@ impl Mounted {
     pub fn kill_server(&mut self) {
         self.server.kill().unwrap();
         self.server.wait().unwrap();
+    }
+
+    /// Lets the server hang.
+    pub fn stop_server(&self) {
+        kill(Pid::from_raw(self.server.id() as i32), Signal::SIGSTOP).unwrap();
+    }
+
+    /// Lets it go on.
+    pub fn continue_server(&self) {
+        kill(Pid::from_raw(self.server.id() as i32), Signal::SIGCONT).unwrap();
     }
 
     /// Kills the pump, which closes the port; how the server ended.

@@ -25,7 +25,8 @@ pub const TESTS: &[Test] = &[
 fn names_are_bytes_of_up_to_255() {
     let pair = Pair::new();
     pair.both(|dir| {
-        let names = [vec![b'x'; 255], b"\xff\xfe not \x80 UTF-8\n".to_vec(), "ä €".into(), b"-rf".to_vec(), b"...".to_vec()];
+        let names =
+            [vec![b'x'; 255], b"\xff\xfe not \x80 UTF-8\n".to_vec(), "ä €".into(), b"-rf".to_vec(), b"...".to_vec()];
         for name in &names {
             fs::write(dir.join(OsStr::from_bytes(name)), name).unwrap();
         }
@@ -126,7 +127,8 @@ fn more_files_than_descriptors_are_used() {
     }
     fs::rename(pair.guest().join("d7"), pair.guest().join("moved")).unwrap();
     // The oldest have lost their descriptors, and are found again.
-    for (outer, name) in (0..40).map(|outer| (outer, if outer == 7 { "moved".to_owned() } else { format!("d{outer}") })) {
+    for (outer, name) in (0..40).map(|outer| (outer, if outer == 7 { "moved".to_owned() } else { format!("d{outer}") }))
+    {
         for inner in 0..20 {
             let path = pair.guest().join(&name).join(format!("f{inner}"));
             assert_eq!(fs::read_to_string(path).unwrap(), format!("{outer} {inner}"));

@@ -33,6 +33,11 @@ impl Pair {
         &self.mounted.path
     }
 
+    /// The other one.
+    pub fn plain(&self) -> &Path {
+        &self.plain
+    }
+
     /// Does the same to both, and compares.
     pub fn both<R: PartialEq + Debug>(&self, what: impl Fn(&Path) -> R) -> R {
         let plain = what(&self.plain);

@@ -53,9 +53,12 @@ impl Mapping {
     pub fn new(file: &File, len: usize) -> io::Result<Self> {
         let how = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice.
-        let address =
-            unsafe { libc::mmap(std::ptr::null_mut(), len, how, libc::MAP_SHARED, file.as_raw_fd(), 0) };
-        if address == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self { address: address.cast(), len }) }
+        let address = unsafe { libc::mmap(std::ptr::null_mut(), len, how, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+        if address == libc::MAP_FAILED {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(Self { address: address.cast(), len })
+        }
     }
 
     pub fn write(&self, at: usize, data: &[u8]) {
@@ -82,7 +85,11 @@ pub fn posix_lock(file: &File, kind: i32, (start, len): (i64, i64), wait: bool) 
     let mut lock = new_lock(kind, start, len);
     let command = if wait { libc::F_SETLKW } else { libc::F_SETLK };
     // SAFETY: the lock lives until the call returns.
-    if unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// A lock in the way: its kind, start, length and process.
@@ -111,4 +118,33 @@ pub fn with_umask<R>(mask: u32, run: impl FnOnce() -> R) -> R {
     // SAFETY: as above.
     unsafe { libc::umask(old) };
     result
+}
+
+/// `flock` of an open file.
+pub trait Flock {
+    /// LOCK_EX, LOCK_SH, LOCK_UN, with LOCK_NB or without.
+    fn flock(&self, operation: i32) -> io::Result<()>;
+
+    fn exclusive(&self) -> io::Result<()> {
+        self.flock(libc::LOCK_EX)
+    }
+
+    fn try_exclusive(&self) -> io::Result<()> {
+        self.flock(libc::LOCK_EX | libc::LOCK_NB)
+    }
+
+    fn try_shared(&self) -> io::Result<()> {
+        self.flock(libc::LOCK_SH | libc::LOCK_NB)
+    }
+
+    fn release(&self) -> io::Result<()> {
+        self.flock(libc::LOCK_UN)
+    }
+}
+
+impl Flock for File {
+    fn flock(&self, operation: i32) -> io::Result<()> {
+        // SAFETY: numbers only.
+        if unsafe { libc::flock(self.as_raw_fd(), operation) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
 }
