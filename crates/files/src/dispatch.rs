@@ -24,9 +24,9 @@ pub(crate) fn may_wait(request: &Request<'_>) -> bool {
     request.op == op::SETLKW
 }
 
-/// Whether a request is done in no time, without asking the host.
-pub(crate) fn is_instant(request: &Request<'_>) -> bool {
-    matches!(request.op, op::FORGET | op::BATCH_FORGET | op::DESTROY)
+/// Whether nobody waits for a reply. Such a request is done in no time, without asking the host.
+pub(crate) fn is_silent(request: &Request<'_>) -> bool {
+    matches!(request.op, op::FORGET | op::BATCH_FORGET | op::INTERRUPT | op::DESTROY)
 }
 
 /// Does what a request asks for.

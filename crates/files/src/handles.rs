@@ -126,3 +126,51 @@ impl Drop for Handles {
         self.all.fetch_sub(lock(&self.table).1.len(), Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek};
+
+    use proto::files::fuse::ROOT;
+
+    use super::super::nodes::{Bounds, Nodes};
+    use super::*;
+
+    #[test]
+    fn a_handle_is_its_node_s_and_its_number_is_never_used_again() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let nodes = Nodes::new(file.as_file().try_clone().unwrap().into(), Arc::new(Bounds::new(9))).unwrap();
+        let all = Arc::new(AtomicUsize::new(0));
+        let handles = Handles::new(Arc::clone(&all), 2);
+        let add = || handles.add(Arc::clone(nodes.root()), file.as_file().try_clone().unwrap().into(), libc::O_RDWR);
+        let (one, two) = (add(), add());
+        assert_eq!(handles.has_room(), Err(Errno(libc::ENFILE)));
+        assert_eq!(handles.get(one, ROOT + 1).unwrap_err(), Errno(libc::EBADF));
+        assert_eq!(handles.remove(one, ROOT + 1).unwrap_err(), Errno(libc::EBADF));
+        assert_eq!(nodes.root().opens.load(Ordering::Relaxed), 2);
+        drop(handles.remove(one, ROOT).unwrap());
+        assert_eq!(handles.get(one, ROOT).unwrap_err(), Errno(libc::EBADF));
+        assert_eq!((nodes.root().opens.load(Ordering::Relaxed), handles.len()), (1, 1));
+        assert!(handles.has_room().is_ok() && add() > two);
+        drop(handles);
+        assert_eq!(all.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_handle_that_appends_can_also_write_in_place() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file, b"0123").unwrap();
+        let nodes = Nodes::new(file.as_file().try_clone().unwrap().into(), Arc::new(Bounds::new(9))).unwrap();
+        let handles = Handles::new(Arc::default(), 2);
+        let appends = std::fs::File::options().append(true).open(file.path()).unwrap();
+        let id = handles.add(Arc::clone(nodes.root()), appends.into(), libc::O_WRONLY | libc::O_APPEND);
+        let handle = handles.get(id, ROOT).unwrap();
+        sys::io::pwrite(handle.fd(), b"end", 0).unwrap();
+        sys::io::pwrite(handle.plain().unwrap(), b"x", 1).unwrap();
+        sys::io::append(handle.plain().unwrap(), b"!").unwrap();
+        let mut text = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "0x23end!");
+    }
+}

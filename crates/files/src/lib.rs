@@ -27,6 +27,8 @@ mod buffer;
 pub mod control;
 mod dispatch;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod gate;
 mod handles;
 mod locks;

@@ -141,6 +141,9 @@ const WAITS_MAX: usize = 1024;
 /// After this time a thread is woken again: the first signal may have come just before its system call.
 const AGAIN: Duration = Duration::from_millis(5);
 
+/// One that is woken so often and does not wake hangs in a file system, which signals do not end.
+const WAKES: u32 = 5;
+
 impl Waits {
     /// Notes a request that may have to wait, before the next request is read: so its interrupt always finds it.
     pub(crate) fn expect(&self, share: u16, unique: u64) {
@@ -184,7 +187,8 @@ impl Waits {
     /// Ends the wait of a request; nothing for one that does not wait.
     pub(crate) fn interrupt(&self, share: u16, unique: u64) {
         let mut table = lock(&self.table);
-        while let Some(waiting) = table.get_mut(&(share, unique)) {
+        for _ in 0..WAKES {
+            let Some(waiting) = table.get_mut(&(share, unique)) else { return };
             waiting.interrupted = true;
             // One that has not begun to wait sees it then.
             let Some(thread) = waiting.thread else { return };
@@ -197,5 +201,97 @@ impl Waits {
     pub(crate) fn interrupt_all(&self) {
         let all: Vec<_> = lock(&self.table).keys().copied().collect();
         all.iter().for_each(|(share, unique)| self.interrupt(*share, *unique));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::handles::Handles;
+    use super::super::nodes::{Bounds, Nodes};
+    use super::*;
+
+    const ALL: Range = Range { kind: libc::F_WRLCK as i16, start: 0, len: 0, pid: 0 };
+
+    struct Place {
+        file: tempfile::NamedTempFile,
+        nodes: Nodes,
+        locks: Locks,
+    }
+
+    impl Place {
+        fn new(max: usize) -> Self {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            let nodes = Nodes::new(file.as_file().try_clone().unwrap().into(), Arc::new(Bounds::new(9))).unwrap();
+            Self { file, nodes, locks: Locks::new(Arc::default(), max) }
+        }
+
+        fn open(&self) -> OwnedFd {
+            std::fs::File::options().read(true).write(true).open(self.file.path()).unwrap().into()
+        }
+
+        fn holder(&self, owner: u64) -> Result<Arc<Holder>> {
+            self.locks.holder(self.nodes.root(), owner, owner as u32 + 100, || Ok((self.open(), false)))
+        }
+    }
+
+    #[test]
+    fn owners_are_in_each_other_s_way_until_they_are_released() {
+        let place = Place::new(2);
+        let (one, two) = (place.holder(1).unwrap(), place.holder(2).unwrap());
+        assert_eq!(place.holder(3).unwrap_err(), Errno(libc::ENOLCK));
+        one.range(How::Try, &mut ALL.clone()).unwrap();
+        assert_eq!(two.range(How::Try, &mut ALL.clone()), Err(Errno(libc::EAGAIN)));
+        let mut asked = ALL;
+        two.range(How::Ask, &mut asked).unwrap();
+        assert_eq!(asked.kind, libc::F_WRLCK as i16);
+        assert_eq!(place.locks.pid_in_the_way(1, 2, asked), Some(101));
+        drop(one);
+        place.locks.release(1, 1);
+        two.range(How::Try, &mut ALL.clone()).unwrap();
+        assert!(place.locks.existing(1, 1).is_none() && place.holder(3).is_ok());
+    }
+
+    #[test]
+    fn a_wait_ends_with_the_lock_or_with_its_interrupt_and_each_only_once() {
+        super::super::sys::lock::prepare().unwrap();
+        let place = Place::new(9);
+        let waits = Waits::default();
+        for is_interrupted in [true, false] {
+            let (one, two) = (place.holder(1).unwrap(), place.holder(2).unwrap());
+            one.range(How::Try, &mut ALL.clone()).unwrap();
+            waits.expect(0, 7);
+            let result = std::thread::scope(|scope| {
+                let waiting = scope.spawn(|| {
+                    let result = waits.wait(0, 7, &mut Wanted::Range(Arc::clone(&two), ALL));
+                    waits.end(0, 7);
+                    result
+                });
+                if is_interrupted {
+                    waits.interrupt(0, 7);
+                } else {
+                    drop(one);
+                    place.locks.release(1, 1);
+                }
+                waiting.join().unwrap()
+            });
+            assert_eq!(result, if is_interrupted { Err(Errno(libc::EINTR)) } else { Ok(()) });
+            place.locks.release(1, 2);
+        }
+        waits.interrupt(0, 7);
+        assert!(waits.has_room() && lock(&waits.table).is_empty());
+    }
+
+    #[test]
+    fn an_interrupt_that_comes_before_the_wait_is_not_lost() {
+        let place = Place::new(9);
+        let handles = Handles::new(Arc::default(), 9);
+        let id = handles.add(Arc::clone(place.nodes.root()), place.open(), libc::O_RDWR);
+        let waits = Waits::default();
+        waits.expect(3, 1);
+        waits.interrupt(3, 1);
+        let mut wanted = Wanted::Whole(handles.get(id, 1).unwrap(), libc::LOCK_EX);
+        assert_eq!(waits.wait(3, 1, &mut wanted), Err(Errno(libc::EINTR)));
+        waits.end(3, 1);
+        assert_eq!(waits.wait(3, 1, &mut wanted), Err(Errno(libc::EINTR)), "nobody asked for it any more");
     }
 }

@@ -80,3 +80,13 @@ fn raise_limits(done: &dyn Fn(&'static str, libc::c_int) -> Result<(), ServeErro
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     Ok(())
 }
+
+/// No file of more than a MiB, for all that this process writes: a fuzzer must not fill the machine.
+#[cfg(fuzzing)]
+pub(crate) fn small_files() {
+    let limit = libc::rlimit { rlim_cur: 1 << 20, rlim_max: 1 << 20 };
+    // SAFETY: the limit lives until the call returns.
+    unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) };
+    // SAFETY: SIG_IGN installs no handler of ours.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}

@@ -12,7 +12,7 @@ use std::time::Duration;
 use proto::files::{Decoder, FilesError, Hello, INLINE_MAX, MAX_DATA, Slots, UsableSlots, VERSION, kind};
 
 use super::control::Memory;
-use super::dispatch::{Outcome, dispatch, is_instant, may_wait};
+use super::dispatch::{Outcome, dispatch, is_silent, may_wait};
 use super::error::ServeError;
 use super::gate::{Gate, Job, Turn};
 use super::locks::{Waits, Wanted};
@@ -222,7 +222,7 @@ impl Server {
             kind::REQUEST => {
                 let Some(request) = Request::parse(frame.payload) else { return Ok(Some(false)) };
                 let number = frame.header.share;
-                if is_instant(&request) {
+                if is_silent(&request) {
                     if let Some((share, _)) = self.shares.get(usize::from(number)) {
                         dispatch(share, number, &self.waits, request, reply);
                     }
@@ -288,7 +288,7 @@ impl Server {
 
     /// Replies to a request that is not done.
     fn refuse(&self, job: &Job, error: Errno, reply: &mut Reply) {
-        let Some(request) = Request::parse(job.request.bytes()) else { return };
+        let Some(request) = Request::parse(job.request.bytes()).filter(|request| !is_silent(request)) else { return };
         self.waits.end(job.header.share, request.unique);
         reply.begin();
         self.answer(job, request.unique, Err(error), reply);

@@ -35,6 +35,11 @@ impl<'a> Request<'a> {
 pub(crate) struct Args<'a>(&'a [u8]);
 
 impl<'a> Args<'a> {
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
     fn take<const N: usize>(&mut self) -> Result<[u8; N]> {
         let (head, rest) = self.0.split_first_chunk::<N>().ok_or(Errno(libc::EINVAL))?;
         self.0 = rest;

@@ -44,8 +44,9 @@ fn open_node(share: &Share, node: &Arc<Node>, flags: i32) -> Result<OwnedFd> {
 
 /// The end of a reply to a request that has opened a file.
 fn answer(share: &Share, node: Arc<Node>, fd: OwnedFd, flags: i32, keep: bool, reply: &mut Reply) {
-    let only_appends = flags & (libc::O_ACCMODE | libc::O_APPEND) == libc::O_WRONLY | libc::O_APPEND;
-    let direct = if only_appends { FOPEN_DIRECT_IO } else { 0 };
+    // With a cache the guest's kernel cuts a write where it believes that a page ends, and others append in between.
+    let appends = flags & libc::O_APPEND != 0 && flags & libc::O_ACCMODE != libc::O_RDONLY;
+    let direct = if appends { FOPEN_DIRECT_IO } else { 0 };
     reply.u64(share.handles.add(node, fd, flags));
     reply.u32(direct | if keep { FOPEN_KEEP_CACHE } else { 0 });
     reply.u32(0);

@@ -111,7 +111,7 @@ pub(crate) fn copy_range(
 pub(crate) fn ioctl(fd: BorrowedFd<'_>, command: u32, data: &mut [u64; 4]) -> Result<c_int> {
     debug_assert!((command >> 16 & 0x3fff) as usize <= size_of_val(data));
     // SAFETY: the command's argument is at most as long as the data, which lives until the call returns.
-    check(unsafe { libc::ioctl(fd.as_raw_fd(), command as _, data.as_mut_ptr()) })
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::c_ulong::from(command), data.as_mut_ptr()) })
 }
 
 /// Reads what has come on a stream.

@@ -143,6 +143,8 @@ pub mod init {
     pub const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
     /// Flags above the 32nd are meant.
     pub const INIT_EXT: u64 = 1 << 30;
+    /// A file that is opened without a cache can be mapped shared all the same.
+    pub const DIRECT_IO_ALLOW_MMAP: u64 = 1 << 36;
 }
 
 /// Codes of notifications, in the `error` field of a header whose `unique` is 0.

@@ -22,7 +22,8 @@ const WANTED: u64 = init::ASYNC_READ
     | init::PARALLEL_DIROPS
     | init::MAX_PAGES
     | init::HANDLE_KILLPRIV_V2
-    | init::INIT_EXT;
+    | init::INIT_EXT
+    | init::DIRECT_IO_ALLOW_MMAP;
 
 /// Requests that the kernel keeps going by itself (read-ahead, direct I/O) at once.
 const BACKGROUND: u16 = 64;

@@ -144,6 +144,7 @@ fn a_kernel_gets_only_flags_that_it_offers() {
     assert_eq!(&new[8..16], 77_u64.to_le_bytes());
     let flags = u64::from(word(&new, 3));
     assert_ne!(flags & fuse::init::HANDLE_KILLPRIV_V2, 0);
+    assert_eq!(word(&new, 8), 1 << 4, "appending files can be mapped");
     assert_eq!(flags & (1 << 16 | 1 << 20), 0, "neither write-back nor POSIX ACLs");
     assert_eq!((word(&new, 5), word(&new, 7)), (MAX_DATA as u32, 256));
     let old = init_reply(&init(7, 17, fuse::init::ASYNC_READ | fuse::init::BIG_WRITES)).unwrap();
