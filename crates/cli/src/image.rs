@@ -100,7 +100,7 @@ pub enum Command {
         /// Partition that holds the root, where there are several systems
         #[arg(long, value_name = "N")]
         partition: Option<u32>,
-        /// Take a kernel that cannot mount host directories (9p)
+        /// Take a kernel that cannot mount host directories (no FUSE)
         #[arg(long)]
         without_shares: bool,
     },
