@@ -1,6 +1,6 @@
 //! Files in the submit directory.
 
-use super::{Case, differs, same};
+use super::{Case, same};
 
 pub const CASES: &[Case] = &[
     same(
@@ -67,9 +67,9 @@ pub const CASES: &[Case] = &[
         "files",
         "a POSIX lock that a task holds",
         "srun $VM perl -MFcntl=:flock -e 'open F, \">\", \"lock\"; \
-         fcntl F, 6, pack(\"ssx4qqlx4\", 1, 0, 0, 0, 0) or die; open H, \">\", \"held\"; close H; \
+         $lock = pack(\"ssx4qqlx4\", 1, 0, 0, 0, 0); fcntl F, 6, $lock or die; open H, \">\", \"held\"; close H; \
          select undef, undef, undef, 0.1 until -e \"done\"' & until_file held; \
-         perl -e 'open F, \">\", \"lock\"; print fcntl(F, 6, pack(\"ssx4qqlx4\", 1, 0, 0, 0, 0)) ? \"got it\" : \"refused\"'; \
+         perl -e 'open F, \">\", \"lock\"; $lock = pack(\"ssx4qqlx4\", 1, 0, 0, 0, 0); print fcntl(F, 6, $lock) ? \"got it\" : \"refused\"'; \
          : > done; wait",
     ),
     same(
