@@ -23,7 +23,9 @@
 //! exec. QEMU must be of the same user and dumpable, with no capability that the server lacks. Otherwise the server
 //! says that no slot is usable, and everything is slower and otherwise the same.
 
+mod belief;
 mod buffer;
+mod closing;
 pub mod control;
 mod dispatch;
 mod error;
