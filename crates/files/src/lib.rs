@@ -1,7 +1,7 @@
 //! The file server: the host's end of `proto::files`, one process for each VM.
 //!
 //! ```text
-//! guest's kernel ── FUSE ── pump ══ port ══ QEMU ══ socket pair ══ serve() ── system calls ── the user's directories
+//! guest's kernel ── FUSE ── courier ══ port ══ QEMU ══ socket pair ══ serve() ── system calls ── the user's directories
 //!                             ╚═══════ slots: pages of the guest ═══════╝
 //! ```
 //!
@@ -60,7 +60,7 @@ pub const PORT_FD: RawFd = 3;
 /// What a server works with.
 #[derive(Debug)]
 pub struct Options {
-    /// The stream to the guest's pump.
+    /// The stream to the guest's courier.
     pub port: OwnedFd,
     /// Where the [`control`] messages come from.
     pub control: OwnedFd,
