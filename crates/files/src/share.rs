@@ -53,7 +53,8 @@ pub(crate) fn open_all(shares: &Shares) -> std::result::Result<Vec<Share>, Serve
         Ok(Share {
             read_only: share.read_only,
             nodes: Nodes::new(root, Arc::clone(&bounds)).map_err(fail)?,
-            handles: Handles::new(Arc::clone(&handles), limit / 2),
+            // The node of an open file keeps its descriptor too.
+            handles: Handles::new(Arc::clone(&handles), limit / 8 * 3),
             locks: Locks::new(Arc::clone(&holders), limit / 8),
             closing: Closing::default(),
             device,
