@@ -5,6 +5,7 @@
 //! input that ever failed.
 
 use std::io::{self, Read};
+use std::path::Path;
 
 use archive::Reader;
 use image::ImageEntry;
@@ -43,7 +44,10 @@ pub fn frames(data: &[u8]) {
 
 /// Requests of a guest to the file server.
 pub fn file_server(data: &[u8]) {
-    let place = tempfile::tempdir().expect("a temporary directory");
+    // In memory where that can be: a fuzzer makes many.
+    let memory = Path::new("/dev/shm");
+    let place = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+    let place = tempfile::tempdir_in(place).expect("a temporary directory");
     ::files::fuzzing::serve(place.path(), data);
 }
 

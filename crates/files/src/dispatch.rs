@@ -29,6 +29,11 @@ pub(crate) fn is_silent(request: &Request<'_>) -> bool {
     matches!(request.op, op::FORGET | op::BATCH_FORGET | op::INTERRUPT | op::DESTROY)
 }
 
+/// Whether a request closes a file, which others may have to wait for.
+pub(crate) fn closes(request: &Request<'_>) -> bool {
+    request.op == op::RELEASE
+}
+
 /// Does what a request asks for.
 pub(crate) fn dispatch(share: &Share, number: u16, waits: &Waits, request: Request<'_>, reply: &mut Reply) -> Outcome {
     let Request { op, node, mut args, .. } = request;

@@ -29,9 +29,9 @@ pub enum ServeError {
         /// What it sent.
         proto::files::FilesError,
     ),
-    /// The guest's pump speaks another version: its kit is of another release.
+    /// The guest's courier speaks another version: its kit is of another release.
     Version {
-        /// The pump's version.
+        /// The courier's version.
         guest: u16,
     },
     /// The process cannot be prepared: the node's fault.

@@ -1,7 +1,7 @@
 //! The file server: the host's end of `proto::files`, one process for each VM.
 //!
 //! ```text
-//! guest's kernel ── FUSE ── pump ══ port ══ QEMU ══ socket pair ══ serve() ── system calls ── the user's directories
+//! guest's kernel ── FUSE ── courier ══ port ══ QEMU ══ socket pair ══ serve() ── system calls ── the user's directories
 //!                             ╚═══════ slots: pages of the guest ═══════╝
 //! ```
 //!
@@ -23,7 +23,9 @@
 //! exec. QEMU must be of the same user and dumpable, with no capability that the server lacks. Otherwise the server
 //! says that no slot is usable, and everything is slower and otherwise the same.
 
+mod belief;
 mod buffer;
+mod closing;
 pub mod control;
 mod dispatch;
 mod error;
@@ -58,7 +60,7 @@ pub const PORT_FD: RawFd = 3;
 /// What a server works with.
 #[derive(Debug)]
 pub struct Options {
-    /// The stream to the guest's pump.
+    /// The stream to the guest's courier.
     pub port: OwnedFd,
     /// Where the [`control`] messages come from.
     pub control: OwnedFd,

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::files::fuse::ROOT;
 
+use super::belief::Told;
 use super::sys::{Errno, Result, fstat, openat};
 
 /// What makes two names one file.
@@ -26,7 +27,10 @@ pub(crate) struct Node {
     pub(crate) kind: u32,
     /// How many handles are open: its descriptor stays.
     pub(crate) opens: AtomicU32,
+    /// Its descriptor was needed since somebody looked.
     used: AtomicBool,
+    /// Its names were removed in the guest: only the descriptor leads to it.
+    pinned: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -37,78 +41,13 @@ struct State {
     fd: Option<Arc<OwnedFd>>,
     /// Directory and name where it was seen last.
     place: Option<(u64, CString)>,
-    told: Option<Told>,
+    told: Told,
 }
-
-/// What the guest was told last of a file, and whether its cached data can be trusted as long as that is true.
-#[derive(Debug, Clone, Copy)]
-struct Told {
-    version: Version,
-    /// The file was read so soon after its last change that another change may have left the same time.
-    racy: bool,
-}
-
-/// By what a change of a file is noticed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Version {
-    size: i64,
-    mtime: (i64, i64),
-    ctime: (i64, i64),
-}
-
-impl Version {
-    pub(crate) fn of(stat: &libc::stat) -> Self {
-        let (mtime, ctime) = ((stat.st_mtime, stat.st_mtime_nsec), (stat.st_ctime, stat.st_ctime_nsec));
-        Self { size: stat.st_size, mtime, ctime }
-    }
-}
-
-/// How a file is, compared with what the guest believes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Belief {
-    /// True, and so is the data that it has.
-    True,
-    /// The attributes are true; the data may be old.
-    Doubtful,
-    /// Not true.
-    False,
-}
-
-/// Changes within this many seconds may leave the same time: the coarsest clock of a file system in use.
-const GRAIN: i64 = 2;
 
 impl Node {
-    /// Remembers what the guest is told.
-    pub(crate) fn tell(&self, stat: &libc::stat) {
-        let version = Version::of(stat);
-        let mut state = lock(&self.state);
-        let racy = state.told.is_some_and(|told| told.racy && told.version == version);
-        state.told = Some(Told { version, racy });
-    }
-
-    /// Nothing that the guest believes is sure.
-    pub(crate) fn untell(&self) {
-        lock(&self.state).told = None;
-    }
-
-    /// Notes that the guest reads data at the time `now`, in seconds.
-    pub(crate) fn read_at(&self, now: i64) {
-        if let Some(told) = &mut lock(&self.state).told {
-            told.racy |= now - told.version.mtime.0 < GRAIN;
-        }
-    }
-
-    /// Compares, and takes what is now as told: the guest drops what it has if the answer is not `True`.
-    pub(crate) fn compare(&self, stat: &libc::stat) -> Belief {
-        let version = Version::of(stat);
-        let mut state = lock(&self.state);
-        let belief = match state.told {
-            Some(told) if told.version == version && !told.racy => Belief::True,
-            Some(told) if told.version == version => Belief::Doubtful,
-            _ => Belief::False,
-        };
-        state.told = Some(Told { version, racy: false });
-        belief
+    /// What the guest believes of the file.
+    pub(crate) fn told<R>(&self, with: impl FnOnce(&mut Told) -> R) -> R {
+        with(&mut lock(&self.state).told)
     }
 
     pub(crate) fn is(&self, kind: u32) -> bool {
@@ -335,6 +274,42 @@ impl Nodes {
         fd
     }
 
+    /// The node's names go; its descriptor stays.
+    pub(crate) fn pin(&self, node: &Node) {
+        node.pinned.store(true, Ordering::Relaxed);
+    }
+
+    /// Closes the node's descriptor, unless it is open or only that leads to it.
+    pub(crate) fn let_go(&self, node: &Node) {
+        let can_go = node.id != ROOT && !node.pinned.load(Ordering::Relaxed) && node.opens.load(Ordering::Relaxed) == 0;
+        let fd = if can_go { lock(&node.state).fd.take() } else { None };
+        drop(fd);
+    }
+
+    /// Closes the descriptors of files that were not used since the last sweep: a file that is removed on the host keeps
+    /// its space as long as one is open.
+    pub(crate) fn sweep(&self) {
+        let mut table = lock(&self.table);
+        let Table { by_id, cached, .. } = &mut *table;
+        let mut idle = Vec::new();
+        cached.retain(|id| {
+            let Some(node) = by_id.get(id) else { return false };
+            let stays = !node.is(libc::S_IFREG) || node.used.swap(false, Ordering::Relaxed);
+            if !stays {
+                idle.push(Arc::clone(node));
+            }
+            stays || node.pinned.load(Ordering::Relaxed) || node.opens.load(Ordering::Relaxed) > 0
+        });
+        drop(table);
+        for node in idle {
+            self.let_go(&node);
+            if self.has_fd(&node) {
+                // It was opened in between.
+                lock(&self.table).cached.push_back(node.id);
+            }
+        }
+    }
+
     /// The share's root.
     pub(crate) fn root(&self) -> &Arc<Node> {
         &self.root
@@ -379,9 +354,9 @@ impl Table {
 }
 
 fn node(id: u64, stat: &libc::stat, fd: Option<OwnedFd>, place: Option<(u64, CString)>) -> Node {
-    let state = State { lookups: 1, fd: fd.map(Arc::new), place, told: None };
-    let (used, opens) = (AtomicBool::new(true), AtomicU32::new(0));
-    Node { id, key: key(stat), kind: stat.st_mode & libc::S_IFMT, opens, used, state: Mutex::new(state) }
+    let state = State { lookups: 1, fd: fd.map(Arc::new), place, told: Told::default() };
+    let (used, pinned, opens) = (AtomicBool::new(true), AtomicBool::new(false), AtomicU32::new(0));
+    Node { id, key: key(stat), kind: stat.st_mode & libc::S_IFMT, opens, used, pinned, state: Mutex::new(state) }
 }
 
 #[cfg(test)]
@@ -470,6 +445,29 @@ mod tests {
     }
 
     #[test]
+    fn a_descriptor_that_nobody_uses_is_closed_unless_only_it_leads_to_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let nodes = nodes(dir.path(), 10);
+        let look_at = |name: &CStr| {
+            File::create(dir.path().join(name.to_str().unwrap())).unwrap();
+            look(&nodes, name)
+        };
+        let (idle, removed, open) = (look_at(c"idle"), look_at(c"removed"), look_at(c"open"));
+        nodes.pin(&removed);
+        std::fs::remove_file(dir.path().join("removed")).unwrap();
+        open.opens.fetch_add(1, Ordering::Relaxed);
+        let have = || [&idle, &removed, &open].map(|node| nodes.has_fd(node));
+        nodes.sweep();
+        assert_eq!(have(), [true; 3], "they were used since the last sweep");
+        nodes.sweep();
+        assert_eq!(have(), [false, true, true]);
+        assert!(nodes.fd(&idle).is_ok(), "it is found again");
+        open.opens.fetch_sub(1, Ordering::Relaxed);
+        (0..2).for_each(|_| nodes.sweep());
+        assert_eq!(have(), [false, true, false]);
+    }
+
+    #[test]
     fn there_are_no_more_nodes_than_allowed() {
         let dir = tempfile::tempdir().unwrap();
         let bounds = Arc::new(Bounds { nodes: AtomicUsize::new(0), nodes_max: 3, listed_max: 2, cached_max: 10 });
@@ -488,26 +486,5 @@ mod tests {
         assert!(nodes.found(&stat(c"c"), None, (ROOT, c"c")).is_ok());
         drop(nodes);
         assert_eq!(bounds.nodes.load(Ordering::Relaxed), 0);
-    }
-
-    #[test]
-    fn cached_data_is_believed_only_if_no_change_can_hide() {
-        let dir = tempfile::tempdir().unwrap();
-        let nodes = nodes(dir.path(), 10);
-        File::create(dir.path().join("f")).unwrap();
-        let node = look(&nodes, c"f");
-        let mut stat = fstat(nodes.fd(&node).unwrap().as_fd()).unwrap();
-        assert_eq!(node.compare(&stat), Belief::False, "nothing was told");
-        assert_eq!(node.compare(&stat), Belief::True);
-        node.read_at(stat.st_mtime + GRAIN);
-        assert_eq!(node.compare(&stat), Belief::True, "read long after the last change");
-        node.read_at(stat.st_mtime + GRAIN - 1);
-        node.tell(&stat);
-        assert_eq!(node.compare(&stat), Belief::Doubtful);
-        assert_eq!(node.compare(&stat), Belief::True, "the guest has dropped its data");
-        stat.st_size += 1;
-        assert_eq!(node.compare(&stat), Belief::False);
-        node.untell();
-        assert_eq!(node.compare(&stat), Belief::False);
     }
 }

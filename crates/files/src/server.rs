@@ -12,7 +12,7 @@ use std::time::Duration;
 use proto::files::{Decoder, FilesError, Hello, INLINE_MAX, MAX_DATA, Slots, UsableSlots, VERSION, kind};
 
 use super::control::Memory;
-use super::dispatch::{Outcome, dispatch, is_silent, may_wait};
+use super::dispatch::{Outcome, closes, dispatch, is_silent, may_wait};
 use super::error::ServeError;
 use super::gate::{Gate, Job, Turn};
 use super::locks::{Waits, Wanted};
@@ -34,6 +34,9 @@ const STACK: usize = 256 * 1024;
 
 /// Buffers larger than this many bytes are given back by a thread that becomes idle.
 const BUFFER_KEPT: usize = MAX_DATA + 8192;
+
+/// Descriptors that were not used for this long are closed.
+const SWEEP: Duration = Duration::from_secs(10);
 
 /// How long the end waits for requests under way.
 const END_WAIT: Duration = Duration::from_secs(2);
@@ -92,7 +95,16 @@ impl Server {
         let end = loop {
             match crew.end.take() {
                 Some(end) => break end,
-                None => crew = self.changed.wait(crew).unwrap_or_else(std::sync::PoisonError::into_inner),
+                None => {
+                    let waited = self.changed.wait_timeout(crew, SWEEP);
+                    let (waited, timeout) = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
+                    crew = waited;
+                    if timeout.timed_out() {
+                        drop(crew);
+                        self.shares.iter().for_each(|(share, _)| share.nodes.sweep());
+                        crew = lock(&self.crew);
+                    }
+                }
             }
         };
         drop(crew);
@@ -231,6 +243,11 @@ impl Server {
                 if may_wait(&request) {
                     self.waits.expect(number, request.unique);
                 }
+                if closes(&request)
+                    && let Some((share, _)) = self.shares.get(usize::from(number))
+                {
+                    share.closing.begin();
+                }
                 job.header = frame.header;
                 job.request.clear();
                 job.request.push(frame.payload);
@@ -268,9 +285,7 @@ impl Server {
         match dispatch(share, number, &self.waits, request, reply) {
             Outcome::Silent => {}
             Outcome::Done(result) => {
-                if may_wait(&request) {
-                    self.waits.end(number, request.unique);
-                }
+                self.settle(number, &request);
                 self.answer(job, request.unique, result, reply);
             }
             Outcome::Waits(wanted) => self.wait(job, request.unique, wanted, reply),
@@ -289,9 +304,21 @@ impl Server {
     /// Replies to a request that is not done.
     fn refuse(&self, job: &Job, error: Errno, reply: &mut Reply) {
         let Some(request) = Request::parse(job.request.bytes()).filter(|request| !is_silent(request)) else { return };
-        self.waits.end(job.header.share, request.unique);
+        self.settle(job.header.share, &request);
         reply.begin();
         self.answer(job, request.unique, Err(error), reply);
+    }
+
+    /// A request that others may have to know of is over.
+    fn settle(&self, number: u16, request: &Request<'_>) {
+        if may_wait(request) {
+            self.waits.end(number, request.unique);
+        }
+        if closes(request)
+            && let Some((share, _)) = self.shares.get(usize::from(number))
+        {
+            share.closing.end();
+        }
     }
 
     /// Waits for a lock in a thread that is not one of the crew.

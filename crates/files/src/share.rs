@@ -1,17 +1,19 @@
 //! One share: a tree of the host, as one mount in the guest.
 
+use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
 
+use super::closing::Closing;
 use super::control::{Share as Described, Shares};
 use super::error::ServeError;
 use super::handles::{Handle, Handles};
 use super::locks::Locks;
-use super::nodes::{Bounds, Node, Nodes};
+use super::nodes::{Bounds, Node, Nodes, lock};
 use super::sys::{self, Errno, Result};
 
 /// Cached descriptors are at most so many, whatever the limit is: each holds a file of the host in memory.
@@ -24,8 +26,11 @@ pub(crate) struct Share {
     pub(crate) nodes: Nodes,
     pub(crate) handles: Handles,
     pub(crate) locks: Locks,
+    pub(crate) closing: Closing,
     /// The root's file system.
     device: u64,
+    /// File systems that keep the name of a file that is removed while it is open, as far as they are known.
+    keeping: Mutex<HashMap<u64, bool>>,
 }
 
 /// Opens all shares, before anything of the guest is read.
@@ -48,9 +53,12 @@ pub(crate) fn open_all(shares: &Shares) -> std::result::Result<Vec<Share>, Serve
         Ok(Share {
             read_only: share.read_only,
             nodes: Nodes::new(root, Arc::clone(&bounds)).map_err(fail)?,
-            handles: Handles::new(Arc::clone(&handles), limit / 2),
+            // The node of an open file keeps its descriptor too.
+            handles: Handles::new(Arc::clone(&handles), limit / 8 * 3),
             locks: Locks::new(Arc::clone(&holders), limit / 8),
+            closing: Closing::default(),
             device,
+            keeping: Mutex::default(),
         })
     };
     shares.0.iter().map(open).collect()
@@ -82,6 +90,18 @@ impl Share {
 
     pub(crate) fn ino_on(&self, device: u64, ino: u64) -> u64 {
         if device == self.device { ino } else { ino ^ device.wrapping_mul(0x9e37_79b9_7f4a_7c15) << 40 }
+    }
+
+    /// Whether a file that is removed while somebody has it open stays in its directory under another name: so does
+    /// NFS. `dir` is where it is.
+    pub(crate) fn keeps_names(&self, stat: &libc::stat, dir: BorrowedFd<'_>) -> bool {
+        if let Some(keeps) = lock(&self.keeping).get(&stat.st_dev) {
+            return *keeps;
+        }
+        let Ok(found) = sys::fstatfs(dir) else { return false };
+        let keeps = found.f_type == libc::NFS_SUPER_MAGIC;
+        lock(&self.keeping).insert(stat.st_dev, keeps);
+        keeps
     }
 
     /// A directory's node and its descriptor.

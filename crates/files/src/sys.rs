@@ -247,8 +247,7 @@ pub(crate) fn from_wire_device(device: u32) -> u64 {
     libc::makedev(device >> 8 & 0xfff, device & 0xff | device >> 12 & 0xf_ff00)
 }
 
-/// Seconds and nanoseconds since 1970.
-pub(crate) fn now() -> (i64, i64) {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    (since.as_secs() as i64, i64::from(since.subsec_nanos()))
+/// Seconds since 1970.
+pub(crate) fn now() -> i64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs() as i64
 }

@@ -1,12 +1,12 @@
 //! The second port: the guest's file requests to the file server on the host.
 //!
-//! The guest's kernel speaks FUSE on a descriptor of `/dev/fuse` for each share. A *pump* in the guest moves these
+//! The guest's kernel speaks FUSE on a descriptor of `/dev/fuse` for each share. A *courier* in the guest moves these
 //! requests over one virtio-serial port ([`PORT_NAME`]) to the *file server*, a process on the host that is the user and
 //! nothing more, and moves the replies back. This module is the whole wire format: no I/O, no `unsafe`, no
 //! allocation that the peer can make grow.
 //!
 //! ```text
-//! pump                                        file server
+//! courier                                        file server
 //!   HELLO version nonce          ───────────►   (drops all bytes before it)
 //!                                ◄───────────   HELLO version same-nonce
 //!   SLOTS size addresses         ───────────►   (optional, once)
@@ -17,10 +17,10 @@
 //! ```
 //!
 //! A port tells neither side when the other connects, and a clone's port may hold bytes of its template's session. So a
-//! reader drops everything before a HELLO ([`Decoder`]), and the pump drops everything before the HELLO with its nonce.
+//! reader drops everything before a HELLO ([`Decoder`]), and the courier drops everything before the HELLO with its nonce.
 //! A server answers every HELLO; what it knows of nodes and handles stays, its slots are forgotten.
 //!
-//! **INIT never travels**: the pump answers it by [`init_reply`]. FORGET, BATCH_FORGET and INTERRUPT have no reply;
+//! **INIT never travels**: the courier answers it by [`init_reply`]. FORGET, BATCH_FORGET and INTERRUPT have no reply;
 //! DESTROY need not be sent.
 //!
 //! # Slots

@@ -2,7 +2,8 @@
 
 use std::os::fd::AsFd;
 
-use super::super::share::Share;
+use super::super::belief::Told;
+use super::super::share::{Share, Target};
 use super::super::sys::{self, Errno, Result};
 use super::super::wire::{Args, Reply};
 
@@ -32,7 +33,7 @@ pub(crate) fn getattr(share: &Share, node: u64, args: &mut Args<'_>, reply: &mut
     let handle = args.u64()?;
     let target = share.by_handle(node, (flags & GETATTR_FH != 0).then_some(handle))?;
     let stat = sys::fstat(target.fd())?;
-    target.node().tell(&stat);
+    target.node().told(|told| told.tell(&stat));
     reply.attr_out(&stat, share.ino(&stat));
     Ok(())
 }
@@ -111,13 +112,12 @@ pub(crate) fn setattr(share: &Share, node: u64, args: &mut Args<'_>, reply: &mut
     }
     let stat = sys::fstat(fd)?;
     // The guest's kernel takes the new times over without asking whether its data is as old.
-    target.node().untell();
+    target.node().told(Told::forget);
     reply.attr_out(&stat, share.ino(&stat));
     Ok(())
 }
 
-fn truncate(target: &super::super::share::Target, size: i64) -> Result<()> {
-    use super::super::share::Target;
+fn truncate(target: &Target, size: i64) -> Result<()> {
     if !target.node().is(libc::S_IFREG) {
         return Err(Errno(libc::EINVAL));
     }

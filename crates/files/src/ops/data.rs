@@ -22,7 +22,7 @@ pub(crate) fn read(share: &Share, node: u64, args: &mut Args<'_>, reply: &mut Re
     if size > MAX_DATA || handle.node.is(libc::S_IFDIR) {
         return Err(Errno(libc::EINVAL));
     }
-    handle.node.read_at(sys::now().0);
+    handle.node.told(|told| told.read_at(sys::now()));
     let start = reply.len();
     let read = io::pread(handle.fd(), reply.grow(size), offset)?;
     reply.truncate(start + read);

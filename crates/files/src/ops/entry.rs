@@ -34,7 +34,7 @@ pub(crate) fn answer(
 
 /// Tells the guest of a node that it has looked up.
 pub(crate) fn tell(share: &Share, node: &Node, stat: &libc::stat, reply: &mut Reply) {
-    node.tell(stat);
+    node.told(|told| told.tell(stat));
     reply.entry_out(node.id, stat, share.ino(stat));
 }
 
@@ -66,7 +66,16 @@ fn find(share: &Share, parent: u64, dir: BorrowedFd<'_>, name: &CStr) -> Result<
 /// Before a name goes: the guest may go on using the file behind it, so its node gets a descriptor.
 pub(crate) fn pin(share: &Share, dir: BorrowedFd<'_>, name: &CStr) {
     let Ok(stat) = sys::fstatat(dir, name) else { return };
-    let Some(node) = share.nodes.known(&stat).filter(|node| !share.nodes.has_fd(node)) else { return };
+    let Some(node) = share.nodes.known(&stat) else { return };
+    if node.is(libc::S_IFREG) && share.keeps_names(&stat, dir) {
+        return share.nodes.let_go(&node);
+    }
+    if stat.st_nlink <= 1 || node.is(libc::S_IFDIR) {
+        share.nodes.pin(&node);
+    }
+    if share.nodes.has_fd(&node) {
+        return;
+    }
     let Ok(fd) = sys::openat(dir, name, libc::O_PATH | libc::O_NOFOLLOW, 0) else { return };
     if sys::fstat(fd.as_fd()).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == node.key) {
         share.nodes.keep(&node, fd);

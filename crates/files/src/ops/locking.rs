@@ -60,6 +60,7 @@ pub(crate) fn getlk(share: &Share, node: u64, args: &mut Args<'_>, reply: &mut R
 pub(crate) fn setlk(share: &Share, node: u64, args: &mut Args<'_>, waits: bool) -> Result<Option<Wanted>> {
     let mut asked = parse(share, node, args)?;
     if asked.is_flock {
+        share.closing.wait();
         let operation = match i32::from(asked.range.kind) {
             libc::F_RDLCK => libc::LOCK_SH,
             libc::F_WRLCK => libc::LOCK_EX,

@@ -65,6 +65,7 @@ pub(crate) fn unlink(share: &Share, parent: u64, args: &mut Args<'_>, flags: i32
     share.writable()?;
     let name = args.name()?;
     let dir = share.dir(parent)?;
+    share.closing.wait();
     entry::pin(share, dir.as_fd(), name);
     sys::unlink(dir.as_fd(), name, flags)
 }
@@ -79,6 +80,7 @@ pub(crate) fn rename(share: &Share, parent: u64, args: &mut Args<'_>, has_flags:
     }
     let (name, new_name) = (args.name()?, args.name()?);
     let (from, to) = (share.dir(parent)?, share.dir(new_parent)?);
+    share.closing.wait();
     entry::pin(share, to.as_fd(), new_name);
     sys::rename(from.as_fd(), name, to.as_fd(), new_name, flags)?;
     entry::settle(share, new_parent, to.as_fd(), new_name);

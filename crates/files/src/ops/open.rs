@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::super::nodes::{Belief, Node};
+use super::super::belief::Belief;
+use super::super::nodes::Node;
 use super::super::share::Share;
 use super::super::sys::{self, Errno, Result, io};
 use super::super::wire::{Args, Reply};
@@ -62,7 +63,7 @@ pub(crate) fn open(share: &Share, node: u64, args: &mut Args<'_>, reply: &mut Re
     share.handles.has_room()?;
     let fd = open_node(share, &node, flags)?;
     let stat = sys::fstat(fd.as_fd())?;
-    let belief = node.compare(&stat);
+    let belief = node.told(|told| told.compare(&stat));
     if belief == Belief::False {
         reply.stale = Some(node.id);
     }

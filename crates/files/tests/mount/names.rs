@@ -71,8 +71,9 @@ fn a_hundred_thousand_entries_are_all_listed_once() {
     // With attributes, as `ls -l` does it.
     let sizes = fs::read_dir(pair.guest()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
     assert_eq!(sizes.fold((0, 0), |(count, sum), size| (count + 1, sum + size)), (COUNT, 0));
-    let left = fs::read_dir(pair.guest()).unwrap().map(|entry| fs::remove_file(entry.unwrap().path()).unwrap()).count();
-    assert_eq!((left, fs::read_dir(&pair.host).unwrap().count()), (COUNT, 0));
+    let some = fs::read_dir(pair.guest()).unwrap().take(1000).map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    some.iter().for_each(|path| fs::remove_file(path).unwrap());
+    assert_eq!(fs::read_dir(&pair.host).unwrap().count(), COUNT - 1000);
 }
 
 fn a_directory_is_listed_while_it_changes() {

@@ -1,4 +1,4 @@
-//! Numbers of the FUSE protocol (7.x) that pump and server need. A guest's kernel may be older or newer than this list.
+//! Numbers of the FUSE protocol (7.x) that courier and server need. A guest's kernel may be older or newer than this list.
 
 /// Major version; there is only one.
 pub const MAJOR: u32 = 7;

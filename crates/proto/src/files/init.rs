@@ -1,4 +1,4 @@
-//! The answer to a kernel's first request. The pump gives it without asking the server, so a mount costs no round trip.
+//! The answer to a kernel's first request. The courier gives it without asking the server, so a mount costs no round trip.
 
 use std::fmt;
 
