@@ -34,7 +34,11 @@ pub const CASES: &[Case] = &[
         "space set aside, and a hole made in it",
         "srun $VM sh -c 'fallocate -l 1M room; stat -c %s room; fallocate -p -l 512K room; du -k room'; du -k room",
     ),
-    same("files", "holes", "srun $VM sh -c 'truncate -s 10M s; echo x >> s; cp --sparse=auto s t; du -k s t'; du -k s t"),
+    same(
+        "files",
+        "holes",
+        "srun $VM sh -c 'truncate -s 10M s; echo x >> s; cp --sparse=auto s t; du -k s t'; du -k s t",
+    ),
     same(
         "files",
         "a deleted file opened again through /proc",

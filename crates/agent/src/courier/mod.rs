@@ -27,11 +27,8 @@ use nix::unistd::Pid;
 use super::error::{AgentError, Doing};
 use control::{Control, Order};
 
-/// How long the courier may take for what it does without the host.
+/// How long the courier may take, and the host for the last requests: whoever wrote has waited for that already.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long the host may take to finish what was asked before the end of a session.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The agent's side.
 #[derive(Debug)]
@@ -72,7 +69,7 @@ impl Courier {
 
     /// Waits until the host has answered every request.
     pub fn drain(&mut self) -> Result<(), AgentError> {
-        if self.has_session { self.ask(Order::Drain, None, DRAIN_PATIENCE) } else { Ok(()) }
+        if self.has_session { self.ask(Order::Drain, None, PATIENCE) } else { Ok(()) }
     }
 
     /// Ends the session: its shares are gone, whoever still has files open there.
