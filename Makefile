@@ -210,16 +210,21 @@ lab-tree: build
 	@rm -rf $(TARGET)/lab/tree
 	@$(MAKE) install DESTDIR=$(abspath $(TARGET)/lab/tree) PLUGINDIR=/usr/lib/x86_64-linux-gnu/slurm-wlm >/dev/null
 
-test-lab: lab-tree kit images ## tests with KVM in node VMs of Debian 12 and 13 (as root)
+test-lab: lab-tree kit images lab-disks ## tests with KVM in node VMs of Debian 12 and 13 (as root)
 	$(call section,tests in the lab)
-	@for release in bookworm trixie; do testkit/lab/lab image $$release; done
 	$(CARGO) test --quiet -p spank-vm --test lab
 
+# Debian's packages, unpacked and configured: once, until the recipe changes.
+LAB_DISKS ?= bookworm trixie
+.PHONY: lab-disks
+lab-disks:
+	@for release in $(LAB_DISKS); do testkit/lab/lab image $$release; done
+
 # A release that is not stable yet may fail for reasons of its own; the table then shows them.
-test-matrix: lab-tree kit images ## the same on more releases of Slurm and QEMU, and docs/releases.md anew (as root)
+test-matrix: LAB_DISKS := $(MATRIX)
+test-matrix: lab-tree kit images lab-disks ## all of it on more releases of Slurm and QEMU, and docs/releases.md anew (as root)
 	$(call section,releases in the lab)
-	@for release in $(MATRIX); do testkit/lab/lab image $$release; done
-	SPANK_VM_LAB_RELEASES='$(MATRIX)' $(CARGO) test --quiet -p spank-vm --test lab || code=$$?; \
+	SPANK_VM_LAB_WHOLE=1 SPANK_VM_LAB_RELEASES='$(MATRIX)' $(CARGO) test --quiet -p spank-vm --test lab || code=$$?; \
 	  cp $(TARGET)/lab/releases.md docs/releases.md; exit $${code:-0}
 
 bench-lab: lab-tree kit images ## starts with KVM in the lab, into target/bench/lab.csv and docs/lab.md (RUNS=5; as root)
@@ -267,12 +272,13 @@ images: build ## the images 'tiny', 'debian12' and 'debian12-i386', into target/
 	@$(MAKE) $(foreach image,tiny debian12 debian12-i386,$(ROOTS)/$(image).tar $(IMAGES)/.$(image).made)
 
 images-long: images
-	@$(MAKE) $(foreach image,debian11 debian13,$(ROOTS)/$(image).tar $(IMAGES)/.$(image).made)
+	@$(MAKE) $(foreach image,debian11 debian13 debian12-mpi,$(ROOTS)/$(image).tar $(IMAGES)/.$(image).made)
 
 $(IMAGES)/.tiny.made:          DESCRIPTION := busybox and nothing else, for tests
 $(IMAGES)/.debian11.made:      DESCRIPTION := Debian 11 (bullseye), minimal
 $(IMAGES)/.debian12.made:      DESCRIPTION := Debian 12 (bookworm), minimal
 $(IMAGES)/.debian12-i386.made: DESCRIPTION := Debian 12 (bookworm) with 32-bit programs, minimal
+$(IMAGES)/.debian12-mpi.made:  DESCRIPTION := Debian 12 (bookworm) with Open MPI and MPICH, for tests
 $(IMAGES)/.debian13.made:      DESCRIPTION := Debian 13 (trixie), minimal
 
 # Made again when the recipe changes, not with every build.
@@ -305,7 +311,7 @@ $(ROOTS)/%.tar: tests/images/%
 	@tests/images/$* >$@.partial
 	@mv $@.partial $@
 
-$(foreach image,debian11 debian12 debian12-i386 debian13,$(ROOTS)/$(image).tar): tests/images/debian
+$(foreach image,debian11 debian12 debian12-i386 debian12-mpi debian13,$(ROOTS)/$(image).tar): tests/images/debian
 
 # 'bench' and 'figure4' compare with this; nothing else needs it.
 images-full: ## an ordinary Debian 12 with systemd for the measurements, into target/images-full (as root)

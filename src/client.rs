@@ -2,9 +2,10 @@
 
 use super::error::Error;
 use super::imagecheck::{self, Verdict};
+use super::interactive;
 use super::plugin::Plugin;
 use super::variables::{COMMAND_ENV, COMPONENTS_ENV, IMAGE_DIR_ENV, JOB_IMAGE_ENV, MULTI_PROG_ENV, VERBOSE_ENV};
-use super::{component, multiprog};
+use super::{component, mpi, multiprog};
 use crate::spank::{Context, Host, Level};
 use request::{IMAGE, OPTIONS};
 use request::{ImageRef, STEP_PROGRAM, VmRequest};
@@ -23,7 +24,7 @@ const CHECK_TIME: Duration = Duration::from_secs(10);
 /// Start of a client: turns the users' default variables into those Slurm itself reads, right after
 /// this hook. Slurm then does the rest: the command line overrides them, nodes and inner srun get
 /// them. Returns true if the user asks only for the catalogue.
-pub fn start(host: &mut dyn Host) -> bool {
+pub fn start(plugin: &mut Plugin, host: &mut dyn Host) -> bool {
     if !matches!(host.context(), Context::Srun | Context::Allocator) {
         return false;
     }
@@ -38,6 +39,7 @@ pub fn start(host: &mut dyn Host) -> bool {
         }
     }
     resolve_inherited_image(host);
+    plugin.image_of_job = interactive::take_image_of_shell(host);
     if host.own_env(COMPONENTS_ENV).is_some() {
         // It belongs to the step in which this client was started, and nobody removed it.
         host.set_own_env(COMPONENTS_ENV, OsStr::new(""));
@@ -65,6 +67,9 @@ fn resolve_inherited_image(host: &mut dyn Host) {
 pub fn check_options(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     // No value has come since then, so this component has none: Slurm calls this hook once per component.
     plugin.begin_component();
+    if let Some(image) = &plugin.image_of_job {
+        interactive::return_image(host, image);
+    }
     plugin.forget_inherited(host);
     plugin.given.refuse_strays(|name| host.own_env(name))?;
     let mut vms = plugin.given.vms()?;
@@ -135,12 +140,17 @@ fn check_image(plugin: &mut Plugin, host: &dyn Host, vms: &VmRequest) -> Result<
 /// When Slurm refuses.
 pub fn hide_command(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     if !plugin.wants_vm() {
-        return Ok(());
+        return plugin.image_of_job.as_deref().map_or(Ok(()), |image| interactive::must_be_shell(host, image));
     }
     if host.is_verbose() {
         host.set_own_env(VERBOSE_ENV, OsStr::new("1"));
     }
     let argv = host.argv()?;
+    // A step passes its own interface on, which may be the site's default.
+    let of_user = host.own_env(mpi::TYPE_ENV).filter(|_| host.own_env("SLURM_STEP_ID").is_none());
+    if let Some(kind) = mpi::asked(&host.command_line(), &argv, of_user) {
+        return Err(Error::Mpi(kind));
+    }
     if plugin.are_hidden() {
         return component::verify(&plugin.components, &argv);
     }
@@ -166,7 +176,9 @@ pub fn hide_command(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Erro
 /// node takes its tasks' commands from that text: `argv[0]` means nothing.
 fn is_multi_prog(argv: &[OsString]) -> bool {
     let [file, text, ..] = argv else { return false };
-    !text.is_empty() && fs::read(file).is_ok_and(|content| content == text.as_bytes())
+    // An ordinary command can be gigabytes long, and a pipe can be read only once.
+    let may_be = fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.len() == text.len() as u64);
+    !text.is_empty() && may_be && fs::read(file).is_ok_and(|content| content == text.as_bytes())
 }
 
 /// Shows the catalogue on the client's own standard output. Returns the status to exit with.
@@ -234,7 +246,7 @@ mod tests {
         let mut host = FakeHost::new(Context::Allocator);
         host.own_env.insert("SPANK_VM_IMAGE".into(), "debian12".into());
         host.own_env.insert("SPANK_VMS_PER_SLOT".into(), "".into());
-        start(&mut host);
+        start(&mut Plugin::new(&[]), &mut host);
         assert_eq!(host.own_env[&OPTIONS[IMAGE].slurm_variable()], "debian12");
         assert_eq!(host.own_env.len(), 3, "an empty default is no default: {:?}", host.own_env);
     }
@@ -244,7 +256,7 @@ mod tests {
         let mut host = FakeHost::new(Context::Srun);
         host.own_env.insert("SPANK_VM_IMAGE".into(), "debian12".into());
         host.own_env.insert(OPTIONS[IMAGE].slurm_variable(), "none".into());
-        start(&mut host);
+        start(&mut Plugin::new(&[]), &mut host);
         assert_eq!(host.own_env[&OPTIONS[IMAGE].slurm_variable()], "none");
     }
 
@@ -254,11 +266,11 @@ mod tests {
         let here = env::current_dir().unwrap();
         let mut host = FakeHost::new(Context::Allocator);
         host.own_env.insert("SPANK_VM_IMAGE".into(), "./my.qcow2".into());
-        start(&mut host);
+        start(&mut Plugin::new(&[]), &mut host);
         assert_eq!(host.own_env[&variable], here.join("my.qcow2"), "a default starts here");
         host.own_env.insert(variable.clone(), "./my.qcow2".into());
         host.own_env.insert(IMAGE_DIR_ENV.into(), "/of/salloc".into());
-        start(&mut host);
+        start(&mut Plugin::new(&[]), &mut host);
         assert_eq!(host.own_env[&variable], "/of/salloc/my.qcow2", "an inherited one where the job was submitted");
 
         let (_dir, mut plugin) = plugin(&format!("[ \"$3\" = {}/my.qcow2 ]", here.display()));
@@ -271,7 +283,7 @@ mod tests {
     fn slurmstepd_takes_no_defaults_from_the_daemon_s_environment() {
         let mut host = FakeHost::new(Context::Stepd);
         host.own_env.insert("SPANK_VM_IMAGE".into(), "debian12".into());
-        start(&mut host);
+        start(&mut Plugin::new(&[]), &mut host);
         assert_eq!(host.own_env.len(), 1);
     }
 
@@ -329,6 +341,26 @@ mod tests {
     }
 
     #[test]
+    fn an_mpi_interface_that_vms_do_not_have_is_refused_before_the_step_is_sent() {
+        let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
+        let mut host = FakeHost::new(Context::Srun);
+        host.command_line = words("srun --mpi=pmix sleep 1");
+        let mut plugin = Plugin::new(&[]);
+        hide_command(&mut plugin, &mut host).unwrap();
+        plugin.given.set(IMAGE, Some("debian12"));
+        let error = hide_command(&mut plugin, &mut host).unwrap_err().to_string();
+        assert!(error.starts_with("--mpi=pmix with --vm-image: "), "{error}");
+        assert_eq!(host.command(), "sleep 1");
+        host.command_line = words("srun sleep 1");
+        host.own_env.insert(mpi::TYPE_ENV.into(), "pmi2".into());
+        assert!(hide_command(&mut plugin, &mut host).is_err());
+        // The outer step's interface, which may be the site's default, is no wish for the inner one.
+        host.own_env.insert("SLURM_STEP_ID".into(), "0".into());
+        hide_command(&mut plugin, &mut host).unwrap();
+        assert_eq!(host.command(), "spank-vm-step 1");
+    }
+
+    #[test]
     fn a_multi_prog_step_is_marked_instead() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"0 hostname\n1 sleep 1\n").unwrap();
@@ -363,5 +395,17 @@ mod tests {
             host.own_env.insert("SLURM_EXIT_ERROR".into(), value.into());
             assert_eq!(error_status(&host), status);
         }
+    }
+
+    #[test]
+    fn a_command_is_not_read_to_see_whether_it_is_a_list_of_programs() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let (sender, answer) = std::sync::mpsc::channel();
+        let argv = [pipe.into_os_string(), "0 hostname\n".into()];
+        // Reading this pipe would take for ever.
+        std::thread::spawn(move || sender.send(is_multi_prog(&argv)));
+        assert_eq!(answer.recv_timeout(Duration::from_secs(20)), Ok(false));
     }
 }

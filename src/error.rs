@@ -37,6 +37,8 @@ pub enum Error {
     },
     /// `srun --multi-prog` on a release where the plugin cannot change the tasks' commands.
     MultiProg,
+    /// An interface for MPI programs that VMs do not have.
+    Mpi(String),
     /// `srun --bcast` on a release where the command could not be hidden.
     Bcast,
     /// A component of a heterogeneous step says nothing about VMs, another one does.
@@ -109,6 +111,11 @@ impl fmt::Display for Error {
             Self::MultiProg => f.write_str(
                 "--multi-prog with --vm-image needs Slurm 23.11 or later on the nodes: \
                  start one srun per program instead",
+            ),
+            Self::Mpi(kind) => write!(
+                f,
+                "--mpi={kind} with --vm-image: tasks in VMs cannot be connected through it yet; use --mpi=none, and mpirun \
+                 within one VM (docs/environment.md)"
             ),
             Self::Bcast => f.write_str(
                 "--bcast with --vm-image could run the copied program without a VM: \

@@ -69,7 +69,7 @@ pub unsafe extern "C" fn slurm_spank_init(spank: spank_t, argc: c_int, argv: *mu
     let start = |host: &mut Spank| {
         // SAFETY: Slurm's promise, passed on by this function's own.
         let arguments = unsafe { own_words(usize::try_from(argc).unwrap_or(0), argv) };
-        let plugin = Plugin::new(&arguments);
+        let mut plugin = Plugin::new(&arguments);
         if let Err(error) = &plugin.args {
             // Only a VM step fails because of it, and it reports the error itself.
             host.log(Level::Admin, &error.to_string());
@@ -84,7 +84,7 @@ pub unsafe extern "C" fn slurm_spank_init(spank: spank_t, argc: c_int, argv: *mu
         if host.context() == Context::Slurmd {
             sweep::at_start(&plugin, host);
         }
-        let wants_list = client::start(host);
+        let wants_list = client::start(&mut plugin, host);
         let command = plugin.list_command();
         *PLUGIN.lock().unwrap_or_else(PoisonError::into_inner) = Some(plugin);
         OPTION_LOST.store(false, Ordering::Relaxed);
@@ -143,7 +143,7 @@ pub unsafe extern "C" fn slurm_spank_local_user_init(spank: spank_t, _: c_int, _
     let send = |host: &mut Spank| with_plugin(|plugin| client::hide_command(plugin, host));
     // SAFETY: as this function's.
     let code = unsafe { hook("slurm_spank_local_user_init", spank, send) };
-    let must_not_run = || c_int::from(with_plugin(|plugin| plugin.wants_vm()));
+    let must_not_run = || c_int::from(with_plugin(|plugin| plugin.wants_vm() || plugin.image_of_job.is_some()));
     if code != 0 && guard("the end of srun", user_error, must_not_run) != 0 {
         // Where the plugin is `optional` srun would go on and send the command as it is. Slurm itself ends srun by
         // exit() here; the allocation is released as after any other end of srun.

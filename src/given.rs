@@ -109,7 +109,9 @@ impl Given {
             let Some(value) = value else { continue };
             asked.set(option.about.name, option.text(value)?).transpose()?;
         }
-        Ok(VmRequest { asked, ..VmRequest::new(image) })
+        let request = VmRequest { asked, ..VmRequest::new(image) };
+        request.check_length()?;
+        Ok(request)
     }
 
     /// Refuses options that do nothing without an image. Call it at submission, with the client's

@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | [`client`] | srun, sbatch, salloc: options, submit-time checks, the placeholder command |
 //! | [`component`] | the same for several components, and the part on the node that reads them |
+//! | `interactive` | the same for the shell that salloc starts on a node |
 //! | [`stepd`] | slurmstepd: turns the task into `spank-vm-step`, cleans up after it |
 //! | [`sweep`] | slurmd and its epilog: leftovers of killed processes |
 //! | `exports` | the functions Slurm calls; nothing else leaves the library |
@@ -25,6 +26,8 @@ pub mod error;
 mod exports;
 mod given;
 mod imagecheck;
+mod interactive;
+mod mpi;
 mod multiprog;
 mod plugin;
 pub mod spank;

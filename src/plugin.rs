@@ -28,6 +28,8 @@ pub struct Plugin {
     pub deferred: Option<Error>,
     /// This node's directory for copies of images.
     pub image_cache_dir: Option<PathBuf>,
+    /// In the srun of salloc's shell: the image that the shell leaves to the steps in it.
+    pub image_of_job: Option<OsString>,
     /// The last image that passed the check, since clients ask once per component of a
     /// heterogeneous job.
     pub checked: Option<String>,
@@ -44,6 +46,7 @@ impl Plugin {
             complete: false,
             deferred: None,
             image_cache_dir: None,
+            image_of_job: None,
             checked: None,
         }
     }

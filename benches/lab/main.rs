@@ -20,7 +20,8 @@ type Way = (&'static str, &'static str, &'static str, u32);
 const WAYS: &[Way] = &[
     ("bare `srun`", "", "--mem=500", 0),
     ("clone", "", "--mem=500 --vm-image=tiny", 1),
-    ("clones in one slot, the last", "", "--mem=1600 --vm-image=tiny --vms-per-slot=4", 4),
+    ("4 clones in one slot, the last", "", "--mem=1600 --vm-image=tiny --vms-per-slot=4", 4),
+    ("8 clones in one slot, the last", "", "--mem=3200 --vm-image=tiny --vms-per-slot=8", 8),
     ("kit boot", "start = \"boot\"", "--mem=500 --vm-image=tiny", 1),
 ];
 

@@ -43,13 +43,16 @@ pub fn write_table(document: &Path, samples: &[Sample], load: &str) {
 }
 
 fn table(samples: &[Sample], load: &str) -> String {
+    let same_way = |a: &Sample, b: &Sample| (&a.release, a.way) == (&b.release, b.way);
+    let runs = samples.chunk_by(same_way).map(<[Sample]>::len).max().unwrap_or(0);
     let mut text = format!(
-        "\nMedians; the load average before was {load}.\n\n| release | case | VMs | from `srun` to the first line | ratio to bare | exits per VM |\n\
-         | --- | --- | --- | --- | --- | --- |\n"
+        "\n**Seconds of an emulated node, not of hardware**: medians of {runs}; the load average of the machine that emulates \
+         was {load} before.\n\n| emulated node | case | VMs | emulated seconds from `srun` to the first line | ratio to bare, \
+         emulated | exits per VM |\n| --- | --- | --- | --- | --- | --- |\n"
     );
     let mut phases = String::new();
     let mut bare = 0;
-    for group in samples.chunk_by(|a, b| (&a.release, a.way) == (&b.release, b.way)) {
+    for group in samples.chunk_by(same_way) {
         let first = &group[0];
         let ms = median(group, |sample| sample.ms);
         if first.vms == 0 {
@@ -58,13 +61,13 @@ fn table(samples: &[Sample], load: &str) -> String {
         let exits = median(group, |sample| sample.exits) / u64::from(first.vms.max(1));
         let exits = if first.vms == 0 { String::new() } else { exits.to_string() };
         let (seconds, ratio) = (ms as f64 / 1e3, ms as f64 / bare as f64);
-        writeln!(text, "| {} | {} | {} | {seconds:.2} s | {ratio:.1} | {exits} |", first.release, first.way, first.vms)
+        writeln!(text, "| {} | {} | {} | {seconds:.2} | {ratio:.1} | {exits} |", first.release, first.way, first.vms)
             .unwrap();
         if let Some(of_median) = group.iter().find(|sample| sample.ms == ms && !sample.phases.is_empty()) {
             writeln!(phases, "- {}, {}: {}", first.release, first.way, of_median.phases).unwrap();
         }
     }
-    format!("{text}\nPhases of the first VM of the median start:\n\n{phases}\n")
+    format!("{text}\nPhases of the first VM of the median start, emulated too:\n\n{phases}\n")
 }
 
 fn median(group: &[Sample], value: impl Fn(&Sample) -> u64) -> u64 {

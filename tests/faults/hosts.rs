@@ -25,6 +25,7 @@ pub const FAULTS: &[Fault] = &[
     host("one of four QEMUs of a slot is killed", 1, one_of_four),
     host("the runner is killed while the command runs", 3, runner_killed),
     host("the runner is killed while it makes a template", 1, builder_killed),
+    host("QEMU is killed while it boots for a template", 1, builder_s_qemu_killed),
     host("slurmstepd is killed; the step is cancelled later", 1, slurmstepd_killed),
     host("slurmd is killed and started again", 1, slurmd_killed),
     host("slurmctld is killed and started again", 1, slurmctld_killed),
@@ -120,7 +121,7 @@ fn one_of_four(cluster: &Cluster) -> Saw {
     }
     let since = signal(step.qemu(), libc::SIGKILL);
     step.tell();
-    step.end().saw(since, 125, &["QEMU was killed (signal 9)"])
+    step.end().saw(since, 125, &["vm: error: VM ", " of 0 to 3: image 'tiny' on ", "QEMU was killed (signal 9)"])
 }
 
 fn runner_killed(cluster: &Cluster) -> Saw {
@@ -138,6 +139,20 @@ fn builder_killed(cluster: &Cluster) -> Saw {
     let saw = step.end().saw(since, 137, &["task 0: Killed"]);
     assert_eq!(of_templates(cluster).len(), 2, "a draft and its lock");
     restart(cluster, &node(cluster));
+    saw
+}
+
+/// It says nothing about the image: this step boots, and the next one makes the template.
+fn builder_s_qemu_killed(cluster: &Cluster) -> Saw {
+    // A number of shares that no other row has.
+    let options = ["-c2", "--vm-mount=/usr/share:/opt/one,/usr/share:/opt/two"];
+    let step = Step::started(cluster, &options, "echo > ran");
+    wait_for("a draft", || (of_templates(cluster).len() == 2).then_some(()));
+    let since = signal(step.qemu(), libc::SIGKILL);
+    let words = ["vm: warning: image 'tiny' starts slowly on ", "without a template: QEMU was killed (signal 9)"];
+    let saw = step.end().saw(since, 0, &words);
+    let next = Step::started(cluster, &options, "echo > ran").end();
+    assert_eq!((next.code, next.stderr.contains("slowly")), (0, false), "{next:?}");
     saw
 }
 

@@ -10,8 +10,9 @@ pub const CASES: &[Case] = &[
         "a_batch_job_is_kept_off_a_node_without_the_plugin_which_is_drained_and_runs_when_it_is_mended",
         batch_without_plugin,
     ),
-    case("a_node_without_qemu_is_drained_with_the_reason_and_the_job_waits", without_qemu),
+    case("a_node_without_qemu_is_drained_with_the_reason_and_the_job_waits", without_qemu).once(),
     case("a_batch_job_that_meets_a_broken_node_is_requeued", requeued),
+    case("an_interactive_step_that_meets_one_is_not_where_the_shipped_job_submit_script_is_used", interactive).once(),
 ];
 
 /// Gives the submit host the plugin when the node does not have it: its own slurm.conf leads to another plugstack.conf.
@@ -108,5 +109,24 @@ fn requeued(lab: &Lab) {
         let lines = lab.root("cat /home/ada/out");
         assert!(lines.contains("this node (node1)"), "{lines}");
         runs_after_all(lab);
+    });
+}
+
+/// Slurm 22.05 does not care: it starts the job of an srun that has gone once more, for some seconds.
+fn interactive(lab: &Lab) {
+    let spoil = "sed -i 's/^Prolog=/#Prolog=/; $aJobSubmitPlugins=lua' /etc/slurm/slurm.conf; cp /usr/share/spank-vm/job_submit.lua /etc/slurm/
+        scontrol reconfigure; sleep 2; scontrol update nodename=node1 availablefeatures=spank-vm activefeatures=spank-vm
+        mv /var/lib/spank-vm/kit /var/lib/spank-vm/kit-away";
+    let mend = "mv /var/lib/spank-vm/kit-away /var/lib/spank-vm/kit; scontrol update nodename=node1 availablefeatures= activefeatures=
+        sed -i 's/^#Prolog=/Prolog=/; /^JobSubmitPlugins=/d' /etc/slurm/slurm.conf; scontrol reconfigure; sleep 2";
+    with(lab, spoil, mend, || {
+        let step = lab.sh("ada", "srun --mem=500 -J interactive --vm-image=tiny true");
+        assert_eq!(step.code, 75, "{step:?}");
+        lab.wait_until(
+            "the job has failed",
+            "scontrol -o show job | grep ' JobName=interactive ' | tail -n 1 | grep JobState=FAILED",
+        );
+        let job = lab.root("scontrol -o show job | grep ' JobName=interactive ' | tail -n 1");
+        assert!(job.contains(" Restarts=0 "), "{job}");
     });
 }

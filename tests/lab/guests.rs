@@ -11,14 +11,14 @@ pub const CASES: &[Case] = &[
     case("the_file_built_once_is_what_this_slurm_loads", one_file),
     case("an_ordinary_user_s_step_runs_in_a_kvm_guest", kvm),
     case("the_second_step_is_a_clone_of_what_the_first_one_booted", clone),
-    case("a_full_debian_is_booted_once_and_cloned_as_well", debian),
+    case("a_full_debian_is_booted_once_and_cloned_as_well", debian).once(),
     case("spank_vm_check_finds_nothing_wrong_for_a_user_with_kvm", check),
-    case("kvm_that_ran_a_guest_on_this_boot_is_not_called_broken_by_a_slow_one", proven),
+    case("kvm_that_ran_a_guest_on_this_boot_is_not_called_broken_by_a_slow_one", proven).once(),
     case("clones_have_nothing_in_common_that_should_differ", differ),
     case("a_guest_has_the_step_s_memory_and_processors", sizes),
     case("qemu_is_in_the_step_s_control_group_and_under_its_limit", control_group),
-    case("a_site_s_cap_on_a_step_s_memory_is_the_guest_s_too", capped),
-    case("an_idle_vm_has_little_memory_of_its_own", idle_memory),
+    case("a_site_s_cap_on_a_step_s_memory_is_the_guest_s_too", capped).once(),
+    case("an_idle_vm_has_little_memory_of_its_own", idle_memory).once(),
     case("after_suspend_and_resume_the_guest_s_clock_is_right", suspended),
 ];
 
@@ -161,10 +161,10 @@ fn suspended(lab: &Lab) {
     lab.wait_until("the job runs", "[ -e /home/ada/started ]");
     let script = r"
         job=$(squeue -h -n sleepy -o %i)
-        scontrol suspend $job; sleep 20; squeue -h -n sleepy -o %T; scontrol resume $job; touch /home/ada/go";
+        scontrol suspend $job; sleep 10; squeue -h -n sleepy -o %T; scontrol resume $job; touch /home/ada/go";
     assert_eq!(lab.root(script), "SUSPENDED\n");
     lab.wait_until("the job told the time", "[ -s /home/ada/inside ]");
     let late = lab.root("echo $(($(stat -c %Y /home/ada/inside) - $(cat /home/ada/inside)))");
-    // Suspended for 20 seconds; a slow guest may need two to write what it has read.
+    // Suspended for 10 seconds; a slow guest may need two to write what it has read.
     assert!(late.trim().parse::<i64>().unwrap().abs() <= 3, "the clock is {} s late", late.trim());
 }

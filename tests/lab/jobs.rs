@@ -7,9 +7,9 @@ use crate::{Case, case};
 pub const CASES: &[Case] = &[
     case("a_bare_job_a_vm_job_and_an_array_of_vms_run_side_by_side", side_by_side),
     case("one_step_runs_different_programs_in_its_vms_where_slurm_lets_it", multi_prog),
-    case("a_batch_script_s_exit_code_and_directives_are_kept", batch),
-    case("salloc_gives_its_steps_the_image", salloc),
-    case("a_bad_option_is_refused_with_one_line_before_anything_is_queued", refused),
+    case("a_batch_script_s_exit_code_and_directives_are_kept", batch).once(),
+    case("salloc_gives_its_steps_the_image", salloc).once(),
+    case("a_bad_option_is_refused_with_one_line_before_anything_is_queued", refused).once(),
 ];
 
 fn side_by_side(lab: &Lab) {

@@ -5,10 +5,11 @@ use testkit::lab::Lab;
 use crate::{Case, case};
 
 pub const CASES: &[Case] = &[
-    case("the_journal_tells_of_each_vm_which_image_and_how_long", journal),
+    case("the_journal_tells_of_each_vm_which_image_and_how_long", journal).once(),
     case("journalctl_finds_a_job_s_lines_by_its_number", journal_by_job),
     case("a_restart_of_slurmd_lets_vms_run_on", restarted),
     case("who_may_not_open_dev_kvm_is_told_so_in_one_line", no_right),
+    case("a_processor_that_qemu_does_not_know_is_the_site_s_mistake", wrong_processor).once(),
     case("a_killed_slurmstepd_takes_its_vm_along", killed_slurmstepd),
 ];
 
@@ -49,7 +50,20 @@ fn restarted(lab: &Lab) {
 
 fn no_right(lab: &Lab) {
     let step = lab.sh("bob", "srun --mem=500 --vm-image=tiny true");
+    // No other node would let him, so the job must not be tried again elsewhere.
+    assert_eq!(step.code, 125, "{step:?}");
     step.fails_saying(&["you may not use /dev/kvm on node1 (mode 0660, group kvm)"]);
+}
+
+fn wrong_processor(lab: &Lab) {
+    // Without Slurm, whose Prolog would drain the node before the step.
+    let script = r#"
+        sed '1i cpu_model = "EPIC-Rome"' /etc/slurm/spank-vm.toml >wrong.toml
+        /usr/sbin/spank-vm --config wrong.toml run --image tiny -- true; echo "code $?"; /usr/sbin/spank-vm --config wrong.toml check --node"#;
+    let ended = lab.sh("ada", script);
+    let line = "cpu_model = 'EPIC-Rome', and QEMU says: unable to find CPU model 'EPIC-Rome'";
+    assert!(ended.code == 1 && ended.stdout.starts_with("code 75\n") && ended.stdout.contains(line), "{ended:?}");
+    ended.fails_saying(&["this node (node1) cannot run VMs", line]);
 }
 
 fn killed_slurmstepd(lab: &Lab) {

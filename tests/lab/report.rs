@@ -1,8 +1,8 @@
 //! How long each test took, what does not work yet, and the table of releases.
 
-use std::fmt::Write;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::Case;
@@ -10,6 +10,7 @@ use crate::Case;
 /// The results of one release.
 pub struct Release {
     name: String,
+    nodes: u8,
     /// Packages and their versions, one a line.
     versions: String,
     boot: Duration,
@@ -23,9 +24,13 @@ struct Row {
 }
 
 impl Release {
-    /// A release whose lab was up after `boot`.
-    pub fn new(name: &str, versions: String, boot: Duration) -> Self {
-        Self { name: name.to_owned(), versions, boot, rows: Vec::new() }
+    /// A release and a number of nodes, whose lab was up after `boot`.
+    pub fn new((name, nodes): &(String, u8), versions: String, boot: Duration) -> Self {
+        Self { name: name.clone(), nodes: *nodes, versions, boot, rows: Vec::new() }
+    }
+
+    fn title(&self) -> String {
+        if self.nodes == 1 { self.name.clone() } else { format!("{}, {} nodes", self.name, self.nodes) }
     }
 
     /// Adds a test that has ended. `works` is the actual result, whether it was expected or not.
@@ -41,14 +46,16 @@ impl Release {
         version.split(['-', '+', '~']).next().unwrap_or(version).to_owned()
     }
 
-    fn line(&self) -> String {
+    fn line(&self, day: &str) -> String {
         let not: Vec<&str> = self.rows.iter().filter(|row| !row.works).map(|row| row.case.name).collect();
         let (slurm, qemu) = (self.version("slurmd"), self.version("qemu-system-x86"));
         let (linux, systemd) = (self.version("linux"), self.version("systemd"));
-        let ran = format!("{} of {}", self.rows.len() - not.len(), self.rows.len());
+        let is_part = self.nodes == 1 && !self.rows.iter().any(|row| row.case.once);
+        let part = if is_part { ", those for every release" } else { "" };
+        let ran = format!("{} of {}{part}", self.rows.len() - not.len(), self.rows.len());
         format!(
-            "| {} | {slurm} | {qemu} | {linux} | {systemd} | {ran} | {} |\n",
-            self.name,
+            "| {} | {slurm} | {qemu} | {linux} | {systemd} | {day} | {ran} | {} |\n",
+            self.title(),
             not.join(", ").replace('_', " ")
         )
     }
@@ -57,11 +64,11 @@ impl Release {
 /// Prints all tests with their times, and those that must fail with their reasons.
 pub fn print(releases: &[Release]) {
     for release in releases {
-        println!("times in {}, a machine that is emulated itself:", release.name);
-        println!("{:>7.1} s  until the node was idle", release.boot.as_secs_f64());
+        println!("times in {}, a machine that is emulated itself:", release.title());
+        println!("{:>7.1} s  until it was idle", release.boot.as_secs_f64());
         for Row { case, took, .. } in &release.rows {
             println!("{:>7.1} s  {}", took.as_secs_f64(), case.name);
-            if let Some(why) = case.lacks_on(&release.name) {
+            if let Some(why) = case.lacks {
                 println!("           does not work yet: {why}");
             }
         }
@@ -70,11 +77,20 @@ pub fn print(releases: &[Release]) {
     }
 }
 
-/// Writes `target/lab/releases.md`, which 'make test-matrix' makes docs/releases.md.
+/// Writes a line for each release, and `target/lab/releases.md` from the latest line of every release, which
+/// 'make test-matrix' makes docs/releases.md. A matrix takes hours, so its releases may be run one by one.
 pub fn write(releases: &[Release]) {
-    let mut text = include_str!("releases-head.md").to_owned();
+    let day = Command::new("date").arg("+%F").output().map(|output| output.stdout).unwrap_or_default();
+    let day = String::from_utf8_lossy(&day).trim().to_owned();
+    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/lab");
+    let lines = lab.join("releases");
+    fs::create_dir_all(&lines).unwrap();
     for release in releases {
-        text.write_str(&release.line()).unwrap();
+        fs::write(lines.join(release.title()), release.line(&day)).unwrap();
     }
-    fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("target/lab/releases.md"), text).unwrap();
+    let mut names: Vec<_> = fs::read_dir(lines).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    let mut text = include_str!("releases-head.md").to_owned();
+    text.extend(names.into_iter().map(|name| fs::read_to_string(name).unwrap()));
+    fs::write(lab.join("releases.md"), text).unwrap();
 }

@@ -3,6 +3,7 @@
 use std::fs;
 
 use testkit::Cluster;
+use testkit::place::repository;
 
 use crate::Case;
 
@@ -10,6 +11,7 @@ pub const CASES: &[Case] = &[
     ("a_job_array_computes_in_four_vms_and_each_writes_its_result", array),
     ("an_sbatch_directive_chooses_the_image_and_the_script_gets_its_arguments", directive),
     ("sbatch_with_export_none_still_runs_in_the_vm", export_none),
+    ("the_sample_job_runs_in_one_vm_as_it_says", sample_job),
     ("a_wrapped_command_runs_in_the_vm", wrap),
     ("a_batch_job_s_exit_code_is_the_script_s", exit_code),
 ];
@@ -56,6 +58,20 @@ fn export_none(cluster: &Cluster) {
     fs::write(dir.join("job.sh"), "#!/bin/sh\n. /etc/os-release\necho $ID\n").unwrap();
     cluster.run_in(&dir, &["sbatch", "--wait", "--export=NONE", "--vm-image=tiny", "-o", "out", "job.sh"]).ok();
     assert_eq!(fs::read_to_string(dir.join("out")).unwrap(), "tiny\n");
+}
+
+fn sample_job(cluster: &Cluster) {
+    let dir = cluster.work_dir();
+    fs::copy(repository().join("slurm-conf/example-job.sh"), dir.join("job.sh")).unwrap();
+    cluster.run_in(&dir, &["sbatch", "--wait", "job.sh"]).ok();
+    let out = fs::read_dir(&dir)
+        .unwrap()
+        .flatten()
+        .map(|file| file.path())
+        .find(|path| path.extension().is_some_and(|end| end == "out"));
+    let text = fs::read_to_string(out.expect("its output has the name that it chose")).unwrap();
+    assert!(text.starts_with("The script runs on Debian GNU/Linux 12"), "{text}");
+    assert!(text.contains("with 2 processors.") && text.ends_with("\n2147483647 is prime\n"), "{text}");
 }
 
 fn wrap(cluster: &Cluster) {

@@ -14,6 +14,7 @@ use crate::Case;
 pub const CASES: &[Case] = &[
     ("a_node_s_fault_and_a_user_s_fault_end_differently", exit_codes),
     ("a_job_that_met_a_broken_node_is_requeued_where_the_site_wants_it_and_a_wrong_one_is_not", requeued),
+    ("an_interactive_step_that_met_a_broken_node_is_requeued_by_slurm_but_not_for_ever", interactive),
     ("a_batch_script_never_runs_on_a_node_without_the_plugin_which_is_drained", prolog_without_plugin),
     ("a_node_that_lacks_qemu_is_drained_with_the_reason_before_the_job_starts", prolog_without_qemu),
     ("jobs_with_an_image_go_to_nodes_with_the_feature", feature),
@@ -24,6 +25,7 @@ fn exit_codes(cluster: &Cluster) {
         "qemu = '/nonexistent/qemu'\n",
         "kit = '/nonexistent/kit'\n",
         "scratch_dir = '/nonexistent/scratch'\n",
+        "cpu_model = 'EPIC-Rome'\n",
         "colour = 'red'\n",
     ];
     for config in nodes {
@@ -115,6 +117,27 @@ fn requeued(cluster: &Cluster) {
     });
 }
 
+/// Slurm requeues whatever ended with that code, also an allocation whose srun has gone: that one starts again, and ends
+/// by itself when Slurm has noticed that nobody is there.
+fn interactive(cluster: &Cluster) {
+    let node = &cluster.nodes()[1];
+    with_slurm_conf(cluster, "RequeueExit=75", || {
+        // The daemons listen again.
+        testkit::wait::wait_for("the node takes steps", || {
+            (cluster.srun(&["-w", node, "true"]).code == 0).then_some(())
+        });
+        cluster.with_config("kit = '/nonexistent/kit'\n", || {
+            let options = ["-w", node, "-J", "interactive", "--mem=500", "--vm-image=tiny", "true"];
+            assert_eq!(cluster.srun(&options).code, 75);
+        });
+        let job = as_root(cluster, &["sh", "-c", "scontrol -o show job | grep JobName=interactive | tail -n 1"]);
+        let job = job.split_whitespace().find_map(|word| word.strip_prefix("JobId=")).unwrap();
+        let said = wait_for_words(cluster, &["job", job], &["Restarts=1", "JobState=FAILED"]);
+        assert!(said.contains("BatchFlag=0"), "{said}");
+        wait_for_words(cluster, &["node", node], &["State=IDLE"]);
+    });
+}
+
 /// The shipped Prolog, for this cluster's paths.
 fn with_prolog(cluster: &Cluster, work: impl FnOnce()) {
     let shipped = fs::read_to_string(repository().join("slurm-conf/prolog")).unwrap();
@@ -178,27 +201,28 @@ fn prolog_without_qemu(cluster: &Cluster) {
     drained_by_prolog(cluster, break_node, || cluster.configure("", ""), "no QEMU at '/nonexistent/qemu'");
 }
 
+/// Both at once: a feature that is no longer available cannot be active.
+fn set_features(cluster: &Cluster, node: &str, words: &str) {
+    let (name, available, active) =
+        (format!("nodename={node}"), format!("availablefeatures={words}"), format!("activefeatures={words}"));
+    as_root(cluster, &["scontrol", "update", &name, &available, &active]);
+}
+
 fn feature(cluster: &Cluster) {
     let node = &cluster.nodes()[1];
     let script = cluster.slurm_conf().with_file_name("job_submit.lua");
     fs::copy(repository().join("slurm-conf/job_submit.lua"), &script).unwrap();
-    let set = |words: &str| {
-        // Both at once: a feature that is no longer available cannot be active.
-        let (name, available, active) =
-            (format!("nodename={node}"), format!("availablefeatures={words}"), format!("activefeatures={words}"));
-        as_root(cluster, &["scontrol", "update", &name, &available, &active]);
-    };
     with_slurm_conf(cluster, "JobSubmitPlugins=lua", || {
         let refused = cluster.srun(&["--vm-image=tiny", "true"]);
         assert!(refused.code != 0 && refused.stderr.contains("Invalid feature specification"), "{refused:?}");
-        set("spank-vm,other");
+        set_features(cluster, node, "spank-vm,other");
         let command = ["sh", "-c", "echo $SLURMD_NODENAME"];
         for options in [&["--vm-image=tiny"][..], &["--vm-image=tiny", "-C", "other"]] {
             assert_eq!(cluster.srun(&[options, &command].concat()).ok(), format!("{node}\n"));
         }
         cluster.srun(&["-N4", "true"]).ok();
         cluster.srun(&["-N4", "--vm-image=none", "true"]).ok();
-        set("");
+        set_features(cluster, node, "");
     });
     fs::remove_file(script).unwrap();
 }

@@ -13,6 +13,7 @@ pub const CASES: &[Case] = &[
     ("a_disk_is_named_by_its_path_from_srun_sbatch_and_salloc", by_path),
     ("a_site_without_user_images_refuses_paths_and_users_directories", no_user_images),
     ("a_user_s_directory_adds_images_and_never_replaces_those_of_the_site", of_user),
+    ("a_directory_that_a_user_may_not_enter_hides_no_others", closed_directory),
     ("an_image_for_others_is_refused_at_submission", for_others),
     ("an_image_for_other_partitions_or_accounts_is_refused_whatever_the_environment_says", for_other_jobs),
     ("a_disk_that_no_vm_can_start_from_is_refused_at_submission", bad_disks),
@@ -102,6 +103,25 @@ fn of_user(cluster: &Cluster) {
         assert_eq!(cluster.srun(&["--vm-image=mine", "echo", "fine"]).ok(), "fine\n");
         let mut others = cluster.command_as("nobody", Path::new("/"), &["srun", "--vm-image=mine", "true"]);
         ran(others.output().unwrap()).fails_with_one_line(&["no image 'mine'"]);
+    });
+}
+
+fn closed_directory(cluster: &Cluster) {
+    let dir = cluster.work_dir();
+    fs::create_dir(dir.join("closed")).unwrap();
+    fs::write(dir.join("closed/secret.toml"), "disk = 'd'\nformat = 'squashfs'\n").unwrap();
+    fs::set_permissions(dir.join("closed"), fs::Permissions::from_mode(0o700)).unwrap();
+    let dirs = format!("['{}/closed', '{}/images']", dir.display(), cluster.dir.display());
+    cluster.with_config(&format!("image_dirs = {dirs}\n"), || {
+        assert_eq!(cluster.srun(&["--vm-image=tiny", "echo", "fine"]).ok(), "fine\n");
+        let listed = cluster.run(&["srun", "--vm-image=list"]);
+        assert!(listed.stdout.contains("\ntiny ") && !listed.stdout.contains("secret"), "{listed:?}");
+        assert!(listed.stderr.contains("closed are not shown: Permission denied"), "{listed:?}");
+        cluster.srun(&["--vm-image=secret", "true"]).fails_with_one_line(&[
+            "no image 'secret'",
+            "cannot look into",
+            "closed",
+        ]);
     });
 }
 

@@ -55,7 +55,11 @@ fn number_without_image(cluster: &Cluster) {
 
 fn unreadable_catalogue(cluster: &Cluster) {
     cluster.with_config("image_dirs = ['/nonexistent/images']\n", || {
-        cluster.srun(&["--vm-image=tiny", "true"]).fails_with_one_line(&["/nonexistent/images", "image_dirs"]);
+        // A login node without images lets the node judge, and there it is the node's fault.
+        let ran = cluster.srun(&["--vm-image=tiny", "true"]);
+        ran.fails_with_one_line(&["this node", "/nonexistent/images", "image_dirs"]);
+        cluster.run(&["sbatch", "--hold", "--vm-image=tiny", "--wrap", "true"]).ok();
+        cluster.run(&["scancel", "--me"]);
     });
     let closed = cluster.dir.join("closed");
     fs::create_dir(&closed).unwrap();

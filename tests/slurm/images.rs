@@ -31,6 +31,7 @@ pub const LONG_CASES: &[Case] = &[
     ("a_raw_disk_with_btrfs_passes_the_acceptance_script", |cluster| disk(cluster, "btrfs", "raw")),
     ("a_vdi_disk_with_ext4_passes_the_acceptance_script", |cluster| disk(cluster, "ext4", "vdi")),
     ("a_vmdk_disk_with_xfs_passes_the_acceptance_script", |cluster| disk(cluster, "xfs", "vmdk")),
+    ("a_root_in_a_btrfs_subvolume_of_any_name_passes_the_acceptance_script", subvolume),
     ("a_virtual_appliance_passes_the_acceptance_script", |cluster| disk(cluster, "ext4", "ova")),
 ];
 
@@ -86,6 +87,29 @@ fn disk(cluster: &Cluster, file_system: &str, format: &str) {
     imported(cluster, &source, |name| accepted(cluster, name, id, version));
 }
 
+/// The disk is made in a VM, as root there, with a kit that has the module.
+fn subvolume(cluster: &Cluster) {
+    let dir = cluster.work_dir();
+    let kernel = fs::read_dir(built("cache")).unwrap().flatten().map(|file| file.path());
+    let kernel = kernel.max().expect("the kernel's package is kept").display().to_string();
+    let (kit, agent) = (dir.join("kit").display().to_string(), cluster.dir.join("stage/libexec/spank-vm-agent"));
+    let build = ["kit", "build", "--module", "btrfs", "--kernel", &kernel, "--output", &kit, "--agent"];
+    let said = cluster.tool("root", &[&build[..], &[agent.to_str().unwrap()]].concat()).ok();
+    assert!(said.contains("modules for programs: fuse loop tun btrfs"), "{said}");
+    fs::copy(root_of("debian12"), dir.join("root.tar")).unwrap();
+    cluster.run_in(&dir, &["sh", "-ec", "truncate -s 1G disk; PATH=$PATH:/usr/sbin mkfs.btrfs -q disk"]).ok();
+    let script = r#"PATH=$PATH:/usr/sbin; mount -o loop disk /mnt
+        for name in oddly-named data; do
+            perl -e 'open D, "<", "/mnt"; ioctl(D, 0x5000940e, pack("qZ4088", 0, shift)) or die "$!"' $name
+        done
+        tar -C /mnt/oddly-named -xpf root.tar; echo text >/mnt/data/file; umount /mnt"#;
+    cluster.with_config(&format!("kit = '{kit}'\n"), || {
+        cluster.run_in(&dir, &["srun", "--vm-image=debian12", "--vm-root", "--mem=800", "sh", "-ec", script]).ok();
+    });
+    refused_with(cluster, &dir.join("disk"), &["--subvolume", "data"], &["no subvolume 'data'", "oddly-named do"]);
+    imported(cluster, &dir.join("disk"), |name| accepted(cluster, name, "debian", "12"));
+}
+
 fn directory(cluster: &Cluster) {
     let source = cluster.work_dir().join("root");
     // As the user, who may not make devices.
@@ -125,7 +149,12 @@ fn refused_disks(cluster: &Cluster) {
 
 #[track_caller]
 fn refused(cluster: &Cluster, source: &Path, words: &[&str]) {
-    let ran = import(cluster, source, &[]);
+    refused_with(cluster, source, &[], words);
+}
+
+#[track_caller]
+fn refused_with(cluster: &Cluster, source: &Path, options: &[&str], words: &[&str]) {
+    let ran = import(cluster, source, options);
     assert_eq!(ran.code, 1, "{}", ran.stderr);
     let lines: Vec<&str> = ran.stderr.lines().filter(|line| !line.starts_with("spank-vm: note: ")).collect();
     assert!(lines.len() == 1 && words.iter().all(|word| lines[0].contains(word)), "{words:?}: {}", ran.stderr);

@@ -10,13 +10,17 @@ mod catalogue;
 mod central;
 mod confinement;
 mod delivery;
+mod devices;
 mod fail_closed;
 mod failures;
 mod fullboot;
 mod hostile;
 mod identity;
 mod images;
+mod inherited;
+mod mpi;
 mod options;
+mod person;
 mod resources;
 mod save;
 mod slots;
@@ -36,6 +40,8 @@ use case::Case;
 
 const CASES: &[&[Case]] = &[
     identity::CASES,
+    person::CASES,
+    mpi::CASES,
     streams::CASES,
     terminal::CASES,
     slots::CASES,
@@ -43,6 +49,7 @@ const CASES: &[&[Case]] = &[
     options::CASES,
     catalogue::CASES,
     delivery::CASES,
+    devices::CASES,
     batch::CASES,
     templates::CASES,
     fullboot::CASES,
@@ -50,6 +57,7 @@ const CASES: &[&[Case]] = &[
     fail_closed::CASES,
     ways::CASES,
     blame::CASES,
+    inherited::CASES,
     resources::CASES,
     hostile::CASES,
     confinement::CASES,
@@ -57,7 +65,7 @@ const CASES: &[&[Case]] = &[
     images::CASES,
 ];
 
-const LONG_CASES: &[&[Case]] = &[images::LONG_CASES, fullboot::LONG_CASES];
+const LONG_CASES: &[&[Case]] = &[images::LONG_CASES, fullboot::LONG_CASES, mpi::LONG_CASES];
 
 fn main() -> ExitCode {
     suite::main::<RealSlurm>()

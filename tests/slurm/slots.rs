@@ -1,13 +1,15 @@
 //! Several VMs: over tasks and nodes, overloaded into one slot, beside bare-metal jobs.
 
+use std::fs;
 use std::process::Stdio;
 
-use testkit::wait::wait_for_file;
+use testkit::wait::{wait_for, wait_for_file};
 use testkit::{Cluster, ran};
 
 use crate::Case;
 
 pub const CASES: &[Case] = &[
+    ("a_vm_that_fails_is_told_with_its_number_while_the_others_run", told_at_once),
     ("four_tasks_on_two_nodes_are_four_vms_with_their_own_ranks", four_tasks),
     ("an_overloaded_slot_runs_three_vms_and_the_highest_exit_code_wins", overloaded),
     ("lines_of_the_vms_of_a_slot_are_never_mixed", whole_lines),
@@ -16,6 +18,20 @@ pub const CASES: &[Case] = &[
     ("a_bare_metal_job_is_not_touched_by_the_plugin", bare),
     ("memory_and_processors_of_the_guest_follow_the_allocation", size),
 ];
+
+fn told_at_once(cluster: &Cluster) {
+    let dir = cluster.work_dir();
+    let script = "[ $SLURM_VM_INDEX = 0 ] || echo c > /proc/sysrq-trigger; while [ ! -e go-on ]; do sleep 0.05; done";
+    let step = format!("exec srun -Q --mem=1200 --vm-image=tiny --vm-root --vms-per-slot=2 sh -c '{script}' 2> err");
+    let mut running = cluster.command_in(&dir, &["sh", "-c", &step]).spawn().unwrap();
+    let told =
+        || fs::read_to_string(dir.join("err")).ok().filter(|text| text.contains("VM 1 of 0 to 1: image 'tiny' on "));
+    wait_for("the line about VM 1", told);
+    assert!(running.try_wait().unwrap().is_none(), "the other one still runs");
+    fs::write(dir.join("go-on"), "").unwrap();
+    assert_eq!(running.wait().unwrap().code(), Some(125));
+    assert_eq!(told().unwrap().matches("image 'tiny'").count(), 1, "once");
+}
 
 fn four_tasks(cluster: &Cluster) {
     let script = "echo $SLURM_PROCID $SLURMD_NODENAME $(hostname)";

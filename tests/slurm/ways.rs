@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 
 use crate::Case;
 use testkit::{Cluster, Ran};
@@ -17,6 +18,7 @@ pub const CASES: &[Case] = &[
     ("ways::components_of_a_heterogeneous_job_cannot_ask_for_different_vms", het_jobs),
     ("ways::no_way_of_starting_a_step_loses_its_vm", steps),
     ("ways::no_way_of_submitting_a_job_loses_its_vm", jobs),
+    ("ways::the_shell_of_salloc_runs_on_its_node_and_the_steps_in_it_in_vms", shells),
     ("ways::a_value_that_was_taken_out_on_the_way_never_means_the_host", losses),
     ("ways::nodes_that_lost_the_plugin_run_no_component_that_asked_for_a_vm", nodes_without_plugin),
 ];
@@ -42,6 +44,19 @@ const fn refused(typed: &'static str, says: &'static [&'static str]) -> Way {
 /// Differences between releases; never that something runs on the host.
 const fn never_on_host(typed: &'static str) -> Way {
     Way { typed, ran: &["..."], says: &[] }
+}
+
+/// salloc with these options, at a site where it starts its shell on a node (without the terminal that a test lacks).
+macro_rules! shell_of_salloc {
+    ($options:literal) => {
+        concat!(
+            "{ cat $SLURM_CONF; echo LaunchParameters=use_interactive_step; ",
+            "echo 'InteractiveStepOptions=\"--interactive --preserve-env $SHELL\"'; } >slurm.conf; ",
+            "cp ${SLURM_CONF%/*}/cgroup.conf .; export SLURM_CONF=$PWD/slurm.conf SHELL=/bin/sh; ",
+            "echo './probe shell; srun ./probe step' | salloc -Q ",
+            $options
+        )
+    };
 }
 
 /// Says where it runs. The test machine is a Debian; the image `tiny` is not.
@@ -225,7 +240,7 @@ fn release() -> (u32, u32) {
 }
 
 fn jobs(cluster: &Cluster) {
-    go(
+    go_at_once(
         cluster,
         &[
             runs("sbatch -W --vm-image=tiny job", &["batch tiny"]),
@@ -240,16 +255,37 @@ fn jobs(cluster: &Cluster) {
             runs("sbatch -W --vm-image=tiny --array=0-1 job", &["batch tiny", "batch tiny"]),
             runs("echo '#!/bin/sh\n./probe stdin' | sbatch -W --vm-image=tiny", &["stdin tiny"]),
             runs("env -i PATH=\"$PATH\" SLURM_CONF=\"$SLURM_CONF\" sbatch -W --vm-image=tiny job", &["batch tiny"]),
-            // A job that waits in the queue, is requeued and started again still has its options.
+            // A job that waits in the queue, is requeued and started again still has its options. While Slurm still ends
+            // the first run it forgets a start time, and would wait for two minutes.
             runs(
                 "j=$(sbatch --parsable --vm-image=tiny --wrap='./probe again; [ $(wc -l <ran) -gt 1 ] || sleep 600'); \
-                 until [ -s ran ]; do sleep 0.2; done; scontrol requeue $j; scontrol update job=$j StartTime=now; \
-                 i=0; until [ $(wc -l <ran) -gt 1 ]; do sleep 0.2; i=$((i+1)); [ $i -lt 900 ] || exit 1; done; \
-                 while squeue -h -j $j | grep -q .; do sleep 0.2; done",
+                 until [ -s ran ]; do sleep 0.2; done; scontrol requeue $j; \
+                 i=0; until [ $(wc -l <ran) -gt 1 ]; do scontrol update job=$j StartTime=now; sleep 0.5; \
+                 i=$((i+1)); [ $i -lt 360 ] || exit 1; done; while squeue -h -j $j | grep -q .; do sleep 0.2; done",
                 &["again tiny", "again tiny"],
             ),
         ],
     );
+}
+
+/// The shell that salloc starts on a node, where it is set up to do so, and steps in it.
+fn shells(cluster: &Cluster) {
+    go(
+        cluster,
+        &[
+            runs(shell_of_salloc!("--vm-image=tiny"), &["shell host", "step tiny"]),
+            runs(shell_of_salloc!("--vm-image=none"), &["shell host", "step host"]),
+            runs(shell_of_salloc!("--vm-image=tiny --vms-per-slot=2"), &["shell host", "step tiny", "step tiny"]),
+            runs("salloc -Q --vm-image=tiny srun --interactive --vm-image=tiny ./probe A", &["A tiny"]),
+            runs("salloc -Q --vm-image=tiny srun -n1 --interactive ./probe A", &["A host"]),
+        ],
+    );
+    // Debian's older package has no scrontab.
+    if release() >= (24, 5) {
+        let typed = "{ cat $SLURM_CONF; echo ScronParameters=enable; } >slurm.conf; export SLURM_CONF=$PWD/slurm.conf; \
+                     printf '#SCRON --vm-image=tiny\n@yearly ./probe A\n' >tab; scrontab tab";
+        go(cluster, &[refused(typed, &["scrontab", "srun --vm-image"])]);
+    }
 }
 
 fn losses(cluster: &Cluster) {
@@ -302,7 +338,22 @@ fn nodes_without_plugin(cluster: &Cluster) {
 
 /// Tries every way and reports all failures together.
 fn go(cluster: &Cluster, ways: &[Way]) {
-    let wrong: Vec<String> = ways.iter().filter_map(|way| tried(cluster, way).err()).collect();
+    report(ways, ways.iter().filter_map(|way| tried(cluster, way).err()).collect());
+}
+
+/// The same for ways that mostly wait: `sbatch -W` asks for the job's end only every few seconds.
+fn go_at_once(cluster: &Cluster, ways: &[Way]) {
+    // As many as there are nodes: a job without --mem has a node for itself.
+    let each = ways.len().div_ceil(cluster.nodes().len());
+    let try_all = |ways: &[Way]| ways.iter().filter_map(|way| tried(cluster, way).err()).collect::<Vec<_>>();
+    let wrong = thread::scope(|scope| {
+        let parts: Vec<_> = ways.chunks(each).map(|part| scope.spawn(move || try_all(part))).collect();
+        parts.into_iter().flat_map(|part| part.join().expect("no way panics")).collect()
+    });
+    report(ways, wrong);
+}
+
+fn report(ways: &[Way], wrong: Vec<String>) {
     assert!(wrong.is_empty(), "{} of {} ways:\n{}", wrong.len(), ways.len(), wrong.join("\n"));
 }
 

@@ -1,13 +1,14 @@
 //! From the first instruction to a root that looks like an installed system.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::Read;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::unistd::{chdir, chroot};
+use nix::unistd::{chdir, chown, chroot};
 
 use proto::BootTimes;
 
@@ -17,7 +18,7 @@ use super::error::{AgentError, Doing};
 use super::kmsg;
 use super::modules::Modules;
 use super::rootfs::{FsType, SUPER_BLOCK_AREA};
-use super::{net, oom, sys};
+use super::{derived, net, oom, sys};
 
 /// Where the parts of the root are put together, in the initramfs.
 const IMAGE: &str = "/image";
@@ -27,6 +28,9 @@ const ETC: &str = "/etc-upper";
 
 /// Modules that every guest needs for the channel, disks and the overlay, once its bus is known.
 const BASE: &str = "base";
+
+/// What a guest can do without, but programs expect: the kit's own choice and the site's.
+const EXTRA: &str = "extra";
 
 /// Devices that get their driver only when the VM has one, and the kit's group for it.
 const BY_DEVICE: [(u32, &str); 5] = [
@@ -66,6 +70,9 @@ const DEV_LINKS: [(&str, &str); 4] = [
     ("/proc/self/fd/2", "/dev/stderr"),
 ];
 
+/// Devices that udev opens to everybody: their drivers check by themselves who may do what.
+const OPEN_DEVICES: [&str; 2] = ["/dev/fuse", "/dev/net/tun"];
+
 /// Mounts `/dev`, `/proc` and `/sys`: without them the agent cannot even say what is wrong.
 pub(super) fn mount_kernel_file_systems() -> Result<(), AgentError> {
     KERNEL_MOUNTS.into_iter().try_for_each(mount_one)
@@ -94,6 +101,7 @@ pub(super) fn bring_up(devices: &Devices, times: &mut BootTimes) -> Result<(), A
         None => recognise(&image)?,
     };
     load_for_this_machine(&mut modules, devices, kind, scratch.is_some())?;
+    modules.load_what_works(&[EXTRA]);
     times.modules_ms = sys::uptime_ms();
     modules.delete_files();
 
@@ -167,6 +175,7 @@ fn mount_root(image: &Path, kind: FsType, scratch: Option<&Path>) -> Result<(), 
     mount(Some("overlay"), ROOT, Some("overlay"), MsFlags::empty(), Some(layers.as_str()))
         .doing(|| "mount the overlay over the image".to_owned())?;
     cover_etc()?;
+    cover_tmp()?;
     for part in [IMAGE, SCRATCH] {
         umount2(part, MntFlags::MNT_DETACH).doing(|| format!("detach {part}"))?;
     }
@@ -191,7 +200,28 @@ fn cover_etc() -> Result<(), AgentError> {
     let layers = format!("lowerdir={lower},upperdir={upper},workdir={work},redirect_dir=on,volatile");
     mount(Some("overlay"), format!("{ROOT}/etc").as_str(), Some("overlay"), MsFlags::empty(), Some(layers.as_str()))
         .doing(|| "mount the overlay over /etc".to_owned())?;
-    umount2(ETC, MntFlags::MNT_DETACH).doing(|| format!("detach {ETC}"))
+    // It stays mounted, in the initramfs, where no path of the new root leads: its size changes with the memory.
+    let tmpfs = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(ETC);
+    derived::remember_etc(tmpfs.doing(|| format!("open {ETC}"))?.into());
+    Ok(())
+}
+
+/// Gives `/tmp` a directory of the scratch disk: an overlay of some kernels cannot do all that programs want of a
+/// directory for their own files (`O_TMPFILE`), and passes every change through two file systems. An image that keeps
+/// something in its `/tmp` goes on to show that.
+fn cover_tmp() -> Result<(), AgentError> {
+    let (lower, target, own) = (format!("{IMAGE}/tmp"), format!("{ROOT}/tmp"), format!("{SCRATCH}/tmp"));
+    let is_empty = |path: &str| fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    let Some(meta) = fs::symlink_metadata(&lower).ok().filter(fs::Metadata::is_dir) else { return Ok(()) };
+    if !is_empty(&lower) {
+        return Ok(());
+    }
+    fs::create_dir(&own).doing(|| format!("create {own}"))?;
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o1777)).doing(|| format!("open {own} to everybody"))?;
+    chown(own.as_str(), Some(meta.uid().into()), Some(meta.gid().into()))
+        .doing(|| format!("give {own} to its owner"))?;
+    mount(Some(own.as_str()), target.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .doing(|| "mount a directory of the scratch disk on /tmp".to_owned())
 }
 
 /// Makes [`ROOT`] the root the way switch_root does: the overlay is moved onto `/`, so that the
@@ -224,6 +254,10 @@ fn furnish() {
     for (target, link) in DEV_LINKS {
         complain(symlink(target, link).doing(|| format!("make {link}")));
     }
+    for device in OPEN_DEVICES.into_iter().filter(|device| Path::new(device).exists()) {
+        let opened = fs::set_permissions(device, fs::Permissions::from_mode(0o666));
+        complain(opened.doing(|| format!("open {device} to everybody")));
+    }
     complain(open_tmp());
     complain(net::loopback_up());
     complain(oom::set_policy());
@@ -231,6 +265,9 @@ fn furnish() {
     // unplugged, so it need not be movable: the kernel may keep its own data there.
     let policy = "/sys/devices/system/memory/auto_online_blocks";
     complain(fs::write(policy, "online_kernel").doing(|| format!("write {policy}")));
+    // As systemd does on every machine of 64 bits: the kernel's own choice for few processors is 32768.
+    let most = "/proc/sys/kernel/pid_max";
+    complain(fs::write(most, "4194304").doing(|| format!("write {most}")));
 }
 
 fn open_tmp() -> Result<(), AgentError> {

@@ -2,9 +2,11 @@
 
 #![allow(unsafe_code)]
 
+mod refusal;
 mod stdio;
 
 use std::ffi::CString;
+use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -13,17 +15,25 @@ use nix::fcntl::OFlag;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe2, read};
 
 use proto::FailKind;
 
 use self::stdio::{ChildStdio, Stdio};
 use super::error::{AgentError, Doing};
-use super::task::{PreparedTask, TaskSpec};
+use super::kmsg;
+use super::task::{PreparedTask, Priority, ResourceLimit, TaskSpec};
 
 /// How long a program may take to be loaded; it may have to come over a share.
 const EXEC_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a process may take to die.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The kernel's limit for the limit of open files, and what it may be at most.
+const NR_OPEN: &str = "/proc/sys/fs/nr_open";
+const NR_OPEN_MOST: u64 = 0x7fff_ffc0;
 
 /// The agent's side of a started command.
 #[derive(Debug)]
@@ -55,12 +65,14 @@ impl From<AgentError> for SpawnError {
 /// Starts the command that `spec` describes.
 pub(super) fn spawn(spec: &TaskSpec) -> Result<Spawned, SpawnError> {
     let task = spec.prepare()?;
-    let stdio = Stdio::open(spec, task.credentials.uid)?;
+    let stdio = Stdio::open(spec, (task.credentials.uid, task.credentials.gid))?;
+    make_room_for(&task.limits);
     let argv = pointers(&task.args);
     let env = pointers(&task.env);
     let (report, child_report) = pipe2(OFlag::O_CLOEXEC).doing(|| "make a pipe".to_owned())?;
     let birth = Birth { task: &task, argv: &argv, env: &env, stdio: &stdio.child, report: child_report.as_raw_fd() };
-    let pid = give_birth(&birth).doing(|| "start a process".to_owned())?;
+    let mut stack = vec![0_u128; CHILD_STACK / size_of::<u128>()];
+    let pid = give_birth(&birth, &mut stack).doing(|| "start a process".to_owned())?;
     drop(child_report);
     match read_report(&report) {
         Ok(Report { failure: None, cwd_error }) => Ok(Spawned {
@@ -73,13 +85,41 @@ pub(super) fn spawn(spec: &TaskSpec) -> Result<Spawned, SpawnError> {
         }),
         Ok(Report { failure: Some((stage, errno)), .. }) => {
             let _ = waitpid(pid, None);
-            Err(explain(stage, errno, &spec.args[0]))
+            Err(explain(stage, errno, &spec.args[0], &task.candidates))
         }
         Err(errno) => {
             let _ = kill(pid, Signal::SIGKILL);
-            let _ = waitpid(pid, None);
-            Err(AgentError::Os { doing: "see whether the command started".to_owned(), errno }.into())
+            if !ends_soon(pid) {
+                // It may still use what it was given, in this process's memory.
+                std::mem::forget((task, argv, env, stdio.child, stack));
+            }
+            let text = format!("see whether the command started within {} s", EXEC_PATIENCE.as_secs());
+            Err(AgentError::Os { doing: text, errno }.into())
         }
+    }
+}
+
+/// Reaps a child that was killed; `false` if it hangs in the kernel.
+fn ends_soon(pid: Pid) -> bool {
+    let deadline = Instant::now() + KILL_PATIENCE;
+    while Instant::now() < deadline {
+        if !matches!(waitpid(pid, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive)) {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    false
+}
+
+/// Lets the kernel allow as many open files as the task may have: on the host, its administrator may have raised that.
+fn make_room_for(limits: &[ResourceLimit]) {
+    let wanted = limits.iter().find(|limit| u32::from(limit.resource) == libc::RLIMIT_NOFILE).map(|limit| limit.hard);
+    let most = fs::read_to_string(NR_OPEN).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    if let (Some(wanted), Some(most)) = (wanted, most)
+        && wanted > most
+        && let Err(error) = fs::write(NR_OPEN, wanted.min(NR_OPEN_MOST).to_string())
+    {
+        kmsg::note(&format!("{NR_OPEN}: {error}"));
     }
 }
 
@@ -93,24 +133,30 @@ struct Birth<'a> {
     report: RawFd,
 }
 
+/// `IOPRIO_WHO_PROCESS` of `<linux/ioprio.h>`.
+const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+
 /// Bytes of the child's stack; it calls system calls and nothing deep.
 const CHILD_STACK: usize = 64 * 1024;
 
-/// Starts the child as vfork does: it uses the agent's memory until it becomes the command or ends, and the
-/// agent is stopped until then. A copy of the memory would take about ten milliseconds in an emulated guest.
-fn give_birth(birth: &Birth<'_>) -> nix::Result<Pid> {
+/// Starts the child, on this stack, in the agent's memory, which it uses until it becomes the command or ends. A copy of
+/// the memory would take about ten milliseconds in an emulated guest. Unlike after vfork, the agent goes on: it waits
+/// for the end of the report, with a deadline, because a program on a share may never arrive.
+fn give_birth(birth: &Birth<'_>, stack: &mut [u128]) -> nix::Result<Pid> {
     extern "C" fn child(birth: *mut libc::c_void) -> libc::c_int {
-        // SAFETY: the pointer is `birth` below, which outlives the child's use of it: the parent stands still.
+        // SAFETY: the pointer is `birth` below, which outlives the child's use of it: the caller keeps it until the report
+        // has ended, which is after the last use.
         let Birth { task, argv, env, stdio, report } = unsafe { &*birth.cast_const().cast::<Birth<'_>>() };
         // SAFETY: this is the child, and both pointer lists end with a null.
         unsafe { run_child(task, argv, env, stdio, *report) }
     }
-    let mut stack = vec![0_u128; CHILD_STACK / size_of::<u128>()];
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-    // SAFETY: the child has a stack of its own, of which this is the upper end, aligned to 16 bytes. It calls
-    // `run_child` and nothing else. That function makes system calls only: no allocation, no lock, no destructor,
-    // so it changes nothing in the memory it shares but errno, and it does not matter what other threads (there are
-    // some when this is tested) are doing. Signal dispositions and descriptors are the child's own copies.
+    let flags = libc::CLONE_VM | libc::SIGCHLD;
+    // SAFETY: the child has a stack of its own, of which this is the upper end, aligned to 16 bytes; the caller keeps it
+    // as long as the child may use it. It calls `run_child` and nothing else. That function makes system calls only: no
+    // allocation, no lock, no destructor, so it changes nothing in the memory it shares but errno. Meanwhile the parent
+    // only waits for the report, in calls that do not fail, so it neither reads that errno nor changes it. What other
+    // threads (there are some when this is tested) do does not matter. Signal dispositions and descriptors are the
+    // child's own copies.
     let pid = unsafe {
         let top = stack.as_mut_ptr().add(stack.len());
         libc::clone(child, top.cast(), flags, std::ptr::from_ref(birth).cast_mut().cast())
@@ -187,7 +233,7 @@ fn parse_report(bytes: &[u8]) -> Report {
 }
 
 /// The sentence for a failure; if the command itself is the cause, in the words of a shell.
-fn explain(stage: Stage, errno: Errno, command: &[u8]) -> SpawnError {
+fn explain(stage: Stage, errno: Errno, command: &[u8], candidates: &[CString]) -> SpawnError {
     let setup = |what: &str| SpawnError { kind: FailKind::Setup, text: format!("cannot {what}: {}", errno.desc()) };
     match stage {
         Stage::Session => setup("make a session for the command"),
@@ -195,23 +241,10 @@ fn explain(stage: Stage, errno: Errno, command: &[u8]) -> SpawnError {
         Stage::Stdio => setup("connect the command's input and output"),
         Stage::Credentials => setup("become the user"),
         Stage::Cwd => setup("enter the working directory"),
-        Stage::Exec => SpawnError {
-            kind: match errno {
-                Errno::ENOENT | Errno::ENOTDIR => FailKind::NotFound,
-                _ => FailKind::NotExecutable,
-            },
-            text: format!("{}: {}", String::from_utf8_lossy(command), describe_exec(errno)),
-        },
-    }
-}
-
-fn describe_exec(errno: Errno) -> &'static str {
-    match errno {
-        // The words of strerror, which users and their scripts know.
-        Errno::ENOEXEC => "Exec format error",
-        Errno::ENOENT => "No such file or directory",
-        Errno::EACCES => "Permission denied",
-        other => other.desc(),
+        Stage::Exec => {
+            let (kind, text) = refusal::explain(errno, command, candidates);
+            SpawnError { kind, text }
+        }
     }
 }
 
@@ -250,9 +283,12 @@ unsafe fn run_child(
 
         // Set limits while still root: only root may raise them.
         for limit in &task.limits {
-            let value = libc::rlimit { rlim_cur: limit.soft, rlim_max: limit.hard };
-            // Best effort: the guest's kernel may cap what the host's allows.
-            libc::setrlimit(limit.resource.into(), &raw const value);
+            set_limit(limit);
+        }
+        if let Some(Priority { nice, io }) = task.priority {
+            // Best effort, and only for the command's own sake: on the host, QEMU has both already.
+            libc::setpriority(libc::PRIO_PROCESS, 0, nice.into());
+            libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, libc::c_int::from(io));
         }
         // Set groups before the user: afterwards there is no right to change them.
         let credentials = &task.credentials;
@@ -277,6 +313,26 @@ unsafe fn run_child(
         exec_first(&task.candidates, argv, env);
         send_report(Stage::Exec, report);
         libc::_exit(127)
+    }
+}
+
+/// Sets a limit, or as much of it as the guest's kernel allows.
+///
+/// # Safety
+/// Only for a forked child.
+unsafe fn set_limit(limit: &ResourceLimit) {
+    let resource = limit.resource.into();
+    let wanted = libc::rlimit { rlim_cur: limit.soft, rlim_max: limit.hard };
+    let mut have = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both structures live through the calls.
+    unsafe {
+        if libc::setrlimit(resource, &raw const wanted) == 0 || libc::getrlimit(resource, &raw mut have) != 0 {
+            return;
+        }
+        // Nobody may raise it, or the kernel has a limit for it that could not be raised.
+        let rlim_max = wanted.rlim_max.min(have.rlim_max);
+        let most = libc::rlimit { rlim_cur: wanted.rlim_cur.min(rlim_max), rlim_max };
+        libc::setrlimit(resource, &raw const most);
     }
 }
 
@@ -359,12 +415,8 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_told_apart_as_a_shell_does() {
-        let told = |errno| explain(Stage::Exec, errno, b"foo");
-        assert_eq!(told(Errno::ENOENT).kind, FailKind::NotFound);
-        assert_eq!(told(Errno::ENOENT).text, "foo: No such file or directory");
-        assert_eq!(told(Errno::EACCES).kind, FailKind::NotExecutable);
-        assert_eq!(told(Errno::ENOEXEC).text, "foo: Exec format error");
-        assert_eq!(explain(Stage::Credentials, Errno::EPERM, b"foo").kind, FailKind::Setup);
+    fn what_the_agent_cannot_do_is_not_the_command_s_fault() {
+        assert_eq!(explain(Stage::Credentials, Errno::EPERM, b"foo", &[]).kind, FailKind::Setup);
+        assert_eq!(explain(Stage::Exec, Errno::ENOENT, b"foo", &[]).kind, FailKind::NotFound);
     }
 }

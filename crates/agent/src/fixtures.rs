@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use super::clock::Follower;
 use super::error::{AgentError, Doing};
 use super::machine::Share;
 use super::memory::Arrival;
@@ -18,6 +19,7 @@ pub(super) struct Fixtures {
     /// What sessions changed in the root for their own use.
     pub traces: Traces,
     pub oom_kills: OomKills,
+    pub clock: Follower,
     /// Set from the template on, until all memory of the clone has arrived.
     arrival: Option<Arrival>,
 }
@@ -48,6 +50,13 @@ impl Fixtures {
     pub fn expect_memory(&mut self, bytes: u64) {
         if let Some(arrival) = &mut self.arrival {
             arrival.expect(bytes);
+        }
+    }
+
+    /// Waits for that memory, but not long.
+    pub fn wait_for_memory(&self) {
+        if let Some(arrival) = &self.arrival {
+            arrival.wait();
         }
     }
 

@@ -18,6 +18,7 @@ use super::identity;
 use super::machine::{Machine, Reaped, Share};
 use super::shares::Shares;
 use super::task::Credentials;
+use super::zone;
 
 /// The guest whose PID 1 this process is.
 #[derive(Debug)]
@@ -48,7 +49,15 @@ impl Machine for Guest {
     }
 
     fn set_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
-        identity::set_clock(nanoseconds)
+        self.fixtures.clock.begin(nanoseconds)
+    }
+
+    fn ask_for_clock(&mut self) {
+        self.fixtures.clock.ask();
+    }
+
+    fn follow_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
+        self.fixtures.clock.hear(nanoseconds)
     }
 
     fn set_hostname(&mut self, name: &[u8]) -> Result<(), AgentError> {
@@ -74,6 +83,10 @@ impl Machine for Guest {
 
     fn expect_memory(&mut self, bytes: u64) {
         self.fixtures.expect_memory(bytes);
+    }
+
+    fn wait_for_memory(&mut self) {
+        self.fixtures.wait_for_memory();
     }
 
     fn awaits_memory(&mut self) -> bool {
@@ -103,6 +116,10 @@ impl Machine for Guest {
     fn take_back(&mut self) -> Result<(), AgentError> {
         let keys = self.keys.take_back().doing(|| "restore the SSH host keys of the image".to_owned());
         self.fixtures.traces.take_back().and(keys)
+    }
+
+    fn set_zone(&mut self, name: &[u8], data: &[u8]) -> Result<(), AgentError> {
+        zone::set(name, data, &mut self.fixtures.traces)
     }
 
     fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError> {

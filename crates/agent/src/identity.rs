@@ -5,24 +5,15 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_setaffinity};
-use nix::sys::time::TimeSpec;
-use nix::time::{ClockId, clock_settime};
 use nix::unistd::{Gid, Pid, Uid, chown, sethostname};
 
-use super::accounts::{Account, missing_group_entry, missing_hosts_entry, missing_passwd_entry};
+use super::accounts::{Account, group_lines, missing_hosts_entry, passwd_line};
 use super::error::{AgentError, Doing};
 use super::sys;
 use super::task::Credentials;
 use super::traces::Traces;
-
-/// Sets the wall clock to nanoseconds since the epoch.
-pub(super) fn set_clock(nanoseconds: u64) -> Result<(), AgentError> {
-    let time = TimeSpec::from_duration(Duration::from_nanos(nanoseconds));
-    clock_settime(ClockId::CLOCK_REALTIME, time).doing(|| "set the clock".to_owned())
-}
 
 /// Sets the guest's host name, and makes the name resolve.
 pub(super) fn set_hostname(name: &[u8], traces: &mut Traces) -> Result<(), AgentError> {
@@ -53,12 +44,12 @@ pub(super) fn use_cpus(count: u16) -> Result<(), AgentError> {
     sched_setaffinity(Pid::from_raw(0), &set).doing(|| format!("keep to {count} processors"))
 }
 
-/// Adds the user if the image does not know the uid, and makes the home directory if it is missing.
+/// Makes the user and the user's groups known as on the host, and makes the home directory if it is missing.
 pub(super) fn add_user(account: &Account, credentials: &Credentials, traces: &mut Traces) -> Result<(), AgentError> {
     let account = with_a_shell_that_exists(account);
     let (uid, gid) = (credentials.uid, credentials.gid);
-    append_missing(traces, "/etc/passwd", |text| missing_passwd_entry(text, &account, uid, gid))?;
-    append_missing(traces, "/etc/group", |text| missing_group_entry(text, &account.name, gid))?;
+    put_first(traces, "/etc/passwd", |text| passwd_line(text, &account, uid).unwrap_or_default())?;
+    put_first(traces, "/etc/group", |text| group_lines(text, &account, gid, &credentials.groups))?;
     let home = Path::new(OsStr::from_bytes(&account.home));
     if home.is_absolute() && !home.exists() {
         traces.make_directories(Some(home)).doing(|| format!("create the home directory {}", home.display()))?;
@@ -73,6 +64,16 @@ fn with_a_shell_that_exists(account: &Account) -> Account {
     let shell = OsStr::from_bytes(&account.shell);
     let shell = if Path::new(shell).exists() { account.shell.clone() } else { b"/bin/sh".to_vec() };
     Account { shell, ..account.clone() }
+}
+
+/// Puts before all lines of `path` those that `lines` returns. A file that does not exist is empty.
+fn put_first(traces: &mut Traces, path: &str, lines: impl FnOnce(&[u8]) -> Vec<u8>) -> Result<(), AgentError> {
+    let text = fs::read(path).unwrap_or_default();
+    let lines = lines(&text);
+    if lines.is_empty() {
+        return Ok(());
+    }
+    traces.prepend(Path::new(path), lines, &text).doing(|| format!("add a line to {path}"))
 }
 
 /// Appends to `path` the line that `missing` finds missing. A file that does not exist is empty.

@@ -45,6 +45,10 @@ pub(super) trait Machine {
 
     /// Sets the wall clock to nanoseconds since the epoch.
     fn set_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError>;
+    /// PONG is being sent, or the answer to HELLO, and the runner's clock will be the answer.
+    fn ask_for_clock(&mut self);
+    /// Makes the wall clock follow the runner's, while a command runs; nanoseconds since the epoch.
+    fn follow_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError>;
     /// Names the guest.
     fn set_hostname(&mut self, name: &[u8]) -> Result<(), AgentError>;
     /// Makes this guest unlike every other clone.
@@ -53,6 +57,8 @@ pub(super) trait Machine {
     fn use_cpus(&mut self, count: u16) -> Result<(), AgentError>;
     /// This many bytes of memory more than the template had are being plugged.
     fn expect_memory(&mut self, bytes: u64);
+    /// Waits for that memory before the command starts, but not long.
+    fn wait_for_memory(&mut self);
     /// Whether more memory may still arrive; asked again every [`super::memory::LOOK_EVERY`] while a command runs.
     fn awaits_memory(&mut self) -> bool;
     /// A message about processes that the guest's kernel killed for lack of memory, if there were any.
@@ -67,6 +73,8 @@ pub(super) trait Machine {
     fn expect_file(&mut self, path: &Path) -> Result<(), AgentError>;
     /// Removes what sessions added to the root for their own use.
     fn take_back(&mut self) -> Result<(), AgentError>;
+    /// Gives the guest the host's time zone.
+    fn set_zone(&mut self, name: &[u8], data: &[u8]) -> Result<(), AgentError>;
     /// Makes the user known to the guest.
     fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError>;
 

@@ -27,8 +27,10 @@ mod accounts;
 mod applet;
 mod boot;
 mod children;
+mod clock;
 mod cmdline;
 mod courier;
+mod derived;
 mod devices;
 mod error;
 mod exec;
@@ -54,6 +56,7 @@ mod sys;
 mod system;
 mod task;
 mod traces;
+mod zone;
 
 use std::convert::Infallible;
 use std::process::ExitCode;

@@ -1,14 +1,17 @@
-//! Memory that arrives while the command already runs.
+//! Memory that arrives while a command starts.
 //!
-//! A clone's memory is plugged after it has answered, and its command does not wait for that. But a kernel refuses a
-//! single allocation that is clearly larger than all its memory. So it is set to accept any allocation until the rest
-//! has arrived.
+//! A clone's memory is plugged from its answer on, beside everything else that its command needs. Then the command waits
+//! until all of it is there, because programs look at the size of the machine at their very start: Java takes a quarter
+//! of it for its heap. The wait is short (16 GiB arrive in a second) and bounded: a very large VM goes on without the
+//! rest. A kernel refuses a single allocation that is clearly larger than all its memory. So it is set to accept any
+//! allocation until the rest has arrived. Limits that depend on memory are set before the command starts.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
 use nix::sys::sysinfo::sysinfo;
 
+use super::derived::Derived;
 use super::kmsg;
 
 const POLICY: &str = "/proc/sys/vm/overcommit_memory";
@@ -18,6 +21,14 @@ const ALWAYS: &str = "1";
 
 /// How often to look whether the memory is there.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// The longest wait of a command for memory: some time, and more for each GiB, but never more than the last.
+const WAIT: Duration = Duration::from_millis(100);
+const WAIT_PER_GIB: Duration = Duration::from_millis(250);
+const WAIT_MOST: Duration = Duration::from_secs(3);
+
+/// How often to look during that.
+const LOOK_OFTEN: Duration = Duration::from_millis(1);
 
 /// When to stop looking: a guest that cannot take memory is still a guest.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
@@ -35,6 +46,8 @@ pub(super) struct Arrival {
     /// Bytes of memory to wait for.
     expected: u64,
     since: Option<Instant>,
+    /// What depends on the memory of the template.
+    derived: Derived,
 }
 
 impl Arrival {
@@ -43,18 +56,32 @@ impl Arrival {
         let policy = fs::read_to_string(POLICY).ok()?;
         let before = total()?;
         fs::write(POLICY, ALWAYS).ok()?;
-        Some(Self { policy, before, expected: before, since: None })
+        Some(Self { policy, before, expected: before, since: None, derived: Derived::look(before) })
     }
 
     /// This much more than the template has is on its way.
     pub fn expect(&mut self, bytes: u64) {
         self.expected = self.before + bytes;
+        self.derived.fit(self.expected);
+    }
+
+    /// Waits until all memory has arrived, but not long.
+    pub fn wait(&self) {
+        let gib = u32::try_from((self.expected - self.before) >> 30).unwrap_or(u32::MAX);
+        let deadline = Instant::now() + WAIT_PER_GIB.saturating_mul(gib).saturating_add(WAIT).min(WAIT_MOST);
+        while !self.has_arrived() && Instant::now() < deadline {
+            std::thread::sleep(LOOK_OFTEN);
+        }
+    }
+
+    fn has_arrived(&self) -> bool {
+        total().is_none_or(|total| total + TOLERANCE >= self.expected)
     }
 
     /// Checks whether all memory has arrived. If so, or if it takes too long, puts the policy back and returns `true`.
     pub fn is_over(&mut self) -> bool {
         let since = *self.since.get_or_insert_with(Instant::now);
-        let arrived = total().is_none_or(|total| total + TOLERANCE >= self.expected);
+        let arrived = self.has_arrived();
         let over = arrived || since.elapsed() > GIVE_UP_AFTER;
         if over {
             if !arrived {

@@ -47,21 +47,35 @@ impl Modules {
     /// # Errors
     /// The first module that the kernel refuses. One that finds no hardware is not an error.
     pub fn load(&mut self, groups: &[&str]) -> Result<(), AgentError> {
-        for entry in &self.list {
-            let wanted = entry.groups.iter().any(|name| groups.contains(&name.as_str()));
-            if !wanted || self.loaded.contains(&entry.file) {
-                continue;
+        self.wanted(groups).iter().try_for_each(|file| self.load_one(file))
+    }
+
+    /// The same, but a module that the kernel refuses is only a line in the log and hides no other.
+    pub fn load_what_works(&mut self, groups: &[&str]) {
+        for file in self.wanted(groups) {
+            if let Err(error) = self.load_one(&file) {
+                kmsg::note(&error.to_string());
             }
-            let path = Path::new(DIRECTORY).join(&entry.file);
-            let file = File::open(&path).doing(|| format!("open module {}", path.display()))?;
-            match finit_module(&file, c"", ModuleInitFlags::empty()) {
-                // ENODEV: a driver of the processor (crc32c-intel) that this processor does not have.
-                Ok(()) | Err(Errno::EEXIST) => {}
-                Err(Errno::ENODEV) => kmsg::note(&format!("module {}: no such hardware", entry.file)),
-                Err(errno) => return Err(errno).doing(|| format!("load module {}", entry.file)),
-            }
-            self.loaded.insert(entry.file.clone());
         }
+    }
+
+    /// Files of the modules of `groups` that are not loaded yet, in order.
+    fn wanted(&self, groups: &[&str]) -> Vec<String> {
+        let is_in = |entry: &&Entry| entry.groups.iter().any(|name| groups.contains(&name.as_str()));
+        let wanted = self.list.iter().filter(is_in).filter(|entry| !self.loaded.contains(&entry.file));
+        wanted.map(|entry| entry.file.clone()).collect()
+    }
+
+    fn load_one(&mut self, name: &str) -> Result<(), AgentError> {
+        let path = Path::new(DIRECTORY).join(name);
+        let file = File::open(&path).doing(|| format!("open module {}", path.display()))?;
+        match finit_module(&file, c"", ModuleInitFlags::empty()) {
+            // ENODEV: a driver of the processor (crc32c-intel) that this processor does not have.
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(Errno::ENODEV) => kmsg::note(&format!("module {name}: no such hardware")),
+            Err(errno) => return Err(errno).doing(|| format!("load module {name}")),
+        }
+        self.loaded.insert(name.to_owned());
         Ok(())
     }
 
@@ -96,6 +110,7 @@ mod tests {
         assert_eq!(list[1].groups, ["pci", "mmio"]);
         let modules = Modules { list, loaded: HashSet::new() };
         assert!(modules.has("fs:ext4") && modules.has("mmio"));
+        assert_eq!(modules.wanted(&["fs:ext4", "base"]), ["virtio_ring.ko", "jbd2.ko"]);
         assert!(!modules.has("fs:xfs") && !modules.has("virtio.ko"));
     }
 }

@@ -23,7 +23,7 @@ use super::machine::{Machine, Share};
 use super::memory::LOOK_EVERY;
 use super::port::{Incoming, Port, SendQueue};
 use super::pump::OutputPump;
-use super::task::{Credentials, ResourceLimit, TaskSpec, TerminalSize};
+use super::task::{Credentials, Priority, ResourceLimit, TaskSpec, TerminalSize};
 use running::Running;
 
 /// Maximum number of reads from the port in one round: then it is the turn of the command's output.
@@ -194,12 +194,13 @@ impl<M: Machine> Conversation<'_, M> {
             return Ok(());
         }
         if message == ToGuest::Ping && !matches!(self.phase, Phase::Silent) {
+            self.machine.ask_for_clock();
             out.send(task, &ToHost::Pong);
             return Ok(());
         }
-        // Also while a command runs: the host was asleep, or this VM was stopped for a while.
+        // The answer to PONG, or this VM was stopped for a while.
         if let (ToGuest::Clock(nanoseconds), Phase::Running(_)) = (&message, &self.phase) {
-            if let Err(error) = self.machine.set_clock(*nanoseconds) {
+            if let Err(error) = self.machine.follow_clock(*nanoseconds) {
                 out.send(task, &ToHost::Log { level: Level::Warn, text: error.to_string().as_bytes() });
             }
             return Ok(());
@@ -226,6 +227,7 @@ impl<M: Machine> Conversation<'_, M> {
     fn greet(&mut self, task: u16, nonce: u64, out: &mut SendQueue) {
         self.end_task();
         let times = self.machine.boot_times();
+        self.machine.ask_for_clock();
         out.send(task, &ToHost::Hello { version: VERSION, nonce, times });
         self.phase = match self.machine.boot_error() {
             None => Phase::Collecting(Box::default()),
@@ -253,6 +255,7 @@ impl<M: Machine> Conversation<'_, M> {
             out.send(task, &ToHost::Failed(FailKind::Setup, error.to_string().as_bytes()));
             return;
         }
+        self.machine.wait_for_memory();
         let spawned = match exec::spawn(&collected.spec) {
             Ok(spawned) => spawned,
             Err(error) => {
@@ -303,10 +306,14 @@ impl Collecting {
             ToGuest::TakeBack => return Ok(machine.take_back()),
             ToGuest::Cpus(count) => return Ok(machine.use_cpus(count)),
             ToGuest::Memory(bytes) => machine.expect_memory(bytes),
-            ToGuest::User { name, home, shell } => {
-                spec.account = Account { name: name.to_vec(), home: home.to_vec(), shell: shell.to_vec() };
+            ToGuest::Zone { name, data } => return Ok(machine.set_zone(name, data)),
+            ToGuest::User { gid, name, gecos, home, shell } => {
+                let [name, gecos, home, shell] = [name, gecos, home, shell].map(<[u8]>::to_vec);
+                let groups = std::mem::take(&mut spec.account.groups);
+                spec.account = Account { gid, name, gecos, home, shell, groups };
                 return Ok(self.add_user(machine));
             }
+            ToGuest::Group { gid, name } => spec.account.groups.push((gid, name.to_vec())),
             ToGuest::Credentials { uid, gid, umask, groups } => {
                 spec.credentials = Some(Credentials { uid, gid, umask, groups });
                 return Ok(self.add_user(machine));
@@ -315,6 +322,7 @@ impl Collecting {
             ToGuest::Arg(arg) => spec.args.push(arg.to_vec()),
             ToGuest::Env(pair) => spec.env.push(pair.to_vec()),
             ToGuest::Rlimit { resource, soft, hard } => spec.limits.push(ResourceLimit { resource, soft, hard }),
+            ToGuest::Priority { nice, io } => spec.priority = Some(Priority { nice, io }),
             ToGuest::Pty { rows, cols } | ToGuest::Resize { rows, cols } => {
                 spec.terminal = Some(TerminalSize { rows, cols });
             }

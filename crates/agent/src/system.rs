@@ -25,7 +25,7 @@ use super::fixtures::Fixtures;
 use super::machine::{Machine, Reaped, Share};
 use super::shares::Shares;
 use super::task::Credentials;
-use super::{identity, kmsg, processes};
+use super::{identity, kmsg, processes, zone};
 
 /// Rounds of looking for processes that were started while others were killed.
 const ROUNDS: usize = 100;
@@ -87,7 +87,15 @@ impl Machine for System {
     }
 
     fn set_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
-        identity::set_clock(nanoseconds)
+        self.fixtures.clock.begin(nanoseconds)
+    }
+
+    fn ask_for_clock(&mut self) {
+        self.fixtures.clock.ask();
+    }
+
+    fn follow_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
+        self.fixtures.clock.hear(nanoseconds)
     }
 
     fn set_hostname(&mut self, name: &[u8]) -> Result<(), AgentError> {
@@ -105,6 +113,10 @@ impl Machine for System {
 
     fn expect_memory(&mut self, bytes: u64) {
         self.fixtures.expect_memory(bytes);
+    }
+
+    fn wait_for_memory(&mut self) {
+        self.fixtures.wait_for_memory();
     }
 
     fn awaits_memory(&mut self) -> bool {
@@ -133,6 +145,10 @@ impl Machine for System {
 
     fn take_back(&mut self) -> Result<(), AgentError> {
         self.fixtures.traces.take_back()
+    }
+
+    fn set_zone(&mut self, name: &[u8], data: &[u8]) -> Result<(), AgentError> {
+        zone::set(name, data, &mut self.fixtures.traces)
     }
 
     fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError> {

@@ -25,6 +25,14 @@ pub(super) struct ResourceLimit {
     pub hard: u64,
 }
 
+/// How the command's processes compete with others in the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Priority {
+    pub nice: i8,
+    /// Class and level as the kernel's `ioprio_get` tells them.
+    pub io: u16,
+}
+
 /// A terminal's size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TerminalSize {
@@ -41,6 +49,7 @@ pub(super) struct TaskSpec {
     pub args: Vec<Vec<u8>>,
     pub env: Vec<Vec<u8>>,
     pub limits: Vec<ResourceLimit>,
+    pub priority: Option<Priority>,
     pub terminal: Option<TerminalSize>,
     /// One pipe for both outputs.
     pub merge_stderr: bool,
@@ -56,6 +65,7 @@ pub(super) struct PreparedTask {
     /// Files to try, in this order.
     pub candidates: Vec<CString>,
     pub limits: Vec<ResourceLimit>,
+    pub priority: Option<Priority>,
 }
 
 impl TaskSpec {
@@ -75,6 +85,7 @@ impl TaskSpec {
             env: c_strings(&self.env, "environment variable")?,
             candidates: c_strings(&candidates(command, self.variable(b"PATH")), "argument")?,
             limits: self.limits.clone(),
+            priority: self.priority,
         })
     }
 

@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::error::{AgentError, Doing};
@@ -36,6 +36,17 @@ impl Traces {
         self.make_directories(path.parent())?;
         let created = !path.exists();
         OpenOptions::new().append(true).create(true).open(path)?.write_all(&text)?;
+        self.0.push(Trace::Lines { path: path.to_owned(), text, created });
+        Ok(())
+    }
+
+    /// Puts lines before `rest`, which is the file's content; it is made with its directories where it is missing.
+    pub fn prepend(&mut self, path: &Path, text: Vec<u8>, rest: &[u8]) -> io::Result<()> {
+        self.make_directories(path.parent())?;
+        let created = !path.exists();
+        // The file only grows, and in one piece: a service that reads it meanwhile finds it whole.
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        file.write_all_at(&[text.as_slice(), rest].concat(), 0)?;
         self.0.push(Trace::Lines { path: path.to_owned(), text, created });
         Ok(())
     }
@@ -235,7 +246,9 @@ mod tests {
         let (dir, at) = root();
         let before = listing(dir.path());
         let mut traces = Traces::default();
-        traces.append(&at("etc/passwd"), b"ada:x:1000:1000::/home/ada:/bin/sh\n".to_vec()).unwrap();
+        let passwd = fs::read(at("etc/passwd")).unwrap();
+        traces.prepend(&at("etc/passwd"), b"ada:*:1000:1000::/home/ada:/bin/sh\n".to_vec(), &passwd).unwrap();
+        traces.prepend(&at("etc/group"), b"ada:x:1000:\n".to_vec(), b"").unwrap();
         traces.append(&at("etc/hosts"), b"127.0.0.1\tlocalhost\n127.0.1.1\tvm1\n".to_vec()).unwrap();
         traces.write(&at("etc/hostname"), b"vm\n").unwrap();
         traces.write(&at("etc/hostname"), b"vm1-0\n").unwrap();

@@ -145,6 +145,14 @@ impl<R: Skip> Reader<R> {
                 Kind::File(self.size)
             }
             EntryType::Directory => Kind::Directory,
+            // An incremental backup of GNU tar: a directory, and as content the names in it.
+            other if other.as_byte() == b'D' => Kind::Directory,
+            other if other.as_byte() == b'M' => {
+                return Err(damaged(format!(
+                    "is not the first of several volumes: it goes on with '{}'; join them to one archive",
+                    shown(&path)
+                )));
+            }
             EntryType::Symlink => Kind::Symlink(target()),
             EntryType::Link => Kind::HardLink(target()),
             EntryType::Char => Kind::CharDevice(device().0, device().1),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use nix::unistd::{AccessFlags, Uid, User, access};
 
-use super::output::{print, print_line};
+use super::output::{complain, print, print_line};
 use image::digest;
 use image::{Catalogue, Image, ImageError, Owner};
 use node::shelf::{ImageCopy, Shelf};
@@ -15,9 +15,16 @@ use request::ImageRef;
 use runner::config::Config;
 use runner::{delivery, fetch};
 
-/// Its result says whether this user can use the image, as far as that is known before there is a job.
+/// Its result says whether this user can use the image, as far as that is known before there is a job. On a host
+/// without the site's images, such as a login node, nothing is known: the nodes check.
 pub fn check(config: &Config, image: &ImageRef) -> anyhow::Result<()> {
-    let image = config.catalogue().resolve(image)?;
+    let catalogue = config.catalogue();
+    let image = match catalogue.resolve(image) {
+        Err(ImageError::Directory { .. }) if !catalogue.is_here() => {
+            return print_line(&format!("'{image}' is not checked: this host has none of the site's 'image_dirs'"));
+        }
+        found => found?,
+    };
     image.check_disk(&image.open_disk()?)?;
     Ok(())
 }
@@ -26,6 +33,9 @@ pub fn check(config: &Config, image: &ImageRef) -> anyhow::Result<()> {
 pub fn list(config: &Config) -> anyhow::Result<()> {
     let catalogue = config.catalogue();
     let names = catalogue.names()?;
+    for (dir, error) in catalogue.unread() {
+        complain(&format!("note: images in {} are not shown: {error}", dir.display()));
+    }
     if names.is_empty() {
         return print("no images yet: 'spank-vm image import' makes one\n");
     }
@@ -174,7 +184,8 @@ pub fn fetch_all(config: &Config, images: &[ImageRef], all: bool) -> anyhow::Res
         };
         print_line(&line)?;
     }
-    ensure!(failed == 0, "{failed} of {} images are not on this node", names.len());
+    let are = if failed == 1 { "is" } else { "are" };
+    ensure!(failed == 0, "{failed} of {} images {are} not on this node", names.len());
     Ok(())
 }
 

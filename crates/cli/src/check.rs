@@ -2,6 +2,7 @@
 
 mod caches;
 mod finding;
+mod patience;
 mod slurm;
 
 use std::process::Command;
@@ -15,6 +16,7 @@ use image::{Image, ImageError};
 use proto::ExitStatus;
 use request::ImageName;
 use runner::config::{AccelChoice, Config};
+use runner::error::{Fault, RunError};
 use runner::{self, KvmTest};
 
 #[derive(Debug, clap::Args)]
@@ -37,6 +39,7 @@ pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitStatus>
         ("plugin", slurm::plugin()),
         ("batch", slurm::batch()),
         ("qemu", qemu(config)),
+        ("processor", processor(config)),
         ("kit", kit(config)),
         ("images", images(config)),
         ("copies", caches::copies(config)),
@@ -67,7 +70,8 @@ fn quick(config: &Config) -> anyhow::Result<ExitStatus> {
         Finding::Limited(text) => Finding::Bad(text),
         finding => finding,
     };
-    let findings = [plugin, qemu(config), kit(config), images(config), scratch(config), caches::state(config)];
+    let findings =
+        [plugin, qemu(config), processor(config), kit(config), images(config), scratch(config), caches::state(config)];
     let missing: Vec<String> = findings
         .into_iter()
         .filter_map(|finding| match finding {
@@ -145,6 +149,17 @@ fn qemu(config: &Config) -> Finding {
     version.map_or_else(|error| Finding::Bad(format!("{error:#}")), Finding::Good)
 }
 
+/// That of the site's configuration; without a QEMU there is nothing to say of it.
+fn processor(config: &Config) -> Finding {
+    let model = &config.cpu_model;
+    match config.qemu_path().map(|_| runner::try_processor(config)) {
+        Ok(Err(error)) => Finding::Bad(format!("{error:#}")),
+        Ok(Ok(())) if model.is_default() => Finding::Good("what the node has".to_owned()),
+        Ok(Ok(())) => Finding::Good(format!("cpu_model = '{model}'")),
+        Err(_) => Finding::Limited("not tried: there is no QEMU".to_owned()),
+    }
+}
+
 fn kit(config: &Config) -> Finding {
     match Kit::load(&config.kit) {
         Ok(kit) => Finding::Good(format!("{}: kernel {}", config.kit.display(), kit.kernel_release())),
@@ -153,9 +168,16 @@ fn kit(config: &Config) -> Finding {
 }
 
 fn images(config: &Config) -> Finding {
+    let config = config.clone();
+    patience::in_time(move || look_at_images(&config))
+        .unwrap_or_else(|why| Finding::Limited(format!("the directories of images: {why}")))
+}
+
+fn look_at_images(config: &Config) -> Finding {
     let catalogue = config.catalogue();
     let images = match catalogue.list() {
         Ok(images) => images,
+        Err(error) if patience::is_the_servers(&error) => return Finding::Limited(error.to_string()),
         Err(error) => return Finding::Bad(error.to_string()),
     };
     let usable = images.into_iter().map(|image| image.and_then(|image| usable(&image).map(|()| image.name)));
@@ -180,6 +202,10 @@ fn scratch(config: &Config) -> Finding {
     let tried = Kit::load(&config.kit).map_err(anyhow::Error::from).and_then(try_in);
     match tried {
         Ok(()) => Finding::Good(config.scratch_dir.display().to_string()),
+        // It is full, which users bring about.
+        Err(error) if error.downcast_ref().is_some_and(|error: &RunError| error.fault() == Fault::User) => {
+            Finding::Limited(format!("{error:#}"))
+        }
         Err(error) => Finding::Bad(format!("{error:#}")),
     }
 }

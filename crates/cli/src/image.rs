@@ -56,7 +56,7 @@ pub enum Command {
     /// Make an image from an archive, a directory, a container image or a disk
     ///
     /// Taken are tar archives of a root file system (also gz, xz, zst, bz2), directories, OCI layouts and archives,
-    /// 'docker save' archives, and disks with ext2/3/4, xfs, btrfs, squashfs or erofs: raw, qcow2, vdi, vmdk, ova.
+    /// 'docker save' archives, sif files, and disks with ext2/3/4, xfs, btrfs, squashfs or erofs: raw, qcow2, vdi, vmdk, ova.
     /// What a file is shows by its content.
     Import {
         /// What to make it from; '-' reads an archive from standard input
@@ -82,6 +82,9 @@ pub enum Command {
         /// Of a disk with several systems, the number of the partition with the root
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=128))]
         partition: Option<u32>,
+        /// Of a btrfs with several systems, the subvolume with the root
+        #[arg(long, value_name = "NAME")]
+        subvolume: Option<String>,
     },
     /// Put the agent into an image that boots its own kernel and init (boot = "full")
     InstallAgent {
@@ -91,7 +94,7 @@ pub enum Command {
         /// Name of the new image made of a disk file
         #[arg(long)]
         name: Option<ImageName>,
-        /// Directory for the new image [default: the first of 'image_dirs']
+        /// Directory for the new image [default: root's is the site's, the first of 'image_dirs'; a user's the first with '~' or '%u']
         #[arg(long, requires = "name")]
         dir: Option<PathBuf>,
         /// One line for people about the new image
@@ -100,6 +103,9 @@ pub enum Command {
         /// Partition that holds the root, where there are several systems
         #[arg(long, value_name = "N")]
         partition: Option<u32>,
+        /// Btrfs subvolume that holds the root, where there are several systems
+        #[arg(long, value_name = "NAME")]
+        subvolume: Option<String>,
         /// Take a kernel that cannot mount host directories (no FUSE)
         #[arg(long)]
         without_shares: bool,
@@ -143,19 +149,19 @@ fn manage(config: &Config, command: Command) -> anyhow::Result<()> {
             catalogue::fetch_all(config, &images, all)
         }
         Command::Remove { image } => catalogue::remove(config, &from_here(image)?),
-        Command::Import { source, name, dir, description, append, replace, max_size, partition } => {
+        Command::Import { source, name, dir, description, append, replace, max_size, partition, subvolume } => {
             let dir = image_dir(config, dir)?;
             let (inherits, arch) = (None, None);
             let options =
                 ImportOptions { name, dir, description, append, replace, inherits, arch, max_bytes: max_size };
-            import_source(config, &source, &options, partition)
+            import_source(config, &source, &options, &Place { partition, subvolume })
         }
-        Command::InstallAgent { target, name, dir, description, partition, without_shares } => {
+        Command::InstallAgent { target, name, dir, description, partition, subvolume, without_shares } => {
             let image = match name {
                 Some(name) => image_of_disk(&target, name, &image_dir(config, dir)?, description)?,
                 None => config.catalogue().resolve(&catalogued(&target)?.into())?,
             };
-            let installed = install_agent(config, &image, InstallOptions { partition, without_shares })?;
+            let installed = install_agent(config, &image, InstallOptions { partition, subvolume, without_shares })?;
             for warning in &installed.warnings {
                 notice::line(&format!("warning: {warning}"));
             }
@@ -167,6 +173,12 @@ fn manage(config: &Config, command: Command) -> anyhow::Result<()> {
             ))
         }
     }
+}
+
+/// Where on a disk the root is, if the user says so.
+struct Place {
+    partition: Option<u32>,
+    subvolume: Option<String>,
 }
 
 /// Where a new image goes.
@@ -184,17 +196,12 @@ fn catalogued(target: &Path) -> anyhow::Result<ImageName> {
     Ok(name.parse()?)
 }
 
-fn import_source(
-    config: &Config,
-    source: &Path,
-    options: &ImportOptions,
-    partition: Option<u32>,
-) -> anyhow::Result<()> {
+fn import_source(config: &Config, source: &Path, options: &ImportOptions, place: &Place) -> anyhow::Result<()> {
     clean_up_on_signals()?;
     let imported = if source == Path::new("-") {
         import(&mut io::stdin().lock(), options)?
     } else {
-        import_path(source, options, &mut |disk, max_bytes, out| export_disk(config, &disk, partition, max_bytes, out))?
+        import_path(source, options, &mut |disk, max_bytes, out| export_disk(config, &disk, place, max_bytes, out))?
     };
     for note in &imported.notes {
         complain(&format!("note: {note}"));
@@ -204,17 +211,14 @@ fn import_source(
 }
 
 /// Reads a disk where it can do no harm: in a VM of the boot kit.
-fn export_disk(
-    config: &Config,
-    disk: &Disk,
-    partition: Option<u32>,
-    max_bytes: u64,
-    out: File,
-) -> anyhow::Result<Vec<String>> {
+fn export_disk(config: &Config, disk: &Disk, place: &Place, max_bytes: u64, out: File) -> anyhow::Result<Vec<String>> {
     let (file, part) = disk.open()?;
     let disk = HelperDisk { serial: "source".to_owned(), file, format: disk.format, part, writable: false };
-    let (limit, number) = (max_bytes.to_string(), partition.unwrap_or(0).to_string());
-    let arguments = ["disk", "export", "source", "--limit", &limit, "--partition", &number];
+    let (limit, number) = (max_bytes.to_string(), place.partition.unwrap_or(0).to_string());
+    let mut arguments = vec!["disk", "export", "source", "--limit", &limit, "--partition", &number];
+    if let Some(name) = &place.subvolume {
+        arguments.extend(["--subvolume", name]);
+    }
     Ok(helper::run(config, vec![disk], &arguments, out.as_fd())?.warnings()?)
 }
 

@@ -36,7 +36,7 @@ pub struct Arguments {
     /// Processors of the VM
     #[arg(long, value_name = "N", value_parser = VmCpus::parse)]
     cpus: Option<u32>,
-    /// Directory for disk and entry [default: the first of the catalogue that you may write]
+    /// Directory for disk and entry [default: root's is the site's, the first of 'image_dirs'; a user's the first with '~' or '%u']
     #[arg(long)]
     dir: Option<PathBuf>,
     /// One line for people [default: that of the base]

@@ -27,6 +27,9 @@ pub enum Command {
         /// Size of the private disk of each VM, in MiB; it is sparse
         #[arg(long, value_name = "MIB", default_value_t = DEFAULT_SCRATCH_BYTES >> 20)]
         scratch: u64,
+        /// A kernel module that every VM loads, beside those that the kit always has; may be given more than once
+        #[arg(long, value_name = "NAME")]
+        module: Vec<String>,
     },
     /// Check every file of the kit against its digest and show what it holds
     Show,
@@ -35,10 +38,11 @@ pub enum Command {
 /// Carries out `command`.
 pub fn run(config: &Config, command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Build { output, agent, kernel, cache, scratch } => {
+        Command::Build { output, agent, kernel, cache, scratch, module: modules } => {
             let output = output.unwrap_or_else(|| config.kit.clone());
             let kernel = KernelSource::from(kernel.as_str());
-            let kit = kit::build(&BuildOptions { kernel, agent, output, cache, scratch_bytes: scratch << 20 })?;
+            let options = BuildOptions { kernel, agent, output, cache, scratch_bytes: scratch << 20, modules };
+            let kit = kit::build(&options)?;
             describe("built", &kit)
         }
         Command::Show => {
@@ -52,11 +56,12 @@ pub fn run(config: &Config, command: Command) -> anyhow::Result<()> {
 fn describe(done: &str, kit: &Kit) -> anyhow::Result<()> {
     let manifest = kit.manifest();
     let mut text = format!(
-        "kit {done}: {}\nkernel {} from {}\nroot file systems: {}\n",
+        "kit {done}: {}\nkernel {} from {}\nroot file systems: {}\nmodules for programs: {}\n",
         kit.dir().display(),
         manifest.kernel_release,
         manifest.kernel_package,
-        manifest.filesystems.join(" ")
+        manifest.filesystems.join(" "),
+        manifest.modules.join(" ")
     );
     manifest.notes.iter().for_each(|note| text.push_str(&format!("note: {note}\n")));
     print(&text)

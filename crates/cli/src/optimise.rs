@@ -1,9 +1,8 @@
 //! `spank-vm image optimise`: what a kit boot never uses is left out, the rest packed for a fast start.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::Seek;
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 
 use super::output::{mib, print};
 use image::slim::{Findings, slim};
-use image::{BootMode, DEFAULT_MAX_BYTES, Image, ImportOptions, StagedDir, clean_up_on_signals, import};
+use image::{BootMode, DEFAULT_MAX_BYTES, Image, ImportOptions, StagedDir, clean_up_on_signals, import, unnamed_file};
 use proto::ExitStatus;
 use qemu::HelperDisk;
 use request::ImageName;
@@ -99,8 +98,8 @@ fn export(config: &Config, image: &Image) -> anyhow::Result<File> {
 }
 
 fn unnamed(dir: &Path) -> anyhow::Result<File> {
-    let file = OpenOptions::new().read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(dir);
-    file.with_context(|| format!("no file for the image's root can be made in {} ('scratch_dir')", dir.display()))
+    unnamed_file(dir)
+        .with_context(|| format!("no file for the image's root can be made in {} ('scratch_dir')", dir.display()))
 }
 
 /// An image of these files, with the entry of the old one in all that is not its disk.

@@ -9,7 +9,7 @@ use super::vm_arguments::VmArguments;
 use proto::ExitStatus;
 use runner::config::{AccelChoice, Config, MachineChoice};
 use runner::error::{Blame, Context, Fault, RunError};
-use runner::limits::Memory;
+use runner::limits::{self, Memory};
 use runner::{self, SaveAs, Slot};
 
 #[derive(Debug, clap::Args)]
@@ -47,6 +47,7 @@ fn choice<T: Copy + Send + Sync + 'static, const N: usize>(
 /// Runs the command and exits as it did.
 pub fn run(mut config: Config, arguments: Arguments) -> Result<ExitStatus, RunError> {
     let begin = Instant::now();
+    limits::take()?;
     runner::log::init(arguments.verbose);
     config.accel = arguments.accel.unwrap_or(config.accel);
     config.machine = arguments.machine.unwrap_or(config.machine);

@@ -34,6 +34,7 @@ fn die_with_slurmstepd() -> Result<(), RunError> {
 pub fn run(mut arguments: Vec<OsString>) -> Result<ExitStatus, RunError> {
     let begin = Instant::now();
     die_with_slurmstepd()?;
+    limits::take()?;
     let text = std::env::var(REQUEST_ENV)
         .blame(Fault::User)
         .with_context(|| format!("{REQUEST_ENV} is not set: this program is started by Slurm's plugin spank_vm"))?;

@@ -53,6 +53,12 @@ pub fn run(config: &Config, command: Command) -> anyhow::Result<()> {
     match command {
         Command::List => list(config),
         Command::Build { images, all, vm_cpus, vm_mem, shares } => {
+            match runner::useless_for_users(config)? {
+                // The unit at boot says --all on every node, and this node is in order.
+                Some(why) if all => return print_line(&format!("no templates made: {why}")),
+                Some(why) => bail!("{why}"),
+                None => {}
+            }
             let images = if all { config.catalogue().names()? } else { images };
             let shares = shares.unwrap_or(config.shares.len() + 1);
             for image in images {

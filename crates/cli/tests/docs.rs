@@ -10,11 +10,12 @@ use request::{OPTIONS, OptionRow};
 const README: &str = include_str!("../../../README.md");
 const README_PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
 /// The documents that tell people to type something.
-const DOCUMENTS: [(&str, &str); 4] = [
+const DOCUMENTS: [(&str, &str); 5] = [
     ("README.md", README),
     ("CONTRIBUTING.md", include_str!("../../../CONTRIBUTING.md")),
     ("ARCHITECTURE.md", include_str!("../../../ARCHITECTURE.md")),
     ("SECURITY.md", include_str!("../../../SECURITY.md")),
+    ("docs/guests.md", include_str!("../../../docs/guests.md")),
 ];
 const MAKEFILE: &str = include_str!("../../../Makefile");
 

@@ -75,6 +75,8 @@ pub enum ImageError {
         name: String,
         /// The most similar name that exists.
         suggestion: Option<String>,
+        /// A directory that this person cannot look into.
+        closed: Option<PathBuf>,
     },
     /// A directory of the catalogue cannot be listed.
     Directory {
@@ -132,10 +134,13 @@ pub enum ImageError {
 impl fmt::Display for ImageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown { name, suggestion } => {
+            Self::Unknown { name, suggestion, closed } => {
                 write!(f, "no image '{name}'")?;
                 if let Some(other) = suggestion {
                     write!(f, "; did you mean '{other}'?")?;
+                }
+                if let Some(dir) = closed {
+                    write!(f, "; you cannot look into {}", dir.display())?;
                 }
                 f.write_str(" (--vm-image=list shows all)")
             }
@@ -243,23 +248,47 @@ impl Catalogue {
             let path = dir.path.join(format!("{name}.toml"));
             match read_entry(&path) {
                 Ok(text) => return parse(name.clone(), path, &text),
-                // The directory itself may be missing or closed. Only an entry missing in an open directory is surely
-                // an unknown name.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                    continue;
+                }
+                // Images of a closed directory are not this person's, and must not hide those behind it. A closed entry
+                // in an open directory is the image that was asked for.
+                Err(_) if is_closed(&dir.path) => continue,
                 Err(error) => return Err(ImageError::Entry { path, why: error.to_string() }),
             }
         }
         let names = self.names()?;
+        if let (false, Some(site)) = (self.is_here(), self.dirs.iter().find(|dir| dir.owner == Owner::Site)) {
+            let missing = std::fs::metadata(&site.path).err();
+            let source = missing.unwrap_or_else(|| io::ErrorKind::NotADirectory.into());
+            return Err(ImageError::Directory { dir: site.path.clone(), source });
+        }
+        let closed = self.dirs.iter().find(|dir| is_closed(&dir.path)).map(|dir| dir.path.clone());
         let suggestion = names
             .into_iter()
             .map(|other| (strsim::damerau_levenshtein(name.as_str(), other.as_str()), other))
             .filter(|(distance, _)| *distance <= 1 + name.as_str().len() / 4)
             .min_by_key(|(distance, _)| *distance)
             .map(|(_, other)| other.to_string());
-        Err(ImageError::Unknown { name: name.to_string(), suggestion })
+        Err(ImageError::Unknown { name: name.to_string(), suggestion, closed })
     }
 
-    /// All names, sorted. Directories that do not exist are skipped, unless none exists and the site named one.
+    /// The directories that exist and that this person cannot list.
+    pub fn unread(&self) -> impl Iterator<Item = (&Path, io::Error)> {
+        let of = |dir: &'_ ImageDir| std::fs::read_dir(&dir.path).err();
+        let failed = self.dirs.iter().filter_map(move |dir| Some((dir.path.as_path(), of(dir)?)));
+        failed.filter(|(_, error)| error.kind() != io::ErrorKind::NotFound)
+    }
+
+    /// Whether this host has the site's images at all. On a login node without them only the nodes can tell what there
+    /// is.
+    pub fn is_here(&self) -> bool {
+        let mut of_site = self.dirs.iter().filter(|dir| dir.owner == Owner::Site).peekable();
+        of_site.peek().is_none() || of_site.any(|dir| dir.path.is_dir())
+    }
+
+    /// All names, sorted. Directories that do not exist or are closed are skipped, unless none can be read and the site
+    /// named one.
     ///
     /// # Errors
     /// [`ImageError::Directory`].
@@ -270,13 +299,12 @@ impl Catalogue {
         for ImageDir { path, owner } in &self.dirs {
             let listing = match std::fs::read_dir(path) {
                 Ok(listing) => listing,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    if *owner == Owner::Site {
+                Err(error) => {
+                    if *owner == Owner::Site || error.kind() != io::ErrorKind::NotFound {
                         missing.get_or_insert((path, error));
                     }
                     continue;
                 }
-                Err(source) => return Err(ImageError::Directory { dir: path.clone(), source }),
             };
             seen_any = true;
             names.extend(listing.flatten().filter_map(|file| entry_name(&file.path())));
@@ -316,6 +344,11 @@ fn of_path(path: &Path) -> Result<Image, ImageError> {
         }
         None => Err(ImageError::Unfit { name, disk, why: fitness::no_disk(&probe) }),
     }
+}
+
+/// Whether nothing in this directory can be reached.
+fn is_closed(dir: &Path) -> bool {
+    std::fs::metadata(dir.join(".")).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 fn read_entry(path: &Path) -> io::Result<String> {
@@ -358,104 +391,4 @@ fn one_line(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn name(text: &str) -> ImageName {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn the_first_directory_wins_and_a_typing_error_gets_a_suggestion() {
-        let (site, user) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let entry = |disk: &str| format!("disk = '{disk}'\nformat = 'squashfs'\n");
-        std::fs::write(site.path().join("debian12.toml"), entry("site.sqfs")).unwrap();
-        std::fs::write(user.path().join("debian12.toml"), entry("user.sqfs")).unwrap();
-        std::fs::write(user.path().join("tiny.toml"), entry("/abs/tiny.sqfs")).unwrap();
-        let dirs = [site.path().to_owned(), user.path().to_owned()];
-        let catalogue = Catalogue::new(&dirs);
-        assert_eq!(catalogue.find(&name("debian12")).unwrap().disk, site.path().join("site.sqfs"));
-        assert_eq!(catalogue.find(&name("tiny")).unwrap().disk, Path::new("/abs/tiny.sqfs"));
-        let error = catalogue.find(&name("debain12")).unwrap_err().to_string();
-        assert_eq!(error, "no image 'debain12'; did you mean 'debian12'? (--vm-image=list shows all)");
-        let error = catalogue.find(&name("windows")).unwrap_err().to_string();
-        assert_eq!(error, "no image 'windows' (--vm-image=list shows all)");
-    }
-
-    #[test]
-    fn a_broken_entry_is_one_line_with_its_place() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("x.toml"), "disk = 'a'\nformat = 'floppy'\n").unwrap();
-        let dirs = [dir.path().to_owned()];
-        let error = Catalogue::new(&dirs).find(&name("x")).unwrap_err().to_string();
-        assert!(error.contains("line 2") && error.contains("floppy") && !error.contains('\n'), "{error}");
-    }
-
-    #[test]
-    fn a_catalogue_that_does_not_exist_is_not_an_empty_one() {
-        let dirs = [PathBuf::from("/nonexistent/images")];
-        let error = Catalogue::new(&dirs).find(&name("x")).unwrap_err().to_string();
-        assert!(error.contains("/nonexistent/images"), "{error}");
-    }
-
-    #[test]
-    fn a_users_images_are_found_unless_the_site_has_them_or_wants_none() {
-        let (site, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let entry = |disk: &str| format!("disk = '{disk}'\nformat = 'squashfs'\n");
-        std::fs::write(site.path().join("both.toml"), entry("site")).unwrap();
-        std::fs::write(home.path().join("both.toml"), entry("mine")).unwrap();
-        std::fs::write(home.path().join("mine.toml"), entry("mine")).unwrap();
-        let ada = Person { name: "ada".into(), home: Some(home.path().into()), ..Person::default() };
-        let patterns = [site.path().to_owned(), "/nonexistent/%u".into(), "~".into()];
-        let catalogue = Catalogue::of(&patterns, ada.clone(), true);
-        assert_eq!(catalogue.find(&name("both")).unwrap().disk, site.path().join("site"));
-        let mine = catalogue.find(&name("mine")).unwrap();
-        assert_eq!(
-            (mine.disk.as_path(), catalogue.owner_of(&mine)),
-            (home.path().join("mine").as_path(), Some(Owner::User))
-        );
-        assert_eq!(catalogue.names().unwrap(), [name("both"), name("mine")]);
-        assert_eq!(catalogue.dir_for_new(), Some(Path::new("/nonexistent/ada")));
-        let strict = Catalogue::of(&patterns, ada, false);
-        assert_eq!(strict.names().unwrap(), [name("both")]);
-        assert_eq!(strict.dir_for_new(), None);
-    }
-
-    #[test]
-    fn a_path_is_a_disk_or_an_entry_if_the_site_allows_paths() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name);
-        let reference = |name: &str| path(name).to_str().unwrap().parse::<ImageRef>().unwrap();
-        let mut squashfs = vec![0; 4096];
-        squashfs[..4].copy_from_slice(b"hsqs");
-        squashfs[40..48].copy_from_slice(&4096_u64.to_le_bytes());
-        std::fs::write(path("my disk.img"), &squashfs).unwrap();
-        std::fs::write(path("e.toml"), "disk = 'my disk.img'\nformat = 'squashfs'\n[allow]\nusers = ['ada']\n")
-            .unwrap();
-        std::fs::write(path("cut"), &squashfs[..4095]).unwrap();
-        std::fs::write(path("notes.txt"), "hello").unwrap();
-        std::fs::write(path("long.toml"), "#".repeat(1 << 20)).unwrap();
-        nix::unistd::mkfifo(&path("pipe.toml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let catalogue =
-            |name: &str, allowed| Catalogue::of(&[], Person { name: name.into(), ..Person::default() }, allowed);
-        let image = catalogue("bob", true).resolve(&reference("my disk.img")).unwrap();
-        assert_eq!((image.name.as_str(), image.entry.format), ("my_disk", DiskFormat::Squashfs));
-        image.check_disk(&image.open_disk().unwrap()).unwrap();
-        assert_eq!(catalogue("ada", true).resolve(&reference("e.toml")).unwrap().disk, path("my disk.img"));
-        for (person, allowed, file, words) in [
-            ("bob", false, "my disk.img", "user_images"),
-            ("bob", true, "e.toml", "image 'e' is for the users ada only"),
-            ("bob", true, "notes.txt", "nothing that is known here"),
-            ("bob", true, "gone", "No such file"),
-            ("bob", true, "pipe.toml", "not a regular file"),
-            ("bob", true, "long.toml", "longer than"),
-            ("bob", true, ".", "not a regular file"),
-        ] {
-            let error = catalogue(person, allowed).resolve(&reference(file)).unwrap_err().to_string();
-            assert!(error.contains(words) && !error.contains('\n'), "{file}: {error}");
-        }
-        let cut = catalogue("bob", true).resolve(&reference("cut")).unwrap();
-        let error = cut.check_disk(&cut.open_disk().unwrap()).unwrap_err().to_string();
-        assert!(error.contains("truncated") && error.contains("1 byte"), "{error}");
-    }
-}
+mod tests;

@@ -56,9 +56,10 @@ pub fn no_disk(probe: &Probe) -> String {
         Content::Partitioned(_) => {
             "'spank-vm image import' makes an image of it; or an entry with boot = 'full' boots it as it is"
         }
+        Content::Vhd => "'qemu-img convert -O qcow2' makes a disk of it that 'spank-vm image import' takes",
         Content::Luks => "an encrypted disk cannot be used",
         Content::Vmdk(Vmdk::Descriptor) => "the file it names holds the data",
-        Content::Qcow2(_) | Content::Vdi | Content::Vmdk(_) | Content::Vhd | Content::Tar | Content::Compressed(_) => {
+        Content::Qcow2(_) | Content::Vdi | Content::Vmdk(_) | Content::Tar | Content::Sif | Content::Compressed(_) => {
             "'spank-vm image import' makes an image of it"
         }
         _ => "an image is a squashfs, erofs, ext2/3/4, xfs or btrfs file system, raw or as qcow2",
@@ -89,6 +90,8 @@ mod tests {
         assert_eq!(why, "holds an encrypted disk (LUKS): an encrypted disk cannot be used");
         let why = objection_to(DiskFormat::Raw, &[(512, b"EFI PART")]).unwrap();
         assert!(why.contains("partition table (GPT)") && why.contains("import"), "{why}");
+        let why = objection_to(DiskFormat::Raw, &[(0, b"vhdxfile")]).unwrap();
+        assert!(why.contains("qemu-img convert"), "import does not take it as it is: {why}");
     }
 
     #[test]

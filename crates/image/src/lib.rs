@@ -21,6 +21,7 @@ mod new_image;
 pub mod probe;
 pub mod slim;
 mod staged;
+mod unnamed;
 
 pub use catalogue::{Catalogue, Image, ImageError};
 pub use dirs::{ImageDir, Owner, Person, check_pattern};
@@ -30,3 +31,4 @@ pub use import::{DEFAULT_MAX_BYTES, ImportError, ImportOptions, Imported, import
 pub use links::Links;
 pub use new_image::NewImage;
 pub use staged::{Staged, StagedDir, clean_up_on_signals};
+pub use unnamed::unnamed_file;

@@ -58,6 +58,8 @@ pub enum Content {
     Swap,
     /// A tar archive; VirtualBox's ova is one.
     Tar,
+    /// A container of Apptainer or Singularity.
+    Sif,
     /// A zip archive.
     Zip,
     /// Data compressed by this program.
@@ -233,6 +235,8 @@ fn container(head: Head<'_>) -> Found {
         Content::Luks
     } else if (0..4).any(|sector| head.has(sector * 512, b"LABELONE")) {
         Content::LvmVolume
+    } else if head.has(32, b"SIF_MAGIC") {
+        Content::Sif
     } else if head.has(257, b"ustar") {
         Content::Tar
     } else if head.has(0, b"PK\x03\x04") {
@@ -371,6 +375,7 @@ impl fmt::Display for Content {
             Self::LvmVolume => f.write_str("a volume of the logical volume manager (LVM)"),
             Self::Swap => f.write_str("swap space"),
             Self::Tar => f.write_str("a tar archive"),
+            Self::Sif => f.write_str("a container (sif)"),
             Self::Zip => f.write_str("a zip archive"),
             Self::Compressed(with) => write!(f, "data compressed with {}", with.program()),
             Self::Unknown => f.write_str("nothing that is known here"),

@@ -14,6 +14,7 @@ pub(super) mod kind {
     pub const MEMORY: u8 = 22;
     pub const LINK: u8 = 26;
     pub const TAKE_BACK: u8 = 27;
+    pub const ZONE: u8 = 30;
     // Runner to agent: the task.
     pub const USER: u8 = 32;
     pub const CREDENTIALS: u8 = 33;
@@ -26,6 +27,8 @@ pub(super) mod kind {
     pub const FILE_DATA: u8 = 40;
     pub const START: u8 = 41;
     pub const MERGE_STDERR: u8 = 42;
+    pub const GROUP: u8 = 43;
+    pub const PRIORITY: u8 = 45;
     pub const SIGNAL: u8 = 48;
     pub const RESIZE: u8 = 49;
     pub const SETTLE: u8 = 52;

@@ -45,14 +45,33 @@ pub enum ToGuest<'a> {
     Cpus(u16),
     /// This many bytes of memory more than the template has are being plugged.
     Memory(u64),
-    /// Account of the user; added to the guest's passwd when it has no such uid.
+    /// The host's time zone.
+    Zone {
+        /// Its name in the zone database, empty if the host does not say.
+        name: &'a [u8],
+        /// The host's `/etc/localtime`.
+        data: &'a [u8],
+    },
+    /// Account of the user. It comes before all others in the guest's passwd.
     User {
+        /// The account's group, which a job's primary group may differ from.
+        gid: u32,
         /// Login name.
         name: &'a [u8],
+        /// The person's name and other notes.
+        gecos: &'a [u8],
         /// Home directory.
         home: &'a [u8],
         /// Login shell.
         shell: &'a [u8],
+    },
+    /// A group of the user that has a name on the host; sent before CREDENTIALS. It comes before all others in the
+    /// guest's group file.
+    Group {
+        /// Group id.
+        gid: u32,
+        /// Name.
+        name: &'a [u8],
     },
     /// Who the command runs as.
     Credentials {
@@ -79,6 +98,13 @@ pub enum ToGuest<'a> {
         soft: u64,
         /// Hard limit.
         hard: u64,
+    },
+    /// How the command's processes compete with others in the guest.
+    Priority {
+        /// The nice value, -20 to 19.
+        nice: i8,
+        /// Class and level of input and output, as the kernel's `ioprio_get` tells them.
+        io: u16,
     },
     /// Give the command a terminal of this size.
     Pty {
@@ -153,11 +179,22 @@ impl<'a> ToGuest<'a> {
             Self::TakeBack => (kind::TAKE_BACK, 0, &[]),
             Self::Cpus(count) => (kind::CPUS, 0, put(&mut scratch, count.to_le_bytes())),
             Self::Memory(bytes) => (kind::MEMORY, 0, put(&mut scratch, bytes.to_le_bytes())),
-            Self::User { name, home, shell } => {
-                for field in [name, home, shell] {
+            Self::Zone { name, data } => {
+                put_counted(&mut scratch, name);
+                scratch.extend_from_slice(data);
+                (kind::ZONE, 0, &scratch)
+            }
+            Self::User { gid, name, gecos, home, shell } => {
+                scratch.extend(gid.to_le_bytes());
+                for field in [name, gecos, home, shell] {
                     put_counted(&mut scratch, field);
                 }
                 (kind::USER, 0, &scratch)
+            }
+            Self::Group { gid, name } => {
+                scratch.extend(gid.to_le_bytes());
+                scratch.extend_from_slice(name);
+                (kind::GROUP, 0, &scratch)
             }
             Self::Credentials { uid, gid, umask, groups } => {
                 for id in [uid, gid, umask].into_iter().chain(groups) {
@@ -173,6 +210,11 @@ impl<'a> ToGuest<'a> {
                 scratch.extend(soft.to_le_bytes());
                 scratch.extend(hard.to_le_bytes());
                 (kind::RLIMIT, 0, &scratch)
+            }
+            Self::Priority { nice, io } => {
+                scratch.extend(nice.to_le_bytes());
+                scratch.extend(io.to_le_bytes());
+                (kind::PRIORITY, 0, &scratch)
             }
             Self::Pty { rows, cols } => (kind::PTY, 0, put_size(&mut scratch, *rows, *cols)),
             Self::File { mode, path } => {
@@ -221,23 +263,18 @@ impl<'a> ToGuest<'a> {
                 Self::Link { path: r.counted()?, target: r.rest() }
             }
             kind::TAKE_BACK => Self::TakeBack,
+            kind::ZONE => {
+                let mut r = Reader::new(p, "ZONE");
+                Self::Zone { name: r.counted()?, data: r.rest() }
+            }
             kind::CPUS => Self::Cpus(Reader::new(p, "CPUS").only(Reader::u16)?),
             kind::MEMORY => Self::Memory(Reader::new(p, "MEMORY").only(Reader::u64)?),
-            kind::USER => {
-                let mut r = Reader::new(p, "USER");
-                let user = Self::User { name: r.counted()?, home: r.counted()?, shell: r.counted()? };
-                r.end()?;
-                user
+            kind::USER => Self::parse_user(p)?,
+            kind::GROUP => {
+                let mut r = Reader::new(p, "GROUP");
+                Self::Group { gid: r.u32()?, name: r.rest() }
             }
-            kind::CREDENTIALS => {
-                let mut r = Reader::new(p, "CREDENTIALS");
-                let (uid, gid, umask) = (r.u32()?, r.u32()?, r.u32()?);
-                let mut groups = Vec::with_capacity(r.left() / 4);
-                while r.left() > 0 {
-                    groups.push(r.u32()?);
-                }
-                Self::Credentials { uid, gid, umask, groups }
-            }
+            kind::CREDENTIALS => Self::parse_credentials(p)?,
             kind::CWD => Self::Cwd(p),
             kind::ARG => Self::Arg(p),
             kind::ENV => Self::Env(p),
@@ -246,6 +283,13 @@ impl<'a> ToGuest<'a> {
                 let limit = Self::Rlimit { resource: r.u8()?, soft: r.u64()?, hard: r.u64()? };
                 r.end()?;
                 limit
+            }
+            kind::PRIORITY => {
+                let mut r = Reader::new(p, "PRIORITY");
+                let nice = i8::from_le_bytes([r.u8()?]);
+                let priority = Self::Priority { nice, io: r.u16()? };
+                r.end()?;
+                priority
             }
             kind::PTY => {
                 let (rows, cols) = Reader::new(p, "PTY").size()?;
@@ -272,5 +316,22 @@ impl<'a> ToGuest<'a> {
             kind::PING => Self::Ping,
             other => return Err(ProtoError::UnknownKind(other)),
         })
+    }
+    fn parse_user(payload: &'a [u8]) -> Result<Self, ProtoError> {
+        let mut r = Reader::new(payload, "USER");
+        let gid = r.u32()?;
+        let (name, gecos, home, shell) = (r.counted()?, r.counted()?, r.counted()?, r.counted()?);
+        r.end()?;
+        Ok(Self::User { gid, name, gecos, home, shell })
+    }
+
+    fn parse_credentials(payload: &[u8]) -> Result<Self, ProtoError> {
+        let mut r = Reader::new(payload, "CREDENTIALS");
+        let (uid, gid, umask) = (r.u32()?, r.u32()?, r.u32()?);
+        let mut groups = Vec::with_capacity(r.left() / 4);
+        while r.left() > 0 {
+            groups.push(r.u32()?);
+        }
+        Ok(Self::Credentials { uid, gid, umask, groups })
     }
 }

@@ -1,8 +1,10 @@
 //! Which processor a guest sees.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
+use crate::ask::ask;
 use crate::error::QemuError;
 use crate::machine::Accel;
 
@@ -29,6 +31,29 @@ impl CpuModel {
             (model, _) => model,
         };
         format!("{name}{features}")
+    }
+
+    /// Whether it is the node's own processor as it is, which QEMU always takes.
+    pub fn is_default(&self) -> bool {
+        self.0 == HOST
+    }
+
+    /// Why this QEMU does not take it, in QEMU's words; `None` if it does. No guest is executed.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started or does not answer.
+    pub fn refused_by(&self, qemu: &Path, accel: Accel) -> Result<Option<String>, QemuError> {
+        let model = self.option(accel);
+        // The machine makes the processor, and would start it without -S.
+        let words = ["-machine", "q35", "-m", "16M", "-S", "-accel", accel.option(), "-cpu", &model];
+        let answer = ask(qemu, "its processors", &words, &[])?;
+        // Its greeting alone may come before it has tried to make the processor.
+        if answer.lines.contains("\"return\"") {
+            return Ok(None);
+        }
+        let last = answer.complaints.lines().rev().find(|line| !line.contains("warning:"));
+        let last = last.unwrap_or("QEMU ends without a word");
+        Ok(Some(last.split_once(": ").map_or(last, |(_program, words)| words).to_owned()))
     }
 }
 
@@ -66,6 +91,8 @@ impl fmt::Display for CpuModel {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn host_is_what_the_node_has_and_any_other_model_is_the_same_everywhere() {
@@ -78,6 +105,21 @@ mod tests {
             assert_eq!(of("EPYC-Rome-v2,+avx2,svm=off", accel), "EPYC-Rome-v2,+avx2,svm=off");
             assert_eq!(of("hostile", accel), "hostile");
         }
+    }
+
+    #[test]
+    fn qemu_says_in_its_own_words_what_it_does_not_take() {
+        let dir = tempfile::tempdir().unwrap();
+        let refusing = dir.path().join("qemu");
+        let text = "#!/bin/sh\ncase \"$*\" in *' -cpu good'*) echo '{\"return\": {}}' ;; *)\n\
+                    echo '{\"QMP\": {}}'; echo 'qemu: warning: TCG has no such thing' >&2; echo \"qemu: unable to find CPU model 'x'\" >&2; exit 1 ;; esac\n";
+        fs::write(&refusing, text).unwrap();
+        fs::set_permissions(&refusing, fs::Permissions::from_mode(0o755)).unwrap();
+        let refused = |model: &str| model.parse::<CpuModel>().unwrap().refused_by(&refusing, Accel::Tcg).unwrap();
+        assert_eq!(refused("x").as_deref(), Some("unable to find CPU model 'x'"));
+        assert_eq!(refused("good"), None);
+        let missing = CpuModel::default().refused_by(&dir.path().join("none"), Accel::Tcg).unwrap_err();
+        assert!(missing.to_string().ends_with("/none and its processors"), "{missing}");
     }
 
     #[test]

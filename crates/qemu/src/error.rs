@@ -16,6 +16,11 @@ impl QemuError {
     pub(crate) fn new(what: impl Into<String>) -> Self {
         Self { what: what.into(), source: None }
     }
+
+    /// The system's reason, if there is one.
+    pub fn reason(&self) -> Option<&io::Error> {
+        self.source.as_ref()
+    }
 }
 
 impl fmt::Display for QemuError {

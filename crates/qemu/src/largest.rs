@@ -1,25 +1,17 @@
 //! The largest machine that a QEMU makes: it differs between releases, and distributions have numbers of their own.
 
-use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::abilities::version_of;
-use crate::error::{QemuError, WantedFor};
+use crate::ask::ask;
+use crate::error::QemuError;
 use crate::machine::{Accel, MachineType};
 use crate::shape::PLAIN_CPUS;
 
 /// The first QEMU whose emulated processors take interrupts by more than eight bits.
 const EMULATED_X2APIC_SINCE: (u32, u32) = (9, 0);
-
-/// How long QEMU may take to say which machines it has: it does not start any.
-const ANSWER_WITHIN: Duration = Duration::from_secs(20);
-
-const QUESTION: &str = r#"{"execute":"qmp_capabilities"}{"execute":"query-machines"}{"execute":"quit"}"#;
 
 /// The most processors of a VM. It costs a start of QEMU: ask for VMs with more than [`PLAIN_CPUS`] only.
 ///
@@ -35,33 +27,9 @@ pub fn most_cpus(qemu: &Path, machine: MachineType, accel: Accel) -> Result<u32,
     if !remaps {
         return Ok(PLAIN_CPUS);
     }
-    let text = ask(qemu)?;
-    let most = most_of(&text, "q35");
+    let answer = ask(qemu, "its machines", &["-machine", "none"], &["query-machines"])?;
+    let most = most_of(&answer.lines, "q35");
     most.ok_or_else(|| QemuError::new(format!("{} does not say how many processors its machine has", qemu.display())))
-}
-
-/// What QEMU says of its machines.
-fn ask(qemu: &Path) -> Result<String, QemuError> {
-    let words = "-no-user-config -nodefaults -display none -machine none -qmp stdio";
-    let mut command = Command::new(qemu);
-    command.args(words.split(' ')).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let name = || format!("{} and its machines", qemu.display());
-    let mut child = command.spawn().wanted_for(name)?;
-    let (sender, receiver) = mpsc::channel();
-    if let (Some(mut question), Some(mut answer)) = (child.stdin.take(), child.stdout.take()) {
-        // By a thread, which ends with QEMU's output.
-        std::thread::spawn(move || {
-            let mut text = String::new();
-            // One that does not listen has an answer all the same, or the end of it.
-            let _ = question.write_all(QUESTION.as_bytes());
-            let _ = sender.send(answer.read_to_string(&mut text).map(|_| text));
-        });
-    }
-    let said = receiver.recv_timeout(ANSWER_WITHIN);
-    let _ = child.kill();
-    let _ = child.wait();
-    let said = said.map_err(|_| QemuError::new(format!("{} did not answer in time", name())))?;
-    said.wanted_for(name)
 }
 
 /// The most processors of the machine with that name, in lines of the monitor's protocol.

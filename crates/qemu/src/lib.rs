@@ -5,6 +5,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod abilities;
+mod ask;
 mod boot;
 mod command_line;
 mod cpu_model;
@@ -30,7 +31,7 @@ pub use error::QemuError;
 pub use helper_disk::HelperDisk;
 pub use largest::most_cpus;
 pub use machine::{Accel, MachineType};
-pub use monitor::{MemoryRegion, Monitor, Shutdown, StateUri, TURN, Transfer};
+pub use monitor::{DiskError, MemoryRegion, Monitor, Shutdown, StateUri, TURN, Transfer};
 pub use process::{Files, Host, Inherited, QemuProcess, TemplateFiles};
 pub use shape::{BLOCK_MIB, EMULATED_MIB, MIN_GUEST_MIB, PLAIN_CPUS, Shape, VmSize};
 pub use share::Share;

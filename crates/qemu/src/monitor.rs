@@ -85,10 +85,20 @@ pub struct Monitor {
     resumed: Option<Instant>,
     plugged: bool,
     complaint: Option<String>,
-    disk_error: Option<String>,
+    disk_error: Option<DiskError>,
     shutdown: Option<Shutdown>,
     /// QEMU's addresses of [`LOW`] and [`HIGH`], as they become known.
     addresses: Vec<Option<u64>>,
+}
+
+/// Why QEMU stopped a VM whose disk it could not read or write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskError {
+    /// What happened, for the user.
+    pub text: String,
+    /// Its files have no more room: a file system is full, a quota is used up, or a file would become too large. Users
+    /// bring that about; everything else is a fault of the node.
+    pub lacks_room: bool,
 }
 
 /// Why QEMU stopped its machine and ended.
@@ -255,7 +265,7 @@ impl Monitor {
     }
 
     /// Why the VM was stopped, if one of its disks cannot be read or written; for the user.
-    pub fn disk_error(&self) -> Option<String> {
+    pub fn disk_error(&self) -> Option<DiskError> {
         self.disk_error.clone()
     }
 
@@ -270,18 +280,25 @@ impl Monitor {
     }
 }
 
-/// The text of QEMU's event `BLOCK_IO_ERROR` (`qapi/block-core.json`).
-fn disk_error(data: &Value) -> String {
+/// QEMU's event `BLOCK_IO_ERROR` (`qapi/block-core.json`).
+fn disk_error(data: &Value) -> DiskError {
     let reason = data["reason"].as_str().unwrap_or("input/output error");
+    let is_write = data["operation"].as_str() == Some("write");
+    // The private disk of a full boot is a layer over the image's and has its name; but nothing else is ever written.
     let place = match data["node-name"].as_str() {
         Some("scratch") => "the VM's private disk in 'scratch_dir'",
+        _ if is_write => "the VM's private disk in 'scratch_dir'",
         _ => "the image's disk",
     };
-    match (data["operation"].as_str(), data["nospace"].as_bool()) {
-        (_, Some(true)) => format!("no space is left for {place}; the VM was ended"),
-        (Some("write"), _) => format!("{place} cannot be written: {reason}; the VM was ended"),
-        _ => format!("{place} cannot be read: {reason}; the VM was ended"),
-    }
+    let is_full = data["nospace"].as_bool() == Some(true);
+    let text = match is_write {
+        _ if is_full => format!("no space is left for {place}; the VM was ended"),
+        true => format!("{place} cannot be written: {reason}; the VM was ended"),
+        false => format!("{place} cannot be read: {reason}; the VM was ended"),
+    };
+    // QEMU's words are those of strerror.
+    let limits = ["No space left on device", "Disk quota exceeded", "File too large"];
+    DiskError { text, lacks_room: is_full || limits.contains(&reason) }
 }
 
 impl AsFd for Monitor {
@@ -338,10 +355,20 @@ mod tests {
             "action": "stop", "nospace": true, "reason": "No space left on device"}});
         qemu.write_all(format!("{full}\n").as_bytes()).unwrap();
         monitor.read();
-        let told = "no space is left for the VM's private disk in 'scratch_dir'; the VM was ended";
-        assert_eq!(monitor.disk_error().unwrap(), told);
+        let told = "no space is left for the VM's private disk in 'scratch_dir'; the VM was ended".to_owned();
+        assert_eq!(monitor.disk_error().unwrap(), DiskError { text: told.clone(), lacks_room: true });
+        let full_boot =
+            json!({"node-name": "root", "operation": "write", "nospace": true, "reason": "No space left on device"});
+        assert_eq!(disk_error(&full_boot).text, told);
         let gone = json!({"node-name": "root", "operation": "read", "nospace": false, "reason": "Stale file handle"});
-        assert_eq!(disk_error(&gone), "the image's disk cannot be read: Stale file handle; the VM was ended");
+        let told = "the image's disk cannot be read: Stale file handle; the VM was ended".to_owned();
+        assert_eq!(disk_error(&gone), DiskError { text: told, lacks_room: false });
+        for (reason, lacks_room) in
+            [("Disk quota exceeded", true), ("File too large", true), ("Input/output error", false)]
+        {
+            let event = json!({"node-name": "scratch", "operation": "write", "nospace": false, "reason": reason});
+            assert_eq!(disk_error(&event).lacks_room, lacks_room, "{reason}");
+        }
     }
 
     #[test]

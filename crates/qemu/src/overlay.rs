@@ -3,12 +3,13 @@
 //! Only the necessary part of the format is written here: a file of four or five clusters, in which nothing is
 //! allocated. QEMU gets the disk below on its command line, so the file names no other file.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::error::{QemuError, WantedFor};
+use image::unnamed_file;
 
 const MAGIC: [u8; 4] = *b"QFI\xfb";
 const VERSION: u32 = 3;
@@ -29,8 +30,7 @@ const REFCOUNT_ORDER: u32 = 4;
 /// # Errors
 /// When `dir` cannot be written or is full.
 pub fn create(disk_bytes: u64, dir: &Path) -> Result<File, QemuError> {
-    let unnamed = OpenOptions::new().read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(dir);
-    unnamed
+    unnamed_file(dir)
         .and_then(|file| write_empty(&file, disk_bytes).map(|()| file))
         .wanted_for(|| format!("no private disk can be made in {} ('scratch_dir')", dir.display()))
 }

@@ -132,9 +132,10 @@ impl QemuProcess {
         // its libraries do.
         command.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
         let runner = nix::unistd::getpid();
+        let last_fd = highest_descriptor();
         let Host { blocked, ran_out_of_memory, file_server } = host;
         // SAFETY: the closure runs between fork and exec of a single-threaded process and makes system calls only.
-        unsafe { command.pre_exec(move || detach(runner, &blocked, file_server, &keep)) };
+        unsafe { command.pre_exec(move || detach(runner, &blocked, file_server, &keep, last_fd)) };
         let mut child = command.spawn().wanted_for(|| format!("{} cannot be started", qemu.display()))?;
         let stderr: OwnedFd = child.stderr.take().ok_or_else(|| QemuError::new("no pipe for QEMU's messages"))?.into();
         set_nonblocking(&stderr).wanted_for(|| "QEMU's messages".to_owned())?;
@@ -225,6 +226,15 @@ impl QemuProcess {
         format!("{how}{}", self.last_words())
     }
 
+    /// Whether somebody else ended QEMU by a signal: the kernel for lack of memory or for a limit, an administrator.
+    /// Then its end says nothing about the guest.
+    pub fn was_killed(&mut self) -> bool {
+        const FROM_OUTSIDE: [i32; 6] =
+            [libc::SIGKILL, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGXCPU, libc::SIGXFSZ];
+        let status = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
+        status.and_then(|status| status.signal()).is_some_and(|signal| FROM_OUTSIDE.contains(&signal))
+    }
+
     /// Why the machine stopped, if QEMU ended normally because of that.
     fn end_of_guest(&mut self) -> String {
         self.read_texts();
@@ -281,7 +291,13 @@ impl Drop for QemuProcess {
 }
 
 /// Prepares the child between fork and exec.
-fn detach(runner: nix::unistd::Pid, mask: &SigSet, file_server: Option<u32>, keep: &[RawFd]) -> io::Result<()> {
+fn detach(
+    runner: nix::unistd::Pid,
+    mask: &SigSet,
+    file_server: Option<u32>,
+    keep: &[RawFd],
+    last_fd: RawFd,
+) -> io::Result<()> {
     // Its own session: neither the terminal's nor Slurm's group signals reach it.
     setsid()?;
     // Where Slurm signals every descendant (proctrack/linuxproc), QEMU must not react. KVM's own use
@@ -301,11 +317,7 @@ fn detach(runner: nix::unistd::Pid, mask: &SigSet, file_server: Option<u32>, kee
     no_core_dump()?;
     no_capabilities()?;
     // QEMU must not get PMI sockets and other descriptors that slurmstepd left open.
-    // SAFETY: close_range with CLOSE_RANGE_CLOEXEC only sets flags on descriptors of this process.
-    let rc = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    if rc != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    close_on_exec(last_fd)?;
     for &fd in keep {
         // SAFETY: F_SETFD on a descriptor that the parent holds open across the fork.
         if unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } != 0 {
@@ -313,6 +325,41 @@ fn detach(runner: nix::unistd::Pid, mask: &SigSet, file_server: Option<u32>, kee
         }
     }
     Ok(())
+}
+
+/// Marks all descriptors but the standard ones; those after `last_fd` are marked already.
+fn close_on_exec(last_fd: RawFd) -> io::Result<()> {
+    // SAFETY: close_range with CLOSE_RANGE_CLOEXEC only sets flags on descriptors of this process.
+    let rc = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if rc == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        // Kernels before 5.9 do not have it, and before 5.11 it has no such flag.
+        Some(libc::ENOSYS | libc::EINVAL) => one_by_one(last_fd),
+        _ => Err(error),
+    }
+}
+
+/// The same on older kernels.
+fn one_by_one(last_fd: RawFd) -> io::Result<()> {
+    for fd in 3..=last_fd {
+        // SAFETY: F_SETFD changes only a flag of a descriptor of this process.
+        let rc = unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+        if rc != 0 && io::Error::last_os_error().raw_os_error() != Some(libc::EBADF) {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// The highest number of a descriptor of this process. Those that are opened later are marked when they are opened.
+fn highest_descriptor() -> RawFd {
+    let listed = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let numbers = listed.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    // Without /proc: more than slurmstepd and this process ever have.
+    numbers.max().unwrap_or(4096)
 }
 
 /// A core dump would put the memory of a guest into a file. The hard limit is lowered too, so this cannot be undone.

@@ -1,14 +1,15 @@
 //! A VM's private disk: a file without a name, so that no killed process can leave it over.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use nix::unistd::Whence;
 
 use super::error::{QemuError, WantedFor};
+use image::unnamed_file;
 
 /// Makes a copy of `original` (the kit's empty file system, or a template's) without a name in `dir`.
 ///
@@ -18,8 +19,7 @@ use super::error::{QemuError, WantedFor};
 /// # Errors
 /// When `dir` cannot be written or is full.
 pub fn create(original: &File, dir: &Path) -> Result<File, QemuError> {
-    let unnamed = || OpenOptions::new().read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(dir);
-    unnamed()
+    unnamed_file(dir)
         .and_then(|disk| copy_sparse(original, &disk).map(|()| disk))
         .wanted_for(|| format!("no private disk can be made in {} ('scratch_dir')", dir.display()))
 }

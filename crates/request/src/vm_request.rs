@@ -2,8 +2,8 @@
 //!
 //! An environment variable and not arguments, because before Slurm 23.11 a plugin can replace a
 //! task's `argv[0]` but cannot make its argument list longer. The text form is
-//! `key=value` pairs separated by blanks, values percent-encoded: readable in a log, parseable
-//! without a TOML reader inside slurmstepd. An option's key is its name.
+//! `key=value` pairs separated by blanks; in values a blank is `+`, and what would be misread is percent-encoded:
+//! readable in a log, short, parseable without a TOML reader inside slurmstepd. An option's key is its name.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -54,7 +54,28 @@ pub struct JobRef {
     pub slurm_conf: Option<PathBuf>,
 }
 
+/// Most bytes of the options of a request. The whole must fit into one variable (`MAX_ARG_STRLEN`, 128 KiB), together
+/// with what the plugin adds on the node.
+const OPTIONS_MOST: usize = 112 << 10;
+
 impl VmRequest {
+    /// Checks that the options fit into one variable.
+    ///
+    /// # Errors
+    /// Names the longest one.
+    pub fn check_length(&self) -> Result<(), RequestError> {
+        let texts = self.asked.texts();
+        let packed = texts.map(|(name, text)| (Packed(text.as_ref()).to_string().len(), name)).collect::<Vec<_>>();
+        let all: usize = packed.iter().map(|(length, _)| length).sum();
+        match packed.into_iter().max() {
+            Some((length, name)) if all > OPTIONS_MOST => Err(RequestError(format!(
+                "--{name}=...: {length} bytes, and all options of a step together have room for {OPTIONS_MOST}: put long \
+                 values into a file in a shared directory"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// A request for one VM of `image`, with defaults for everything else.
     pub fn new(image: ImageRef) -> Self {
         Self {
@@ -74,15 +95,15 @@ impl VmRequest {
 
 impl fmt::Display for VmRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", VmImage::ABOUT.name, Encoded(VmImage::text(&self.image).as_ref()))?;
+        write!(f, "{}={}", VmImage::ABOUT.name, Packed(VmImage::text(&self.image).as_ref()))?;
         for (name, text) in self.asked.texts() {
-            write!(f, " {name}={}", Encoded(text.as_ref()))?;
+            write!(f, " {name}={}", Packed(text.as_ref()))?;
         }
         if self.verbose {
             f.write_str(" verbose=1")?;
         }
         if let Some(argv0) = &self.argv0 {
-            write!(f, " argv0={}", Encoded(argv0))?;
+            write!(f, " argv0={}", Packed(argv0))?;
         }
         if self.batch_script {
             f.write_str(" script=1")?;
@@ -94,16 +115,16 @@ impl fmt::Display for VmRequest {
             write!(f, " tasks={}", self.tasks)?;
         }
         if let Some(path) = &self.config {
-            write!(f, " config={}", Encoded(path.as_os_str()))?;
+            write!(f, " config={}", Packed(path.as_os_str()))?;
         }
         if let Some(job) = &self.job {
             write!(f, " job={}", job.id)?;
             if let Some(path) = &job.slurm_conf {
-                write!(f, " slurmconf={}", Encoded(path.as_os_str()))?;
+                write!(f, " slurmconf={}", Packed(path.as_os_str()))?;
             }
         }
         if let Some(path) = &self.image_cache_dir {
-            write!(f, " imagecache={}", Encoded(path.as_os_str()))?;
+            write!(f, " imagecache={}", Packed(path.as_os_str()))?;
         }
         Ok(())
     }
@@ -120,7 +141,7 @@ impl FromStr for VmRequest {
         let (mut job, mut slurm_conf) = (None, None);
         for pair in source.split(' ') {
             let (key, value) = pair.split_once('=').ok_or_else(|| wrong("not a list of key=value"))?;
-            let decoded = || decode(value).ok_or_else(|| wrong("bad percent encoding"));
+            let decoded = || decode(&value.replace('+', "%20")).ok_or_else(|| wrong("bad percent encoding"));
             match key {
                 "verbose" => request.verbose = value == "1",
                 "argv0" => request.argv0 = Some(decoded()?),
@@ -144,6 +165,26 @@ impl FromStr for VmRequest {
         }
         request.job = job.map(|id| JobRef { id, slurm_conf });
         Ok(request)
+    }
+}
+
+/// Shows a value so that blanks, control characters, `;`, `+` and `%` are not in it. Text of any language stays as long as it
+/// is: one variable takes 128 KiB.
+struct Packed<'a>(&'a OsStr);
+
+impl fmt::Display for Packed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_text = self.0.to_str().is_some();
+        let mut bytes = Vec::with_capacity(self.0.len());
+        for &byte in self.0.as_bytes() {
+            match byte {
+                b' ' => bytes.push(b'+'),
+                b'+' | b'%' | b';' | 0..=31 | 127 => bytes.extend(format!("%{byte:02x}").into_bytes()),
+                128.. if !is_text => bytes.extend(format!("%{byte:02x}").into_bytes()),
+                _ => bytes.push(byte),
+            }
+        }
+        f.write_str(&String::from_utf8_lossy(&bytes))
     }
 }
 
@@ -226,6 +267,21 @@ mod tests {
         given(&mut request, "vm-root", "");
         given(&mut request, "vms-per-slot", "4");
         assert_eq!(request.to_string(), "vm-image=debian12 vms-per-slot=4 vm-root=1");
+    }
+
+    #[test]
+    fn long_values_of_any_language_fit_into_one_variable() {
+        let mut request = VmRequest::new("debian12".parse().unwrap());
+        for part in ["\u{e9}", "\u{4f60}", "a b ", "=/:{}\"'"] {
+            given(&mut request, "vm-env", &format!("A={}", part.repeat(45_000 / part.len())));
+            request.check_length().unwrap();
+            let text = request.to_string();
+            assert!(text.len() < 46_000, "{part}: {}", text.len());
+            assert_eq!(text.parse(), Ok(request.clone()), "{part}");
+        }
+        given(&mut request, "vm-env", &format!("A={}", "\n".repeat(45_000)));
+        let error = request.check_length().unwrap_err().to_string();
+        assert!(error.contains("--vm-env=...: 135002 bytes") && error.contains("file"), "{error}");
     }
 
     #[test]

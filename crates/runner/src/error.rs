@@ -253,7 +253,7 @@ mod tests {
         let (path, name) = (|| "/x".into(), || "x".parse().unwrap());
         let fault = |error: ImageError| RunError::from(error).fault();
         assert_eq!(fault(ImageError::Directory { dir: path(), source: source() }), Fault::Node);
-        assert_eq!(fault(ImageError::Unknown { name: "x".into(), suggestion: None }), Fault::User);
+        assert_eq!(fault(ImageError::Unknown { name: "x".into(), suggestion: None, closed: None }), Fault::User);
         assert_eq!(fault(ImageError::Disk { name: name(), disk: path(), source: source() }), Fault::Image);
     }
 

@@ -18,6 +18,7 @@ use super::start::{Attempt, Policy, source};
 use super::task::{End, Guest, Output, Streams, Task};
 use super::timing::Moments;
 use crate::config::Config;
+use crate::limits;
 use image::Links;
 use proto::{ExitStatus, FailKind, Transport};
 use qemu::{Accel, BootSource, VmSize};
@@ -77,6 +78,7 @@ pub fn run(
     arguments: &[&str],
     stdout: BorrowedFd<'_>,
 ) -> Result<Finished, RunError> {
+    limits::raise();
     let argv = [AGENT].iter().chain(arguments).map(OsString::from).collect();
     let qemu = config.qemu_path()?;
     let helper = Helper { config, qemu, source: source::kit(config)?, disks, task: Task::of_helper(argv), stdout };
@@ -125,6 +127,7 @@ impl Helper<'_> {
             shares: &[],
             transport: Transport::Fuse,
             links: &links,
+            processors: 1,
             cpus: None,
             memory: None,
         };

@@ -22,10 +22,12 @@ const SERIAL: &str = "target";
 const ANSWER_MAX: u64 = 4096;
 
 /// How to install the agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct InstallOptions {
     /// The partition with the root, if there are several.
     pub partition: Option<u32>,
+    /// The btrfs subvolume with the root, if there are several.
+    pub subvolume: Option<String>,
     /// Accept a kernel that cannot mount shares.
     pub without_shares: bool,
 }
@@ -166,8 +168,11 @@ fn run_helper(
     let partition = options.partition.unwrap_or(0).to_string();
     let kernel = if has_kernel { "given" } else { "own" };
     let shares = if options.without_shares { "optional" } else { "needed" };
-    let arguments =
-        ["disk", "install-agent", SERIAL, "--partition", &partition, "--kernel", kernel, "--shares", shares];
+    let mut arguments =
+        vec!["disk", "install-agent", SERIAL, "--partition", &partition, "--kernel", kernel, "--shares", shares];
+    if let Some(name) = &options.subvolume {
+        arguments.extend(["--subvolume", name]);
+    }
     let (told, stdout) = std::io::pipe().context("a pipe")?;
     // Read by a thread, because the helper's relay only writes; it ends with the pipe.
     let listener = std::thread::spawn(move || {

@@ -42,13 +42,13 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-use self::conclude::conclude;
+use self::conclude::Report;
 use self::config::Config;
 use self::delivery::{Delivered, Disk};
 use self::error::{Blame, Context, Fault, RunError};
 use self::prepare::{Prepared, enter_terminal, prepare};
 use self::signals::Signals;
-use self::start::{Attempt, Outcome, Policy, Started};
+use self::start::{Attempt, Outcome, Policy, Started, source};
 use image::kit::Kit;
 use proto::ExitStatus;
 use qemu::{Accel, scratch};
@@ -58,7 +58,7 @@ pub use self::install::{InstallOptions, Installed, image_of_disk, install_agent}
 pub use self::save::SaveAs;
 pub use self::signals::die_by;
 pub use self::slot::Slot;
-pub use self::start::{Prebuilt, limits_of_users, prebuild};
+pub use self::start::{Prebuilt, limits_of_users, prebuild, try_processor, useless_for_users};
 pub use self::task::Command;
 
 /// Runs the command in the slot's VMs and says how it ended: the highest exit code of all VMs.
@@ -71,6 +71,7 @@ pub fn run(slot: &Slot) -> Result<ExitStatus, RunError> {
 
 /// The same with another policy for accelerators; returns how the VMs started, if they did.
 fn run_by(slot: &Slot, policy: impl FnOnce(&Config, &Path) -> Policy) -> Result<Started<ExitStatus>, RunError> {
+    limits::raise();
     let signals = Signals::watch().context("signals")?;
     let interrupted = |signal| Started { outcome: ExitStatus::Signal(signal), accel: Accel::Tcg, proven: false };
     let mut parts = match prepare(slot, &signals)? {
@@ -78,13 +79,14 @@ fn run_by(slot: &Slot, policy: impl FnOnce(&Config, &Path) -> Policy) -> Result<
         Prepared::Interrupted(signal) => return Ok(interrupted(signal)),
     };
     let terminal = enter_terminal(&mut parts.task)?;
-    let attempt = |attempt: &Attempt<'_>| start::run(slot, &parts, &signals, attempt);
+    let report = Report::new(slot);
+    let attempt = |attempt: &Attempt<'_>| start::run(slot, &parts, &signals, &report, attempt);
     let policy = policy(&slot.config, &parts.qemu);
     let Started { outcome, accel, proven } = policy.start(parts.timeouts, attempt, Outcome::never_came_up)?;
     drop(terminal);
     Ok(match outcome {
         Outcome::Died(signal) => interrupted(signal),
-        Outcome::Ended(ends) => Started { outcome: conclude(slot, &ends, proven), accel, proven },
+        Outcome::Ended(ends) => Started { outcome: report.conclude(&ends, proven), accel, proven },
     })
 }
 
@@ -141,5 +143,8 @@ pub fn fetch(config: &Config, image: &ImageRef) -> Result<Disk, RunError> {
 /// Why not.
 pub fn try_scratch(kit: &Kit, config: &Config) -> Result<(), RunError> {
     let original = File::open(kit.scratch())?;
-    scratch::create(&original, &config.scratch_dir).map(drop).blame(Fault::Node)
+    match scratch::create(&original, &config.scratch_dir) {
+        Err(error) if source::lacks_room(&error) => Err(error).blame(Fault::User),
+        made => made.map(drop).blame(Fault::Node),
+    }
 }

@@ -49,7 +49,7 @@ pub struct SlotResources {
     pub overhead: Overhead,
     /// Processors the task may run on.
     pub cpus: u32,
-    /// Guest memory per VM in MiB that the user asked for.
+    /// Guest memory per VM in MiB that the user asked for; 0 is the same as nothing.
     pub wanted_mib: Option<u64>,
     /// Processors per VM that the user asked for.
     pub wanted_cpus: Option<u32>,
@@ -61,10 +61,11 @@ pub struct SlotResources {
 /// When the memory is too little for that many VMs; the text shows the arithmetic.
 pub fn divide(slot: &SlotResources) -> Result<VmSize, RunError> {
     let SlotResources { vms, overhead, .. } = *slot;
+    let wanted_mib = slot.wanted_mib.filter(|&mib| mib > 0);
     let cpus = slot.wanted_cpus.unwrap_or((slot.cpus / vms).max(1));
     let share = |task_mib: u64| overhead.largest_guest(task_mib / u64::from(vms), cpus);
     if let Some(Memory { mib: task_mib, because }) = &slot.memory {
-        let least = slot.wanted_mib.unwrap_or(MIN_GUEST_MIB);
+        let least = wanted_mib.unwrap_or(MIN_GUEST_MIB);
         let overhead_mib = overhead.of(VmSize { memory_mib: least, cpus });
         ensure!(
             share(*task_mib) >= least,
@@ -74,8 +75,7 @@ pub fn divide(slot: &SlotResources) -> Result<VmSize, RunError> {
             u64::from(vms).saturating_mul(least.saturating_add(overhead_mib)),
         );
     }
-    let memory_mib =
-        slot.wanted_mib.or(slot.memory.as_ref().map(|memory| share(memory.mib))).unwrap_or(slot.default_mib);
+    let memory_mib = wanted_mib.or(slot.memory.as_ref().map(|memory| share(memory.mib))).unwrap_or(slot.default_mib);
     ensure!(
         memory_mib >= MIN_GUEST_MIB,
         Fault::User,
@@ -84,10 +84,15 @@ pub fn divide(slot: &SlotResources) -> Result<VmSize, RunError> {
     ensure!(
         cpus <= slot.cpus,
         Fault::User,
-        "--vm-cpus={cpus}: the task has {} processors; ask for more with --cpus-per-task",
-        slot.cpus
+        "--vm-cpus={cpus}: the task has {}; ask for more with --cpus-per-task",
+        processors(slot.cpus)
     );
     Ok(VmSize { memory_mib, cpus })
+}
+
+/// `1 processor`, `2 processors`.
+pub(crate) fn processors(count: u32) -> String {
+    format!("{count} {}", if count == 1 { "processor" } else { "processors" })
 }
 
 #[cfg(test)]
@@ -150,8 +155,13 @@ mod tests {
         assert!(text.contains("2 × (1000 MiB + 101 MiB overhead) = 2202 MiB, the task has 2048 MiB"), "{text}");
         let text = error(SlotResources { wanted_cpus: Some(8), ..wanted.clone() });
         assert!(text.contains("--vm-cpus=8: the task has 4 processors"), "{text}");
-        let text = error(SlotResources { wanted_mib: Some(64), ..wanted });
+        let text = error(SlotResources { wanted_cpus: Some(8), cpus: 1, ..wanted.clone() });
+        assert!(text.contains("the task has 1 processor; ask"), "{text}");
+        let text = error(SlotResources { wanted_mib: Some(64), ..wanted.clone() });
         assert!(text.contains("--vm-mem=64: a VM needs at least 128 MiB"), "{text}");
+        assert_eq!(MIN_GUEST_MIB, request::MIN_MEM_MIB, "submission refuses what the node would");
+        let all = divide(&SlotResources { wanted_mib: Some(0), ..wanted.clone() }).unwrap();
+        assert_eq!(all, divide(&SlotResources { wanted_mib: None, ..wanted }).unwrap());
     }
 
     #[test]

@@ -76,6 +76,7 @@ pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunErr
         wanted_mib: asked.vm_mem,
         wanted_cpus: asked.vm_cpus,
     })?;
+    limits::allow_vm(size.memory_mib << 20, source::disk_bytes(&source), vms)?;
     let (task, own) = describe_task(slot)?;
     let shares = choose_shares(slot, &image, &own)?;
     let machine = source::machine(&source, config.machine);
@@ -121,6 +122,12 @@ fn describe_task(slot: &Slot) -> Result<(Task, Vec<PathBuf>), RunError> {
     let own = task.own_directories(slot.config.share_home);
     if asked.vm_root == Some(true) {
         task.run_as_root();
+    }
+    if let Some(mpi) = task.lost_mpi_interface() {
+        notice::line(&format!(
+            "warning: Slurm's MPI interface ({mpi}) does not reach into VMs yet: an MPI program would run alone in each \
+             task (--mpi=none silences this line)"
+        ));
     }
     task.set_variables(asked.vm_env.clone().unwrap_or_default());
     Ok((task, own))

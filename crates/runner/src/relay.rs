@@ -7,11 +7,12 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use crate::conclude::Report;
 use crate::error::{Context, RunError};
-use crate::session::{Deadline, Events, Vm, Wait, nonce};
+use crate::session::{Deadline, Events, Vm, Wait, nonce, wall_clock};
 use crate::signals::{Signal, Signals, is_fatal};
 use crate::start::Attempt;
-use crate::task::{Commands, End, Guest, Input, Streams, Trouble, clock, terminal_size};
+use crate::task::{Commands, End, Guest, Input, Streams, Trouble, terminal_size};
 use proto::{ExitStatus, Stream};
 
 /// How long guests may take, and the person to tell.
@@ -36,6 +37,8 @@ pub struct Relay<'a> {
     pub commands: Commands,
     /// A VM that goes on after its command succeeded.
     keep: Option<usize>,
+    /// Tells the user why VMs end.
+    report: Option<&'a Report<'a>>,
     guest: Guest<'a>,
     patience: Patience<'a>,
     notice_at: Option<Deadline>,
@@ -48,12 +51,17 @@ impl<'a> Relay<'a> {
         let commands = Commands::one_per_vm(vms.len(), streams);
         let events = Events::new(signals);
         let notice_at = patience.notice.map(|(moment, _)| events.reminder_at(moment));
-        Self { vms, commands, keep: None, guest, patience, notice_at, events }
+        Self { vms, commands, keep: None, report: None, guest, patience, notice_at, events }
     }
 
     /// Keeps a VM running if its command succeeds, because its root will be saved.
     pub fn keep(&mut self, vm: usize) {
         self.keep = Some(vm);
+    }
+
+    /// Tells the user of failures when they happen, and not only at the end.
+    pub fn report_to(&mut self, report: &'a Report<'a>) {
+        self.report = Some(report);
     }
 
     /// Runs until every VM has ended and all output was written, or until a signal that ends the
@@ -99,6 +107,7 @@ impl<'a> Relay<'a> {
             self.pass_stdin();
         }
         self.follow_up();
+        self.tell_of_failures();
         self.tell_of_the_start();
         Ok(ControlFlow::Continue(()))
     }
@@ -162,6 +171,25 @@ impl<'a> Relay<'a> {
         }
     }
 
+    /// Tells the user about VMs that have failed, while others go on.
+    fn tell_of_failures(&mut self) {
+        let Some(report) = self.report else { return };
+        // Until one has answered, all may be tried again in another way.
+        let is_final = self.vms.iter().any(Vm::has_answered);
+        let Commands { list, streams } = &mut self.commands;
+        for command in list.iter() {
+            match command.end() {
+                Some(End::NeverUp(_)) if !is_final => {}
+                Some(end) => {
+                    if let Some(line) = report.line(command.address.vm, end) {
+                        streams.notice(&line);
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+
     /// Writes what the readers take, and tells commands about a reader that is gone. Returns a signal if
     /// that ends the task.
     fn write_outputs(&mut self) -> Option<Signal> {
@@ -172,6 +200,13 @@ impl<'a> Relay<'a> {
             match output.take_trouble() {
                 None => continue,
                 Some(Trouble::ReaderLeft) => {}
+                Some(Trouble::NoRoom(error)) => {
+                    let name = if stream == Stream::Stdout { "stdout" } else { "stderr" };
+                    let text =
+                        format!("error: the task's {name} cannot be written: {error}; what does not fit is lost");
+                    self.commands.streams.notice(&text);
+                    continue;
+                }
                 Some(Trouble::Lost(error)) => {
                     let name = if stream == Stream::Stdout { "stdout" } else { "stderr" };
                     self.commands.streams.notice(&format!("error: the task's {name} cannot be written: {error}"));
@@ -216,7 +251,7 @@ impl<'a> Relay<'a> {
             }
             // A process that was stopped has missed some time.
             if is(libc::SIGCONT) {
-                self.vms.iter_mut().filter(|vm| vm.is_up()).for_each(|vm| vm.out().send(0, &clock()));
+                self.vms.iter_mut().filter(|vm| vm.is_up()).for_each(|vm| vm.out().send(0, &wall_clock()));
             }
             let is_resize = is(libc::SIGWINCH) && self.guest.task.has_terminal();
             let size = is_resize.then(|| terminal_size(std::io::stdin().as_fd())).flatten();

@@ -161,13 +161,14 @@ impl<'a> RootArchive<'a> {
             self.vm.expect(Wait::new(&self.events.clock, self.patience, "the guest said nothing", ""));
         }
         while self.export.arrived.is_empty() && self.export.stage != Stage::Over {
+            // Before it is waited for: a VM that has ended says no more.
+            if let Some(failure) = self.vm.failure() {
+                return Err(failure.why().to_owned());
+            }
             self.events.turn(self.vm, &mut self.export, None).map_err(|error| format!("poll: {error}"))?;
             if let Some(signal) = fatal_signal(&self.events) {
                 self.interrupted = Some(signal);
                 return Err(format!("interrupted by signal {signal}"));
-            }
-            if let Some(failure) = self.vm.failure() {
-                return Err(failure.why().to_owned());
             }
             if self.export.stage == Stage::Greeting && self.vm.is_up() {
                 self.export.stage = Stage::Starting;

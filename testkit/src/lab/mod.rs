@@ -33,6 +33,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub struct Lab {
     dir: PathBuf,
+    nodes: u8,
     holder: Child,
 }
 
@@ -58,7 +59,7 @@ impl Lab {
             .stderr(log)
             .spawn()
             .map_err(|e| format!("{}: {e}", program().display()))?;
-        let mut lab = Self { dir, holder };
+        let mut lab = Self { dir, nodes, holder };
         lab.await_nodes().map_err(|why| {
             let said = fs::read_to_string(lab.dir.join("hold.log")).unwrap_or_default();
             format!("the lab of {release} does not come up: {why}{said}")
@@ -88,6 +89,11 @@ impl Lab {
         }
     }
 
+    /// How many nodes it has.
+    pub fn nodes(&self) -> u8 {
+        self.nodes
+    }
+
     /// The node's Slurm, QEMU, systemd and Linux: on each line a package's name and its version.
     pub fn versions(&self) -> String {
         fs::read_to_string(self.dir.join("versions")).unwrap_or_default()
@@ -99,7 +105,7 @@ impl Lab {
         self.sh_on(1, user, script)
     }
 
-    /// The same in node VM `node`.
+    /// The same in node VM `node`. Each has files of its own.
     pub fn sh_on(&self, node: u8, user: &str, script: &str) -> Ended {
         let mut command = self.tool(SCRIPT_S, "sh", &["--node", &node.to_string(), "--user", user]);
         let mut child = command.stdin(Stdio::piped()).spawn().expect("timeout is installed");

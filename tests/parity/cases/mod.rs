@@ -1,11 +1,14 @@
 //! The tables. Each script is run by bash after `prelude.sh`, with `$VM` set to the options of the step.
 
+mod allocations;
 mod batch;
 mod case;
+mod devices;
 mod environment;
 mod exit;
 mod files;
 mod identity;
+mod inherited;
 mod placement;
 mod signals;
 mod slots;
@@ -24,10 +27,13 @@ pub fn short() -> Vec<&'static Case> {
         signals::CASES,
         environment::CASES,
         identity::CASES,
+        inherited::CASES,
         files::CASES,
         placement::CASES,
         slots::CASES,
         batch::CASES,
+        allocations::CASES,
+        devices::CASES,
     ];
     tables.into_iter().flatten().collect()
 }

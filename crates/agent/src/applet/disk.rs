@@ -17,12 +17,18 @@ use super::super::rootfs::FsType;
 use super::contents::{Contents, needs_recovery, start_of};
 use super::failure::{Failure, warn};
 use super::fstab::{self, Source};
+use super::partitions::{Names, Table};
+use super::subvolumes;
 
 /// Where the root is mounted, in the initramfs.
 const MOUNT_POINT: &str = "/disk";
 
-/// Where installers put the root in a btrfs if it is not the default subvolume (Debian and SUSE, Fedora).
+/// Where installers put the root in a btrfs if it is not the default subvolume (Debian and SUSE, Fedora). Snapshots of
+/// it beside it are not meant.
 const SUBVOLUMES: [&str; 3] = ["@", "@rootfs", "root"];
+
+/// The mount option that shows all of a btrfs.
+const WHOLE_BTRFS: &str = "subvolid=5";
 
 /// How a disk is mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +37,15 @@ pub(in super::super) enum Access {
     ReadOnly,
     /// As the installed system would mount it.
     ReadWrite,
+}
+
+/// Which of several systems on a disk is meant.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in super::super) struct Choice {
+    /// Number of the partition.
+    pub partition: Option<u32>,
+    /// Name of a btrfs subvolume.
+    pub subvolume: Option<String>,
 }
 
 /// The mounted root of an installed system, with those of its other partitions that its fstab names.
@@ -48,29 +63,33 @@ struct Place {
     number: Option<u32>,
     contents: Contents,
     start: Vec<u8>,
+    names: Names,
 }
 
 impl Root {
-    /// Mounts the root on the disk with this serial number: the root in this partition, or without a number the
-    /// root in the only partition that has an installed system.
+    /// Mounts the root on the disk with this serial number: the chosen one, or the only one that there is.
     ///
     /// # Errors
     /// There is no root, there are several, or it cannot be mounted: one line that says what is on the disk.
-    pub fn find(serial: &str, partition: Option<u32>, access: Access) -> Result<Self, Failure> {
+    pub fn find(serial: &str, choice: &Choice, access: Access) -> Result<Self, Failure> {
         let disk = disk_with_serial(serial).ok_or_else(|| format!("the VM has no disk '{serial}'"))?;
         let places = places(&disk).map_err(|error| format!("cannot read the disk: {error}"))?;
         let mut drivers = Modules::open().map_err(|error| error.to_string())?;
-        let chosen: Vec<&Place> = match partition {
+        let chosen: Vec<&Place> = match choice.partition {
             Some(wanted) => places.iter().filter(|place| place.number == Some(wanted)).collect(),
             None => places.iter().collect(),
         };
         if chosen.is_empty() {
-            return Err(format!("the disk has no partition {}; it has {}", partition.unwrap_or(0), inventory(&places)));
+            return Err(format!(
+                "the disk has no partition {}; it has {}",
+                choice.partition.unwrap_or(0),
+                inventory(&places)
+            ));
         }
         let (mut roots, mut failures) = (Vec::new(), String::new());
         for place in chosen {
             let Contents::FileSystem(kind) = place.contents else { continue };
-            match place.root_options(kind, &mut drivers) {
+            match place.root_options(kind, choice, &mut drivers) {
                 Ok(Some(options)) => roots.push((place, kind, options)),
                 Ok(None) => {}
                 Err(error) => _ = write!(failures, "; {}: {error}", place.name()),
@@ -129,9 +148,8 @@ impl Root {
             if !fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_dir()) {
                 continue;
             }
-            let subvolume = line.subvolume.map(|name| format!("subvol={name}"));
             let mounted = load(drivers, *kind)
-                .and_then(|()| place.mount(*kind, subvolume.as_deref().unwrap_or_default(), access, &target));
+                .and_then(|()| place.mount(*kind, line.subvolume.as_deref().unwrap_or_default(), access, &target));
             match mounted {
                 Ok(()) => self.mounts.push(target),
                 Err(error) => warn(&format!("/{} is missing: {error}", line.directory)),
@@ -145,11 +163,14 @@ impl Place {
         self.number.map_or("the whole disk".to_owned(), |number| format!("partition {number}"))
     }
 
-    fn is(&self, source: &Source<'_>) -> bool {
+    fn is(&self, source: &Source) -> bool {
+        let equal = |own: Option<&str>, other: &str| own.is_some_and(|own| own.eq_ignore_ascii_case(other));
         let Contents::FileSystem(kind) = self.contents else { return false };
         match source {
-            Source::Uuid(uuid) => kind.uuid(&self.start).is_some_and(|own| own.eq_ignore_ascii_case(uuid)),
+            Source::Uuid(uuid) => equal(kind.uuid(&self.start).as_deref(), uuid),
             Source::Label(label) => kind.label(&self.start).as_deref() == Some(label),
+            Source::PartUuid(uuid) => equal(self.names.uuid.as_deref(), uuid),
+            Source::PartLabel(label) => self.names.label.as_deref() == Some(label),
             Source::Number(number) => self.number == Some(*number),
             Source::Unknown => false,
         }
@@ -157,24 +178,50 @@ impl Place {
 
     /// The mount options with which an installed system appears, if any. This look never writes, even if the disk
     /// is written later: other partitions do not concern us.
-    fn root_options(&self, kind: FsType, drivers: &mut Modules) -> Result<Option<String>, AgentError> {
+    fn root_options(&self, kind: FsType, choice: &Choice, drivers: &mut Modules) -> Result<Option<String>, AgentError> {
         load(drivers, kind)?;
-        let subvolumes: &[&str] = if kind == FsType::Btrfs { &SUBVOLUMES } else { &[] };
-        let options = std::iter::once(String::new()).chain(subvolumes.iter().map(|name| format!("subvol={name}")));
-        for (number, options) in options.enumerate() {
-            match self.mount(kind, &options, Access::ReadOnly, Path::new(MOUNT_POINT)) {
-                Ok(()) => {}
-                // No such subvolume.
-                Err(_) if number > 0 => continue,
-                Err(error) => return Err(error),
-            }
-            let found = is_installed_system(Path::new(MOUNT_POINT));
-            let _ = umount2(MOUNT_POINT, MntFlags::empty());
-            if found {
-                return Ok(Some(options));
-            }
+        if let Some(name) = &choice.subvolume {
+            return match kind {
+                FsType::Btrfs => self.chosen_subvolume(name).map(Some),
+                _ => Ok(None),
+            };
         }
-        Ok(None)
+        if self.look(kind, "", is_installed_system)? {
+            return Ok(Some(String::new()));
+        }
+        if kind != FsType::Btrfs {
+            return Ok(None);
+        }
+        let all = self.look(kind, WHOLE_BTRFS, systems_below)?;
+        if let Some(usual) = SUBVOLUMES.iter().find(|usual| all.iter().any(|name| name == *usual)) {
+            return Ok(Some(format!("subvol={usual}")));
+        }
+        match &all[..] {
+            [] => Ok(None),
+            [only] => Ok(Some(format!("subvol={only}"))),
+            several => Err(AgentError::Unfit(format!(
+                "several installed systems in its subvolumes ({}): --subvolume NAME chooses one",
+                several.join(", ")
+            ))),
+        }
+    }
+
+    fn chosen_subvolume(&self, name: &str) -> Result<String, AgentError> {
+        let name = name.trim_matches('/');
+        let all = self.look(FsType::Btrfs, WHOLE_BTRFS, systems_below)?;
+        if all.iter().any(|other| other == name) {
+            return Ok(format!("subvol={name}"));
+        }
+        let there = if all.is_empty() { "no subvolume does".to_owned() } else { format!("{} do", all.join(", ")) };
+        Err(AgentError::Unfit(format!("no subvolume '{name}' that holds an installed system; {there}")))
+    }
+
+    /// Mounts it for a moment.
+    fn look<T>(&self, kind: FsType, options: &str, at: impl FnOnce(&Path) -> T) -> Result<T, AgentError> {
+        self.mount(kind, options, Access::ReadOnly, Path::new(MOUNT_POINT))?;
+        let seen = at(Path::new(MOUNT_POINT));
+        let _ = umount2(MOUNT_POINT, MntFlags::empty());
+        Ok(seen)
     }
 
     fn mount(&self, kind: FsType, options: &str, access: Access, target: &Path) -> Result<(), AgentError> {
@@ -212,6 +259,11 @@ fn is_installed_system(root: &Path) -> bool {
     has("etc/os-release") || has("usr/lib/os-release") || (has("etc") && (has("bin") || has("usr/bin")))
 }
 
+/// The subvolumes that hold an installed system.
+fn systems_below(top: &Path) -> Vec<String> {
+    subvolumes::below(top).into_iter().filter(|name| is_installed_system(&top.join(name))).collect()
+}
+
 /// The disk's partitions, or the disk itself if it has none.
 fn places(disk: &Path) -> std::io::Result<Vec<Place>> {
     let name = disk.file_name().unwrap_or_default();
@@ -225,9 +277,11 @@ fn places(disk: &Path) -> std::io::Result<Vec<Place>> {
     if found.is_empty() {
         found.push((None, disk.to_owned()));
     }
+    let table = Table::read(disk)?;
     let place = |(number, device): (Option<u32>, PathBuf)| {
         let start = start_of(&device)?;
-        Ok(Place { contents: Contents::detect(&start), number, device, start })
+        let names = number.map(|number| table.names(number)).unwrap_or_default();
+        Ok(Place { contents: Contents::detect(&start), number, device, start, names })
     };
     found.into_iter().map(place).collect()
 }

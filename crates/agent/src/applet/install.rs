@@ -12,7 +12,7 @@ use nix::unistd::{chdir, chroot};
 
 use super::super::devices::disk_with_serial;
 use super::contents::start_of;
-use super::disk::{Access, Root};
+use super::disk::{Access, Choice, Root};
 use super::failure::{Failure, warn};
 use super::grub;
 use super::kernels::{self, Kernel};
@@ -29,8 +29,8 @@ const BOOT_CODE: usize = 440;
 /// What the caller knows.
 #[derive(Debug)]
 pub(super) struct Options {
-    /// The partition with the root, if there are several.
-    pub partition: Option<u32>,
+    /// The partition and subvolume with the root, if there are several.
+    pub choice: Choice,
     /// QEMU loads the kernel, so that no boot loader is needed.
     pub loads_kernel: bool,
     /// A kernel that cannot mount shares is accepted.
@@ -49,7 +49,7 @@ pub(super) fn install(serial: &str, options: &Options) -> Result<String, Failure
                 .to_owned(),
         );
     }
-    let root = Root::find(serial, options.partition, Access::ReadWrite)?;
+    let root = Root::find(serial, &options.choice, Access::ReadWrite)?;
     // The descriptor keeps the initramfs reachable, for unmounting.
     let outside = File::open("/").map_err(|error| format!("cannot open the initramfs: {error}"))?;
     chroot(root.path()).and_then(|()| chdir("/")).map_err(|errno| format!("cannot enter the system: {errno}"))?;

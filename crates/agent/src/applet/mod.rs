@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! export DIR [--exclude PATH]… [--hollow PATH]… [--include MOUNT]… [--limit BYTES]     DIR as a tar to stdout
-//! disk export SERIAL [--partition N] [--limit BYTES]                  the root found on a disk, likewise
-//! disk install-agent SERIAL [--partition N] [--kernel own|given]      this program as a service of the system
-//!                           [--shares needed|optional]                  on a disk
+//! disk export SERIAL [--partition N] [--subvolume NAME] [--limit BYTES]   the root found on a disk, likewise
+//! disk install-agent SERIAL [--partition N] [--subvolume NAME]        this program as a service of the system
+//!                           [--kernel own|given] [--shares needed|optional]     on a disk
 //! ```
 //!
 //! In a guest whose root is an image the binary has no path any more, but `/proc/1/exe` opens it. A failure is one line
@@ -17,6 +17,8 @@ mod fstab;
 mod grub;
 mod install;
 mod kernels;
+mod partitions;
+mod subvolumes;
 
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
@@ -25,7 +27,7 @@ use std::process::ExitCode;
 
 use archive::Export;
 
-pub(super) use disk::{Access, Root};
+pub(super) use disk::{Access, Choice, Root};
 use failure::Failure;
 
 /// Bytes collected before they are written: many files are small.
@@ -56,15 +58,14 @@ fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
         }),
         (Some("disk"), Some(what)) if what == "export" => {
             let serial = arguments.word().ok_or("which disk?")?;
-            let partition = u32::try_from(arguments.number("--partition")?).ok().filter(|&number| number > 0);
-            let root = Root::find(&serial, partition, Access::ReadOnly)?;
+            let root = Root::find(&serial, &arguments.choice()?, Access::ReadOnly)?;
             let limit = arguments.number("--limit")?;
             write_out(&Export { root: root.path().to_owned(), across: true, limit, ..Export::default() })
         }
         (Some("disk"), Some(what)) if what == "install-agent" => {
             let serial = arguments.word().ok_or("which disk?")?;
             let options = install::Options {
-                partition: u32::try_from(arguments.number("--partition")?).ok().filter(|&number| number > 0),
+                choice: arguments.choice()?,
                 loads_kernel: arguments.has("--kernel", "given"),
                 without_shares: arguments.has("--shares", "optional"),
             };
@@ -114,6 +115,15 @@ impl Arguments {
 
     fn has(&self, option: &str, value: &str) -> bool {
         self.options.iter().any(|(name, given)| name == option && given == value)
+    }
+
+    /// Which of several systems on a disk.
+    fn choice(&self) -> Result<Choice, Failure> {
+        let subvolume = self.options.iter().rfind(|(name, _)| name == "--subvolume");
+        Ok(Choice {
+            partition: u32::try_from(self.number("--partition")?).ok().filter(|&number| number > 0),
+            subvolume: subvolume.and_then(|(_, value)| value.to_str()).map(str::to_owned),
+        })
     }
 
     /// 0 without the option.

@@ -33,14 +33,15 @@ pub(super) struct ChildStdio {
 }
 
 impl Stdio {
-    pub fn open(spec: &TaskSpec, uid: u32) -> Result<Self, AgentError> {
+    /// Opens them for the user and group `owner`.
+    pub fn open(spec: &TaskSpec, owner: (u32, u32)) -> Result<Self, AgentError> {
         match spec.terminal {
-            Some(size) => Self::terminal(size, uid).doing(|| "open a terminal".to_owned()),
-            None => Self::pipes(spec.merge_stderr).doing(|| "make a pipe".to_owned()),
+            Some(size) => Self::terminal(size, owner.0).doing(|| "open a terminal".to_owned()),
+            None => Self::pipes(spec.merge_stderr, owner).doing(|| "make a pipe".to_owned()),
         }
     }
 
-    fn pipes(merge_stderr: bool) -> nix::Result<Self> {
+    fn pipes(merge_stderr: bool, owner: (u32, u32)) -> nix::Result<Self> {
         let (child_in, stdin) = pipe2(OFlag::O_CLOEXEC)?;
         let (stdout, child_out) = pipe2(OFlag::O_CLOEXEC)?;
         let mut raw = [child_in.as_raw_fd(), child_out.as_raw_fd(), child_out.as_raw_fd()];
@@ -57,6 +58,10 @@ impl Stdio {
         for fd in [Some(&stdin), Some(&stdout), stderr.as_ref()].into_iter().flatten() {
             set_nonblocking(fd)?;
         }
+        // Programs open them again by their names (/dev/stdout), which is a question of the pipe's owner and mode.
+        for fd in &owned {
+            give_to(fd, owner.0, owner.1)?;
+        }
         let child = ChildStdio { raw, is_terminal: false, _owned: owned };
         Ok(Self { stdin, stdout, stderr, terminal: None, child })
     }
@@ -67,15 +72,19 @@ impl Stdio {
         for fd in [&master, &slave] {
             fcntl(fd, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
         }
-        // EPERM: in tests the agent is not root, and the terminal already belongs to the user.
-        match fchown(&slave, Some(Uid::from_raw(uid)), Some(Gid::from_raw(TTY_GROUP))) {
-            Ok(()) | Err(Errno::EPERM) => {}
-            Err(errno) => return Err(errno),
-        }
+        give_to(&slave, uid, TTY_GROUP)?;
         set_nonblocking(&master)?;
         let stdin = master.try_clone().map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
         let child = ChildStdio { raw: [slave.as_raw_fd(); 3], is_terminal: true, _owned: Vec::new() };
         Ok(Self { stdin, stdout: master, stderr: None, terminal: Some(slave), child })
+    }
+}
+
+/// EPERM: in tests the agent is not root, and everything already belongs to the user.
+fn give_to(fd: &OwnedFd, uid: u32, gid: u32) -> nix::Result<()> {
+    match fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))) {
+        Err(Errno::EPERM) => Ok(()),
+        given => given,
     }
 }
 

@@ -44,6 +44,12 @@ impl Machine for StandIn {
     fn set_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
         self.note(format!("clock {nanoseconds}"))
     }
+    fn ask_for_clock(&mut self) {
+        let _ = self.note("ask".to_owned());
+    }
+    fn follow_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
+        self.note(format!("follow {nanoseconds}"))
+    }
     fn set_hostname(&mut self, name: &[u8]) -> Result<(), AgentError> {
         self.note(format!("hostname {}", String::from_utf8_lossy(name)))
     }
@@ -56,8 +62,12 @@ impl Machine for StandIn {
     fn mount_share(&mut self, Share { path, read_only, .. }: Share<'_>) -> Result<(), AgentError> {
         self.note(format!("share {} {read_only}", path.display()))
     }
+    fn set_zone(&mut self, name: &[u8], _data: &[u8]) -> Result<(), AgentError> {
+        self.note(format!("zone {}", String::from_utf8_lossy(name)))
+    }
     fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError> {
-        self.note(format!("user {} {}", String::from_utf8_lossy(&account.name), credentials.uid))
+        let (name, groups) = (String::from_utf8_lossy(&account.name), account.groups.len());
+        self.note(format!("user {name} {} of {groups} groups", credentials.uid))
     }
     fn link(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
         self.note(format!("link {} {}", path.display(), target.display()))
@@ -82,6 +92,7 @@ impl Machine for StandIn {
         None
     }
     fn expect_memory(&mut self, _bytes: u64) {}
+    fn wait_for_memory(&mut self) {}
     fn awaits_memory(&mut self) -> bool {
         false
     }
@@ -354,8 +365,12 @@ fn commands_that_cannot_start_say_why_as_a_shell_does() {
     let path = script.to_str().unwrap();
     let cases = [
         ("no-such-command", FailKind::NotFound, "no-such-command: No such file or directory"),
-        ("/", FailKind::NotExecutable, "/: Permission denied"),
-        (path, FailKind::NotExecutable, &format!("{path}: Exec format error")),
+        ("/", FailKind::NotExecutable, "/: Is a directory"),
+        (
+            path,
+            FailKind::NotExecutable,
+            &format!("{path}: Exec format error (a script needs a first line with #! and its interpreter)"),
+        ),
     ];
     for (command, kind, text) in cases {
         assert_eq!(run(&[command], b"").failed, Some((kind, text.to_owned())));
@@ -442,7 +457,9 @@ fn the_machine_is_set_up_in_the_order_of_the_messages() {
         ToGuest::Entropy(&[1; 32]),
         ToGuest::Cpus(2),
         ToGuest::Share { transport: Transport::Fuse, number: 0, path: b"/data", read_only: true },
-        ToGuest::User { name: b"ada", home: b"/home/ada", shell: b"/bin/sh" },
+        ToGuest::Zone { name: b"Europe/Berlin", data: b"TZif2" },
+        ToGuest::User { gid: 100, name: b"ada", gecos: b"", home: b"/home/ada", shell: b"/bin/sh" },
+        ToGuest::Group { gid: 7, name: b"proj" },
     ]);
     runner.describe(&["true"]);
     runner.send(&[ToGuest::Start]);
@@ -450,10 +467,20 @@ fn the_machine_is_set_up_in_the_order_of_the_messages() {
     runner.send(&[ToGuest::Settle]);
     runner.listen(|_, message| (message == ToHost::Synced).then_some(()));
     let calls = runner.leave().calls;
-    let user = format!("user ada {}", getuid());
-    let expected = ["forget", "clock 5", "hostname vm1", "entropy 32", "cpus 2", "share /data true", &user];
-    assert_eq!(&calls[..7], expected);
-    assert_eq!(&calls[7..], ["sync shares", "settle", "forget"]);
+    let user = format!("user ada {} of 1 groups", getuid());
+    let expected = [
+        "forget",
+        "ask",
+        "clock 5",
+        "hostname vm1",
+        "entropy 32",
+        "cpus 2",
+        "share /data true",
+        "zone Europe/Berlin",
+        &user,
+    ];
+    assert_eq!(&calls[..9], expected);
+    assert_eq!(&calls[9..], ["sync shares", "settle", "forget"]);
 }
 
 #[test]

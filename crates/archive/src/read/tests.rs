@@ -144,3 +144,25 @@ fn a_tree_is_exported_with_its_links_and_without_its_sockets() {
     let limited = Export { limit: 0, ..tree.clone() };
     assert!(limited.write(Vec::new()).is_ok());
 }
+
+#[test]
+fn an_incremental_backup_of_gnu_tar_is_read_and_a_later_volume_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("d")).unwrap();
+    fs::write(dir.path().join("d/f"), "text").unwrap();
+    for format in ["gnu", "posix"] {
+        let format = format!("--format={format}");
+        // A new list each time: everything is new.
+        let list = format!("--listed-incremental={}/{format}", dir.path().display());
+        let bytes = gnu_tar(dir.path(), &[&format, &list, "-cf", "-", "d"]);
+        let found = all(&bytes).unwrap();
+        let kinds: Vec<_> = found.iter().map(|(entry, _)| (entry.path.as_slice(), entry.kind.clone())).collect();
+        assert_eq!(kinds, [(&b"d/"[..], Kind::Directory), (b"d/f", Kind::File(4))], "{format}");
+        assert_eq!(found[1].1, b"text", "{format}");
+    }
+    fs::write(dir.path().join("big"), vec![1; 30_000]).unwrap();
+    let volumes = ["v1", "v2"].map(|name| dir.path().join(name).display().to_string());
+    gnu_tar(dir.path(), &["--format=gnu", "-ML", "20", "-cf", &volumes[0], "-f", &volumes[1], "big"]);
+    let error = all(&fs::read(&volumes[1]).unwrap()).unwrap_err().to_string();
+    assert!(error.contains("several volumes") && error.contains("'big'"), "{error}");
+}

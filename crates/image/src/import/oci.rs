@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::layer::{Layer, Part};
 use super::progress::Progress;
 use crate::digest;
-use archive::{Kind, Reader};
+use archive::{Kind, Reader, shown};
 
 /// Maximum size of a manifest or index, in bytes.
 const MANIFEST_MAX: u64 = 16 << 20;
@@ -34,6 +34,8 @@ struct Descriptor {
     media_type: String,
     digest: String,
     platform: Option<Platform>,
+    #[serde(default)]
+    annotations: HashMap<String, String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -50,6 +52,9 @@ struct Manifest {
     #[serde(default)]
     manifests: Vec<Descriptor>,
 }
+
+/// Where tools write an image's tag, the most telling one first.
+const TAGS: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
 
 /// An entry of docker's `manifest.json`.
 #[derive(Debug, Deserialize)]
@@ -101,7 +106,12 @@ impl Store {
         if self.get("index.json")?.is_some() {
             return self.oci_layers();
         }
-        let images: Vec<DockerImage> = self.json("manifest.json").context("manifest.json")?;
+        let mut images: Vec<DockerImage> = self.json("manifest.json").context("manifest.json")?;
+        // Two names of one image.
+        let first = images.first().map(|image| image.layers.clone());
+        if images.iter().all(|image| Some(&image.layers) == first.as_ref()) {
+            images.truncate(1);
+        }
         let [image] = &images[..] else {
             let names: Vec<String> = images.iter().map(DockerImage::name).collect();
             bail!("the archive has {} images ({}): save one alone", images.len(), names.join(", "));
@@ -191,13 +201,30 @@ impl DockerImage {
     }
 }
 
+impl Descriptor {
+    /// What people call it.
+    fn name(&self) -> String {
+        let tag = TAGS.iter().find_map(|tag| self.annotations.get(*tag));
+        tag.map_or_else(|| self.digest.chars().take(19).collect(), |tag| shown(tag.as_bytes()))
+    }
+}
+
 /// The image for this processor.
 fn choose(manifests: &[Descriptor]) -> anyhow::Result<Descriptor> {
-    // Attestations are not images.
-    let images: Vec<&Descriptor> =
-        manifests.iter().filter(|m| m.platform.as_ref().is_none_or(|p| p.architecture != "unknown")).collect();
+    // Attestations are not images, and two tags may name one image.
+    let mut images: Vec<&Descriptor> = Vec::new();
+    for manifest in manifests {
+        let is_image = manifest.platform.as_ref().is_none_or(|p| p.architecture != "unknown");
+        if is_image && images.iter().all(|other| other.digest != manifest.digest) {
+            images.push(manifest);
+        }
+    }
     if let [only] = images[..] {
         return Ok(only.clone());
+    }
+    let list = |images: &[&Descriptor]| images.iter().map(|image| image.name()).collect::<Vec<_>>().join(", ");
+    if images.iter().all(|image| image.platform.is_none()) {
+        bail!("there are {} images in it ({}): save one alone", images.len(), list(&images));
     }
     let wanted: &[&str] = match std::env::consts::ARCH {
         "x86_64" => &["amd64", "386"],
@@ -207,11 +234,11 @@ fn choose(manifests: &[Descriptor]) -> anyhow::Result<Descriptor> {
     let is =
         |m: &Descriptor, arch: &str| m.platform.as_ref().is_some_and(|p| p.os == "linux" && p.architecture == arch);
     for arch in wanted {
-        let found: Vec<&&Descriptor> = images.iter().filter(|m| is(m, arch)).collect();
+        let found: Vec<&Descriptor> = images.iter().copied().filter(|m| is(m, arch)).collect();
         match found[..] {
             [] => {}
-            [only] => return Ok((*only).clone()),
-            _ => bail!("there are {} images for {arch} in it: save one alone", found.len()),
+            [only] => return Ok(only.clone()),
+            _ => bail!("there are {} images for {arch} in it ({}): save one alone", found.len(), list(&found)),
         }
     }
     let names =
@@ -250,7 +277,23 @@ mod tests {
 
     fn manifest(platform: Option<(&str, &str)>) -> Descriptor {
         let platform = platform.map(|(os, arch)| Platform { os: os.to_owned(), architecture: arch.to_owned() });
-        Descriptor { media_type: String::new(), digest: format!("{platform:?}"), platform }
+        let annotations = HashMap::new();
+        Descriptor { media_type: String::new(), digest: format!("{platform:?}"), platform, annotations }
+    }
+
+    fn tagged(digest: &str, tag: &str) -> Descriptor {
+        let annotations = [(TAGS[1].to_owned(), tag.to_owned())].into();
+        Descriptor { digest: digest.to_owned(), annotations, ..manifest(None) }
+    }
+
+    #[test]
+    fn two_tags_of_one_image_are_one_image_and_two_images_are_named_by_their_tags() {
+        let one = [tagged("sha256:aa", "latest"), tagged("sha256:aa", "12")];
+        assert_eq!(choose(&one).unwrap().digest, "sha256:aa");
+        let two = [tagged("sha256:aa", "11"), tagged("sha256:bb", "12"), tagged("sha256:bb", "latest")];
+        let error = choose(&two).unwrap_err().to_string();
+        assert_eq!(error, "there are 2 images in it (11, 12): save one alone");
+        assert!(choose(&[]).unwrap_err().to_string().contains("0 images"));
     }
 
     #[test]

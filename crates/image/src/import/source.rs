@@ -68,7 +68,7 @@ impl Source {
             Some(disk) => Ok(Self::Disk(disk)),
             None => bail!(
                 "{name} is nothing that can be imported: neither a tar archive (also gz, xz, zst, bz2), a directory, an OCI \
-                 or 'docker save' archive, nor a disk (raw, qcow2, vdi, vmdk, ova)"
+                 or 'docker save' archive, a sif, nor a disk (raw, qcow2, vdi, vmdk, ova)"
             ),
         }
     }

@@ -1,13 +1,13 @@
 //! A file without a name, for data that must be read twice but arrives only once.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::Context;
 
 use super::progress::Progress;
+use crate::unnamed::unnamed_file;
 
 /// The file. It has no name, so nothing is left over when a process dies.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl Spool {
     /// When nothing can be written there.
     pub fn new(dir: &Path) -> anyhow::Result<Self> {
         fs::create_dir_all(dir)
-            .and_then(|()| unnamed(dir))
+            .and_then(|()| unnamed_file(dir))
             .map(|file| Self { file })
             .with_context(|| format!("the image directory {} cannot be written", dir.display()))
     }
@@ -48,20 +48,5 @@ impl Spool {
     /// When there are no more file descriptors.
     pub fn file(&self) -> io::Result<File> {
         self.file.try_clone()
-    }
-}
-
-fn unnamed(dir: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600);
-    match options.clone().custom_flags(libc::O_TMPFILE).open(dir) {
-        // NFS and some other file systems have no unnamed files.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)) => {
-            let path = dir.join(format!(".spool.{}", std::process::id()));
-            let file = options.create_new(true).custom_flags(libc::O_NOFOLLOW).open(&path)?;
-            fs::remove_file(&path)?;
-            Ok(file)
-        }
-        other => other,
     }
 }

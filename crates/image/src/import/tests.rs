@@ -130,14 +130,17 @@ fn blob(files: &mut Vec<(String, Vec<u8>)>, bytes: Vec<u8>) -> String {
     format!("sha256:{hex}")
 }
 
-/// A container image of these layers: the files of an OCI layout.
+/// A container image of these layers, which has two tags: the files of an OCI layout.
 fn oci_layout(layers: &[Vec<u8>]) -> Vec<(String, Vec<u8>)> {
     let mut files = vec![("oci-layout".to_owned(), b"{}".to_vec())];
     let layers: Vec<_> =
         layers.iter().map(|layer| serde_json::json!({ "digest": blob(&mut files, layer.clone()) })).collect();
     let manifest = serde_json::json!({ "schemaVersion": 2, "layers": layers });
     let digest = blob(&mut files, manifest.to_string().into_bytes());
-    let index = serde_json::json!({ "manifests": [{ "digest": digest }] });
+    let tags = ["12", "latest"].map(
+        |tag| serde_json::json!({ "digest": digest, "annotations": { "org.opencontainers.image.ref.name": tag } }),
+    );
+    let index = serde_json::json!({ "manifests": tags });
     files.push(("index.json".to_owned(), index.to_string().into_bytes()));
     files
 }
@@ -326,7 +329,9 @@ fn a_container_s_layers_lie_over_each_other_whichever_way_it_was_saved() {
     has_two_layers(&site.import(&dir).unwrap());
 
     let site = Site::new();
-    let manifest = br#"[{"Config":"c.json","RepoTags":["a:1"],"Layers":["l1/layer.tar","l2/layer.tar"]}]"#.to_vec();
+    let tagged =
+        |tag| format!(r#"{{"Config":"c.json","RepoTags":["{tag}"],"Layers":["l1/layer.tar","l2/layer.tar"]}}"#);
+    let manifest = format!("[{},{}]", tagged("a:1"), tagged("a:latest")).into_bytes();
     let docker = [
         ("l1/layer.tar".to_owned(), lower),
         ("l2/layer.tar".to_owned(), upper),

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, ensure};
 
@@ -33,6 +32,8 @@ pub struct BuildOptions {
     pub cache: PathBuf,
     /// Size of the VMs' private disks in bytes.
     pub scratch_bytes: u64,
+    /// Modules that every guest loads beside those that it needs.
+    pub modules: Vec<String>,
 }
 
 /// Builds a kit and opens it.
@@ -45,7 +46,7 @@ pub fn build(options: &BuildOptions) -> anyhow::Result<Kit> {
     let dir = draft.dir();
     let tree = dir.join("package");
     let kernel = package::unpack(&options.kernel, &options.cache, &tree)?;
-    let selection = modules::select(&kernel.modules, &kernel.package)?;
+    let selection = modules::select(&kernel.modules, &kernel.package, &options.modules)?;
     let image = fs::read(&kernel.image).with_context(|| format!("cannot read {}", kernel.image.display()))?;
 
     write(&dir.join(VMLINUZ), &image)?;
@@ -61,6 +62,7 @@ pub fn build(options: &BuildOptions) -> anyhow::Result<Kit> {
         kernel_package: kernel.package,
         protocol: proto::VERSION,
         filesystems: selection.filesystems,
+        modules: selection.extra,
         notes: selection.notes,
         sha256: digests(dir)?,
     };
@@ -116,7 +118,7 @@ fn make_scratch(path: &Path, bytes: u64) -> anyhow::Result<()> {
         .and_then(|file| file.set_len(bytes))
         .with_context(|| format!("cannot create {}", path.display()))?;
     tool::run(
-        Command::new("mkfs.ext4")
+        tool::of_administrator("mkfs.ext4")
             .args(["-q", "-F", "-b", "4096", "-I", "256", "-i", "32768", "-m", "0", "-G", "1024", "-L", "scratch"])
             .args(["-O", "^has_journal,^metadata_csum,^resize_inode,uninit_bg,flex_bg,sparse_super2,dir_index,extent"])
             .args(["-E", "lazy_itable_init=1,nodiscard,root_owner=0:0,num_backup_sb=0,packed_meta_blocks=1"])

@@ -23,6 +23,9 @@ pub struct Manifest {
     pub protocol: u16,
     /// File system types that an image's root may have.
     pub filesystems: Vec<String>,
+    /// Modules that every guest loads beside those that it needs.
+    #[serde(default)]
+    pub modules: Vec<String>,
     /// What could not be put in, one sentence each.
     #[serde(default)]
     pub notes: Vec<String>,
@@ -44,6 +47,7 @@ impl Manifest {
             kernel_package: "linux-image-6.1.0-1-amd64_6.1.1-1_amd64.deb".to_owned(),
             protocol: proto::VERSION,
             filesystems: vec!["squashfs".to_owned(), "ext4".to_owned()],
+            modules: vec!["fuse".to_owned()],
             notes: vec![],
             sha256: BTreeMap::new(),
         }

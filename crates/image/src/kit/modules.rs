@@ -56,6 +56,12 @@ const WANTED: [Wanted; 26] = [
     like("fs:btrfs", "btrfs"),
 ];
 
+/// What every guest loads although it could start without it: [`FOR_PROGRAMS`], and what the site asks for.
+const EXTRA: &str = "extra";
+
+/// What programs find on any machine: AppImage and sshfs, images mounted by root, tunnels.
+const FOR_PROGRAMS: [&str; 3] = ["fuse", "loop", "tun"];
+
 /// The modules of a kit.
 #[derive(Debug, Default)]
 pub(super) struct Selection {
@@ -63,6 +69,8 @@ pub(super) struct Selection {
     pub modules: Vec<Module>,
     /// File system types an image may have.
     pub filesystems: Vec<String>,
+    /// The modules of the group [`EXTRA`] that exist, also those that are built in.
+    pub extra: Vec<String>,
     /// What was wanted but does not exist.
     pub notes: Vec<String>,
 }
@@ -86,8 +94,9 @@ impl Selection {
     }
 }
 
-/// Selects from the module tree of one kernel (`…/lib/modules/RELEASE`). `package` is named in errors.
-pub(super) fn select(tree: &Path, package: &str) -> anyhow::Result<Selection> {
+/// Selects from the module tree of one kernel (`…/lib/modules/RELEASE`) what guests need, and what the site wants beside
+/// that. `package` is named in errors.
+pub(super) fn select(tree: &Path, package: &str, by_site: &[String]) -> anyhow::Result<Selection> {
     let index = Index::read(tree)?;
     let mut selection = Selection::default();
     for wanted in &WANTED {
@@ -105,6 +114,23 @@ pub(super) fn select(tree: &Path, package: &str) -> anyhow::Result<Selection> {
             (false, Some(kind)) => selection.notes.push(format!("no {kind} module: images of that type cannot boot")),
             (false, None) => selection.notes.push(format!("no {} module", wanted.module)),
             (true, None) => {}
+        }
+    }
+    for module in FOR_PROGRAMS {
+        match index.add(module, EXTRA, &mut selection, 0)? {
+            true => selection.extra.push(module.to_owned()),
+            false => selection.notes.push(format!("no {module} module")),
+        }
+    }
+    for module in by_site {
+        let name = module.replace('-', "_");
+        if !index.add(&name, EXTRA, &mut selection, 0)? {
+            bail!(
+                "the kernel of {package} has no module '{module}': 'modinfo' and the package's list of files show names"
+            );
+        }
+        if !selection.extra.contains(&name) {
+            selection.extra.push(name);
         }
     }
     Ok(selection)
@@ -234,7 +260,7 @@ mod tests {
 
     #[test]
     fn dependencies_come_first_and_belong_to_every_group_that_needs_them() {
-        let selection = select(tree(&GENERIC).path(), "linux-image").unwrap();
+        let selection = select(tree(&GENERIC).path(), "linux-image", &[]).unwrap();
         let list = selection.load_list();
         assert!(list.starts_with("9p,base,mmio,pci virtio.ko\n9p,base,mmio,pci virtio_ring.ko\npci virtio_pci.ko\n"));
         assert!(list.contains("fs:ext4 jbd2.ko\nfs:ext4 ext4.ko\n"), "{list}");
@@ -246,9 +272,23 @@ mod tests {
     }
 
     #[test]
+    fn a_site_adds_modules_and_learns_of_those_that_do_not_exist() {
+        let tree = tree(&[&GENERIC[..], &[("loop.ko", ""), ("dm-mod.ko", "dax"), ("dax.ko", "")]].concat());
+        let select = |wanted: &[&str]| {
+            select(tree.path(), "linux-image", &wanted.iter().map(|&name| name.to_owned()).collect::<Vec<_>>())
+        };
+        let selection = select(&["dm-mod", "overlay", "loop"]).unwrap();
+        assert!(selection.extra.ends_with(&["loop", "dm_mod", "overlay"].map(str::to_owned)), "{:?}", selection.extra);
+        assert!(selection.load_list().ends_with("extra loop.ko\nextra dax.ko\nextra dm_mod.ko\n"));
+        assert!(selection.notes.iter().any(|note| note == "no tun module"), "{:?}", selection.notes);
+        let error = select(&["zfs"]).unwrap_err().to_string();
+        assert!(error.contains("linux-image has no module 'zfs'"), "{error}");
+    }
+
+    #[test]
     fn a_kernel_without_a_required_module_is_refused_with_a_way_out() {
         let without_9p: Vec<_> = GENERIC.into_iter().filter(|(file, _)| !file.starts_with("9p")).collect();
-        let error = select(tree(&without_9p).path(), "linux-image-cloud-amd64").unwrap_err().to_string();
+        let error = select(tree(&without_9p).path(), "linux-image-cloud-amd64", &[]).unwrap_err().to_string();
         assert!(error.contains("linux-image-cloud-amd64 has no 9pnet_virtio"), "{error}");
         assert!(error.contains("linux-image-amd64"), "{error}");
     }

@@ -1,9 +1,19 @@
 //! Runs the few programs that a build needs; errors quote their output.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
+
+/// Where programs for administrators are; after `su` alone they are not in PATH.
+const SBIN: [&str; 2] = ["/usr/sbin", "/sbin"];
+
+/// A program for administrators, wherever it is.
+pub(super) fn of_administrator(program: &str) -> Command {
+    let found = SBIN.iter().map(|dir| Path::new(dir).join(program)).find(|path| path.exists());
+    found.map_or_else(|| Command::new(program), Command::new)
+}
 
 /// Runs a program to its end and returns what it printed.
 ///
@@ -62,6 +72,13 @@ mod tests {
         assert!(failed.contains("sh failed") && failed.ends_with("no space"), "{failed}");
         let missing = run(&mut Command::new("no-such-tool")).unwrap_err().to_string();
         assert!(missing.contains("no-such-tool cannot be started"), "{missing}");
+    }
+
+    #[test]
+    fn a_program_for_administrators_is_found_without_path() {
+        let mut found = of_administrator("mkfs.ext4");
+        run(found.arg("-V").env("PATH", "/nonexistent")).unwrap();
+        assert_eq!(of_administrator("no-such-tool").get_program(), "no-such-tool");
     }
 
     #[test]

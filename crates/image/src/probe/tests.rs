@@ -22,6 +22,7 @@ fn formats_are_known_by_their_first_bytes() {
         (vec![(0, b"\x28\xb5\x2f\xfd")], Content::Compressed(Compression::Zstd)),
         (vec![(0, b"BZh9")], Content::Compressed(Compression::Bzip2)),
         (vec![(257, b"ustar\0")], Content::Tar),
+        (vec![(0, b"#!/usr/bin/env run-singularity\n"), (32, b"SIF_MAGIC\0")], Content::Sif),
         (vec![(0, b"LUKS\xba\xbe\0\x02")], Content::Luks),
         (vec![(512, b"LABELONE")], Content::LvmVolume),
         (vec![(4086, b"SWAPSPACE2")], Content::Swap),

@@ -4,6 +4,9 @@ use crate::error::RequestError;
 use crate::values::shown;
 use crate::vm_option::{About, VmOption};
 
+/// The least memory of a VM in MiB: less does not boot.
+pub const MIN_MEM_MIB: u64 = 128;
+
 /// `--vm-mem`.
 #[derive(Debug)]
 pub struct VmMem;
@@ -13,13 +16,13 @@ impl VmOption for VmMem {
         name: "vm-mem",
         argument: Some("SIZE"),
         is_list: false,
-        help: "[vm] guest memory of each virtual machine, in MiB or with K, M, G, T (default: the task's share)",
-        readme: "guest memory of each VM, in MiB or with K, M, G, T; default: the task's share",
+        help: "[vm] guest memory of each virtual machine, in MiB or with K, M, G, T (default, and 0: the task's share)",
+        readme: "guest memory of each VM, in MiB or with K, M, G, T; default, and 0: the task's share",
         run_name: "vm-mem",
-        run_help: "Guest memory of each VM, in MiB or with K, M, G, T",
+        run_help: "Guest memory of each VM, in MiB or with K, M, G, T; 0 is the default",
     };
 
-    /// MiB.
+    /// MiB; 0 is all that the task has, as with `--mem` of Slurm.
     type Value = u64;
 
     /// Reads MiB, or a number with K, M, G or T as `--mem` of Slurm takes it.
@@ -34,9 +37,14 @@ impl VmOption for VmMem {
         };
         let number = if digits.bytes().all(|b| b.is_ascii_digit()) { digits.parse::<u64>().ok() } else { None };
         let mib = number.zip(kib_per_unit).and_then(|(number, kib)| number.checked_mul(kib)).map(|kib| kib >> 10);
-        mib.filter(|&mib| mib > 0).ok_or_else(|| {
-            RequestError(format!("--vm-mem='{}': a size is needed, in MiB or with K, M, G or T behind it", shown(text)))
-        })
+        let wrong = |why: String| RequestError(format!("--vm-mem='{}': {why}", shown(text)));
+        match mib {
+            Some(mib) if mib >= MIN_MEM_MIB || number == Some(0) => Ok(mib),
+            Some(_) => {
+                Err(wrong(format!("a VM needs at least {MIN_MEM_MIB} MiB of memory (0 is all that the task has)")))
+            }
+            None => Err(wrong("a size is needed, in MiB or with K, M, G or T behind it".to_owned())),
+        }
     }
 
     fn text(value: &u64) -> String {
@@ -50,10 +58,12 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_slurm_reads_them() {
-        for (text, mib) in [("300", 300), ("300M", 300), ("2048K", 2), ("2g", 2048), ("1T", 1 << 20)] {
+        for (text, mib) in
+            [("300", 300), ("300M", 300), ("262144K", 256), ("2g", 2048), ("1T", 1 << 20), ("0", 0), ("0G", 0)]
+        {
             assert_eq!(VmMem::parse(text), Ok(mib), "{text}");
         }
-        for bad in ["", "0", "1K", "abc", "1.5G", "1GB", "-1", "99999999999999999999", "9999999999999T", "G"] {
+        for bad in ["", "1K", "64M", "127", "abc", "1.5G", "1GB", "-1", "99999999999999999999", "9999999999999T", "G"] {
             let error = VmMem::parse(bad).unwrap_err().to_string();
             assert!(error.contains(&format!("--vm-mem='{bad}'")), "{error}");
         }

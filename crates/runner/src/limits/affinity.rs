@@ -23,6 +23,17 @@ pub(super) fn processors() -> io::Result<u32> {
     })
 }
 
+/// How this process competes with others: its nice value, and class and level of its input and output.
+pub fn priority() -> (i8, u16) {
+    /// `IOPRIO_WHO_PROCESS` of `<linux/ioprio.h>`.
+    const WHO_PROCESS: libc::c_int = 1;
+    // SAFETY: both calls take numbers and touch no memory.
+    let (nice, io) =
+        unsafe { (libc::getpriority(libc::PRIO_PROCESS, 0), libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, 0)) };
+    // An answer of -1 is also a nice value; what the system does not tell is the usual one.
+    (i8::try_from(nice).unwrap_or(0), u16::try_from(io).unwrap_or(0))
+}
+
 /// Counts what `ask` fills in, with masks that grow until the kernel takes one: it refuses (`EINVAL`) those that do not
 /// have a bit for every processor that the machine could have. `ask` returns the number of bytes it wrote.
 fn count(mut ask: impl FnMut(&mut [u64]) -> io::Result<usize>) -> io::Result<u32> {

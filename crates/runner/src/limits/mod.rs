@@ -1,4 +1,4 @@
-//! What the task may really use: the memory that its control groups allow, and its processors.
+//! What the task may really use: the memory that its control groups allow, its processors, and its resource limits.
 //!
 //! Slurm tells a plugin what a step was promised. The enforced limit may differ: a site caps steps with its own
 //! percentages, steps of a job share the job's memory (`srun --overlap`, a batch script beside its steps), and
@@ -7,12 +7,16 @@
 
 mod affinity;
 mod cgroup;
+mod resources;
 
 use std::path::Path;
 
 use crate::error::{Context, RunError};
 
+pub(crate) use self::affinity::priority;
 use self::cgroup::{Level, Owner};
+pub use self::resources::take;
+pub(crate) use self::resources::{Limit, OutputLimit, allow_mapping, allow_vm, blame, of_task, raise};
 
 /// Memory that others in a job may use without making a share smaller: a batch script's shell must not
 /// change a guest's size.

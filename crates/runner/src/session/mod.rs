@@ -19,6 +19,7 @@ mod stand_in;
 #[cfg(test)]
 mod tests;
 mod vm;
+mod wall_clock;
 
 pub use channel::{Address, Listener, Outgoing, Refusal};
 #[cfg(any(test, feature = "fuzzing"))]
@@ -30,3 +31,4 @@ pub use stand_in::Peer;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use stand_in::{PIECE_MAX, play};
 pub use vm::{Failure, Vm, Wait};
+pub use wall_clock::wall_clock;

@@ -1,5 +1,6 @@
 //! A stand-in for a guest, and time.
 
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -59,6 +60,49 @@ fn time_in_which_a_job_was_suspended_is_not_the_guest_s() {
     std::thread::sleep(PATIENCE);
     signal(nix::sys::signal::Signal::SIGCONT);
     assert!(child.wait().unwrap().success(), "the guest had more than a second left");
+}
+
+#[test]
+fn a_disk_that_failed_between_two_sessions_ends_the_next_one_with_its_reason() {
+    let (process, mut peer) = play();
+    let mut vm = Vm::new(0, process, None, Moments::begin(Instant::now()));
+    let clock = AwakeClock::new();
+    vm.greet(1, Wait::answer(&clock, PATIENCE, ""));
+    vm.pause();
+    let full =
+        r#"{"event": "BLOCK_IO_ERROR", "data": {"node-name": "scratch", "operation": "write", "nospace": true}}"#;
+    peer.monitor.write_all(format!("{full}\n").as_bytes()).unwrap();
+    vm.read_texts();
+    assert_eq!(vm.failure(), None, "that session was over");
+    vm.greet(2, Wait::answer(&clock, PATIENCE, ""));
+    let why = "no space is left for the VM's private disk in 'scratch_dir'; the VM was ended";
+    assert_eq!(vm.failure(), Some(&Failure::Broken(why.to_owned())));
+}
+
+#[test]
+fn each_sign_of_life_is_answered_with_the_time() {
+    let (process, mut peer) = play();
+    let signals = Signals::none().unwrap();
+    let mut events = Events::new(&signals);
+    let mut vm = Vm::new(0, process, None, Moments::begin(Instant::now()));
+    vm.greet(1, Wait::answer(&events.clock, PATIENCE, ""));
+    peer.answer(1);
+    while !vm.is_up() {
+        events.turn(&mut vm, &mut Nobody, None).unwrap();
+    }
+    vm.look_after(&events.clock, None);
+    peer.say(&ToHost::Pong);
+    events.turn(&mut vm, &mut Nobody, None).unwrap();
+    vm.flush();
+    let mut heard = vec![0; 4096];
+    let n = peer.channel.read(&mut heard).unwrap();
+    let mut decoder = proto::Decoder::new();
+    decoder.push(&heard[..n]);
+    let mut last = None;
+    while let Some(frame) = decoder.next_frame().unwrap() {
+        last = proto::ToGuest::parse(frame).ok().map(|message| format!("{message:?}"));
+    }
+    assert!(last.as_ref().is_some_and(|last| last.starts_with("Clock(")), "{last:?}");
 }
 
 #[test]

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use super::channel::{Address, Listener, Outgoing, Refusal};
 use super::clock::{AwakeClock, Deadline};
 use super::heartbeat::{Beat, Heartbeat};
+use super::wall_clock::wall_clock;
 use crate::file_server::FileServer;
 use crate::timing::Moments;
 use proto::{self, DATA_CHUNK, Decoder, Level, ProtoError, ToGuest, ToHost};
-use qemu::{Monitor, QemuProcess, printable};
+use qemu::{DiskError, Monitor, QemuProcess, printable};
 
 /// Bytes taken from one VM before the others get their turn.
 const TURN: usize = 4 * DATA_CHUNK;
@@ -26,7 +27,9 @@ pub enum Failure {
     TimedOut(String),
     /// QEMU has ended, or the agent sent a wrong message.
     Broken(String),
-    /// This node lacks something that the VM needs, for example room for its disk.
+    /// Somebody else ended QEMU by a signal, which says nothing about the guest.
+    Killed(String),
+    /// This node does not give what the VM needs: a disk of it fails.
     NodeFailed(String),
 }
 
@@ -34,7 +37,7 @@ impl Failure {
     /// The text.
     pub fn why(&self) -> &str {
         match self {
-            Self::TimedOut(why) | Self::Broken(why) | Self::NodeFailed(why) => why,
+            Self::TimedOut(why) | Self::Broken(why) | Self::Killed(why) | Self::NodeFailed(why) => why,
         }
     }
 }
@@ -126,6 +129,8 @@ impl Vm {
         self.heartbeat = Heartbeat::default();
         self.out.clear();
         self.out.send(0, &ToGuest::Hello { version: proto::VERSION, nonce });
+        // It may have been stopped since the last session.
+        self.check_disks();
     }
 
     /// Sets what must happen next, and by when.
@@ -150,6 +155,8 @@ impl Vm {
     pub fn look_after(&mut self, clock: &AwakeClock, limit: Option<Duration>) {
         self.wait = None;
         self.heartbeat.begin(clock, limit);
+        // A first question at once, for the guest's clock: it was set by a message that was long on its way.
+        self.out.send(0, &ToGuest::Ping);
     }
 
     /// Whether the agent has answered, and the VM lives.
@@ -260,7 +267,7 @@ impl Vm {
             }
             (Phase::Greeting | Phase::Over(_), _) => {}
             (Phase::Up, ToHost::Hello { .. }) => return Err(ProtoError::OutOfOrder("HELLO").into()),
-            (Phase::Up, ToHost::Pong) if self.heartbeat.next().is_some() => {}
+            (Phase::Up, ToHost::Pong) if self.heartbeat.next().is_some() => self.out.send(0, &wall_clock()),
             (Phase::Up, message) => listener.hear(Address { vm: self.number, task }, message, &mut self.out)?,
         }
         Ok(())
@@ -287,10 +294,15 @@ impl Vm {
     /// Reads QEMU's other messages. If a disk cannot be written or read, QEMU has stopped the VM.
     pub fn read_texts(&mut self) {
         self.process.read_texts();
-        if let Some(why) = self.process.monitor.disk_error().filter(|_| !self.is_over()) {
-            self.fail(Failure::NodeFailed(why));
-        }
+        self.check_disks();
         self.look_at_file_server();
+    }
+
+    /// Ends the VM if QEMU has stopped it because of a disk.
+    fn check_disks(&mut self) {
+        if let Some(DiskError { text, lacks_room }) = self.process.monitor.disk_error().filter(|_| !self.is_over()) {
+            self.fail(if lacks_room { Failure::Broken(text) } else { Failure::NodeFailed(text) });
+        }
     }
 
     /// Tells the file server what it must know. If it has ended, the guest's programs would wait for their files for ever.
@@ -360,7 +372,8 @@ impl Vm {
     /// The channel has closed or failed.
     fn lost(&mut self) {
         let why = self.process.exit_reason();
-        self.fail(Failure::Broken(why));
+        let failure = if self.process.was_killed() { Failure::Killed } else { Failure::Broken };
+        self.fail(failure(why));
     }
 
     fn fail(&mut self, failure: Failure) {

@@ -9,14 +9,16 @@ use std::time::{Duration, Instant};
 
 use super::fit::{Wanted, fit};
 use super::{Attempt, kvm, source};
+use crate::conclude::Report;
 use crate::config::StartChoice;
 use crate::error::{Blame, Context, RunError};
 use crate::file_server::FileServer;
+use crate::limits::{self, OutputLimit};
 use crate::notice;
 use crate::prepare::Parts;
 use crate::relay::{Patience, Relay};
 use crate::save::{self, SaveAs, Saved};
-use crate::session::Vm;
+use crate::session::{Failure, Vm};
 use crate::signals::{Signal, Signals};
 use crate::slot::{NOTICE_AFTER, Slot};
 use crate::task::{End, Guest, Output, Streams};
@@ -25,7 +27,7 @@ use crate::timing::Moments;
 use proto::{ExitStatus, Transport};
 use qemu::scratch;
 use qemu::{Accel, Host, MachineType, Shape, Shares, Start, System, TemplateFds, VmSize, VmSpec};
-use qemu::{Files, QemuProcess};
+use qemu::{Files, QemuError, QemuProcess};
 
 /// How an attempt ended.
 #[derive(Debug)]
@@ -48,29 +50,51 @@ impl Outcome {
 ///
 /// # Errors
 /// When something on the node fails that no other way of starting could avoid.
-pub(crate) fn run(slot: &Slot, parts: &Parts, signals: &Signals, attempt: &Attempt<'_>) -> Result<Outcome, RunError> {
+pub(crate) fn run(
+    slot: &Slot,
+    parts: &Parts,
+    signals: &Signals,
+    report: &Report<'_>,
+    attempt: &Attempt<'_>,
+) -> Result<Outcome, RunError> {
     let notice_at = io::stderr().is_terminal().then(|| slot.begin + NOTICE_AFTER);
     let wanted = Wanted { memory_mib: slot.asked.vm_mem, cpus: slot.asked.vm_cpus };
     let size = fit(parts.size, wanted, attempt.accel(), || most_cpus(parts, attempt.accel()))?;
-    let vms = Vms { slot, parts, size, signals, attempt, notice_at };
+    let vms = Vms { slot, parts, size, signals, report, attempt, notice_at };
     match vms.template() {
         Obtained::Interrupted(signal) => return Ok(Outcome::Died(signal)),
         Obtained::NoBoot(why) => return Ok(Outcome::Ended(vec![End::NeverUp(why)])),
         Obtained::Unavailable(why) => tracing::debug!("booting: {why}"),
+        Obtained::Failed(why) => attempt.tell_of_slow_starts(&slot.image, &why),
         Obtained::Template((shape, template)) => {
             attempt.found_template();
-            let outcome = vms.run(Some((shape, &template)))?;
+            let Ran { outcome, were_killed } = vms.run(Some((shape, &template)))?;
             if !outcome.never_came_up() {
                 return Ok(outcome);
             }
-            let dir = template.dir();
-            tracing::warn!("clones of {} do not come up; it is removed: {outcome:?}", dir.display());
-            if let Err(error) = template.remove() {
-                tracing::warn!("{} cannot be removed: {error}", dir.display());
+            if were_killed {
+                tracing::warn!("clones of {} were killed before they came up: {outcome:?}", template.dir().display());
+            } else {
+                // What keeps them from coming up may be none of the template's business: a limit, a full disk.
+                tracing::warn!("clones of {} do not come up: {outcome:?}", template.dir().display());
+                attempt.when_one_answers(Box::new(move || {
+                    let dir = template.dir();
+                    match template.remove() {
+                        Ok(()) => tracing::warn!("{} is removed: its image boots", dir.display()),
+                        Err(error) => tracing::warn!("{} cannot be removed: {error}", dir.display()),
+                    }
+                }));
             }
         }
     }
-    vms.run(None)
+    vms.run(None).map(|ran| ran.outcome)
+}
+
+/// How a slot's VMs ended.
+struct Ran {
+    outcome: Outcome,
+    /// Each QEMU was ended by somebody else, which says nothing about what it was made of.
+    were_killed: bool,
 }
 
 /// The most processors of a VM here.
@@ -89,6 +113,7 @@ struct Vms<'a> {
     parts: &'a Parts,
     size: VmSize,
     signals: &'a Signals,
+    report: &'a Report<'a>,
     attempt: &'a Attempt<'a>,
     notice_at: Option<Instant>,
 }
@@ -107,6 +132,9 @@ impl Vms<'_> {
         let Some(shape) = parts.source.shape(self.size, devices) else {
             return Obtained::Unavailable(format!("{:?} is larger than templates are", self.size));
         };
+        if !limits::allow_mapping((shape.base_mib + shape.pluggable_mib) << 20) {
+            return Obtained::Unavailable(format!("a hard limit of this task is too low for {shape:?}"));
+        }
         let introduction = parts.task.introduction();
         let recipe = Recipe {
             image: &parts.image,
@@ -126,7 +154,7 @@ impl Vms<'_> {
     }
 
     /// Starts all VMs at once and relays until they have ended.
-    fn run(&self, template: Option<(Shape, &Template)>) -> Result<Outcome, RunError> {
+    fn run(&self, template: Option<(Shape, &Template)>) -> Result<Ran, RunError> {
         let slot = self.slot;
         let count = slot.asked.vms() as usize;
         let has_template = template.is_some().then(Instant::now);
@@ -134,10 +162,13 @@ impl Vms<'_> {
         let vms = (0..count).map(start).collect::<Result<Vec<_>, _>>()?;
         self.explain(template.is_some());
         let mut relay = Relay::new(vms, self.streams()?, self.signals, self.guest(template), self.patience());
+        relay.report_to(self.report);
         if slot.save.is_some() {
             relay.keep(0);
         }
+        let output_limit = OutputLimit::hold();
         let mut interrupted = relay.run()?;
+        drop(output_limit);
         let mut not_saved = None;
         if let (Some(image), None) = (&slot.save, interrupted) {
             match self.save(&mut relay, image) {
@@ -159,7 +190,8 @@ impl Vms<'_> {
         if let Some(not_saved) = not_saved {
             ends[0] = not_saved;
         }
-        Ok(interrupted.map_or(Outcome::Ended(ends), Outcome::Died))
+        let were_killed = relay.vms.iter().all(|vm| matches!(vm.failure(), Some(Failure::Killed(_))));
+        Ok(Ran { outcome: interrupted.map_or(Outcome::Ended(ends), Outcome::Died), were_killed })
     }
 
     fn streams(&self) -> Result<Streams, RunError> {
@@ -183,6 +215,7 @@ impl Vms<'_> {
             shares: &parts.shares,
             transport: parts.transport,
             links: &parts.image.entry.links,
+            processors: self.size.cpus,
             cpus: template.filter(|(shape, _)| shape.cpus > self.size.cpus).map(|_| self.size.cpus as u16),
             memory: template.and_then(|(shape, _)| shape.bytes_to_plug(self.size)).map(Shape::beyond_template),
         }
@@ -222,7 +255,7 @@ impl Vms<'_> {
                 let opened = template.files().context("the template's files")?;
                 let (ram, state) = (opened.ram.as_raw_fd(), opened.state.as_raw_fd());
                 let fds = TemplateFds { ram, state, abilities: template.abilities() };
-                let scratch = scratch::create(template.scratch(), scratch_dir).blame_node()?;
+                let scratch = scratch::create(template.scratch(), scratch_dir).map_err(source::blame_disk)?;
                 device_state = Some(opened.state.try_clone()?);
                 let files = Files { image, scratch: Some(scratch), template: Some(opened), ..Files::default() };
                 (Start::Clone(shape, fds), files)
@@ -254,7 +287,7 @@ impl Vms<'_> {
             }
             .args()
         })
-        .blame_node()?;
+        .map_err(blame_start)?;
         // Also so that the monitor reports why a machine stopped.
         process.monitor.negotiate();
         if server.is_some() {
@@ -305,4 +338,10 @@ impl Vms<'_> {
             tracing::debug!("share {} at {}, {mode}", share.source.display(), share.target.display());
         }
     }
+}
+
+/// Whose fault it is that QEMU cannot be started.
+fn blame_start(error: QemuError) -> RunError {
+    let text = error.reason().map_or_else(|| error.to_string(), |reason| format!("{error}: {reason}"));
+    limits::blame(&text).unwrap_or_else(|| RunError::node(text))
 }

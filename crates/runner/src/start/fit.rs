@@ -2,6 +2,7 @@
 
 use crate::error::{Fault, RunError, ensure};
 use crate::notice;
+use crate::plan::processors;
 use qemu::{Accel, EMULATED_MIB, PLAIN_CPUS, VmSize};
 
 /// What a user has asked for by an option; the rest follows from the task, and may be less.
@@ -44,9 +45,12 @@ pub(crate) fn fit(
     }
     if fitting != size {
         notice::line(&format!(
-            "warning: the VM has {} processors and {} MiB of memory, which is all that QEMU's machine takes on this node; \
+            "warning: the VM has {} and {} MiB of memory, which is all that QEMU's machine takes on this node; \
              the task has {} and {} MiB (--vms-per-slot divides them)",
-            fitting.cpus, fitting.memory_mib, size.cpus, size.memory_mib
+            processors(fitting.cpus),
+            fitting.memory_mib,
+            size.cpus,
+            size.memory_mib
         ));
     }
     Ok(fitting)

@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 
 use nix::unistd::{Gid, Group, Uid};
 
+use crate::error::RunError;
 use node::layout::this_node;
 
 const DEVICE: &str = "/dev/kvm";
@@ -64,10 +65,15 @@ impl Rights {
         Ok(Self { mode: meta.mode() & 0o777, group: name.unwrap_or_else(|| meta.gid().to_string()) })
     }
 
+    /// Whether the site has given the device to a group of users.
+    fn is_for_a_group(&self) -> bool {
+        self.mode & 0o060 == 0o060 && self.group != "root"
+    }
+
     /// What an administrator can do for a user without access.
     fn remedy(&self) -> String {
         const RULE: &str = "a udev rule 'KERNEL==\"kvm\", MODE=\"0666\"' opens it for all users";
-        match self.mode & 0o060 == 0o060 && self.group != "root" {
+        match self.is_for_a_group() {
             true => format!("{RULE}, and membership of the group '{}' for one", self.group),
             false => RULE.to_owned(),
         }
@@ -77,6 +83,18 @@ impl Rights {
 impl fmt::Display for Rights {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "mode {:04o}, group {}", self.mode, self.group)
+    }
+}
+
+impl NoKvm {
+    /// The error where VMs must not be emulated. A user outside the group to which the site has given the device would
+    /// be refused on every node, so that is not this node's fault, and a job must not be tried again for it.
+    pub(crate) fn under_a_site_that_demands_kvm(&self) -> RunError {
+        let line = format!("accel = 'kvm', but {self}");
+        match self {
+            Self::Refused(rights) if rights.is_for_a_group() => RunError::user(line),
+            _ => RunError::node(line),
+        }
     }
 }
 
@@ -163,7 +181,7 @@ pub fn limits_of_users() -> Option<String> {
     if !Uid::effective().is_root() || anybody_may() != Some(false) {
         return None;
     }
-    let who = match rights.mode & 0o060 == 0o060 && rights.group != "root" {
+    let who = match rights.is_for_a_group() {
         true => format!("the group '{}'", rights.group),
         false => "root".to_owned(),
     };
@@ -226,6 +244,16 @@ mod tests {
         let roots = Rights { mode: 0o660, group: "root".into() };
         for rights in [closed, roots] {
             assert!(!rights.remedy().contains("membership"), "{rights}");
+        }
+    }
+
+    #[test]
+    fn a_user_outside_the_devices_group_is_refused_everywhere_and_anything_else_is_this_nodes_fault() {
+        let refused = |mode, group: &str| NoKvm::Refused(Rights { mode, group: group.into() });
+        let code = |why: NoKvm| why.under_a_site_that_demands_kvm().exit_code();
+        assert_eq!(code(refused(0o660, "kvm")), 125);
+        for why in [refused(0o600, "kvm"), refused(0o660, "root"), NoKvm::NotNested, NoKvm::NoModule(Vendor::Amd)] {
+            assert_eq!(code(why), 75);
         }
     }
 }

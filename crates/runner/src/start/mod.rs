@@ -9,6 +9,7 @@ mod fit;
 mod kvm;
 mod policy;
 mod prebuild;
+mod processor;
 pub(crate) mod source;
 mod verdict;
 
@@ -17,4 +18,5 @@ pub(crate) use attempt::run;
 pub use kvm::limits_of_users;
 pub(crate) use kvm::usable as kvm_usable;
 pub(crate) use policy::{Attempt, Policy, Started, Timeouts};
-pub use prebuild::{Prebuilt, prebuild};
+pub use prebuild::{Prebuilt, prebuild, useless_for_users};
+pub use processor::try_processor;

@@ -16,17 +16,21 @@
 #[cfg(test)]
 mod tests;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::kvm::{self, NoKvm};
+use super::processor::Processor;
 use super::verdict::{Verdict, Verdicts};
 use crate::config::{AccelChoice, Config};
 use crate::error::RunError;
 use crate::notice;
+use node::layout::this_node;
 use qemu::Accel;
+use request::ImageRef;
 
 /// Tells a user with slow VMs that KVM is the reason.
 const BROKEN: &str = "KVM does not run guests on this node although /dev/kvm can be opened; using emulation, \
@@ -53,7 +57,18 @@ pub(crate) struct Attempt<'a> {
     answered: Cell<bool>,
     /// Whether KVM is known to run guests.
     proven: Cell<bool>,
+    /// To be done when a guest answers.
+    then: RefCell<Option<OnAnswer>>,
     policy: &'a Policy,
+}
+
+/// What an answer decides beside the question of KVM.
+struct OnAnswer(Box<dyn FnOnce()>);
+
+impl fmt::Debug for OnAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnAnswer")
+    }
 }
 
 impl Attempt<'_> {
@@ -83,6 +98,9 @@ impl Attempt<'_> {
         if self.answered.replace(true) {
             return None;
         }
+        if let Some(OnAnswer(then)) = self.then.take() {
+            then();
+        }
         let before = self.answer_within();
         self.proven.set(true);
         match self.accel {
@@ -93,11 +111,23 @@ impl Attempt<'_> {
         Some(self.boot.saturating_sub(before)).filter(|more| !more.is_zero())
     }
 
+    /// Has this done when a guest answers, if any does.
+    pub(crate) fn when_one_answers(&self, then: Box<dyn FnOnce()>) {
+        self.then.replace(Some(OnAnswer(then)));
+    }
+
     /// A template was found that a guest under this accelerator was saved to since the node booted.
     pub(crate) fn found_template(&self) {
         if self.accel == Accel::Kvm && !self.proven.replace(true) {
             self.kvm_works();
         }
+    }
+
+    /// Tells the user that VMs boot where clones of a template were possible.
+    pub(crate) fn tell_of_slow_starts(&self, image: &ImageRef, why: &str) {
+        static TOLD: AtomicBool = AtomicBool::new(false);
+        let node = this_node();
+        self.policy.tell_once(&TOLD, &format!("image '{image}' starts slowly on {node}, without a template: {why}"));
     }
 
     fn kvm_works(&self) {
@@ -111,7 +141,7 @@ impl Attempt<'static> {
     /// KVM on trial for the time `trial`, for guests that normally may take `boot`, on a node without a verdict.
     pub(crate) fn on_trial(trial: Duration, boot: Duration) -> Self {
         let verdicts = Verdicts::in_dir(Path::new("/dev/null/none"), Path::new("/bin/sh"));
-        let policy = Policy { choice: AccelChoice::Auto, device: Ok(()), verdicts, is_test: true };
+        let policy = Policy { choice: AccelChoice::Auto, device: Ok(()), verdicts, processor: None, is_test: true };
         let policy: &'static Policy = Box::leak(Box::new(policy));
         Self { trial: Cell::new(Some(trial)), ..policy.attempt(Accel::Kvm, boot, false) }
     }
@@ -134,6 +164,8 @@ pub(crate) struct Policy {
     choice: AccelChoice,
     device: Result<(), NoKvm>,
     verdicts: Verdicts,
+    /// The processor that the site has named.
+    processor: Option<Processor>,
     /// The node is being tested: the stored verdict is ignored, and no user is told.
     is_test: bool,
 }
@@ -142,7 +174,8 @@ impl Policy {
     /// For VMs that this process starts with this QEMU.
     pub(crate) fn of(config: &Config, qemu: &Path) -> Self {
         let device = if config.accel == AccelChoice::Tcg { Ok(()) } else { kvm::usable() };
-        Self { choice: config.accel, device, verdicts: Verdicts::of(config, qemu), is_test: false }
+        let processor = Processor::of(config, qemu);
+        Self { choice: config.accel, device, verdicts: Verdicts::of(config, qemu), processor, is_test: false }
     }
 
     /// The same for a test of KVM that ignores the stored verdict.
@@ -154,8 +187,22 @@ impl Policy {
     /// An error of `attempt` is one that no other accelerator could avoid.
     ///
     /// # Errors
-    /// The error of `attempt`; or KVM is required and cannot be used.
+    /// The error of `attempt`; or KVM is required and cannot be used; or no VM can have the processor that the site
+    /// has named.
     pub(crate) fn start<T>(
+        &self,
+        timeouts: Timeouts,
+        attempt: impl FnMut(&Attempt<'_>) -> Result<T, RunError>,
+        failed: impl Fn(&T) -> bool,
+    ) -> Result<Started<T>, RunError> {
+        let started = self.try_all(timeouts, attempt, &failed)?;
+        if let (true, Some(processor)) = (failed(&started.outcome), &self.processor) {
+            processor.judge()?;
+        }
+        Ok(started)
+    }
+
+    fn try_all<T>(
         &self,
         timeouts: Timeouts,
         mut attempt: impl FnMut(&Attempt<'_>) -> Result<T, RunError>,
@@ -170,7 +217,7 @@ impl Policy {
         let works = known == Some(Verdict::Works);
         match (self.choice, &self.device) {
             (AccelChoice::Tcg, _) => run(emulated()),
-            (AccelChoice::Kvm, Err(why)) => Err(RunError::node(format!("accel = 'kvm', but {why}"))),
+            (AccelChoice::Kvm, Err(why)) => Err(why.under_a_site_that_demands_kvm()),
             (AccelChoice::Auto, Err(why)) => {
                 self.tell(&format!("emulated: {why}"));
                 run(emulated())
@@ -195,7 +242,7 @@ impl Policy {
 
     fn attempt(&self, accel: Accel, boot: Duration, proven: bool) -> Attempt<'_> {
         let (trial, answered, proven) = (Cell::new(None), Cell::new(false), Cell::new(proven));
-        Attempt { accel, is_fallback: false, boot, trial, answered, proven, policy: self }
+        Attempt { accel, is_fallback: false, boot, trial, answered, proven, then: RefCell::default(), policy: self }
     }
 
     fn known(&self) -> Option<Verdict> {
@@ -207,11 +254,16 @@ impl Policy {
         self.tell(BROKEN);
     }
 
-    /// Tells the user why the VMs are slow: once per step on this node.
+    /// Tells the user why the VMs are slow.
     fn tell(&self, why: &str) {
         static TOLD: AtomicBool = AtomicBool::new(false);
+        self.tell_once(&TOLD, why);
+    }
+
+    /// Once per step on this node.
+    fn tell_once(&self, told: &AtomicBool, why: &str) {
         let is_first_task = std::env::var("SLURM_LOCALID").map_or(true, |number| number == "0");
-        if is_first_task && !self.is_test && !TOLD.swap(true, Ordering::Relaxed) {
+        if is_first_task && !self.is_test && !told.swap(true, Ordering::Relaxed) {
             notice::line(&format!("warning: {why}"));
         }
     }

@@ -8,12 +8,14 @@ use nix::unistd::Uid;
 use super::{Attempt, Policy, source};
 use crate::config::Config;
 use crate::delivery::{self, Delivered};
-use crate::error::{Context, Fault, RunError, ensure};
+use crate::error::{Blame, Context, Fault, RunError, ensure};
+use crate::limits;
+use crate::plan::processors;
 use crate::signals::{Signal, Signals, die_by};
 use crate::task::Task;
 use crate::template::{self, Obtained, Recipe, Template, Terms};
 use node::shelf::Shelf;
-use qemu::{MachineType, VmSize};
+use qemu::{Abilities, MachineType, VmSize};
 use request::ImageName;
 
 /// A template that is ready.
@@ -23,6 +25,21 @@ pub struct Prebuilt {
     pub template: Template,
     /// Whether it was there already.
     pub existed: bool,
+}
+
+/// Why templates that root makes on this node serve no user, if that is so. Then each user's first VM of an image makes
+/// one.
+///
+/// # Errors
+/// When there is no QEMU, or it does not say which one it is.
+pub fn useless_for_users(config: &Config) -> Result<Option<&'static str>, RunError> {
+    let abilities = Abilities::of(&config.qemu_path()?).blame(Fault::Node)?;
+    // Root may write to his own.
+    let serves_somebody = abilities.read_only_templates || config.allow_root || !Uid::effective().is_root();
+    Ok((!serves_somebody).then_some(
+        "this QEMU, older than 8.2, clones only what its user may write to, so no user could use root's templates; the first \
+         VM of an image makes one for its user",
+    ))
 }
 
 /// Makes the template that VMs of this size and number of shares will clone: for everybody if this
@@ -38,6 +55,7 @@ pub fn prebuild(
     shares: usize,
 ) -> Result<Prebuilt, RunError> {
     let begin = Instant::now();
+    limits::raise();
     let image = config.catalogue().resolve(&image.clone().into())?;
     let source = source::of(&image, config)?;
     let machine = source::machine(&source, config.machine);
@@ -56,8 +74,9 @@ pub fn prebuild(
     };
     let transport = source::transport(config.file_transport);
     let shape = source.shape(VmSize { memory_mib, cpus }, source::devices(transport, shares));
-    let shape = shape
-        .ok_or_else(|| RunError::user(format!("no template serves VMs with {memory_mib} MiB and {cpus} processors")))?;
+    let shape = shape.ok_or_else(|| {
+        RunError::user(format!("no template serves VMs with {memory_mib} MiB and {}", processors(cpus)))
+    })?;
     let for_everybody = Uid::effective().is_root();
     let introduction = match for_everybody {
         true => Vec::new(),
@@ -99,7 +118,7 @@ pub fn prebuild(
             let existed = Duration::from_millis(template.manifest.made_in_ms) > begin.elapsed();
             Ok(Prebuilt { template, existed })
         }
-        Obtained::Unavailable(why) | Obtained::NoBoot(why) => {
+        Obtained::Unavailable(why) | Obtained::Failed(why) | Obtained::NoBoot(why) => {
             Err(RunError::new(Fault::Image, format!("image '{}': {why}", image.name)))
         }
         Obtained::Interrupted(signal) => Err(interrupted(signal)),

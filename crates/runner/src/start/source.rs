@@ -1,6 +1,7 @@
 //! What a guest boots from: the site's boot kit, or the image's own boot files.
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::signals::passed_on;
 use image::kit::Kit;
 use image::{BootMode, DiskBus, DiskFormat, Image};
 use proto::Transport;
-use qemu::{BootSource, FullBoot, Host, KitFiles, MachineType, overlay, scratch};
+use qemu::{BootSource, FullBoot, Host, KitFiles, MachineType, QemuError, overlay, scratch};
 
 /// What guests of `image` boot from on this node.
 ///
@@ -42,7 +43,7 @@ pub(crate) fn kit(config: &Config) -> Result<BootSource, RunError> {
 pub(crate) fn private_disk(source: &BootSource, image: &File, dir: &Path) -> Result<File, RunError> {
     let made = match source {
         BootSource::Kit(kit) => match File::open(&kit.scratch).context("the kit's scratch disk") {
-            Ok(original) => scratch::create(&original, dir).blame(Fault::Node),
+            Ok(original) => return scratch::create(&original, dir).map_err(blame_disk),
             Err(error) => Err(error),
         },
         BootSource::Image(full) => {
@@ -50,10 +51,34 @@ pub(crate) fn private_disk(source: &BootSource, image: &File, dir: &Path) -> Res
                 DiskFormat::Qcow2 => overlay::virtual_size(image).blame(Fault::Image),
                 _ => image.metadata().map(|meta| meta.len()).blame(Fault::Image),
             };
-            bytes.context("the image's disk").and_then(|bytes| overlay::create(bytes, dir).blame(Fault::Node))
+            return overlay::create(bytes.context("the image's disk")?, dir).map_err(blame_disk);
         }
     };
     made.blame_node()
+}
+
+/// Whose fault it is that a private disk cannot be made: a full file system, a used up quota and a limit are not the
+/// node's, because users bring that about.
+pub(crate) fn blame_disk(error: QemuError) -> RunError {
+    let text = error.reason().map_or_else(|| error.to_string(), |reason| format!("{error}: {reason}"));
+    match limits::blame(&text) {
+        Some(blamed) => blamed,
+        None if lacks_room(&error) => RunError::user(text),
+        None => RunError::node(text),
+    }
+}
+
+/// Whether a file system is full or a quota is used up.
+pub(crate) fn lacks_room(error: &QemuError) -> bool {
+    matches!(error.reason().and_then(io::Error::raw_os_error), Some(libc::ENOSPC | libc::EDQUOT))
+}
+
+/// Bytes that a VM's private disk may come to hold; 0 where that is not known before.
+pub(crate) fn disk_bytes(source: &BootSource) -> u64 {
+    match source {
+        BootSource::Kit(kit) => kit.scratch.metadata().map_or(0, |meta| meta.len()),
+        BootSource::Image(_) => 0,
+    }
 }
 
 /// The suitable machine among those the site allows.

@@ -6,16 +6,17 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::OnceLock;
 
-use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, User, getgroups};
+use nix::unistd::{Gid, getgroups};
 
 use super::command::Command;
-use super::environment;
+use super::environment::{self, Surroundings};
+use super::person::{Person, Zone};
 use crate::error::{Blame, Context, Fault, RunError};
-use crate::session::Address;
+use crate::limits::{self, Limit};
+use crate::session::{Address, wall_clock};
 use image::Links;
 use proto::{DATA_CHUNK, ToGuest, Transport};
 use qemu::Share;
@@ -32,10 +33,12 @@ pub struct Task {
     /// Variables that the user asked for.
     variables: Vec<EnvEntry>,
     cwd: PathBuf,
-    user: User,
+    person: Person,
+    zone: Option<Zone>,
     gid: Gid,
     groups: Vec<Gid>,
     umask: u32,
+    limits: &'static [Limit],
     script: Option<Vec<u8>>,
     terminal: Option<(u16, u16)>,
     /// stdout and stderr of the task are one file, so their order must be kept.
@@ -49,7 +52,7 @@ impl Task {
     /// When the working directory or the script cannot be read.
     pub fn from_this_process(command: &Command) -> Result<Self, RunError> {
         let mut argv = command.argv.clone();
-        let uid = Uid::current();
+        let groups = getgroups()?;
         let env: Vec<_> = std::env::vars_os().collect();
         let script = match argv.first() {
             Some(path) if command.batch_script => {
@@ -66,18 +69,17 @@ impl Task {
         if let (Some(_), Some(program), Some(path)) = (&script, argv.first_mut(), &command.script_path) {
             *program = path.into();
         }
-        // The mask can be read only by setting it; nothing else runs in this process.
-        let mask = umask(Mode::empty());
-        umask(mask);
         Ok(Self {
             argv,
             env,
             variables: Vec::new(),
             cwd,
-            user: User::from_uid(uid)?.unwrap_or_else(|| nameless(uid)),
+            person: Person::of_this_process(Gid::current(), &groups)?,
+            zone: Zone::of_host(),
             gid: Gid::current(),
-            groups: getgroups()?,
-            umask: mask.bits(),
+            groups,
+            umask: take_umask(),
+            limits: limits::of_task(),
             script,
             terminal: None,
             merge_stderr: false,
@@ -86,16 +88,17 @@ impl Task {
 
     /// Describes a program of the agent itself, as root in a guest without an image and without user accounts.
     pub fn of_helper(argv: Vec<OsString>) -> Self {
-        let root = Uid::from_raw(0);
         Self {
             argv,
             env: Vec::new(),
             variables: Vec::new(),
             cwd: "/".into(),
-            user: User { name: "root".into(), ..nameless(root) },
+            person: Person::root(),
+            zone: None,
             gid: Gid::from_raw(0),
             groups: Vec::new(),
             umask: 0o022,
+            limits: &[],
             script: None,
             terminal: None,
             merge_stderr: false,
@@ -110,8 +113,7 @@ impl Task {
     /// Makes the command root in the guest, with root's home and name. On shares it still acts as
     /// the user, because QEMU does the work there.
     pub fn run_as_root(&mut self) {
-        let root = Uid::from_raw(0);
-        self.user = User { name: "root".into(), dir: "/root".into(), shell: "/bin/sh".into(), ..nameless(root) };
+        self.person = Person::root();
         (self.gid, self.groups) = (Gid::from_raw(0), Vec::new());
         for (name, value) in [("HOME", "/root"), ("USER", "root"), ("LOGNAME", "root")] {
             self.env.retain(|(key, _)| key != name);
@@ -134,10 +136,17 @@ impl Task {
         self.merge_stderr = true;
     }
 
+    /// The interface of Slurm for MPI programs, if this is the first of several tasks that have one.
+    pub fn lost_mpi_interface(&self) -> Option<&'static str> {
+        let number = |name| self.variable(name).and_then(|value| value.to_str()?.parse::<u32>().ok());
+        let is_first_of_several = number("SLURM_PROCID") == Some(0) && number("SLURM_NTASKS").is_some_and(|n| n > 1);
+        is_first_of_several.then(|| environment::mpi_interface(|name| self.variable(name).is_some())).flatten()
+    }
+
     /// The user's directories that a guest should see: home, submit directory, working directory.
     pub fn own_directories(&self, share_home: bool) -> Vec<PathBuf> {
         let submit_dir = self.variable("SLURM_SUBMIT_DIR").map(PathBuf::from);
-        let home = share_home.then(|| self.user.dir.clone());
+        let home = share_home.then(|| self.person.user.dir.clone());
         [home, submit_dir, Some(self.cwd.clone())].into_iter().flatten().collect()
     }
 
@@ -161,18 +170,19 @@ impl Task {
     /// The messages that describe the user of this process to a guest; they are the same for all jobs.
     pub fn introduction(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        let uid = Uid::current();
-        let user = User::from_uid(uid).ok().flatten().unwrap_or_else(|| nameless(uid));
-        user_message(&user).encode(0, &mut out);
-        let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
-        ToGuest::Credentials { uid, gid, umask: 0o022, groups: Vec::new() }.encode(0, &mut out);
+        // Only what is the same for all jobs: a job may have other groups than the last one.
+        if let Ok(person) = Person::without_job() {
+            person.introduce(|message| message.encode(0, &mut out));
+            let (uid, gid) = (person.user.uid.as_raw(), person.user.gid.as_raw());
+            ToGuest::Credentials { uid, gid, umask: 0o022, groups: Vec::new() }.encode(0, &mut out);
+        }
         out
     }
 
     fn describe(&self, guest: &Guest<'_>, at: Address, vms: u32, out: &mut Vec<u8>) -> Result<(), RunError> {
         let mut send = |message: ToGuest<'_>| message.encode(at.task, out);
         let index = at.vm as u32;
-        send(clock());
+        send(wall_clock());
         send(ToGuest::Hostname(self.hostname(index, vms).as_bytes()));
         send(ToGuest::Entropy(&host_entropy()?));
         for (path, target) in guest.links.iter() {
@@ -183,18 +193,23 @@ impl Task {
             let (transport, path) = (guest.transport, target.as_os_str().as_bytes());
             send(ToGuest::Share { transport, number, path, read_only: *read_only });
         }
-        send(user_message(&self.user));
+        if let Some(zone) = &self.zone {
+            send(zone.message());
+        }
+        self.person.introduce(&mut send);
         let groups = self.groups.iter().map(|gid| gid.as_raw()).collect();
-        let (uid, gid) = (self.user.uid.as_raw(), self.gid.as_raw());
+        let (uid, gid) = (self.person.user.uid.as_raw(), self.gid.as_raw());
         send(ToGuest::Credentials { uid, gid, umask: self.umask, groups });
-        for (resource, soft, hard) in limits() {
+        for &Limit { resource, soft, hard } in self.limits {
             send(ToGuest::Rlimit { resource, soft, hard });
         }
+        send(priority());
         send(ToGuest::Cwd(self.cwd.as_os_str().as_bytes()));
         for arg in &self.argv {
             send(ToGuest::Arg(arg.as_bytes()));
         }
-        for pair in self.guest_environment(index, vms, guest.shares) {
+        let surroundings = Surroundings { shares: guest.shares, processors: guest.processors };
+        for pair in self.guest_environment(index, vms, surroundings) {
             send(ToGuest::Env(pair.as_bytes()));
         }
         if let (Some(script), Some(path)) = (&self.script, self.argv.first()) {
@@ -212,8 +227,8 @@ impl Task {
     }
 
     /// The task's environment as the command in the guest gets it.
-    fn guest_environment(&self, index: u32, vms: u32, shares: &[Share]) -> Vec<OsString> {
-        let vars = environment::for_guest(&self.env, &self.variables, shares);
+    fn guest_environment(&self, index: u32, vms: u32, there: Surroundings<'_>) -> Vec<OsString> {
+        let vars = environment::for_guest(&self.env, &self.variables, there);
         let mut pairs: Vec<OsString> = vars.iter().map(|(name, value)| pair(name, value)).collect();
         pairs.push(format!("SLURM_VM_INDEX={index}").into());
         pairs.push(format!("SLURM_VMS_PER_SLOT={vms}").into());
@@ -232,7 +247,9 @@ pub struct Guest<'a> {
     pub transport: Transport,
     /// The image's links into these shares.
     pub links: &'a Links,
-    /// Number of processors for the command, if the guests have more.
+    /// Number of processors for the command.
+    pub processors: u32,
+    /// The same, if the guests have more.
     pub cpus: Option<u16>,
     /// Bytes of memory that are plugged into each guest in addition to its template's.
     pub memory: Option<u64>,
@@ -256,38 +273,11 @@ impl Guest<'_> {
     }
 }
 
-/// The message that sets a guest's clock to this host's.
-pub fn clock() -> ToGuest<'static> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    ToGuest::Clock(now.as_nanos() as u64)
-}
-
-fn user_message(user: &User) -> ToGuest<'_> {
-    ToGuest::User {
-        name: user.name.as_bytes(),
-        home: user.dir.as_os_str().as_bytes(),
-        shell: user.shell.as_os_str().as_bytes(),
-    }
-}
-
 fn pair(name: &OsStr, value: &OsStr) -> OsString {
     let mut pair = name.to_owned();
     pair.push("=");
     pair.push(value);
     pair
-}
-
-/// A uid without an account still runs jobs.
-fn nameless(uid: Uid) -> User {
-    User {
-        name: format!("uid{uid}"),
-        passwd: c"x".to_owned(),
-        uid,
-        gid: Gid::current(),
-        gecos: c"".to_owned(),
-        dir: "/".into(),
-        shell: "/bin/sh".into(),
-    }
 }
 
 fn host_entropy() -> Result<[u8; ENTROPY_BYTES], RunError> {
@@ -296,23 +286,22 @@ fn host_entropy() -> Result<[u8; ENTROPY_BYTES], RunError> {
     Ok(bytes)
 }
 
-/// The resource limits that Slurm or the user set for this task, by their Linux numbers.
-fn limits() -> impl Iterator<Item = (u8, u64, u64)> {
-    let resources = [
-        Resource::RLIMIT_CPU,
-        Resource::RLIMIT_FSIZE,
-        Resource::RLIMIT_DATA,
-        Resource::RLIMIT_STACK,
-        Resource::RLIMIT_CORE,
-        Resource::RLIMIT_NPROC,
-        Resource::RLIMIT_NOFILE,
-        Resource::RLIMIT_MEMLOCK,
-        Resource::RLIMIT_AS,
-    ];
-    resources.into_iter().filter_map(|resource| {
-        let (soft, hard) = getrlimit(resource).ok()?;
-        Some((resource as u8, soft, hard))
+/// The task's file mode creation mask. From then on this process's own files are kept from nobody but others: a mask that
+/// takes everything from their owner would leave templates that cannot be used.
+fn take_umask() -> u32 {
+    static OF_TASK: OnceLock<u32> = OnceLock::new();
+    *OF_TASK.get_or_init(|| {
+        // It can be read only by setting it; nothing else runs in this process.
+        let mask = umask(Mode::empty());
+        umask(mask & (Mode::S_IRWXG | Mode::S_IRWXO));
+        mask.bits()
     })
+}
+
+/// How this process competes with others in its guest.
+fn priority() -> ToGuest<'static> {
+    let (nice, io) = limits::priority();
+    ToGuest::Priority { nice, io }
 }
 
 #[cfg(test)]
@@ -326,9 +315,11 @@ mod tests {
 
     #[test]
     fn every_vm_of_a_slot_is_told_its_number() {
-        let env = task(&[("A", "line\nline=\u{e9}")]).guest_environment(1, 3, &[]);
+        let there = Surroundings { shares: &[], processors: 1 };
+        let env = task(&[("A", "line\nline=\u{e9}")]).guest_environment(1, 3, there);
         let env: Vec<_> = env.iter().map(|pair| pair.to_str().unwrap()).collect();
-        assert_eq!(env, ["A=line\nline=\u{e9}", "SLURM_VM_INDEX=1", "SLURM_VMS_PER_SLOT=3"]);
+        assert_eq!(env[0], "A=line\nline=\u{e9}");
+        assert_eq!(env[env.len() - 2..], ["SLURM_VM_INDEX=1", "SLURM_VMS_PER_SLOT=3"]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub enum End {
     NeverUp(String),
     /// The VM itself failed later; the text says how.
     Broken(String),
-    /// This node lacks something that the VM needs, for example room for its disk.
+    /// This node does not give what the VM needs: a disk of it fails.
     NodeFailed(String),
     /// Its command succeeded, but its root could not be saved; the text says why.
     NotSaved(String),

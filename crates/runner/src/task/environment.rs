@@ -1,6 +1,11 @@
 //! The environment of a command: the task's own, without variables that mean something else in a guest.
 //!
-//! The rule for users is in README.md under "Environment".
+//! The rule for users is in docs/environment.md. What each variable is subject to is in `rules.rs`.
+
+mod places;
+mod rules;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -9,19 +14,7 @@ use std::path::Path;
 use crate::shares::visible;
 use qemu::Share;
 use request::EnvEntry;
-
-/// Variables of the plugin and the runner, never shown to the command.
-const OWN_PREFIX: &str = "SPANK_VM";
-
-/// Variables that name sockets and directories of a login on the host.
-const HOST_ONLY: [&str; 5] =
-    ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "SSH_AUTH_SOCK", "SSH_AGENT_PID", "WAYLAND_DISPLAY"];
-
-/// Lists of libraries for the dynamic loader, with the bytes that separate their entries.
-const LIBRARIES: [(&str, &[u8]); 3] = [("LD_LIBRARY_PATH", b":;"), ("LD_PRELOAD", b": "), ("LD_AUDIT", b":")];
-
-/// Directories for temporary files: programs rely on each of them.
-const TEMPORARY: [&str; 4] = ["TMPDIR", "TMP", "TEMP", "TEMPDIR"];
+use rules::{LAUNCHERS, Rule, rule_for};
 
 /// Temporary directories that every system has.
 const EVERYWHERE: [&str; 2] = ["/tmp", "/var/tmp"];
@@ -31,13 +24,22 @@ const STANDARD_PATH: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/bin"];
 
 type Variable = (OsString, OsString);
 
-/// The variables for a guest that sees `shares`, of a task that has `env`.
-pub fn for_guest(env: &[Variable], wanted: &[EnvEntry], shares: &[Share]) -> Vec<Variable> {
+/// What a guest has, as far as variables speak of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// The host directories that it sees.
+    pub shares: &'a [Share],
+    /// Processors that its command may use; they have the numbers from 0.
+    pub processors: u32,
+}
+
+/// The variables for a guest with these surroundings, of a task that has `env` and whose user asked for `wanted`.
+pub fn for_guest(env: &[Variable], wanted: &[EnvEntry], there: Surroundings<'_>) -> Vec<Variable> {
     let names: Vec<&str> = wanted.iter().map(name_of).collect();
     let is_wanted = |name: &OsStr| names.iter().any(|&wanted| name == wanted);
     let kept = env.iter().filter(|(name, _)| !is_wanted(name));
     let mut vars: Vec<Variable> =
-        kept.filter_map(|(name, value)| Some((name.clone(), translated(name, value, shares)?))).collect();
+        kept.filter_map(|(name, value)| Some((name.clone(), translated(name, value, there)?))).collect();
     for (number, entry) in wanted.iter().enumerate() {
         // If a variable has two entries, the last counts.
         if names[number + 1..].contains(&names[number]) {
@@ -48,7 +50,18 @@ pub fn for_guest(env: &[Variable], wanted: &[EnvEntry], shares: &[Share]) -> Vec
             EnvEntry::Pass(name) => vars.extend(env.iter().find(|(key, _)| key == name.as_str()).cloned()),
         }
     }
+    for (name, value) in LAUNCHERS {
+        // What the user decided stays, also that there is no such variable.
+        if !is_wanted(OsStr::new(name)) && vars.iter().all(|(key, _)| key != name) {
+            vars.push((name.into(), value.into()));
+        }
+    }
     vars
+}
+
+/// The interface through which Slurm connects the tasks of an MPI program, if the task has one: a guest has not.
+pub fn mpi_interface(is_set: impl Fn(&str) -> bool) -> Option<&'static str> {
+    [("PMIX_NAMESPACE", "pmix"), ("PMI_FD", "pmi2")].into_iter().find(|(name, _)| is_set(name)).map(|(_, name)| name)
 }
 
 fn name_of(entry: &EnvEntry) -> &str {
@@ -58,20 +71,32 @@ fn name_of(entry: &EnvEntry) -> &str {
 }
 
 /// The value that a variable of the host has in the guest, if it is a variable there at all.
-fn translated(name: &OsStr, value: &OsStr, shares: &[Share]) -> Option<OsString> {
-    // No variable with a rule here has a name that is not UTF-8.
-    let Some(name) = name.to_str() else { return Some(value.to_owned()) };
-    if name.starts_with(OWN_PREFIX) || HOST_ONLY.contains(&name) {
-        return None;
+fn translated(name: &OsStr, value: &OsStr, there: Surroundings<'_>) -> Option<OsString> {
+    // No variable with a rule has a name that is not UTF-8.
+    let rule = name.to_str().and_then(rule_for);
+    let same = || value.to_owned();
+    match rule {
+        None => Some(same()),
+        Some(Rule::Drop) => None,
+        Some(Rule::File) => file_of(value).filter(|file| visible(there.shares, file)).map(|_| same()),
+        Some(Rule::Places) => places::fit(value, there.processors).then(same),
+        Some(Rule::Libraries(separators)) => libraries_of_guest(value, separators, there.shares),
+        Some(Rule::Temporary) => {
+            let is_there = EVERYWHERE.iter().any(|dir| value == *dir) || visible(there.shares, Path::new(value));
+            Some(if is_there { same() } else { "/tmp".into() })
+        }
+        Some(Rule::Search) => Some(with_standard_path(value)),
     }
-    if let Some((_, separators)) = LIBRARIES.iter().find(|(list, _)| *list == name) {
-        return libraries_of_guest(value, separators, shares);
-    }
-    if TEMPORARY.contains(&name) {
-        let is_there = EVERYWHERE.iter().any(|dir| value == *dir) || visible(shares, Path::new(value));
-        return Some(if is_there { value.to_owned() } else { "/tmp".into() });
-    }
-    Some(if name == "PATH" { with_standard_path(value) } else { value.to_owned() })
+}
+
+/// The file that holds a credential, by the forms that Kerberos knows; other kinds are kept by a kernel or a daemon.
+fn file_of(value: &OsStr) -> Option<&Path> {
+    let bytes = value.as_bytes();
+    let path = [b"FILE:".as_slice(), b"DIR:", b"WRFILE:"].iter().find_map(|kind| bytes.strip_prefix(*kind));
+    let path = path.unwrap_or(bytes);
+    // DIR::/path names a file inside the collection.
+    let path = Path::new(OsStr::from_bytes(path.strip_prefix(b":").unwrap_or(path)));
+    path.is_absolute().then_some(path)
 }
 
 /// Removes files and directories that only the host has: in the guest they are missing, or different.
@@ -98,62 +123,4 @@ fn with_standard_path(value: &OsStr) -> OsString {
     let missing = STANDARD_PATH.iter().map(|dir| dir.as_bytes()).filter(|dir| !entries.contains(dir));
     let all: Vec<&[u8]> = entries.iter().copied().chain(missing).collect();
     OsString::from_vec(all.join(&b':'))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use request::{VmEnv, VmOption};
-
-    fn guest(env: &[(&str, &str)], wanted: &str, shared: &[&str]) -> Vec<String> {
-        let env: Vec<Variable> = env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        let wanted = if wanted.is_empty() { Vec::new() } else { VmEnv::parse(wanted).unwrap() };
-        let share = |path: &&str| Share { tag: "s".into(), source: path.into(), target: path.into(), read_only: false };
-        let shares: Vec<Share> = shared.iter().map(share).collect();
-        let pairs = for_guest(&env, &wanted, &shares);
-        pairs.iter().map(|(name, value)| format!("{}={}", name.display(), value.display())).collect()
-    }
-
-    #[test]
-    fn only_what_belongs_to_the_host_is_lost() {
-        let env = [
-            ("SLURM_JOB_ID", "7"),
-            ("SPANK_VM_REQUEST", "secret"),
-            ("XDG_RUNTIME_DIR", "/run/user/1"),
-            ("PYTHONPATH", "/usr/lib"),
-        ];
-        assert_eq!(guest(&env, "", &[]), ["SLURM_JOB_ID=7", "PYTHONPATH=/usr/lib"]);
-    }
-
-    #[test]
-    fn a_temporary_directory_is_one_that_the_guest_has() {
-        assert_eq!(guest(&[("TMPDIR", "/scratch/7")], "", &[]), ["TMPDIR=/tmp"]);
-        assert_eq!(guest(&[("TMPDIR", "/scratch/7")], "", &["/scratch"]), ["TMPDIR=/scratch/7"]);
-        assert_eq!(guest(&[("TMP", "/var/tmp")], "", &[]), ["TMP=/var/tmp"]);
-    }
-
-    #[test]
-    fn the_image_s_programs_are_found_after_those_of_the_user() {
-        assert_eq!(guest(&[("PATH", "/opt/x/bin:/bin")], "", &[]), ["PATH=/opt/x/bin:/bin:/usr/local/bin:/usr/bin"]);
-        let usual = "/usr/local/bin:/usr/bin:/bin:/usr/games";
-        assert_eq!(guest(&[("PATH", usual)], "", &[]), [format!("PATH={usual}")]);
-    }
-
-    #[test]
-    fn libraries_of_the_host_alone_are_not_loaded() {
-        assert_eq!(
-            guest(&[("LD_LIBRARY_PATH", "/usr/lib:/none/x:/tmp")], "", &["/tmp"]),
-            ["LD_LIBRARY_PATH=/none/x:/tmp"]
-        );
-        assert_eq!(guest(&[("LD_LIBRARY_PATH", "/usr/lib:")], "", &[]), [""; 0]);
-        assert_eq!(guest(&[("LD_PRELOAD", "libm.so.6 /usr/lib")], "", &[]), ["LD_PRELOAD=libm.so.6"]);
-        assert_eq!(guest(&[("LD_PRELOAD", "/none/lib.so")], "", &[]), ["LD_PRELOAD=/none/lib.so"]);
-    }
-
-    #[test]
-    fn what_the_user_asks_for_is_passed_whatever_the_rules_say() {
-        let env = [("XDG_RUNTIME_DIR", "/run/user/1"), ("TMPDIR", "/scratch"), ("A", "1")];
-        let wanted = "A=0,XDG_RUNTIME_DIR,TMPDIR,A=2,MISSING,EMPTY=";
-        assert_eq!(guest(&env, wanted, &[]), ["XDG_RUNTIME_DIR=/run/user/1", "TMPDIR=/scratch", "A=2", "EMPTY="]);
-    }
 }

@@ -34,8 +34,11 @@ enum Way {
 pub enum Trouble {
     /// The reader is gone: a pipe was closed, a terminal hung up. That is no error of the task.
     ReaderLeft,
-    /// Output is lost, for example because of a full disk.
+    /// Output is lost for good.
     Lost(io::Error),
+    /// What does not fit is lost: its file system is full, or a quota is used up. Later output is tried again, as each
+    /// write of a command on the host is.
+    NoRoom(io::Error),
 }
 
 /// One of the task's outputs with its waiting bytes.
@@ -53,6 +56,8 @@ pub struct Output {
     is_device: bool,
     /// Whether it can still be written; if not, further output is dropped.
     state: State,
+    /// Something did not fit.
+    is_short_of_room: bool,
     /// An error that the user was not told yet.
     trouble: Option<Trouble>,
 }
@@ -86,7 +91,8 @@ impl Output {
 
     fn by(way: Way, is_device: bool, vms: usize) -> Self {
         let (queue, partial) = (VecDeque::new(), vec![Vec::new(); vms]);
-        Self { way, queue, partial, label: false, is_device, state: State::Open, trouble: None }
+        let (label, is_short_of_room, state) = (false, false, State::Open);
+        Self { way, queue, partial, label, is_device, state, is_short_of_room, trouble: None }
     }
 
     /// From now on each line is preceded by the number of its VM, as with `srun --label`.
@@ -145,7 +151,7 @@ impl Output {
 
     /// Whether some output could not be written.
     pub fn has_lost(&self) -> bool {
-        self.state == State::Lost
+        self.state == State::Lost || self.is_short_of_room
     }
 
     /// Bytes that wait.
@@ -182,6 +188,12 @@ impl Output {
                     Ok(n) => n,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) if lacks_room(&error) => {
+                        if !std::mem::replace(&mut self.is_short_of_room, true) {
+                            self.trouble = Some(Trouble::NoRoom(error));
+                        }
+                        rest.len()
+                    }
                     Err(error) => {
                         self.fail(error);
                         continue;
@@ -247,6 +259,11 @@ impl Way {
             Self::Pump(pump) => pump.write(bytes),
         }
     }
+}
+
+/// Whether the same write may succeed later, when there is room again.
+fn lacks_room(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
 }
 
 /// Lines with a number before each. A last line without a line end gets one, so that the next label begins a line.
@@ -369,12 +386,30 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_fit_is_lost_and_the_rest_is_tried() {
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let mut output = Output::by(Way::Regular(full), false, 1);
+        for _ in 0..2 {
+            output.push(0, b"does not fit");
+            assert_eq!(drain(&mut output), [(0, 12)]);
+        }
+        assert!(matches!(output.take_trouble(), Some(Trouble::NoRoom(_))) && output.take_trouble().is_none());
+        output.way = Way::Regular(File::from(std::os::fd::OwnedFd::from(writer)));
+        output.push(0, b"fits");
+        drain(&mut output);
+        assert!(output.has_lost());
+        drop(output);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "fits");
+    }
+
+    #[test]
     fn a_terminal_that_hung_up_is_a_reader_that_left_and_a_disk_that_fails_is_not() {
         for (is_device, number, has_lost) in [
             (true, libc::EIO, false),
             (false, libc::EIO, true),
-            (false, libc::ENOSPC, true),
-            (false, libc::EDQUOT, true),
             (false, libc::EFBIG, true),
             (false, libc::EPIPE, false),
         ] {

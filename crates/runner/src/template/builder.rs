@@ -13,6 +13,7 @@ use super::manifest::{EMPTY, FileRecord, MANIFEST, Manifest, RAM, SCRATCH, STATE
 use super::sparse_digest;
 use crate::error::{Blame, Context, Fault, RunError};
 use crate::notice;
+use crate::plan::processors;
 use crate::session::{Address, Events, Failure, Listener, Outgoing, Refusal, Vm, Wait};
 use crate::signals::{Signal, Signals};
 use crate::start::{Attempt, source};
@@ -35,6 +36,8 @@ pub enum Built {
     Complete,
     /// The guest did not answer within its full time, and would not without a template either.
     NoBoot(String),
+    /// Somebody ended QEMU, which says nothing about the image; the text says how.
+    Killed(String),
     /// A signal ends the task.
     Interrupted(Signal),
 }
@@ -98,13 +101,14 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> Result<Bui
         format: FORMAT,
         image: recipe.image.name.to_string(),
         hardware: format!(
-            "{} MiB of memory and up to {} more, up to {} processors, {}",
+            "{} MiB of memory and up to {} more, up to {}, {}",
             shape.base_mib,
             shape.pluggable_mib,
-            shape.cpus,
-            match recipe.transport {
-                Transport::Fuse => "any shares".to_owned(),
-                Transport::NineP => format!("{} shares over 9p", shape.shares),
+            processors(shape.cpus),
+            match (recipe.transport, shape.shares) {
+                (Transport::Fuse, _) => "any shares".to_owned(),
+                (Transport::NineP, 1) => "1 share over 9p".to_owned(),
+                (Transport::NineP, many) => format!("{many} shares over 9p"),
             }
         ),
         read_only: abilities.read_only_templates,
@@ -216,6 +220,7 @@ impl Builder {
             }
             match self.vm.failure() {
                 Some(Failure::TimedOut(why)) if !self.vm.has_answered() => return Ok(Built::NoBoot(why.clone())),
+                Some(Failure::Killed(why)) => return Ok(Built::Killed(why.clone())),
                 Some(failure) => return Err(RunError::new(Fault::Guest, failure.why())),
                 None => self.advance(recipe.introduction)?,
             }

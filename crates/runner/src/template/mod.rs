@@ -44,6 +44,8 @@ pub enum Obtained<T = Template> {
     Template(T),
     /// There is none and none can be made here; the VM boots. The text is for the administrator.
     Unavailable(String),
+    /// Making one has failed, now or a short while ago; the VM boots, and its user should know why that is slow.
+    Failed(String),
     /// The guest did not answer within its full time, so a second boot makes no sense; the text is for the
     /// user.
     NoBoot(String),
@@ -57,6 +59,7 @@ impl<T> Obtained<T> {
         match self {
             Self::Template(template) => Obtained::Template(with(template)),
             Self::Unavailable(why) => Obtained::Unavailable(why),
+            Self::Failed(why) => Obtained::Failed(why),
             Self::NoBoot(why) => Obtained::NoBoot(why),
             Self::Interrupted(signal) => Obtained::Interrupted(signal),
         }
@@ -73,7 +76,11 @@ pub fn obtain(recipe: &Recipe<'_>, template_dir: &Path, cache_bytes: u64, terms:
         }
         obtain_from(&own, recipe, cache_bytes, terms)
     };
-    found().unwrap_or_else(|error| Obtained::Unavailable(format!("no template in {}: {error:#}", own.dir.display())))
+    found().unwrap_or_else(|error| match own.prepare() {
+        Ok(()) => Obtained::Failed(format!("{error:#}")),
+        // The site's matter, and the same at every start.
+        Err(_) => Obtained::Unavailable(format!("no template in {}: {error:#}", own.dir.display())),
+    })
 }
 
 /// Finds the recipe's template on the shelf of this user or makes it there.
@@ -191,6 +198,8 @@ fn make(
     match builder::build(recipe, draft.path(), terms)? {
         Built::Complete => {}
         Built::NoBoot(why) => return Ok(Obtained::NoBoot(why)),
+        // No note is made of it: the next start makes a new try.
+        Built::Killed(why) => return Ok(Obtained::Failed(why)),
         Built::Interrupted(signal) => return Ok(Obtained::Interrupted(signal)),
     }
     let dir = draft.publish(readers).context("publish")?;

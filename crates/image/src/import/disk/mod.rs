@@ -5,6 +5,7 @@
 
 mod header;
 mod qcow2;
+mod sif;
 mod vdi;
 mod vmdk;
 
@@ -39,6 +40,10 @@ const REFUSED: [(&[u8], &str); 5] = [
     (b"PK\x03\x04", "is a zip archive: unpack it first"),
 ];
 
+/// How the names of an appliance's files end that are no disks, and of those that are.
+const APPLIANCE: [&[u8]; 6] = [b".ovf", b".mf", b".cert", b".iso", b".nvram", b".strings"];
+const DISKS: [&[u8]; 6] = [b".vmdk", b".vdi", b".vhd", b".img", b".qcow2", b".raw"];
+
 impl Disk {
     /// Recognises a disk by its first bytes and looks into its header; `None` if it is none.
     ///
@@ -50,6 +55,10 @@ impl Disk {
         }
         let disk = |format| Ok(Some(Self { format, part: part.clone() }));
         let context = || name.to_owned();
+        if sif::is_sif(start) {
+            let part = sif::root(&part, start).with_context(context)?;
+            return Ok(Some(Self { format: DiskFormat::Raw, part }));
+        }
         if start.starts_with(qcow2::MAGIC) {
             qcow2::check(start).with_context(context)?;
             return disk(DiskFormat::Qcow2);
@@ -165,19 +174,25 @@ fn is_btrfs_like(start: &[u8]) -> bool {
 /// It has several disks, or one that cannot be imported.
 pub fn in_appliance(archive: &Part, name: &str) -> anyhow::Result<Option<Disk>> {
     let mut reader = Reader::new(archive.reader(&Progress::none()));
-    // The description comes first, so other archives need not be read any further.
-    match reader.next_entry() {
-        Ok(Some(entry)) if entry.path.ends_with(b".ovf") => {}
-        _ => return Ok(None),
+    let ends = |path: &[u8], endings: &[&[u8]]| endings.iter().any(|ending| path.ends_with(ending));
+    let (mut disks, mut is_described) = (Vec::new(), false);
+    let mut next = reader.next_entry();
+    // Other archives need not be read any further. The description should come first, but some programs put it last.
+    if !matches!(&next, Ok(Some(first)) if ends(&first.path, &APPLIANCE) || ends(&first.path, &DISKS)) {
+        return Ok(None);
     }
-    let mut disks = Vec::new();
-    while let Some(entry) = reader.next_entry().with_context(|| name.to_owned())? {
-        let Kind::File(size) = entry.kind else { continue };
-        let part = archive.range(reader.position(), size).with_context(|| format!("{name} is cut off"))?;
-        if [&b".ovf"[..], b".mf", b".cert", b".iso", b".nvram"].iter().any(|ending| entry.path.ends_with(ending)) {
-            continue;
+    while let Some(entry) = next.with_context(|| name.to_owned())? {
+        is_described |= entry.path.ends_with(b".ovf");
+        if let Kind::File(size) = entry.kind
+            && !ends(&entry.path, &APPLIANCE)
+        {
+            let part = archive.range(reader.position(), size).with_context(|| format!("{name} is cut off"))?;
+            disks.push((entry.path, part));
         }
-        disks.push((entry.path, part));
+        next = reader.next_entry();
+    }
+    if !is_described {
+        return Ok(None);
     }
     let [(path, part)] = &disks[..] else {
         let names: Vec<String> = disks.iter().map(|(path, _)| shown(path)).collect();

@@ -117,5 +117,7 @@ fn the_disk_of_an_appliance_is_found_and_several_are_not_guessed_at() {
     disk.must_be_whole().unwrap();
     let error = ova(&["m.ovf", "a.vmdk", "b.vmdk"]).unwrap_err().to_string();
     assert!(error.contains("2 disks (a.vmdk, b.vmdk)"), "{error}");
+    let disk = ova(&["a.vmdk", "m.mf", "m.ovf"]).unwrap().expect("the description may come last");
+    assert_eq!(disk.open().unwrap().1.unwrap().1, dir.join("a.vmdk").metadata().unwrap().len());
     assert!(ova(&["a.vmdk"]).unwrap().is_none(), "an archive without a description");
 }

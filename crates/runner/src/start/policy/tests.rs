@@ -22,7 +22,7 @@ impl Node {
 
     fn policy(&self) -> Policy {
         let verdicts = Verdicts::in_dir(self.dir.path(), Path::new("/bin/sh"));
-        Policy { choice: self.choice, device: self.device.clone(), verdicts, is_test: false }
+        Policy { choice: self.choice, device: self.device.clone(), verdicts, processor: None, is_test: false }
     }
 
     /// Starts a slot whose guest answers under `these`; says whether it did.
@@ -170,6 +170,20 @@ fn a_site_that_demands_kvm_or_emulation_gets_it_whatever_is_known() {
     assert_eq!(kvm.known(), Some(Verdict::Works));
     tcg.start(&[]).unwrap();
     assert_eq!(tcg.tried(), [(Tcg, 60)]);
+}
+
+#[test]
+fn a_processor_that_qemu_does_not_take_is_neither_the_images_fault_nor_kvms() {
+    let node = Node::new(AccelChoice::Tcg);
+    let config = Config { accel: AccelChoice::Tcg, cpu_model: "EPIC".parse().unwrap(), ..Config::default() };
+    // It refuses whatever it is started with.
+    let processor = Processor::of(&config, Path::new("/bin/false"));
+    let policy = Policy { processor, ..node.policy() };
+    let start = |comes_up: bool| policy.start(TIMEOUTS, |_| Ok(comes_up), |came_up| !came_up);
+    assert!(start(true).is_ok(), "nobody asks when a guest came up");
+    let error = start(false).unwrap_err();
+    assert_eq!((error.fault(), node.known()), (Fault::Node, None));
+    assert!(error.to_string().contains("cpu_model = 'EPIC'"), "{error}");
 }
 
 #[test]

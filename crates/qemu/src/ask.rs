@@ -1,0 +1,72 @@
+//! Questions to a QEMU that executes no guest: to its monitor, or by its mere start.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::error::{QemuError, WantedFor};
+
+/// How long QEMU may take: it executes nothing.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+
+/// Words that every question needs: no devices but the machine's, and a monitor.
+const PLAIN: &str = "-no-user-config -nodefaults -display none -qmp stdio";
+
+/// What QEMU said.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    /// The monitor's lines. There is none if QEMU ended before it had made the machine.
+    pub(crate) lines: String,
+    /// Warnings and errors.
+    pub(crate) complaints: String,
+}
+
+/// Starts QEMU with these arguments, executes these commands of its monitor, and ends it. `about` says what the answer
+/// is needed for.
+///
+/// # Errors
+/// When QEMU cannot be started or does not answer in time.
+pub(crate) fn ask(qemu: &Path, about: &str, arguments: &[&str], commands: &[&str]) -> Result<Answer, QemuError> {
+    let name = || format!("{} and {about}", qemu.display());
+    let mut command = Command::new(qemu);
+    command.args(PLAIN.split(' ')).args(arguments).env_clear();
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().wanted_for(name)?;
+    let all = ["qmp_capabilities"].iter().chain(commands).chain(&["quit"]);
+    let question: String = all.map(|word| format!("{{\"execute\":\"{word}\"}}")).collect();
+    if let Some(mut stdin) = child.stdin.take() {
+        // Shorter than a pipe. One that does not listen has an answer all the same, or the end of it.
+        let _ = stdin.write_all(question.as_bytes());
+    }
+    let (sender, receiver) = mpsc::channel();
+    read(child.stdout.take(), sender.clone(), |answer, text| answer.lines = text);
+    read(child.stderr.take(), sender, |answer, text| answer.complaints = text);
+    let deadline = Instant::now() + ANSWER_WITHIN;
+    let mut answer = Answer::default();
+    let mut heard = Ok(());
+    for _ in 0..2 {
+        match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(put) => put(&mut answer),
+            Err(_) => heard = Err(QemuError::new(format!("{} did not answer in time", name()))),
+        }
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    heard.map(|()| answer)
+}
+
+type Put = Box<dyn FnOnce(&mut Answer) + Send>;
+
+/// Reads by a thread, which ends with QEMU's output.
+fn read(from: Option<impl Read + Send + 'static>, to: Sender<Put>, put: fn(&mut Answer, String)) {
+    let Some(mut from) = from else { return };
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = from.read_to_end(&mut bytes);
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let _ = to.send(Box::new(move |answer| put(answer, text)));
+    });
+}

@@ -1,0 +1,61 @@
+//! Interfaces of Slurm for MPI programs, which do not reach into VMs yet.
+
+use std::borrow::Cow;
+use std::ffi::{OsStr, OsString};
+
+/// Slurm's own variable for `--mpi`.
+pub const TYPE_ENV: &str = "SLURM_MPI_TYPE";
+
+/// Values of `--mpi` that ask for no interface.
+const NONE: [&str; 4] = ["none", "openmpi", "list", "help"];
+
+/// The interface that the user of srun asks for, if a VM does not have it: `--mpi` on srun's own part of its command
+/// line, which ends before the command `argv`, else the variable. The default of the site is no wish of the user.
+pub fn asked(command_line: &[OsString], argv: &[OsString], variable: Option<OsString>) -> Option<String> {
+    let command = argv.first().and_then(|command| command_line.iter().rposition(|word| word == command));
+    // srun may have replaced the first word; then the rest is where it was.
+    let end = command_line.len().saturating_sub(argv.len());
+    let end = if command_line[end..].get(1..) == argv.get(1..) { end } else { command.unwrap_or(end) };
+    let own = command_line[..end].iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>();
+    let mut given = own.iter().enumerate().filter_map(|(number, word)| match word.split_once('=') {
+        // Slurm takes any beginning of an option that no other one has.
+        Some(("--mpi" | "--mp", value)) => Some(value.to_owned()),
+        None if word == "--mpi" || word == "--mp" => own.get(number + 1).map(|value| value.clone().into_owned()),
+        _ => None,
+    });
+    let variable = || variable.as_deref().map(OsStr::to_string_lossy).map(Cow::into_owned);
+    given.next_back().or_else(variable).filter(|value| !value.is_empty() && !NONE.contains(&value.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<OsString> {
+        text.split_whitespace().map(OsString::from).collect()
+    }
+
+    fn of(line: &str, command: &str, variable: &str) -> Option<String> {
+        asked(&words(line), &words(command), Some(variable.into()))
+    }
+
+    #[test]
+    fn the_option_counts_before_the_variable_and_only_before_the_command() {
+        for line in ["srun --mpi=pmix -n2 ./a b", "srun -n2 --mpi pmix ./a b", "srun --mpi=none --mp=pmix ./a b"] {
+            assert_eq!(of(line, "./a b", ""), Some("pmix".into()), "{line}");
+        }
+        assert_eq!(of("srun -l ./a --mpi=pmi2", "./a --mpi=pmi2", ""), None);
+        assert_eq!(of("srun -l ./a --mpi=pmi2", "/bin/a --mpi=pmi2", ""), None, "a command that srun has found");
+        assert_eq!(of("srun --mpi=pmi2 file", "file text_of_the_file", ""), Some("pmi2".into()), "--multi-prog");
+        assert_eq!(of("srun ./a", "./a", "pmix_v4"), Some("pmix_v4".into()));
+    }
+
+    #[test]
+    fn no_interface_is_no_wish() {
+        for line in ["srun --mpi=none ./a", "srun --mpi=list ./a", "srun --mpi=openmpi ./a"] {
+            assert_eq!(of(line, "./a", "pmix"), None, "{line}");
+        }
+        assert_eq!(of("srun ./a", "./a", ""), None);
+        assert_eq!(of("srun", "", ""), None);
+    }
+}

@@ -1,0 +1,203 @@
+//! What a command inherits of limits, priority and time, and what that does to the machinery.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use testkit::{Cluster, Ran, ran};
+
+use crate::Case;
+
+pub const CASES: &[Case] = &[
+    ("every_soft_limit_is_the_command_s_and_stops_no_vm", soft_limits),
+    ("a_hard_limit_that_a_vm_can_live_with_stops_none", harmless_hard_limits),
+    ("a_hard_limit_that_forbids_a_vm_is_named_and_is_the_user_s", forbidding_hard_limits),
+    ("niceness_and_io_priority_are_the_command_s", priorities),
+    ("a_clone_has_the_limits_of_a_machine_of_its_size", derived_limits),
+    ("a_command_sees_all_its_memory_at_its_first_line", memory_at_once),
+    ("a_guest_s_clock_that_somebody_sets_comes_back", clock_steps),
+    ("a_guest_s_clock_that_drifts_is_held_to_the_host_s", clock_drifts),
+];
+
+/// Options of `ulimit`, and values that programs can live with and QEMU could not.
+const LOW: [(&str, &str); 10] = [
+    ("-c", "1"),
+    ("-d", "200000"),
+    ("-f", "1000"),
+    ("-l", "0"),
+    ("-m", "1000"),
+    ("-n", "40"),
+    ("-s", "256"),
+    ("-t", "3"),
+    ("-u", "400"),
+    ("-v", "600000"),
+];
+
+fn soft_limits(cluster: &Cluster) {
+    let run = |options: &str, program: &str| cluster.run(&["bash", "-c", &format!("{options}; srun {program}")]);
+    for (option, value) in LOW {
+        let script = format!("--vm-image=debian12 bash -c 'ulimit -S {option}; echo x > f && cat f'");
+        let ran = run(&format!("ulimit -S {option} {value}"), &script);
+        assert_eq!(ran.ok(), format!("{value}\nx\n"), "{option} {value}");
+    }
+    let all: Vec<String> = LOW.iter().map(|(option, value)| format!("{option} {value}")).collect();
+    let all = format!("ulimit -S {}", all.join(" "));
+    let bare = run(&all, "bash -c 'ulimit -Sa'").ok();
+    assert_eq!(run(&all, "--vm-image=debian12 bash -c 'ulimit -Sa'").ok(), bare);
+    // And a boot, which makes a template: on a node that has none.
+    cluster.with_config(&format!("template_dir = '{}/none'\n", cluster.dir.display()), || {
+        assert_eq!(run(&all, "--vm-image=debian12 bash -c 'ulimit -Sa'").ok(), bare);
+    });
+}
+
+/// Runs `spank-vm run` as the user after `limits`, outside of Slurm, where hard limits can be lowered.
+fn run_limited(cluster: &Cluster, limits: &str, command: &str) -> Ran {
+    let (program, config) = (cluster.program(), cluster.config_file());
+    let (program, config) = (program.display(), config.display());
+    let script = format!("{limits}; exec {program} --config {config} run --image tiny {command}");
+    ran(cluster.command_as(&cluster.user, Path::new("/"), &["bash", "-c", &script]).output().unwrap())
+}
+
+/// The user's templates.
+fn templates(cluster: &Cluster) -> Vec<String> {
+    let shelves = fs::read_dir(cluster.dir.join("templates/users")).unwrap().flatten();
+    let kept = shelves.flat_map(|shelf| fs::read_dir(shelf.path()).unwrap().flatten());
+    let names = kept.filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    names
+}
+
+fn harmless_hard_limits(cluster: &Cluster) {
+    assert_eq!(run_limited(cluster, "true", "-- echo fine").ok(), "fine\n");
+    let before = templates(cluster);
+    assert!(!before.is_empty());
+    for limit in
+        ["-c 0", "-e 0", "-i 0", "-l 0", "-m 1000", "-q 0", "-r 0", "-s 256", "-x 0", "-R 1000", "-n 100", "-v 3000000"]
+    {
+        let ran = run_limited(cluster, &format!("ulimit {limit}"), "-- echo fine");
+        assert_eq!((ran.code, ran.stdout.as_str()), (0, "fine\n"), "{limit}: {ran:?}");
+    }
+    assert_eq!(templates(cluster), before);
+}
+
+fn forbidding_hard_limits(cluster: &Cluster) {
+    assert_eq!(run_limited(cluster, "true", "-- echo fine").ok(), "fine\n");
+    let before = templates(cluster);
+    for (option, value, name) in [
+        ("-f", "20000", "RLIMIT_FSIZE"),
+        ("-v", "1000000", "RLIMIT_AS"),
+        ("-d", "1000000", "RLIMIT_DATA"),
+        ("-n", "30", "RLIMIT_NOFILE"),
+        ("-u", "1", "RLIMIT_NPROC"),
+        ("-s", "128", "RLIMIT_STACK"),
+    ] {
+        let ran = run_limited(cluster, &format!("ulimit {option} {value}"), "-- true");
+        assert_eq!(ran.code, 125, "{option} {value}: {ran:?}");
+        ran.fails_with_one_line(&[name, &format!("'ulimit -H{}'", &option[1..]), value, "raise it"]);
+    }
+    // Processor time is the command's, as on the host.
+    assert_eq!(run_limited(cluster, "ulimit -t 2", "-- sh -c 'while :; do :; done'").code, 128 + 9);
+    assert_eq!(templates(cluster), before, "a limit says nothing of a template");
+}
+
+fn priorities(cluster: &Cluster) {
+    let program = cluster.program().display().to_string();
+    let config = cluster.config_file().display().to_string();
+    let command = [&program, "--config", &config, "run", "--image", "debian12", "--", "sh", "-c", "nice; ionice"];
+    for (before, expected) in [(&[][..], "0\nnone: prio"), (&["nice", "-n", "7", "ionice", "-c", "3"], "7\nidle")] {
+        let argv = [before, &command].concat();
+        let told = ran(cluster.command_as(&cluster.user, Path::new("/"), &argv).output().unwrap()).ok();
+        assert!(told.starts_with(expected), "{told}");
+    }
+}
+
+/// Names and values; a name may have several numbers.
+fn values(text: &str) -> Vec<(String, Vec<f64>)> {
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let parse = |mut words: Vec<String>| {
+        let name = words.remove(0);
+        (name, words.iter().map(|word| word.parse().unwrap()).collect())
+    };
+    text.lines().map(words).filter(|words| words.len() > 1).map(parse).collect()
+}
+
+/// The same kernel boots with that much memory, or wakes up with little and gets the rest.
+fn derived_limits(cluster: &Cluster) {
+    let script = "cd /proc/sys; for n in kernel/threads-max fs/file-max fs/inotify/max_user_watches fs/epoll/max_user_watches \
+                  fs/fanotify/max_user_marks user/max_user_namespaces user/max_mnt_namespaces kernel/pid_max \
+                  net/ipv4/tcp_mem net/ipv4/udp_mem net/ipv4/tcp_rmem net/ipv4/tcp_wmem net/ipv4/tcp_max_orphans \
+                  net/ipv4/tcp_max_tw_buckets vm/min_free_kbytes vm/user_reserve_kbytes vm/admin_reserve_kbytes; do \
+                  [ -r $n ] && echo $n $(cat $n); done; for d in /dev/shm /run /etc; do \
+                  echo $d $(stat -f -c '%b %c' $d); done";
+    let ask = || cluster.srun(&["--mem=2000", "--vm-image=debian12", "sh", "-c", script]).ok();
+    let cloned = values(&ask());
+    let mut booted = Vec::new();
+    cluster.with_config("start = 'boot'\n", || booted = values(&ask()));
+    assert!(booted.len() >= 18, "{booted:?}");
+    assert_eq!(cloned.len(), booted.len());
+    for ((name, cloned), (other, booted)) in cloned.iter().zip(&booted) {
+        assert_eq!(name, other);
+        assert_eq!(cloned.len(), booted.len(), "{name}");
+        for (clone, boot) in cloned.iter().zip(booted) {
+            let ratio = clone / boot;
+            assert!(
+                (0.75..=1.35).contains(&ratio),
+                "{name}: {clone} in a clone, {boot} in a machine that booted with it"
+            );
+        }
+    }
+}
+
+fn memory_at_once(cluster: &Cluster) {
+    for _ in 0..3 {
+        let kib =
+            cluster.srun(&["--mem=2000", "--vm-image=tiny", "awk", "/MemTotal/ { print $2 }", "/proc/meminfo"]).ok();
+        let kib: u64 = kib.trim().parse().unwrap();
+        assert!(kib > 1_750_000, "{kib}");
+    }
+}
+
+/// Heartbeats every two seconds, so that ten of them take no ten minutes.
+const FAST: &str = "silence_timeout_s = 6\n";
+
+/// Runs `script` as root of a guest, in which `mark N` makes the file markN and notes the guest's times before and
+/// after that. Returns by how many milliseconds the guest's clock was certainly wrong at each mark.
+fn errors_ms(cluster: &Cluster, marks: usize, script: &str) -> Vec<f64> {
+    let dir = cluster.work_dir();
+    let mark = "mark() { a=$(date +%s.%N); : > mark$1; b=$(date +%s.%N); echo $a $b >> times; }";
+    let script = format!("{mark}; {script}");
+    cluster.with_config(FAST, || {
+        cluster.run_in(&dir, &["srun", "--vm-image=debian12", "--vm-root", "bash", "-c", &script]).ok();
+    });
+    let times = fs::read_to_string(dir.join("times")).unwrap();
+    let errors = times.lines().enumerate().map(|(number, line)| {
+        let made = fs::metadata(dir.join(format!("mark{number}"))).unwrap();
+        let host = made.mtime() as f64 + made.mtime_nsec() as f64 / 1e9;
+        let (before, after) = line.split_once(' ').unwrap();
+        let (before, after): (f64, f64) = (before.parse().unwrap(), after.parse().unwrap());
+        1000.0 * if host < before { before - host } else { (host - after).max(0.0) }
+    });
+    let errors: Vec<f64> = errors.collect();
+    assert_eq!(errors.len(), marks, "{times}");
+    errors
+}
+
+fn clock_steps(cluster: &Cluster) {
+    let set = "sleep 3; mark 0; date -s '+1 hour' > /dev/null; mark 1; sleep 9; mark 2; date -s '-1 hour' > /dev/null; mark 3; sleep 9; mark 4";
+    let errors = errors_ms(cluster, 5, set);
+    for (number, error) in errors.iter().enumerate() {
+        let is_set = [1, 3].contains(&number);
+        assert!(if is_set { *error > 3_000_000.0 } else { *error < 50.0 }, "{errors:?}");
+    }
+}
+
+/// The guest's clock is made 0.5 % too fast: it gains in half a minute what a bad one gains in an hour.
+fn clock_drifts(cluster: &Cluster) {
+    // adjtimex (159) with ADJ_TICK and a tick of 10050 µs.
+    let faster = "perl -e '$t = pack(\"L x4 q q q q l x4 q q q q q q\", 0x4000, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10050) . \
+                  \"\\0\" x 120; exit(syscall(159, $t) < 0)'";
+    let script = format!("mark 0; {faster} || exit 1; for i in 1 2 3 4 5 6; do sleep 5; mark $i; done");
+    let errors = errors_ms(cluster, 7, &script);
+    assert!(errors.iter().all(|error| *error < 50.0), "{errors:?}");
+}
