@@ -127,6 +127,7 @@ advisories: $(DENY) ## known vulnerabilities of dependencies (asks RustSec's dat
 test-unit: ## tests without Slurm or QEMU
 	$(call section,unit tests)
 	$(CARGO) test --quiet --workspace --lib --bins
+	$(CARGO) test --quiet -p spank-vm-files --test mount
 	$(CARGO) test --quiet -p spank-vm-cli --test docs --test output --test check
 	$(CARGO) test --quiet -p spank-vm --test house
 

@@ -5,6 +5,7 @@
 //! input that ever failed.
 
 use std::io::{self, Read};
+use std::path::Path;
 
 use archive::Reader;
 use image::ImageEntry;
@@ -20,7 +21,7 @@ pub use runner::fuzzing::{guest, template_guest, texts};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets by the names of their directories in `fuzz/seeds`.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("frames", frames),
     ("guest", guest),
     ("template_guest", template_guest),
@@ -29,6 +30,7 @@ pub const TARGETS: [Target; 8] = [
     ("files", files),
     ("disk", disk),
     ("archive", archive),
+    ("file_server", file_server),
 ];
 
 /// Cutting a stream into frames and reading the messages of both directions.
@@ -38,6 +40,15 @@ pub fn frames(data: &[u8]) {
     let parts = decode(stream, usize::from(cut) + 1);
     // It must make no difference how the stream was cut on its way.
     assert_eq!(whole, parts);
+}
+
+/// Requests of a guest to the file server.
+pub fn file_server(data: &[u8]) {
+    // In memory where that can be: a fuzzer makes many.
+    let memory = Path::new("/dev/shm");
+    let place = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+    let place = tempfile::tempdir_in(place).expect("a temporary directory");
+    ::files::fuzzing::serve(place.path(), data);
 }
 
 /// The frames up to the first error; each is also read as a message.

@@ -1,11 +1,13 @@
 //! Processes of the node are killed or stopped.
 
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use testkit::Cluster;
 use testkit::process::{is_there, signal};
 use testkit::wait::{wait_for, wait_for_file};
+use testkit::{Cluster, system};
 
 use crate::remains::of_templates;
 use crate::step::{Shown, Step, UNTIL_TOLD, node};
@@ -17,6 +19,8 @@ const fn host(name: &'static str, tries: u32, run: fn(&Cluster) -> Saw) -> Fault
 
 pub const FAULTS: &[Fault] = &[
     host("QEMU is killed while the command runs", 3, qemu_killed),
+    host("the file server of a VM is killed while the command runs", 3, file_server_killed),
+    host("a file system of the host hangs, and the step is cancelled", 1, file_system_hangs),
     host("QEMU is killed while the guest starts", 1, qemu_killed_early),
     host("one of four QEMUs of a slot is killed", 1, one_of_four),
     host("the runner is killed while the command runs", 3, runner_killed),
@@ -37,6 +41,64 @@ fn qemu_killed(cluster: &Cluster) -> Saw {
     let step = Step::running(cluster, &[], "sleep 1000");
     let since = signal(step.qemu(), libc::SIGKILL);
     step.end().saw(since, 125, &["vm: error: image 'tiny' on ", "QEMU was killed (signal 9)"])
+}
+
+fn file_server_killed(cluster: &Cluster) -> Saw {
+    let step = Step::running(cluster, &[], "exec 3> lock; flock 3; echo > locked; sleep 1000");
+    wait_for_file(&step.dir.join("locked"));
+    let since = signal(step.file_server(), libc::SIGKILL);
+    let lock = step.dir.join("lock").display().to_string();
+    let saw = step.end().saw(since, 75, &["cannot run VMs: the file server of the VM was killed (signal 9)"]);
+    system(&["flock", "--nonblock", &lock, "true"]);
+    saw
+}
+
+/// Only who asks there waits: other files, output and signals go on.
+fn file_system_hangs(cluster: &Cluster) -> Saw {
+    let script = format!(
+        "{UNTIL_TOLD} trap 'echo a signal > signalled' USR1; (echo > slow/file) & sleep 0.5; echo here; echo > alive; \
+         while :; do sleep 0.1; done"
+    );
+    let step = Step::running(cluster, &[], &script);
+    let slow = Frozen::below(&step.dir);
+    let since = Instant::now();
+    step.tell();
+    wait_for_file(&step.dir.join("alive"));
+    cluster.run(&["scancel", "-s", "USR1", "-n", "faulty"]).ok();
+    wait_for_file(&step.dir.join("signalled"));
+    let ended = step.cancel(cluster);
+    drop(slow);
+    let code = ended.code;
+    assert_ne!(code, 0, "{ended:?}");
+    ended.saw(since, code, &["here", "CANCELLED"])
+}
+
+/// A file system on which whoever writes waits; it goes away with this value.
+struct Frozen {
+    disk: PathBuf,
+    mounted: PathBuf,
+}
+
+impl Frozen {
+    fn below(dir: &Path) -> Self {
+        let (disk, mounted) = (dir.with_extension("disk"), dir.join("slow"));
+        File::create(&disk).unwrap().set_len(16 << 20).unwrap();
+        fs::create_dir(&mounted).unwrap();
+        let text = |path: &Path| path.display().to_string();
+        system(&["mkfs.ext4", "-q", "-E", "root_owner=65534:65534", &text(&disk)]);
+        system(&["mount", "-o", "loop", &text(&disk), &text(&mounted)]);
+        system(&["chmod", "1777", &text(&mounted)]);
+        system(&["fsfreeze", "--freeze", &text(&mounted)]);
+        Self { disk, mounted }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = Command::new("fsfreeze").arg("--unfreeze").arg(&self.mounted).status();
+        let _ = Command::new("umount").arg("-l").arg(&self.mounted).status();
+        let _ = fs::remove_file(&self.disk);
+    }
 }
 
 fn qemu_killed_early(cluster: &Cluster) -> Saw {

@@ -70,6 +70,15 @@ impl Step {
         })
     }
 
+    /// The server of its shares, once there is one.
+    pub fn file_server(&self) -> i32 {
+        let runner = self.runner();
+        let is_server = |pid: &i32| process::words(*pid).get(1).is_some_and(|word| word == "file-server");
+        wait_for("the file server", || {
+            process::all().find(|pid| process::parent(*pid) == Some(runner) && is_server(pid))
+        })
+    }
+
     /// The slurmstepd that started the runner.
     pub fn slurmstepd(&self) -> i32 {
         let stepd = process::parent(self.runner()).expect("a parent");

@@ -138,7 +138,9 @@ fn load_for_this_machine(
         modules.load(&["fs:ext4"])?;
     }
     let present = devices.virtio_ids();
-    let groups: Vec<_> = BY_DEVICE.iter().filter(|(id, _)| present.contains(id)).map(|(_, group)| *group).collect();
+    let mut groups: Vec<_> = BY_DEVICE.iter().filter(|(id, _)| present.contains(id)).map(|(_, group)| *group).collect();
+    // The port for files is no device of its own, and may not have its name yet.
+    groups.push("fuse");
     modules.load(&groups)
 }
 

@@ -75,6 +75,13 @@ impl Devices {
         open(&path).map(|file| Some(file.into())).doing(|| format!("open {}", path.display()))
     }
 
+    /// The same for a port that a VM may lack, which has another one too. QEMU announces all ports before it names any,
+    /// so there is nothing to wait for when the other one is alone.
+    pub fn second_port(&self, name: &str) -> Result<Option<OwnedFd>, AgentError> {
+        let ports = fs::read_dir("/sys/class/virtio-ports").into_iter().flatten().count();
+        if ports > 1 { self.find_port(name) } else { Ok(None) }
+    }
+
     /// Device types on the virtio bus.
     pub fn virtio_ids(&self) -> Vec<u32> {
         let devices = fs::read_dir("/sys/bus/virtio/devices").into_iter().flatten().flatten();

@@ -1,9 +1,7 @@
 //! State for sessions that every kind of guest has and uses in the same way.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,6 +10,7 @@ use nix::unistd::{Gid, Uid, chown};
 
 use super::clock::Follower;
 use super::error::{AgentError, Doing};
+use super::machine::Share;
 use super::memory::Arrival;
 use super::oom::OomKills;
 use super::shares::Shares;
@@ -34,20 +33,26 @@ pub(super) struct Fixtures {
 }
 
 impl Fixtures {
-    /// Mounts a share where the task expects it. If the share is a single file, `file` is its name.
-    pub fn mount_share(&mut self, tag: &[u8], path: &Path, file: &Path, read_only: bool) -> Result<(), AgentError> {
+    /// For a guest that gets its shares in this way.
+    pub fn with(shares: Shares) -> Self {
+        Self { shares, ..Self::default() }
+    }
+
+    /// Mounts a share where the task expects it.
+    pub fn mount_share(&mut self, share: Share<'_>) -> Result<(), AgentError> {
+        let Share { path, file, .. } = share;
         if !path.is_absolute() {
             return Err(AgentError::Unfit(format!("the share {} has no absolute path", path.display())));
         }
         let Self { shares, traces, .. } = self;
         if file.as_os_str().is_empty() {
             let place = traces.provide(path, &|place| shares.holding(place))?;
-            return shares.mount(tag, &place, read_only);
+            return shares.mount(share, &place);
         }
-        let hidden = Path::new(HIDDEN).join(OsStr::from_bytes(tag));
+        let hidden = Path::new(HIDDEN).join(share.number.to_string());
         let place = traces.provide(&hidden, &|_| None)?;
         fs::set_permissions(HIDDEN, fs::Permissions::from_mode(0o700)).doing(|| format!("close {HIDDEN}"))?;
-        shares.mount(tag, &place, read_only)?;
+        shares.mount(share, &place)?;
         let there = traces.provide_file(path, &|place| shares.holding(place))?;
         shares.bind(&place.join(file), &there)?;
         traces.leave_alone(there);

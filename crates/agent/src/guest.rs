@@ -15,7 +15,8 @@ use super::error::{AgentError, Doing};
 use super::fixtures::Fixtures;
 use super::hostkeys::HostKeys;
 use super::identity;
-use super::machine::{Machine, Reaped};
+use super::machine::{Machine, Reaped, Share};
+use super::shares::Shares;
 use super::task::Credentials;
 use super::zone;
 
@@ -31,10 +32,10 @@ pub(super) struct Guest {
 
 impl Guest {
     /// Takes over the duties of init.
-    pub fn new(times: BootTimes, boot_error: Option<AgentError>) -> Result<Self, AgentError> {
+    pub fn new(times: BootTimes, boot_error: Option<AgentError>, shares: Shares) -> Result<Self, AgentError> {
         assert_eq!(std::process::id(), 1, "kill(-1) is only sane in a guest of our own");
         let children = Children::watch()?;
-        Ok(Self { times, boot_error, children, keys: HostKeys::find(), fixtures: Fixtures::default() })
+        Ok(Self { times, boot_error, children, keys: HostKeys::find(), fixtures: Fixtures::with(shares) })
     }
 }
 
@@ -96,8 +97,8 @@ impl Machine for Guest {
         self.fixtures.oom_kills.news()
     }
 
-    fn mount_share(&mut self, tag: &[u8], path: &Path, file: &Path, read_only: bool) -> Result<(), AgentError> {
-        self.fixtures.mount_share(tag, path, file, read_only)
+    fn mount_share(&mut self, share: Share<'_>) -> Result<(), AgentError> {
+        self.fixtures.mount_share(share)
     }
 
     fn alias(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
@@ -162,6 +163,10 @@ impl Machine for Guest {
     }
 
     fn kill_task(&mut self, _leader: Pid) {
+        // The process that serves the shares must live, and its own -1 spares it and PID 1.
+        if self.fixtures.shares.kill_all_but_courier() {
+            return;
+        }
         // From PID 1, -1 means every process except the kernel's threads. ESRCH: there is no such process.
         let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
     }

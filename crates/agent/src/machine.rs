@@ -8,7 +8,7 @@ use std::path::Path;
 
 use nix::unistd::Pid;
 
-use proto::{BootTimes, ExitStatus};
+use proto::{BootTimes, ExitStatus, Transport};
 
 use super::accounts::Account;
 use super::error::AgentError;
@@ -21,6 +21,21 @@ pub(super) struct Reaped {
     pub leader: Option<ExitStatus>,
     /// Whether no child is left at all.
     pub none_left: bool,
+}
+
+/// A host directory that the task sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Share<'a> {
+    /// Way of its files.
+    pub transport: Transport,
+    /// Its number for the host.
+    pub number: u16,
+    /// Where the task expects it.
+    pub path: &'a Path,
+    /// The name of the one file that is shared; empty if all of the directory is.
+    pub file: &'a Path,
+    /// Whether nothing may be written there.
+    pub read_only: bool,
 }
 
 /// The guest.
@@ -50,8 +65,8 @@ pub(super) trait Machine {
     fn awaits_memory(&mut self) -> bool;
     /// A message about processes that the guest's kernel killed for lack of memory, if there were any.
     fn killed_for_memory(&mut self) -> Option<String>;
-    /// Mounts a share; if it is a single file, `file` is its name.
-    fn mount_share(&mut self, tag: &[u8], path: &Path, file: &Path, read_only: bool) -> Result<(), AgentError>;
+    /// Mounts a share.
+    fn mount_share(&mut self, share: Share<'_>) -> Result<(), AgentError>;
     /// Makes a path another name of a directory.
     fn alias(&mut self, path: &Path, target: &Path) -> Result<(), AgentError>;
     /// Makes a home directory for this uid and gid, if it is missing.

@@ -29,6 +29,7 @@ mod boot;
 mod children;
 mod clock;
 mod cmdline;
+mod courier;
 mod derived;
 mod devices;
 mod error;
@@ -101,7 +102,8 @@ fn run() -> Result<Infallible, AgentError> {
         kmsg::emergency(&error.to_string());
     }
     let mut port = Port::new(devices.open_port(PORT_NAME)?);
+    let shares = shares::Shares::find(&devices);
     times.ready_ms = sys::uptime_ms();
-    let mut guest = Guest::new(times, outcome.err())?;
+    let mut guest = Guest::new(times, outcome.err(), shares)?;
     serve(&mut port, &mut guest)
 }

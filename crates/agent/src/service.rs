@@ -15,11 +15,12 @@ use super::devices::Devices;
 use super::error::AgentError;
 use super::port::Port;
 use super::session::serve;
+use super::shares::Shares;
 use super::system::System;
 use super::{kmsg, sys};
 
 /// Drivers that a session needs; most systems load them without help, but some too late.
-const DRIVERS: [&str; 4] = ["virtio_console", "virtio_mem", "9pnet_virtio", "9p"];
+const DRIVERS: [&str; 5] = ["virtio_console", "virtio_mem", "fuse", "9pnet_virtio", "9p"];
 
 /// Serves the runner until the VM is killed; returns at once on a machine that has no channel.
 pub(super) fn run() -> Result<(), AgentError> {
@@ -36,8 +37,9 @@ pub(super) fn run() -> Result<(), AgentError> {
     if !subreaper {
         kmsg::note("this kernel does not tell of orphans: processes that leave the command's session outlive it");
     }
+    let shares = Shares::find(&devices);
     times.ready_ms = sys::uptime_ms();
-    let mut system = System::new(times, subreaper)?;
+    let mut system = System::new(times, subreaper, shares)?;
     let mut port = Port::new(port);
     match serve(&mut port, &mut system)? {}
 }

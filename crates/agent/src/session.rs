@@ -19,7 +19,7 @@ use super::accounts::Account;
 use super::error::{AgentError, Doing};
 use super::exec;
 use super::files::IncomingFile;
-use super::machine::Machine;
+use super::machine::{Machine, Share};
 use super::memory::LOOK_EVERY;
 use super::port::{Incoming, Port, SendQueue};
 use super::pump::OutputPump;
@@ -299,8 +299,9 @@ impl Collecting {
             ToGuest::Clock(nanoseconds) => return Ok(machine.set_clock(nanoseconds)),
             ToGuest::Hostname(name) => return Ok(machine.set_hostname(name)),
             ToGuest::Entropy(seed) => return Ok(machine.add_entropy(seed)),
-            ToGuest::Share { tag, path, file, read_only } => {
-                return Ok(machine.mount_share(tag, as_path(path), as_path(file), read_only));
+            ToGuest::Share { transport, number, path, file, read_only } => {
+                let (path, file) = (as_path(path), as_path(file));
+                return Ok(machine.mount_share(Share { transport, number, path, file, read_only }));
             }
             ToGuest::Alias { path, target } => return Ok(machine.alias(as_path(path), as_path(target))),
             ToGuest::Home(path) => {

@@ -23,7 +23,8 @@ use super::accounts::Account;
 use super::children::Children;
 use super::error::{AgentError, Doing};
 use super::fixtures::Fixtures;
-use super::machine::{Machine, Reaped};
+use super::machine::{Machine, Reaped, Share};
+use super::shares::Shares;
 use super::task::Credentials;
 use super::{identity, kmsg, processes, zone};
 
@@ -51,9 +52,9 @@ pub(super) struct System {
 
 impl System {
     /// Starts the service.
-    pub fn new(times: BootTimes, adopts_orphans: bool) -> Result<Self, AgentError> {
+    pub fn new(times: BootTimes, adopts_orphans: bool, shares: Shares) -> Result<Self, AgentError> {
         let children = Children::watch()?;
-        Ok(Self { times, children, adopts_orphans, settled: false, fixtures: Fixtures::default() })
+        Ok(Self { times, children, adopts_orphans, settled: false, fixtures: Fixtures::with(shares) })
     }
 
     /// Whether there is certainly nothing to kill.
@@ -139,8 +140,8 @@ impl Machine for System {
         self.fixtures.oom_kills.news()
     }
 
-    fn mount_share(&mut self, tag: &[u8], path: &Path, file: &Path, read_only: bool) -> Result<(), AgentError> {
-        self.fixtures.mount_share(tag, path, file, read_only)
+    fn mount_share(&mut self, share: Share<'_>) -> Result<(), AgentError> {
+        self.fixtures.mount_share(share)
     }
 
     fn alias(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
@@ -206,7 +207,8 @@ impl Machine for System {
             if self.is_childless() {
                 return;
             }
-            let found = processes::of_session(Pid::this(), leader);
+            let courier = self.fixtures.shares.courier();
+            let found = processes::of_session(Pid::this(), leader).into_iter().filter(|&pid| Some(pid) != courier);
             let before = killed.len();
             for pid in found {
                 let _ = kill(pid, Signal::SIGKILL);

@@ -106,7 +106,7 @@ pub enum Command {
         /// Btrfs subvolume that holds the root, where there are several systems
         #[arg(long, value_name = "NAME")]
         subvolume: Option<String>,
-        /// Take a kernel that cannot mount host directories (9p)
+        /// Take a kernel that cannot mount host directories (no FUSE)
         #[arg(long)]
         without_shares: bool,
     },

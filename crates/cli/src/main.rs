@@ -7,6 +7,7 @@
 mod catalogue;
 mod check;
 mod documents;
+mod file_server;
 mod image;
 mod image_build;
 mod kit;
@@ -62,6 +63,9 @@ enum Command {
     /// Write the manual pages and the completion of the shells
     #[command(hide = true)]
     Documents(documents::Arguments),
+    /// Answer a VM's file requests; started by the runner
+    #[command(hide = true)]
+    FileServer,
 }
 
 /// Runs the program by the name it was started with and its arguments.
@@ -88,6 +92,7 @@ fn main() -> ExitCode {
         Command::Metrics(arguments) => {
             finish_plain(done(config().and_then(|config| metrics::run(&config, &arguments))))
         }
+        Command::FileServer => finish_plain(done(file_server::run())),
         Command::Ps => finish_plain(done(config().and_then(|config| ps::run(&config)))),
     }
 }

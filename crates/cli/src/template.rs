@@ -31,7 +31,7 @@ pub enum Command {
         /// Memory per VM: one template serves from 256 MiB to 8 GiB, others each doubling above
         #[arg(long, value_name = "SIZE", value_parser = VmMem::parse, default_value = "512")]
         vm_mem: u64,
-        /// Host directories that jobs see [default: the site's shares and one of the user's]
+        /// Host directories that jobs see, where file_transport is "9p" [default: the site's shares and one of the user's]
         #[arg(long, value_name = "N")]
         shares: Option<usize>,
     },

@@ -38,6 +38,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+pub mod files;
 mod frame;
 mod message;
 mod payload;
@@ -49,14 +50,14 @@ mod window;
 
 pub use error::ProtoError;
 pub use frame::{Decoder, Frame};
-pub use message::{BootTimes, ExitStatus, FailKind, Level, Stream};
+pub use message::{BootTimes, ExitStatus, FailKind, Level, Stream, Transport};
 pub use to_guest::ToGuest;
 pub use to_host::ToHost;
 pub use window::{RecvWindow, SendWindow};
 
 /// Version of the wire format. Runner and agent must agree exactly: they are built from one source
 /// and travel in one package, the check gives a clear error when somebody kept an old kit.
-pub const VERSION: u16 = 5;
+pub const VERSION: u16 = 6;
 
 /// Name of the virtio-serial port, as the guest sees it in `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "org.spank-vm.agent";

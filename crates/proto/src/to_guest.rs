@@ -1,6 +1,6 @@
 //! What the runner tells the agent.
 
-use super::message::{Stream, kind};
+use super::message::{Stream, Transport, kind};
 use super::payload::{Reader, put, put_counted, put_hello, put_size};
 use super::{Frame, ProtoError};
 
@@ -20,10 +20,12 @@ pub enum ToGuest<'a> {
     Hostname(&'a [u8]),
     /// Bytes from the host's random generator; the agent credits them fully and reseeds.
     Entropy(&'a [u8]),
-    /// Mount a share: the 9p tag and the absolute path at which it appears.
+    /// Mount a share: its number and the absolute path at which it appears.
     Share {
-        /// 9p mount tag, at most 31 bytes (the limit of virtio-9p).
-        tag: &'a [u8],
+        /// Way of its files.
+        transport: Transport,
+        /// Number of the share: the file server's, or of the 9p mount tag `s<number>`.
+        number: u16,
         /// Absolute mount point, created when the image lacks it, but never within another share.
         path: &'a [u8],
         /// Name of the one file that is shared; empty when the share is a directory.
@@ -174,9 +176,9 @@ impl<'a> ToGuest<'a> {
             Self::Clock(ns) => (kind::CLOCK, 0, put(&mut scratch, ns.to_le_bytes())),
             Self::Hostname(name) => (kind::HOSTNAME, 0, name),
             Self::Entropy(bytes) => (kind::ENTROPY, 0, bytes),
-            Self::Share { tag, path, file, read_only } => {
-                scratch.push(u8::from(*read_only));
-                put_counted(&mut scratch, tag);
+            Self::Share { transport, number, path, file, read_only } => {
+                scratch.extend([u8::from(*read_only), *transport as u8]);
+                scratch.extend(number.to_le_bytes());
                 put_counted(&mut scratch, file);
                 scratch.extend_from_slice(path);
                 (kind::SHARE, 0, &scratch)
@@ -271,7 +273,8 @@ impl<'a> ToGuest<'a> {
             kind::SHARE => {
                 let mut r = Reader::new(p, "SHARE");
                 let read_only = r.u8()? != 0;
-                Self::Share { read_only, tag: r.counted()?, file: r.counted()?, path: r.rest() }
+                let transport = Transport::parse(r.u8()?, "SHARE")?;
+                Self::Share { transport, read_only, number: r.u16()?, file: r.counted()?, path: r.rest() }
             }
             kind::LINK => {
                 let mut r = Reader::new(p, "LINK");

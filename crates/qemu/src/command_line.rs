@@ -14,7 +14,7 @@ use crate::monitor::MEMORY_DEVICE;
 use crate::shape::{BLOCK_MIB, PLAIN_CPUS, Shape, VmSize};
 use crate::share::Share;
 use image::{DiskBus, Image};
-use proto::PORT_NAME;
+use proto::{PORT_NAME, files};
 
 /// How a VM comes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,8 +75,19 @@ pub struct VmSpec<'a> {
     pub console: RawFd,
     /// QEMU's end of its monitor.
     pub monitor: RawFd,
-    /// Host directories the guest sees.
-    pub shares: &'a [Share],
+    /// Host directories the guest sees, and how.
+    pub shares: Shares<'a>,
+}
+
+/// How a guest gets the files of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shares<'a> {
+    /// Not at all.
+    None,
+    /// By a file server behind this descriptor: QEMU has a port for it, and knows neither number nor place of the shares.
+    Port(RawFd),
+    /// A 9p device for each.
+    NineP(&'a [Share]),
 }
 
 impl VmSpec<'_> {
@@ -99,7 +110,9 @@ impl VmSpec<'_> {
             (System::Image(image, fds), BootSource::Image(full)) => own_disk(full, image, fds, &mut args),
             (System::Helper(disks, fds), _) => self.helper_disks(&mut args, disks, fds),
         }
-        self.shares(&mut args);
+        if let Shares::NineP(shares) = self.shares {
+            self.nine_p(&mut args, shares);
+        }
         args.0
     }
 
@@ -171,8 +184,14 @@ impl VmSpec<'_> {
         args.pair("-chardev", format!("socket,id=console,fd={}", self.console));
         args.pair("-serial", "chardev:console");
         args.pair("-chardev", format!("socket,id=channel,fd={}", self.channel));
-        args.pair("-device", format!("virtio-serial-{},max_ports=2", self.machine.bus()));
+        // Port 0 is the console's, which is not used.
+        let ports = if let Shares::Port(_) = self.shares { 3 } else { 2 };
+        args.pair("-device", format!("virtio-serial-{},max_ports={ports}", self.machine.bus()));
         args.pair("-device", format!("virtserialport,chardev=channel,name={PORT_NAME}"));
+        if let Shares::Port(fd) = self.shares {
+            args.pair("-chardev", format!("socket,id=files,fd={fd}"));
+            args.pair("-device", format!("virtserialport,chardev=files,name={}", files::PORT_NAME));
+        }
     }
 
     /// The kernel that QEMU itself loads; without one the firmware starts the disk's boot loader.
@@ -211,8 +230,8 @@ impl VmSpec<'_> {
         }
     }
 
-    fn shares(&self, args: &mut Args) {
-        for share in self.shares {
+    fn nine_p(&self, args: &mut Args, shares: &[Share]) {
+        for share in shares {
             let tag = &share.tag;
             let mode = if share.read_only { "on" } else { "off" };
             // security_model=none: with any uid it claims, the guest acts with the rights of QEMU's user.

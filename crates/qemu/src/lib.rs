@@ -24,15 +24,15 @@ mod tail;
 
 pub use abilities::Abilities;
 pub use boot::{BootSource, FullBoot, KitFiles};
-pub use command_line::{Start, System, TemplateFds, VmSpec};
+pub use command_line::{Shares, Start, System, TemplateFds, VmSpec};
 pub use cpu_model::CpuModel;
 pub use descriptors::ImageFds;
 pub use error::QemuError;
 pub use helper_disk::HelperDisk;
 pub use largest::most_cpus;
 pub use machine::{Accel, MachineType};
-pub use monitor::{DiskError, Monitor, Shutdown, StateUri, TURN, Transfer};
+pub use monitor::{DiskError, MemoryRegion, Monitor, Shutdown, StateUri, TURN, Transfer};
 pub use process::{Files, Host, Inherited, QemuProcess, TemplateFiles};
 pub use shape::{BLOCK_MIB, EMULATED_MIB, MIN_GUEST_MIB, PLAIN_CPUS, Shape, VmSize};
-pub use share::{MAX_SHARES, Share};
+pub use share::{MAX_NINE_P_SHARES, Share};
 pub use tail::printable;

@@ -46,6 +46,27 @@ impl StateUri {
     }
 }
 
+/// Where the memory of a PC above its old holes begins, and where its second part does.
+const LOW: u64 = 1 << 20;
+const HIGH: u64 = 4 << 30;
+
+/// A smaller guest's memory lies below the hole for devices, and of a larger one's at least this much.
+const LOW_END: u64 = 2 << 30;
+
+/// Id of the questions where the guest's memory is.
+const WHERE: &str = "memory";
+
+/// A part of the guest's memory in QEMU's address space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryRegion {
+    /// Its first address in the guest.
+    pub guest: u64,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Its first address in QEMU.
+    pub host: u64,
+}
+
 /// Result of saving or loading a template's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transfer {
@@ -66,6 +87,8 @@ pub struct Monitor {
     complaint: Option<String>,
     disk_error: Option<DiskError>,
     shutdown: Option<Shutdown>,
+    /// QEMU's addresses of [`LOW`] and [`HIGH`], as they become known.
+    addresses: Vec<Option<u64>>,
 }
 
 /// Why QEMU stopped a VM whose disk it could not read or write.
@@ -101,17 +124,17 @@ impl Monitor {
             complaint: None,
             disk_error: None,
             shutdown: None,
+            addresses: Vec::new(),
         }
     }
 
-    /// Makes a QEMU with `-incoming defer` read its VM from `state` and run it.
+    /// Makes a QEMU with `-incoming defer` read its VM from `state` and run it. After [`Monitor::negotiate`].
     pub fn load(&mut self, state: StateUri) {
-        self.negotiate();
         self.hand_over(state);
         self.order(&json!({"execute": "migrate-incoming", "arguments": {"uri": state.text()}}));
     }
 
-    /// Starts the protocol. [`Monitor::load`] does that itself.
+    /// Starts the protocol, before everything else.
     pub fn negotiate(&mut self) {
         self.order(&json!({"execute": "qmp_capabilities"}));
         let capability = |name: &str| json!({"capability": name, "state": true});
@@ -126,6 +149,29 @@ impl Monitor {
         self.order(&json!({"execute": "stop"}));
         self.hand_over(state);
         self.order(&json!({"execute": "migrate", "arguments": {"uri": state.text()}}));
+    }
+
+    /// Asks where the guest's memory is; [`Monitor::memory`] has the answer. For a protocol that was started.
+    pub fn locate_memory(&mut self) {
+        for address in [LOW, HIGH] {
+            let line = format!("gpa2hva {address:#x}");
+            self.order(&json!({"execute": "human-monitor-command", "arguments": {"command-line": line}, "id": WHERE}));
+        }
+    }
+
+    /// Where the first `bytes` of the guest's memory are, those of before anything is plugged. `None` until QEMU has
+    /// answered, empty if it does not say.
+    pub fn memory(&self, bytes: u64) -> Option<Vec<MemoryRegion>> {
+        let [low, high] = *self.addresses.as_slice() else { return None };
+        let Some(low) = low else { return Some(Vec::new()) };
+        let first = MemoryRegion { guest: LOW, bytes: bytes.min(LOW_END).saturating_sub(LOW), host: low };
+        // Both are parts of one mapping.
+        let second = high.and_then(|host| {
+            let below = host.checked_sub(low.checked_sub(LOW)?).filter(|&below| below >= LOW_END)?;
+            let bytes = bytes.checked_sub(below).filter(|&bytes| bytes > 0)?;
+            Some(MemoryRegion { guest: HIGH, bytes, host })
+        });
+        Some([first].into_iter().chain(second).collect())
     }
 
     /// Gives memory to the guest through [`MEMORY_DEVICE`], up to this many bytes in total.
@@ -175,6 +221,12 @@ impl Monitor {
 
     fn understand(&mut self, line: &[u8]) {
         let Ok(message) = serde_json::from_slice::<Value>(line) else { return };
+        if message["id"] == WHERE {
+            // `Host virtual address for 0x100000 (ram) is 0x7f…`. Another text, or an error: it is not known.
+            let address = message["return"].as_str().and_then(|text| text.trim().rsplit_once(" is 0x"));
+            self.addresses.push(address.and_then(|(_, hex)| u64::from_str_radix(hex, 16).ok()));
+            return;
+        }
         if let Some(why) = message["error"]["desc"].as_str() {
             let why: String = why.chars().filter(|c| !c.is_control()).take(COMPLAINT_MAX).collect();
             tracing::debug!("QEMU's monitor: {why}");
@@ -268,6 +320,7 @@ mod tests {
     #[test]
     fn a_clone_is_ordered_in_three_lines_of_json() {
         let (mut monitor, qemu) = monitor();
+        monitor.negotiate();
         monitor.load(StateUri::FdSet(2));
         drop(monitor);
         let text = std::io::read_to_string(qemu).unwrap();
@@ -315,6 +368,32 @@ mod tests {
         {
             let event = json!({"node-name": "scratch", "operation": "write", "nospace": false, "reason": reason});
             assert_eq!(disk_error(&event).lacks_room, lacks_room, "{reason}");
+        }
+    }
+
+    #[test]
+    fn the_guest_s_memory_is_where_qemu_says() {
+        let told = |answers: [&str; 2], bytes| {
+            let (mut monitor, mut qemu) = monitor();
+            for answer in answers {
+                assert_eq!(monitor.memory(bytes), None);
+                qemu.write_all(format!("{}\n", json!({"return": answer, "id": "memory"})).as_bytes()).unwrap();
+                monitor.read();
+            }
+            monitor.memory(bytes).unwrap()
+        };
+        let low = "Host virtual address for 0x100000 (ram) is 0x7f0000100000\r\n";
+        let none = "No memory is mapped at address 0x100000000\r\n";
+        let first = |bytes| MemoryRegion { guest: 1 << 20, bytes, host: 0x7f00_0010_0000 };
+        assert_eq!(told([low, none], 254 << 20), [first(253 << 20)]);
+        assert_eq!(told([none, none], 254 << 20), []);
+        let high = "Host virtual address for 0x100000000 (ram) is 0x7f0080000000\r\n";
+        let second = MemoryRegion { guest: 4 << 30, bytes: 1 << 30, host: 0x7f00_8000_0000 };
+        assert_eq!(told([low, high], 3 << 30), [first((2 << 30) - (1 << 20)), second]);
+        // What was plugged is another mapping.
+        for plugged in ["0x7e0000000000", "0x7f1000000000"] {
+            let plugged = format!("Host virtual address for 0x100000000 (plug-ram) is {plugged}\r\n");
+            assert_eq!(told([low, &plugged], 254 << 20), [first(253 << 20)]);
         }
     }
 

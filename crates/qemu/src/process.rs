@@ -31,6 +31,8 @@ pub struct Files {
     pub scratch: Option<File>,
     /// Memory and device state of a template: written when it is made, read when it is cloned.
     pub template: Option<TemplateFiles>,
+    /// QEMU's end of the port to the file server.
+    pub file_port: Option<UnixStream>,
     /// The disks of a helper: only descriptors, the rest is in its command line.
     pub disks: Vec<OwnedFd>,
 }
@@ -72,7 +74,8 @@ impl Inherited {
         let files = &self.files;
         let own = [&files.image, &files.scratch].into_iter().flatten().map(AsRawFd::as_raw_fd);
         let disks = files.disks.iter().map(AsRawFd::as_raw_fd);
-        sockets.into_iter().chain(own).chain(template).chain(disks).collect()
+        let port = files.file_port.iter().map(AsRawFd::as_raw_fd);
+        sockets.into_iter().chain(port).chain(own).chain(template).chain(disks).collect()
     }
 }
 
@@ -83,6 +86,8 @@ pub struct Host {
     pub blocked: SigSet,
     /// Whether the memory that both processes may use is exhausted.
     pub ran_out_of_memory: fn() -> bool,
+    /// Process number of the file server, which reaches the guest's memory through QEMU's.
+    pub file_server: Option<u32>,
 }
 
 /// A running QEMU and the runner's ends of its streams, all nonblocking. Dropping it kills QEMU.
@@ -128,9 +133,9 @@ impl QemuProcess {
         command.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
         let runner = nix::unistd::getpid();
         let last_fd = highest_descriptor();
-        let Host { blocked, ran_out_of_memory } = host;
+        let Host { blocked, ran_out_of_memory, file_server } = host;
         // SAFETY: the closure runs between fork and exec of a single-threaded process and makes system calls only.
-        unsafe { command.pre_exec(move || detach(runner, &blocked, &keep, last_fd)) };
+        unsafe { command.pre_exec(move || detach(runner, &blocked, file_server, &keep, last_fd)) };
         let mut child = command.spawn().wanted_for(|| format!("{} cannot be started", qemu.display()))?;
         let stderr: OwnedFd = child.stderr.take().ok_or_else(|| QemuError::new("no pipe for QEMU's messages"))?.into();
         set_nonblocking(&stderr).wanted_for(|| "QEMU's messages".to_owned())?;
@@ -161,6 +166,11 @@ impl QemuProcess {
             printed,
             complaints,
         }
+    }
+
+    /// QEMU's process number; 0 for the stand-in.
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
     }
 
     /// The descriptors to poll besides the channel; [`QemuProcess::read_texts`] reads them. All end
@@ -281,7 +291,13 @@ impl Drop for QemuProcess {
 }
 
 /// Prepares the child between fork and exec.
-fn detach(runner: nix::unistd::Pid, mask: &SigSet, keep: &[RawFd], last_fd: RawFd) -> io::Result<()> {
+fn detach(
+    runner: nix::unistd::Pid,
+    mask: &SigSet,
+    file_server: Option<u32>,
+    keep: &[RawFd],
+    last_fd: RawFd,
+) -> io::Result<()> {
     // Its own session: neither the terminal's nor Slurm's group signals reach it.
     setsid()?;
     // Where Slurm signals every descendant (proctrack/linuxproc), QEMU must not react. KVM's own use
@@ -292,6 +308,11 @@ fn detach(runner: nix::unistd::Pid, mask: &SigSet, keep: &[RawFd], last_fd: RawF
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     if getppid() != runner {
         return Err(io::Error::other("the runner is gone"));
+    }
+    if let Some(server) = file_server {
+        // Where Yama lets only ancestors reach a process's memory, the server may too. Without Yama it is an error.
+        // SAFETY: prctl with integers only.
+        unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::c_ulong::from(server), 0, 0, 0) };
     }
     no_core_dump()?;
     no_capabilities()?;

@@ -3,8 +3,8 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-/// Most shares of a VM: each is a device of its own, and the bus has room for 31 with all others.
-pub const MAX_SHARES: usize = 24;
+/// Most shares of a VM over 9p: each is a device of its own, and the bus has room for 31 with all others.
+pub const MAX_NINE_P_SHARES: usize = 24;
 
 /// A directory or a file of the host that is mounted in the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -81,6 +81,27 @@ pub enum StartChoice {
     Boot,
 }
 
+/// How the files of the host get into guests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum FileTransport {
+    /// FUSE, and a file server for each VM.
+    #[serde(rename = "fuse")]
+    Fuse,
+    /// 9p devices of QEMU.
+    #[serde(rename = "9p")]
+    NineP,
+}
+
+impl FileTransport {
+    /// The value as it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fuse => "fuse",
+            Self::NineP => "9p",
+        }
+    }
+}
+
 fn share_specs<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<ShareSpec>, D::Error> {
     let texts = Vec::<String>::deserialize(deserializer)?;
     texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
@@ -149,6 +170,8 @@ pub struct Config {
     pub allow_root: bool,
     /// Share the user's home directory.
     pub share_home: bool,
+    /// How the files of the host get into guests.
+    pub file_transport: FileTransport,
     /// More shares for every guest.
     #[serde(deserialize_with = "share_specs")]
     pub shares: Vec<ShareSpec>,
@@ -187,6 +210,7 @@ impl Default for Config {
             kvm_timeout_s: 10,
             allow_root: false,
             share_home: true,
+            file_transport: FileTransport::Fuse,
             shares: Vec::new(),
         }
     }

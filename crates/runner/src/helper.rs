@@ -20,10 +20,10 @@ use super::timing::Moments;
 use crate::config::Config;
 use crate::limits;
 use image::Links;
-use proto::{ExitStatus, FailKind};
+use proto::{ExitStatus, FailKind, Transport};
 use qemu::{Accel, BootSource, VmSize};
 use qemu::{Files, QemuProcess};
-use qemu::{HelperDisk, Start, System, VmSpec};
+use qemu::{HelperDisk, Shares, Start, System, VmSpec};
 
 /// The agent's own name in a guest without an image.
 const AGENT: &str = "/init";
@@ -122,8 +122,16 @@ impl Helper<'_> {
         let vm = Vm::new(0, self.spawn(attempt.accel())?, None, Moments::begin(begin));
         let streams = Streams::outputs_only(Output::new(self.stdout, 1)?, Output::new(stderr.as_fd(), 1)?);
         let (signals, links) = (Signals::none()?, Links::default());
-        let task = &self.task;
-        let guest = Guest { task, shares: &[], aliases: &[], links: &links, processors: 1, cpus: None, memory: None };
+        let guest = Guest {
+            task: &self.task,
+            shares: &[],
+            aliases: &[],
+            transport: Transport::Fuse,
+            links: &links,
+            processors: 1,
+            cpus: None,
+            memory: None,
+        };
         let patience = Patience { attempt, advice: source::advice(&self.source), silence_limit: None, notice: None };
         let mut relay = Relay::new(vec![vm], streams, &signals, guest, patience);
         relay.run()?;
@@ -152,7 +160,7 @@ impl Helper<'_> {
                 channel: inherited.channel.as_raw_fd(),
                 console: inherited.console.as_raw_fd(),
                 monitor: inherited.monitor.as_raw_fd(),
-                shares: &[],
+                shares: Shares::None,
             }
             .args()
         })

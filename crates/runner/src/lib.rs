@@ -16,6 +16,7 @@ mod conclude;
 pub mod config;
 pub mod delivery;
 pub mod error;
+mod file_server;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod helper;

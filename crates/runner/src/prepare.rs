@@ -14,6 +14,7 @@ use crate::start::{Timeouts, source};
 use crate::task::{RawTerminal, Task, same_file, terminal_size};
 use crate::{job, limits, notice, progress, save, shares};
 use image::{Image, ImageError, Owner, runs_here};
+use proto::Transport;
 use qemu::{BootSource, MachineType, VmSize};
 
 /// The parts of a slot's VMs: everything that is looked up once.
@@ -27,6 +28,7 @@ pub(crate) struct Parts {
     pub(crate) size: VmSize,
     pub(crate) timeouts: Timeouts,
     pub(crate) seen: Chosen,
+    pub(crate) transport: Transport,
     pub(crate) task: Task,
 }
 
@@ -87,7 +89,9 @@ pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunErr
         Delivered::Disk(disk) => disk,
         Delivered::Interrupted(signal) => return Ok(Prepared::Interrupted(signal)),
     };
-    Ok(Prepared::Parts(Box::new(Parts { image, source, disk, qemu, machine, size, timeouts, seen, task })))
+    let transport = source::transport(config.file_transport);
+    let parts = Parts { image, source, disk, qemu, machine, size, timeouts, seen, transport, task };
+    Ok(Prepared::Parts(Box::new(parts)))
 }
 
 /// The image, if this user and job may use it here.
@@ -152,7 +156,8 @@ fn choose_shares(slot: &Slot, image: &Image, own: &[Own]) -> Result<Chosen, RunE
         notice::line(&format!("warning: the kernel of image '{name}' cannot mount host directories; none is there"));
         return Ok(Chosen::default());
     }
-    let chosen = shares::choose(mounts, &slot.config.shares, own)?;
+    let most = source::most_shares(source::transport(slot.config.file_transport));
+    let chosen = shares::choose(mounts, &slot.config.shares, own)?.at_most(most)?;
     // Once per step and node.
     if std::env::var("SLURM_LOCALID").map_or(true, |number| number == "0") {
         chosen.warnings.iter().for_each(|warning| notice::line(warning));

@@ -15,7 +15,7 @@ use crate::error::{Fault, RunError, ensure};
 use alias::{depth, through};
 use node::layout::this_node;
 use own::Found;
-use qemu::{MAX_SHARES, Share};
+use qemu::Share;
 use request::ShareSpec;
 
 pub use alias::Alias;
@@ -30,6 +30,22 @@ pub struct Chosen {
     pub aliases: Vec<Alias>,
     /// Directories of the user that are not there; one line each.
     pub warnings: Vec<String>,
+}
+
+impl Chosen {
+    /// Refuses more than `most` shares.
+    ///
+    /// # Errors
+    /// With both numbers.
+    pub fn at_most(self, most: usize) -> Result<Self, RunError> {
+        let count = self.shares.len();
+        ensure!(
+            count <= most,
+            Fault::User,
+            "{count} places of the host are to be in the VM, and {most} can be: mount a directory above several"
+        );
+        Ok(self)
+    }
 }
 
 /// What guests see of the host.
@@ -71,7 +87,7 @@ pub fn choose(asked: &[ShareSpec], site: &[ShareSpec], own: &[Own]) -> Result<Ch
         choice.add_own(found)?;
     }
     choice.check_places()?;
-    choice.finish()
+    Ok(choice.finish())
 }
 
 /// What was chosen so far.
@@ -208,13 +224,7 @@ impl Choice {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Chosen, RunError> {
-        let count = self.list.len();
-        ensure!(
-            count <= MAX_SHARES,
-            Fault::User,
-            "{count} places of the host are to be in the VM, and {MAX_SHARES} can be: mount a directory above several"
-        );
+    fn finish(mut self) -> Chosen {
         // Parents are mounted before what is below them.
         self.list.sort_by_key(|share| depth(&share.spec.target));
         let share = |(number, Candidate { spec, is_file, .. }): (usize, Candidate)| Share {
@@ -225,6 +235,6 @@ impl Choice {
             is_file,
         };
         let shares = self.list.into_iter().enumerate().map(share).collect();
-        Ok(Chosen { shares, aliases: self.aliases, warnings: self.warnings })
+        Chosen { shares, aliases: self.aliases, warnings: self.warnings }
     }
 }

@@ -1,6 +1,6 @@
 //! Files in the submit directory.
 
-use super::{Case, differs, same};
+use super::{Case, same};
 
 pub const CASES: &[Case] = &[
     same(
@@ -24,23 +24,31 @@ pub const CASES: &[Case] = &[
         "srun $VM sh -c 'echo end | dd of=big bs=1 seek=5000000000 2> /dev/null'; \
          stat -c %s big; tail -c 4 big; rm big",
     ),
-    differs(
+    same(
         "files",
-        "fractions of a second in times that are set",
-        "srun $VM touch -d @1.5 f; stat -c %.1Y f",
-        "Linux's 9p sets whole seconds; the time of a write is exact",
+        "nanoseconds in times that are set",
+        "srun $VM sh -c 'touch -d @1.123456789 f; stat -c %.9Y f'; stat -c %.9Y f",
     ),
-    differs(
+    same(
         "files",
-        "space set aside",
-        "srun $VM fallocate -l 1M room",
-        "9p has no such request; programs that use posix_fallocate write zeros instead",
+        "space set aside, and a hole made in it",
+        "srun $VM sh -c 'fallocate -l 1M room; stat -c %s room; fallocate -p -l 512K room; du -k room'; du -k room",
     ),
-    differs(
+    same(
+        "files",
+        "holes",
+        "srun $VM sh -c 'truncate -s 10M s; echo x >> s; cp --sparse=auto s t; du -k s t'; du -k s t",
+    ),
+    same(
         "files",
         "a deleted file opened again through /proc",
         "srun $VM bash -c 'exec 4<> f; rm f; echo text >&4; cat /proc/self/fd/4'",
-        "9p opens files by their names; the descriptor itself goes on working",
+    ),
+    same(
+        "files",
+        "a temporary file without a name",
+        "srun $VM perl -e 'open F, \"+>\", \"f\"; unlink \"f\"; truncate F, 5; print -s F, \"\\n\"; syswrite F, \"text\"; \
+         sysseek F, 0, 0; sysread F, $text, 9; print length $text, (stat F)[3], \"\\n\"'; ls",
     ),
     same(
         "files",
@@ -48,11 +56,32 @@ pub const CASES: &[Case] = &[
         "d=$(printf 'd/%.0s' {1..60}); srun $VM sh -c \"mkdir -p $d && echo deep > $d/f\"; cat $d/f",
     ),
     same("files", "a lock", "srun $VM flock lock echo locked"),
-    differs(
+    same(
         "files",
         "a lock that a process on the host holds",
         "exec 3> lock; flock 3; srun $VM flock -n lock echo got it",
-        "locks of 9p shares hold within one VM",
+    ),
+    same(
+        "files",
+        "a lock that a task holds, until it is killed",
+        "srun $VM bash -c 'exec 3> lock; flock 3; : > held; sleep 100' & until_file held; \
+         flock -n lock echo got it || echo refused; scancel -s KILL $SLURM_JOB_ID.0; wait; flock -w 20 lock echo free",
+    ),
+    same(
+        "files",
+        "a POSIX lock that a task holds",
+        "srun $VM perl -MFcntl=:flock -e 'open F, \">\", \"lock\"; \
+         $lock = pack(\"ssx4qqlx4\", 1, 0, 0, 0, 0); fcntl F, 6, $lock or die; open H, \">\", \"held\"; close H; \
+         select undef, undef, undef, 0.1 until -e \"done\"' & until_file held; \
+         perl -e 'open F, \">\", \"lock\"; $lock = pack(\"ssx4qqlx4\", 1, 0, 0, 0, 0); print fcntl(F, 6, $lock) ? \"got it\" : \"refused\"'; \
+         : > done; wait",
+    ),
+    same(
+        "files",
+        "the modes that a directory gives its files",
+        "mkdir d; perl -e 'syscall 188, \"d\", \"system.posix_acl_default\", \
+         pack(\"V(vvV)3\", 2, 1, 7, -1, 4, 7, -1, 32, 0, -1), 28, 0'; \
+         srun $VM sh -c 'umask 077; : > d/f; mkdir d/e'; stat -c '%a %n' d/f d/e",
     ),
     same(
         "files",
@@ -64,6 +93,12 @@ pub const CASES: &[Case] = &[
         "files",
         "appending from two tasks",
         "srun $VM -n2 bash -c 'for i in {1..100}; do echo $SLURM_PROCID $i; done >> log'; wc -l < log; sort -u log | wc -l",
+    ),
+    same(
+        "files",
+        "appending from a task and from the host",
+        "srun $VM bash -c 'for i in {1..200}; do echo guest $i; done >> log; : > done' & \
+         for i in {1..200}; do echo host $i >> log; done; until_file done; wait; wc -l < log; sort -u log | wc -l",
     ),
     same(
         "files",

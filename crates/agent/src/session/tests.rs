@@ -15,7 +15,7 @@ use super::*;
 use crate::machine::Reaped;
 use crate::pump::output_index;
 use crate::sys;
-use proto::{BootTimes, DATA_CHUNK, Decoder, ExitStatus, RecvWindow, SendWindow, Stream, WINDOW};
+use proto::{BootTimes, DATA_CHUNK, Decoder, ExitStatus, RecvWindow, SendWindow, Stream, Transport, WINDOW};
 
 const TIMES: BootTimes = BootTimes { agent_ms: 1, modules_ms: 2, ready_ms: 3 };
 
@@ -59,7 +59,7 @@ impl Machine for StandIn {
     fn use_cpus(&mut self, count: u16) -> Result<(), AgentError> {
         self.note(format!("cpus {count}"))
     }
-    fn mount_share(&mut self, _tag: &[u8], path: &Path, file: &Path, read_only: bool) -> Result<(), AgentError> {
+    fn mount_share(&mut self, Share { path, file, read_only, .. }: Share<'_>) -> Result<(), AgentError> {
         self.note(format!("share {}{} {read_only}", path.display(), file.display()))
     }
     fn alias(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
@@ -462,7 +462,7 @@ fn the_machine_is_set_up_in_the_order_of_the_messages() {
         ToGuest::Hostname(b"vm1"),
         ToGuest::Entropy(&[1; 32]),
         ToGuest::Cpus(2),
-        ToGuest::Share { tag: b"s0", path: b"/data", file: b"", read_only: true },
+        ToGuest::Share { transport: Transport::Fuse, number: 0, path: b"/data", file: b"", read_only: true },
         ToGuest::Alias { path: b"/w", target: b"d" },
         ToGuest::Zone { name: b"Europe/Berlin", data: b"TZif2" },
         ToGuest::User { gid: 100, name: b"ada", gecos: b"", home: b"/home/ada", shell: b"/bin/sh" },

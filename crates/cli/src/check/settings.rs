@@ -31,6 +31,7 @@ pub(super) fn text(config: &Config) -> String {
         kvm_timeout_s,
         allow_root,
         share_home,
+        file_transport,
         shares,
     } = config;
     let shares: Vec<String> = shares.iter().map(ToString::to_string).collect();
@@ -45,11 +46,12 @@ pub(super) fn text(config: &Config) -> String {
          memory_overhead_per_gib_mib = {memory_overhead_per_gib_mib}\nmax_vms_per_slot = {max_vms_per_slot}\n\
          boot_timeout_s = {boot_timeout_s}\nfull_boot_timeout_s = {full_boot_timeout_s}\n\
          silence_timeout_s = {silence_timeout_s}\nkvm_timeout_s = {kvm_timeout_s}\nallow_root = {allow_root}\n\
-         share_home = {share_home}\n\
+         share_home = {share_home}\nfile_transport = {:?}\n\
          shares = {shares:?}\n",
         delivery.as_str(),
         format!("{accel:?}").to_lowercase(),
         format!("{machine:?}").to_lowercase(),
         format!("{start:?}").to_lowercase(),
+        file_transport.as_str(),
     )
 }

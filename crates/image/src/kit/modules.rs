@@ -27,12 +27,13 @@ const fn like(group: &'static str, module: &'static str) -> Wanted {
 
 /// In loading order. libcrc32c asks for `crc32c` by a name that only modprobe resolves. So modules that need it get an
 /// implementation first: the one for the processor, if it has one, and the plain one.
-const WANTED: [Wanted; 25] = [
+const WANTED: [Wanted; 26] = [
     need("pci", "virtio_pci"),
     need("mmio", "virtio_mmio"),
     need("base", "virtio_console"),
     need("base", "virtio_blk"),
     need("base", "overlay"),
+    need("fuse", "fuse"),
     need("9p", "9pnet_virtio"),
     need("9p", "9p"),
     like("mem", "virtio_mem"),
@@ -241,13 +242,14 @@ mod tests {
         dir
     }
 
-    const GENERIC: [(&str, &str); 12] = [
+    const GENERIC: [(&str, &str); 13] = [
         ("virtio.ko", ""),
         ("virtio_ring.ko", "virtio"),
         ("virtio_pci.ko", "virtio,virtio_ring"),
         ("virtio_mmio.ko", "virtio_ring"),
         ("virtio_console.ko", "virtio_ring"),
         ("virtio_blk.ko", "virtio_ring"),
+        ("fuse.ko", ""),
         ("9pnet.ko", ""),
         ("9pnet_virtio.ko", "9pnet,virtio_ring"),
         ("9p.ko", "9pnet"),

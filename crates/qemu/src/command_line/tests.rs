@@ -61,7 +61,7 @@ fn spec(image: &Image, machine: MachineType, accel: Accel, start: Start) -> Stri
         channel: 8,
         console: 9,
         monitor: 10,
-        shares: &shares,
+        shares: Shares::NineP(&shares),
     };
     spec.args().iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n")
 }
@@ -233,7 +233,7 @@ fn a_helper_has_no_image_and_its_disks_by_descriptor_and_format() {
         channel: 8,
         console: 9,
         monitor: 10,
-        shares: &[],
+        shares: Shares::None,
     };
     let line = spec.args().iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n");
     for expected in [
@@ -262,4 +262,25 @@ fn more_than_255_processors_have_their_interrupts_remapped() {
     }
     assert!(of(Accel::Kvm, 256).contains(",kernel-irqchip=split,dump-guest-core=off"));
     assert!(!of(Accel::Tcg, 256).contains("irqchip"));
+}
+
+#[test]
+fn a_file_server_takes_a_port_and_no_device_for_any_share() {
+    let spec = VmSpec {
+        machine: MachineType::Q35,
+        accel: Accel::Tcg,
+        cpu_model: &CpuModel::default(),
+        start: Start::Boot(VmSize { memory_mib: 256, cpus: 1 }),
+        source: &kit(),
+        system: System::Image(&image(), ImageFds { image: 6, scratch: 7 }),
+        channel: 8,
+        console: 9,
+        monitor: 10,
+        shares: Shares::Port(11),
+    };
+    let line = spec.args().iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n");
+    let expected = "virtio-serial-pci,max_ports=3\n-device\nvirtserialport,chardev=channel,name=org.spank-vm.agent\n\
+                    -chardev\nsocket,id=files,fd=11\n-device\nvirtserialport,chardev=files,name=org.spank-vm.files\n";
+    assert!(line.contains(expected), "{line}");
+    assert!(!line.contains("9p"), "{line}");
 }

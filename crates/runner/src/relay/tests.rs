@@ -49,8 +49,16 @@ impl Stage {
             .unzip();
         let output = |fd| Output::new(fd, vms.len()).unwrap();
         let streams = Streams::new(self.stdin.0.as_fd(), output(stdout.as_fd()), output(stderr.as_fd())).unwrap();
-        let (task, links) = (&self.task, &self.links);
-        let guest = Guest { task, shares: &[], aliases: &[], links, processors: 1, cpus: None, memory: None };
+        let guest = Guest {
+            task: &self.task,
+            shares: &[],
+            aliases: &[],
+            transport: proto::Transport::Fuse,
+            links: &self.links,
+            processors: 1,
+            cpus: None,
+            memory: None,
+        };
         let patience = Patience { attempt: &self.attempt, advice: "", silence_limit: None, notice: None };
         let mut relay = Relay::new(vms, streams, &self.signals, guest, patience);
         relay.greet();

@@ -14,6 +14,9 @@ use super::vm::Vm;
 use crate::signals::{Signal, Signals, is_fatal};
 use proto::DATA_CHUNK;
 
+/// Descriptors of a VM: its channel and its texts.
+const VM_FDS: usize = 5;
+
 /// The data for one turn of a loop.
 #[derive(Debug)]
 pub struct Events<'a> {
@@ -56,7 +59,7 @@ impl<'a> Events<'a> {
     pub fn wait(&mut self, vms: &mut [Vm], others: &[PollFd<'_>], remind: Option<Deadline>) -> io::Result<Ready> {
         vms.iter_mut().filter(|vm| vm.wants_to_send()).for_each(Vm::flush);
         let (read, write) = (PollFlags::POLLIN, PollFlags::POLLOUT);
-        let mut fds = Vec::with_capacity(1 + 4 * vms.len() + others.len());
+        let mut fds = Vec::with_capacity(1 + VM_FDS * vms.len() + others.len());
         fds.push(PollFd::new(self.signals.as_fd(), read));
         for vm in vms.iter().filter(|vm| !vm.is_over()) {
             let wanted = if vm.wants_to_send() { read | write } else { read };
@@ -79,7 +82,7 @@ impl<'a> Events<'a> {
             signals: is_ready(&fds[0]),
             others: fds[first_other..].iter().map(is_ready).collect(),
             vms: living
-                .zip(fds[1..first_other].chunks_exact(4))
+                .zip(fds[1..first_other].chunks_exact(VM_FDS))
                 .map(|(vm, fds)| VmReady { vm, channel: can_be_read(&fds[0]), texts: fds[1..].iter().any(is_ready) })
                 .filter(|ready| ready.channel || ready.texts)
                 .collect(),

@@ -9,6 +9,7 @@ use super::channel::{Address, Listener, Outgoing, Refusal};
 use super::clock::{AwakeClock, Deadline};
 use super::heartbeat::{Beat, Heartbeat};
 use super::wall_clock::wall_clock;
+use crate::file_server::FileServer;
 use crate::timing::Moments;
 use proto::{self, DATA_CHUNK, Decoder, Level, ProtoError, ToGuest, ToHost};
 use qemu::{DiskError, Monitor, QemuProcess, printable};
@@ -80,6 +81,8 @@ pub struct Vm {
     /// Times of events, for `--timing` and the log, without those of its tasks.
     pub moments: Moments,
     process: QemuProcess,
+    /// Serves its shares, if there are any.
+    file_server: Option<FileServer>,
     phase: Phase,
     has_answered: bool,
     nonce: u64,
@@ -102,6 +105,7 @@ impl Vm {
             number,
             moments,
             process,
+            file_server: None,
             phase: Phase::Greeting,
             has_answered: false,
             nonce: 0,
@@ -113,6 +117,11 @@ impl Vm {
             memory_to_plug,
             log_lines: LOG_LINES,
         }
+    }
+
+    /// The VM's shares are served by this process: they end together.
+    pub(crate) fn serve_files(&mut self, server: FileServer) {
+        self.file_server = Some(server);
     }
 
     /// Begins a new session; the agent forgets all earlier ones. The HELLO waits in the channel until the agent
@@ -204,8 +213,11 @@ impl Vm {
     }
 
     /// Other descriptors to poll; they end when QEMU does, but that is noticed through the channel.
-    pub fn texts(&self) -> [BorrowedFd<'_>; 3] {
-        self.process.texts()
+    pub fn texts(&self) -> [BorrowedFd<'_>; 4] {
+        let [console, stderr, monitor] = self.process.texts();
+        // Without a server nothing more is waited for.
+        let server = self.file_server.as_ref().map_or(console, FileServer::events);
+        [console, stderr, monitor, server]
     }
 
     /// When to look again, even if nothing has happened.
@@ -296,12 +308,30 @@ impl Vm {
     pub fn read_texts(&mut self) {
         self.process.read_texts();
         self.check_disks();
+        self.look_at_file_server();
     }
 
     /// Ends the VM if QEMU has stopped it because of a disk.
     fn check_disks(&mut self) {
         if let Some(DiskError { text, lacks_room }) = self.process.monitor.disk_error().filter(|_| !self.is_over()) {
             self.fail(if lacks_room { Failure::Broken(text) } else { Failure::NodeFailed(text) });
+        }
+    }
+
+    /// Tells the file server what it must know. If it has ended, the guest's programs would wait for their files for ever.
+    fn look_at_file_server(&mut self) {
+        let Some(server) = &mut self.file_server else { return };
+        if let Some(regions) = server.wants_memory().and_then(|bytes| self.process.monitor.memory(bytes)) {
+            server.tell_memory(self.process.id(), &regions);
+        }
+        if let Some(end) = server.end() {
+            self.file_server = None;
+            match end {
+                // QEMU has ended, which the channel reports.
+                Ok(()) => {}
+                Err(_) if self.is_over() => {}
+                Err(why) => self.fail(Failure::NodeFailed(why)),
+            }
         }
     }
 
@@ -360,14 +390,21 @@ impl Vm {
     }
 
     fn fail(&mut self, failure: Failure) {
-        self.process.kill();
+        self.kill();
         self.close(Some(failure));
     }
 
     /// Ends the VM after its work is done.
     pub fn end(&mut self) {
-        self.process.kill();
+        self.kill();
         self.close(None);
+    }
+
+    fn kill(&mut self) {
+        self.process.kill();
+        if let Some(server) = &mut self.file_server {
+            server.kill();
+        }
     }
 
     /// Ends the session but not the VM: QEMU waits for the next session.
@@ -384,6 +421,7 @@ impl Vm {
     /// Waits until QEMU is gone.
     pub fn reap(&mut self) {
         self.process.finish();
+        self.file_server = None;
         self.moments.resumed = self.process.monitor.resumed();
         self.moments.gone = Some(Instant::now());
     }

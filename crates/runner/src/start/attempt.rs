@@ -4,6 +4,7 @@
 
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use super::fit::{Wanted, fit};
@@ -11,6 +12,7 @@ use super::{Attempt, kvm, source};
 use crate::conclude::Report;
 use crate::config::StartChoice;
 use crate::error::{Blame, Context, RunError};
+use crate::file_server::FileServer;
 use crate::limits::{self, OutputLimit};
 use crate::prepare::Parts;
 use crate::relay::{Patience, Relay};
@@ -23,9 +25,9 @@ use crate::template::{self, Obtained, Recipe, Template, Terms};
 use crate::timing::Moments;
 use crate::{notice, progress};
 use node::progress::Phase;
-use proto::ExitStatus;
+use proto::{ExitStatus, Transport};
 use qemu::scratch;
-use qemu::{Accel, MachineType, Shape, Start, System, TemplateFds, VmSize, VmSpec};
+use qemu::{Accel, Host, MachineType, Shape, Shares, Start, System, TemplateFds, VmSize, VmSpec};
 use qemu::{Files, QemuError, QemuProcess};
 
 /// How an attempt ended.
@@ -128,7 +130,8 @@ impl Vms<'_> {
         if parts.machine == MachineType::Microvm {
             return Obtained::Unavailable(format!("machine {:?} cannot plug memory", parts.machine));
         }
-        let Some(shape) = parts.source.shape(self.size, parts.seen.shares.len()) else {
+        let devices = source::devices(parts.transport, parts.seen.shares.len());
+        let Some(shape) = parts.source.shape(self.size, devices) else {
             return Obtained::Unavailable(format!("{:?} is larger than templates are", self.size));
         };
         if !limits::allow_mapping((shape.base_mib + shape.pluggable_mib) << 20) {
@@ -144,6 +147,7 @@ impl Vms<'_> {
             accel: self.attempt.accel(),
             cpu_model: &slot.config.cpu_model,
             shape,
+            transport: parts.transport,
             introduction: &introduction,
         };
         let terms = Terms { signals: self.signals, attempt: self.attempt, notice_at: self.notice_at };
@@ -216,6 +220,7 @@ impl Vms<'_> {
             task: &parts.task,
             shares: &parts.seen.shares,
             aliases: &parts.seen.aliases,
+            transport: parts.transport,
             links: &parts.image.entry.links,
             processors: self.size.cpus,
             cpus: template.filter(|(shape, _)| shape.cpus > self.size.cpus).map(|_| self.size.cpus as u16),
@@ -267,7 +272,11 @@ impl Vms<'_> {
                 (Start::Boot(self.size), Files { image, scratch, ..Files::default() })
             }
         };
-        let mut process = QemuProcess::spawn(&parts.qemu, source::host(), files, |inherited| {
+        // Before QEMU: it is QEMU that must let the server reach the guest's memory.
+        let (server, file_port) = self.file_server(start)?.unzip();
+        let host = Host { file_server: server.as_ref().map(FileServer::id), ..source::host() };
+        let files = Files { file_port, ..files };
+        let mut process = QemuProcess::spawn(&parts.qemu, host, files, |inherited| {
             VmSpec {
                 machine: parts.machine,
                 accel: self.attempt.accel(),
@@ -278,21 +287,43 @@ impl Vms<'_> {
                 channel: inherited.channel.as_raw_fd(),
                 console: inherited.console.as_raw_fd(),
                 monitor: inherited.monitor.as_raw_fd(),
-                shares: &parts.seen.shares,
+                shares: match &inherited.files.file_port {
+                    Some(port) => Shares::Port(port.as_raw_fd()),
+                    None => Shares::NineP(&parts.seen.shares),
+                },
             }
             .args()
         })
         .map_err(blame_start)?;
+        // Also so that the monitor reports why a machine stopped.
+        process.monitor.negotiate();
+        if server.is_some() {
+            process.monitor.locate_memory();
+        }
         let mut memory_to_plug = None;
         if let (Start::Clone(shape, fds), Some(state)) = (start, &device_state) {
             process.monitor.load(fds.abilities.state_uri(state));
             memory_to_plug = shape.bytes_to_plug(self.size);
-        } else {
-            // Needed only so that the monitor reports why a machine stopped.
-            process.monitor.negotiate();
         }
         let moments = Moments { template: has_template, spawned: Some(Instant::now()), ..Moments::begin(slot.begin) };
-        Ok(Vm::new(index, process, memory_to_plug, moments))
+        let mut vm = Vm::new(index, process, memory_to_plug, moments);
+        if let Some(server) = server {
+            vm.serve_files(server);
+        }
+        Ok(vm)
+    }
+
+    /// The server of a VM's shares with QEMU's end of its port. Also if nothing is shared: a template's clones all have the
+    /// port.
+    fn file_server(&self, start: Start) -> Result<Option<(FileServer, UnixStream)>, RunError> {
+        if self.parts.transport != Transport::Fuse {
+            return Ok(None);
+        }
+        let memory_mib = match start {
+            Start::Boot(size) => size.memory_mib,
+            Start::Template(shape, _) | Start::Clone(shape, _) => shape.base_mib,
+        };
+        FileServer::start(&self.parts.seen.shares, memory_mib << 20, source::host().blocked).map(Some)
     }
 
     /// For `-v`.

@@ -72,7 +72,8 @@ pub fn prebuild(
         Delivered::Disk(disk) => disk,
         Delivered::Interrupted(signal) => return Err(interrupted(signal)),
     };
-    let shape = source.shape(VmSize { memory_mib, cpus }, shares);
+    let transport = source::transport(config.file_transport);
+    let shape = source.shape(VmSize { memory_mib, cpus }, source::devices(transport, shares));
     let shape = shape.ok_or_else(|| {
         RunError::user(format!("no template serves VMs with {memory_mib} MiB and {}", processors(cpus)))
     })?;
@@ -92,6 +93,7 @@ pub fn prebuild(
             accel,
             cpu_model: &config.cpu_model,
             shape,
+            transport,
             introduction: &introduction,
         };
         let terms = Terms { signals: &signals, attempt, notice_at };

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Timeouts;
-use crate::config::{Config, MachineChoice};
+use crate::config::{Config, FileTransport, MachineChoice};
 use crate::error::{Blame, Context, Fault, RunError};
 use crate::limits;
 use crate::signals::passed_on;
 use image::kit::Kit;
 use image::{BootMode, DiskBus, DiskFormat, Image};
+use proto::Transport;
 use qemu::{BootSource, FullBoot, Host, KitFiles, MachineType, QemuError, overlay, scratch};
 
 /// What guests of `image` boot from on this node.
@@ -92,6 +93,32 @@ pub(crate) fn machine(source: &BootSource, choice: MachineChoice) -> MachineType
     }
 }
 
+/// How the guest gets the files of the host.
+pub(crate) fn transport(choice: FileTransport) -> Transport {
+    match choice {
+        FileTransport::Fuse => Transport::Fuse,
+        FileTransport::NineP => Transport::NineP,
+    }
+}
+
+/// The most shares of a VM.
+pub(crate) fn most_shares(transport: Transport) -> usize {
+    match transport {
+        // Each has a thread in the guest. More than these are a mistake rather than a need.
+        Transport::Fuse => 128,
+        Transport::NineP => qemu::MAX_NINE_P_SHARES,
+    }
+}
+
+/// Devices that a VM with so many shares has for them.
+pub(crate) fn devices(transport: Transport, shares: usize) -> usize {
+    match transport {
+        // One port, whatever is shared.
+        Transport::Fuse => 0,
+        Transport::NineP => shares,
+    }
+}
+
 /// How long the guest may take until its agent answers. On shared processors it gets `turns` times the time of one VM.
 pub(crate) fn timeouts(source: &BootSource, config: &Config, turns: u32) -> Timeouts {
     let (boot, trial) = match source {
@@ -134,5 +161,5 @@ fn full_boot(image: &Image) -> Result<FullBoot, RunError> {
 
 /// What a QEMU process must know about this process.
 pub(crate) fn host() -> Host {
-    Host { blocked: passed_on(), ran_out_of_memory: limits::ran_out_of_memory }
+    Host { blocked: passed_on(), ran_out_of_memory: limits::ran_out_of_memory, file_server: None }
 }

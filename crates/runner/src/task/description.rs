@@ -19,7 +19,7 @@ use crate::limits::{self, Limit};
 use crate::session::{Address, wall_clock};
 use crate::shares::{Alias, Own, Role, View};
 use image::Links;
-use proto::{DATA_CHUNK, ToGuest};
+use proto::{DATA_CHUNK, ToGuest, Transport};
 use qemu::Share;
 use request::EnvEntry;
 
@@ -207,9 +207,9 @@ impl Task {
             let (path, target) = (path.as_os_str().as_bytes(), target.as_os_str().as_bytes());
             send(ToGuest::Link { path, target });
         }
-        for share @ Share { tag, target, read_only, .. } in guest.shares {
-            let (path, file) = (target.as_os_str().as_bytes(), share.served().1.as_bytes());
-            send(ToGuest::Share { tag: tag.as_bytes(), path, file, read_only: *read_only });
+        for (number, share @ Share { target, read_only, .. }) in (0..).zip(guest.shares) {
+            let (transport, path, file) = (guest.transport, target.as_os_str().as_bytes(), share.served().1.as_bytes());
+            send(ToGuest::Share { transport, number, path, file, read_only: *read_only });
         }
         for Alias { path, target } in guest.aliases {
             send(ToGuest::Alias { path: path.as_os_str().as_bytes(), target: target.as_os_str().as_bytes() });
@@ -269,6 +269,8 @@ pub struct Guest<'a> {
     pub shares: &'a [Share],
     /// Other names of these directories.
     pub aliases: &'a [Alias],
+    /// How their files get there.
+    pub transport: Transport,
     /// The image's links into these shares.
     pub links: &'a Links,
     /// Number of processors for the command.

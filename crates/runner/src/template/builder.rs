@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Instant;
 
@@ -17,11 +18,11 @@ use crate::session::{Address, Events, Failure, Listener, Outgoing, Refusal, Vm, 
 use crate::signals::{Signal, Signals};
 use crate::start::{Attempt, source};
 use crate::timing::Moments;
-use proto::{ToGuest, ToHost};
+use proto::{ToGuest, ToHost, Transport};
 use qemu::Share;
 use qemu::printable;
 use qemu::scratch::copy_sparse;
-use qemu::{Abilities, BLOCK_MIB, Start, System, TemplateFds, VmSpec};
+use qemu::{Abilities, BLOCK_MIB, Shares, Start, System, TemplateFds, VmSpec};
 use qemu::{Files, QemuProcess, TemplateFiles};
 use qemu::{StateUri, Transfer};
 
@@ -78,6 +79,9 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> Result<Bui
         template: Some(TemplateFiles { ram, state: state.try_clone()? }),
         ..Files::default()
     };
+    // Nobody serves files to a template: it gets no share. The other end of its port stays open, as a clone finds it.
+    let (_no_server, port) = UnixStream::pair().context("a port")?;
+    let files = Files { file_port: Some(port).filter(|_| recipe.transport == Transport::Fuse), ..files };
     let process = start(recipe, &path(EMPTY), files, abilities)?;
 
     let save_to = abilities.state_uri(&state);
@@ -97,12 +101,15 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> Result<Bui
         format: FORMAT,
         image: recipe.image.name.to_string(),
         hardware: format!(
-            "{} MiB of memory and up to {} more, up to {}, {} {}",
+            "{} MiB of memory and up to {} more, up to {}, {}",
             shape.base_mib,
             shape.pluggable_mib,
             processors(shape.cpus),
-            shape.shares,
-            if shape.shares == 1 { "share" } else { "shares" }
+            match (recipe.transport, shape.shares) {
+                (Transport::Fuse, _) => "any shares".to_owned(),
+                (Transport::NineP, 1) => "1 share over 9p".to_owned(),
+                (Transport::NineP, many) => format!("{many} shares over 9p"),
+            }
         ),
         read_only: abilities.read_only_templates,
         files: [RAM, STATE, SCRATCH].into_iter().map(record).collect::<Result<_, RunError>>()?,
@@ -134,7 +141,10 @@ fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) 
             channel: inherited.channel.as_raw_fd(),
             console: inherited.console.as_raw_fd(),
             monitor: inherited.monitor.as_raw_fd(),
-            shares: &shares,
+            shares: match &inherited.files.file_port {
+                Some(port) => Shares::Port(port.as_raw_fd()),
+                None => Shares::NineP(&shares),
+            },
         }
         .args()
     })

@@ -12,10 +12,10 @@ use super::processor;
 use crate::delivery::{Disk, identity};
 use image::Image;
 use image::digest::hex;
-use proto;
+use proto::{self, Transport};
 use qemu::BootSource;
 use qemu::Share;
-use qemu::{Abilities, Accel, CpuModel, ImageFds, MachineType, Shape, Start, System, TemplateFds, VmSpec};
+use qemu::{Abilities, Accel, CpuModel, ImageFds, MachineType, Shape, Shares, Start, System, TemplateFds, VmSpec};
 
 /// Version of the directory's layout and of what the agent does before it is saved.
 pub const FORMAT: u32 = 2;
@@ -43,6 +43,8 @@ pub struct Recipe<'a> {
     pub cpu_model: &'a CpuModel,
     /// Memory, processors, shares.
     pub shape: Shape,
+    /// How its clones get the files of the host.
+    pub transport: Transport,
     /// Messages that describe the user to the guest, so that not every clone needs them; empty for a
     /// template that others use too.
     pub introduction: &'a [u8],
@@ -102,7 +104,10 @@ impl Recipe<'_> {
             channel: 0,
             console: 0,
             monitor: 0,
-            shares: &shares,
+            shares: match self.transport {
+                Transport::Fuse => Shares::Port(0),
+                Transport::NineP => Shares::NineP(&shares),
+            },
         };
         spec.args().iter().for_each(|arg| add(arg.as_bytes()));
         // Files cannot be trusted after a crash of the node, and the next boot may have another kernel or
@@ -151,6 +156,7 @@ mod tests {
             accel,
             cpu_model: &cpu_model.parse().unwrap(),
             shape: Shape::of(VmSize { memory_mib: 512, cpus: 1 }, 0).unwrap(),
+            transport: Transport::Fuse,
             introduction: &[],
         };
         processors.map(|processor| recipe.key_on(processor).unwrap())

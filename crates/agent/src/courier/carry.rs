@@ -1,0 +1,331 @@
+//! The courier's life: a thread that hears the agent, one that hears the host, and one for each share. None of them ever
+//! touches a share. Each waits in one place only, which is quicker than one that waits for everything: a poll enters and
+//! leaves the queues of all, and an emulated processor that finds such a queue locked spins for a long time.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::uio::{readv, writev};
+use nix::unistd::{Pid, read, write};
+
+use proto::files::{Decoder, Frame, Header, Hello, UsableSlots, init_reply, kind};
+
+use super::birth::Kept;
+use super::control::{Control, Order};
+use super::request::{self, HEAD, REST, Way};
+use super::slots::Slots;
+use crate::kmsg;
+
+/// Bytes of a thread's stack.
+const STACK: usize = 128 * 1024;
+
+/// How often to look for a host that is gone; it ends the VM before it could come back.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Runs until the agent dies.
+pub(super) fn run(port: OwnedFd, control: Control, kept: &Kept) {
+    kept.settle([&port, &control.as_fd()]);
+    // It was opened for a loop. Here each read and write waits by itself.
+    let _ = fcntl(&port, FcntlArg::F_SETFL(OFlag::empty()));
+    let slots = Slots::make().map_err(|errno| kmsg::note(&format!("no slots for bulk data: {}", errno.desc()))).ok();
+    let all = Arc::new(All {
+        port,
+        sending: Mutex::default(),
+        slots,
+        session: AtomicU64::new(0),
+        state: Mutex::default(),
+        answered: Condvar::new(),
+    });
+    let host = Arc::clone(&all);
+    let control = Arc::new(control);
+    if let Err(error) = start(move || hear_host(&host)) {
+        return kmsg::note(&format!("the process that carries files has no room: {error}"));
+    }
+    loop {
+        // An interrupted poll only looks once more.
+        let _ = poll(&mut [PollFd::new(control.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
+        match control.receive() {
+            Ok(Some((number, order, fd))) => obey(&all, &control, number, order, fd),
+            Ok(None) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+fn start(work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    thread::Builder::new().stack_size(STACK).spawn(work).map(drop)
+}
+
+/// What all threads share.
+struct All {
+    port: OwnedFd,
+    /// Held while a frame is written.
+    sending: Mutex<()>,
+    slots: Option<Slots>,
+    /// The session's number. Frames of another one are dropped.
+    session: AtomicU64,
+    state: Mutex<State>,
+    /// The host owes no more answers.
+    answered: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Descriptors of `/dev/fuse`, by the number of their share.
+    shares: Vec<Option<Arc<OwnedFd>>>,
+    /// Requests that the host has not answered.
+    owed: usize,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A thread that panicked has left nothing half done: nothing here is changed in two steps.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn obey(all: &Arc<All>, control: &Arc<Control>, number: u32, order: Order, fd: Option<OwnedFd>) {
+    match order {
+        Order::Begin(session) => all.begin(session),
+        Order::Serve(share) => {
+            if let Some(fd) = fd {
+                serve(all, share, fd);
+            }
+        }
+        Order::KillAll => {
+            // Every process but PID 1, this one and the kernel's threads. ESRCH: there is no such process.
+            let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+        }
+        Order::Drain => {
+            let (all, control) = (Arc::clone(all), Arc::clone(control));
+            // By another thread: the agent may give up and order something else.
+            let waits = start(move || {
+                all.drain();
+                control.done(number);
+            });
+            return waits.unwrap_or_else(|error| kmsg::note(&error.to_string()));
+        }
+        Order::End => all.end(),
+    }
+    control.done(number);
+}
+
+/// Takes a share over. Its first request is answered before this returns: afterwards the mount is as it will stay.
+fn serve(all: &Arc<All>, share: u16, fd: OwnedFd) {
+    let fd = Arc::new(fd);
+    let session = all.session.load(Ordering::Acquire);
+    {
+        let mut state = lock(&all.state);
+        let index = usize::from(share);
+        if state.shares.len() <= index {
+            state.shares.resize_with(index + 1, || None);
+        }
+        state.shares[index] = Some(Arc::clone(&fd));
+    }
+    let _ = fcntl(&*fd, FcntlArg::F_SETFL(OFlag::empty()));
+    let mut collector =
+        Collector { all: Arc::clone(all), share, session, fd, spare: vec![0; REST], expects_data: false };
+    if collector.collect() {
+        let run = start(move || while collector.collect() {});
+        run.unwrap_or_else(|error| kmsg::note(&format!("a share cannot be served: {error}")));
+    }
+}
+
+impl All {
+    /// Begins a session: the host's bytes of before are stale, and a clone has another host than its template.
+    fn begin(&self, session: u64) {
+        self.end();
+        self.session.store(session, Ordering::Release);
+        let mut bytes = Vec::new();
+        Hello::new(session).encode(kind::HELLO, &mut bytes);
+        if let Some(slots) = &self.slots {
+            slots.set_usable(0);
+            slots.announced().encode(&mut bytes);
+        }
+        self.send(&[&bytes]);
+    }
+
+    /// The agent has ended the mounts, so each share's thread ends by itself.
+    fn end(&self) {
+        self.session.store(0, Ordering::Release);
+        let mut state = lock(&self.state);
+        state.shares.clear();
+        state.owed = 0;
+        self.answered.notify_all();
+    }
+
+    fn drain(&self) {
+        let mut state = lock(&self.state);
+        while state.owed > 0 {
+            state = self.answered.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Sends whole frames.
+    fn send(&self, parts: &[&[u8]]) {
+        let parts = parts.concat();
+        let mut rest = parts.as_slice();
+        let _one_at_a_time = lock(&self.sending);
+        while !rest.is_empty() {
+            match write(&self.port, rest) {
+                Ok(sent) => rest = &rest[sent..],
+                Err(Errno::EINTR) => {}
+                // The host ends the VM when its file server ends; until then requests wait.
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn share(&self, number: u16) -> Option<Arc<OwnedFd>> {
+        lock(&self.state).shares.get(usize::from(number))?.clone()
+    }
+}
+
+/// Passes on what the host sends, for ever.
+fn hear_host(all: &All) -> ! {
+    let mut decoder = Decoder::new();
+    // The session whose HELLO the host has answered.
+    let mut greeted = 0;
+    loop {
+        match read(&all.port, decoder.space()) {
+            Ok(n @ 1..) => decoder.filled(n),
+            Err(Errno::EINTR) => continue,
+            _ => {
+                thread::sleep(LOOK_EVERY);
+                continue;
+            }
+        }
+        loop {
+            let frame = match decoder.next_frame() {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break,
+                Err(error) => {
+                    kmsg::note(&format!("the file server: {error}"));
+                    continue;
+                }
+            };
+            let session = all.session.load(Ordering::Acquire);
+            if frame.header.kind == kind::HELLO_REPLY {
+                greeted = Hello::parse(frame.payload).map_or(0, |hello| hello.nonce);
+            } else if session != 0 && greeted == session {
+                deliver(all, &frame);
+            }
+        }
+    }
+}
+
+fn deliver(all: &All, frame: &Frame<'_>) {
+    let Header { kind, share, slot, data } = frame.header;
+    match kind {
+        kind::SLOTS_REPLY => {
+            if let (Some(slots), Ok(UsableSlots(usable))) = (&all.slots, UsableSlots::parse(frame.payload)) {
+                slots.set_usable(usable);
+            }
+        }
+        kind::REPLY => {
+            let slots = all.slots.as_ref().zip(slot);
+            reply(all, share, frame.payload, slots.map_or(&[], |(slots, slot)| slots.filled(slot, data as usize)));
+            if let Some((slots, slot)) = slots {
+                slots.give_back(slot);
+            }
+        }
+        kind::NOTIFY if request::is_harmless(frame.payload) => {
+            // ENOENT: the kernel does not know this node any more.
+            let _ = all.share(share).map(|fd| write(&*fd, frame.payload));
+        }
+        _ => {}
+    }
+}
+
+/// Gives the host's reply to the kernel.
+fn reply(all: &All, share: u16, payload: &[u8], bulk: &[u8]) {
+    let fd = {
+        let mut state = lock(&all.state);
+        state.owed = state.owed.saturating_sub(1);
+        if state.owed == 0 {
+            all.answered.notify_all();
+        }
+        state.shares.get(usize::from(share)).cloned().flatten()
+    };
+    let Some(fd) = fd else { return };
+    // ENOENT: the process that asked has died meanwhile. ENODEV, EPERM: the mount has ended.
+    if let Err(Errno::EINVAL) = writev(&*fd, &[IoSlice::new(payload), IoSlice::new(bulk)])
+        && let Some(failure) = request::failure_of(payload)
+    {
+        kmsg::note("the kernel refuses a reply of the file server");
+        let _ = write(&*fd, &failure);
+    }
+}
+
+/// Takes the kernel's requests for one share.
+struct Collector {
+    all: Arc<All>,
+    share: u16,
+    session: u64,
+    fd: Arc<OwnedFd>,
+    /// Where a request is read to without a slot.
+    spare: Vec<u8>,
+    /// The last request had bulk data, so the next may have it too: it is read into a slot. To have one always would leave
+    /// none for others while nothing happens here.
+    expects_data: bool,
+}
+
+impl Collector {
+    /// Waits for a request and sends it to the host; `false` when the mount has ended.
+    fn collect(&mut self) -> bool {
+        let all = Arc::clone(&self.all);
+        let slots = all.slots.as_ref();
+        let mut slot = slots.filter(|_| self.expects_data).and_then(Slots::take);
+        let mut head = [0; HEAD];
+        let rest = slot.as_mut().map_or(self.spare.as_mut_slice(), |slot| slot.bytes());
+        let len = match readv(&*self.fd, &mut [IoSliceMut::new(&mut head), IoSliceMut::new(rest)]) {
+            Ok(len) => len,
+            // ENOENT: the process that asked is gone already.
+            Err(Errno::EINTR | Errno::ENOENT | Errno::EAGAIN) => return true,
+            // ENODEV: nobody can reach this mount any more.
+            Err(_) => return false,
+        };
+        let (first, behind) = (len.min(HEAD), len.saturating_sub(HEAD).min(rest.len()));
+        let rest = &rest[..behind];
+        let way = request::way(&head, len);
+        if way == Way::Init {
+            return match init_reply(&[&head[..first], rest].concat()) {
+                Ok(reply) => write(&*self.fd, &reply).is_ok(),
+                Err(error) => {
+                    kmsg::note(&error.to_string());
+                    false
+                }
+            };
+        }
+        if all.session.load(Ordering::Acquire) != self.session {
+            return false;
+        }
+        if request::is_answered(&head) {
+            lock(&all.state).owed += 1;
+        }
+        self.expects_data = way == Way::Data;
+        let mut header = Header { kind: kind::REQUEST, share: self.share, slot: None, data: 0 };
+        if way != Way::Plain && slot.is_none() {
+            slot = slots.and_then(Slots::take);
+            if let Some(slot) = &mut slot {
+                slot.bytes()[..behind].copy_from_slice(&self.spare[..behind]);
+            }
+        }
+        match slot {
+            Some(slot) if way != Way::Plain => {
+                header.slot = Some(slot.lend());
+                header.data = behind as u32;
+                all.send(&[&header.encode(first), &head[..first]]);
+            }
+            Some(mut slot) => all.send(&[&header.encode(first + behind), &head[..first], &slot.bytes()[..behind]]),
+            None => all.send(&[&header.encode(first + behind), &head[..first], &self.spare[..behind]]),
+        }
+        true
+    }
+}

@@ -1,0 +1,106 @@
+//! The courier: a process of its own that carries the guest's file requests between `/dev/fuse` and the port to the file
+//! server on the host (it is the pump of [`proto::files`]).
+//!
+//! It is a process and not a part of the agent, because whoever serves `/dev/fuse` must never touch a share: it would wait
+//! for itself. The agent may: it makes mount points below shares, enters directories and executes programs there.
+//!
+//! ```text
+//! agent ── control: sessions, mounts, kill, drain ──► courier ── slots, one thread ──► port ═══ file server
+//!   └── mount(2) ──► guest's kernel ── /dev/fuse, one descriptor a share ──┘
+//! ```
+//!
+//! It is born before a template is saved, so a clone has it already. It also kills the task's processes for an agent that is
+//! PID 1: `kill(-1)` spares its caller and PID 1, and both must live.
+
+mod birth;
+mod carry;
+mod control;
+mod request;
+mod slots;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::Pid;
+
+use super::error::{AgentError, Doing};
+use control::{Control, Order};
+
+/// How long the courier may take, and the host for the last requests: whoever wrote has waited for that already.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The agent's side.
+#[derive(Debug)]
+pub(super) struct Courier {
+    control: Control,
+    /// Number of the last order.
+    order: u32,
+    /// Number of the last session. Clones begin with the same: what their ports hold is their template's.
+    session: u64,
+    has_session: bool,
+    /// Its process.
+    pub pid: Pid,
+}
+
+impl Courier {
+    /// Starts it on a port that was opened nonblocking. This process must have one thread only.
+    pub fn start(port: OwnedFd) -> Result<Self, AgentError> {
+        let (ours, theirs) = Control::pair().doing(|| "make a socket".to_owned())?;
+        let pid = birth::give_birth(move |kept| carry::run(port, theirs, kept));
+        let pid = pid.doing(|| "start the process that carries files".to_owned())?;
+        Ok(Self { control: ours, order: 0, session: 0, has_session: false, pid })
+    }
+
+    /// Serves the share `number` on a descriptor of `/dev/fuse` that was just mounted.
+    pub fn serve(&mut self, number: u16, fuse: &OwnedFd) -> Result<(), AgentError> {
+        if !self.has_session {
+            self.session += 1;
+            self.ask(Order::Begin(self.session), None, PATIENCE)?;
+            self.has_session = true;
+        }
+        self.ask(Order::Serve(number), Some(fuse), PATIENCE)
+    }
+
+    /// Kills every process of this guest but PID 1 and the courier.
+    pub fn kill_all(&mut self) -> Result<(), AgentError> {
+        self.ask(Order::KillAll, None, PATIENCE)
+    }
+
+    /// Waits until the host has answered every request.
+    pub fn drain(&mut self) -> Result<(), AgentError> {
+        if self.has_session { self.ask(Order::Drain, None, PATIENCE) } else { Ok(()) }
+    }
+
+    /// Ends the session: its shares are gone, whoever still has files open there.
+    pub fn end(&mut self) {
+        if std::mem::take(&mut self.has_session) {
+            // A courier that does not answer has nothing that could be ended.
+            let _ = self.ask(Order::End, None, PATIENCE);
+        }
+    }
+
+    fn ask(&mut self, order: Order, fd: Option<&OwnedFd>, patience: Duration) -> Result<(), AgentError> {
+        self.order = self.order.wrapping_add(1);
+        let dead = || AgentError::Unfit("the process that carries files between guest and host has died".to_owned());
+        self.control.send(self.order, order, fd.map(AsFd::as_fd)).map_err(|_| dead())?;
+        let deadline = Instant::now() + patience;
+        loop {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                let within = patience.as_secs();
+                return Err(AgentError::Unfit(match order {
+                    Order::Drain => format!("the host has not finished its work on shared files within {within} s"),
+                    _ => format!("the process that carries files did not answer within {within} s"),
+                }));
+            };
+            let mut set = [PollFd::new(self.control.as_fd(), PollFlags::POLLIN)];
+            let _ = poll(&mut set, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+            match self.control.answer() {
+                Ok(Some(number)) if number == self.order => return Ok(()),
+                // To an order that was given up.
+                Ok(_) => {}
+                Err(_) => return Err(dead()),
+            }
+        }
+    }
+}

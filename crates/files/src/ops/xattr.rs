@@ -1,0 +1,59 @@
+//! Extended attributes, ACLs among them: names and values pass as they are, the host's kernel decides.
+
+use std::os::fd::AsFd;
+
+use super::super::share::Share;
+use super::super::sys::{Errno, Result, xattr};
+use super::super::wire::{Args, Reply};
+
+/// The kernel's own limit of a value and of a list.
+const VALUE_MAX: u32 = 64 * 1024;
+
+/// GETXATTR.
+pub(crate) fn get(share: &Share, node: u64, args: &mut Args<'_>, reply: &mut Reply) -> Result<()> {
+    let size = args.u32()?.min(VALUE_MAX);
+    args.skip(4)?;
+    let name = args.string()?;
+    let fd = share.nodes.fd(&share.nodes.get(node)?)?;
+    answer(size, reply, |to| xattr::get(fd.as_fd(), name, to))
+}
+
+/// LISTXATTR.
+pub(crate) fn list(share: &Share, node: u64, args: &mut Args<'_>, reply: &mut Reply) -> Result<()> {
+    let size = args.u32()?.min(VALUE_MAX);
+    let fd = share.nodes.fd(&share.nodes.get(node)?)?;
+    answer(size, reply, |to| xattr::list(fd.as_fd(), to))
+}
+
+/// The length alone if the guest has no room, else what `read` reads.
+fn answer(size: u32, reply: &mut Reply, read: impl FnOnce(&mut [u8]) -> Result<usize>) -> Result<()> {
+    if size == 0 {
+        reply.u32(read(&mut [])? as u32);
+        reply.u32(0);
+        return Ok(());
+    }
+    let len = read(reply.grow(size as usize))?;
+    reply.truncate(len);
+    Ok(())
+}
+
+/// SETXATTR.
+pub(crate) fn set(share: &Share, node: u64, args: &mut Args<'_>) -> Result<()> {
+    share.writable()?;
+    let (size, flags) = (args.u32()?, args.u32()?);
+    if size > VALUE_MAX {
+        return Err(Errno(libc::E2BIG));
+    }
+    let name = args.string()?;
+    let value = args.data(size as usize)?;
+    let fd = share.nodes.fd(&share.nodes.get(node)?)?;
+    xattr::set(fd.as_fd(), name, value, flags as i32)
+}
+
+/// REMOVEXATTR.
+pub(crate) fn remove(share: &Share, node: u64, args: &mut Args<'_>) -> Result<()> {
+    share.writable()?;
+    let name = args.string()?;
+    let fd = share.nodes.fd(&share.nodes.get(node)?)?;
+    xattr::remove(fd.as_fd(), name)
+}

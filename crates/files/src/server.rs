@@ -1,0 +1,371 @@
+//! Threads between the port and the shares.
+//!
+//! One thread at a time reads the port. It takes one request, hands the port on to the next thread and does the request,
+//! so a request is never passed between threads, and what hangs on the host hangs only the thread that does it.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use proto::files::{Decoder, FilesError, Hello, INLINE_MAX, MAX_DATA, Slots, UsableSlots, VERSION, kind};
+
+use super::control::Memory;
+use super::dispatch::{Outcome, closes, dispatch, is_silent, may_wait};
+use super::error::ServeError;
+use super::gate::{Gate, Job, Turn};
+use super::locks::{Waits, Wanted};
+use super::nodes::lock;
+use super::share::Share;
+use super::slots::Bulk;
+use super::sys::io::{read, shutdown, write_all};
+use super::sys::{Errno, Result};
+use super::wire::{Reply, Request, invalidate};
+
+/// Threads that do requests, at most. Each share has a limit of its own below this.
+const THREADS_MAX: usize = 256;
+
+/// More idle threads than this end.
+const IDLE_MAX: usize = 4;
+
+/// Stack of a thread in bytes.
+const STACK: usize = 256 * 1024;
+
+/// Buffers larger than this many bytes are given back by a thread that becomes idle.
+const BUFFER_KEPT: usize = MAX_DATA + 8192;
+
+/// Descriptors that were not used for this long are closed.
+const SWEEP: Duration = Duration::from_secs(10);
+
+/// How long the end waits for requests under way.
+const END_WAIT: Duration = Duration::from_secs(2);
+
+/// The server of one VM.
+#[derive(Debug)]
+pub(crate) struct Server {
+    port: OwnedFd,
+    shares: Vec<(Share, Gate)>,
+    reader: Mutex<Reader>,
+    /// Held while a frame is written.
+    writer: Mutex<()>,
+    bulk: Bulk,
+    waits: Waits,
+    crew: Mutex<Crew>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Reader {
+    decoder: Decoder,
+    /// Nothing more comes.
+    is_over: bool,
+}
+
+/// Counts of threads.
+#[derive(Debug, Default)]
+struct Crew {
+    threads: usize,
+    /// Those that read the port or wait for their turn to.
+    waiting: usize,
+    /// How it ended.
+    end: Option<std::result::Result<(), ServeError>>,
+}
+
+type Served<T> = std::result::Result<T, ServeError>;
+
+impl Server {
+    pub(crate) fn new(port: OwnedFd, shares: Vec<Share>) -> Arc<Self> {
+        Arc::new(Self {
+            port,
+            shares: shares.into_iter().map(|share| (share, Gate::default())).collect(),
+            reader: Mutex::default(),
+            writer: Mutex::default(),
+            bulk: Bulk::default(),
+            waits: Waits::default(),
+            crew: Mutex::default(),
+            changed: Condvar::new(),
+        })
+    }
+
+    /// Serves until the port is closed or unusable.
+    pub(crate) fn run(self: &Arc<Self>) -> Served<()> {
+        self.hire(&mut lock(&self.crew))?;
+        let mut crew = lock(&self.crew);
+        let end = loop {
+            match crew.end.take() {
+                Some(end) => break end,
+                None => {
+                    let waited = self.changed.wait_timeout(crew, SWEEP);
+                    let (waited, timeout) = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
+                    crew = waited;
+                    if timeout.timed_out() {
+                        drop(crew);
+                        self.shares.iter().for_each(|(share, _)| share.nodes.sweep());
+                        crew = lock(&self.crew);
+                    }
+                }
+            }
+        };
+        drop(crew);
+        shutdown(self.port.as_fd());
+        self.waits.interrupt_all();
+        let crew = lock(&self.crew);
+        let _ = self.changed.wait_timeout_while(crew, END_WAIT, |crew| crew.threads > 0);
+        end
+    }
+
+    /// What the runner says of the guest's memory.
+    pub(crate) fn memory(&self, memory: Option<Memory>) {
+        if let Some(usable) = self.bulk.memory(memory) {
+            // If the port is closed, its reader finds out.
+            let _ = self.send(&encode(usable));
+        }
+    }
+
+    /// Starts one more thread.
+    fn hire(self: &Arc<Self>, crew: &mut Crew) -> Served<()> {
+        let server = Arc::clone(self);
+        let builder = thread::Builder::new().name("files".to_owned()).stack_size(STACK);
+        let process = |source| ServeError::Process { what: "start a thread", source };
+        builder.spawn(move || server.work()).map_err(process)?;
+        crew.threads += 1;
+        crew.waiting += 1;
+        Ok(())
+    }
+
+    /// The life of a thread, which counts as waiting when it begins.
+    fn work(self: Arc<Self>) {
+        let mut reply = Reply::default();
+        let mut job = Job::default();
+        loop {
+            let got = self.next(std::mem::take(&mut job), &mut reply);
+            let mut crew = lock(&self.crew);
+            crew.waiting -= 1;
+            match got {
+                Ok(Some(next)) => job = next,
+                other => {
+                    crew.end.get_or_insert(other.map(drop));
+                    break self.leave(crew);
+                }
+            }
+            if crew.waiting == 0 && crew.threads < THREADS_MAX {
+                // Without another thread this one reads again when it is done.
+                let _ = self.hire(&mut crew);
+            }
+            drop(crew);
+            job = self.work_off(job, &mut reply);
+            let mut crew = lock(&self.crew);
+            if crew.waiting > IDLE_MAX {
+                break self.leave(crew);
+            }
+            crew.waiting += 1;
+        }
+    }
+
+    fn leave(&self, mut crew: std::sync::MutexGuard<'_, Crew>) {
+        crew.threads -= 1;
+        drop(crew);
+        self.changed.notify_all();
+    }
+
+    /// Does a request and those of its share that wait behind it.
+    fn work_off(self: &Arc<Self>, mut job: Job, reply: &mut Reply) -> Job {
+        let number = job.header.share;
+        let Some((_, gate)) = self.shares.get(usize::from(number)) else { return job };
+        loop {
+            self.perform(&mut job, reply);
+            match gate.next() {
+                Some(next) => job = next,
+                None => break,
+            }
+        }
+        job.request.shrink(BUFFER_KEPT);
+        reply.shrink(BUFFER_KEPT);
+        job
+    }
+
+    /// The next request that this thread is to do; `None` at the end. `job` lends its buffer.
+    fn next(&self, mut job: Job, reply: &mut Reply) -> Served<Option<Job>> {
+        let mut reader = lock(&self.reader);
+        let result = loop {
+            if reader.is_over {
+                return Ok(None);
+            }
+            match self.take(&mut reader, &mut job, reply) {
+                Ok(Some(true)) => match self.enter(job) {
+                    Turn::Now(job) => return Ok(Some(job)),
+                    Turn::Later => job = Job::default(),
+                    Turn::Never(refused) => {
+                        self.refuse(&refused, Errno(libc::EBUSY), reply);
+                        job = refused;
+                    }
+                },
+                Ok(Some(false)) => {}
+                Ok(None) => break Ok(None),
+                Err(error) => break Err(error),
+            }
+        };
+        reader.is_over = true;
+        result
+    }
+
+    fn enter(&self, job: Job) -> Turn {
+        match self.shares.get(usize::from(job.header.share)) {
+            Some((_, gate)) => gate.enter(job),
+            None => Turn::Never(job),
+        }
+    }
+
+    /// Takes one frame from the port: whether it is a request to be done, `None` at the end.
+    fn take(&self, reader: &mut Reader, job: &mut Job, reply: &mut Reply) -> Served<Option<bool>> {
+        let Some(frame) = reader.decoder.next_frame().map_err(ServeError::Guest)? else {
+            return match read(self.port.as_fd(), reader.decoder.space()) {
+                // A peer that was killed has reset the connection.
+                Ok(0) | Err(Errno(libc::ECONNRESET)) => Ok(None),
+                Ok(bytes) => {
+                    reader.decoder.filled(bytes);
+                    Ok(Some(false))
+                }
+                Err(error) => Err(ServeError::Port(io::Error::from_raw_os_error(error.0))),
+            };
+        };
+        match frame.header.kind {
+            kind::REQUEST => {
+                let Some(request) = Request::parse(frame.payload) else { return Ok(Some(false)) };
+                let number = frame.header.share;
+                if is_silent(&request) {
+                    if let Some((share, _)) = self.shares.get(usize::from(number)) {
+                        dispatch(share, number, &self.waits, request, reply);
+                    }
+                    return Ok(Some(false));
+                }
+                if may_wait(&request) {
+                    self.waits.expect(number, request.unique);
+                }
+                if closes(&request)
+                    && let Some((share, _)) = self.shares.get(usize::from(number))
+                {
+                    share.closing.begin();
+                }
+                job.header = frame.header;
+                job.request.clear();
+                job.request.push(frame.payload);
+                return Ok(Some(true));
+            }
+            kind::HELLO => {
+                let hello = Hello::parse(frame.payload).map_err(ServeError::Guest)?;
+                if hello.version != VERSION {
+                    return Err(ServeError::Version { guest: hello.version });
+                }
+                self.bulk.clear();
+                let mut answer = Vec::new();
+                Hello::new(hello.nonce).encode(kind::HELLO_REPLY, &mut answer);
+                self.send(&answer)?;
+            }
+            kind::SLOTS => {
+                let slots = Slots::parse(frame.payload).map_err(ServeError::Guest)?;
+                if let Some(usable) = self.bulk.slots(slots) {
+                    self.send(&encode(usable))?;
+                }
+            }
+            _ => return Err(ServeError::Guest(FilesError::Malformed("unknown"))),
+        }
+        Ok(Some(false))
+    }
+
+    /// Does one request, and replies unless the reply comes later.
+    fn perform(self: &Arc<Self>, job: &mut Job, reply: &mut Reply) {
+        if let Err(error) = self.fetch(job) {
+            return self.refuse(job, error, reply);
+        }
+        let Some((share, _)) = self.shares.get(usize::from(job.header.share)) else { return };
+        let Some(request) = Request::parse(job.request.bytes()) else { return };
+        let number = job.header.share;
+        match dispatch(share, number, &self.waits, request, reply) {
+            Outcome::Silent => {}
+            Outcome::Done(result) => {
+                self.settle(number, &request);
+                self.answer(job, request.unique, result, reply);
+            }
+            Outcome::Waits(wanted) => self.wait(job, request.unique, wanted, reply),
+        }
+    }
+
+    /// Gets a request's data from its slot.
+    fn fetch(&self, job: &mut Job) -> Result<()> {
+        let (Some(slot), data @ 1..) = (job.header.slot, job.header.data as usize) else { return Ok(()) };
+        if data > MAX_DATA {
+            return Err(Errno(libc::EINVAL));
+        }
+        self.bulk.read(slot, job.request.grow(data))
+    }
+
+    /// Replies to a request that is not done.
+    fn refuse(&self, job: &Job, error: Errno, reply: &mut Reply) {
+        let Some(request) = Request::parse(job.request.bytes()).filter(|request| !is_silent(request)) else { return };
+        self.settle(job.header.share, &request);
+        reply.begin();
+        self.answer(job, request.unique, Err(error), reply);
+    }
+
+    /// A request that others may have to know of is over.
+    fn settle(&self, number: u16, request: &Request<'_>) {
+        if may_wait(request) {
+            self.waits.end(number, request.unique);
+        }
+        if closes(request)
+            && let Some((share, _)) = self.shares.get(usize::from(number))
+        {
+            share.closing.end();
+        }
+    }
+
+    /// Waits for a lock in a thread that is not one of the crew.
+    fn wait(self: &Arc<Self>, job: &Job, unique: u64, mut wanted: Wanted, reply: &mut Reply) {
+        let header = job.header;
+        let server = Arc::clone(self);
+        let spawned = thread::Builder::new().name("lock".to_owned()).stack_size(STACK).spawn(move || {
+            let result = server.waits.wait(header.share, unique, &mut wanted);
+            drop(wanted);
+            server.waits.end(header.share, unique);
+            let mut reply = Reply::default();
+            reply.begin();
+            server.answer(&Job { header, ..Job::default() }, unique, result, &mut reply);
+        });
+        if spawned.is_err() {
+            self.waits.end(header.share, unique);
+            self.answer(job, unique, Err(Errno(libc::ENOLCK)), reply);
+        }
+    }
+
+    /// Sends a reply, its body in the slot if it is large.
+    fn answer(&self, job: &Job, unique: u64, result: Result<()>, reply: &mut Reply) {
+        let share = job.header.share;
+        let mut data = 0;
+        if let Some(slot) = job.header.slot
+            && reply.len() > INLINE_MAX
+            && self.bulk.write(slot, reply.body()).is_ok()
+        {
+            data = reply.take_body();
+        }
+        let stale = reply.stale.map(|node| invalidate(share, node));
+        let frame = reply.finish(share, job.header.slot, unique, result, data);
+        let _writer = lock(&self.writer);
+        let port = self.port.as_fd();
+        // A port that is closed is found out by its reader.
+        let _ = stale.map_or(Ok(()), |stale| write_all(port, &stale)).and_then(|()| write_all(port, frame));
+    }
+
+    fn send(&self, frame: &[u8]) -> Served<()> {
+        let _writer = lock(&self.writer);
+        let port = |error: Errno| ServeError::Port(io::Error::from_raw_os_error(error.0));
+        write_all(self.port.as_fd(), frame).map_err(port)
+    }
+}
+
+fn encode(usable: UsableSlots) -> Vec<u8> {
+    let mut frame = Vec::new();
+    usable.encode(&mut frame);
+    frame
+}

@@ -1,0 +1,181 @@
+//! What guests and the host see of each other's changes.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use super::Test;
+use super::mounted::Mounted;
+use super::pair::{Pair, errno};
+
+pub const TESTS: &[Test] = &[
+    ("appending_from_two_guests_and_the_host_overwrites_nothing", appending_overwrites_nothing),
+    ("what_was_closed_elsewhere_is_seen_at_the_next_open", what_was_closed_elsewhere_is_seen_at_the_next_open),
+    ("what_changes_elsewhere_is_seen_after_the_attributes_time", what_changes_elsewhere_is_seen_in_time),
+    ("a_change_in_the_same_instant_is_seen_too", a_change_in_the_same_instant_is_seen_too),
+    ("what_is_written_is_on_the_host_at_once", what_is_written_is_on_the_host_at_once),
+    ("data_that_did_not_change_is_read_once", data_that_did_not_change_is_read_once),
+    ("a_file_that_was_replaced_on_the_host_is_the_new_one", a_file_that_was_replaced_on_the_host_is_the_new_one),
+    ("a_guest_that_ends_takes_its_server_with_it", a_guest_that_ends_takes_its_server_with_it),
+];
+
+fn appending_overwrites_nothing() {
+    const LINES: usize = 300;
+    let pair = Pair::new();
+    let second = Mounted::directory(&pair.host);
+    let places = [pair.guest(), &second.path, &pair.host];
+    let writers = places.iter().enumerate().map(|(number, dir)| {
+        let path = dir.join("log");
+        std::thread::spawn(move || {
+            // One opens for reading too.
+            let mut options = File::options();
+            options.append(true).create(true).read(number == 1);
+            let mut file = options.open(&path).unwrap();
+            for line in 0..LINES {
+                file.write_all(format!("{number} {line} {}\n", "x".repeat(line % 90)).as_bytes()).unwrap();
+            }
+        })
+    });
+    writers.collect::<Vec<_>>().into_iter().for_each(|writer| writer.join().unwrap());
+    let text = fs::read_to_string(pair.host.join("log")).unwrap();
+    for number in 0..3 {
+        let lines = text.lines().filter(|line| line.starts_with(&format!("{number} ")));
+        let expected = (0..LINES).map(|line| format!("{number} {line} {}", "x".repeat(line % 90)));
+        assert!(lines.eq(expected), "lines of writer {number} are lost, cut or out of order");
+    }
+    // The flag can also be set on a file that is open already.
+    let file = File::options().write(true).open(pair.guest().join("log")).unwrap();
+    let flags = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_APPEND);
+    nix::fcntl::fcntl(&file, flags).unwrap();
+    File::options().append(true).open(pair.host.join("log")).unwrap().write_all(b"host").unwrap();
+    (&file).write_all(b"guest").unwrap();
+    let appended = fs::read_to_string(pair.host.join("log")).unwrap();
+    assert!(appended.len() == text.len() + 9 && appended.ends_with("hostguest"));
+}
+
+fn what_was_closed_elsewhere_is_seen_at_the_next_open() {
+    let pair = Pair::new();
+    let second = Mounted::directory(&pair.host);
+    let (host, guest, other) = (pair.host.join("f"), pair.guest().join("f"), second.path.join("f"));
+    for round in 0..50 {
+        // Alternating lengths, and the same one twice.
+        let text = format!("{round} {}", "x".repeat(round / 2 % 5 * 3000));
+        match round % 3 {
+            0 => fs::write(&host, &text).unwrap(),
+            1 => fs::write(&guest, &text).unwrap(),
+            _ => fs::write(&other, &text).unwrap(),
+        }
+        for path in [&guest, &other, &host] {
+            let mut file = File::open(path).unwrap();
+            let mut found = String::new();
+            let len = file.seek(SeekFrom::End(0)).unwrap();
+            file.rewind().unwrap();
+            file.read_to_string(&mut found).unwrap();
+            assert!(found == text && len == text.len() as u64, "round {round} {}: {len}", path.display());
+        }
+    }
+}
+
+/// Waits for what must become true within the time for which attributes are believed, and some more on a busy machine.
+fn soon(mut is_true: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < deadline {
+        if is_true() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    false
+}
+
+fn what_changes_elsewhere_is_seen_in_time() {
+    let pair = Pair::new();
+    let (host, guest) = (pair.host.join("f"), pair.guest().join("f"));
+    fs::write(&host, b"old").unwrap();
+    let open = File::open(&guest).unwrap();
+    let read = || {
+        let mut bytes = [0; 8];
+        let len = open.read_at(&mut bytes, 0).unwrap();
+        String::from_utf8_lossy(&bytes[..len]).into_owned()
+    };
+    assert_eq!(read(), "old");
+    fs::write(&host, b"newer").unwrap();
+    assert!(soon(|| read() == "newer"));
+    assert_eq!(errno(fs::metadata(pair.guest().join("none"))), libc::ENOENT);
+    fs::write(pair.host.join("none"), b"").unwrap();
+    assert_eq!(errno(fs::metadata(pair.guest().join("none"))), 0, "what was not there is asked for again");
+    fs::remove_file(&host).unwrap();
+    assert!(soon(|| errno(fs::metadata(&guest)) == libc::ENOENT));
+}
+
+fn a_change_in_the_same_instant_is_seen_too() {
+    let pair = Pair::new();
+    let (host, guest) = (pair.host.join("f"), pair.guest().join("f"));
+    let time = std::time::SystemTime::now();
+    for round in 0..40 {
+        let text = format!("{round:04}");
+        fs::write(&host, &text).unwrap();
+        // The clock of a file system may stand still for a while.
+        File::options().write(true).open(&host).unwrap().set_modified(time).unwrap();
+        assert_eq!(fs::read_to_string(&guest).unwrap(), text);
+    }
+}
+
+fn what_is_written_is_on_the_host_at_once() {
+    let mut pair = Pair::new();
+    let mut file = File::create(pair.guest().join("f")).unwrap();
+    file.write_all(b"written").unwrap();
+    assert_eq!(fs::read(pair.host.join("f")).unwrap(), b"written");
+    pair.mounted.kill_server();
+    assert_eq!(fs::read(pair.host.join("f")).unwrap(), b"written");
+}
+
+fn data_that_did_not_change_is_read_once() {
+    let pair = Pair::new();
+    let (host, guest) = (pair.host.join("f"), pair.guest().join("f"));
+    fs::write(&host, vec![1; 1 << 20]).unwrap();
+    let read_by_server = || {
+        let io = fs::read_to_string(format!("/proc/{}/io", pair.mounted.server_pid())).unwrap();
+        let line = io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap();
+        line.parse::<u64>().unwrap()
+    };
+    let reads_again = || {
+        let before = read_by_server();
+        assert_eq!(fs::read(&guest).unwrap().len(), 1 << 20);
+        read_by_server() - before >= 1 << 20
+    };
+    assert!(reads_again());
+    assert!(reads_again(), "it was read too soon after its last change to be sure");
+    assert!(soon(|| !reads_again()));
+    fs::write(&host, vec![2; 1 << 20]).unwrap();
+    assert!(reads_again());
+}
+
+fn a_file_that_was_replaced_on_the_host_is_the_new_one() {
+    let pair = Pair::new();
+    let (host, guest) = (pair.host.join("f"), pair.guest().join("f"));
+    fs::write(&host, b"old").unwrap();
+    let open = File::open(&guest).unwrap();
+    fs::write(pair.host.join("g"), b"new one").unwrap();
+    fs::rename(pair.host.join("g"), &host).unwrap();
+    assert!(soon(|| fs::read(&guest).unwrap() == b"new one"));
+    // Who has the old file open goes on with it.
+    let mut bytes = [0; 3];
+    open.read_exact_at(&mut bytes, 0).unwrap();
+    assert_eq!((&bytes, open.metadata().unwrap().len()), (b"old", 3));
+    fs::remove_file(&host).unwrap();
+    fs::create_dir(&host).unwrap();
+    assert!(soon(|| fs::metadata(&guest).is_ok_and(|stat| stat.is_dir())));
+}
+
+fn a_guest_that_ends_takes_its_server_with_it() {
+    let place = tempfile::tempdir().unwrap();
+    let mounted = Mounted::directory(place.path());
+    let pid = mounted.server_pid();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+    assert_eq!((field("NoNewPrivs:").as_str(), field("CapEff:").as_str()), ("1", "0000000000000000"));
+    assert_eq!(fs::read(format!("/proc/{pid}/environ")).unwrap(), b"");
+    assert_eq!(mounted.end_of_port(), Some(0));
+}

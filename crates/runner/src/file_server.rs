@@ -1,0 +1,164 @@
+//! The file server of a VM, as the runner sees it: a process beside QEMU, started, told what it serves, watched and ended.
+//! What it does is the crate `files`.
+
+#![allow(unsafe_code)]
+
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::unistd::{Pid, getppid, pipe2};
+
+use crate::error::{Blame, Context, Fault, RunError};
+use files::PORT_FD;
+use files::control::{Memory, Region, Shares};
+use qemu::{MemoryRegion, Share, printable};
+
+/// Longest text of the server that is kept; it says one line.
+const SAID_MAX: usize = 1000;
+
+/// How long to wait for the end of a killed server. If the host's file system hangs, it ends when that comes back.
+const REAP_TIME: Duration = Duration::from_secs(2);
+
+/// A server that runs. Dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct FileServer {
+    child: Child,
+    control: UnixStream,
+    /// Its stderr, which ends when it does.
+    stderr: OwnedFd,
+    said: Vec<u8>,
+    /// Bytes of guest memory that slots may be in; `None` when the server knows where it is.
+    memory: Option<u64>,
+}
+
+impl FileServer {
+    /// Starts it, for a guest that begins with `memory` bytes. Returns it with QEMU's end of the port.
+    ///
+    /// # Errors
+    /// When the node has no room for it.
+    pub(crate) fn start(shares: &[Share], memory: u64, blocked: SigSet) -> Result<(Self, UnixStream), RunError> {
+        let made = Self::spawn(shares, memory, blocked).blame(Fault::Node);
+        made.context("the file server of the VM cannot be started")
+    }
+
+    fn spawn(shares: &[Share], memory: u64, blocked: SigSet) -> io::Result<(Self, UnixStream)> {
+        let (port, qemu_port) = UnixStream::pair()?;
+        let (mut control, server_control) = UnixStream::pair()?;
+        let (stderr, server_stderr) = pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK)?;
+        let shared = |share: &Share| {
+            let path = share.served().0.to_owned();
+            files::control::Share { path, read_only: share.read_only }
+        };
+        // Before it runs: the text lies in the socket, however busy the node is.
+        control.write_all(&Shares(shares.iter().map(shared).collect()).encode())?;
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("spank-vm").arg("file-server").env_clear().current_dir("/");
+        command.stdin(OwnedFd::from(server_control)).stdout(Stdio::null()).stderr(server_stderr);
+        let (runner, fd) = (nix::unistd::getpid(), port.as_raw_fd());
+        // SAFETY: the closure runs between fork and exec of a single-threaded process and makes system calls only.
+        unsafe { command.pre_exec(move || detach(runner, &blocked, fd)) };
+        let child = command.spawn()?;
+        Ok((Self { child, control, stderr, said: Vec::new(), memory: Some(memory) }, qemu_port))
+    }
+
+    /// Its process number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Becomes readable when there is something to read or it has ended.
+    pub(crate) fn events(&self) -> BorrowedFd<'_> {
+        self.stderr.as_fd()
+    }
+
+    /// Bytes of guest memory that it must still be told the place of.
+    pub(crate) fn wants_memory(&self) -> Option<u64> {
+        self.memory
+    }
+
+    /// Tells it where the guest's memory is in QEMU.
+    pub(crate) fn tell_memory(&mut self, qemu: u32, regions: &[MemoryRegion]) {
+        self.memory = None;
+        let region = |region: &MemoryRegion| Region { guest: region.guest, len: region.bytes, host: region.host };
+        let memory = Memory { pid: qemu, regions: regions.iter().map(region).collect() };
+        // A server that is gone is noticed by its stderr.
+        let _ = self.control.write_all(&memory.encode());
+    }
+
+    /// How it ended, if it has: nothing to say if QEMU ended first.
+    pub(crate) fn end(&mut self) -> Option<Result<(), String>> {
+        let mut buffer = [0; 512];
+        loop {
+            match nix::unistd::read(&self.stderr, &mut buffer) {
+                Ok(0) => break,
+                Ok(n) => {
+                    let room = SAID_MAX.saturating_sub(self.said.len());
+                    self.said.extend_from_slice(&buffer[..n.min(room)]);
+                }
+                Err(nix::errno::Errno::EAGAIN) => return None,
+                Err(_) => break,
+            }
+        }
+        let status = self.reap()?;
+        if status.success() {
+            return Some(Ok(()));
+        }
+        let said = printable(self.said.trim_ascii());
+        Some(Err(match (said.is_empty(), status.signal()) {
+            (false, None) => said,
+            (_, Some(signo)) => format!("the file server of the VM was killed (signal {signo}); the VM was ended"),
+            (true, None) => "the file server of the VM failed; the VM was ended".to_owned(),
+        }))
+    }
+
+    /// Kills it without waiting.
+    pub(crate) fn kill(&mut self) {
+        // A child that was not reaped keeps its number.
+        let _ = self.child.kill();
+    }
+
+    /// Waits for its end, as long as a process needs that is not held by a file system.
+    pub(crate) fn reap(&mut self) -> Option<std::process::ExitStatus> {
+        let deadline = Instant::now() + REAP_TIME;
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return Some(status),
+                Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
+                _ => return None,
+            }
+        }
+    }
+}
+
+impl Drop for FileServer {
+    fn drop(&mut self) {
+        self.kill();
+        if self.reap().is_none() {
+            tracing::warn!("the file server {} does not end: a file system of the host hangs", self.id());
+        }
+    }
+}
+
+/// Prepares the child between fork and exec. What remains to be given up it gives up itself.
+fn detach(runner: Pid, mask: &SigSet, port: RawFd) -> io::Result<()> {
+    // Where Slurm signals every descendant, the server must not react.
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(mask), None)?;
+    set_pdeathsig(Signal::SIGKILL)?;
+    if getppid() != runner {
+        return Err(io::Error::other("the runner is gone"));
+    }
+    // SAFETY: dup2 on numbers; the copy is not close-on-exec. Where the port has the number already, the flag is taken away.
+    let rc = unsafe {
+        match port == PORT_FD {
+            true => libc::fcntl(port, libc::F_SETFD, 0),
+            false => libc::dup2(port, PORT_FD),
+        }
+    };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
