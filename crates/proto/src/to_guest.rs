@@ -224,16 +224,9 @@ impl<'a> ToGuest<'a> {
             Self::Arg(arg) => (kind::ARG, 0, arg),
             Self::Env(pair) => (kind::ENV, 0, pair),
             Self::Rlimit { resource, soft, hard } => {
-                scratch.push(*resource);
-                scratch.extend(soft.to_le_bytes());
-                scratch.extend(hard.to_le_bytes());
-                (kind::RLIMIT, 0, &scratch)
+                (kind::RLIMIT, 0, put_limit(&mut scratch, *resource, *soft, *hard))
             }
-            Self::Priority { nice, io } => {
-                scratch.extend(nice.to_le_bytes());
-                scratch.extend(io.to_le_bytes());
-                (kind::PRIORITY, 0, &scratch)
-            }
+            Self::Priority { nice, io } => (kind::PRIORITY, 0, put_priority(&mut scratch, *nice, *io)),
             Self::Pty { rows, cols } => (kind::PTY, 0, put_size(&mut scratch, *rows, *cols)),
             Self::File { mode, path } => {
                 scratch.extend(mode.to_le_bytes());
@@ -352,4 +345,17 @@ impl<'a> ToGuest<'a> {
         }
         Ok(Self::Credentials { uid, gid, umask, groups })
     }
+}
+
+fn put_limit(scratch: &mut Vec<u8>, resource: u8, soft: u64, hard: u64) -> &[u8] {
+    scratch.push(resource);
+    scratch.extend(soft.to_le_bytes());
+    scratch.extend(hard.to_le_bytes());
+    scratch
+}
+
+fn put_priority(scratch: &mut Vec<u8>, nice: i8, io: u16) -> &[u8] {
+    scratch.extend(nice.to_le_bytes());
+    scratch.extend(io.to_le_bytes());
+    scratch
 }
