@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use testkit::process::{is_there, signal};
+use testkit::process::{all, is_there, parent, signal, words};
 use testkit::wait::{wait_for, wait_for_file};
 use testkit::{Cluster, system};
 
@@ -147,8 +147,10 @@ fn builder_s_qemu_killed(cluster: &Cluster) -> Saw {
     // A number of shares that no other row has.
     let options = ["-c2", "--vm-mount=/usr/share:/opt/one,/usr/share:/opt/two"];
     let step = Step::started(cluster, &options, "echo > ran");
-    wait_for("a draft", || (of_templates(cluster).len() == 2).then_some(()));
-    let since = signal(step.qemu(), libc::SIGKILL);
+    let runner = step.runner();
+    // Not the one that is only asked for its version.
+    let boots = |pid: &i32| parent(*pid) == Some(runner) && words(*pid).iter().any(|word| word == "-machine");
+    let since = signal(wait_for("a QEMU that boots", || all().find(boots)), libc::SIGKILL);
     let words = ["vm: warning: image 'tiny' starts slowly on ", "without a template: QEMU was killed (signal 9)"];
     let saw = step.end().saw(since, 0, &words);
     let next = Step::started(cluster, &options, "echo > ran").end();

@@ -91,6 +91,12 @@ impl<'a> Reader<'a> {
         Ok(field)
     }
 
+    /// What [`put_counted`] wrote, and the rest.
+    pub fn pair(mut self) -> Result<(&'a [u8], &'a [u8]), ProtoError> {
+        let first = self.counted()?;
+        Ok((first, self.rest))
+    }
+
     pub fn left(&self) -> usize {
         self.rest.len()
     }

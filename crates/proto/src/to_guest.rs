@@ -183,25 +183,13 @@ impl<'a> ToGuest<'a> {
                 scratch.extend_from_slice(path);
                 (kind::SHARE, 0, &scratch)
             }
-            Self::Link { path, target } => {
-                put_counted(&mut scratch, path);
-                scratch.extend_from_slice(target);
-                (kind::LINK, 0, &scratch)
-            }
-            Self::Alias { path, target } => {
-                put_counted(&mut scratch, path);
-                scratch.extend_from_slice(target);
-                (kind::ALIAS, 0, &scratch)
-            }
+            Self::Link { path, target } => (kind::LINK, 0, put_pair(&mut scratch, path, target)),
+            Self::Alias { path, target } => (kind::ALIAS, 0, put_pair(&mut scratch, path, target)),
             Self::Home(path) => (kind::HOME, 0, path),
             Self::TakeBack => (kind::TAKE_BACK, 0, &[]),
             Self::Cpus(count) => (kind::CPUS, 0, put(&mut scratch, count.to_le_bytes())),
             Self::Memory(bytes) => (kind::MEMORY, 0, put(&mut scratch, bytes.to_le_bytes())),
-            Self::Zone { name, data } => {
-                put_counted(&mut scratch, name);
-                scratch.extend_from_slice(data);
-                (kind::ZONE, 0, &scratch)
-            }
+            Self::Zone { name, data } => (kind::ZONE, 0, put_pair(&mut scratch, name, data)),
             Self::User { gid, name, gecos, home, shell } => {
                 scratch.extend(gid.to_le_bytes());
                 for field in [name, gecos, home, shell] {
@@ -270,18 +258,18 @@ impl<'a> ToGuest<'a> {
                 Self::Share { transport, read_only, number: r.u16()?, file: r.counted()?, path: r.rest() }
             }
             kind::LINK => {
-                let mut r = Reader::new(p, "LINK");
-                Self::Link { path: r.counted()?, target: r.rest() }
+                let (path, target) = Reader::new(p, "LINK").pair()?;
+                Self::Link { path, target }
             }
             kind::ALIAS => {
-                let mut r = Reader::new(p, "ALIAS");
-                Self::Alias { path: r.counted()?, target: r.rest() }
+                let (path, target) = Reader::new(p, "ALIAS").pair()?;
+                Self::Alias { path, target }
             }
             kind::HOME => Self::Home(p),
             kind::TAKE_BACK => Self::TakeBack,
             kind::ZONE => {
-                let mut r = Reader::new(p, "ZONE");
-                Self::Zone { name: r.counted()?, data: r.rest() }
+                let (name, data) = Reader::new(p, "ZONE").pair()?;
+                Self::Zone { name, data }
             }
             kind::CPUS => Self::Cpus(Reader::new(p, "CPUS").only(Reader::u16)?),
             kind::MEMORY => Self::Memory(Reader::new(p, "MEMORY").only(Reader::u64)?),
@@ -294,12 +282,8 @@ impl<'a> ToGuest<'a> {
             kind::CWD => Self::Cwd(p),
             kind::ARG => Self::Arg(p),
             kind::ENV => Self::Env(p),
-            kind::RLIMIT => {
-                let mut r = Reader::new(p, "RLIMIT");
-                let limit = Self::Rlimit { resource: r.u8()?, soft: r.u64()?, hard: r.u64()? };
-                r.end()?;
-                limit
-            }
+            kind::RLIMIT => Reader::new(p, "RLIMIT")
+                .only(|r| Ok(Self::Rlimit { resource: r.u8()?, soft: r.u64()?, hard: r.u64()? }))?,
             kind::PRIORITY => Reader::new(p, "PRIORITY")
                 .only(|r| Ok(Self::Priority { nice: i8::from_le_bytes([r.u8()?]), io: r.u16()? }))?,
             kind::PTY => {
@@ -328,6 +312,7 @@ impl<'a> ToGuest<'a> {
             other => return Err(ProtoError::UnknownKind(other)),
         })
     }
+
     fn parse_user(payload: &'a [u8]) -> Result<Self, ProtoError> {
         let mut r = Reader::new(payload, "USER");
         let gid = r.u32()?;
@@ -345,6 +330,13 @@ impl<'a> ToGuest<'a> {
         }
         Ok(Self::Credentials { uid, gid, umask, groups })
     }
+}
+
+/// A field with its length, and one that ends with the message.
+fn put_pair<'a>(scratch: &'a mut Vec<u8>, first: &[u8], last: &[u8]) -> &'a [u8] {
+    put_counted(scratch, first);
+    scratch.extend_from_slice(last);
+    scratch
 }
 
 fn put_limit(scratch: &mut Vec<u8>, resource: u8, soft: u64, hard: u64) -> &[u8] {

@@ -1,0 +1,122 @@
+//! A guest that nothing is done to.
+
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+
+use crate::accounts::Account;
+use crate::error::AgentError;
+use crate::machine::{Machine, Reaped, Share};
+use crate::sys;
+use crate::task::Credentials;
+use proto::BootTimes;
+
+pub const TIMES: BootTimes = BootTimes { agent_ms: 1, modules_ms: 2, ready_ms: 3 };
+
+/// A machine that only remembers what it was asked for.
+#[derive(Debug, Default)]
+pub struct StandIn {
+    pub boot_error: Option<AgentError>,
+    pub calls: Vec<String>,
+}
+
+impl StandIn {
+    fn note(&mut self, call: String) -> Result<(), AgentError> {
+        let refused = call.contains("refuse");
+        self.calls.push(call);
+        if refused { Err(AgentError::Unfit("the stand-in refuses".to_owned())) } else { Ok(()) }
+    }
+}
+
+impl Machine for StandIn {
+    fn boot_times(&self) -> BootTimes {
+        TIMES
+    }
+    fn boot_error(&self) -> Option<&AgentError> {
+        self.boot_error.as_ref()
+    }
+    fn set_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
+        self.note(format!("clock {nanoseconds}"))
+    }
+    fn ask_for_clock(&mut self) {
+        let _ = self.note("ask".to_owned());
+    }
+    fn follow_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
+        self.note(format!("follow {nanoseconds}"))
+    }
+    fn set_hostname(&mut self, name: &[u8]) -> Result<(), AgentError> {
+        self.note(format!("hostname {}", String::from_utf8_lossy(name)))
+    }
+    fn add_entropy(&mut self, seed: &[u8]) -> Result<(), AgentError> {
+        self.note(format!("entropy {}", seed.len()))
+    }
+    fn use_cpus(&mut self, count: u16) -> Result<(), AgentError> {
+        self.note(format!("cpus {count}"))
+    }
+    fn mount_share(&mut self, Share { path, file, read_only, .. }: Share<'_>) -> Result<(), AgentError> {
+        self.note(format!("share {}{} {read_only}", path.display(), file.display()))
+    }
+    fn alias(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
+        self.note(format!("alias {} {}", path.display(), target.display()))
+    }
+    fn make_home(&mut self, home: &Path, owner: (u32, u32)) -> Result<(), AgentError> {
+        self.note(format!("home {} {}", home.display(), owner.0))
+    }
+    fn set_zone(&mut self, name: &[u8], _data: &[u8]) -> Result<(), AgentError> {
+        self.note(format!("zone {}", String::from_utf8_lossy(name)))
+    }
+    fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError> {
+        let (name, groups) = (String::from_utf8_lossy(&account.name), account.groups.len());
+        self.note(format!("user {name} {} of {groups} groups", credentials.uid))
+    }
+    fn link(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
+        self.note(format!("link {} {}", path.display(), target.display()))
+    }
+    fn check_links(&self) -> Result<(), AgentError> {
+        let dangling = self.calls.iter().any(|call| call.contains("nowhere"));
+        if dangling { Err(AgentError::Unfit("the link leads nowhere".to_owned())) } else { Ok(()) }
+    }
+    fn expect_file(&mut self, _path: &Path) -> Result<(), AgentError> {
+        Ok(())
+    }
+    fn take_back(&mut self) -> Result<(), AgentError> {
+        self.note("take back".to_owned())
+    }
+    fn sync_shares(&mut self) -> Result<(), AgentError> {
+        self.note("sync shares".to_owned())
+    }
+    fn settle(&mut self) {
+        self.calls.push("settle".to_owned());
+    }
+    fn killed_for_memory(&mut self) -> Option<String> {
+        None
+    }
+    fn expect_memory(&mut self, _bytes: u64) {}
+    fn wait_for_memory(&mut self) {}
+    fn awaits_memory(&mut self) -> bool {
+        false
+    }
+    fn forget_session(&mut self) {
+        self.calls.push("forget".to_owned());
+    }
+    fn orphan_events(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+    fn reap(&mut self, leader: Pid) -> Reaped {
+        // Never reports a child: other tests have children too.
+        match sys::reap_one(leader) {
+            Ok(found) => Reaped { leader: found.map(|(_, status)| status), none_left: false },
+            Err(_) => Reaped { leader: None, none_left: true },
+        }
+    }
+    fn kill_task(&mut self, leader: Pid) {
+        let _ = killpg(leader, Signal::SIGKILL);
+    }
+    fn end_task(&mut self, leader: Pid) {
+        self.kill_task(leader);
+        let _ = waitpid(leader, None);
+    }
+}
