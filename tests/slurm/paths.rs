@@ -42,10 +42,10 @@ impl Account {
 
     /// Runs `script` in a VM, from `cwd`.
     fn step(&self, cluster: &Cluster, cwd: &Path, options: &[&str], script: &str) -> Ran {
-        let argv = [&["srun", "--vm-image=tiny"], options, &["sh", "-c", script]].concat();
-        // What a login would have set.
-        let mut command = cluster.command_as(&self.name, cwd, &argv);
-        ran(command.env("PWD", cwd).env_remove("HOME").output().unwrap())
+        // A shell enters the directory by this name, as a login would.
+        let enter = ["bash", "-c", "cd \"$0\" && exec srun --vm-image=tiny \"$@\"", cwd.to_str().unwrap()];
+        let argv = [&enter[..], options, &["sh", "-c", script]].concat();
+        ran(cluster.command_as(&self.name, Path::new("/"), &argv).env_remove("HOME").output().unwrap())
     }
 }
 
