@@ -42,10 +42,10 @@ impl Account {
 
     /// Runs `script` in a VM, from `cwd`.
     fn step(&self, cluster: &Cluster, cwd: &Path, options: &[&str], script: &str) -> Ran {
-        let argv = [&["srun", "--vm-image=tiny"], options, &["sh", "-c", script]].concat();
-        // What a login would have set.
-        let mut command = cluster.command_as(&self.name, cwd, &argv);
-        ran(command.env("PWD", cwd).env_remove("HOME").output().unwrap())
+        // A shell enters the directory by this name, as a login would.
+        let enter = ["bash", "-c", "cd \"$0\" && exec srun --vm-image=tiny \"$@\"", cwd.to_str().unwrap()];
+        let argv = [&enter[..], options, &["sh", "-c", script]].concat();
+        ran(cluster.command_as(&self.name, Path::new("/"), &argv).env_remove("HOME").output().unwrap())
     }
 }
 
@@ -73,7 +73,7 @@ fn homes(cluster: &Cluster) {
     account.own(&home);
     let work = cluster.work_dir();
     account.own(&work);
-    let write = "cd ~$(id -un) && pwd && pwd -P && echo result > file";
+    let write = "eval cd ~$(id -un) && pwd && pwd -P && echo result > file";
     let stdout = account.step(cluster, &work, &[], write).ok();
     assert_eq!(stdout, format!("{0}\n{0}\n", home.display()));
     assert_eq!(read(home.join("file")), "result\n");
@@ -98,7 +98,7 @@ fn no_home(cluster: &Cluster) {
     let work = cluster.work_dir();
     account.own(&work);
     let told = |why: &str| {
-        let said = account.step(cluster, &work, &["-n2", "-N1"], "ls -d ~$(id -un) 2> /dev/null || echo none");
+        let said = account.step(cluster, &work, &["-n2", "-N1"], "eval ls -d ~$(id -un) 2> /dev/null || echo none");
         let lines: Vec<&str> = said.stderr.lines().filter(|line| line.contains("your home")).collect();
         assert_eq!(lines.len(), 1, "{}", said.stderr);
         assert!(lines[0].contains(home.to_str().unwrap()) && lines[0].contains(why), "{}", lines[0]);
@@ -110,7 +110,7 @@ fn no_home(cluster: &Cluster) {
     told("may not");
     cluster.with_config("share_home = false\n", || {
         // The site does not want to share it: then the VM has one of its own.
-        let said = account.step(cluster, &work, &[], "cd ~$(id -un) && : > file && ls");
+        let said = account.step(cluster, &work, &[], "eval cd ~$(id -un) && : > file && ls");
         assert_eq!((said.stderr.contains("your home"), said.ok().as_str()), (false, "file\n"));
     });
 }
@@ -160,7 +160,7 @@ fn over_and_within(cluster: &Cluster) {
     fs::write(work.join("fake/in-fake"), "").unwrap();
     fs::create_dir(work.join("there")).unwrap();
     let top = work.display();
-    let script = "cd ~$(id -un) && ls; cd - > /dev/null; ls there";
+    let script = "eval cd ~$(id -un) && ls; cd - > /dev/null; ls there";
     // In a shell: the home is what the account's entry says.
     let mount = format!("--vm-mount=$PWD/fake:$(getent passwd $(id -u) | cut -d: -f6),{top}/fake:{top}/there:ro");
     let line = format!("srun --vm-image=tiny \"{mount}\" sh -c '{script}'");
@@ -203,7 +203,8 @@ fn odd_images(cluster: &Cluster) {
     let here = work.display();
     let mount = format!("--vm-mount={here}:/srv/data,{here}:/root/data,{here}:/mnt/d,{here}:/closed/d,{here}/f:/srv/f");
     let image = format!("--vm-image={top}/images/odd.toml");
-    let script = "cat /srv/data/f /root/data/f /mnt/d/f /closed/d/f /srv/f; : > /tmp/x && cd ~$(id -un) && echo home";
+    let script =
+        "cat /srv/data/f /root/data/f /mnt/d/f /closed/d/f /srv/f; : > /tmp/x && eval cd ~$(id -un) && echo home";
     let stdout = cluster.run_in(&work, &["srun", &image, &mount, "sh", "-c", script]).ok();
     assert_eq!(stdout, "data\ndata\ndata\ndata\ndata\nhome\n");
 
