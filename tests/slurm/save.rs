@@ -212,14 +212,15 @@ fn links(cluster: &Cluster) {
         let base = fs::read_to_string(cluster.dir.join("images/debian12.toml")).unwrap();
         let images = cluster.dir.join("images").display().to_string();
         let entry = base.replace("disk = \"", &format!("disk = \"{images}/"));
-        let link = "[links]\n'/usr/lib/x86_64-linux-gnu/libwhere.so.1' = '/sw/libwhere.so.1'\n";
+        let link = "[links]\n'/usr/lib/x86_64-linux-gnu/libwhere.so.1' = '/sw/libwhere.so.1'\n\
+                    '/opt/where/lib.so' = '/sw/libwhere.so.1'\n";
         fs::write(dir.join("linked.toml"), format!("{entry}\n{link}")).unwrap();
         let mount = format!("--vm-mount={}:/sw:ro", sw.display());
         let seen = cluster.run_in(&work, &["srun", "--vm-image=linked", &mount, "./main"]).ok();
         assert_eq!(seen, "the share\n");
         let dangling = cluster.run_in(&work, &["srun", "--vm-image=linked", "./main"]);
         dangling.fails_with_one_line(&["libwhere.so.1 leads to /sw/libwhere.so.1", "not there", "share"]);
-        let inside = format!("--vm-mount={}:/usr/lib/x86_64-linux-gnu", sw.display());
+        let inside = format!("--vm-mount={}:/opt/where", sw.display());
         let inside = cluster.run_in(&work, &["srun", "--vm-image=linked", &mount, &inside, "true"]);
         inside.fails_with_one_line(&["'linked'", "would lie in the share"]);
         assert_eq!(left_in(&sw), ["libwhere.so.1"]);

@@ -67,7 +67,7 @@ pub(crate) fn run(
         Obtained::Interrupted(signal) => return Ok(Outcome::Died(signal)),
         Obtained::NoBoot(why) => return Ok(Outcome::Ended(vec![End::NeverUp(why)])),
         Obtained::Unavailable(why) => tracing::debug!("booting: {why}"),
-        Obtained::Failed(why) => attempt.tell_of_slow_starts(&slot.image, &why),
+        Obtained::Failed(why) => attempt.is_slow(&slot.image, &why),
         Obtained::Template((shape, template)) => {
             attempt.found_template();
             let Ran { outcome, were_killed } = vms.run(Some((shape, &template)))?;

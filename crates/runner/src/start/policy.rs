@@ -59,6 +59,8 @@ pub(crate) struct Attempt<'a> {
     proven: Cell<bool>,
     /// To be done when a guest answers.
     then: RefCell<Option<OnAnswer>>,
+    /// Why this guest boots where a clone was possible, to be told when it answers: one that never does has another line.
+    slow: RefCell<Option<String>>,
     policy: &'a Policy,
 }
 
@@ -101,6 +103,10 @@ impl Attempt<'_> {
         if let Some(OnAnswer(then)) = self.then.take() {
             then();
         }
+        if let Some(text) = self.slow.take() {
+            static TOLD: AtomicBool = AtomicBool::new(false);
+            self.policy.tell_once(&TOLD, &text);
+        }
         let before = self.answer_within();
         self.proven.set(true);
         match self.accel {
@@ -123,11 +129,10 @@ impl Attempt<'_> {
         }
     }
 
-    /// Tells the user that VMs boot where clones of a template were possible.
-    pub(crate) fn tell_of_slow_starts(&self, image: &ImageRef, why: &str) {
-        static TOLD: AtomicBool = AtomicBool::new(false);
-        let node = this_node();
-        self.policy.tell_once(&TOLD, &format!("image '{image}' starts slowly on {node}, without a template: {why}"));
+    /// The user is to be told, once a guest has answered, that VMs boot where clones of a template were possible.
+    pub(crate) fn is_slow(&self, image: &ImageRef, why: &str) {
+        let text = format!("image '{image}' starts slowly on {}, without a template: {why}", this_node());
+        self.slow.replace(Some(text));
     }
 
     fn kvm_works(&self) {
@@ -242,7 +247,17 @@ impl Policy {
 
     fn attempt(&self, accel: Accel, boot: Duration, proven: bool) -> Attempt<'_> {
         let (trial, answered, proven) = (Cell::new(None), Cell::new(false), Cell::new(proven));
-        Attempt { accel, is_fallback: false, boot, trial, answered, proven, then: RefCell::default(), policy: self }
+        Attempt {
+            accel,
+            is_fallback: false,
+            boot,
+            trial,
+            answered,
+            proven,
+            then: RefCell::default(),
+            slow: RefCell::default(),
+            policy: self,
+        }
     }
 
     fn known(&self) -> Option<Verdict> {
