@@ -99,8 +99,14 @@ fn peak_of_runners(cluster: &Cluster) -> u64 {
     runners.filter_map(|pid| process::field(pid, "VmHWM:")?.split(' ').next()?.parse().ok()).max().unwrap_or(0)
 }
 
-/// QEMU serves shares as the user, whoever asks in the guest, and serves nothing outside of them.
+/// Shares are served as the user, whoever asks in the guest, and nothing outside of them is. Over FUSE the guest has no
+/// device to attach to again.
 fn reach(cluster: &Cluster) {
+    reach_over(cluster, &["no mount"; 4]);
+    cluster.with_config("file_transport = '9p'\n", || reach_over(cluster, &[]));
+}
+
+fn reach_over(cluster: &Cluster, attached: &[&str]) {
     let dir = cluster.work_dir();
     let write = |path: &Path, text: &str, mode: u32| {
         fs::write(path, text).unwrap();
@@ -150,7 +156,7 @@ fn reach(cluster: &Cluster) {
         let mode = fs::metadata(slurm.join(file)).map_or(0o004, |meta| meta.mode());
         assert!(mode & 0o004 != 0, "{file} was read");
     }
-    assert_eq!(rest, ["done"], "{ended:?}");
+    assert_eq!(rest, [attached, &["done"]].concat(), "{ended:?}");
     assert!(!Path::new("/etc/spank-vm-test").exists());
     let (user, mine) = (fs::metadata(&dir).unwrap().uid(), fs::metadata(dir.join("mine")).unwrap());
     assert_eq!(mine.uid(), user, "what root in the guest writes is the user's");

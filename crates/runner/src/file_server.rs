@@ -14,7 +14,8 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::{Pid, getppid, pipe2};
 
-use crate::error::{Blame, Context, Fault, RunError};
+use crate::error::{Fault, RunError};
+use crate::limits;
 use files::PORT_FD;
 use files::control::{Memory, Region, Shares};
 use qemu::{MemoryRegion, Share, printable};
@@ -41,10 +42,12 @@ impl FileServer {
     /// Starts it, for a guest that begins with `memory` bytes. Returns it with QEMU's end of the port.
     ///
     /// # Errors
-    /// When the node has no room for it.
+    /// When the node has no room for it, or a hard limit of the task forbids it.
     pub(crate) fn start(shares: &[Share], memory: u64, blocked: SigSet) -> Result<(Self, UnixStream), RunError> {
-        let made = Self::spawn(shares, memory, blocked).blame(Fault::Node);
-        made.context("the file server of the VM cannot be started")
+        Self::spawn(shares, memory, blocked).map_err(|error| {
+            let why = format!("the file server of the VM cannot be started: {error}");
+            limits::blame(&why).unwrap_or_else(|| RunError::new(Fault::Node, why))
+        })
     }
 
     fn spawn(shares: &[Share], memory: u64, blocked: SigSet) -> io::Result<(Self, UnixStream)> {

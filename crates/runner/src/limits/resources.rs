@@ -42,7 +42,7 @@ const OF_QEMU: u64 = 1536 << 20;
 
 /// Descriptors that this process and a QEMU need, and what this process needs for each VM.
 const FILES: u64 = 64;
-const FILES_PER_VM: u64 = 12;
+const FILES_PER_VM: u64 = 16;
 
 /// One limit of the task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
