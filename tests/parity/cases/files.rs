@@ -64,8 +64,8 @@ pub const CASES: &[Case] = &[
     same(
         "files",
         "a lock that a task holds, until it is killed",
-        "srun $VM bash -c 'exec 3> lock; flock 3; : > held; sleep 100' & until_file held; \
-         flock -n lock echo got it || echo refused; scancel -s KILL $SLURM_JOB_ID.0; wait; flock -w 20 lock echo free",
+        "srun -J holder $VM bash -c 'exec 3> lock; flock 3; : > held; sleep 100' & until_file held; \
+         flock -n lock echo got it || echo refused; scancel -s KILL $(job holder).0; wait; flock -w 20 lock echo free",
     ),
     same(
         "files",
