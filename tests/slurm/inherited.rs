@@ -63,7 +63,8 @@ fn run_limited(cluster: &Cluster, limits: &str, command: &str) -> Ran {
 
 /// The user's templates.
 fn templates(cluster: &Cluster) -> Vec<String> {
-    let shelves = fs::read_dir(cluster.dir.join("templates/users")).unwrap().flatten();
+    // Before a user's first template there is no directory.
+    let shelves = fs::read_dir(cluster.dir.join("templates/users")).into_iter().flatten().flatten();
     let kept = shelves.flat_map(|shelf| fs::read_dir(shelf.path()).unwrap().flatten());
     let names = kept.filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name().into_string().unwrap());
     let mut names: Vec<String> = names.collect();

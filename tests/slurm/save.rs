@@ -219,7 +219,7 @@ fn links(cluster: &Cluster) {
         let seen = cluster.run_in(&work, &["srun", "--vm-image=linked", &mount, "./main"]).ok();
         assert_eq!(seen, "the share\n");
         let dangling = cluster.run_in(&work, &["srun", "--vm-image=linked", "./main"]);
-        dangling.fails_with_one_line(&["libwhere.so.1 leads to /sw/libwhere.so.1", "not there", "share"]);
+        dangling.fails_with_one_line(&[" leads to /sw/libwhere.so.1", "not there", "share"]);
         let inside = format!("--vm-mount={}:/opt/where", sw.display());
         let inside = cluster.run_in(&work, &["srun", "--vm-image=linked", &mount, &inside, "true"]);
         inside.fails_with_one_line(&["'linked'", "would lie in the share"]);
