@@ -2,22 +2,19 @@
 
 use testkit::lab::Lab;
 
-use crate::{Case, case, lacking};
+use crate::{Case, case};
 
 pub const CASES: &[Case] = &[
     case("what_a_vm_writes_into_the_home_is_the_user_s_file_on_the_host", home),
     case("what_a_vm_writes_elsewhere_dies_with_it", elsewhere).once(),
     case("a_saved_vm_is_an_image_of_its_user", save).once(),
     case("a_file_of_the_user_s_own_is_an_image", own_file).once(),
-    lacking("a_lock_on_a_file_holds_between_a_vm_and_the_node_s_processes", flocks, NINE_P).once(),
-    lacking("a_lock_on_a_part_of_a_file_holds_between_a_vm_and_the_node_s_processes", range_locks, NINE_P).once(),
-    lacking("a_removed_file_is_still_a_file_for_who_has_it_open", unlinked, NINE_P).once(),
-    lacking("room_for_a_file_is_set_aside_and_given_back_on_the_node", fallocate, NINE_P).once(),
-    lacking("the_time_of_a_file_has_its_nanoseconds_on_both_sides", times, NINE_P).once(),
+    case("a_lock_on_a_file_holds_between_a_vm_and_the_node_s_processes", flocks).once(),
+    case("a_lock_on_a_part_of_a_file_holds_between_a_vm_and_the_node_s_processes", range_locks).once(),
+    case("a_removed_file_is_still_a_file_for_who_has_it_open", unlinked).once(),
+    case("room_for_a_file_is_set_aside_and_given_back_on_the_node", fallocate).once(),
+    case("the_time_of_a_file_has_its_nanoseconds_on_both_sides", times).once(),
 ];
-
-const NINE_P: &str =
-    "9p shares have no locks that reach the host, no fallocate, no files without a name and whole seconds";
 
 /// A step of ada's with a full Debian, which has these programs.
 const STEP: &str = "srun --mem=700 --vm-image=debian12";

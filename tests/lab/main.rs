@@ -6,9 +6,6 @@
 //!
 //! `SPANK_VM_LAB_RELEASES="bookworm trixie"` chooses the releases (Debian 12 and 13 without it). Debian 13 runs all
 //! tests. Others leave out those that show the same on every release (`once`), unless `SPANK_VM_LAB_WHOLE` is set.
-//!
-//! A test with `lacks` shows something that does not work yet: it must fail, with that reason. Once it passes, remove
-//! the reason.
 
 mod closed;
 mod files;
@@ -35,8 +32,6 @@ use report::Release;
 struct Case {
     name: &'static str,
     run: fn(&Lab),
-    /// Why it must fail, if it shows something that does not work yet.
-    lacks: Option<&'static str>,
     /// Whether it shows the same on every release, so that one is enough.
     once: bool,
 }
@@ -49,11 +44,7 @@ impl Case {
 }
 
 const fn case(name: &'static str, run: fn(&Lab)) -> Case {
-    Case { name, run, lacks: None, once: false }
-}
-
-const fn lacking(name: &'static str, run: fn(&Lab), why: &'static str) -> Case {
-    Case { name, run, lacks: Some(why), once: false }
+    Case { name, run, once: false }
 }
 
 /// On one node. The reboot is nearly last: it loses templates and earlier lines of the journal. Packages are: in the
@@ -143,20 +134,11 @@ fn run(kind: &Kind, case: &'static Case, shared: &Shared, seen: &Mutex<Vec<Relea
     let outcome = outcome.and_then(|()| nothing_is_left(lab));
     let works = outcome.is_ok();
     seen.lock().unwrap().last_mut().expect("it was added above").add(case, began.elapsed(), works);
-    match (outcome, case.lacks) {
-        (Ok(()), None) => Ok(()),
-        (Err(seen), Some(_)) => {
-            // Whoever reads it sees whether it failed for that reason.
-            eprintln!("\nlacking: {seen}");
-            Ok(())
-        }
-        (Err(why), None) => {
-            // The suite's own report comes an hour later, or never if the run is ended.
-            eprintln!("\n{why}");
-            Err(why.into())
-        }
-        (Ok(()), Some(why)) => Err(format!("it works now; take the reason away: {why}").into()),
-    }
+    outcome.map_err(|why| {
+        // The suite's own report comes an hour later, or never if the run is ended.
+        eprintln!("\n{why}");
+        why.into()
+    })
 }
 
 /// Checks that the nodes are as before the test: no VM, no task's directory, nothing in the queue, ready for work.

@@ -1,4 +1,4 @@
-//! How long each test took, what does not work yet, and the table of releases.
+//! How long each test took, and the table of releases.
 
 use std::fs;
 use std::path::Path;
@@ -33,7 +33,7 @@ impl Release {
         if self.nodes == 1 { self.name.clone() } else { format!("{}, {} nodes", self.name, self.nodes) }
     }
 
-    /// Adds a test that has ended. `works` is the actual result, whether it was expected or not.
+    /// Adds a test that has ended.
     pub fn add(&mut self, case: &'static Case, took: Duration, works: bool) {
         self.rows.push(Row { case, took, works });
     }
@@ -61,16 +61,13 @@ impl Release {
     }
 }
 
-/// Prints all tests with their times, and those that must fail with their reasons.
+/// Prints all tests with their times.
 pub fn print(releases: &[Release]) {
     for release in releases {
         println!("times in {}, a machine that is emulated itself:", release.title());
         println!("{:>7.1} s  until it was idle", release.boot.as_secs_f64());
         for Row { case, took, .. } in &release.rows {
             println!("{:>7.1} s  {}", took.as_secs_f64(), case.name);
-            if let Some(why) = case.lacks {
-                println!("           does not work yet: {why}");
-            }
         }
         let total: Duration = release.rows.iter().map(|row| row.took).sum();
         println!("{:>7.1} s  in all", (total + release.boot).as_secs_f64());
