@@ -59,7 +59,7 @@ fn wrong_processor(lab: &Lab) {
     // Without Slurm, whose Prolog would drain the node before the step.
     let script = r#"
         sed '1i cpu_model = "EPIC-Rome"' /etc/slurm/spank-vm.toml >wrong.toml
-        /usr/sbin/spank-vm --config wrong.toml run --image tiny -- true; echo "code $?"; /usr/sbin/spank-vm --config wrong.toml check --node"#;
+        spank-vm --config wrong.toml run --image tiny -- true; echo "code $?"; spank-vm --config wrong.toml check --node"#;
     let ended = lab.sh("ada", script);
     let line = "cpu_model = 'EPIC-Rome', and QEMU says: unable to find CPU model 'EPIC-Rome'";
     assert!(ended.code == 1 && ended.stdout.starts_with("code 75\n") && ended.stdout.contains(line), "{ended:?}");
