@@ -79,7 +79,11 @@ fn counted(lab: &Lab) {
 fn removed(lab: &Lab) {
     let refused = lab.sh("root", "dpkg --remove spank-vm");
     assert!(refused.code != 0 && refused.stderr.contains("take that line out first"), "{refused:?}");
-    lab.root(r#"sed -i "s/^required.*spank_vm/#&/" /etc/slurm/plugstack.conf; dpkg --purge spank-vm"#);
+    lab.root(r#"sed -i "s/^required.*spank_vm/#&/" /etc/slurm/plugstack.conf"#);
+    let refused = lab.sh("root", "dpkg --remove spank-vm");
+    assert!(refused.code != 0 && refused.stderr.contains("without its Prolog no job would start"), "{refused:?}");
+    lab.root("sed -i '/^Prolog=/d' /etc/slurm/slurm.conf; scontrol reconfigure; systemctl restart slurmd; dpkg --purge spank-vm");
+    lab.wait_until("slurmd is back", "sinfo -h -o %T | grep -x idle");
     let left = r#"
         find / -xdev \( -path /proc -o -path /home -o -path /usr/local -o -path /var/log -o -path /var/lib/dpkg -o -path /tmp \) -prune \
             -o \( -name "*spank-vm*" -o -name "spank_vm*" \) ! -path /var/lib/spank-vm -print
