@@ -32,9 +32,6 @@ pub fn confine(port: libc::c_int) -> Result<(), ServeError> {
         0 => Ok(()),
         _ => Err(ServeError::Process { what, source: io::Error::last_os_error() }),
     };
-    // By this name it is told apart from QEMU; it was started through a link of another name.
-    // SAFETY: the name is a string that ends with a zero and lives until the call returns.
-    done("take its name", unsafe { libc::prctl(libc::PR_SET_NAME, c"spank-vm-files".as_ptr()) })?;
     // SAFETY: prctl with integers only.
     done("follow the runner's end", unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
     // SAFETY: setsid has no arguments. A process that leads a group already keeps it.
