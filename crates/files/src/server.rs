@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -282,10 +283,12 @@ impl Server {
         let Some((share, _)) = self.shares.get(usize::from(job.header.share)) else { return };
         let Some(request) = Request::parse(job.request.bytes()) else { return };
         let number = job.header.share;
+        let changes = share.changes.load(Ordering::SeqCst);
         match dispatch(share, number, &self.waits, request, reply) {
             Outcome::Silent => {}
             Outcome::Done(result) => {
                 self.settle(number, &request);
+                reply.seen = changes;
                 self.answer(job, request.unique, result, reply);
             }
             Outcome::Waits(wanted) => self.wait(job, request.unique, wanted, reply),
@@ -349,12 +352,24 @@ impl Server {
         {
             data = reply.take_body();
         }
-        let stale = reply.stale.map(|node| invalidate(share, node));
+        let mut first = reply.stale.map(|node| invalidate(share, node)).unwrap_or_default();
+        let (absent, seen) = (std::mem::take(&mut reply.absent), reply.seen);
         let frame = reply.finish(share, job.header.slot, unique, result, data);
         let _writer = lock(&self.writer);
+        let is_true = |(share, _): &(Share, Gate)| share.changes.load(Ordering::SeqCst) == seen;
+        if !absent.is_empty() && self.shares.get(usize::from(share)).is_some_and(is_true) {
+            // A change from here on is answered after this, and then the guest believes nothing of before.
+            absent.iter().for_each(|absent| absent.encode(share, &mut first));
+        }
         let port = self.port.as_fd();
         // A port that is closed is found out by its reader.
-        let _ = stale.map_or(Ok(()), |stale| write_all(port, &stale)).and_then(|()| write_all(port, frame));
+        let _ = match first.is_empty() {
+            true => write_all(port, frame),
+            false => {
+                first.extend_from_slice(frame);
+                write_all(port, &first)
+            }
+        };
     }
 
     fn send(&self, frame: &[u8]) -> Served<()> {

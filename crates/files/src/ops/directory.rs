@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 
 use proto::files::MAX_DATA;
 
+use super::super::ahead;
 use super::super::handles::{Handle, Listing};
 use super::super::nodes::lock;
 use super::super::share::Share;
@@ -41,7 +42,7 @@ pub(crate) fn opendir(share: &Share, node: u64, reply: &mut Reply) -> Result<()>
     }
     share.handles.has_room()?;
     let fd = sys::reopen(share.nodes.fd(&node)?.as_fd(), libc::O_RDONLY | libc::O_DIRECTORY)?;
-    reply.u64(share.handles.add(node, fd, libc::O_RDONLY));
+    reply.u64(share.handles.add(node, fd, libc::O_RDONLY, false));
     reply.u64(0);
     Ok(())
 }
@@ -75,6 +76,9 @@ pub(crate) fn readdir(share: &Share, node: u64, args: &mut Args<'_>, plus: bool,
         }
         write(share, &handle, &entry, plus, reply);
         (listing.at, listing.position) = (listing.at + entry.len, entry.next);
+    }
+    if plus {
+        reply.absent = ahead::more(share);
     }
     if listing.at >= listing.entries.len() {
         // Handles of large directories do not keep their buffers.
@@ -110,7 +114,10 @@ fn write(share: &Share, handle: &Handle, found: &Entry<'_>, plus: bool, reply: &
                 ino = share.ino(&stat);
                 kind = stat.st_mode >> 12;
                 match node {
-                    Some(node) => entry::tell(share, &node, &stat, reply),
+                    Some(node) => {
+                        share.ahead.listed(node.id);
+                        entry::tell(share, &node, &stat, reply);
+                    }
                     None => reply.grow(ENTRY_OUT).fill(0),
                 }
             }
