@@ -19,6 +19,9 @@ use table::Table;
 /// What is measured, as a program of the shell.
 const WORK: &str = include_str!("work.sh");
 
+/// Puts the time before each line, in microseconds: outside the VM, whose clock may be wrong under emulation.
+const CLOCK: &str = "while read -r line; do echo \"${EPOCHREALTIME/[.,]/} $line\"; done";
+
 /// VMs at once that do the operations on names.
 const MANY: usize = 8;
 
@@ -126,7 +129,7 @@ fn one_run(place: &Place, program: &str, dir: &str, way: &str, vms: usize) -> St
         "bare" => format!("cd {dir}/w; for i in {{0..{}}}; do SLURM_VM_INDEX=$i {work} & done; wait", vms - 1),
         _ => format!("cd /; {}", vm(program, dir, way, vms, &format!("bash -c 'cd {dir}/w; {work}'"))),
     };
-    place.sh(&format!("rm -rf {dir}/w; mkdir -p {dir}/w/{{0..{}}}; {run}", MANY - 1))
+    place.sh(&format!("rm -rf {dir}/w; mkdir -p {dir}/w/{{0..{}}}; {{ {run}; }} | {CLOCK}", MANY - 1))
 }
 
 fn vm(program: &str, dir: &str, way: &str, vms: usize, command: &str) -> String {

@@ -46,9 +46,17 @@ impl Table {
 
     /// Adds what a run printed. Of several VMs together the sum counts.
     pub fn add(&mut self, way: &'static str, vms: usize, printed: &str) {
-        let lines = printed.lines().filter_map(|line| line.split_once(' '));
-        let times = lines.map(|(name, ms)| (name.to_owned(), ms.trim().parse::<f64>().expect("milliseconds")));
-        let times: Vec<(String, f64)> = times.collect();
+        let mut begun = BTreeMap::new();
+        let mut times: Vec<(String, f64)> = Vec::new();
+        for line in printed.lines() {
+            let [at, what, name, vm] = line.split(' ').collect::<Vec<_>>()[..] else { continue };
+            let at: f64 = at.parse().expect("microseconds");
+            if what == "begin" {
+                begun.insert((name, vm), at);
+            } else if let Some(begun) = begun.remove(&(name, vm)) {
+                times.push((name.to_owned(), (at - begun) / 1000.0));
+            }
+        }
         assert!(!times.is_empty(), "{way} printed nothing");
         if vms == 1 {
             times.into_iter().for_each(|(name, ms)| self.times.entry((way, 1, name)).or_default().push(ms));

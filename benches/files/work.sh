@@ -1,14 +1,13 @@
 # shellcheck shell=bash
-# What is measured, in this directory: prints a name and milliseconds for each. FILES and MIB say how much, WHAT is "all" or
-# "metadata".
+# What is measured, in this directory: prints a line before and after each operation. Whoever reads them has the clock: that of
+# an emulated machine may be wrong. FILES and MIB say how much, WHAT is "all" or "metadata".
 cd "${SLURM_VM_INDEX:-.}" || exit
-now() { echo "${EPOCHREALTIME/./}"; }
 measured() {
-    local name=$1 begun
+    local name=$1
     shift
-    begun=$(now)
+    echo "begin $name ${SLURM_VM_INDEX:-0}"
     "$@" >/dev/null || exit
-    echo "$name $((($(now) - begun + 500) / 1000))"
+    echo "end $name ${SLURM_VM_INDEX:-0}"
 }
 # The guest may believe what it knows for a second.
 forget() { sleep 1.1; }
