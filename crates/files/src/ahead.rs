@@ -2,15 +2,12 @@
 //! file of a directory, one after the other, and hardly any file has one.
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::AsFd;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use proto::files::{Absent, PROBED};
+use proto::files::PROBED;
 
 use super::nodes::lock;
-use super::share::Share;
-use super::sys::{Errno, xattr};
 
 /// Files that were listed last, at most.
 const LISTED_MAX: usize = 4096;
@@ -24,9 +21,6 @@ const GAP: u64 = 8;
 /// How many files are looked at ahead: at first, and at most.
 const FIRST: u64 = 8;
 const MOST: u64 = 128;
-
-/// Looking ahead takes no longer: on some file systems each look is a question to a server.
-const TIME_MAX: Duration = Duration::from_millis(3);
 
 /// What a guest has listed of a share, and how far it has asked.
 #[derive(Debug, Default)]
@@ -82,7 +76,7 @@ impl Ahead {
     }
 
     /// The guest asks for an attribute of a node that has none: which others to look at.
-    fn after(&self, name: usize, node: u64, now: Instant) -> Vec<u64> {
+    pub(crate) fn after(&self, name: usize, node: u64, now: Instant) -> Vec<u64> {
         let mut inside = lock(&self.0);
         let Some(place) = inside.places.get(&node).copied() else { return Vec::new() };
         let run = match inside.asked[name] {
@@ -99,7 +93,7 @@ impl Ahead {
     }
 
     /// More was listed: which nodes to look at for a guest that has asked for this attribute of all before.
-    fn more(&self, name: usize, now: Instant) -> Vec<u64> {
+    pub(crate) fn more(&self, name: usize, now: Instant) -> Vec<u64> {
         let mut inside = lock(&self.0);
         let (end, asked) = (inside.end(), inside.asked[name]);
         let Some(Asked { last, run: 1.., at }) = asked else { return Vec::new() };
@@ -110,51 +104,6 @@ impl Ahead {
         inside.asked[name] = Some(Asked { last: last + nodes.len() as u64, run: MOST, at: now });
         nodes
     }
-}
-
-/// What to tell the guest after a GETXATTR of `name` for `node` that failed with `error`.
-pub(crate) fn after(share: &Share, node: u64, name: &[u8], error: Errno) -> Vec<Absent> {
-    let Some(name) = PROBED.iter().position(|probed| *probed == name).filter(|_| is_absent(error)) else {
-        return Vec::new();
-    };
-    look(share, name, &share.ahead.after(name, node, Instant::now()))
-}
-
-/// What to tell the guest of files that it has just listed.
-pub(crate) fn more(share: &Share) -> Vec<Absent> {
-    let now = Instant::now();
-    (0..PROBED.len()).flat_map(|name| look(share, name, &share.ahead.more(name, now))).collect()
-}
-
-/// A file that was just made has no capabilities. The guest's kernel asks before the first write.
-pub(crate) fn made(node: u64) -> Absent {
-    Absent { name: 0, errno: libc::ENODATA as u32, nodes: vec![node] }
-}
-
-fn is_absent(error: Errno) -> bool {
-    matches!(error, Errno(libc::ENODATA | libc::EOPNOTSUPP))
-}
-
-fn look(share: &Share, name: usize, nodes: &[u64]) -> Vec<Absent> {
-    let mut found: Vec<Absent> = Vec::new();
-    let Ok(text) = std::ffi::CString::new(PROBED[name]) else { return found };
-    let begun = Instant::now();
-    for id in nodes {
-        if begun.elapsed() > TIME_MAX {
-            break;
-        }
-        let Ok(node) = share.nodes.get(*id) else { continue };
-        let Ok(fd) = share.nodes.fd(&node) else { continue };
-        let Err(error) = xattr::get(fd.as_fd(), &text, &mut []) else { continue };
-        if is_absent(error) {
-            let errno = error.0 as u32;
-            match found.iter_mut().find(|absent| absent.errno == errno) {
-                Some(absent) => absent.nodes.push(*id),
-                None => found.push(Absent { name: name as u32, errno, nodes: vec![*id] }),
-            }
-        }
-    }
-    found
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ mod tests;
 pub use error::FilesError;
 pub use frame::{Decoder, Frame, Header};
 pub use init::{InitError, init_reply};
-pub use local::{Absences, Asked, FILE_IOCTLS, PROBED, QUIET_CLOSE, local_reply};
+pub use local::{Absences, Asked, FILE_IOCTLS, QUIET_CLOSE, local_reply};
 pub use messages::{Absent, Hello, Slots, UsableSlots};
 
 /// Version of this wire format.
@@ -71,6 +71,10 @@ pub const PAGE: usize = 4096;
 
 /// Largest number of slots.
 pub const MAX_SLOTS: usize = 64;
+
+/// Extended attributes that the guest's kernel and `ls` ask for, of every file: [`Absent`] names them by their place here.
+pub const PROBED: [&[u8]; 4] =
+    [b"security.capability", b"security.selinux", b"system.posix_acl_access", b"system.posix_acl_default"];
 
 /// Starts the payload of every HELLO. A receiver that is not yet in step looks for it in the stream.
 pub const MAGIC: [u8; 16] = *b"\xf6spank-vm files\n";

@@ -5,13 +5,12 @@ use std::os::fd::AsFd;
 
 use proto::files::MAX_DATA;
 
-use super::super::ahead;
 use super::super::handles::{Handle, Listing};
 use super::super::nodes::lock;
 use super::super::share::Share;
 use super::super::sys::{self, Errno, Result, io};
 use super::super::wire::{Args, Reply};
-use super::entry;
+use super::{absent, entry};
 
 /// Bytes before an entry's name in `struct linux_dirent64`: inode u64, next position u64, length u16, type u8.
 const HOST_HEAD: usize = 19;
@@ -78,7 +77,7 @@ pub(crate) fn readdir(share: &Share, node: u64, args: &mut Args<'_>, plus: bool,
         (listing.at, listing.position) = (listing.at + entry.len, entry.next);
     }
     if plus {
-        reply.absent = ahead::more(share);
+        reply.absent = absent::more(share);
     }
     if listing.at >= listing.entries.len() {
         // Handles of large directories do not keep their buffers.

@@ -5,13 +5,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::super::ahead;
 use super::super::belief::Belief;
 use super::super::nodes::Node;
 use super::super::share::Share;
 use super::super::sys::{self, Errno, Result, io};
 use super::super::wire::{Args, Reply};
-use super::{entry, umask};
+use super::{absent, entry, umask};
 
 /// In the reply: the guest's kernel asks for each read and write, and keeps no data.
 const FOPEN_DIRECT_IO: u32 = 1;
@@ -121,7 +120,7 @@ fn made(share: &Share, fd: OwnedFd, flags: i32, place: Option<(u64, &CStr)>, rep
     // A file without a name is found by its descriptor, which its handle keeps.
     let node = share.nodes.found(&stat, Some(path), place.unwrap_or((0, c"")))?;
     entry::tell(share, &node, &stat, reply);
-    reply.absent.push(ahead::made(node.id));
+    reply.absent.push(absent::made(node.id));
     answer(share, node, fd, flags & !libc::O_TRUNC, false, reply);
     Ok(())
 }

@@ -3,10 +3,10 @@
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
-use super::super::ahead;
 use super::super::share::Share;
 use super::super::sys::{Errno, Result, xattr};
 use super::super::wire::{Args, Reply};
+use super::absent;
 
 /// The kernel's own limit of a value and of a list.
 const VALUE_MAX: u32 = 64 * 1024;
@@ -18,7 +18,7 @@ pub(crate) fn get(share: &Share, node: u64, args: &mut Args<'_>, reply: &mut Rep
     let name = args.string()?;
     let fd = share.nodes.fd(&share.nodes.get(node)?)?;
     answer(size, reply, |to| xattr::get(fd.as_fd(), name, to)).inspect_err(|error| {
-        reply.absent = ahead::after(share, node, name.to_bytes(), *error);
+        reply.absent = absent::after(share, node, name.to_bytes(), *error);
     })
 }
 

@@ -3,16 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use super::PROBED;
 use super::fuse::{IN_HEADER, OUT_HEADER, op};
 use super::messages::Absent;
 
 /// In the number of a handle, which the server chooses: closing a descriptor of it says nothing, on this file system no
 /// error comes up there.
 pub const QUIET_CLOSE: u64 = 1 << 63;
-
-/// Extended attributes that the guest's kernel and `ls` ask for, of every file: [`Absent`] names them by their place here.
-pub const PROBED: [&[u8]; 4] =
-    [b"security.capability", b"security.selinux", b"system.posix_acl_access", b"system.posix_acl_default"];
 
 /// The ioctls that are about a file and not about a device: FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IOC_FSGETXATTR,
 /// FS_IOC_FSSETXATTR. The server knows no others.
