@@ -50,7 +50,7 @@ ZSHDIR     ?= $(PREFIX)/share/zsh/$(if $(wildcard /etc/debian_version),vendor-co
 # The same bytes wherever it is built: no path of this machine is in the programs.
 REMAP := --remap-path-prefix=$(CURDIR)=/spank-vm --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
 
-SCRIPTS := .ci/run fuzz/run packaging/debian-deps packaging/bill packaging/make-packages packaging/reproduce $(wildcard packaging/debian/p[or]*) testkit/packages benches/paper-way testkit/suites testkit/one testkit/coverage testkit/cluster/cluster testkit/cluster/demo testkit/cluster/lib/v2-node \
+SCRIPTS := .ci/run fuzz/run packaging/debian-deps packaging/bill packaging/make-packages packaging/reproduce $(wildcard packaging/debian/p[or]*) testkit/packages benches/paper-way benches/files/work.sh testkit/suites testkit/one testkit/coverage testkit/cluster/cluster testkit/cluster/demo testkit/cluster/lib/v2-node \
            testkit/lab/lab testkit/lab/make-node \
            $(wildcard testkit/cluster/lib/*.sh tests/images/*) tests/parity/prelude.sh slurm-conf/example-job.sh slurm-conf/prolog
 
@@ -187,6 +187,7 @@ bench: build kit images images-full ## all ways of starting and throughput, into
 	$(call section,benchmark)
 	$(CARGO) bench --quiet -p spank-vm --bench start
 	$(CARGO) bench --quiet -p spank-vm --bench throughput
+	$(CARGO) bench --quiet -p spank-vm --bench files
 
 bench-plugin: build kit images ## what the plugin adds to a bare-metal srun, into target/bench/plugin.csv (RUNS=200; as root)
 	$(call section,the plugin's cost)

@@ -5,6 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use proto::files::QUIET_CLOSE;
+
 use super::nodes::{Node, lock};
 use super::sys::{self, Errno, Result};
 
@@ -85,15 +87,15 @@ impl Handles {
         if self.all.load(Ordering::Relaxed) < self.max { Ok(()) } else { Err(Errno(libc::ENFILE)) }
     }
 
-    /// A number for the open file `fd`.
-    pub(crate) fn add(&self, node: Arc<Node>, fd: OwnedFd, flags: i32) -> u64 {
+    /// A number for the open file `fd`. Closing it `is_quiet` if no error comes up there.
+    pub(crate) fn add(&self, node: Arc<Node>, fd: OwnedFd, flags: i32, is_quiet: bool) -> u64 {
         node.opens.fetch_add(1, Ordering::Relaxed);
         let (plain, written, listing) = (OnceLock::new(), AtomicBool::new(false), Mutex::default());
         let handle = Arc::new(Handle { node, fd, flags, plain, written, listing });
         self.all.fetch_add(1, Ordering::Relaxed);
         let mut table = lock(&self.table);
         table.0 += 1;
-        let id = table.0;
+        let id = table.0 | if is_quiet { QUIET_CLOSE } else { 0 };
         table.1.insert(id, handle);
         id
     }
@@ -142,7 +144,8 @@ mod tests {
         let nodes = Nodes::new(file.as_file().try_clone().unwrap().into(), Arc::new(Bounds::new(9))).unwrap();
         let all = Arc::new(AtomicUsize::new(0));
         let handles = Handles::new(Arc::clone(&all), 2);
-        let add = || handles.add(Arc::clone(nodes.root()), file.as_file().try_clone().unwrap().into(), libc::O_RDWR);
+        let add =
+            || handles.add(Arc::clone(nodes.root()), file.as_file().try_clone().unwrap().into(), libc::O_RDWR, false);
         let (one, two) = (add(), add());
         assert_eq!(handles.has_room(), Err(Errno(libc::ENFILE)));
         assert_eq!(handles.get(one, ROOT + 1).unwrap_err(), Errno(libc::EBADF));
@@ -163,7 +166,8 @@ mod tests {
         let nodes = Nodes::new(file.as_file().try_clone().unwrap().into(), Arc::new(Bounds::new(9))).unwrap();
         let handles = Handles::new(Arc::default(), 2);
         let appends = std::fs::File::options().append(true).open(file.path()).unwrap();
-        let id = handles.add(Arc::clone(nodes.root()), appends.into(), libc::O_WRONLY | libc::O_APPEND);
+        let id = handles.add(Arc::clone(nodes.root()), appends.into(), libc::O_WRONLY | libc::O_APPEND, true);
+        assert_eq!(id & QUIET_CLOSE, QUIET_CLOSE);
         let handle = handles.get(id, ROOT).unwrap();
         sys::io::pwrite(handle.fd(), b"end", 0).unwrap();
         sys::io::pwrite(handle.plain().unwrap(), b"x", 1).unwrap();

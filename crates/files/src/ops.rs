@@ -1,6 +1,7 @@
 //! What each request does. A function gets the share, the number of the node that the request is about, its
 //! arguments and the reply to fill; an error takes the reply's place.
 
+pub(crate) mod absent;
 pub(crate) mod attributes;
 pub(crate) mod data;
 pub(crate) mod directory;

@@ -1,10 +1,12 @@
 //! Threads between the port and the shares.
 //!
-//! One thread at a time reads the port. It takes one request, hands the port on to the next thread and does the request,
-//! so a request is never passed between threads, and what hangs on the host hangs only the thread that does it.
+//! What comes wakes one thread. It reads, takes one request and does it, so a request is never passed between threads, and
+//! what hangs on the host hangs only the thread that does it. What comes meanwhile wakes another one; only if more was read
+//! already, the thread itself calls it.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -19,7 +21,7 @@ use super::locks::{Waits, Wanted};
 use super::nodes::lock;
 use super::share::Share;
 use super::slots::Bulk;
-use super::sys::io::{read, shutdown, write_all};
+use super::sys::io::{Arrivals, receive, shutdown, write_all};
 use super::sys::{Errno, Result};
 use super::wire::{Reply, Request, invalidate};
 
@@ -46,6 +48,7 @@ const END_WAIT: Duration = Duration::from_secs(2);
 pub(crate) struct Server {
     port: OwnedFd,
     shares: Vec<(Share, Gate)>,
+    arrivals: Arrivals,
     reader: Mutex<Reader>,
     /// Held while a frame is written.
     writer: Mutex<()>,
@@ -58,15 +61,28 @@ pub(crate) struct Server {
 #[derive(Debug, Default)]
 struct Reader {
     decoder: Decoder,
+    /// There was no more at the last look; what came since wakes somebody.
+    is_drained: bool,
     /// Nothing more comes.
     is_over: bool,
+}
+
+/// What was taken from the port.
+#[derive(Debug)]
+enum Taken {
+    /// A request that is to be done.
+    Request,
+    /// Something that is done.
+    Other,
+    Nothing,
+    End,
 }
 
 /// Counts of threads.
 #[derive(Debug, Default)]
 struct Crew {
     threads: usize,
-    /// Those that read the port or wait for their turn to.
+    /// Those that read the port or wait for what comes.
     waiting: usize,
     /// How it ended.
     end: Option<std::result::Result<(), ServeError>>,
@@ -75,9 +91,14 @@ struct Crew {
 type Served<T> = std::result::Result<T, ServeError>;
 
 impl Server {
-    pub(crate) fn new(port: OwnedFd, shares: Vec<Share>) -> Arc<Self> {
-        Arc::new(Self {
+    pub(crate) fn new(port: OwnedFd, shares: Vec<Share>) -> Served<Arc<Self>> {
+        let arrivals = Arrivals::on(port.as_fd()).map_err(|error| ServeError::Process {
+            what: "wait for its port",
+            source: io::Error::from_raw_os_error(error.0),
+        })?;
+        Ok(Arc::new(Self {
             port,
+            arrivals,
             shares: shares.into_iter().map(|share| (share, Gate::default())).collect(),
             reader: Mutex::default(),
             writer: Mutex::default(),
@@ -85,7 +106,7 @@ impl Server {
             waits: Waits::default(),
             crew: Mutex::default(),
             changed: Condvar::new(),
-        })
+        }))
     }
 
     /// Serves until the port is closed or unusable.
@@ -190,23 +211,37 @@ impl Server {
         let mut reader = lock(&self.reader);
         let result = loop {
             if reader.is_over {
+                // One tells the next one.
+                self.arrivals.another();
                 return Ok(None);
             }
             match self.take(&mut reader, &mut job, reply) {
-                Ok(Some(true)) => match self.enter(job) {
-                    Turn::Now(job) => return Ok(Some(job)),
+                Ok(Taken::Request) => match self.enter(job) {
+                    Turn::Now(job) => {
+                        if reader.decoder.is_mid_frame() || !reader.is_drained {
+                            self.arrivals.another();
+                        }
+                        return Ok(Some(job));
+                    }
                     Turn::Later => job = Job::default(),
                     Turn::Never(refused) => {
                         self.refuse(&refused, Errno(libc::EBUSY), reply);
                         job = refused;
                     }
                 },
-                Ok(Some(false)) => {}
-                Ok(None) => break Ok(None),
+                Ok(Taken::Other) => {}
+                Ok(Taken::Nothing) => {
+                    drop(reader);
+                    self.arrivals.wait();
+                    reader = lock(&self.reader);
+                    reader.is_drained = false;
+                }
+                Ok(Taken::End) => break Ok(None),
                 Err(error) => break Err(error),
             }
         };
         reader.is_over = true;
+        self.arrivals.another();
         result
     }
 
@@ -217,28 +252,35 @@ impl Server {
         }
     }
 
-    /// Takes one frame from the port: whether it is a request to be done, `None` at the end.
-    fn take(&self, reader: &mut Reader, job: &mut Job, reply: &mut Reply) -> Served<Option<bool>> {
+    /// Takes one frame from the port.
+    fn take(&self, reader: &mut Reader, job: &mut Job, reply: &mut Reply) -> Served<Taken> {
         let Some(frame) = reader.decoder.next_frame().map_err(ServeError::Guest)? else {
-            return match read(self.port.as_fd(), reader.decoder.space()) {
+            if reader.is_drained {
+                return Ok(Taken::Nothing);
+            }
+            let space = reader.decoder.space();
+            let room = space.len();
+            return match receive(self.port.as_fd(), space) {
                 // A peer that was killed has reset the connection.
-                Ok(0) | Err(Errno(libc::ECONNRESET)) => Ok(None),
+                Ok(Some(0)) | Err(Errno(libc::ECONNRESET)) => Ok(Taken::End),
                 Ok(bytes) => {
-                    reader.decoder.filled(bytes);
-                    Ok(Some(false))
+                    // What comes after a read that found less than it had room for wakes somebody again.
+                    reader.is_drained = bytes.is_none_or(|bytes| bytes < room);
+                    reader.decoder.filled(bytes.unwrap_or(0));
+                    Ok(Taken::Other)
                 }
                 Err(error) => Err(ServeError::Port(io::Error::from_raw_os_error(error.0))),
             };
         };
         match frame.header.kind {
             kind::REQUEST => {
-                let Some(request) = Request::parse(frame.payload) else { return Ok(Some(false)) };
+                let Some(request) = Request::parse(frame.payload) else { return Ok(Taken::Other) };
                 let number = frame.header.share;
                 if is_silent(&request) {
                     if let Some((share, _)) = self.shares.get(usize::from(number)) {
                         dispatch(share, number, &self.waits, request, reply);
                     }
-                    return Ok(Some(false));
+                    return Ok(Taken::Other);
                 }
                 if may_wait(&request) {
                     self.waits.expect(number, request.unique);
@@ -251,7 +293,7 @@ impl Server {
                 job.header = frame.header;
                 job.request.clear();
                 job.request.push(frame.payload);
-                return Ok(Some(true));
+                return Ok(Taken::Request);
             }
             kind::HELLO => {
                 let hello = Hello::parse(frame.payload).map_err(ServeError::Guest)?;
@@ -271,7 +313,7 @@ impl Server {
             }
             _ => return Err(ServeError::Guest(FilesError::Malformed("unknown"))),
         }
-        Ok(Some(false))
+        Ok(Taken::Other)
     }
 
     /// Does one request, and replies unless the reply comes later.
@@ -282,10 +324,12 @@ impl Server {
         let Some((share, _)) = self.shares.get(usize::from(job.header.share)) else { return };
         let Some(request) = Request::parse(job.request.bytes()) else { return };
         let number = job.header.share;
+        let changes = share.changes.load(Ordering::SeqCst);
         match dispatch(share, number, &self.waits, request, reply) {
             Outcome::Silent => {}
             Outcome::Done(result) => {
                 self.settle(number, &request);
+                reply.seen = changes;
                 self.answer(job, request.unique, result, reply);
             }
             Outcome::Waits(wanted) => self.wait(job, request.unique, wanted, reply),
@@ -349,12 +393,24 @@ impl Server {
         {
             data = reply.take_body();
         }
-        let stale = reply.stale.map(|node| invalidate(share, node));
+        let mut first = reply.stale.map(|node| invalidate(share, node)).unwrap_or_default();
+        let (absent, seen) = (std::mem::take(&mut reply.absent), reply.seen);
         let frame = reply.finish(share, job.header.slot, unique, result, data);
         let _writer = lock(&self.writer);
+        let is_true = |(share, _): &(Share, Gate)| share.changes.load(Ordering::SeqCst) == seen;
+        if !absent.is_empty() && self.shares.get(usize::from(share)).is_some_and(is_true) {
+            // A change from here on is answered after this, and then the guest believes nothing of before.
+            absent.iter().for_each(|absent| absent.encode(share, &mut first));
+        }
         let port = self.port.as_fd();
         // A port that is closed is found out by its reader.
-        let _ = stale.map_or(Ok(()), |stale| write_all(port, &stale)).and_then(|()| write_all(port, frame));
+        let _ = match first.is_empty() {
+            true => write_all(port, frame),
+            false => {
+                first.extend_from_slice(frame);
+                write_all(port, &first)
+            }
+        };
     }
 
     fn send(&self, frame: &[u8]) -> Served<()> {

@@ -5,9 +5,10 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 
+use super::ahead::Ahead;
 use super::closing::Closing;
 use super::control::{Share as Described, Shares};
 use super::error::ServeError;
@@ -27,10 +28,15 @@ pub(crate) struct Share {
     pub(crate) handles: Handles,
     pub(crate) locks: Locks,
     pub(crate) closing: Closing,
+    pub(crate) ahead: Ahead,
+    /// Counts beginnings and ends of changes of extended attributes.
+    pub(crate) changes: AtomicU64,
     /// The root's file system.
     device: u64,
     /// File systems that keep the name of a file that is removed while it is open, as far as they are known.
     keeping: Mutex<HashMap<u64, bool>>,
+    /// File systems on which a close never fails.
+    quiet: Mutex<HashMap<u64, bool>>,
 }
 
 /// Opens all shares, before anything of the guest is read.
@@ -57,8 +63,11 @@ pub(crate) fn open_all(shares: &Shares) -> std::result::Result<Vec<Share>, Serve
             handles: Handles::new(Arc::clone(&handles), limit / 8 * 3),
             locks: Locks::new(Arc::clone(&holders), limit / 8),
             closing: Closing::default(),
+            ahead: Ahead::default(),
+            changes: AtomicU64::new(0),
             device,
             keeping: Mutex::default(),
+            quiet: Mutex::default(),
         })
     };
     shares.0.iter().map(open).collect()
@@ -102,6 +111,18 @@ impl Share {
         let keeps = found.f_type == libc::NFS_SUPER_MAGIC;
         lock(&self.keeping).insert(stat.st_dev, keeps);
         keeps
+    }
+
+    /// Whether closing a file of this device never reports an error: so it is on local file systems.
+    pub(crate) fn closes_quietly(&self, device: u64, file: BorrowedFd<'_>) -> bool {
+        if let Some(quiet) = lock(&self.quiet).get(&device) {
+            return *quiet;
+        }
+        let Ok(found) = sys::fstatfs(file) else { return false };
+        let local = [libc::EXT4_SUPER_MAGIC, libc::XFS_SUPER_MAGIC, libc::BTRFS_SUPER_MAGIC, libc::TMPFS_MAGIC];
+        let quiet = local.contains(&found.f_type);
+        lock(&self.quiet).insert(device, quiet);
+        quiet
     }
 
     /// A directory's node and its descriptor.

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 
 use proto::files::fuse::{IN_HEADER, OUT_HEADER};
-use proto::files::{Frame, HEADER_LEN, Header, kind};
+use proto::files::{Absent, Frame, HEADER_LEN, Header, kind};
 
 use super::buffer::Buffer;
 use super::sys::{Errno, Result, to_wire_device};
@@ -98,6 +98,10 @@ pub(crate) struct Reply {
     bytes: Buffer,
     /// The node whose attributes the guest must drop before it sees the reply.
     pub(crate) stale: Option<u64>,
+    /// Extended attributes that files do not have, which the guest is told too.
+    pub(crate) absent: Vec<Absent>,
+    /// How many changes of such attributes there were when the request began.
+    pub(crate) seen: u64,
 }
 
 impl Reply {
@@ -106,6 +110,7 @@ impl Reply {
         self.bytes.clear();
         self.bytes.grow(REPLY_HEAD);
         self.stale = None;
+        self.absent.clear();
     }
 
     pub(crate) fn len(&self) -> usize {

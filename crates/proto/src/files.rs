@@ -13,7 +13,7 @@
 //!                                ◄───────────   SLOTS usable       (as soon as it can reach the guest's memory, or cannot)
 //!   REQUEST share slot fuse      ───────────►
 //!                                ◄───────────   REPLY share slot fuse
-//!                                ◄───────────   NOTIFY share fuse
+//!                                ◄───────────   NOTIFY share fuse, ABSENT share files
 //! ```
 //!
 //! A port tells neither side when the other connects, and a clone's port may hold bytes of its template's session. So a
@@ -21,7 +21,7 @@
 //! A server answers every HELLO; what it knows of nodes and handles stays, its slots are forgotten.
 //!
 //! **INIT never travels**: the courier answers it by [`init_reply`]. FORGET, BATCH_FORGET and INTERRUPT have no reply;
-//! DESTROY need not be sent.
+//! DESTROY need not be sent. What else the guest can answer itself [`Asked`] and [`Absences`] know.
 //!
 //! # Slots
 //!
@@ -37,6 +37,7 @@ mod error;
 mod frame;
 pub mod fuse;
 mod init;
+mod local;
 mod messages;
 #[cfg(test)]
 mod tests;
@@ -44,7 +45,8 @@ mod tests;
 pub use error::FilesError;
 pub use frame::{Decoder, Frame, Header};
 pub use init::{InitError, init_reply};
-pub use messages::{Hello, Slots, UsableSlots};
+pub use local::{Absences, Asked, FILE_IOCTLS, QUIET_CLOSE, local_reply};
+pub use messages::{Absent, Hello, Slots, UsableSlots};
 
 /// Version of this wire format.
 pub const VERSION: u16 = 1;
@@ -70,6 +72,10 @@ pub const PAGE: usize = 4096;
 /// Largest number of slots.
 pub const MAX_SLOTS: usize = 64;
 
+/// Extended attributes that the guest's kernel and `ls` ask for, of every file: [`Absent`] names them by their place here.
+pub const PROBED: [&[u8]; 4] =
+    [b"security.capability", b"security.selinux", b"system.posix_acl_access", b"system.posix_acl_default"];
+
 /// Starts the payload of every HELLO. A receiver that is not yet in step looks for it in the stream.
 pub const MAGIC: [u8; 16] = *b"\xf6spank-vm files\n";
 
@@ -89,4 +95,6 @@ pub mod kind {
     pub const REPLY: u8 = 19;
     /// Host: a FUSE notification.
     pub const NOTIFY: u8 = 20;
+    /// Host: extended attributes that files do not have. Of use for speed only.
+    pub const ABSENT: u8 = 21;
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -16,7 +16,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::uio::{readv, writev};
 use nix::unistd::{Pid, read, write};
 
-use proto::files::{Decoder, Frame, Header, Hello, UsableSlots, init_reply, kind};
+use proto::files::{
+    Absences, Absent, Asked, Decoder, Frame, Header, Hello, UsableSlots, init_reply, kind, local_reply,
+};
 
 use super::birth::Kept;
 use super::control::{Control, Order};
@@ -79,10 +81,18 @@ struct All {
 
 #[derive(Default)]
 struct State {
-    /// Descriptors of `/dev/fuse`, by the number of their share.
-    shares: Vec<Option<Arc<OwnedFd>>>,
+    /// By their numbers.
+    shares: Vec<Option<Arc<Share>>>,
     /// Requests that the host has not answered.
     owed: usize,
+}
+
+/// A share that is served.
+struct Share {
+    /// `/dev/fuse`.
+    fd: OwnedFd,
+    /// Extended attributes that its files do not have.
+    absences: Mutex<Absences>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -118,7 +128,7 @@ fn obey(all: &Arc<All>, control: &Arc<Control>, number: u32, order: Order, fd: O
 
 /// Takes a share over. Its first request is answered before this returns: afterwards the mount is as it will stay.
 fn serve(all: &Arc<All>, share: u16, fd: OwnedFd) {
-    let fd = Arc::new(fd);
+    let shared = Arc::new(Share { fd, absences: Mutex::default() });
     let session = all.session.load(Ordering::Acquire);
     {
         let mut state = lock(&all.state);
@@ -126,11 +136,11 @@ fn serve(all: &Arc<All>, share: u16, fd: OwnedFd) {
         if state.shares.len() <= index {
             state.shares.resize_with(index + 1, || None);
         }
-        state.shares[index] = Some(Arc::clone(&fd));
+        state.shares[index] = Some(Arc::clone(&shared));
     }
-    let _ = fcntl(&*fd, FcntlArg::F_SETFL(OFlag::empty()));
-    let mut collector =
-        Collector { all: Arc::clone(all), share, session, fd, spare: vec![0; REST], expects_data: false };
+    let _ = fcntl(&shared.fd, FcntlArg::F_SETFL(OFlag::empty()));
+    let (all, asked) = (Arc::clone(all), Asked::default());
+    let mut collector = Collector { all, share, session, shared, asked, spare: vec![0; REST], expects_data: false };
     if collector.collect() {
         let run = start(move || while collector.collect() {});
         run.unwrap_or_else(|error| kmsg::note(&format!("a share cannot be served: {error}")));
@@ -182,7 +192,7 @@ impl All {
         }
     }
 
-    fn share(&self, number: u16) -> Option<Arc<OwnedFd>> {
+    fn share(&self, number: u16) -> Option<Arc<Share>> {
         lock(&self.state).shares.get(usize::from(number))?.clone()
     }
 }
@@ -237,7 +247,12 @@ fn deliver(all: &All, frame: &Frame<'_>) {
         }
         kind::NOTIFY if request::is_harmless(frame.payload) => {
             // ENOENT: the kernel does not know this node any more.
-            let _ = all.share(share).map(|fd| write(&*fd, frame.payload));
+            let _ = all.share(share).map(|share| write(&share.fd, frame.payload));
+        }
+        kind::ABSENT => {
+            if let (Some(share), Ok(absent)) = (all.share(share), Absent::parse(frame.payload)) {
+                lock(&share.absences).learn(&absent, Instant::now());
+            }
         }
         _ => {}
     }
@@ -245,7 +260,7 @@ fn deliver(all: &All, frame: &Frame<'_>) {
 
 /// Gives the host's reply to the kernel.
 fn reply(all: &All, share: u16, payload: &[u8], bulk: &[u8]) {
-    let fd = {
+    let shared = {
         let mut state = lock(&all.state);
         state.owed = state.owed.saturating_sub(1);
         if state.owed == 0 {
@@ -253,13 +268,14 @@ fn reply(all: &All, share: u16, payload: &[u8], bulk: &[u8]) {
         }
         state.shares.get(usize::from(share)).cloned().flatten()
     };
-    let Some(fd) = fd else { return };
+    let Some(Share { fd, absences }) = shared.as_deref() else { return };
+    lock(absences).answered(request::unique(payload));
     // ENOENT: the process that asked has died meanwhile. ENODEV, EPERM: the mount has ended.
-    if let Err(Errno::EINVAL) = writev(&*fd, &[IoSlice::new(payload), IoSlice::new(bulk)])
+    if let Err(Errno::EINVAL) = writev(fd, &[IoSlice::new(payload), IoSlice::new(bulk)])
         && let Some(failure) = request::failure_of(payload)
     {
         kmsg::note("the kernel refuses a reply of the file server");
-        let _ = write(&*fd, &failure);
+        let _ = write(fd, &failure);
     }
 }
 
@@ -268,7 +284,8 @@ struct Collector {
     all: Arc<All>,
     share: u16,
     session: u64,
-    fd: Arc<OwnedFd>,
+    shared: Arc<Share>,
+    asked: Asked,
     /// Where a request is read to without a slot.
     spare: Vec<u8>,
     /// The last request had bulk data, so the next may have it too: it is read into a slot. To have one always would leave
@@ -284,7 +301,7 @@ impl Collector {
         let mut slot = slots.filter(|_| self.expects_data).and_then(Slots::take);
         let mut head = [0; HEAD];
         let rest = slot.as_mut().map_or(self.spare.as_mut_slice(), |slot| slot.bytes());
-        let len = match readv(&*self.fd, &mut [IoSliceMut::new(&mut head), IoSliceMut::new(rest)]) {
+        let len = match readv(&self.shared.fd, &mut [IoSliceMut::new(&mut head), IoSliceMut::new(rest)]) {
             Ok(len) => len,
             // ENOENT: the process that asked is gone already.
             Err(Errno::EINTR | Errno::ENOENT | Errno::EAGAIN) => return true,
@@ -296,7 +313,7 @@ impl Collector {
         let way = request::way(&head, len);
         if way == Way::Init {
             return match init_reply(&[&head[..first], rest].concat()) {
-                Ok(reply) => write(&*self.fd, &reply).is_ok(),
+                Ok(reply) => write(&self.shared.fd, &reply).is_ok(),
                 Err(error) => {
                     kmsg::note(&error.to_string());
                     false
@@ -305,6 +322,10 @@ impl Collector {
         }
         if all.session.load(Ordering::Acquire) != self.session {
             return false;
+        }
+        if let Some(errno) = self.known_answer(&head[..first]) {
+            let _ = write(&self.shared.fd, &local_reply(&head, errno));
+            return true;
         }
         if request::is_answered(&head) {
             lock(&all.state).owed += 1;
@@ -327,5 +348,10 @@ impl Collector {
             None => all.send(&[&header.encode(first + behind), &head[..first], &self.spare[..behind]]),
         }
         true
+    }
+
+    /// The answer, as an error number or 0, if it needs no host.
+    fn known_answer(&mut self, head: &[u8]) -> Option<i32> {
+        self.asked.answer(head).or_else(|| lock(&self.shared.absences).answer(head, Instant::now()))
     }
 }

@@ -43,6 +43,11 @@ pub(super) fn is_answered(head: &[u8; HEAD]) -> bool {
     !matches!(opcode(head), op::FORGET | op::BATCH_FORGET | op::INTERRUPT)
 }
 
+/// Number of the request that a reply answers.
+pub(super) fn unique(reply: &[u8]) -> u64 {
+    reply.get(8..).and_then(|rest| rest.first_chunk()).map_or(0, |unique| u64::from_le_bytes(*unique))
+}
+
 /// What it asks for.
 pub(super) fn opcode(head: &[u8; HEAD]) -> u32 {
     word(head, 4)

@@ -10,7 +10,7 @@ use super::super::nodes::lock;
 use super::super::share::Share;
 use super::super::sys::{self, Errno, Result, io};
 use super::super::wire::{Args, Reply};
-use super::entry;
+use super::{absent, entry};
 
 /// Bytes before an entry's name in `struct linux_dirent64`: inode u64, next position u64, length u16, type u8.
 const HOST_HEAD: usize = 19;
@@ -41,7 +41,7 @@ pub(crate) fn opendir(share: &Share, node: u64, reply: &mut Reply) -> Result<()>
     }
     share.handles.has_room()?;
     let fd = sys::reopen(share.nodes.fd(&node)?.as_fd(), libc::O_RDONLY | libc::O_DIRECTORY)?;
-    reply.u64(share.handles.add(node, fd, libc::O_RDONLY));
+    reply.u64(share.handles.add(node, fd, libc::O_RDONLY, false));
     reply.u64(0);
     Ok(())
 }
@@ -75,6 +75,9 @@ pub(crate) fn readdir(share: &Share, node: u64, args: &mut Args<'_>, plus: bool,
         }
         write(share, &handle, &entry, plus, reply);
         (listing.at, listing.position) = (listing.at + entry.len, entry.next);
+    }
+    if plus {
+        reply.absent = absent::more(share);
     }
     if listing.at >= listing.entries.len() {
         // Handles of large directories do not keep their buffers.
@@ -110,7 +113,10 @@ fn write(share: &Share, handle: &Handle, found: &Entry<'_>, plus: bool, reply: &
                 ino = share.ino(&stat);
                 kind = stat.st_mode >> 12;
                 match node {
-                    Some(node) => entry::tell(share, &node, &stat, reply),
+                    Some(node) => {
+                        share.ahead.listed(node.id);
+                        entry::tell(share, &node, &stat, reply);
+                    }
                     None => reply.grow(ENTRY_OUT).fill(0),
                 }
             }

@@ -1,5 +1,7 @@
 //! The few ioctls that are about a file and not about a device: its flags (`lsattr`, `chattr`), and its project.
 
+use proto::files::FILE_IOCTLS;
+
 use super::super::share::Share;
 use super::super::sys::{Errno, Result, io};
 use super::super::wire::{Args, Reply};
@@ -7,13 +9,13 @@ use super::super::wire::{Args, Reply};
 /// The command, what it takes and what it gives, in bytes, and whether it changes the file.
 const KNOWN: [(u32, usize, usize, bool); 4] = [
     // FS_IOC_GETFLAGS. The number says 8 bytes, but 4 are meant.
-    (0x8008_6601, 0, 4, false),
+    (FILE_IOCTLS[0], 0, 4, false),
     // FS_IOC_SETFLAGS
-    (0x4008_6602, 4, 0, true),
+    (FILE_IOCTLS[1], 4, 0, true),
     // FS_IOC_FSGETXATTR
-    (0x801c_581f, 0, 28, false),
+    (FILE_IOCTLS[2], 0, 28, false),
     // FS_IOC_FSSETXATTR
-    (0x401c_5820, 28, 0, true),
+    (FILE_IOCTLS[3], 28, 0, true),
 ];
 
 /// IOCTL.

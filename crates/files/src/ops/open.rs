@@ -10,7 +10,7 @@ use super::super::nodes::Node;
 use super::super::share::Share;
 use super::super::sys::{self, Errno, Result, io};
 use super::super::wire::{Args, Reply};
-use super::{entry, umask};
+use super::{absent, entry, umask};
 
 /// In the reply: the guest's kernel asks for each read and write, and keeps no data.
 const FOPEN_DIRECT_IO: u32 = 1;
@@ -48,7 +48,8 @@ fn answer(share: &Share, node: Arc<Node>, fd: OwnedFd, flags: i32, keep: bool, r
     // With a cache the guest's kernel cuts a write where it believes that a page ends, and others append in between.
     let appends = flags & libc::O_APPEND != 0 && flags & libc::O_ACCMODE != libc::O_RDONLY;
     let direct = if appends { FOPEN_DIRECT_IO } else { 0 };
-    reply.u64(share.handles.add(node, fd, flags));
+    let is_quiet = share.closes_quietly(node.key.0, fd.as_fd());
+    reply.u64(share.handles.add(node, fd, flags, is_quiet));
     reply.u32(direct | if keep { FOPEN_KEEP_CACHE } else { 0 });
     reply.u32(0);
 }
@@ -119,6 +120,7 @@ fn made(share: &Share, fd: OwnedFd, flags: i32, place: Option<(u64, &CStr)>, rep
     // A file without a name is found by its descriptor, which its handle keeps.
     let node = share.nodes.found(&stat, Some(path), place.unwrap_or((0, c"")))?;
     entry::tell(share, &node, &stat, reply);
+    reply.absent.push(absent::made(node.id));
     answer(share, node, fd, flags & !libc::O_TRUNC, false, reply);
     Ok(())
 }

@@ -1,10 +1,12 @@
 //! Extended attributes, ACLs among them: names and values pass as they are, the host's kernel decides.
 
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
 
 use super::super::share::Share;
 use super::super::sys::{Errno, Result, xattr};
 use super::super::wire::{Args, Reply};
+use super::absent;
 
 /// The kernel's own limit of a value and of a list.
 const VALUE_MAX: u32 = 64 * 1024;
@@ -15,7 +17,9 @@ pub(crate) fn get(share: &Share, node: u64, args: &mut Args<'_>, reply: &mut Rep
     args.skip(4)?;
     let name = args.string()?;
     let fd = share.nodes.fd(&share.nodes.get(node)?)?;
-    answer(size, reply, |to| xattr::get(fd.as_fd(), name, to))
+    answer(size, reply, |to| xattr::get(fd.as_fd(), name, to)).inspect_err(|error| {
+        reply.absent = absent::after(share, node, name.to_bytes(), *error);
+    })
 }
 
 /// LISTXATTR.
@@ -47,7 +51,7 @@ pub(crate) fn set(share: &Share, node: u64, args: &mut Args<'_>) -> Result<()> {
     let name = args.string()?;
     let value = args.data(size as usize)?;
     let fd = share.nodes.fd(&share.nodes.get(node)?)?;
-    xattr::set(fd.as_fd(), name, value, flags as i32)
+    change(share, || xattr::set(fd.as_fd(), name, value, flags as i32))
 }
 
 /// REMOVEXATTR.
@@ -55,5 +59,13 @@ pub(crate) fn remove(share: &Share, node: u64, args: &mut Args<'_>) -> Result<()
     share.writable()?;
     let name = args.string()?;
     let fd = share.nodes.fd(&share.nodes.get(node)?)?;
-    xattr::remove(fd.as_fd(), name)
+    change(share, || xattr::remove(fd.as_fd(), name))
+}
+
+/// Changes something, and notes when: what was seen before is not told afterwards.
+fn change(share: &Share, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    share.changes.fetch_add(1, Ordering::SeqCst);
+    let done = work();
+    share.changes.fetch_add(1, Ordering::SeqCst);
+    done
 }

@@ -8,9 +8,13 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Instant;
 
 use proto::files::fuse::{IN_HEADER, WRITE_IN, op};
-use proto::files::{Decoder, Frame, Header, Hello, INLINE_MAX, MAX_DATA, PAGE, Slots, UsableSlots, init_reply, kind};
+use proto::files::{
+    Absences, Absent, Asked, Decoder, Frame, Header, Hello, INLINE_MAX, MAX_DATA, PAGE, Slots, UsableSlots, init_reply,
+    kind, local_reply,
+};
 
 const SLOTS: usize = 4;
 const NONCE: u64 = 0x5eed;
@@ -62,13 +66,16 @@ pub fn run() -> ExitCode {
     }
     (&port).write_all(&out).unwrap();
     let (fuse_2, port_2, memory_2) = (Arc::clone(&fuse), port.try_clone().unwrap(), memory.clone());
-    std::thread::spawn(move || from_port(&fuse_2, port_2, memory_2.as_deref()));
-    to_port(&fuse, &port, memory.as_deref());
+    let absences = Arc::new(Mutex::default());
+    let absences_2 = Arc::clone(&absences);
+    std::thread::spawn(move || from_port(&fuse_2, port_2, memory_2.as_deref(), &absences_2));
+    to_port(&fuse, &port, memory.as_deref(), &absences);
     ExitCode::SUCCESS
 }
 
 /// Requests of the kernel, until the mount ends.
-fn to_port(mut fuse: &File, mut port: &UnixStream, memory: Option<&Memory>) {
+fn to_port(mut fuse: &File, mut port: &UnixStream, memory: Option<&Memory>, absences: &Mutex<Absences>) {
+    let mut asked = Asked::default();
     let mut buffer = vec![0; MAX_DATA + 8192];
     loop {
         let len = match fuse.read(&mut buffer) {
@@ -81,6 +88,12 @@ fn to_port(mut fuse: &File, mut port: &UnixStream, memory: Option<&Memory>) {
         let word = |at: usize| u32::from_le_bytes(request[at..at + 4].try_into().unwrap());
         if word(4) == op::INIT {
             fuse.write_all(&init_reply(request).unwrap()).unwrap();
+            continue;
+        }
+        let head = &request[..len.min(IN_HEADER + WRITE_IN)];
+        let known = asked.answer(head);
+        if let Some(errno) = known.or_else(|| absences.lock().unwrap().answer(head, Instant::now())) {
+            let _ = fuse.write(&local_reply(head, errno));
             continue;
         }
         let mut header = Header { kind: kind::REQUEST, ..Header::default() };
@@ -118,7 +131,7 @@ fn write_at(file: &File, data: &[u8], at: u64) {
 }
 
 /// Frames of the server, until it ends: then the mount ends too.
-fn from_port(mut fuse: &File, mut port: UnixStream, memory: Option<&Memory>) {
+fn from_port(mut fuse: &File, mut port: UnixStream, memory: Option<&Memory>, absences: &Mutex<Absences>) {
     let mut decoder = Decoder::new();
     let mut body = vec![0; MAX_DATA];
     loop {
@@ -139,6 +152,9 @@ fn from_port(mut fuse: &File, mut port: UnixStream, memory: Option<&Memory>) {
                 eprintln!("usable");
             }
             kind::REPLY | kind::NOTIFY => {
+                if let (kind::REPLY, Some(unique)) = (header.kind, frame.payload.get(8..16)) {
+                    absences.lock().unwrap().answered(u64::from_le_bytes(unique.try_into().unwrap()));
+                }
                 let body = &mut body[..header.data as usize];
                 if let (Some(slot), 1..) = (header.slot, body.len()) {
                     let memory = memory.unwrap();
@@ -156,6 +172,7 @@ fn from_port(mut fuse: &File, mut port: UnixStream, memory: Option<&Memory>) {
                     memory.unwrap().give_back(slot);
                 }
             }
+            kind::ABSENT => absences.lock().unwrap().learn(&Absent::parse(frame.payload).unwrap(), Instant::now()),
             other => panic!("frame of kind {other}"),
         }
     }

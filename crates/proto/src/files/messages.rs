@@ -1,7 +1,7 @@
 //! Payloads of the frames that are not FUSE's own.
 
 use super::error::FilesError;
-use super::{Frame, Header, MAGIC, MAX_DATA, MAX_SLOTS, PAGE, VERSION, kind};
+use super::{Frame, Header, MAGIC, MAX_DATA, MAX_SLOTS, PAGE, PROBED, VERSION, kind};
 
 /// A session begins, or its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,5 +118,43 @@ impl UsableSlots {
     pub fn parse(payload: &[u8]) -> Result<Self, FilesError> {
         let bytes = payload.first_chunk::<4>().ok_or(FilesError::Malformed("SLOTS_REPLY"))?;
         Ok(Self(u32::from_le_bytes(*bytes)))
+    }
+}
+
+/// Files of a share that do not have an extended attribute, so that the guest need not ask for each of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Absent {
+    /// Which attribute: its place in [`PROBED`].
+    pub name: u32,
+    /// What the host's kernel says: the error number.
+    pub errno: u32,
+    /// The files.
+    pub nodes: Vec<u64>,
+}
+
+impl Absent {
+    /// Appends a frame.
+    pub fn encode(&self, share: u16, out: &mut Vec<u8>) {
+        let mut payload = self.name.to_le_bytes().to_vec();
+        payload.extend_from_slice(&self.errno.to_le_bytes());
+        payload.extend(self.nodes.iter().flat_map(|node| node.to_le_bytes()));
+        Frame { header: Header { kind: kind::ABSENT, share, ..Header::default() }, payload: &payload }.encode(out);
+    }
+
+    /// Reads the payload.
+    ///
+    /// # Errors
+    /// [`FilesError::Malformed`].
+    pub fn parse(payload: &[u8]) -> Result<Self, FilesError> {
+        let wrong = FilesError::Malformed("ABSENT");
+        let (head, nodes) = payload.split_first_chunk::<8>().ok_or(wrong)?;
+        let [n0, n1, n2, n3, e0, e1, e2, e3] = *head;
+        let (name, errno) = (u32::from_le_bytes([n0, n1, n2, n3]), u32::from_le_bytes([e0, e1, e2, e3]));
+        let (nodes, rest) = nodes.as_chunks::<8>();
+        // An error number as the kernel takes it.
+        if name as usize >= PROBED.len() || !(1..512).contains(&errno) || !rest.is_empty() {
+            return Err(wrong);
+        }
+        Ok(Self { name, errno, nodes: nodes.iter().map(|node| u64::from_le_bytes(*node)).collect() })
     }
 }

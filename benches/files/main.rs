@@ -1,0 +1,145 @@
+//! How fast the host's files are in a VM: by FUSE, by 9p, and the same without a VM, in one run. Prints a table, writes
+//! `target/bench/files.csv` and renews the table of docs/files.md.
+//!
+//! It starts VMs without Slurm, as root. `RUNS=3` is how often each way is measured, `FILES=200` and `MIB=64` how much is done.
+//! `SPANK_VM_LAB_RELEASES=trixie` measures under KVM in the lab instead; its times say nothing of real hardware.
+
+mod table;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use testkit::lab::Lab;
+use testkit::measure::setting;
+use testkit::place::{built, output, repository};
+
+use table::Table;
+
+/// What is measured, as a program of the shell.
+const WORK: &str = include_str!("work.sh");
+
+/// Puts the time before each line, in microseconds: outside the VM, whose clock may be wrong under emulation.
+const CLOCK: &str = "while read -r line; do echo \"${EPOCHREALTIME/[.,]/} $line\"; done";
+
+/// VMs at once that do the operations on names.
+const MANY: usize = 8;
+
+/// The ways to the files; the first two by the name that the configuration has for them.
+const WAYS: [&str; 3] = ["fuse", "9p", "bare"];
+
+/// Where the scripts are run: on this machine, or in a node VM.
+enum Place {
+    Here,
+    Lab(Lab),
+}
+
+impl Place {
+    fn sh(&self, script: &str) -> String {
+        match self {
+            Self::Here => {
+                let ran = Command::new("timeout")
+                    .args(["1200", "bash", "-c", script])
+                    .output()
+                    .expect("timeout is installed");
+                let said = String::from_utf8_lossy(&ran.stderr);
+                assert!(ran.status.success(), "{}: {said}", ran.status);
+                String::from_utf8_lossy(&ran.stdout).into_owned()
+            }
+            Self::Lab(lab) => lab.root(script),
+        }
+    }
+
+    /// The program, and lines of configuration that say where kit and images are.
+    fn installation(&self, dir: &str) -> (String, String) {
+        match self {
+            Self::Here => {
+                let (kit, images) = (built("kit"), built("images"));
+                let places = format!(
+                    "kit = {kit:?}\nimage_dirs = [{images:?}]\ntemplate_dir = '{dir}/templates'\nstate_dir = '{dir}/state'\nboot_timeout_s = 200\n"
+                );
+                (built("stage").join("libexec/spank-vm").display().to_string(), places)
+            }
+            // A template would take longer there than it saves.
+            Self::Lab(_) => (
+                "/usr/libexec/spank-vm/spank-vm".to_owned(),
+                "accel = 'kvm'\nstart = 'boot'\nboot_timeout_s = 200\nkvm_timeout_s = 100\n".to_owned(),
+            ),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    // cargo passes --bench; a run as part of `cargo test --benches` measures nothing.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return ExitCode::SUCCESS;
+    }
+    let release = setting("SPANK_VM_LAB_RELEASES", String::new());
+    let place = match release.as_str() {
+        "" => Place::Here,
+        release => match Lab::start(release, 1) {
+            Ok(lab) => Place::Lab(lab),
+            Err(why) => {
+                eprintln!("{why}");
+                return ExitCode::FAILURE;
+            }
+        },
+    };
+    let title = match release.as_str() {
+        "" => "software emulation".to_owned(),
+        release => format!("KVM in an emulated node of {release}"),
+    };
+    let mut table = Table::new(title, &load());
+    measure(&place, &mut table);
+    table.load_after(&load());
+    table.write_csv(&output("bench/files.csv"));
+    table.write_document(&repository().join("docs/files.md"));
+    ExitCode::SUCCESS
+}
+
+fn measure(place: &Place, table: &mut Table) {
+    let dir = place.sh("mktemp -d /var/tmp/spank-vm-files.XXXXXX").trim().to_owned();
+    let (program, places) = place.installation(&dir);
+    for way in &WAYS[..2] {
+        let config = format!("{places}file_transport = '{way}'\nallow_root = true\nshare_home = false\n");
+        place.sh(&format!("mkdir -p {dir}/state {dir}/templates; cat >{dir}/{way}.toml <<'END'\n{config}END"));
+        // Makes the template.
+        place.sh(&format!("cd /; {}", vm(&program, &dir, way, 1, "true")));
+    }
+    place.sh(&format!("cat >{dir}/work.sh <<'END'\n{WORK}END"));
+    for _ in 0..setting("RUNS", 3_u32) {
+        // In turn, so that what else the machine does meets all of them.
+        for way in WAYS {
+            table.add(way, 1, &one_run(place, &program, &dir, way, 1));
+        }
+    }
+    for way in WAYS {
+        table.add(way, MANY, &one_run(place, &program, &dir, way, MANY));
+    }
+    place.sh(&format!("rm -r {dir}"));
+}
+
+/// What one run printed, on a fresh directory.
+fn one_run(place: &Place, program: &str, dir: &str, way: &str, vms: usize) -> String {
+    let what = if vms == 1 { "all" } else { "metadata" };
+    let (files, mib) = (setting("FILES", 200_u32), setting("MIB", 64_u32));
+    let work = format!("WHAT={what} FILES={files} MIB={mib} bash {dir}/work.sh");
+    let run = match way {
+        "bare" if vms == 1 => format!("cd {dir}/w; {work}"),
+        "bare" => format!("cd {dir}/w; for i in {{0..{}}}; do SLURM_VM_INDEX=$i {work} & done; wait", vms - 1),
+        _ => format!("cd /; {}", vm(program, dir, way, vms, &format!("bash -c 'cd {dir}/w; {work}'"))),
+    };
+    place.sh(&format!("rm -rf {dir}/w; mkdir -p {dir}/w/{{0..{}}}; {{ {run}; }} | {CLOCK}", MANY - 1))
+}
+
+fn vm(program: &str, dir: &str, way: &str, vms: usize, command: &str) -> String {
+    let cpus = if vms == 1 { 2 } else { 1 };
+    format!(
+        "{program} --config {dir}/{way}.toml run --image debian12 --root --vms {vms} --vm-cpus {cpus} --mount {dir} -- {command}"
+    )
+}
+
+fn load() -> String {
+    let load = fs::read_to_string(Path::new("/proc/loadavg")).unwrap_or_default();
+    load.split(' ').next().unwrap_or("?").to_owned()
+}

@@ -1,0 +1,112 @@
+//! The table of the ways to the host's files.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+use testkit::measure::quantile;
+
+/// The table is between these two lines.
+const BEGIN: &str = "<!-- make bench writes from here -->\n";
+const END: &str = "<!-- to here -->\n";
+
+/// What is measured, and how a reader calls it.
+const CASES: [(&str, &str); 13] = [
+    ("find", "`find`"),
+    ("find-size", "`find -size`"),
+    ("ls-l", "`ls -l`"),
+    ("stat", "`stat`"),
+    ("missing", "names that do not exist"),
+    ("untar", "unpack"),
+    ("read-small", "read small files"),
+    ("create", "create small files"),
+    ("remove", "remove them"),
+    ("write", "write one large file"),
+    ("read", "read it"),
+    ("write-4-tasks", "write, four tasks"),
+    ("read-4-tasks", "read, four tasks"),
+];
+
+/// Milliseconds of all runs.
+pub struct Table {
+    title: String,
+    load: String,
+    times: BTreeMap<(&'static str, usize, String), Vec<f64>>,
+}
+
+impl Table {
+    pub fn new(title: String, load: &str) -> Self {
+        Self { title, load: load.to_owned(), times: BTreeMap::new() }
+    }
+
+    pub fn load_after(&mut self, load: &str) {
+        self.load = format!("{} before and {load} after", self.load);
+    }
+
+    /// Adds what a run printed. Of several VMs together the sum counts.
+    pub fn add(&mut self, way: &'static str, vms: usize, printed: &str) {
+        let mut begun = BTreeMap::new();
+        let mut times: Vec<(String, f64)> = Vec::new();
+        for line in printed.lines() {
+            let [at, what, name, vm] = line.split(' ').collect::<Vec<_>>()[..] else { continue };
+            let at: f64 = at.parse().expect("microseconds");
+            if what == "begin" {
+                begun.insert((name, vm), at);
+            } else if let Some(begun) = begun.remove(&(name, vm)) {
+                times.push((name.to_owned(), (at - begun) / 1000.0));
+            }
+        }
+        assert!(!times.is_empty(), "{way} printed nothing");
+        if vms == 1 {
+            times.into_iter().for_each(|(name, ms)| self.times.entry((way, 1, name)).or_default().push(ms));
+        } else {
+            let mean = times.iter().map(|(_, ms)| ms).sum::<f64>() / vms as f64;
+            self.times.entry((way, vms, "names".to_owned())).or_default().push(mean);
+        }
+    }
+
+    fn median(&self, way: &'static str, vms: usize, name: &str) -> f64 {
+        self.times.get(&(way, vms, name.to_owned())).map_or(f64::NAN, |times| quantile(times, 0.5))
+    }
+
+    /// Every case with its milliseconds: bare, 9p, FUSE.
+    fn rows(&self) -> Vec<(String, [f64; 3])> {
+        let many = self.times.keys().map(|(_, vms, _)| *vms).max().unwrap_or(1);
+        let row = |vms, name: &str| ["bare", "9p", "fuse"].map(|way| self.median(way, vms, name));
+        let mut rows: Vec<_> = CASES.iter().map(|(name, title)| ((*title).to_owned(), row(1, name))).collect();
+        if many > 1 {
+            rows.push((format!("all on names, {many} VMs at once"), row(many, "names")));
+        }
+        rows
+    }
+
+    /// Writes the medians.
+    pub fn write_csv(&self, path: &Path) {
+        let mut text = "case,bare_ms,9p_ms,fuse_ms,times_as_fast_as_9p,load_average\n".to_owned();
+        for (title, [bare, plan9, fuse]) in self.rows() {
+            writeln!(text, "{title},{bare:.0},{plan9:.0},{fuse:.0},{:.2},{}", plan9 / fuse.max(1.0), self.load)
+                .unwrap();
+        }
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+        println!("{}", path.display());
+    }
+
+    /// Puts the table into the document, in place of the old one.
+    pub fn write_document(&self, document: &Path) {
+        let text = fs::read_to_string(document).unwrap();
+        let (head, rest) = text.split_once(BEGIN).expect("docs/files.md has the line before the table");
+        let (_, tail) = rest.split_once(END).expect("docs/files.md has the line after the table");
+        let mut table = format!(
+            "\nMeasured with {}; load average of the machine {}. Milliseconds, medians.\n\n\
+             | what | without a VM | 9p | FUSE | FUSE is so many times as fast as 9p |\n| --- | --- | --- | --- | --- |\n",
+            self.title, self.load
+        );
+        for (title, [bare, plan9, fuse]) in self.rows() {
+            writeln!(table, "| {title} | {bare:.0} | {plan9:.0} | {fuse:.0} | {:.1} |", plan9 / fuse.max(1.0)).unwrap();
+        }
+        println!("{table}");
+        fs::write(document, format!("{head}{BEGIN}{table}\n{END}{tail}")).unwrap();
+    }
+}

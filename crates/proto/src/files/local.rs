@@ -1,0 +1,215 @@
+//! Requests that the guest answers itself, because the host's answer is known. Courier and tests share it.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use super::PROBED;
+use super::fuse::{IN_HEADER, OUT_HEADER, op};
+use super::messages::Absent;
+
+/// In the number of a handle, which the server chooses: closing a descriptor of it says nothing, on this file system no
+/// error comes up there.
+pub const QUIET_CLOSE: u64 = 1 << 63;
+
+/// The ioctls that are about a file and not about a device: FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IOC_FSGETXATTR,
+/// FS_IOC_FSSETXATTR. The server knows no others.
+pub const FILE_IOCTLS: [u32; 4] = [0x8008_6601, 0x4008_6602, 0x801c_581f, 0x401c_5820];
+
+/// Not a typewriter.
+const ENOTTY: i32 = 25;
+
+/// Owners of locks and written handles are remembered up to so many; beyond, the host is asked each time.
+const REMEMBERED_MAX: usize = 4096;
+
+/// Absent attributes that are remembered, at most.
+const ABSENT_MAX: usize = 8192;
+
+/// How long an absence is believed: as long as attributes are.
+const BELIEVED: Duration = Duration::from_secs(1);
+
+/// What the guest has asked one share for so far, as far as later answers depend on it.
+#[derive(Debug, Default)]
+pub struct Asked {
+    /// Handles whose next close may report an error of writing.
+    written: HashSet<u64>,
+    /// Processes that may have POSIX locks: a close gives them back.
+    owners: HashSet<u64>,
+    /// There were too many of either.
+    is_full: bool,
+}
+
+impl Asked {
+    /// The answer to a request, as an error number or 0, if the host need not be asked. `head` is the request's beginning:
+    /// its header and at least the next 40 bytes, if it has as many. It must see every request.
+    pub fn answer(&mut self, head: &[u8]) -> Option<i32> {
+        let handle = long(head, IN_HEADER);
+        match word(head, 4) {
+            op::WRITE | op::FALLOCATE => self.note(handle, true),
+            op::COPY_FILE_RANGE => self.note(long(head, IN_HEADER + 24), true),
+            op::GETLK | op::SETLK | op::SETLKW => self.note(long(head, IN_HEADER + 8), false),
+            op::RELEASE => {
+                self.written.remove(&handle);
+            }
+            op::FLUSH => {
+                let was_written = self.written.remove(&handle) && handle & QUIET_CLOSE == 0;
+                let has_locks = self.owners.contains(&long(head, IN_HEADER + 16));
+                return (!was_written && !has_locks && !self.is_full).then_some(0);
+            }
+            op::IOCTL if !FILE_IOCTLS.contains(&word(head, IN_HEADER + 12)) => return Some(ENOTTY),
+            _ => {}
+        }
+        None
+    }
+
+    fn note(&mut self, number: u64, is_handle: bool) {
+        let set = if is_handle { &mut self.written } else { &mut self.owners };
+        if set.len() < REMEMBERED_MAX {
+            set.insert(number);
+        } else if !set.contains(&number) {
+            self.is_full = true;
+        }
+    }
+}
+
+/// Extended attributes that files of one share do not have.
+#[derive(Debug, Default)]
+pub struct Absences {
+    known: HashMap<(u64, usize), (i32, Instant)>,
+    /// Changes of attributes that the host has not answered yet. Meanwhile nothing is believed.
+    changing: HashSet<u64>,
+}
+
+impl Absences {
+    /// The host says what is absent.
+    pub fn learn(&mut self, absent: &Absent, now: Instant) {
+        if !self.changing.is_empty() {
+            return;
+        }
+        for node in &absent.nodes {
+            if self.known.len() >= ABSENT_MAX {
+                self.known.clear();
+            }
+            self.known.insert((*node, absent.name as usize), (absent.errno as i32, now));
+        }
+    }
+
+    /// The answer to a request, as an error number, if it is known. It must see every request, with its beginning as
+    /// [`Asked::answer`].
+    pub fn answer(&mut self, head: &[u8], now: Instant) -> Option<i32> {
+        match word(head, 4) {
+            op::GETXATTR => {
+                let name = head.get(IN_HEADER + 8..)?.split(|byte| *byte == 0).next()?;
+                let name = PROBED.iter().position(|probed| *probed == name)?;
+                let (errno, since) = self.known.get(&(long(head, 16), name))?;
+                (now.saturating_duration_since(*since) < BELIEVED).then_some(*errno)
+            }
+            op::SETXATTR | op::REMOVEXATTR => {
+                self.changing.insert(long(head, 8));
+                self.known.clear();
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// The host has answered this request.
+    pub fn answered(&mut self, unique: u64) {
+        if !self.changing.is_empty() {
+            self.changing.remove(&unique);
+        }
+    }
+}
+
+/// The reply to a request that begins with `head`: success without a body, or this error.
+#[must_use]
+pub fn local_reply(head: &[u8], errno: i32) -> [u8; OUT_HEADER] {
+    let mut reply = [0; OUT_HEADER];
+    reply[..4].copy_from_slice(&(OUT_HEADER as u32).to_le_bytes());
+    reply[4..8].copy_from_slice(&(-errno).to_le_bytes());
+    reply[8..].copy_from_slice(&long(head, 8).to_le_bytes());
+    reply
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u32::from_le_bytes(*word))
+}
+
+fn long(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u64::from_le_bytes(*word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A request with these words of 8 bytes behind its header.
+    fn request(op: u32, words: &[u64]) -> Vec<u8> {
+        let mut bytes = vec![0; IN_HEADER];
+        bytes[4..8].copy_from_slice(&op.to_le_bytes());
+        bytes[8..16].copy_from_slice(&77_u64.to_le_bytes());
+        bytes[16..24].copy_from_slice(&5_u64.to_le_bytes());
+        words.iter().for_each(|word| bytes.extend_from_slice(&word.to_le_bytes()));
+        bytes
+    }
+
+    fn getxattr(name: &[u8]) -> Vec<u8> {
+        [&request(op::GETXATTR, &[0]), name, b"\0"].concat()
+    }
+
+    #[test]
+    fn a_close_is_the_host_s_matter_only_after_writing_or_with_locks() {
+        let mut asked = Asked::default();
+        let flush = |handle, owner| request(op::FLUSH, &[handle, 0, owner]);
+        assert_eq!(asked.answer(&flush(1, 9)), Some(0));
+        for write in
+            [request(op::WRITE, &[1]), request(op::FALLOCATE, &[1]), request(op::COPY_FILE_RANGE, &[2, 0, 0, 1])]
+        {
+            assert_eq!(asked.answer(&write), None);
+            assert_eq!(asked.answer(&flush(2, 9)), Some(0));
+            assert_eq!(asked.answer(&flush(1, 9)), None, "errors of writing");
+            assert_eq!(asked.answer(&flush(1, 9)), Some(0), "nothing was written since");
+        }
+        asked.answer(&request(op::WRITE, &[1 | QUIET_CLOSE]));
+        assert_eq!(asked.answer(&flush(1 | QUIET_CLOSE, 9)), Some(0));
+        for lock in [op::GETLK, op::SETLK, op::SETLKW] {
+            asked.answer(&request(lock, &[1, u64::from(lock)]));
+            assert_eq!(asked.answer(&flush(1 | QUIET_CLOSE, lock.into())), None);
+            assert_eq!(asked.answer(&flush(1, lock.into())), None, "it may have more locks");
+        }
+        assert_eq!(asked.answer(&flush(1, 9)), Some(0));
+        (0..=REMEMBERED_MAX as u64)
+            .for_each(|owner| assert_eq!(asked.answer(&request(op::SETLK, &[1, 1000 + owner])), None));
+        assert_eq!(asked.answer(&flush(1, 9)), None, "too many to know all");
+    }
+
+    #[test]
+    fn a_file_is_no_terminal() {
+        let ioctl = |command: u32| Asked::default().answer(&request(op::IOCTL, &[1, u64::from(command) << 32]));
+        assert_eq!((ioctl(0x5401), ioctl(FILE_IOCTLS[0])), (Some(ENOTTY), None));
+    }
+
+    #[test]
+    fn what_is_absent_is_believed_for_a_second_and_not_across_a_change() {
+        let (mut absences, now) = (Absences::default(), Instant::now());
+        let absent = Absent { name: 1, errno: 61, nodes: vec![4, 5] };
+        let asked = getxattr(b"security.selinux");
+        assert_eq!(absences.answer(&asked, now), None);
+        absences.learn(&absent, now);
+        assert_eq!(absences.answer(&asked, now), Some(61));
+        assert_eq!(absences.answer(&getxattr(b"security.selinu"), now), None);
+        assert_eq!(absences.answer(&getxattr(b"security.capability"), now), None);
+        assert_eq!(absences.answer(&asked, now + BELIEVED), None);
+        assert_eq!(absences.answer(&request(op::SETXATTR, &[]), now), None);
+        absences.learn(&absent, now);
+        assert_eq!(absences.answer(&asked, now), None, "learnt while it changed");
+        absences.answered(77);
+        assert_eq!(absences.answer(&asked, now), None);
+        absences.learn(&absent, now);
+        assert_eq!(absences.answer(&asked, now), Some(61));
+        assert_eq!(local_reply(&asked, 61)[4..8], (-61_i32).to_le_bytes());
+        for node in 0..ABSENT_MAX as u64 {
+            absences.learn(&Absent { name: 0, errno: 61, nodes: vec![node] }, now);
+        }
+        assert!(absences.known.len() <= ABSENT_MAX);
+    }
+}
