@@ -79,7 +79,7 @@ pub fn serve(options: Options) -> Result<(), ServeError> {
         source: io::Error::from_raw_os_error(error.0),
     };
     sys::lock::prepare().map_err(prepare)?;
-    let server = Server::new(options.port, share::open_all(&shares)?)?;
+    let server = Server::new(options.port, share::open_all(&shares)?);
     let listener = Arc::downgrade(&server);
     let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
         // What the runner cannot say is not said: then data travels over the port.

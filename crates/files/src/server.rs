@@ -1,8 +1,7 @@
 //! Threads between the port and the shares.
 //!
-//! What comes wakes one thread. It reads, takes one request and does it, so a request is never passed between threads, and
-//! what hangs on the host hangs only the thread that does it. What comes meanwhile wakes another one; only if more was read
-//! already, the thread itself calls it.
+//! One thread at a time reads the port. It takes one request, hands the port on to the next thread and does the request,
+//! so a request is never passed between threads, and what hangs on the host hangs only the thread that does it.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,7 +20,7 @@ use super::locks::{Waits, Wanted};
 use super::nodes::lock;
 use super::share::Share;
 use super::slots::Bulk;
-use super::sys::io::{Arrivals, receive, shutdown, write_all};
+use super::sys::io::{read, shutdown, write_all};
 use super::sys::{Errno, Result};
 use super::wire::{Reply, Request, invalidate};
 
@@ -48,7 +47,6 @@ const END_WAIT: Duration = Duration::from_secs(2);
 pub(crate) struct Server {
     port: OwnedFd,
     shares: Vec<(Share, Gate)>,
-    arrivals: Arrivals,
     reader: Mutex<Reader>,
     /// Held while a frame is written.
     writer: Mutex<()>,
@@ -61,28 +59,15 @@ pub(crate) struct Server {
 #[derive(Debug, Default)]
 struct Reader {
     decoder: Decoder,
-    /// There was no more at the last look; what came since wakes somebody.
-    is_drained: bool,
     /// Nothing more comes.
     is_over: bool,
-}
-
-/// What was taken from the port.
-#[derive(Debug)]
-enum Taken {
-    /// A request that is to be done.
-    Request,
-    /// Something that is done.
-    Other,
-    Nothing,
-    End,
 }
 
 /// Counts of threads.
 #[derive(Debug, Default)]
 struct Crew {
     threads: usize,
-    /// Those that read the port or wait for what comes.
+    /// Those that read the port or wait for their turn to.
     waiting: usize,
     /// How it ended.
     end: Option<std::result::Result<(), ServeError>>,
@@ -91,14 +76,9 @@ struct Crew {
 type Served<T> = std::result::Result<T, ServeError>;
 
 impl Server {
-    pub(crate) fn new(port: OwnedFd, shares: Vec<Share>) -> Served<Arc<Self>> {
-        let arrivals = Arrivals::on(port.as_fd()).map_err(|error| ServeError::Process {
-            what: "wait for its port",
-            source: io::Error::from_raw_os_error(error.0),
-        })?;
-        Ok(Arc::new(Self {
+    pub(crate) fn new(port: OwnedFd, shares: Vec<Share>) -> Arc<Self> {
+        Arc::new(Self {
             port,
-            arrivals,
             shares: shares.into_iter().map(|share| (share, Gate::default())).collect(),
             reader: Mutex::default(),
             writer: Mutex::default(),
@@ -106,7 +86,7 @@ impl Server {
             waits: Waits::default(),
             crew: Mutex::default(),
             changed: Condvar::new(),
-        }))
+        })
     }
 
     /// Serves until the port is closed or unusable.
@@ -211,37 +191,23 @@ impl Server {
         let mut reader = lock(&self.reader);
         let result = loop {
             if reader.is_over {
-                // One tells the next one.
-                self.arrivals.another();
                 return Ok(None);
             }
             match self.take(&mut reader, &mut job, reply) {
-                Ok(Taken::Request) => match self.enter(job) {
-                    Turn::Now(job) => {
-                        if reader.decoder.is_mid_frame() || !reader.is_drained {
-                            self.arrivals.another();
-                        }
-                        return Ok(Some(job));
-                    }
+                Ok(Some(true)) => match self.enter(job) {
+                    Turn::Now(job) => return Ok(Some(job)),
                     Turn::Later => job = Job::default(),
                     Turn::Never(refused) => {
                         self.refuse(&refused, Errno(libc::EBUSY), reply);
                         job = refused;
                     }
                 },
-                Ok(Taken::Other) => {}
-                Ok(Taken::Nothing) => {
-                    drop(reader);
-                    self.arrivals.wait();
-                    reader = lock(&self.reader);
-                    reader.is_drained = false;
-                }
-                Ok(Taken::End) => break Ok(None),
+                Ok(Some(false)) => {}
+                Ok(None) => break Ok(None),
                 Err(error) => break Err(error),
             }
         };
         reader.is_over = true;
-        self.arrivals.another();
         result
     }
 
@@ -252,35 +218,28 @@ impl Server {
         }
     }
 
-    /// Takes one frame from the port.
-    fn take(&self, reader: &mut Reader, job: &mut Job, reply: &mut Reply) -> Served<Taken> {
+    /// Takes one frame from the port: whether it is a request to be done, `None` at the end.
+    fn take(&self, reader: &mut Reader, job: &mut Job, reply: &mut Reply) -> Served<Option<bool>> {
         let Some(frame) = reader.decoder.next_frame().map_err(ServeError::Guest)? else {
-            if reader.is_drained {
-                return Ok(Taken::Nothing);
-            }
-            let space = reader.decoder.space();
-            let room = space.len();
-            return match receive(self.port.as_fd(), space) {
+            return match read(self.port.as_fd(), reader.decoder.space()) {
                 // A peer that was killed has reset the connection.
-                Ok(Some(0)) | Err(Errno(libc::ECONNRESET)) => Ok(Taken::End),
+                Ok(0) | Err(Errno(libc::ECONNRESET)) => Ok(None),
                 Ok(bytes) => {
-                    // What comes after a read that found less than it had room for wakes somebody again.
-                    reader.is_drained = bytes.is_none_or(|bytes| bytes < room);
-                    reader.decoder.filled(bytes.unwrap_or(0));
-                    Ok(Taken::Other)
+                    reader.decoder.filled(bytes);
+                    Ok(Some(false))
                 }
                 Err(error) => Err(ServeError::Port(io::Error::from_raw_os_error(error.0))),
             };
         };
         match frame.header.kind {
             kind::REQUEST => {
-                let Some(request) = Request::parse(frame.payload) else { return Ok(Taken::Other) };
+                let Some(request) = Request::parse(frame.payload) else { return Ok(Some(false)) };
                 let number = frame.header.share;
                 if is_silent(&request) {
                     if let Some((share, _)) = self.shares.get(usize::from(number)) {
                         dispatch(share, number, &self.waits, request, reply);
                     }
-                    return Ok(Taken::Other);
+                    return Ok(Some(false));
                 }
                 if may_wait(&request) {
                     self.waits.expect(number, request.unique);
@@ -293,7 +252,7 @@ impl Server {
                 job.header = frame.header;
                 job.request.clear();
                 job.request.push(frame.payload);
-                return Ok(Taken::Request);
+                return Ok(Some(true));
             }
             kind::HELLO => {
                 let hello = Hello::parse(frame.payload).map_err(ServeError::Guest)?;
@@ -313,7 +272,7 @@ impl Server {
             }
             _ => return Err(ServeError::Guest(FilesError::Malformed("unknown"))),
         }
-        Ok(Taken::Other)
+        Ok(Some(false))
     }
 
     /// Does one request, and replies unless the reply comes later.

@@ -114,56 +114,15 @@ pub(crate) fn ioctl(fd: BorrowedFd<'_>, command: u32, data: &mut [u64; 4]) -> Re
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::c_ulong::from(command), data.as_mut_ptr()) })
 }
 
-/// What has come on a socket, without waiting; `None` if nothing has.
-pub(crate) fn receive(fd: BorrowedFd<'_>, to: &mut [u8]) -> Result<Option<usize>> {
+/// Reads what has come on a stream.
+pub(crate) fn read(fd: BorrowedFd<'_>, to: &mut [u8]) -> Result<usize> {
     loop {
-        let flags = libc::MSG_DONTWAIT;
         // SAFETY: the buffer lives until the call returns and has that length.
-        match check_long(unsafe { libc::recv(fd.as_raw_fd(), to.as_mut_ptr().cast(), to.len(), flags) }) {
+        match check_long(unsafe { libc::read(fd.as_raw_fd(), to.as_mut_ptr().cast(), to.len()) }) {
             Err(Errno(libc::EINTR)) => {}
-            Err(Errno(libc::EAGAIN)) => return Ok(None),
-            other => return other.map(Some),
+            Err(Errno(libc::EAGAIN)) => wait_for(fd, libc::POLLIN)?,
+            other => return other,
         }
-    }
-}
-
-/// Wakes one waiting thread for what comes on a socket.
-#[derive(Debug)]
-pub(crate) struct Arrivals {
-    set: OwnedFd,
-    more: OwnedFd,
-}
-
-impl Arrivals {
-    pub(crate) fn on(socket: BorrowedFd<'_>) -> Result<Self> {
-        // SAFETY: numbers only; both descriptors are new, and nobody else has them.
-        let (set, more) = unsafe {
-            let set = check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?;
-            let set = OwnedFd::from_raw_fd(set);
-            (set, OwnedFd::from_raw_fd(check(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?))
-        };
-        for fd in [socket.as_raw_fd(), more.as_raw_fd()] {
-            // Each arrival is told once, to one thread: that one reads all, or calls another.
-            let events = (libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLET) as u32;
-            let mut event = libc::epoll_event { events, u64: 0 };
-            // SAFETY: the event lives until the call returns.
-            check(unsafe { libc::epoll_ctl(set.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) })?;
-        }
-        Ok(Self { set, more })
-    }
-
-    /// Waits until this thread is the one.
-    pub(crate) fn wait(&self) {
-        let mut event = libc::epoll_event { events: 0, u64: 0 };
-        // SAFETY: room for one event, which lives until the call returns. A wait that is interrupted only looks once more.
-        unsafe { libc::epoll_wait(self.set.as_raw_fd(), &raw mut event, 1, -1) };
-    }
-
-    /// Wakes another thread, now or when it comes to wait.
-    pub(crate) fn another(&self) {
-        let one = 1_u64;
-        // SAFETY: 8 bytes that live until the call returns.
-        unsafe { libc::write(self.more.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) };
     }
 }
 
@@ -174,7 +133,7 @@ pub(crate) fn write_all(fd: BorrowedFd<'_>, mut data: &[u8]) -> Result<()> {
         match check_long(unsafe { libc::write(fd.as_raw_fd(), data.as_ptr().cast(), data.len()) }) {
             Ok(written) => data = &data[written..],
             Err(Errno(libc::EINTR)) => {}
-            Err(Errno(libc::EAGAIN)) => wait_for_room(fd)?,
+            Err(Errno(libc::EAGAIN)) => wait_for(fd, libc::POLLOUT)?,
             Err(error) => return Err(error),
         }
     }
@@ -182,8 +141,8 @@ pub(crate) fn write_all(fd: BorrowedFd<'_>, mut data: &[u8]) -> Result<()> {
 }
 
 /// Waits for a stream that somebody has made nonblocking. QEMU's end of the port; its death ends the wait.
-fn wait_for_room(fd: BorrowedFd<'_>) -> Result<()> {
-    let mut one = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+fn wait_for(fd: BorrowedFd<'_>, events: libc::c_short) -> Result<()> {
+    let mut one = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
     // SAFETY: one pollfd that lives until the call returns.
     match check(unsafe { libc::poll(&raw mut one, 1, -1) }) {
         Ok(_) | Err(Errno(libc::EINTR)) => Ok(()),
