@@ -18,7 +18,7 @@ pub const CASES: &[Case] = &[
     same(
         "devices",
         "another root directory in a user namespace",
-        "srun $VM sh -c 'd=$(mktemp -d); unshare -Urm sh -c \"mount --rbind / $d && chroot $d id -u\"; rmdir $d'",
+        "srun $VM sh -c 'd=$(mktemp -d); unshare -Urm sh -c \"mount --rbind / $d && /usr/sbin/chroot $d /usr/bin/id -u\"; rmdir $d'",
     ),
     same(
         "devices",
