@@ -174,7 +174,7 @@ fn killed_copier(cluster: &Cluster) {
     site.add("noisy", 2);
     let node = &site.nodes()[0];
     let (disk, digest) = (site.disk("noisy"), site.digest("noisy"));
-    site.central.slow_down(Duration::from_millis(300));
+    site.central.slow_down(Duration::from_secs(1));
     let words = ["srun", "-Q", "-w", node, "--vm-image=noisy", "true"];
     let step = cluster.command_in(&cluster.work_dir(), &words).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let mut step = step.unwrap();
