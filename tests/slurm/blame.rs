@@ -52,14 +52,23 @@ fn with_slurm_conf(cluster: &Cluster, lines: &str, work: impl FnOnce()) {
     let reconfigure = || {
         as_root(cluster, &["scontrol", "reconfigure"]);
     };
-    fs::write(&path, format!("{before}\n{lines}\n")).unwrap();
+    replace(&path, &format!("{before}\n{lines}\n"));
     reconfigure();
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-    fs::write(&path, before).unwrap();
+    replace(&path, &before);
     reconfigure();
     if let Err(panic) = result {
         std::panic::resume_unwind(panic);
     }
+}
+
+/// Gives a file another content at once: an epilog that is still under way reads slurm.conf too, and drains its node if
+/// it finds half of it.
+fn replace(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    fs::copy(path, &new).unwrap();
+    fs::write(&new, text).unwrap();
+    fs::rename(&new, path).unwrap();
 }
 
 fn as_root(cluster: &Cluster, argv: &[&str]) -> String {
