@@ -179,8 +179,9 @@ fn swapped(cluster: &Cluster) {
                 renameat2(AT_FDCWD, &inner, AT_FDCWD, &link, RenameFlags::RENAME_EXCHANGE).unwrap();
             }
         });
-        let script =
-            "i=0; while [ $i -lt 1500 ]; do i=$((i+1)); read -r line <inner/file && echo \"$line\"; done 2>/dev/null";
+        // The guest believes a name for a second, so it takes some seconds until both have been met.
+        let script = "i=0 n=0; while [ $n -lt 500 ] && [ $i -lt 30000 ]; do i=$((i+1)); \
+                      read -r line <inner/file && n=$((n+1)) && echo \"$line\"; done 2>/dev/null; true";
         let ended = cluster.run_in(&dir, &["srun", "--vm-image=tiny", "sh", "-c", script]);
         over.store(true, Ordering::Relaxed);
         ended
