@@ -38,8 +38,7 @@ impl<'a> Report<'a> {
     }
 
     /// The line for the end of a VM, unless its command ended by itself or the reason was told before. May be asked
-    /// again and again. A slot of several
-    /// VMs has numbers for them, by which `SLURM_VM_INDEX` names them too.
+    /// again and again. A slot of several VMs has numbers for them, by which `SLURM_VM_INDEX` names them too.
     pub(crate) fn line(&self, vm: usize, end: &End) -> Option<String> {
         if self.told.borrow().iter().any(|told| told.vms.contains(&vm)) {
             return None;

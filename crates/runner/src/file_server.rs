@@ -52,14 +52,12 @@ impl FileServer {
 
     fn spawn(shares: &[Share], memory: u64, blocked: SigSet) -> io::Result<(Self, UnixStream)> {
         let (port, qemu_port) = UnixStream::pair()?;
-        let (mut control, server_control) = UnixStream::pair()?;
+        let (control, server_control) = UnixStream::pair()?;
         let (stderr, server_stderr) = pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK)?;
         let shared = |share: &Share| {
             let path = share.served().0.to_owned();
             files::control::Share { path, read_only: share.read_only }
         };
-        // Before it runs: the text lies in the socket, however busy the node is.
-        control.write_all(&Shares(shares.iter().map(shared).collect()).encode())?;
         let mut command = Command::new("/proc/self/exe");
         command.arg0("spank-vm").arg("file-server").env_clear().current_dir("/");
         command.stdin(OwnedFd::from(server_control)).stdout(Stdio::null()).stderr(server_stderr);
@@ -67,7 +65,12 @@ impl FileServer {
         // SAFETY: the closure runs between fork and exec of a single-threaded process and makes system calls only.
         unsafe { command.pre_exec(move || detach(runner, &blocked, fd)) };
         let child = command.spawn()?;
-        Ok((Self { child, control, stderr, said: Vec::new(), memory: Some(memory) }, qemu_port))
+        // With the copies of its descriptors: if it dies, the next line fails and does not wait.
+        drop(command);
+        let mut server = Self { child, control, stderr, said: Vec::new(), memory: Some(memory) };
+        // Not before it runs: many long paths are more than a socket holds.
+        server.control.write_all(&Shares(shares.iter().map(shared).collect()).encode())?;
+        Ok((server, qemu_port))
     }
 
     /// Its process number.
