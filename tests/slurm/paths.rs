@@ -10,6 +10,7 @@ use testkit::{Cluster, Ran, ran, system};
 use crate::Case;
 
 pub const CASES: &[Case] = &[
+    ("sixty_mounts_with_long_paths_are_all_there", long_paths),
     ("a_home_below_var_and_one_behind_a_link_are_the_user_s_own", homes),
     ("a_home_that_is_missing_or_closed_is_told_in_one_line_and_none_is_invented", no_home),
     ("a_working_directory_that_cannot_be_there_is_an_error_before_the_command", hidden_work),
@@ -226,4 +227,20 @@ fn odd_images(cluster: &Cluster) {
             .collect::<Vec<_>>()
     };
     assert_eq!(listing(&place, "saved.toml"), listing(&place.join("images"), "odd.toml"));
+}
+
+/// All paths together are more than a socket holds.
+fn long_paths(cluster: &Cluster) {
+    let deep = (0..14).fold(cluster.work_dir(), |dir, _| dir.join("d".repeat(250)));
+    let mut words = vec![cluster.program().display().to_string(), "--config".into()];
+    words.extend([cluster.config_file().display().to_string(), "run".into(), "--image=tiny".into()]);
+    for number in 0..60 {
+        let dir = deep.join(number.to_string());
+        fs::create_dir_all(&dir).unwrap();
+        words.push(format!("--mount={}:/mnt/{number}", dir.display()));
+    }
+    words.extend(["--", "sh", "-c", "ls /mnt | wc -l"].map(str::to_owned));
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let output = cluster.command_as(&cluster.user, Path::new("/"), &words).output().unwrap();
+    assert_eq!(ran(output).ok(), "60\n");
 }
