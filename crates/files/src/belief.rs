@@ -6,6 +6,8 @@ pub(crate) struct Told {
     version: Option<Version>,
     /// The file was read so soon after its last change that another change may have left the same time.
     is_racy: bool,
+    /// Up to this second the guest may have something that was sent ahead and has not been shown to its kernel yet.
+    ahead_until: i64,
 }
 
 /// By what a change of a file is noticed.
@@ -37,6 +39,9 @@ pub(crate) enum Belief {
 /// Changes within this many seconds may leave the same time: the coarsest clock of a file system in use.
 const GRAIN: i64 = 2;
 
+/// Seconds for which something that was sent ahead is kept at most, rounded up.
+const AHEAD: i64 = 2;
+
 impl Told {
     /// Remembers what the guest is told.
     pub(crate) fn tell(&mut self, stat: &libc::stat) {
@@ -44,6 +49,25 @@ impl Told {
         // A guest that is told of a change drops its data.
         self.is_racy &= self.version == version;
         self.version = version;
+    }
+
+    /// Something is sent ahead of what is told now. It is kept for a second.
+    pub(crate) fn sent_ahead(&mut self, now: i64) {
+        self.ahead_until = now + AHEAD;
+    }
+
+    /// Whether that may still be there.
+    pub(crate) fn is_ahead(&self, now: i64) -> bool {
+        self.ahead_until >= now
+    }
+
+    /// Whether it may be there and is not as the file is now: the guest has to drop it before it is told that. Says so once.
+    pub(crate) fn casts_doubt(&mut self, stat: &libc::stat, now: i64) -> bool {
+        let doubt = self.is_ahead(now) && self.version != Some(Version::of(stat));
+        if doubt {
+            self.ahead_until = 0;
+        }
+        doubt
     }
 
     /// Nothing that the guest believes is sure.
@@ -65,7 +89,7 @@ impl Told {
             (true, true) => Belief::Doubtful,
             (false, _) => Belief::False,
         };
-        *self = Self { version, is_racy: false };
+        (self.version, self.is_racy) = (version, false);
         belief
     }
 }
@@ -99,5 +123,18 @@ mod tests {
         assert_eq!(told.compare(&stat), Belief::False);
         told.forget();
         assert_eq!(told.compare(&stat), Belief::False);
+    }
+
+    #[test]
+    fn a_change_behind_what_was_sent_ahead_is_noticed_once() {
+        let file = tempfile::tempfile().unwrap();
+        let mut stat = super::super::sys::fstat(file.as_fd()).unwrap();
+        let mut told = Told::default();
+        told.tell(&stat);
+        told.sent_ahead(100);
+        assert!(!told.casts_doubt(&stat, 100));
+        stat.st_size += 1;
+        assert!(!told.casts_doubt(&stat, 101 + AHEAD), "nobody has it any more");
+        assert!(told.casts_doubt(&stat, 101) && !told.casts_doubt(&stat, 101));
     }
 }

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use proto::files::{Decoder, FilesError, Hello, INLINE_MAX, MAX_DATA, Slots, UsableSlots, VERSION, kind};
 
+use super::advance::room;
 use super::control::Memory;
-use super::dispatch::{Outcome, closes, dispatch, is_silent, may_wait};
+use super::dispatch::{Outcome, closes, closes_at_once, dispatch, is_silent, may_wait};
 use super::error::ServeError;
 use super::gate::{Gate, Job, Turn};
 use super::locks::{Waits, Wanted};
@@ -22,7 +23,7 @@ use super::share::Share;
 use super::slots::Bulk;
 use super::sys::io::{read, shutdown, write_all};
 use super::sys::{Errno, Result};
-use super::wire::{Reply, Request, invalidate};
+use super::wire::{Reply, Request, doubt, invalidate};
 
 /// Threads that do requests, at most. Each share has a limit of its own below this.
 const THREADS_MAX: usize = 256;
@@ -235,7 +236,8 @@ impl Server {
             kind::REQUEST => {
                 let Some(request) = Request::parse(frame.payload) else { return Ok(Some(false)) };
                 let number = frame.header.share;
-                if is_silent(&request) {
+                let share = self.shares.get(usize::from(number));
+                if is_silent(&request) || share.is_some_and(|(share, _)| closes_at_once(share, request)) {
                     if let Some((share, _)) = self.shares.get(usize::from(number)) {
                         dispatch(share, number, &self.waits, request, reply);
                     }
@@ -284,12 +286,15 @@ impl Server {
         let Some(request) = Request::parse(job.request.bytes()) else { return };
         let number = job.header.share;
         let changes = share.changes.load(Ordering::SeqCst);
+        reply.room = room(job.header);
         match dispatch(share, number, &self.waits, request, reply) {
             Outcome::Silent => {}
             Outcome::Done(result) => {
                 self.settle(number, &request);
                 reply.seen = changes;
-                self.answer(job, request.unique, result, reply);
+                if !closes(&request) {
+                    self.answer(job, request.unique, result, reply);
+                }
             }
             Outcome::Waits(wanted) => self.wait(job, request.unique, wanted, reply),
         }
@@ -308,6 +313,9 @@ impl Server {
     fn refuse(&self, job: &Job, error: Errno, reply: &mut Reply) {
         let Some(request) = Request::parse(job.request.bytes()).filter(|request| !is_silent(request)) else { return };
         self.settle(job.header.share, &request);
+        if closes(&request) {
+            return;
+        }
         reply.begin();
         self.answer(job, request.unique, Err(error), reply);
     }
@@ -345,6 +353,8 @@ impl Server {
     /// Sends a reply, its body in the slot if it is large.
     fn answer(&self, job: &Job, unique: u64, result: Result<()>, reply: &mut Reply) {
         let share = job.header.share;
+        let advance = reply.advance.take();
+        let ahead = advance.as_ref().and_then(|advance| advance.frame(job.header, unique, &self.bulk));
         let mut data = 0;
         if let Some(slot) = job.header.slot
             && reply.len() > INLINE_MAX
@@ -353,10 +363,19 @@ impl Server {
             data = reply.take_body();
         }
         let mut first = reply.stale.map(|node| invalidate(share, node)).unwrap_or_default();
+        if reply.doubt {
+            first.extend(doubt(share));
+        }
         let (absent, seen) = (std::mem::take(&mut reply.absent), reply.seen);
         let frame = reply.finish(share, job.header.slot, unique, result, data);
         let _writer = lock(&self.writer);
         let is_true = |(share, _): &(Share, Gate)| share.changes.load(Ordering::SeqCst) == seen;
+        if let (Some(advance), Some((share, _))) = (advance, self.shares.get(usize::from(share))) {
+            match ahead.filter(|_| advance.is_true(share)) {
+                Some(frame) => first.extend(frame),
+                None => advance.withdraw(share),
+            }
+        }
         if !absent.is_empty() && self.shares.get(usize::from(share)).is_some_and(is_true) {
             // A change from here on is answered after this, and then the guest believes nothing of before.
             absent.iter().for_each(|absent| absent.encode(share, &mut first));
