@@ -6,6 +6,8 @@ pub(crate) struct Told {
     version: Option<Version>,
     /// The file was read so soon after its last change that another change may have left the same time.
     is_racy: bool,
+    /// The guest has read it since it was told to drop what it had.
+    was_read: bool,
     /// Up to this second the guest may have something that was sent ahead and has not been shown to its kernel yet.
     ahead_until: i64,
 }
@@ -48,7 +50,13 @@ impl Told {
         let version = Some(Version::of(stat));
         // A guest that is told of a change drops its data.
         self.is_racy &= self.version == version;
+        self.was_read &= self.version == version;
         self.version = version;
+    }
+
+    /// Whether the guest may still have data that it has read. What it has written it may have or not.
+    pub(crate) fn was_read(&self) -> bool {
+        self.was_read
     }
 
     /// Something is sent ahead of what is told now. It is kept for a second.
@@ -78,6 +86,7 @@ impl Told {
     /// Notes that the guest reads data at the time `now`, in seconds. What it reads after a change that it was not told of
     /// needs no note. The time of change of the attributes counts too: who sets the other one moves it.
     pub(crate) fn read_at(&mut self, now: i64) {
+        self.was_read = true;
         self.is_racy |= self.version.is_none_or(|version| now - version.mtime.0.max(version.ctime.0) < GRAIN);
     }
 
@@ -90,6 +99,7 @@ impl Told {
             (false, _) => Belief::False,
         };
         (self.version, self.is_racy) = (version, false);
+        self.was_read &= belief == Belief::True;
         belief
     }
 }
@@ -108,12 +118,16 @@ mod tests {
         assert_eq!(told.compare(&stat), Belief::False, "nothing was told");
         assert_eq!(told.compare(&stat), Belief::True);
         told.read_at(stat.st_ctime + GRAIN);
+        assert!(told.was_read());
         assert_eq!(told.compare(&stat), Belief::True, "read long after the last change");
+        assert!(told.was_read());
         stat.st_mtime -= 100;
         told.compare(&stat);
         told.read_at(stat.st_ctime + GRAIN - 1);
         told.tell(&stat);
+        assert!(told.was_read(), "nothing is new");
         assert_eq!(told.compare(&stat), Belief::Doubtful);
+        assert!(!told.was_read(), "the guest drops it");
         assert_eq!(told.compare(&stat), Belief::True, "the guest has dropped its data");
         told.read_at(stat.st_mtime);
         stat.st_size += 1;

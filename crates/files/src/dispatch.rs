@@ -43,6 +43,21 @@ pub(crate) fn closes_at_once(share: &Share, request: Request<'_>) -> bool {
     quiet.and_then(|handle| share.handles.get(handle, node).ok()).is_some_and(|handle| !handle.node.is_pinned())
 }
 
+/// Bytes that are read in no time, if they are in memory.
+const SHORT: u32 = 128 * 1024;
+
+/// Whether a request is about names and attributes or a few bytes, which a host's memory mostly has.
+pub(crate) fn is_quick(request: &Request<'_>) -> bool {
+    let Request { op, mut args, .. } = *request;
+    match op {
+        op::LOOKUP | op::GETATTR | op::STATX | op::ACCESS | op::READLINK | op::STATFS | op::GETXATTR => true,
+        op::OPEN | op::CREATE | op::OPENDIR | op::READDIR | op::READDIRPLUS | op::WRITE => true,
+        op::MKDIR | op::SYMLINK | op::LINK | op::UNLINK | op::RMDIR | op::RENAME | op::RENAME2 => true,
+        op::READ => args.skip(16).and_then(|()| args.u32()).is_ok_and(|size| size <= SHORT),
+        _ => false,
+    }
+}
+
 /// Does what a request asks for.
 pub(crate) fn dispatch(share: &Share, number: u16, waits: &Waits, request: Request<'_>, reply: &mut Reply) -> Outcome {
     let Request { op, node, mut args, .. } = request;

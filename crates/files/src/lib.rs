@@ -39,6 +39,7 @@ mod locks;
 mod nodes;
 mod ops;
 mod process;
+mod seat;
 mod server;
 mod share;
 mod slots;

@@ -85,14 +85,15 @@ pub(crate) fn open(share: &Share, node: u64, args: &mut Args<'_>, reply: &mut Re
     let seen = share.doubts.load(Ordering::SeqCst);
     let stat = sys::fstat(fd.as_fd())?;
     let now = sys::now();
-    let (doubt, belief) = node.told(|told| (told.casts_doubt(&stat, now), told.compare(&stat)));
+    let (doubt, belief, has_data) =
+        node.told(|told| (told.casts_doubt(&stat, now), told.compare(&stat), told.was_read()));
     if belief == Belief::False {
         reply.stale = Some(node.id);
     }
     let mut bytes = None;
     if doubt {
         share.cast_doubt(reply);
-    } else if belief != Belief::True && flags & (libc::O_ACCMODE | libc::O_APPEND) == libc::O_RDONLY {
+    } else if !has_data && flags & (libc::O_ACCMODE | libc::O_APPEND) == libc::O_RDONLY {
         node.told(|told| {
             told.sent_ahead(now);
             told.read_at(now);
