@@ -156,7 +156,10 @@ fn obey(all: &Arc<All>, control: &Arc<Control>, number: u32, order: Order, fd: O
             });
             return waits.unwrap_or_else(|error| kmsg::note(&error.to_string()));
         }
-        Order::End => all.end(),
+        Order::End => {
+            held::send_all(all);
+            all.end();
+        }
     }
     control.done(number);
 }

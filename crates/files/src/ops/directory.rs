@@ -138,7 +138,9 @@ fn ahead(share: &Share, id: u64, handle: &Handle, listing: &mut Listing, reply: 
     let is_end = list(share, handle, listing, kind, reply.room.min(ENTRIES_MAX), &mut more).unwrap_or(false);
     let (what, bytes) = (What::Entries { is_end }, more.body().to_vec());
     reply.doubt |= more.doubt;
-    reply.advance = Some(Advance { handle: id, position, what, bytes, seen });
+    if is_end || !bytes.is_empty() {
+        reply.advance = Some(Advance { handle: id, position, what, bytes, seen });
+    }
 }
 
 /// Reads the next entries; false at the end.

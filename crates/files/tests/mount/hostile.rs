@@ -270,8 +270,7 @@ fn slots_that_nobody_gave_are_refused() {
 fn requests_of_any_length_and_kind_are_answered() {
     let place = Place::new();
     let mut raw = place.raw();
-    let silent =
-        [op::FORGET, op::BATCH_FORGET, op::INTERRUPT, op::DESTROY, op::RELEASE, op::RELEASEDIR];
+    let silent = [op::FORGET, op::BATCH_FORGET, op::INTERRUPT, op::DESTROY, op::RELEASE, op::RELEASEDIR];
     for op in (0..60).chain([4096, u32::MAX]).filter(|op| !silent.contains(op)) {
         for len in [0, 1, 7, 8, 16, 23, 24, 39, 40, 47, 88, 200, 70_000] {
             for fill in [0, 1, 0xff] {

@@ -12,8 +12,8 @@ use std::time::Instant;
 
 use proto::files::fuse::{IN_HEADER, WRITE_IN, op};
 use proto::files::{
-    Absences, Absent, Ahead, Asked, Decoder, Frame, Header, Hello, INLINE_MAX, MAX_DATA, PAGE, Slots, Store, UsableSlots,
-    init_reply, kind, local_reply,
+    Absences, Absent, Ahead, Asked, Decoder, Frame, Header, Hello, INLINE_MAX, MAX_DATA, PAGE, Slots, Store,
+    UsableSlots, init_reply, kind, local_reply,
 };
 
 /// What the server has said unasked.

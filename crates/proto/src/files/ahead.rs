@@ -234,7 +234,8 @@ impl Store {
         let left = BELIEVED.checked_sub(now.saturating_duration_since(listing.since)).filter(|left| !left.is_zero());
         let mut out = Vec::new();
         if let Some(left) = left.filter(|_| listing.position == position) {
-            while let Some((len, next)) = entry(&listing.entries[listing.at..]).filter(|(len, _)| out.len() + len <= size)
+            while let Some((len, next)) =
+                entry(&listing.entries[listing.at..]).filter(|(len, _)| out.len() + len <= size)
             {
                 let start = out.len();
                 out.extend_from_slice(&listing.entries[listing.at..listing.at + len]);
