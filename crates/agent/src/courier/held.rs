@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use super::carry::{All, Share, lock};
 
 /// How long it is held back at most. The host may go on seeing a file as open for so long.
-const MOMENT: Duration = Duration::from_millis(10);
+const MOMENT: Duration = Duration::from_millis(20);
 
 /// With more bytes it is sent at once.
 const HELD_MAX: usize = 8 * 1024;
