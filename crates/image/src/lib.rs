@@ -17,6 +17,7 @@ mod format;
 pub mod import;
 pub mod kit;
 mod links;
+pub mod mistake;
 mod new_image;
 pub mod probe;
 pub mod slim;
