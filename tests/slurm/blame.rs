@@ -221,18 +221,22 @@ fn set_features(cluster: &Cluster, node: &str, words: &str) {
 
 fn feature(cluster: &Cluster) {
     let node = &cluster.nodes()[1];
-    with_job_submit(cluster, |text| text, || {
-        let refused = cluster.srun(&["--vm-image=tiny", "true"]);
-        assert!(refused.code != 0 && refused.stderr.contains("Invalid feature specification"), "{refused:?}");
-        set_features(cluster, node, "spank-vm,other");
-        let command = ["sh", "-c", "echo $SLURMD_NODENAME"];
-        for options in [&["--vm-image=tiny"][..], &["--vm-image=tiny", "-C", "other"]] {
-            assert_eq!(cluster.srun(&[options, &command].concat()).ok(), format!("{node}\n"));
-        }
-        cluster.srun(&["-N4", "true"]).ok();
-        cluster.srun(&["-N4", "--vm-image=none", "true"]).ok();
-        set_features(cluster, node, "");
-    });
+    with_job_submit(
+        cluster,
+        |text| text,
+        || {
+            let refused = cluster.srun(&["--vm-image=tiny", "true"]);
+            assert!(refused.code != 0 && refused.stderr.contains("Invalid feature specification"), "{refused:?}");
+            set_features(cluster, node, "spank-vm,other");
+            let command = ["sh", "-c", "echo $SLURMD_NODENAME"];
+            for options in [&["--vm-image=tiny"][..], &["--vm-image=tiny", "-C", "other"]] {
+                assert_eq!(cluster.srun(&[options, &command].concat()).ok(), format!("{node}\n"));
+            }
+            cluster.srun(&["-N4", "true"]).ok();
+            cluster.srun(&["-N4", "--vm-image=none", "true"]).ok();
+            set_features(cluster, node, "");
+        },
+    );
 }
 
 /// The sample, changed as its comments say that a site may.

@@ -22,6 +22,7 @@ pub const CASES: &[Case] = &[
     ("signals_and_terminals_reach_a_full_boot", signals_and_terminals),
     ("what_a_command_leaves_in_a_full_boot_ends_with_it_and_the_system_lives_on", leftovers),
     ("a_full_boot_that_powers_itself_off_is_an_error_and_no_hang", poweroff),
+    ("an_optimised_full_boot_has_no_timers_and_firmware_and_a_smaller_disk", optimised),
 ];
 
 /// Not in every run: each takes another boot.
@@ -196,6 +197,32 @@ fn poweroff(cluster: &Cluster) {
     let command = ["--vm-root", "sh", "-c", "systemctl poweroff 2>/dev/null; sleep 600"];
     srun(cluster, &command)
         .fails_with_one_line(&["image 'disk12' on ", "the guest powered itself off before the command ended"]);
+}
+
+fn optimised(cluster: &Cluster) {
+    prepare(cluster);
+    let tool = |words: &[&str]| {
+        let mut ran = None;
+        let all = [&["image", "optimise", "disk12", "--runs", "0"], words].concat();
+        with_images(cluster, PATIENT, || ran = Some(cluster.tool("root", &all)));
+        ran.unwrap()
+    };
+    let entry = fs::read(image_dir(cluster).join("disk12.toml")).unwrap();
+    let looked = tool(&["--dry-run"]).ok();
+    assert!(looked.contains("apt-daily.timer") && looked.ends_with("nothing was changed\n"), "{looked}");
+    let told = tool(&["--as", "light12", "--keep", "fstrim.timer"]).ok();
+    assert!(told.contains("removed ") && told.contains("masked "), "{told}");
+    assert!(!told.contains("fstrim.timer") && told.contains("disk "), "{told}");
+    assert_eq!(fs::read(image_dir(cluster).join("disk12.toml")).unwrap(), entry, "--as keeps the old one");
+    let script = "systemctl is-enabled apt-daily.timer fstrim.timer; readlink /etc/systemd/system/apt-daily.timer";
+    with_images(cluster, PATIENT, || {
+        let ran = cluster.srun(&["--mem=700", "--vm-image=light12", "sh", "-c", script]);
+        assert!(ran.stdout.starts_with("masked\n") && ran.stdout.ends_with("/dev/null\n"), "{ran:?}");
+        assert_eq!(ran.stdout.matches("masked").count(), 1, "what --keep names is not masked: {ran:?}");
+        cluster.tool("root", &["image", "verify", "light12"]).ok();
+        let again = cluster.tool("root", &["image", "optimise", "light12", "--dry-run", "--keep", "fstrim.timer"]).ok();
+        assert!(again.contains("nothing of it can be left out"), "{again}");
+    });
 }
 
 fn debian11(cluster: &Cluster) {

@@ -1,4 +1,7 @@
-//! `spank-vm image optimise`: what a kit boot never uses is left out, the rest packed for a fast start.
+//! `spank-vm image optimise`: what a kit boot never uses is left out, the rest packed for a fast start. What a whole
+//! system does not need in a VM is taken away from a copy of its disk (`whole.rs`).
+
+mod whole;
 
 use std::fs::{self, File};
 use std::io::Seek;
@@ -34,16 +37,20 @@ pub struct Arguments {
     /// Keep the image as it is and give the optimised one this name
     #[arg(long = "as", value_name = "OTHER")]
     other: Option<ImageName>,
+    /// With boot = "full": a unit of systemd that is not masked (repeatable)
+    #[arg(long, value_name = "UNIT")]
+    keep: Vec<String>,
+    /// With boot = "full": partition that holds the root, where there are several systems
+    #[arg(long, value_name = "N")]
+    partition: Option<u32>,
+    /// With boot = "full": btrfs subvolume that holds the root, where there are several systems
+    #[arg(long, value_name = "NAME")]
+    subvolume: Option<String>,
 }
 
 /// Optimises the image; one that fails any check is not published, and the old one stays.
 pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     let image = config.catalogue().find(&arguments.name)?;
-    ensure!(
-        image.entry.boot == BootMode::default(),
-        "image '{}' boots its own kernel: nothing of it can be left out",
-        image.name
-    );
     let dir = image.entry_path.parent().unwrap_or(Path::new("/")).to_owned();
     let name = arguments.other.as_ref().unwrap_or(&image.name).clone();
     if let Some(other) = arguments.other.as_ref().filter(|other| dir.join(format!("{other}.toml")).exists()) {
@@ -51,6 +58,14 @@ pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     }
     // From here on, files without their final name are removed when a signal ends this process.
     clean_up_on_signals()?;
+    if image.entry.boot == BootMode::Full {
+        return whole::run(config, arguments, &image, &name, &dir);
+    }
+    ensure!(
+        arguments.keep.is_empty() && arguments.partition.is_none() && arguments.subvolume.is_none(),
+        "--keep, --partition and --subvolume are for images with boot = \"full\"; '{}' has no units that start",
+        image.name
+    );
     let root = export(config, &image)?;
     if arguments.dry_run {
         let found = slim(&root, arguments.drop_docs, None)?;
@@ -61,10 +76,7 @@ pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     drop(root);
     print(&report(&image, &found))?;
 
-    // The name is the same for everybody, so that two processes cannot optimise one image at once.
-    let staging = dir.join(format!(".{name}.optimise"));
-    let staging = StagedDir::create(&staging)
-        .with_context(|| format!("{} (if it was left by a process that was killed, remove it)", staging.display()))?;
+    let staging = staging_for(&name, &dir)?;
     let optimised = pack(slimmed, &image, &name, staging.path())?;
     let after = slim(&export(config, &optimised)?, false, None)?;
     ensure!(
@@ -73,13 +85,28 @@ pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
         image.name
     );
     print(&format!("{:<10} libraries unchanged: {}\n", "verified", found.libraries.len()))?;
-    if arguments.runs > 0 {
-        let before = Starts::measure(config, &image, arguments.runs)?;
-        print(&before.compared(&Starts::measure(config, &optimised, arguments.runs)?))?;
-    }
-    let sizes = [&image, &optimised].map(|image| image.disk.metadata().map_or(0, |meta| meta.len()));
-    print(&format!("{:<10} before {:>9}   after {:>9}\n", "disk", mib(sizes[0]), mib(sizes[1])))?;
+    compare_starts(config, &image, &optimised, arguments.runs)?;
+    compare_sizes([&image, &optimised].map(|image| image.disk.metadata().map_or(0, |meta| meta.len())))?;
     publish(&image, &optimised, &dir)
+}
+
+/// Where the new image is made. The name is the same for everybody, so that two processes cannot optimise one image at once.
+fn staging_for(name: &ImageName, dir: &Path) -> anyhow::Result<StagedDir> {
+    let staging = dir.join(format!(".{name}.optimise"));
+    StagedDir::create(&staging)
+        .with_context(|| format!("{} (if it was left by a process that was killed, remove it)", staging.display()))
+}
+
+fn compare_starts(config: &Config, old: &Image, new: &Image, runs: u32) -> anyhow::Result<()> {
+    if runs == 0 {
+        return Ok(());
+    }
+    let before = Starts::measure(config, old, runs)?;
+    print(&before.compared(&Starts::measure(config, new, runs)?, old.entry.boot))
+}
+
+fn compare_sizes([before, after]: [u64; 2]) -> anyhow::Result<()> {
+    print(&format!("{:<10} before {:>9}   after {:>9}\n", "disk", mib(before), mib(after)))
 }
 
 /// The image's root as an archive, read in a helper VM: the host mounts nothing.
@@ -171,11 +198,12 @@ impl Starts {
         Ok(Self { boot: median(StartChoice::Boot, 0)?, clone: median(StartChoice::Clone, 1)? })
     }
 
-    fn compared(&self, after: &Self) -> String {
+    fn compared(&self, after: &Self, boot: BootMode) -> String {
         let line = |what: &str, before: Duration, after: Duration| {
             format!("{what:<10} before {:>7.2} s   after {:>7.2} s\n", before.as_secs_f64(), after.as_secs_f64())
         };
-        line("kit boot", self.boot, after.boot) + &line("clone", self.clone, after.clone)
+        let way = if boot == BootMode::Full { "full boot" } else { "kit boot" };
+        line(way, self.boot, after.boot) + &line("clone", self.clone, after.clone)
     }
 }
 

@@ -23,6 +23,7 @@ pub mod probe;
 pub mod slim;
 mod staged;
 mod unnamed;
+pub mod whole;
 
 pub use catalogue::{Catalogue, Image, ImageError};
 pub use dirs::{ImageDir, Owner, Person, check_pattern};

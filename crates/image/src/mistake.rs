@@ -54,7 +54,10 @@ mod tests {
 
     #[test]
     fn a_mistake_is_one_line_with_its_place_and_what_was_meant() {
-        assert_eq!(told("# x\nboot_timout_s = 5\n"), "line 2: there is no key 'boot_timout_s'; did you mean 'boot_timeout_s'?");
+        assert_eq!(
+            told("# x\nboot_timout_s = 5\n"),
+            "line 2: there is no key 'boot_timout_s'; did you mean 'boot_timeout_s'?"
+        );
         assert_eq!(told("kit = '/k'"), "line 1: there is no key 'kit'; there are boot_timeout_s");
         assert_eq!(told("boot_timeout_s = 'a'"), "line 1: invalid type: string \"a\", expected u32");
         for text in ["boot_timeout_s = ", "\n\nboot_timeout_s = [1\n", "", "a b"] {

@@ -4,4 +4,5 @@
 mod commands;
 mod documents;
 mod links;
+mod messages;
 mod tables;

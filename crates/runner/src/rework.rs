@@ -1,0 +1,133 @@
+//! A changed copy of the disk of an image that boots its own kernel: made in a helper VM, and put in its place.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use super::error::{Blame, Context, Fault, RunError};
+use super::helper;
+use crate::config::Config;
+use image::{DiskFormat, Image, ImageEntry, Staged, digest};
+use qemu::HelperDisk;
+use qemu::scratch::copy_sparse;
+use request::ImageName;
+
+/// The disk's name in the helper.
+pub(crate) const SERIAL: &str = "target";
+
+/// Longest answer that is read; more is dropped.
+const ANSWER_MAX: u64 = 16 * 1024;
+
+/// A copy of a disk that has no name yet. It disappears unless it is published.
+pub(crate) struct Draft {
+    file: Staged,
+    dir: PathBuf,
+    format: DiskFormat,
+}
+
+impl Draft {
+    /// Copies the image's disk into the directory.
+    pub(crate) fn copy(image: &Image, dir: &Path) -> Result<Self, RunError> {
+        let original = image.open_disk()?;
+        let file =
+            Staged::create(dir).with_context(|| format!("the image directory {} cannot be written", dir.display()))?;
+        copy_sparse(&original, file.file()).with_context(|| format!("copying {}", image.disk.display()))?;
+        Ok(Self { file, dir: dir.to_owned(), format: image.entry.format })
+    }
+
+    /// The copy, for a helper VM.
+    pub(crate) fn file(&self) -> Result<File, RunError> {
+        Ok(self.file.file().try_clone()?)
+    }
+
+    /// Gives the disk its name, and writes the entry with name and digest of the disk. Returns entry and disk.
+    pub(crate) fn publish(
+        self,
+        mut entry: ImageEntry,
+        name: &ImageName,
+        entry_path: &Path,
+    ) -> Result<(ImageEntry, PathBuf), RunError> {
+        let sha256 = digest::of_file(&self.file.path()).context("the digest of the disk")?;
+        let extension = self.format.block_driver();
+        entry.disk = PathBuf::from(format!("{name}-{}.{extension}", &sha256[..12]));
+        entry.sha256 = Some(sha256);
+        entry.validate().blame(Fault::Image)?;
+        let text = Staged::create(&self.dir).context("the entry")?;
+        text.file().write_all(toml::to_string(&entry).blame(Fault::System)?.as_bytes()).context("the entry")?;
+        let disk = self.dir.join(&entry.disk);
+        self.file.publish(&disk, true).blame(Fault::User)?;
+        text.publish(entry_path, true).blame(Fault::User)?;
+        Ok((entry, disk))
+    }
+}
+
+/// The report of the program in the helper.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Answer {
+    pairs: Vec<(String, String)>,
+    /// The helper's warnings.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Answer {
+    /// Lines of `key=value`; they are cut to a limit, because an untrusted disk could make them long.
+    pub(crate) fn parse(text: &str) -> Self {
+        let clean = |value: &str| value.chars().filter(|c| !c.is_control()).take(100).collect::<String>();
+        let pairs = text.lines().filter_map(|line| line.split_once('='));
+        Self { pairs: pairs.map(|(key, value)| (clean(key), clean(value))).collect(), warnings: Vec::new() }
+    }
+
+    /// The first value of the key, or nothing.
+    pub(crate) fn value(&self, key: &str) -> &str {
+        self.all(key).next().unwrap_or_default()
+    }
+
+    /// All values of the key.
+    pub(crate) fn all(&self, key: &str) -> impl Iterator<Item = &str> {
+        self.pairs.iter().filter(move |(name, _)| name == key).map(|(_, value)| value.as_str())
+    }
+
+    pub(crate) fn is_true(&self, key: &str) -> bool {
+        self.value(key) == "true"
+    }
+}
+
+/// Runs the agent's program with these arguments in a helper VM that may write to the disk, if it is open for writing.
+pub(crate) fn ask(config: &Config, disk: File, format: DiskFormat, arguments: &[&str]) -> Result<Answer, RunError> {
+    ask_about(
+        config,
+        HelperDisk { serial: SERIAL.to_owned(), file: disk, format, part: None, writable: true },
+        arguments,
+    )
+}
+
+/// The same for a disk that the caller describes.
+pub(crate) fn ask_about(config: &Config, disk: HelperDisk, arguments: &[&str]) -> Result<Answer, RunError> {
+    let (told, stdout) = std::io::pipe().context("a pipe")?;
+    // Read by a thread, because the helper's relay only writes; it ends with the pipe.
+    let listener = std::thread::spawn(move || {
+        let mut text = String::new();
+        let mut told = told;
+        let _ = told.by_ref().take(ANSWER_MAX).read_to_string(&mut text);
+        let _ = std::io::copy(&mut told, &mut std::io::sink());
+        text
+    });
+    let finished = helper::run(config, vec![disk], arguments, stdout.as_fd());
+    drop(stdout);
+    let text = listener.join().unwrap_or_default();
+    let warnings = finished?.warnings()?;
+    Ok(Answer { warnings, ..Answer::parse(&text) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_believed_as_far_as_it_is_words() {
+        let answer = Answer::parse("kernel=6.1.0\x1b[2J\ninit=systemd\nnonsense\nshares=true\nmemory_hotplug=yes\n");
+        assert_eq!(answer.value("kernel"), "6.1.0[2J");
+        assert!(answer.is_true("shares") && !answer.is_true("memory_hotplug") && !answer.is_true("other"));
+    }
+}
