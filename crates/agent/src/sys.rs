@@ -17,6 +17,8 @@ nix::ioctl_none_bad!(rnd_reseed, nix::request_code_none!(b'R', 7));
 nix::ioctl_write_ptr_bad!(tty_set_size, libc::TIOCSWINSZ, libc::winsize);
 // <linux/fs.h>: FITRIM.
 nix::ioctl_readwrite!(file_system_trim, b'X', 121, TrimRange);
+// <linux/fs.h>: FIFREEZE.
+nix::ioctl_readwrite!(file_system_freeze, b'X', 119, libc::c_int);
 
 /// `struct fstrim_range`.
 #[repr(C)]
@@ -56,6 +58,13 @@ pub(super) fn trim(directory: impl AsFd) -> nix::Result<()> {
     let mut range = TrimRange { start: 0, len: u64::MAX, min_len: 0 };
     // SAFETY: the kernel reads and writes the structure, which lives until the call returns.
     unsafe { file_system_trim(directory.as_fd().as_raw_fd(), &raw mut range) }.map(drop)
+}
+
+/// Lets the file system, of which `directory` is open, stand still: everything is on its disk, and writers wait.
+pub(super) fn freeze(directory: impl AsFd) -> nix::Result<()> {
+    let mut level = 0;
+    // SAFETY: the kernel takes the address of an integer and looks at nothing behind it.
+    unsafe { file_system_freeze(directory.as_fd().as_raw_fd(), &raw mut level) }.map(drop)
 }
 
 /// Milliseconds since the guest's kernel started.

@@ -95,7 +95,7 @@ pub fn install_agent(config: &Config, image: &Image, options: InstallOptions) ->
         append.clear();
     }
     let changed = ImageEntry { boot: BootMode::Full, append, full: Some(full), ..entry.clone() };
-    let (changed, disk) = draft.publish(changed, &image.name, &image.entry_path)?;
+    let (changed, disk) = draft.publish(changed, &image.name, &image.entry_path, true)?;
     Ok(Installed {
         kernel: answer.value("kernel").to_owned(),
         init: answer.value("init").to_owned(),

@@ -1,6 +1,6 @@
 //! Takes away from an image that boots its own kernel what no VM needs: files, and units of its init.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::error::{Fault, RunError, ensure};
 use super::rework::{self, Answer, Draft, SERIAL};
@@ -61,14 +61,9 @@ pub fn optimise_disk(
     let found = findings(answer, options)?;
     let entry_path = dir.join(format!("{name}.toml"));
     let mut entry = image.entry.clone();
-    // Beside the old entry; the new one is elsewhere until it is published.
-    if let Some(full) = &mut entry.full {
-        let old = image.entry_path.parent().unwrap_or(Path::new("/"));
-        let absolute = |file: &mut Option<PathBuf>| *file = file.take().map(|file| old.join(file));
-        absolute(&mut full.kernel);
-        absolute(&mut full.initrd);
-    }
-    let (entry, disk) = draft.publish(entry, name, &entry_path)?;
+    // The new entry is elsewhere until it is published.
+    rework::with_absolute_files(&mut entry, image);
+    let (entry, disk) = draft.publish(entry, name, &entry_path, true)?;
     Ok((Image { name: name.clone(), entry, entry_path, disk }, found))
 }
 

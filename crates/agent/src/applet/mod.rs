@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! export DIR [--exclude PATH]… [--hollow PATH]… [--include MOUNT]… [--limit BYTES]     DIR as a tar to stdout
+//! disk frozen                                                            the system's own disk, all writers wait
 //! disk export SERIAL [--partition N] [--subvolume NAME] [--limit BYTES]   the root found on a disk, likewise
 //! disk install-agent SERIAL [--partition N] [--subvolume NAME]        this program as a service of the system
 //!                           [--kernel own|given] [--shares needed|optional]     on a disk
@@ -15,6 +16,7 @@
 mod contents;
 mod disk;
 mod failure;
+mod frozen;
 mod fstab;
 mod grub;
 mod inside;
@@ -83,6 +85,7 @@ fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
             let answer = install::install(&serial, &options)?;
             io::stdout().write_all(answer.as_bytes()).map_err(|error| error.to_string())
         }
+        (Some("disk"), Some(what)) if what == "frozen" => frozen::export(),
         (Some("disk"), Some(what)) if what == "optimise" => {
             let serial = arguments.word().ok_or("which disk?")?;
             let options = optimise::Options {
@@ -94,7 +97,7 @@ fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
             let answer = optimise::optimise(&serial, &options)?;
             io::stdout().write_all(answer.as_bytes()).map_err(|error| error.to_string())
         }
-        _ => Err("this is the init of a spank-vm boot kit; elsewhere it knows '--service', 'export', 'disk export', 'disk install-agent' and 'disk optimise'".to_owned()),
+        _ => Err("this is the init of a spank-vm boot kit; elsewhere it knows '--service', 'export', 'disk frozen', 'disk export', 'disk install-agent' and 'disk optimise'".to_owned()),
     }
 }
 
