@@ -69,7 +69,8 @@ mod tests {
     use super::*;
 
     fn base(dir: &Path) -> Image {
-        let text = "disk = 'b.raw'\nformat = 'qcow2'\nboot = 'full'\nappend = 'root=/dev/vda'\n[full]\nkernel = 'vmlinuz'\n";
+        let text =
+            "disk = 'b.raw'\nformat = 'qcow2'\nboot = 'full'\nappend = 'root=/dev/vda'\n[full]\nkernel = 'vmlinuz'\n";
         let entry = toml::from_str(text).unwrap();
         Image { name: "base".parse().unwrap(), entry, entry_path: dir.join("base.toml"), disk: dir.join("b.raw") }
     }
