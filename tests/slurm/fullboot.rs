@@ -213,7 +213,7 @@ fn saved(cluster: &Cluster) {
         let entry = fs::read_to_string(dir.join("kept12.toml")).unwrap();
         assert!(entry.contains("boot = \"full\"") && entry.contains("format = \"raw\""), "{entry}");
         let script = "uname -r; cat /etc/kept; ls /tmp/gone; systemctl is-active spank-vm-agent";
-        let ran = cluster.run_in(&dir, &["srun", "--mem=700", "--vm-image=kept12", "sh", "-c", script]);
+        let ran = cluster.run_in(&dir, &["srun", "--mem=700", "--vm-image=kept12", "--vm-root", "sh", "-c", script]);
         let lines: Vec<&str> = ran.stdout.lines().collect();
         assert!(lines.len() == 3 && lines[0].starts_with("6.1.") && lines[1..] == ["kept", "active"], "{ran:?}");
         let disk = fs::read_dir(&dir).unwrap().flatten().map(|file| file.path());
@@ -251,7 +251,7 @@ fn optimised(cluster: &Cluster) {
     assert_eq!(fs::read(image_dir(cluster).join("disk12.toml")).unwrap(), entry, "--as keeps the old one");
     let script = "systemctl is-enabled apt-daily.timer fstrim.timer; readlink /etc/systemd/system/apt-daily.timer";
     with_images(cluster, PATIENT, || {
-        let ran = cluster.srun(&["--mem=700", "--vm-image=light12", "sh", "-c", script]);
+        let ran = cluster.srun(&["--mem=700", "--vm-image=light12", "--vm-root", "sh", "-c", script]);
         assert!(ran.stdout.starts_with("masked\n") && ran.stdout.ends_with("/dev/null\n"), "{ran:?}");
         assert_eq!(ran.stdout.matches("masked").count(), 1, "what --keep names is not masked: {ran:?}");
         cluster.tool("root", &["image", "verify", "light12"]).ok();
