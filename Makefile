@@ -387,7 +387,7 @@ install-built:
 	  packaging/70-spank-vm-kvm.rules
 	install -D -m 755 -t $(DESTDIR)$(SHAREDIR) slurm-conf/prolog slurm-conf/example-job.sh
 	install -D -m 644 -t $(DESTDIR)$(DOCDIR) README.md CHANGELOG.md SECURITY.md ARCHITECTURE.md PARITY.md RELIABILITY.md LICENSE
-	install -D -m 644 -t $(DESTDIR)$(DOCDIR)/docs docs/*.md
+	install -D -m 644 -t $(DESTDIR)$(DOCDIR)/docs docs/*.md docs/*.svg
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system packaging/spank-vm-*.service packaging/spank-vm-*.timer
 	install -D -m 644 packaging/spank-vm.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/spank-vm.conf
 	@conf=$(DESTDIR)$(SYSCONFDIR)/slurm/spank-vm.toml; \

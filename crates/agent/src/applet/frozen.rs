@@ -11,8 +11,10 @@ use nix::errno::Errno;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::super::sys;
-use super::BUFFER;
 use super::failure::Failure;
+
+/// Bytes collected before they are written.
+const BUFFER: usize = 256 * 1024;
 
 /// Names of block devices that are no disk of the system.
 const NO_DISK: [&str; 7] = ["loop", "ram", "zram", "sr", "fd", "dm-", "nbd"];

@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "dropped=2 1006 usr/lib/firmware",
+                "dropped=2 1007 usr/lib/firmware",
                 "dropped=1 10 var/lib/apt/lists",
                 "masked=apt-daily.timer",
                 "masked=linked.service",
