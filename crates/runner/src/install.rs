@@ -3,8 +3,9 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use super::draft::Draft;
 use super::error::{Blame, Context, Fault, RunError, ensure};
-use super::rework::{self, Answer, Draft, SERIAL};
+use super::rework::{self, Answer, SERIAL};
 use crate::config::Config;
 use image::import::disk::Disk;
 use image::{BootMode, DiskFormat, FullBootEntry, Image, ImageEntry, clean_up_on_signals};

@@ -15,6 +15,7 @@
 mod conclude;
 pub mod config;
 pub mod delivery;
+mod draft;
 pub mod error;
 mod file_server;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use super::draft::{Draft, with_absolute_files};
 use super::error::{Fault, RunError, ensure};
-use super::rework::{self, Answer, Draft, SERIAL};
+use super::rework::{self, Answer, SERIAL};
 use crate::config::Config;
 use image::Image;
 use image::whole::{self, Dropped};
@@ -62,7 +63,7 @@ pub fn optimise_disk(
     let entry_path = dir.join(format!("{name}.toml"));
     let mut entry = image.entry.clone();
     // The new entry is elsewhere until it is published.
-    rework::with_absolute_files(&mut entry, image);
+    with_absolute_files(&mut entry, image);
     let (entry, disk) = draft.publish(entry, name, &entry_path, true)?;
     Ok((Image { name: name.clone(), entry, entry_path, disk }, found))
 }

@@ -4,7 +4,8 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::{Arguments, compare_sizes, compare_starts, mib, print, publish, staging_for};
+use super::place::{compare_sizes, compare_starts, publish, staging_for};
+use crate::output::{mib, print};
 use image::Image;
 use image::whole::Dropped;
 use request::ImageName;
@@ -17,27 +18,28 @@ const UNITS_IN_A_LINE: usize = 3;
 /// Bytes of one block in `st_blocks`.
 const BLOCK: u64 = 512;
 
+/// Only says what would change.
+pub(super) fn look(config: &Config, image: &Image, options: &DiskOptions) -> anyhow::Result<()> {
+    let found = look_at_disk(config, image, options)?;
+    warn(&found);
+    print(&format!("{}nothing was changed\n", report(image, &found)))
+}
+
+/// Makes the image `name` in `dir`, and measures `runs` starts before and after.
 pub(super) fn run(
     config: &Config,
-    arguments: &Arguments,
     image: &Image,
     name: &ImageName,
     dir: &Path,
+    options: &DiskOptions,
+    runs: u32,
 ) -> anyhow::Result<()> {
-    let Arguments { keep, partition, subvolume, drop_docs, .. } = arguments;
-    let options =
-        DiskOptions { partition: *partition, subvolume: subvolume.clone(), documents: *drop_docs, keep: keep.clone() };
-    if arguments.dry_run {
-        let found = look_at_disk(config, image, &options)?;
-        warn(&found);
-        return print(&format!("{}nothing was changed\n", report(image, &found)));
-    }
     let staging = staging_for(name, dir)?;
-    let (optimised, found) = optimise_disk(config, image, name, staging.path(), &options)?;
+    let (optimised, found) = optimise_disk(config, image, name, staging.path(), options)?;
     warn(&found);
     print(&report(image, &found))?;
     // One that does not boot any more ends here, and the old one stays.
-    compare_starts(config, image, &optimised, arguments.runs)?;
+    compare_starts(config, image, &optimised, runs)?;
     compare_sizes([image, &optimised].map(|image| image.disk.metadata().map_or(0, |meta| meta.blocks() * BLOCK)))?;
     publish(image, &optimised, dir)
 }

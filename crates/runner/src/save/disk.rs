@@ -6,8 +6,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use crate::draft::{Draft, with_absolute_files};
 use crate::error::{Context, RunError};
-use crate::rework::{Draft, with_absolute_files};
 use image::{DEFAULT_MAX_BYTES, DiskFormat, Image, ImageEntry, NewImage};
 
 /// The agent's program that writes the disk.
