@@ -263,14 +263,14 @@ impl Store {
 
 /// The nodes of entries that come with attributes.
 pub fn listed_nodes(mut entries: &[u8]) -> impl Iterator<Item = u64> {
-    let mut next = move || {
+    let next = move || {
         let (len, _) = entry(entries)?;
         let node = long(entries, 0);
         entries = &entries[len..];
         Some(node)
     };
     // Entries may come without: nobody knows a node by them.
-    std::iter::from_fn(move || next()).filter(|node| *node != 0)
+    std::iter::from_fn(next).filter(|node| *node != 0)
 }
 
 /// Bytes of the entry that begins `bytes`, and the position behind it.
