@@ -62,10 +62,12 @@ pub fn run(config: &Config, command: Command) -> anyhow::Result<()> {
             let images = if all { config.catalogue().names()? } else { images };
             let shares = shares.unwrap_or(config.shares.len() + 1);
             for image in images {
-                let made = prebuild(config, &image, vm_mem, vm_cpus, shares)?;
-                let took = made.template.manifest.made_in_ms as f64 / 1e3;
-                let what = if made.existed { "was there already".to_owned() } else { format!("made in {took:.1} s") };
-                print(&format!("{image}: {what}; {}\n", made.template.manifest.hardware))?;
+                for made in prebuild(config, &image, vm_mem, vm_cpus, shares)? {
+                    let took = made.template.manifest.made_in_ms as f64 / 1e3;
+                    let what =
+                        if made.existed { "was there already".to_owned() } else { format!("made in {took:.1} s") };
+                    print(&format!("{image}: {what}; {}\n", made.template.manifest.hardware))?;
+                }
             }
             Ok(())
         }

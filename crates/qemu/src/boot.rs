@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use image::{DiskBus, DiskFormat};
 
+use crate::machine::MachineType;
 use crate::shape::{Shape, VmSize};
 
 /// What a guest of an image boots from.
@@ -52,10 +53,11 @@ impl BootSource {
         }
     }
 
-    /// The hardware of a template for VMs of this size, if one can serve them.
-    pub fn shape(&self, size: VmSize, shares: usize) -> Option<Shape> {
+    /// The hardware of a template for VMs of this size on this machine, if one can serve them.
+    pub fn shape(&self, machine: MachineType, size: VmSize, shares: usize) -> Option<Shape> {
         match self {
-            Self::Kit(_) => Shape::of(size, shares),
+            Self::Kit(_) if machine.plugs_memory() => Shape::of(size, shares),
+            Self::Kit(_) => Shape::without_plug(size, shares),
             Self::Image(full) => Shape::of_full_boot(size, shares, full.memory_hotplug),
         }
     }

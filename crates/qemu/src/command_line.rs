@@ -260,6 +260,13 @@ impl VmSpec<'_> {
             // they would take a quarter of the memory.
             words.push("swiotlb=noforce".to_owned());
         }
+        if let Start::Template(shape, _) | Start::Clone(shape, _) = self.start
+            && shape.held_mib > 0
+        {
+            // Set aside as for a crash kernel, that is never loaded: a single write gives any part of it back, and neither
+            // that nor the memory needs a device.
+            words.push(format!("crashkernel={0}M spank_vm.held={0}", shape.held_mib));
+        }
         match self.system {
             System::Image(image, _) => {
                 words.push(format!("spank_vm.rootfs={}", image.entry.format.root_fs()));

@@ -54,6 +54,8 @@ pub(crate) struct Attempt<'a> {
     boot: Duration,
     /// Holds while nobody knows whether KVM runs guests.
     trial: Cell<Option<Duration>>,
+    /// Holds while a guest is started in a way that nobody knows to work.
+    way_trial: Cell<Option<Duration>>,
     answered: Cell<bool>,
     /// Whether KVM is known to run guests.
     proven: Cell<bool>,
@@ -82,7 +84,17 @@ impl Attempt<'_> {
     /// How long a guest may take from its start to its first answer. The first answer of any guest makes it longer
     /// for the others.
     pub(crate) fn answer_within(&self) -> Duration {
-        self.trial.get().unwrap_or(self.boot)
+        [self.trial.get(), self.way_trial.get()].into_iter().flatten().fold(self.boot, Duration::min)
+    }
+
+    /// From now on guests start in a way that is on trial for this time, or that is known to work.
+    pub(crate) fn try_way(&self, within: Option<Duration>) {
+        self.way_trial.set(within);
+    }
+
+    /// Whether another way or accelerator is tried if a guest does not answer.
+    pub(crate) fn is_any_trial(&self) -> bool {
+        self.trial.get().or(self.way_trial.get()).is_some()
     }
 
     /// How long everything else may take: what follows a guest's answer, or another process's work.
@@ -108,6 +120,7 @@ impl Attempt<'_> {
             self.policy.tell_once(&TOLD, &text);
         }
         let before = self.answer_within();
+        self.way_trial.set(None);
         self.proven.set(true);
         match self.accel {
             Accel::Kvm => self.kvm_works(),
@@ -252,6 +265,7 @@ impl Policy {
             is_fallback: false,
             boot,
             trial,
+            way_trial: Cell::default(),
             answered,
             proven,
             then: RefCell::default(),

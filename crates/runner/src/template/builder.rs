@@ -102,8 +102,8 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> Result<Bui
         image: recipe.image.name.to_string(),
         hardware: format!(
             "{} MiB of memory and up to {} more, up to {}, {}",
-            shape.base_mib,
-            shape.pluggable_mib,
+            shape.base_mib - shape.held_mib,
+            shape.pluggable_mib + shape.held_mib,
             processors(shape.cpus),
             match (recipe.transport, shape.shares) {
                 (Transport::Fuse, _) => "any shares".to_owned(),
