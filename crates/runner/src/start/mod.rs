@@ -22,3 +22,4 @@ pub(crate) use policy::{Attempt, Policy, Started, Timeouts};
 pub use prebuild::{Prebuilt, prebuild, useless_for_users};
 pub use processor::try_processor;
 pub(crate) use ways::Ways;
+pub use ways::{WayHere, ways_here};

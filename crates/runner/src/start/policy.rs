@@ -258,6 +258,14 @@ impl Policy {
         }
     }
 
+    /// Who executes the first guest that is tried.
+    pub(crate) fn first_accel(&self) -> Accel {
+        match (self.choice, &self.device, self.known()) {
+            (AccelChoice::Tcg, ..) | (_, Err(_), _) | (AccelChoice::Auto, _, Some(Verdict::Broken)) => Accel::Tcg,
+            _ => Accel::Kvm,
+        }
+    }
+
     fn attempt(&self, accel: Accel, boot: Duration, proven: bool) -> Attempt<'_> {
         let (trial, answered, proven) = (Cell::new(None), Cell::new(false), Cell::new(proven));
         Attempt {

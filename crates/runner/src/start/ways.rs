@@ -6,11 +6,41 @@
 
 use std::path::Path;
 
-use super::source;
 use super::verdict::{Verdict, Verdicts};
+use super::{Policy, source};
 use crate::config::{Config, MachineChoice};
+use crate::error::RunError;
 use proto::Transport;
-use qemu::{Accel, BootSource, MachineType, Need, VmSize, Way};
+use qemu::{Accel, BootSource, MIN_GUEST_MIB, MachineType, Need, VmSize, Way};
+
+/// A way to start small VMs of a kit on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WayHere {
+    /// Program and machine.
+    pub name: String,
+    /// Why it is not used.
+    pub not_used: Option<String>,
+    /// Whether that is because it has failed here.
+    pub has_failed: bool,
+}
+
+/// The ways to start small VMs on this node, the fastest first; the first that is used is theirs.
+///
+/// # Errors
+/// When there is no kit or no QEMU.
+pub fn ways_here(config: &Config) -> Result<Vec<WayHere>, RunError> {
+    let qemu = config.qemu_path()?;
+    let ways = Ways::of(config, &source::kit(config)?, &qemu);
+    let accel = Policy::of(config, &qemu).first_accel();
+    let size = VmSize { memory_mib: MIN_GUEST_MIB, cpus: 1 };
+    let failed = |way: &Way| ways.list.iter().any(|(known, verdicts)| known == way && verdicts.recall().is_some());
+    let here = ways.judge(accel, size).into_iter().map(|(way, not_used)| WayHere {
+        name: way.to_string(),
+        has_failed: not_used.is_some() && failed(way),
+        not_used,
+    });
+    Ok(here.collect())
+}
 
 /// The ways of a node for guests of one source.
 #[derive(Debug)]
