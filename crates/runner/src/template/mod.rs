@@ -12,10 +12,10 @@
 //! - It is built once for any number of waiting tasks, under a lock that dies with its holder.
 
 mod builder;
+mod checksum;
 mod key;
 mod manifest;
 mod processor;
-mod sparse_digest;
 
 use std::path::Path;
 use std::time::Instant;
