@@ -28,7 +28,7 @@ pub enum Command {
         /// Processors per VM: one template serves up to the next power of two
         #[arg(long, value_name = "N", value_parser = VmCpus::parse, default_value = "1")]
         vm_cpus: u32,
-        /// Memory per VM: one template serves from 256 MiB to 8 GiB, others each doubling above
+        /// Memory per VM: one template serves from 256 MiB to 8 GiB, others each doubling above; small VMs with KVM have one more
         #[arg(long, value_name = "SIZE", value_parser = VmMem::parse, default_value = "512")]
         vm_mem: u64,
         /// Host directories that jobs see, where file_transport is "9p" [default: the site's shares and one of the user's]

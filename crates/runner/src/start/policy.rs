@@ -93,18 +93,13 @@ impl Attempt<'_> {
     }
 
     /// Whether another way or accelerator is tried if a guest does not answer.
-    pub(crate) fn is_any_trial(&self) -> bool {
+    pub(crate) fn is_on_trial(&self) -> bool {
         self.trial.get().or(self.way_trial.get()).is_some()
     }
 
     /// How long everything else may take: what follows a guest's answer, or another process's work.
     pub(crate) fn patience(&self) -> Duration {
         self.boot
-    }
-
-    /// Whether it may be KVM's fault if a guest does not answer.
-    pub(crate) fn is_on_trial(&self) -> bool {
-        self.trial.get().is_some()
     }
 
     /// A guest has answered; returns how much more time the others get, if this is the first.

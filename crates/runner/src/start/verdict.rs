@@ -3,6 +3,7 @@
 //! Root's verdict, in the state directory, holds for everybody. The verdict of a user's job holds for that user
 //! only, and is kept beside the user's templates: a file of one user must not influence the jobs of another.
 
+use std::cell::OnceCell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -49,8 +50,8 @@ impl Verdict {
 pub(crate) struct Verdicts {
     /// Directories, each with the only user who may have written there.
     places: Vec<(PathBuf, Uid)>,
-    /// This boot of the node, its modules and this QEMU; `None` if one of them cannot be identified.
-    circumstances: Option<String>,
+    /// The program that a verdict holds for, on this boot of the node with its modules.
+    qemu: PathBuf,
     /// Name of the file in each place.
     file: String,
 }
@@ -72,13 +73,13 @@ impl Verdicts {
         if !me.is_root() {
             places.push((layout::user_shelf(&config.template_dir, me.as_raw()), me));
         }
-        Self { places, circumstances: circumstances(qemu).ok(), file: file(subject) }
+        Self { places, qemu: qemu.to_owned(), file: file(subject) }
     }
 
     #[cfg(test)]
     pub(crate) fn in_dir(dir: &Path, qemu: &Path) -> Self {
         let places = vec![(dir.to_owned(), Uid::effective())];
-        Self { places, circumstances: circumstances(qemu).ok(), file: file(KVM) }
+        Self { places, qemu: qemu.to_owned(), file: file(KVM) }
     }
 
     /// The newest verdict that holds now.
@@ -93,13 +94,16 @@ impl Verdicts {
     }
 
     fn newest(&self) -> Option<(PathBuf, Verdict)> {
-        let circumstances = self.circumstances.as_deref()?;
+        // Asked for only where there is a file: each start pays for it.
+        let circumstances = OnceCell::new();
+        let hold =
+            |rest: &str| circumstances.get_or_init(|| circumstances_of(&self.qemu).ok()).as_deref() == Some(rest);
         let known = self.places.iter().filter_map(|(dir, owner)| {
             let path = dir.join(&self.file);
             let (text, written) = read(&path, *owner)?;
             let (word, rest) = text.split_once(' ')?;
             let verdict = Verdict::ALL.into_iter().find(|verdict| verdict.word() == word)?;
-            (rest == circumstances).then_some((written, path, verdict))
+            hold(rest).then_some((written, path, verdict))
         });
         known.max_by_key(|(written, ..)| *written).map(|(_, path, verdict)| (path, verdict))
     }
@@ -115,9 +119,8 @@ impl Verdicts {
     }
 
     fn write(&self, verdict: Verdict) -> io::Result<()> {
-        let (Some((dir, owner)), Some(circumstances)) = (self.places.last(), &self.circumstances) else {
-            return Ok(());
-        };
+        let Some((dir, owner)) = self.places.last() else { return Ok(()) };
+        let circumstances = circumstances_of(&self.qemu)?;
         if owner.is_root() {
             // Users' runners read it from there.
             node::dir::make_root(dir).map_err(io::Error::other)?;
@@ -154,7 +157,8 @@ fn text(file: &File) -> Option<String> {
     Some(text)
 }
 
-fn circumstances(qemu: &Path) -> io::Result<String> {
+/// This boot of the node, its modules and this QEMU.
+fn circumstances_of(qemu: &Path) -> io::Result<String> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let meta = fs::metadata(qemu)?;
     let version = |module| fs::read_to_string(format!("/sys/module/{module}/srcversion")).unwrap_or_default();

@@ -170,7 +170,7 @@ fn make_once(
                 // Its maker had the lock until now.
                 return Err(failed_lately(&why));
             }
-            let on_trial = terms.attempt.is_any_trial();
+            let on_trial = terms.attempt.is_on_trial();
             let outcome = make(shelf, recipe, key, readers, terms).inspect_err(|error| {
                 tracing::warn!("no template of image '{}' can be made: {error:#}", recipe.image.name);
                 shelf.note_failure(key.as_str(), &format!("{error:#}"));
