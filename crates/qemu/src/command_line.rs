@@ -103,7 +103,10 @@ impl VmSpec<'_> {
         args.pair("-accel", self.accel.option());
         args.pair("-cpu", self.cpu_model.option(self.accel));
         self.processors_and_memory(&mut args);
-        self.kernel(&mut args);
+        // A clone's kernel is in its memory, and none is ever loaded again: a reset ends the VM.
+        if !matches!((self.start, self.source), (Start::Clone(..), BootSource::Kit(_))) {
+            self.kernel(&mut args);
+        }
         self.console_and_channel(&mut args);
         match (self.system, self.source) {
             (System::Image(image, fds), BootSource::Kit(_)) => self.image_and_scratch(image, fds, &mut args),

@@ -60,7 +60,7 @@ pub(crate) struct Attempt<'a> {
     /// Whether KVM is known to run guests.
     proven: Cell<bool>,
     /// To be done when a guest answers.
-    then: RefCell<Option<OnAnswer>>,
+    then: RefCell<Vec<OnAnswer>>,
     /// Why this guest boots where a clone was possible, to be told when it answers: one that never does has another line.
     slow: RefCell<Option<String>>,
     policy: &'a Policy,
@@ -90,6 +90,8 @@ impl Attempt<'_> {
     /// From now on guests start in a way that is on trial for this time, or that is known to work.
     pub(crate) fn try_way(&self, within: Option<Duration>) {
         self.way_trial.set(within);
+        // What an answer by another way has shown is no concern of this one.
+        self.answered.set(false);
     }
 
     /// Whether another way or accelerator is tried if a guest does not answer.
@@ -107,9 +109,7 @@ impl Attempt<'_> {
         if self.answered.replace(true) {
             return None;
         }
-        if let Some(OnAnswer(then)) = self.then.take() {
-            then();
-        }
+        self.then.take().into_iter().for_each(|OnAnswer(then)| then());
         if let Some(text) = self.slow.take() {
             static TOLD: AtomicBool = AtomicBool::new(false);
             self.policy.tell_once(&TOLD, &text);
@@ -127,7 +127,7 @@ impl Attempt<'_> {
 
     /// Has this done when a guest answers, if any does.
     pub(crate) fn when_one_answers(&self, then: Box<dyn FnOnce()>) {
-        self.then.replace(Some(OnAnswer(then)));
+        self.then.borrow_mut().push(OnAnswer(then));
     }
 
     /// A template was found that a guest under this accelerator was saved to since the node booted.
