@@ -164,6 +164,8 @@ impl VmSpec<'_> {
         }
         // A template is stopped when it is saved. Without that in its state, a clone runs as soon as it is loaded.
         args.pair("-global", "migration.store-global-state=off");
+        // Said here and not by the monitor, which QEMU reads byte by byte.
+        args.pair("-global", "migration.x-events=on");
         if let Start::Clone(..) = self.start {
             args.pair("-incoming", "defer");
         }

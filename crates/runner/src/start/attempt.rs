@@ -365,13 +365,13 @@ impl Vms<'_> {
         .map_err(blame_start)?;
         // Also so that the monitor reports why a machine stopped.
         process.monitor.negotiate();
-        if server.is_some() {
-            process.monitor.locate_memory();
-        }
         let mut memory_to_plug = None;
         if let (Start::Clone(shape, fds), Some(state)) = (start, &device_state) {
             process.monitor.load(fds.abilities.state_uri(state));
             memory_to_plug = shape.bytes_to_plug(self.size);
+        }
+        if let Some(bytes) = server.as_ref().and_then(FileServer::wants_memory) {
+            process.monitor.locate_memory(bytes);
         }
         let moments = Moments { template: has_template, spawned: Some(Instant::now()), ..Moments::begin(slot.begin) };
         let mut vm = Vm::new(index, process, memory_to_plug, moments);
