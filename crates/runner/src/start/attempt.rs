@@ -195,7 +195,7 @@ impl Vms<'_> {
             return Obtained::Unavailable("the configuration says so (start = 'boot')".to_owned());
         }
         let devices = source::devices(parts.transport, parts.seen.shares.len());
-        let Some(shape) = parts.source.shape(self.way.machine, self.size, devices) else {
+        let Some(shape) = parts.source.shape(self.way.machine.plugs_memory(), self.size, devices) else {
             return Obtained::Unavailable(format!("{:?} is larger than templates are", self.size));
         };
         if !limits::allow_mapping((shape.base_mib + shape.pluggable_mib) << 20) {

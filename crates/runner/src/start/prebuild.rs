@@ -73,9 +73,10 @@ pub fn prebuild(
         false => Task::from_this_process(&vec!["true".into()].into())?.introduction(),
     };
     let make = |attempt: &Attempt<'_>, way: &Way| -> Result<Obtained, RunError> {
-        let shape = source.shape(way.machine, size, source::devices(transport, shares)).ok_or_else(|| {
-            RunError::user(format!("no template serves VMs with {memory_mib} MiB and {}", processors(cpus)))
-        })?;
+        let shape =
+            source.shape(way.machine.plugs_memory(), size, source::devices(transport, shares)).ok_or_else(|| {
+                RunError::user(format!("no template serves VMs with {memory_mib} MiB and {}", processors(cpus)))
+            })?;
         let recipe = Recipe {
             image: &image,
             source: &source,
