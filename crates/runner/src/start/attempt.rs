@@ -125,6 +125,8 @@ impl Vms<'_> {
     /// Runs them by a way that need not work.
     fn try_once(&self) -> Result<Tried, RunError> {
         let not_up = |why: String, is_ways_fault| Ok(Tried::NotUp { why, is_ways_fault });
+        progress::enter(Phase::Template);
+        let begin = Instant::now();
         let template = match self.template() {
             Obtained::Interrupted(signal) => return Ok(Tried::Ran(Outcome::Died(signal))),
             Obtained::NoBoot(why) | Obtained::NoGuest(why) => return not_up(why, true),
@@ -139,16 +141,22 @@ impl Vms<'_> {
                 Some(template)
             }
         };
-        let template = template.as_ref().map(|(shape, template)| (*shape, template));
-        let vms = match self.launch(template) {
+        let clone_of = template.as_ref().map(|(shape, template)| (*shape, template));
+        let vms = match self.launch(clone_of) {
             Ok(vms) => vms,
             Err(error) => return not_up(format!("{error:#}"), false),
         };
-        let Ran { outcome, were_killed } = self.run(vms, template)?;
-        match outcome.never_came_up() {
-            true => not_up(format!("{outcome:?}"), !were_killed),
-            false => Ok(Tried::Ran(outcome)),
+        let Ran { outcome, were_killed } = self.run(vms, clone_of)?;
+        if !outcome.never_came_up() {
+            return Ok(Tried::Ran(outcome));
         }
+        let Some((_, template)) = template else { return not_up(format!("{outcome:?}"), !were_killed) };
+        // One that was there before may be damaged; one that was made just now is not.
+        let is_new = begin.elapsed() >= Duration::from_millis(template.manifest.made_in_ms);
+        if !were_killed {
+            self.doubt(template);
+        }
+        not_up(format!("its clones do not come up: {outcome:?}"), is_new && !were_killed)
     }
 
     /// Runs them by the way that always works.
@@ -175,17 +183,22 @@ impl Vms<'_> {
                 } else {
                     // What keeps them from coming up may be none of the template's business: a limit, a full disk.
                     tracing::warn!("clones of {} do not come up: {outcome:?}", template.dir().display());
-                    attempt.when_one_answers(Box::new(move || {
-                        let dir = template.dir();
-                        match template.remove() {
-                            Ok(()) => tracing::warn!("{} is removed: its image boots", dir.display()),
-                            Err(error) => tracing::warn!("{} cannot be removed: {error}", dir.display()),
-                        }
-                    }));
+                    self.doubt(template);
                 }
             }
         }
         self.run(self.launch(None)?, None).map(|ran| ran.outcome)
+    }
+
+    /// Has the template removed if a guest of its image comes up in another way.
+    fn doubt(&self, template: Template) {
+        self.attempt.when_one_answers(Box::new(move || {
+            let dir = template.dir();
+            match template.remove() {
+                Ok(()) => tracing::warn!("{} is removed: its image boots", dir.display()),
+                Err(error) => tracing::warn!("{} cannot be removed: {error}", dir.display()),
+            }
+        }));
     }
 
     /// The template to clone, found or made.
