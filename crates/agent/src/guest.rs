@@ -1,6 +1,7 @@
 //! The [`Machine`] that the agent really runs on.
 
 use std::fs::{self, OpenOptions};
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
@@ -139,9 +140,13 @@ impl Machine for Guest {
     }
 
     fn settle(&mut self) {
-        // Make the overlay's copies of those files of the image now that every session changes.
+        // Make the overlay's copies of those files of the image now that every session changes, and those that it lacks.
+        let traces = &mut self.fixtures.traces;
         for path in ["/etc/passwd", "/etc/group", "/etc/hosts", "/etc/hostname", "/etc/machine-id"] {
-            let _ = OpenOptions::new().append(true).open(path);
+            let opened = OpenOptions::new().append(true).open(path);
+            if opened.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) && Path::new("/etc").is_dir() {
+                let _ = traces.write(Path::new(path), b"");
+            }
         }
         // Making the first directory and file on a disk loads the maps of its free blocks into memory.
         let trial = "/.spank-vm";

@@ -31,6 +31,7 @@ mod clock;
 mod cmdline;
 mod courier;
 mod derived;
+mod detached;
 mod devices;
 mod error;
 mod exec;

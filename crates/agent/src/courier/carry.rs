@@ -22,6 +22,7 @@ use proto::files::{
 
 use super::birth::Kept;
 use super::control::{Control, Order};
+use super::number::Number;
 use super::request::{self, HEAD, REST, Way};
 use super::slots::Slots;
 use crate::kmsg;
@@ -33,7 +34,7 @@ const STACK: usize = 128 * 1024;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Runs until the agent dies.
-pub(super) fn run(port: OwnedFd, control: Control, kept: &Kept) {
+pub(super) fn run(port: OwnedFd, control: Control, session: Number, kept: &Kept) {
     kept.settle([&port, &control.as_fd()]);
     // It was opened for a loop. Here each read and write waits by itself.
     let _ = fcntl(&port, FcntlArg::F_SETFL(OFlag::empty()));
@@ -42,7 +43,7 @@ pub(super) fn run(port: OwnedFd, control: Control, kept: &Kept) {
         port,
         sending: Mutex::default(),
         slots,
-        session: AtomicU64::new(0),
+        session,
         state: Mutex::default(),
         answered: Condvar::new(),
     });
@@ -70,13 +71,20 @@ fn start(work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
 struct All {
     port: OwnedFd,
     /// Held while a frame is written.
-    sending: Mutex<()>,
+    sending: Mutex<Told>,
     slots: Option<Slots>,
     /// The session's number. Frames of another one are dropped.
-    session: AtomicU64,
+    session: Number,
     state: Mutex<State>,
     /// The host owes no more answers.
     answered: Condvar,
+}
+
+/// What the host was told of the session of this number.
+#[derive(Default)]
+struct Told {
+    session: u64,
+    slots: bool,
 }
 
 #[derive(Default)]
@@ -91,6 +99,8 @@ struct State {
 struct Share {
     /// `/dev/fuse`.
     fd: OwnedFd,
+    /// The session it belongs to; 0 until its first request, for it may have been mounted before there was one.
+    session: AtomicU64,
     /// Extended attributes that its files do not have.
     absences: Mutex<Absences>,
 }
@@ -102,7 +112,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn obey(all: &Arc<All>, control: &Arc<Control>, number: u32, order: Order, fd: Option<OwnedFd>) {
     match order {
-        Order::Begin(session) => all.begin(session),
         Order::Serve(share) => {
             if let Some(fd) = fd {
                 serve(all, share, fd);
@@ -128,8 +137,7 @@ fn obey(all: &Arc<All>, control: &Arc<Control>, number: u32, order: Order, fd: O
 
 /// Takes a share over. Its first request is answered before this returns: afterwards the mount is as it will stay.
 fn serve(all: &Arc<All>, share: u16, fd: OwnedFd) {
-    let shared = Arc::new(Share { fd, absences: Mutex::default() });
-    let session = all.session.load(Ordering::Acquire);
+    let shared = Arc::new(Share { fd, session: AtomicU64::new(0), absences: Mutex::default() });
     {
         let mut state = lock(&all.state);
         let index = usize::from(share);
@@ -140,7 +148,7 @@ fn serve(all: &Arc<All>, share: u16, fd: OwnedFd) {
     }
     let _ = fcntl(&shared.fd, FcntlArg::F_SETFL(OFlag::empty()));
     let (all, asked) = (Arc::clone(all), Asked::default());
-    let mut collector = Collector { all, share, session, shared, asked, spare: vec![0; REST], expects_data: false };
+    let mut collector = Collector { all, share, shared, asked, spare: vec![0; REST], expects_data: false };
     if collector.collect() {
         let run = start(move || while collector.collect() {});
         run.unwrap_or_else(|error| kmsg::note(&format!("a share cannot be served: {error}")));
@@ -148,24 +156,17 @@ fn serve(all: &Arc<All>, share: u16, fd: OwnedFd) {
 }
 
 impl All {
-    /// Begins a session: the host's bytes of before are stale, and a clone has another host than its template.
-    fn begin(&self, session: u64) {
-        self.end();
-        self.session.store(session, Ordering::Release);
-        let mut bytes = Vec::new();
-        Hello::new(session).encode(kind::HELLO, &mut bytes);
-        if let Some(slots) = &self.slots {
-            slots.set_usable(0);
-            slots.announced().encode(&mut bytes);
-        }
-        self.send(&[&bytes]);
-    }
-
     /// The agent has ended the mounts, so each share's thread ends by itself.
     fn end(&self) {
-        self.session.store(0, Ordering::Release);
         let mut state = lock(&self.state);
-        state.shares.clear();
+        if let Some(slots) = &self.slots {
+            slots.set_usable(0);
+        }
+        // Those that nobody has used yet wait for the next session.
+        let is_used = |share: &Arc<Share>| share.session.load(Ordering::Acquire) != 0;
+        for share in &mut state.shares {
+            share.take_if(|share| is_used(share));
+        }
         state.owed = 0;
         self.answered.notify_all();
     }
@@ -177,11 +178,22 @@ impl All {
         }
     }
 
-    /// Sends whole frames.
-    fn send(&self, parts: &[&[u8]]) {
-        let parts = parts.concat();
-        let mut rest = parts.as_slice();
-        let _one_at_a_time = lock(&self.sending);
+    /// Sends whole frames of this session. Before the first of them the host is greeted: its bytes of before are stale, and a
+    /// clone has another host than its template. Of slots it hears when one is wanted: their list is long, and many commands
+    /// never need one.
+    fn send(&self, session: u64, wants_slots: bool, parts: &[&[u8]]) {
+        let mut greeting = Vec::new();
+        let mut told = lock(&self.sending);
+        if told.session != session {
+            *told = Told { session, slots: false };
+            Hello::new(session).encode(kind::HELLO, &mut greeting);
+        }
+        if let (Some(slots), true, false) = (&self.slots, wants_slots, told.slots) {
+            told.slots = true;
+            slots.announced().encode(&mut greeting);
+        }
+        let all = [&[greeting.as_slice()], parts].concat().concat();
+        let mut rest = all.as_slice();
         while !rest.is_empty() {
             match write(&self.port, rest) {
                 Ok(sent) => rest = &rest[sent..],
@@ -220,7 +232,7 @@ fn hear_host(all: &All) -> ! {
                     continue;
                 }
             };
-            let session = all.session.load(Ordering::Acquire);
+            let session = all.session.get();
             if frame.header.kind == kind::HELLO_REPLY {
                 greeted = Hello::parse(frame.payload).map_or(0, |hello| hello.nonce);
             } else if session != 0 && greeted == session {
@@ -268,7 +280,7 @@ fn reply(all: &All, share: u16, payload: &[u8], bulk: &[u8]) {
         }
         state.shares.get(usize::from(share)).cloned().flatten()
     };
-    let Some(Share { fd, absences }) = shared.as_deref() else { return };
+    let Some(Share { fd, absences, .. }) = shared.as_deref() else { return };
     lock(absences).answered(request::unique(payload));
     // ENOENT: the process that asked has died meanwhile. ENODEV, EPERM: the mount has ended.
     if let Err(Errno::EINVAL) = writev(fd, &[IoSlice::new(payload), IoSlice::new(bulk)])
@@ -283,7 +295,6 @@ fn reply(all: &All, share: u16, payload: &[u8], bulk: &[u8]) {
 struct Collector {
     all: Arc<All>,
     share: u16,
-    session: u64,
     shared: Arc<Share>,
     asked: Asked,
     /// Where a request is read to without a slot.
@@ -320,9 +331,7 @@ impl Collector {
                 }
             };
         }
-        if all.session.load(Ordering::Acquire) != self.session {
-            return false;
-        }
+        let Some(session) = self.session() else { return false };
         if let Some(errno) = self.known_answer(&head[..first]) {
             let _ = write(&self.shared.fd, &local_reply(&head, errno));
             return true;
@@ -331,23 +340,32 @@ impl Collector {
             lock(&all.state).owed += 1;
         }
         self.expects_data = way == Way::Data;
+        let wants_slots = way != Way::Plain;
         let mut header = Header { kind: kind::REQUEST, share: self.share, slot: None, data: 0 };
-        if way != Way::Plain && slot.is_none() {
+        if wants_slots && slot.is_none() {
             slot = slots.and_then(Slots::take);
             if let Some(slot) = &mut slot {
                 slot.bytes()[..behind].copy_from_slice(&self.spare[..behind]);
             }
         }
         match slot {
-            Some(slot) if way != Way::Plain => {
+            Some(slot) if wants_slots => {
                 header.slot = Some(slot.lend());
                 header.data = behind as u32;
-                all.send(&[&header.encode(first), &head[..first]]);
+                all.send(session, wants_slots, &[&header.encode(first), &head[..first]]);
             }
-            Some(mut slot) => all.send(&[&header.encode(first + behind), &head[..first], &slot.bytes()[..behind]]),
-            None => all.send(&[&header.encode(first + behind), &head[..first], &self.spare[..behind]]),
+            Some(mut slot) => all.send(session, wants_slots, &[&header.encode(first + behind), &head[..first], &slot.bytes()[..behind]]),
+            None => all.send(session, wants_slots, &[&header.encode(first + behind), &head[..first], &self.spare[..behind]]),
         }
         true
+    }
+
+    /// The session to which this share belongs, if that is still the one.
+    fn session(&self) -> Option<u64> {
+        let now = self.all.session.get();
+        let first = self.shared.session.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire);
+        let is_its = first.map_or_else(|of_share| of_share == now, |_| true);
+        Some(now).filter(|&now| now != 0 && is_its)
     }
 
     /// The answer, as an error number or 0, if it needs no host.
