@@ -35,7 +35,12 @@ impl Detached {
         // SAFETY: fsopen reads a string and returns a descriptor.
         let context = unsafe { descriptor(libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC)) }?;
         for (key, value) in options {
-            configure(&context, if value.is_some() { FSCONFIG_SET_STRING } else { FSCONFIG_SET_FLAG }, Some(key), *value)?;
+            configure(
+                &context,
+                if value.is_some() { FSCONFIG_SET_STRING } else { FSCONFIG_SET_FLAG },
+                Some(key),
+                *value,
+            )?;
         }
         configure(&context, FSCONFIG_CMD_CREATE, None, None)?;
         let attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
@@ -63,17 +68,11 @@ impl Detached {
     }
 }
 
-fn configure(
-    context: &OwnedFd,
-    command: libc::c_uint,
-    key: Option<&CStr>,
-    value: Option<&CStr>,
-) -> nix::Result<()> {
+fn configure(context: &OwnedFd, command: libc::c_uint, key: Option<&CStr>, value: Option<&CStr>) -> nix::Result<()> {
     let pointer = |text: Option<&CStr>| text.map_or(std::ptr::null(), CStr::as_ptr);
     // SAFETY: fsconfig reads the two strings that the command takes; both live through the call.
-    let rc = unsafe {
-        libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, pointer(key), pointer(value), 0)
-    };
+    let rc =
+        unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, pointer(key), pointer(value), 0) };
     Errno::result(rc).map(drop)
 }
 

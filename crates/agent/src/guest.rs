@@ -5,7 +5,9 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 use proto::BootTimes;
@@ -168,6 +170,11 @@ impl Machine for Guest {
     }
 
     fn kill_task(&mut self, _leader: Pid) {
+        // Whatever runs here and has lost its parent is a child of this process.
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        if matches!(waitid(Id::All, look), Err(Errno::ECHILD)) {
+            return;
+        }
         // The process that serves the shares must live, and its own -1 spares it and PID 1.
         if self.fixtures.shares.kill_all_but_courier() {
             return;

@@ -121,7 +121,7 @@ fn obey(all: &Arc<All>, control: &Arc<Control>, number: u32, order: Order, fd: O
             // Every process but PID 1, this one and the kernel's threads. ESRCH: there is no such process.
             let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
         }
-        Order::Drain => {
+        Order::Drain if lock(&all.state).owed > 0 => {
             let (all, control) = (Arc::clone(all), Arc::clone(control));
             // By another thread: the agent may give up and order something else.
             let waits = start(move || {
@@ -130,6 +130,7 @@ fn obey(all: &Arc<All>, control: &Arc<Control>, number: u32, order: Order, fd: O
             });
             return waits.unwrap_or_else(|error| kmsg::note(&error.to_string()));
         }
+        Order::Drain => {}
         Order::End => all.end(),
     }
     control.done(number);
@@ -354,8 +355,11 @@ impl Collector {
                 header.data = behind as u32;
                 all.send(session, wants_slots, &[&header.encode(first), &head[..first]]);
             }
-            Some(mut slot) => all.send(session, wants_slots, &[&header.encode(first + behind), &head[..first], &slot.bytes()[..behind]]),
-            None => all.send(session, wants_slots, &[&header.encode(first + behind), &head[..first], &self.spare[..behind]]),
+            mut slot => {
+                let rest = slot.as_mut().map_or(self.spare.as_mut_slice(), |slot| slot.bytes());
+                let parts = [&header.encode(first + behind), &head[..first], &rest[..behind]];
+                all.send(session, wants_slots, &parts);
+            }
         }
         true
     }

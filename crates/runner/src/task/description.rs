@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, getgroups};
+use nix::unistd::{AccessFlags, Gid, access, getgroups};
 
 use super::command::Command;
 use super::environment::{self, Surroundings};
@@ -197,9 +197,11 @@ impl Task {
             person.introduce(|message| message.encode(0, &mut out));
             let (uid, gid) = (person.user.uid.as_raw(), person.user.gid.as_raw());
             ToGuest::Credentials { uid, gid, umask: 0o022, groups: Vec::new() }.encode(0, &mut out);
-            // Where the home will be mounted. A home behind links would be another place in the guest.
+            // Where the home will be mounted, if it can be. A home behind links would be another place in the guest.
             let home = &person.user.dir;
-            if home.parent().is_some() && home.canonicalize().is_ok_and(|real| real == *home && real.is_dir()) {
+            let is_there = home.canonicalize().is_ok_and(|real| real == *home && real.is_dir());
+            let may_enter = || access(home, AccessFlags::R_OK | AccessFlags::X_OK).is_ok();
+            if home.parent().is_some() && is_there && may_enter() {
                 ToGuest::Home(home.as_os_str().as_bytes()).encode(0, &mut out);
             }
         }
