@@ -46,7 +46,7 @@ pub(super) fn hold(all: &All, share: &Share, frame: &[&[u8]]) {
     let mut held = lock(&share.held);
     frame.iter().for_each(|part| held.extend_from_slice(part));
     if held.len() > HELD_MAX {
-        all.send(&[&std::mem::take(&mut *held)]);
+        all.send(share.session(), false, &[&std::mem::take(&mut *held)]);
     } else {
         drop(held);
         all.watch.on();
@@ -54,12 +54,12 @@ pub(super) fn hold(all: &All, share: &Share, frame: &[&[u8]]) {
 }
 
 /// Sends a frame, and before it what its share has held back.
-pub(super) fn send_with_held(all: &All, share: &Share, frame: &[&[u8]]) {
+pub(super) fn send_with_held(all: &All, share: &Share, session: u64, wants_slots: bool, frame: &[&[u8]]) {
     // Others must not overtake what is sent here: a name may be removed only after its file was closed.
     let mut held = lock(&share.held);
     let first = std::mem::take(&mut *held);
     let parts: Vec<&[u8]> = std::iter::once(first.as_slice()).chain(frame.iter().copied()).collect();
-    all.send(&parts);
+    all.send(session, wants_slots, &parts);
 }
 
 /// Sends what all shares have held back.
@@ -69,7 +69,7 @@ pub(super) fn send_all(all: &All) {
         let mut held = lock(&share.held);
         held.extend_from_slice(&known);
         if !held.is_empty() {
-            all.send(&[&std::mem::take(&mut *held)]);
+            all.send(share.session(), false, &[&std::mem::take(&mut *held)]);
         }
     }
 }

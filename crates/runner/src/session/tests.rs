@@ -91,6 +91,9 @@ fn each_sign_of_life_is_answered_with_the_time() {
         events.turn(&mut vm, &mut Nobody, None).unwrap();
     }
     vm.look_after(&events.clock, None);
+    assert!(!vm.wants_to_send(), "the command that starts is not disturbed");
+    events.clock.pass(std::time::Duration::from_secs(2));
+    vm.look_at_the_time(&events.clock, &mut Nobody);
     peer.say(&ToHost::Pong);
     events.turn(&mut vm, &mut Nobody, None).unwrap();
     vm.flush();

@@ -158,8 +158,6 @@ impl Vm {
     pub fn look_after(&mut self, clock: &AwakeClock, limit: Option<Duration>) {
         self.wait = None;
         self.heartbeat.begin(clock, limit);
-        // A first question at once, for the guest's clock: it was set by a message that was long on its way.
-        self.ask();
     }
 
     fn ask(&mut self) {
