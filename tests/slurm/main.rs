@@ -24,6 +24,7 @@ mod paths;
 mod person;
 mod resources;
 mod save;
+mod scope;
 mod slots;
 mod small_disk;
 mod streams;
@@ -46,6 +47,7 @@ const CASES: &[&[Case]] = &[
     streams::CASES,
     terminal::CASES,
     slots::CASES,
+    scope::CASES,
     save::CASES,
     options::CASES,
     paths::CASES,

@@ -18,6 +18,7 @@ const DOCUMENTS: [(&str, &str); 8] = [
     ("docs/guests.md", include_str!("../../../docs/guests.md")),
     ("docs/install.md", include_str!("../../../docs/install.md")),
     ("docs/monitoring.md", include_str!("../../../docs/monitoring.md")),
+    ("docs/parallel.md", include_str!("../../../docs/parallel.md")),
     ("docs/releasing.md", include_str!("../../../docs/releasing.md")),
 ];
 const MAKEFILE: &str = include_str!("../../../Makefile");
