@@ -178,7 +178,9 @@ impl Error {
     #[must_use]
     pub fn of_task(self) -> Self {
         match self {
-            Self::Args(_) | Self::NoProgram { .. } | Self::StateDir { .. } | Self::Meeting(_) => Self::Node(Box::new(self)),
+            Self::Args(_) | Self::NoProgram { .. } | Self::StateDir { .. } | Self::Meeting(_) => {
+                Self::Node(Box::new(self))
+            }
             other => other,
         }
     }

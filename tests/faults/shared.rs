@@ -6,7 +6,8 @@ use testkit::process::{all, is_there, parent, signal, words};
 use testkit::wait::{wait_for, wait_for_file};
 use testkit::{Cluster, process};
 
-use crate::step::{Shown, Step, UNTIL_TOLD};
+use crate::hosts::remove_cgroups;
+use crate::step::{Shown, Step, UNTIL_TOLD, node};
 use crate::{Fault, Saw};
 
 const fn shared(name: &'static str, tries: u32, run: fn(&Cluster) -> Saw) -> Fault {
@@ -100,6 +101,7 @@ fn slurmstepd_killed(cluster: &Cluster) -> Saw {
     let since = signal(parent(pair.founder).unwrap(), libc::SIGKILL);
     [pair.founder, pair.other, pair.keeper, qemu].into_iter().for_each(Pair::gone);
     let ended = pair.step.cancel(cluster);
+    remove_cgroups(&node(cluster));
     let code = ended.code;
     ended.saw(since, code, &[])
 }

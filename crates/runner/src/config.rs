@@ -115,7 +115,9 @@ fn cpu_model<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<CpuMod
 fn scope<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Scope, D::Error> {
     let text = String::deserialize(deserializer)?;
     let found = Scope::WORDS.iter().find(|(word, _)| *word == text);
-    found.map(|(_, scope)| *scope).ok_or_else(|| serde::de::Error::custom(format!("'{text}': 'slot' or 'node' is needed")))
+    found
+        .map(|(_, scope)| *scope)
+        .ok_or_else(|| serde::de::Error::custom(format!("'{text}': 'slot' or 'node' is needed")))
 }
 
 fn scopes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Scope>, D::Error> {

@@ -74,7 +74,8 @@ impl Tasks {
 
     /// The leaders of all that may have processes.
     pub fn leaders(&self) -> &[Pid] {
-        let is_over = self.list.len() == self.expected && self.list.iter().all(|task| matches!(task.state, State::Over));
+        let is_over =
+            self.list.len() == self.expected && self.list.iter().all(|task| matches!(task.state, State::Over));
         if is_over && self.expected == 1 { &[] } else { &self.leaders }
     }
 
@@ -193,7 +194,8 @@ impl Tasks {
         let reaped = machine.reap(&self.leaders);
         let mut none_left = reaped.none_left;
         for (leader, status) in reaped.leaders {
-            let Some(at) = self.list.iter().position(|task| task.running().is_some_and(|it| it.leader == leader)) else {
+            let Some(at) = self.list.iter().position(|task| task.running().is_some_and(|it| it.leader == leader))
+            else {
                 continue;
             };
             let has_ended = |task: &Task| match &task.state {

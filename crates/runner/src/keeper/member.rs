@@ -93,11 +93,7 @@ impl Member {
         }
     }
 
-    fn obey(
-        &mut self,
-        processors: &impl Fn(&Attach) -> Option<Vec<u8>>,
-        out: &mut Outgoing,
-    ) -> Result<(), ProtoError> {
+    fn obey(&mut self, processors: &impl Fn(&Attach) -> Option<Vec<u8>>, out: &mut Outgoing) -> Result<(), ProtoError> {
         let mut decoder = std::mem::take(&mut self.decoder);
         while let Some(frame) = decoder.next_frame()? {
             if self.stage == Stage::New
@@ -163,7 +159,8 @@ impl Member {
     pub fn tell(&mut self, word: &Word) {
         if self.stage == Stage::Waiting {
             // Its decoder waits for the answer to the HELLO.
-            let hello = ToHost::Hello { version: VERSION, nonce: self.nonce.wrapping_add(1), times: BootTimes::default() };
+            let hello =
+                ToHost::Hello { version: VERSION, nonce: self.nonce.wrapping_add(1), times: BootTimes::default() };
             self.say(&hello);
         }
         if self.is_there() && self.stage != Stage::New {
@@ -193,7 +190,17 @@ fn is_of_machine(message: &ToGuest<'_>) -> bool {
     use ToGuest::{Alias, Cpus, Entropy, Hello, Hostname, Link, Memory, Settle, Share, TakeBack, Tasks, Zone};
     matches!(
         message,
-        Hello { .. } | Hostname(_) | Entropy(_) | Share { .. } | Alias { .. } | Link { .. } | TakeBack | Cpus(_) | Memory(_)
-            | Tasks(_) | Zone { .. } | Settle
+        Hello { .. }
+            | Hostname(_)
+            | Entropy(_)
+            | Share { .. }
+            | Alias { .. }
+            | Link { .. }
+            | TakeBack
+            | Cpus(_)
+            | Memory(_)
+            | Tasks(_)
+            | Zone { .. }
+            | Settle
     )
 }

@@ -47,12 +47,12 @@ use nix::unistd::setsid;
 use self::meeting::{Place, close_all_but};
 use crate::conclude::failure;
 use crate::error::{Context, Fault, RunError};
+use crate::limits;
 use crate::prepare::{Prepared, prepare};
 use crate::session::Word;
 use crate::signals::{Signals, passed_on};
 use crate::slot::Slot;
 use crate::start::{self, Attempt, Outcome, Policy, Started};
-use crate::limits;
 use proto::ExitStatus;
 use request::Meeting;
 
@@ -80,7 +80,8 @@ pub fn run_attached(slot: &Slot, meeting: Option<Meeting>, arguments: &[OsString
 }
 
 fn enter(meeting: Option<Meeting>) -> Result<Place, RunError> {
-    let none = "the tasks of this node cannot find each other: slurmstepd has no room for it (--vm-scope=slot needs none)";
+    let none =
+        "the tasks of this node cannot find each other: slurmstepd has no room for it (--vm-scope=slot needs none)";
     Place::enter(meeting.ok_or_else(|| RunError::node(none))?)
 }
 

@@ -61,7 +61,8 @@ impl Stage {
             is_described: false,
         };
         let answer_within = self.attempt.answer_within();
-        let patience = Patience { attempt: &self.attempt, answer_within, advice: "", silence_limit: None, notice: None };
+        let patience =
+            Patience { attempt: &self.attempt, answer_within, advice: "", silence_limit: None, notice: None };
         let mut relay = Relay::new(vms, streams, &self.signals, guest, patience);
         relay.greet();
         (relay, peers)

@@ -245,7 +245,8 @@ impl Builder {
                 }
             }
         }
-        if *stage == Stage::Plugging && (!self.plugs || self.vm.monitor().is_some_and(|monitor| monitor.has_plugged())) {
+        if *stage == Stage::Plugging && (!self.plugs || self.vm.monitor().is_some_and(|monitor| monitor.has_plugged()))
+        {
             *stage = Stage::Settling;
             self.vm.out().send_frames(introduction);
             self.vm.out().send(0, &ToGuest::Settle);
