@@ -35,6 +35,8 @@ mod member;
 mod members;
 mod processors;
 mod switch;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::ffi::OsString;
