@@ -10,7 +10,7 @@ use request::{OPTIONS, OptionRow};
 const README: &str = include_str!("../../../README.md");
 const README_PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
 /// The documents that tell people to type something.
-const DOCUMENTS: [(&str, &str); 8] = [
+const DOCUMENTS: [(&str, &str); 9] = [
     ("README.md", README),
     ("CONTRIBUTING.md", include_str!("../../../CONTRIBUTING.md")),
     ("ARCHITECTURE.md", include_str!("../../../ARCHITECTURE.md")),

@@ -66,9 +66,9 @@ pub const CASES: &[Case] = &[
     same(
         "shared VM",
         "one terminal",
-        "script -qec \"srun --pty $BOTH sh -c 'test -t 1 && echo yes'\" /dev/null | tr -d '\\r'",
+        "script -qec \"srun --pty $BOTH sh -c 'test -t 1 && echo yes'\" /dev/null | grep -o yes",
     ),
-    same("shared VM", "limits of each task", "srun $BOTH sh -c 'ulimit -n; ulimit -u; ulimit -s; ulimit -c'"),
+    same("shared VM", "limits of each task", "srun $BOTH bash -c 'echo $(ulimit -n; ulimit -u; ulimit -s; ulimit -c)'"),
     same("shared VM", "a working directory", "mkdir d; srun $BOTH --chdir=$PWD/d sh -c 'basename $PWD'"),
     same(
         "shared VM",

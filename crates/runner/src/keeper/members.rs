@@ -173,11 +173,8 @@ impl Members {
     /// Hands the lines of this process to the first task that is there.
     fn pass_on_own_lines(&mut self) {
         let mut bytes = [0; 4096];
-        loop {
-            match nix::unistd::read(&self.said, &mut bytes) {
-                Ok(n @ 1..) => self.line.extend_from_slice(&bytes[..n]),
-                _ => break,
-            }
+        while let Ok(n @ 1..) = nix::unistd::read(&self.said, &mut bytes) {
+            self.line.extend_from_slice(&bytes[..n]);
         }
         while let Some(end) = self.line.iter().position(|byte| *byte == b'\n')
             && self.list.iter().any(Member::can_be_told)

@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use super::members::Members;
 use super::meeting::attach;
+use super::members::Members;
 use crate::session::{Address, Attach, Listener, Outgoing, Word};
 use proto::{DATA_CHUNK, Decoder, ExitStatus, Stream, ToGuest, ToHost, WINDOW};
 use qemu::VmSize;

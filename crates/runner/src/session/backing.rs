@@ -13,7 +13,7 @@ use qemu::{DiskError, MemoryRegion, Monitor, QemuProcess};
 #[derive(Debug)]
 pub(super) enum Backing {
     /// A QEMU of this process.
-    Qemu(QemuProcess),
+    Qemu(Box<QemuProcess>),
     /// Another process has the VM; what goes through this socket it passes on.
     Keeper(UnixStream),
 }

@@ -116,7 +116,7 @@ pub struct Vm {
 impl Vm {
     /// A VM whose QEMU was just started. A clone gets up to `memory_to_plug` bytes more when it is awake.
     pub fn new(number: usize, process: QemuProcess, memory_to_plug: Option<u64>, moments: Moments) -> Self {
-        Self { memory_to_plug, ..Self::behind(Backing::Qemu(process), number, moments) }
+        Self { memory_to_plug, ..Self::behind(Backing::Qemu(Box::new(process)), number, moments) }
     }
 
     /// A VM that a keeper has for several tasks.
