@@ -51,7 +51,7 @@ use crate::conclude::failure;
 use crate::error::{Context, Fault, RunError};
 use crate::limits;
 use crate::prepare::{Prepared, prepare};
-use crate::session::Word;
+use crate::session::{Outgoing, Word};
 use crate::signals::{Signals, passed_on};
 use crate::slot::Slot;
 use crate::start::{self, Attempt, Outcome, Policy, Started};
@@ -136,6 +136,8 @@ impl Keeper {
             Ok(()) => Word::Ended(Fault::Guest, "the VM of this node's tasks has ended".to_owned()),
             Err(error) => Word::Ended(error.fault(), format!("{error:#}")),
         };
+        // Who has just come is told too.
+        members.receive(true, &mut Outgoing::default());
         members.tell_all(&word);
         members.part();
     }

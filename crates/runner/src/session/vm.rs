@@ -308,7 +308,10 @@ impl Vm {
     fn heed(&mut self, word: Word, listener: &mut dyn Listener) {
         match word {
             Word::Size(size) => {
-                progress::size(size);
+                // Once for all tasks of the VM, or its memory would be counted again for each.
+                if self.attach.as_ref().is_some_and(|attach| attach.task == 0) {
+                    progress::size(size);
+                }
                 self.size = Some(size);
             }
             Word::Notice(text) => listener.notice(&text),
