@@ -38,7 +38,7 @@ pub(super) fn depend_on(life: &OwnedFd) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{BufRead, BufReader, pipe};
+    use std::io::{BufRead, BufReader, Write, pipe};
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, Stdio};
 
@@ -50,7 +50,7 @@ mod tests {
             // Its stdin is the pipe.
             let life = io::stdin().as_fd().try_clone_to_owned().unwrap();
             depend_on(&life).unwrap();
-            println!("begun");
+            io::stdout().write_all(b"begun\n").unwrap();
             std::thread::sleep(std::time::Duration::from_secs(60));
             return;
         }

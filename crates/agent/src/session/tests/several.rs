@@ -137,7 +137,7 @@ fn what_is_wrong_with_the_machine_keeps_every_task_from_starting() {
 fn a_task_runs_on_its_own_processors() {
     let (mut runner, mut said) = (Runner::of_tasks(1), Said::new());
     let allowed = nix::sched::sched_getaffinity(Pid::from_raw(0)).unwrap();
-    let last = (0..nix::sched::CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap()).next_back().unwrap();
+    let last = (0..nix::sched::CpuSet::count()).rfind(|cpu| allowed.is_set(*cpu).unwrap()).unwrap();
     let mut mask = vec![0; last / 8 + 1];
     mask[last / 8] |= 1 << (last % 8);
     runner.begin(0, "grep Cpus_allowed_list /proc/self/status", &[ToGuest::CpuSet(&mask)]);
