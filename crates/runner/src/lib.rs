@@ -17,6 +17,7 @@
 mod conclude;
 pub mod config;
 pub mod delivery;
+mod draft;
 pub mod error;
 mod file_server;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -28,10 +29,12 @@ mod keeper;
 pub mod limits;
 pub mod log;
 pub mod notice;
+mod optimise_disk;
 mod plan;
 mod prepare;
 pub mod progress;
 mod relay;
+mod rework;
 mod save;
 mod session;
 mod shares;
@@ -60,6 +63,7 @@ use request::{ImageName, ImageRef};
 
 pub use self::install::{InstallOptions, Installed, image_of_disk, install_agent};
 pub use self::keeper::{KEEPER_PROGRAM, Keeper, become_keeper, run_attached};
+pub use self::optimise_disk::{DiskFindings, DiskOptions, look_at_disk, optimise_disk};
 pub use self::save::SaveAs;
 pub use self::signals::die_by;
 pub use self::slot::Slot;
