@@ -117,7 +117,7 @@ fn scope<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Scope, D::
     let found = Scope::WORDS.iter().find(|(word, _)| *word == text);
     found
         .map(|(_, scope)| *scope)
-        .ok_or_else(|| serde::de::Error::custom(format!("'{text}': 'slot' or 'node' is needed")))
+        .ok_or_else(|| serde::de::Error::custom(format!("vm_scope '{text}': 'slot' or 'node' is needed")))
 }
 
 fn scopes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Scope>, D::Error> {
