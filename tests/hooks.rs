@@ -175,9 +175,9 @@ fn only_what_slurm_looks_for_is_exported() {
             "slurm_spank_job_epilog",
             "slurm_spank_local_user_init",
             "slurm_spank_task_exit",
-            "slurm_spank_task_post_fork",
             "slurm_spank_task_init",
             "slurm_spank_task_init_privileged",
+            "slurm_spank_task_post_fork",
         ]
     );
 }
