@@ -85,6 +85,8 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// What the tasks of a node find each other by could not be handed over.
+    Meeting(io::Error),
 }
 
 impl fmt::Display for Error {
@@ -161,6 +163,7 @@ impl fmt::Display for Error {
             Self::LostImageDir(path) => {
                 write!(f, "--vm-image={path}: the directory of the submission did not arrive; give the path from / on")
             }
+            Self::Meeting(error) => write!(f, "the tasks of this node cannot find each other: {}", Reason(error)),
             Self::StateDir { path, source } => {
                 write!(f, "cannot make the task's directory {}: {}", path.display(), Reason(source))
             }
@@ -175,7 +178,9 @@ impl Error {
     #[must_use]
     pub fn of_task(self) -> Self {
         match self {
-            Self::Args(_) | Self::NoProgram { .. } | Self::StateDir { .. } => Self::Node(Box::new(self)),
+            Self::Args(_) | Self::NoProgram { .. } | Self::StateDir { .. } | Self::Meeting(_) => {
+                Self::Node(Box::new(self))
+            }
             other => other,
         }
     }

@@ -107,7 +107,11 @@ pub unsafe extern "C" fn slurm_spank_init(spank: spank_t, argc: c_int, argv: *mu
 pub unsafe extern "C" fn slurm_spank_init_post_opt(spank: spank_t, _: c_int, _: *mut *mut c_char) -> c_int {
     let check = |host: &mut Spank| match host.context() {
         Context::Srun | Context::Allocator => with_plugin(|plugin| client::check_options(plugin, host)),
-        Context::Stepd | Context::Slurmd | Context::Other => Ok(()),
+        Context::Stepd => {
+            with_plugin(|plugin| stepd::before_tasks(plugin, host));
+            Ok(())
+        }
+        Context::Slurmd | Context::Other => Ok(()),
     };
     // SAFETY: as this function's.
     let code = unsafe { hook("slurm_spank_init_post_opt", spank, check) };
@@ -188,6 +192,21 @@ pub unsafe extern "C" fn slurm_spank_task_init(spank: spank_t, _: c_int, _: *mut
         end_task(refused.unwrap_or(1));
     }
     code
+}
+
+/// Per task, in slurmstepd, after all tasks were forked.
+///
+/// # Safety
+/// For Slurm to call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn slurm_spank_task_post_fork(spank: spank_t, _: c_int, _: *mut *mut c_char) -> c_int {
+    let leave = |_: &mut Spank| {
+        with_plugin(stepd::tasks_are_forked);
+        Ok(())
+    };
+    // SAFETY: as this function's. The code is dropped: a failure here drains the node.
+    unsafe { hook("slurm_spank_task_post_fork", spank, leave) };
+    0
 }
 
 /// Per task, as root, after its end.

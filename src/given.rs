@@ -109,6 +109,7 @@ impl Given {
             let Some(value) = value else { continue };
             asked.set(option.about.name, option.text(value)?).transpose()?;
         }
+        asked.check()?;
         let request = VmRequest { asked, ..VmRequest::new(image) };
         request.check_length()?;
         Ok(request)

@@ -8,6 +8,7 @@
 //! | [`component`] | the same for several components, and the part on the node that reads them |
 //! | `interactive` | the same for the shell that salloc starts on a node |
 //! | [`stepd`] | slurmstepd: turns the task into `spank-vm-step`, cleans up after it |
+//! | `meeting` | slurmstepd: how tasks find each other that share a VM |
 //! | [`sweep`] | slurmd and its epilog: leftovers of killed processes |
 //! | `exports` | the functions Slurm calls; nothing else leaves the library |
 //!
@@ -27,6 +28,7 @@ mod exports;
 mod given;
 mod imagecheck;
 mod interactive;
+mod meeting;
 mod mpi;
 mod multiprog;
 mod plugin;

@@ -4,6 +4,7 @@ use super::args::{Args, ArgsError};
 use super::component::{self, Component};
 use super::error::Error;
 use super::given::Given;
+use super::meeting::MeetingPlace;
 use crate::spank::{Context, Host};
 use request::{OPTIONS, OptionRow, VmRequest};
 use std::collections::BTreeMap;
@@ -28,6 +29,8 @@ pub struct Plugin {
     pub deferred: Option<Error>,
     /// This node's directory for copies of images.
     pub image_cache_dir: Option<PathBuf>,
+    /// Where the tasks of the step meet, if they may share a VM.
+    pub meeting: Option<MeetingPlace>,
     /// In the srun of salloc's shell: the image that the shell leaves to the steps in it.
     pub image_of_job: Option<OsString>,
     /// The last image that passed the check, since clients ask once per component of a
@@ -48,6 +51,7 @@ impl Plugin {
             complete: false,
             deferred: None,
             image_cache_dir: None,
+            meeting: None,
             image_of_job: None,
             checked: None,
             mpi: None,

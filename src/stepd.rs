@@ -6,6 +6,7 @@
 
 use super::component::{self, Decision};
 use super::error::Error;
+use super::meeting::MeetingPlace;
 use super::plugin::Plugin;
 use super::variables::{COMMAND_ENV, COMPONENTS_ENV, IMAGE_DIR_ENV, JOB_IMAGE_ENV, MULTI_PROG_ENV, VERBOSE_ENV};
 use crate::spank::{Host, Level, SpankError, Step, is_executable};
@@ -13,9 +14,36 @@ use node::process::Process;
 use node::status::Status;
 use node::{dir, layout, task_dir};
 use request::{IMAGE, NONE, OPTIONS};
-use request::{JobRef, REQUEST_ENV, STEP_PROGRAM, VmRequest};
+use request::{JobRef, Meeting, REQUEST_ENV, STEP_PROGRAM, Scope, VmRequest};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+
+/// As root, before the tasks are forked: makes what they need to find each other, if they may share a VM. The site's
+/// preference is not known here, so this is for every step of several tasks that does not say otherwise.
+pub fn before_tasks(plugin: &mut Plugin, host: &dyn Host) {
+    let may_share = |plugin: &mut Plugin| -> Result<bool, SpankError> {
+        let step = host.step()?;
+        if step == Step::Extern || host.local_tasks()? < 2 {
+            return Ok(false);
+        }
+        adopt_what_slurm_lost(plugin, host, step)?;
+        Ok(matches!(plugin.given.vms(), Ok(Some(request)) if request.asked.scope(Scope::Node) == Scope::Node))
+    };
+    // An error of Slurm's is found again, and reported, by the tasks.
+    if may_share(plugin).unwrap_or(false) {
+        match MeetingPlace::new() {
+            Ok(place) => plugin.meeting = Some(place),
+            Err(error) => host.log(Level::Warning, &format!("tasks cannot share a VM: {error}")),
+        }
+    }
+}
+
+/// The tasks were forked.
+pub fn tasks_are_forked(plugin: &mut Plugin) {
+    if let Some(place) = &mut plugin.meeting {
+        place.leave();
+    }
+}
 
 /// As root: writes the task's status for the node. Errors are kept and reported in [`task_init`].
 pub fn task_init_privileged(plugin: &mut Plugin, host: &mut dyn Host) {
@@ -116,6 +144,7 @@ fn become_step(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     request.tasks = host.local_tasks()?.max(1);
     request.memory_mib = task_memory(host, request.tasks)?;
     request.config = args.config.clone();
+    request.meeting = meeting(plugin)?;
     if !host.can_prepend_argv() {
         request.argv0 = command.clone();
     }
@@ -129,6 +158,11 @@ fn become_step(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
         host.set_arg(0, program.as_os_str())?;
     }
     Ok(())
+}
+
+fn meeting(plugin: &Plugin) -> Result<Option<Meeting>, Error> {
+    let met = plugin.meeting.as_ref().map_or(Ok(None), MeetingPlace::pass_on);
+    met.map_err(Error::Meeting)
 }
 
 /// As root, after the task's end: removes leftovers of a killed runner.

@@ -177,6 +177,7 @@ fn only_what_slurm_looks_for_is_exported() {
             "slurm_spank_task_exit",
             "slurm_spank_task_init",
             "slurm_spank_task_init_privileged",
+            "slurm_spank_task_post_fork",
         ]
     );
 }

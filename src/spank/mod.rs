@@ -20,7 +20,7 @@ pub use guard::guard;
 pub use handle::{Spank, own_word, own_words};
 pub use live::command_begins;
 pub use option::{Callback, register};
-pub use process::{end_task, exit_client, is_executable, readable_within, symbol};
+pub use process::{end_task, exit_client, is_executable, pass_on, readable_within, symbol};
 
 pub use crate::sys::spank_t;
 

@@ -32,6 +32,18 @@ pub fn is_executable(path: &Path) -> io::Result<()> {
     if path.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok(()) }
 }
 
+/// Leaves `fd` open in the program that this process is about to execute.
+///
+/// # Errors
+/// As fcntl(2).
+pub fn pass_on(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: F_SETFD takes a number and touches no memory; the descriptor is open.
+    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 /// Waits until `fd` can be read (or has ended), at most `limit`.
 ///
 /// # Errors

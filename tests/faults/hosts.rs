@@ -171,7 +171,7 @@ fn slurmstepd_killed(cluster: &Cluster) -> Saw {
 }
 
 /// Slurm's own control groups, which only a living slurmstepd removes. They can be removed once they are empty.
-fn remove_cgroups(node: &str) {
+pub fn remove_cgroups(node: &str) {
     let controllers = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten();
     let tops = controllers.map(|controller| controller.path().join(format!("slurm_{node}"))).filter(|top| top.exists());
     for top in tops {

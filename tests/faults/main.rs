@@ -14,6 +14,7 @@ mod long;
 mod remains;
 mod report;
 mod rogue;
+mod shared;
 mod step;
 
 use std::process::ExitCode;
@@ -45,7 +46,7 @@ impl Suite for Faults {
 
     fn cases(length: Length) -> Vec<Fault> {
         match length {
-            Length::Short => [hosts::FAULTS, guests::FAULTS, files::FAULTS].concat(),
+            Length::Short => [hosts::FAULTS, guests::FAULTS, files::FAULTS, shared::FAULTS].concat(),
             Length::Long => long::FAULTS.to_vec(),
         }
     }

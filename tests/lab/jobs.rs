@@ -7,6 +7,7 @@ use crate::{Case, case};
 pub const CASES: &[Case] = &[
     case("a_bare_job_a_vm_job_and_an_array_of_vms_run_side_by_side", side_by_side),
     case("one_step_runs_different_programs_in_its_vms_where_slurm_lets_it", multi_prog),
+    case("the_tasks_of_a_node_share_a_vm_whose_processors_and_memory_are_theirs", shared),
     case("a_batch_script_s_exit_code_and_directives_are_kept", batch).once(),
     case("salloc_gives_its_steps_the_image", salloc).once(),
     case("a_bad_option_is_refused_with_one_line_before_anything_is_queued", refused).once(),
@@ -41,6 +42,19 @@ fn multi_prog(lab: &Lab) {
     let mut lines: Vec<String> = step.ok().lines().map(str::to_owned).collect();
     lines.sort();
     assert_eq!(lines, ["ID=tiny", "of tiny"]);
+}
+
+/// With KVM, control groups of v2 and tasks bound to processors.
+fn shared(lab: &Lab) {
+    let script = "echo $SLURM_PROCID $(nproc) $(nproc --all) $(cat /proc/sys/kernel/random/boot_id)";
+    let step = "srun -n2 -c1 --cpu-bind=cores --mem=1000 --vm-image=debian12 --vm-scope=node";
+    let stdout =
+        lab.sh("ada", &format!("{step} sh -c '{script}'; {step} -Q sh -c 'exit $((SLURM_PROCID * 3))'; echo $?")).ok();
+    let mut lines: Vec<Vec<&str>> = stdout.lines().map(|line| line.split(' ').collect()).collect();
+    lines.sort();
+    assert_eq!(lines[2], ["3"], "{stdout}");
+    assert_eq!((lines[0][..3].join(" "), lines[1][..3].join(" ")), ("0 1 2".into(), "1 1 2".into()), "{stdout}");
+    assert_eq!(lines[0][3], lines[1][3], "{stdout}");
 }
 
 fn batch(lab: &Lab) {

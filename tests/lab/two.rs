@@ -6,6 +6,7 @@ use crate::{Case, case};
 
 pub const CASES: &[Case] = &[
     case("a_step_of_two_nodes_has_a_vm_on_each_and_the_guests_have_nothing_in_common", on_both),
+    case("four_tasks_on_two_nodes_share_one_vm_on_each", two_on_each),
     case("each_node_s_exit_code_is_reported_and_the_highest_one_is_the_step_s", codes),
     case("a_batch_job_of_two_nodes_starts_vms_on_both_with_srun", batch),
     case("if_the_vm_of_one_node_is_killed_the_other_node_s_command_runs_on", killed),
@@ -30,6 +31,16 @@ fn on_both(lab: &Lab) {
     // The kernels of the nodes differ too, and neither is the guests'.
     let boots = [1, 2].map(|node| lab.sh_on(node, "root", "cat /proc/sys/kernel/random/boot_id").ok());
     assert_ne!(boots[0], boots[1]);
+}
+
+fn two_on_each(lab: &Lab) {
+    let step = format!("srun -N2 -n4 --mem=700 --vm-image=tiny --vm-scope=node sh -c '{WHERE}'");
+    let stdout = lab.sh("ada", &step).ok();
+    let mut lines: Vec<&str> = stdout.lines().collect();
+    lines.sort_unstable();
+    let hosts: Vec<&str> =
+        lines.iter().filter_map(|line| line.split_once(' ')?.1.split_once(' ')).map(|(_, host)| host).collect();
+    assert!(hosts.len() == 4 && hosts[0] == hosts[1] && hosts[2] == hosts[3] && hosts[0] != hosts[2], "{stdout}");
 }
 
 fn codes(lab: &Lab) {

@@ -27,6 +27,8 @@ struct Variables {
     vm: &'static str,
     /// Options of a step with two of a kind: two tasks on bare metal, two VMs of one slot in VMs.
     two: &'static str,
+    /// Options of a step of two tasks on one node: on bare metal, and in one VM.
+    both: &'static str,
     /// The option that labels their lines.
     label: &'static str,
     /// The variable from which each knows its number.
@@ -38,6 +40,7 @@ struct Variables {
 const BARE: Variables = Variables {
     vm: "--mem=1200",
     two: "--mem=1200 -n2 --cpu-bind=none",
+    both: "--mem=1200 -N1 -n2 --cpu-bind=none",
     label: "--label",
     rank: "SLURM_PROCID",
     first: "",
@@ -46,6 +49,7 @@ const BARE: Variables = Variables {
 const IN_VM: Variables = Variables {
     vm: "--mem=1200 --vm-image=debian12",
     two: "--mem=1200 -n1 -c2 --vm-image=debian12 --vms-per-slot=2",
+    both: "--mem=1200 -N1 -n2 --cpu-bind=none --vm-image=debian12 --vm-scope=node",
     label: "--vm-label",
     rank: "SLURM_VM_INDEX",
     first: "",
@@ -56,6 +60,7 @@ const IN_VM: Variables = Variables {
 const BY_ENVIRONMENT: Variables = Variables {
     vm: "--mem=1200",
     two: "--mem=1200 -n1 -c2 --vms-per-slot=2",
+    both: "--mem=1200 -N1 -n2 --cpu-bind=none --vm-scope=node",
     first: "export SPANK_VM_IMAGE=debian12",
     ..IN_VM
 };
@@ -127,8 +132,9 @@ fn see(cluster: &Cluster, case: &Case, variables: &Variables) -> Seen {
         // QEMU has none of root's capabilities: in a VM root may write where the owner is root.
         std::os::unix::fs::chown(&dir, Some(0), Some(0)).unwrap();
     }
-    let Variables { vm, two, label, rank, first } = variables;
-    let script = format!("{first}\nVM='{vm}' TWO='{two}' LABEL={label} RANK={rank}\n{PRELUDE}\n{}", case.script);
+    let Variables { vm, two, both, label, rank, first } = variables;
+    let script =
+        format!("{first}\nVM='{vm}' TWO='{two}' BOTH='{both}' LABEL={label} RANK={rank}\n{PRELUDE}\n{}", case.script);
     let output = cluster.command_as(user, &dir, &["bash", "-c", &script]).output().unwrap();
     Seen::new(ran(output), &dir, &cluster.user, &node_prefix(cluster))
 }

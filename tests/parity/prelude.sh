@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # What the scripts of the parity cases share. Before it, the options of the step are set: VM, and
-# for two of a kind TWO, LABEL, RANK.
+# for two of a kind TWO, LABEL, RANK, for two tasks of a node BOTH.
 
 # until_file NAME: waits until a command has made this file; ends the script if that does not happen.
 until_file() {

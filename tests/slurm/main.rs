@@ -25,6 +25,7 @@ mod paths;
 mod person;
 mod resources;
 mod save;
+mod scope;
 mod slots;
 mod small_disk;
 mod streams;
@@ -47,6 +48,7 @@ const CASES: &[&[Case]] = &[
     streams::CASES,
     terminal::CASES,
     slots::CASES,
+    scope::CASES,
     save::CASES,
     options::CASES,
     paths::CASES,

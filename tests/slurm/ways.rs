@@ -97,6 +97,10 @@ fn het_steps(cluster: &Cluster) {
                 "srun -n1 --vm-image=none ./probe A : -n1 --vm-image=tiny ./probe B : -n1 --vm-image=none ./probe C",
                 &["A host", "B tiny", "C host"],
             ),
+            runs(
+                "srun -n1 --vm-image=none ./probe A : -N1 -n2 --vm-image=tiny --vm-scope=node ./probe B",
+                &["A host", "B tiny", "B tiny"],
+            ),
             // Other options of one component must not apply to the other component.
             runs(
                 "srun -n1 --vm-image=tiny --vms-per-slot=2 ./probe A : -n1 --vm-image=tiny ./probe B",
@@ -190,6 +194,8 @@ fn steps(cluster: &Cluster) {
             refused("srun --vm-image= ./probe A", &["--vm-image"]),
             refused("srun --vm-image='(null)' ./probe A", &["--vm-image"]),
             runs("srun --export=NONE --vm-image=tiny ./probe A", &["A tiny"]),
+            runs("srun -N1 -n2 --mem=900 --vm-image=tiny --vm-scope=node ./probe A", &["A tiny", "A tiny"]),
+            runs("SPANK_VM_SCOPE=node srun -N1 -n2 --export=NONE --vm-image=tiny ./probe A", &["A tiny", "A tiny"]),
             runs("srun --export=NIL --vm-image=tiny ./probe A", &["A tiny"]),
             runs("srun --export=HOME,SPANK_VM_IMAGE=none --vm-image=tiny ./probe A", &["A tiny"]),
             runs("env -i PATH=\"$PATH\" SLURM_CONF=\"$SLURM_CONF\" srun --vm-image=tiny ./probe A", &["A tiny"]),

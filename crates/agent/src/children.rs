@@ -40,14 +40,14 @@ impl Children {
     }
 
     /// Reaps all that are dead, without waiting.
-    pub fn reap(&mut self, leader: Pid) -> Reaped {
+    pub fn reap(&mut self, leaders: &[Pid]) -> Reaped {
         // Signals of one kind merge: one event may stand for many dead children.
         while matches!(self.deaths.read_signal(), Ok(Some(_))) {}
         let mut reaped = Reaped::default();
         loop {
             match sys::reap_one(Pid::from_raw(-1)) {
                 Ok(None) => return reaped,
-                Ok(Some((pid, status))) if pid == leader => reaped.leader = Some(status),
+                Ok(Some(found)) if leaders.contains(&found.0) => reaped.leaders.push(found),
                 Ok(Some(_)) => {}
                 // ECHILD: that was the last one.
                 Err(_) => {
@@ -59,9 +59,9 @@ impl Children {
     }
 
     /// Waits, up to a deadline, until the last one is gone. The caller has killed them.
-    pub fn reap_all(&mut self, leader: Pid) {
+    pub fn reap_all(&mut self) {
         let deadline = Instant::now() + REAP_TIME;
-        while !self.reap(leader).none_left {
+        while !self.reap(&[]).none_left {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
                 kmsg::note("processes of the last task cannot be killed");
                 return;

@@ -290,6 +290,10 @@ unsafe fn run_child(
             libc::setpriority(libc::PRIO_PROCESS, 0, nice.into());
             libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, libc::c_int::from(io));
         }
+        if !task.cpus.is_empty() {
+            // By system call: the mask may be longer than libc's. A kernel that has fewer processors leaves the command on all.
+            libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(task.cpus.as_slice()), task.cpus.as_ptr());
+        }
         // Set groups before the user: afterwards there is no right to change them.
         let credentials = &task.credentials;
         let is_root = libc::geteuid() == 0;

@@ -165,11 +165,11 @@ impl Machine for Guest {
         Some(self.children.events())
     }
 
-    fn reap(&mut self, leader: Pid) -> Reaped {
-        self.children.reap(leader)
+    fn reap(&mut self, leaders: &[Pid]) -> Reaped {
+        self.children.reap(leaders)
     }
 
-    fn kill_task(&mut self, _leader: Pid) {
+    fn kill_tasks(&mut self, _leaders: &[Pid]) {
         // Whatever runs here and has lost its parent is a child of this process.
         let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         if matches!(waitid(Id::All, look), Err(Errno::ECHILD)) {
@@ -183,8 +183,8 @@ impl Machine for Guest {
         let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
     }
 
-    fn end_task(&mut self, leader: Pid) {
-        self.kill_task(leader);
-        self.children.reap_all(leader);
+    fn end_tasks(&mut self, leaders: &[Pid]) {
+        self.kill_tasks(leaders);
+        self.children.reap_all();
     }
 }

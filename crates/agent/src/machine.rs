@@ -1,4 +1,4 @@
-//! What a session does to the guest as a whole, and not to its one command.
+//! What a session does to the guest as a whole, and not to its commands.
 //!
 //! The border between the protocol's logic and a machine that only PID 1 of a guest may change. The
 //! tests run whole sessions on a host with a [`Machine`] that changes nothing.
@@ -15,10 +15,10 @@ use super::error::AgentError;
 use super::task::Credentials;
 
 /// What one round of reaping found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Reaped {
-    /// How the leader ended, if this round saw it.
-    pub leader: Option<ExitStatus>,
+    /// The leaders whose end this round saw, and how they ended.
+    pub leaders: Vec<(Pid, ExitStatus)>,
     /// Whether no child is left at all.
     pub none_left: bool,
 }
@@ -91,12 +91,12 @@ pub(super) trait Machine {
     /// Cleanup after a session: removes its shares, which the next one must not find.
     fn forget_session(&mut self);
 
-    /// Becomes readable when a child other than the leader has changed; `None` if there are no such children.
+    /// Becomes readable when a child other than a leader has changed; `None` if there are no such children.
     fn orphan_events(&self) -> Option<BorrowedFd<'_>>;
     /// Reaps whatever has died, without waiting.
-    fn reap(&mut self, leader: Pid) -> Reaped;
-    /// Kills every process of the task.
-    fn kill_task(&mut self, leader: Pid);
-    /// Kills every process of the task and waits, up to a deadline, until they are gone.
-    fn end_task(&mut self, leader: Pid);
+    fn reap(&mut self, leaders: &[Pid]) -> Reaped;
+    /// Kills every process of the session's tasks.
+    fn kill_tasks(&mut self, leaders: &[Pid]);
+    /// Kills every process of the session's tasks and waits, up to a deadline, until they are gone.
+    fn end_tasks(&mut self, leaders: &[Pid]);
 }

@@ -12,18 +12,19 @@ struct Process {
     session: i32,
 }
 
-/// All descendants of `agent`, and the members of the leader's session, whoever their parent is now.
-pub(super) fn of_session(agent: Pid, leader: Pid) -> Vec<Pid> {
+/// All descendants of `agent`, and the members of the leaders' sessions, whoever their parent is now.
+pub(super) fn of_session(agent: Pid, leaders: &[Pid]) -> Vec<Pid> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let all: Vec<Process> = entries
         .filter(|entry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit))
         .filter_map(|entry| parse(&fs::read(entry.path().join("stat")).ok()?))
         .collect();
-    members(&all, agent.as_raw(), leader.as_raw()).into_iter().map(Pid::from_raw).collect()
+    let leaders: Vec<i32> = leaders.iter().map(|leader| leader.as_raw()).collect();
+    members(&all, agent.as_raw(), &leaders).into_iter().map(Pid::from_raw).collect()
 }
 
-/// Descendants of `agent` and members of session `leader`.
-fn members(all: &[Process], agent: i32, leader: i32) -> Vec<i32> {
+/// Descendants of `agent` and members of the sessions `leaders`.
+fn members(all: &[Process], agent: i32, leaders: &[i32]) -> Vec<i32> {
     let mut found: Vec<i32> = Vec::new();
     let mut parents = vec![agent];
     while let Some(parent) = parents.pop() {
@@ -32,7 +33,7 @@ fn members(all: &[Process], agent: i32, leader: i32) -> Vec<i32> {
         found.extend(&new);
         parents.extend(new);
     }
-    let strays = all.iter().filter(|process| process.session == leader && process.pid != agent);
+    let strays = all.iter().filter(|process| leaders.contains(&process.session) && process.pid != agent);
     let strays: Vec<i32> = strays.map(|process| process.pid).filter(|pid| !found.contains(pid)).collect();
     found.extend(strays);
     found
@@ -73,7 +74,7 @@ mod tests {
             process(403, 1, 400),
             process(60, 50, 50),
         ];
-        let mut found = members(&all, 300, 400);
+        let mut found = members(&all, 300, &[400]);
         found.sort_unstable();
         assert_eq!(found, [400, 401, 402, 403]);
     }
@@ -81,7 +82,7 @@ mod tests {
     #[test]
     fn the_processes_of_this_machine_are_found_too() {
         let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
-        let found = of_session(Pid::this(), Pid::from_raw(-7));
+        let found = of_session(Pid::this(), &[Pid::from_raw(-7)]);
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(found.contains(&Pid::from_raw(child.id() as i32)));

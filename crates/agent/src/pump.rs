@@ -96,11 +96,18 @@ pub(super) struct OutputPump {
     source: Option<OwnedFd>,
     window: SendWindow,
     end_sent: bool,
+    /// Its command has ended: it ends when nothing more waits, or after so many bytes.
+    left: Option<usize>,
+    /// What others of its processes may still write to.
+    spilling: Option<OwnedFd>,
 }
+
+/// Bytes that may wait when a command ends whose children go on: the largest pipe.
+const LEFT_MOST: usize = 1 << 20;
 
 impl OutputPump {
     pub fn new(stream: Stream, source: Option<OwnedFd>) -> Self {
-        Self { stream, source, window: SendWindow::default(), end_sent: false }
+        Self { stream, source, window: SendWindow::default(), end_sent: false, left: None, spilling: None }
     }
 
     /// Takes credit from the runner.
@@ -129,13 +136,33 @@ impl OutputPump {
                 Ok(n) if n > 0 => {
                     self.window.spend(n);
                     out.send(task, &ToHost::Data(self.stream, &buffer[..n]));
+                    self.left = self.left.map(|left| left.saturating_sub(n));
+                    if self.left == Some(0) {
+                        self.spilling = self.source.take();
+                    }
                 }
+                Err(Errno::EAGAIN) if self.left.is_some() => self.spilling = self.source.take(),
                 Err(Errno::EAGAIN | Errno::EINTR) => {}
                 // 0 from a pipe or EIO from a terminal: no writer is left.
                 _ => self.source = None,
             }
         }
         self.tell_end(task, out);
+    }
+
+    /// The command has ended, and others of its processes may go on: the stream ends with what waits now.
+    pub fn finish(&mut self) {
+        self.left.get_or_insert(LEFT_MOST);
+    }
+
+    /// Whether it can be tried at once: it is finishing, and its end must be found by reading.
+    pub fn is_finishing(&self) -> bool {
+        self.left.is_some() && self.source.is_some() && self.window.available() > 0
+    }
+
+    /// What is to be read and dropped from now on, so that those processes do not notice the end.
+    pub fn take_spilling(&mut self) -> Option<OwnedFd> {
+        self.spilling.take()
     }
 
     /// Stops reading: because a writer does not end, or because the reader has left.

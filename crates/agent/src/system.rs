@@ -197,18 +197,18 @@ impl Machine for System {
         Some(self.children.events())
     }
 
-    fn reap(&mut self, leader: Pid) -> Reaped {
-        self.children.reap(leader)
+    fn reap(&mut self, leaders: &[Pid]) -> Reaped {
+        self.children.reap(leaders)
     }
 
-    fn kill_task(&mut self, leader: Pid) {
+    fn kill_tasks(&mut self, leaders: &[Pid]) {
         let mut killed = HashSet::new();
         for _ in 0..ROUNDS {
             if self.is_childless() {
                 return;
             }
             let courier = self.fixtures.shares.courier();
-            let found = processes::of_session(Pid::this(), leader).into_iter().filter(|&pid| Some(pid) != courier);
+            let found = processes::of_session(Pid::this(), leaders).into_iter().filter(|&pid| Some(pid) != courier);
             let before = killed.len();
             for pid in found {
                 let _ = kill(pid, Signal::SIGKILL);
@@ -221,8 +221,8 @@ impl Machine for System {
         kmsg::note("processes of the command start faster than they can be killed");
     }
 
-    fn end_task(&mut self, leader: Pid) {
-        self.kill_task(leader);
-        self.children.reap_all(leader);
+    fn end_tasks(&mut self, leaders: &[Pid]) {
+        self.kill_tasks(leaders);
+        self.children.reap_all();
     }
 }

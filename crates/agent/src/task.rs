@@ -2,6 +2,8 @@
 
 use std::ffi::CString;
 
+use nix::libc;
+
 use super::accounts::Account;
 use super::error::AgentError;
 
@@ -50,6 +52,8 @@ pub(super) struct TaskSpec {
     pub env: Vec<Vec<u8>>,
     pub limits: Vec<ResourceLimit>,
     pub priority: Option<Priority>,
+    /// The processors it may use, a bit for each; all of the session's if empty.
+    pub cpus: Vec<u8>,
     pub terminal: Option<TerminalSize>,
     /// One pipe for both outputs.
     pub merge_stderr: bool,
@@ -66,6 +70,8 @@ pub(super) struct PreparedTask {
     pub candidates: Vec<CString>,
     pub limits: Vec<ResourceLimit>,
     pub priority: Option<Priority>,
+    /// In the words that the kernel reads.
+    pub cpus: Vec<libc::c_ulong>,
 }
 
 impl TaskSpec {
@@ -86,6 +92,7 @@ impl TaskSpec {
             candidates: c_strings(&candidates(command, self.variable(b"PATH")), "argument")?,
             limits: self.limits.clone(),
             priority: self.priority,
+            cpus: words(&self.cpus),
         })
     }
 
@@ -109,6 +116,16 @@ fn candidates(command: &[u8], path: Option<&[u8]>) -> Vec<Vec<u8>> {
             _ => [directory, b"/", command].concat(),
         })
         .collect()
+}
+
+/// A mask of bytes in the kernel's words.
+fn words(mask: &[u8]) -> Vec<libc::c_ulong> {
+    let word = |bytes: &[u8]| {
+        let mut whole = [0; size_of::<libc::c_ulong>()];
+        whole[..bytes.len()].copy_from_slice(bytes);
+        libc::c_ulong::from_le_bytes(whole)
+    };
+    mask.chunks(size_of::<libc::c_ulong>()).map(word).collect()
 }
 
 fn c_string(bytes: &[u8], what: &str) -> Result<CString, AgentError> {

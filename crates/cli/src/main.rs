@@ -31,7 +31,7 @@ use proto::ExitStatus;
 use request::STEP_PROGRAM;
 use runner::config::Config;
 use runner::error::RunError;
-use runner::{die_by, notice};
+use runner::{KEEPER_PROGRAM, die_by, notice};
 
 #[derive(Debug, Parser)]
 #[command(name = "spank-vm", version, about = "Run commands and Slurm job steps inside virtual machines")]
@@ -74,6 +74,9 @@ fn main() -> ExitCode {
     let name = argv.next().unwrap_or_default();
     if Path::new(&name).file_name() == Some(OsStr::new(STEP_PROGRAM)) {
         return finish(step::run(argv.collect()));
+    }
+    if Path::new(&name).file_name() == Some(OsStr::new(KEEPER_PROGRAM)) {
+        return finish(step::keep(argv.collect()));
     }
     let arguments = Arguments::parse();
     let load = || Config::load(arguments.config.as_deref());

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, Uid, getppid};
 
 use proto::ExitStatus;
-use request::{ImageRef, REQUEST_ENV, STEP_PROGRAM, VmRequest};
+use request::{ImageRef, REQUEST_ENV, STEP_PROGRAM, Scope, VmRequest};
 use runner::config::Config;
 use runner::error::{Blame, Context, Fault, RunError};
 use runner::{self, Command, SaveAs, Slot, limits};
@@ -45,46 +45,90 @@ pub fn run(arguments: Vec<OsString>) -> Result<ExitStatus, RunError> {
     ended
 }
 
-/// Notes the image as soon as it is known.
-fn run_slot(
-    mut arguments: Vec<OsString>,
-    begin: Instant,
-    image: &mut Option<ImageRef>,
-) -> Result<ExitStatus, RunError> {
+/// Keeps the VM of the step's tasks on this node. What goes wrong is told to them.
+pub fn keep(arguments: Vec<OsString>) -> Result<ExitStatus, RunError> {
+    let begin = Instant::now();
+    let request = read_request()?;
+    let keeper = runner::become_keeper(request.meeting, request.tasks)?;
+    limits::take()?;
+    keeper.keep(|| {
+        runner::log::init(is_verbose(&request));
+        let config = load(&request)?;
+        // The VM has what the tasks have together.
+        let memory = request.memory_mib.map(|mib| mib.saturating_mul(request.tasks.into()));
+        let memory = limits::memory(memory, 1);
+        Ok(slot(request, config, arguments, memory, begin))
+    });
+    Ok(ExitStatus::Code(0))
+}
+
+fn read_request() -> Result<VmRequest, RunError> {
     let text = std::env::var(REQUEST_ENV)
         .blame(Fault::User)
         .with_context(|| format!("{REQUEST_ENV} is not set: this program is started by Slurm's plugin spank_vm"))?;
-    let mut request: VmRequest = text.parse().blame(Fault::User)?;
-    *image = Some(request.image.clone());
-    runner::log::init(request.verbose || std::env::var_os(VERBOSE_ENV).is_some());
+    text.parse().blame(Fault::User)
+}
+
+fn is_verbose(request: &VmRequest) -> bool {
+    request.verbose || std::env::var_os(VERBOSE_ENV).is_some()
+}
+
+fn load(request: &VmRequest) -> Result<Config, RunError> {
     let mut config = Config::load(request.config.as_deref()).blame_node()?;
     if Uid::effective().is_root() && !config.allow_root {
         return Err(RunError::user(
             "jobs of root get no VM on this site: submit as an ordinary user, or set allow_root = true in the configuration",
         ));
     }
+    // The plugin knows this node's real name, and has made the directory.
+    if let Some(dir) = &request.image_cache_dir {
+        config.image_cache_dir.clone_from(dir);
+    }
+    Ok(config)
+}
+
+/// Notes the image as soon as it is known.
+fn run_slot(arguments: Vec<OsString>, begin: Instant, image: &mut Option<ImageRef>) -> Result<ExitStatus, RunError> {
+    let mut request = read_request()?;
+    *image = Some(request.image.clone());
+    runner::log::init(is_verbose(&request));
+    let config = load(&request)?;
+    let (tasks, meeting) = (request.tasks, request.meeting);
+    if config.scope(&request.asked)? == Scope::Node && tasks > 1 {
+        let given = arguments.clone();
+        return runner::run_attached(&slot(request, config, arguments, None, begin), meeting, &given);
+    }
+    // A step saves one image: that of its first task.
+    let save = request.asked.vm_save.take().filter(|_| is_first_task());
+    let save = save.map(|spec| SaveAs::new(&spec, None, &config).with_context(|| format!("--vm-save={spec}")));
+    let memory = limits::memory(request.memory_mib, tasks);
+    let save = save.transpose()?;
+    runner::run(&Slot { save, ..slot(request, config, arguments, memory, begin) })
+}
+
+fn slot(
+    request: VmRequest,
+    config: Config,
+    mut arguments: Vec<OsString>,
+    memory: Option<limits::Memory>,
+    begin: Instant,
+) -> Slot {
     // srun's plugin put this before each program of --multi-prog, for nodes that have no plugin.
     if request.argv0.is_none() && arguments.first().is_some_and(|word| word == STEP_PROGRAM) {
         arguments.remove(0);
     }
-    let argv = request.argv0.clone().into_iter().chain(arguments).collect();
-    // The plugin knows this node's real name, and has made the directory.
-    config.image_cache_dir = request.image_cache_dir.unwrap_or(config.image_cache_dir);
-    // A step saves one image: that of its first task.
-    let save = request.asked.vm_save.take().filter(|_| is_first_task());
-    let save = save.map(|spec| SaveAs::new(&spec, None, &config).with_context(|| format!("--vm-save={spec}")));
-    let slot = Slot {
+    let argv = request.argv0.into_iter().chain(arguments).collect();
+    Slot {
         config,
         image: request.image,
         job: request.job,
         asked: request.asked,
-        memory: limits::memory(request.memory_mib, request.tasks),
-        save: save.transpose()?,
+        memory,
+        save: None,
         command: Command { argv, batch_script: request.batch_script, script_path: None },
         timing: std::env::var_os(TIMING_ENV).is_some(),
         begin,
-    };
-    runner::run(&slot)
+    }
 }
 
 /// Whether this is the first task of its step. A batch script is.

@@ -11,7 +11,7 @@ pub struct Frame<'a> {
     pub kind: u8,
     /// The data stream it belongs to (0 where there is none).
     pub stream: u8,
-    /// The task within the VM it belongs to; 0 while a VM runs one task.
+    /// The task within the VM it belongs to; 0 in a VM of one task, and for what concerns the machine.
     pub task: u16,
     /// The payload, at most [`MAX_PAYLOAD`] bytes.
     pub payload: &'a [u8],

@@ -10,8 +10,8 @@
 //! runner                                        agent
 //!   HELLO version nonce            ───────────►   (waits for it, drops anything before)
 //!                                  ◄───────────   HELLO version same-nonce boot-times
-//!   CLOCK HOSTNAME ENTROPY SHARE…  ───────────►   (also CPUS, MEMORY, LINK, ZONE)
-//!   USER GROUP… CREDENTIALS CWD ARG… ENV… ────►   (also RLIMIT, PRIORITY, PTY, MERGE-STDERR)
+//!   CLOCK HOSTNAME ENTROPY SHARE…  ───────────►   (also CPUS, MEMORY, LINK, ZONE, TASKS)
+//!   USER GROUP… CREDENTIALS CWD ARG… ENV… ────►   (also RLIMIT, PRIORITY, CPU-SET, PTY, MERGE-STDERR)
 //!   FILE FILE-DATA… START          ───────────►
 //!                                  ◄───────────   STARTED pid   or   FAILED why
 //!   DATA stdin  WINDOW  SIGNAL     ◄──────────►   DATA stdout/stderr  WINDOW  EOF
@@ -20,6 +20,9 @@
 //!   PING                           ───────────►   (now and then while the command runs; answered by PONG)
 //!   CLOCK                          ───────────►   (the answer to PONG)
 //! ```
+//!
+//! If several tasks share a VM, each is described, started and ended on its own, by its number; what concerns the machine
+//! comes once, before all of them.
 //!
 //! To save a VM's root, the runner opens another session after EXIT: HELLO, TAKE-BACK, and the agent's own exporter
 //! as the command.
@@ -57,7 +60,7 @@ pub use window::{RecvWindow, SendWindow};
 
 /// Version of the wire format. Runner and agent must agree exactly: they are built from one source
 /// and travel in one package, the check gives a clear error when somebody kept an old kit.
-pub const VERSION: u16 = 6;
+pub const VERSION: u16 = 7;
 
 /// Name of the virtio-serial port, as the guest sees it in `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "org.spank-vm.agent";

@@ -17,6 +17,7 @@ pub(super) mod kind {
     pub const ALIAS: u8 = 28;
     pub const HOME: u8 = 29;
     pub const ZONE: u8 = 30;
+    pub const TASKS: u8 = 31;
     // Runner to agent: the task.
     pub const USER: u8 = 32;
     pub const CREDENTIALS: u8 = 33;
@@ -31,6 +32,7 @@ pub(super) mod kind {
     pub const MERGE_STDERR: u8 = 42;
     pub const GROUP: u8 = 43;
     pub const PRIORITY: u8 = 45;
+    pub const CPU_SET: u8 = 46;
     pub const SIGNAL: u8 = 48;
     pub const RESIZE: u8 = 49;
     pub const SETTLE: u8 = 52;

@@ -54,6 +54,9 @@ pub enum ToGuest<'a> {
     TakeBack,
     /// Keep the command to this many processors (a template may have more than the VM should).
     Cpus(u16),
+    /// So many tasks will run in this VM; without it one. The last one's end is the session's: until then, what a task has
+    /// started goes on after its end. Sent again if fewer come.
+    Tasks(u16),
     /// This many bytes of memory more than the template has are being plugged.
     Memory(u64),
     /// The host's time zone.
@@ -117,6 +120,8 @@ pub enum ToGuest<'a> {
         /// Class and level of input and output, as the kernel's `ioprio_get` tells them.
         io: u16,
     },
+    /// The processors of the command, if it should not use all of the VM's: a bit for each, the lowest first.
+    CpuSet(&'a [u8]),
     /// Give the command a terminal of this size.
     Pty {
         /// Lines.
@@ -188,6 +193,7 @@ impl<'a> ToGuest<'a> {
             Self::Home(path) => (kind::HOME, 0, path),
             Self::TakeBack => (kind::TAKE_BACK, 0, &[]),
             Self::Cpus(count) => (kind::CPUS, 0, put(&mut scratch, count.to_le_bytes())),
+            Self::Tasks(count) => (kind::TASKS, 0, put(&mut scratch, count.to_le_bytes())),
             Self::Memory(bytes) => (kind::MEMORY, 0, put(&mut scratch, bytes.to_le_bytes())),
             Self::Zone { name, data } => (kind::ZONE, 0, put_pair(&mut scratch, name, data)),
             Self::User { gid, name, gecos, home, shell } => {
@@ -215,6 +221,7 @@ impl<'a> ToGuest<'a> {
                 (kind::RLIMIT, 0, put_limit(&mut scratch, *resource, *soft, *hard))
             }
             Self::Priority { nice, io } => (kind::PRIORITY, 0, put_priority(&mut scratch, *nice, *io)),
+            Self::CpuSet(mask) => (kind::CPU_SET, 0, mask),
             Self::Pty { rows, cols } => (kind::PTY, 0, put_size(&mut scratch, *rows, *cols)),
             Self::File { mode, path } => {
                 scratch.extend(mode.to_le_bytes());
@@ -272,6 +279,7 @@ impl<'a> ToGuest<'a> {
                 Self::Zone { name, data }
             }
             kind::CPUS => Self::Cpus(Reader::new(p, "CPUS").only(Reader::u16)?),
+            kind::TASKS => Self::Tasks(Reader::new(p, "TASKS").only(Reader::u16)?),
             kind::MEMORY => Self::Memory(Reader::new(p, "MEMORY").only(Reader::u64)?),
             kind::USER => Self::parse_user(p)?,
             kind::GROUP => {
@@ -279,6 +287,7 @@ impl<'a> ToGuest<'a> {
                 Self::Group { gid: r.u32()?, name: r.rest() }
             }
             kind::CREDENTIALS => Self::parse_credentials(p)?,
+            kind::CPU_SET => Self::CpuSet(p),
             kind::CWD => Self::Cwd(p),
             kind::ARG => Self::Arg(p),
             kind::ENV => Self::Env(p),

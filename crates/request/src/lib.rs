@@ -12,7 +12,7 @@ mod vm_request;
 pub use self::error::RequestError;
 pub use self::options::*;
 pub use self::vm_option::{About, VmOption};
-pub use self::vm_request::{Encoded, JobRef, REQUEST_ENV, VmRequest, decode};
+pub use self::vm_request::{Encoded, JobRef, Meeting, REQUEST_ENV, VmRequest, decode};
 
 /// Name under which the program is started as a task. srun also sends it in place of the user's
 /// command, so that a node without the plugin finds nothing to execute.

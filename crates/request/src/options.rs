@@ -29,6 +29,7 @@ options! {
     vm_root: VmRoot,
     vm_env: VmEnv,
     vm_label: VmLabel,
+    vm_scope: VmScope,
     vm_save: VmSave,
 }
 
@@ -77,6 +78,29 @@ impl Asked {
     /// VMs for each task.
     pub fn vms(&self) -> u32 {
         self.vms_per_slot.unwrap_or(1)
+    }
+
+    /// What has a VM of its own: what was asked for, else what the site prefers. Where the site's preference does not fit
+    /// the other options, it gives way.
+    pub fn scope(&self, of_site: Scope) -> Scope {
+        let is_for_a_slot = self.vms() > 1 || self.vm_save.is_some();
+        self.vm_scope.unwrap_or(if is_for_a_slot { Scope::Slot } else { of_site })
+    }
+
+    /// Refuses options that contradict each other.
+    ///
+    /// # Errors
+    /// Names both.
+    pub fn check(&self) -> Result<(), RequestError> {
+        let other = match (self.vms(), &self.vm_save) {
+            _ if self.vm_scope != Some(Scope::Node) => return Ok(()),
+            (2.., _) => format!("--vms-per-slot={}", self.vms()),
+            (_, Some(path)) => format!("--vm-save={}", VmSave::text(path)),
+            _ => return Ok(()),
+        };
+        Err(RequestError(format!(
+            "--vm-scope=node: the tasks of a node have one VM together, which does not go with {other}: leave one of them out"
+        )))
     }
 }
 

@@ -43,6 +43,20 @@ pub struct VmRequest {
     pub job: Option<JobRef>,
     /// This node's directory for copies of images, made by the plugin.
     pub image_cache_dir: Option<PathBuf>,
+    /// Where the tasks of this node meet, if there are several.
+    pub meeting: Option<Meeting>,
+}
+
+/// Open descriptors by which the tasks of a step on a node find each other. The plugin makes them before slurmstepd
+/// forks the tasks, which inherit them: nothing of them has a name that another user could guess or take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Meeting {
+    /// The tasks' end of a pair of sockets. One byte can be read there: whoever gets it founds the VM.
+    pub door: i32,
+    /// The other end, for the founder.
+    pub hall: i32,
+    /// A pipe whose other end only slurmstepd has.
+    pub life: i32,
 }
 
 /// How to ask Slurm about the job. This comes from slurmstepd, because the user controls the job's environment.
@@ -89,6 +103,7 @@ impl VmRequest {
             config: None,
             job: None,
             image_cache_dir: None,
+            meeting: None,
         }
     }
 }
@@ -126,6 +141,9 @@ impl fmt::Display for VmRequest {
         if let Some(path) = &self.image_cache_dir {
             write!(f, " imagecache={}", Packed(path.as_os_str()))?;
         }
+        if let Some(Meeting { door, hall, life }) = self.meeting {
+            write!(f, " meeting={door},{hall},{life}")?;
+        }
         Ok(())
     }
 }
@@ -152,6 +170,7 @@ impl FromStr for VmRequest {
                 "job" => job = Some(value.parse().map_err(|_| wrong("job is not a number"))?),
                 "slurmconf" => slurm_conf = Some(decoded()?.into()),
                 "imagecache" => request.image_cache_dir = Some(decoded()?.into()),
+                "meeting" => request.meeting = Some(meeting(value).ok_or_else(|| wrong("bad descriptors"))?),
                 _ if key == VmImage::ABOUT.name => image = Some(VmImage::parse(&text(decoded()?)?)?),
                 _ => match request.asked.set(key, &text(decoded()?)?) {
                     Some(result) => result?,
@@ -166,6 +185,12 @@ impl FromStr for VmRequest {
         request.job = job.map(|id| JobRef { id, slurm_conf });
         Ok(request)
     }
+}
+
+fn meeting(text: &str) -> Option<Meeting> {
+    let mut numbers = text.split(',').map(|number| number.parse().ok().filter(|&number| number > 2));
+    let mut next = || numbers.next().flatten();
+    Some(Meeting { door: next()?, hall: next()?, life: next()? })
 }
 
 /// Shows a value so that blanks, control characters, `;`, `+` and `%` are not in it. Text of any language stays as long as it
@@ -243,6 +268,7 @@ mod tests {
             ("vm-env", "A=x y\\,%,B"),
             ("vm-save", "/proj/x y/new,replace"),
             ("vm-label", "0"),
+            ("vm-scope", "node"),
         ] {
             given(&mut request, name, text);
             assert_eq!(request.to_string().parse(), Ok(request.clone()), "{name}");
@@ -257,6 +283,7 @@ mod tests {
         assert_eq!(request.to_string().parse(), Ok(request.clone()));
         request.job = Some(JobRef { id: 7, slurm_conf: Some("/etc/slurm dir/slurm.conf".into()) });
         request.image_cache_dir = Some("/var/cache/images of n1".into());
+        request.meeting = Some(Meeting { door: 3, hall: 40, life: 500 });
         request.image = "/home/ada/my disk,=%.qcow2".parse().unwrap();
         assert_eq!(request.to_string().parse(), Ok(request));
     }
@@ -296,6 +323,8 @@ mod tests {
             "vm-image=a vm-root=maybe",
             "vm-image=a job=x",
             "vm-image=a colour=red",
+            "vm-image=a meeting=3,4",
+            "vm-image=a meeting=0,1,2",
             "vm-image=a argv0=%g0",
             "vm-image=a argv0=%1",
         ] {

@@ -109,14 +109,14 @@ impl<'a> Report<'a> {
 fn phase(end: &End) -> &'static str {
     match end {
         End::NeverUp(_) | End::NodeFailed(_) => Phase::Start,
-        End::Exited(_) | End::NotStarted(..) | End::Broken(_) => Phase::Run,
+        End::Exited(_) | End::NotStarted(..) | End::Broken(_) | End::Refused(..) => Phase::Run,
         End::NotSaved(_) => Phase::Save,
     }
     .word()
 }
 
 /// The status of a command that ended; else the reason why it did not.
-fn failure(slot: &Slot, end: &End, proven: bool) -> Result<ExitStatus, RunError> {
+pub(crate) fn failure(slot: &Slot, end: &End, proven: bool) -> Result<ExitStatus, RunError> {
     let image = &slot.image;
     if let End::NodeFailed(why) | End::NeverUp(why) | End::Broken(why) = end
         && let Some(error) = limits::blame(why)
@@ -131,6 +131,7 @@ fn failure(slot: &Slot, end: &End, proven: bool) -> Result<ExitStatus, RunError>
             FailKind::NotExecutable => RunError::new(Fault::NotExecutable, in_image(slot, why)),
         },
         End::NodeFailed(why) => RunError::node(why),
+        End::Refused(fault, why) => RunError::new(*fault, why),
         // The user's command has not run yet, and the image does not decide what the site demands.
         End::NeverUp(why) if slot.config.accel == AccelChoice::Kvm && !proven => {
             RunError::new(Fault::Node, format!("this node ({}) cannot run VMs with KVM: {why}", this_node()))

@@ -8,7 +8,7 @@ use crate::error::{Blame, Context, Fault, RunError, ensure};
 use image::{Catalogue, Person, check_pattern};
 use node::layout;
 use qemu::CpuModel;
-use request::{MAX_VMS_PER_SLOT, ShareSpec};
+use request::{Asked, MAX_VMS_PER_SLOT, Scope, ShareSpec};
 
 /// Where the configuration is looked for unless the plugin or `--config` names another file.
 pub const DEFAULT_PATH: &str = layout::DEFAULT_CONFIG;
@@ -111,6 +111,20 @@ fn cpu_model<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<CpuMod
     text.parse().map_err(|error| serde::de::Error::custom(format!("cpu_model: {error}")))
 }
 
+fn scope<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Scope, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let found = Scope::WORDS.iter().find(|(word, _)| *word == text);
+    found
+        .map(|(_, scope)| *scope)
+        .ok_or_else(|| serde::de::Error::custom(format!("vm_scope '{text}': 'slot' or 'node' is needed")))
+}
+
+fn scopes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Scope>, D::Error> {
+    #[derive(Deserialize)]
+    struct One(#[serde(deserialize_with = "scope")] Scope);
+    Ok(Vec::<One>::deserialize(deserializer)?.into_iter().map(|One(scope)| scope).collect())
+}
+
 /// Every setting of a site with its default. `slurm-conf/spank-vm.toml` explains them line by line.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -159,6 +173,12 @@ pub struct Config {
     pub memory_overhead_per_gib_mib: u64,
     /// Highest `--vms-per-slot`.
     pub max_vms_per_slot: u32,
+    /// What has a VM where a user does not say it with `--vm-scope`.
+    #[serde(deserialize_with = "scope")]
+    pub vm_scope: Scope,
+    /// The values of `--vm-scope` that users may give.
+    #[serde(deserialize_with = "scopes")]
+    pub vm_scopes: Vec<Scope>,
     /// Seconds from the start of QEMU until the agent must have answered.
     pub boot_timeout_s: u64,
     /// The same for images that boot their own kernel and init.
@@ -206,6 +226,8 @@ impl Default for Config {
             memory_overhead_mib: 128,
             memory_overhead_per_gib_mib: 5,
             max_vms_per_slot: MAX_VMS_PER_SLOT,
+            vm_scope: Scope::Slot,
+            vm_scopes: vec![Scope::Slot, Scope::Node],
             boot_timeout_s: 60,
             full_boot_timeout_s: 240,
             silence_timeout_s: 0,
@@ -262,6 +284,12 @@ impl Config {
             "max_vms_per_slot = {}: at most {MAX_VMS_PER_SLOT}",
             self.max_vms_per_slot
         );
+        ensure!(
+            self.vm_scopes.contains(&self.vm_scope),
+            Fault::System,
+            "vm_scope = \"{}\": it is not among vm_scopes, which are allowed",
+            self.vm_scope.word()
+        );
         for dir in &self.image_dirs {
             check_pattern(dir).blame(Fault::System)?;
         }
@@ -272,6 +300,19 @@ impl Config {
             self.image_cache_dir
         );
         Ok(())
+    }
+
+    /// What has a VM, by what the user asks for and this site prefers.
+    ///
+    /// # Errors
+    /// The site does not allow it, or options contradict each other.
+    pub fn scope(&self, asked: &Asked) -> Result<Scope, RunError> {
+        asked.check().blame(Fault::User)?;
+        let scope = asked.scope(self.vm_scope);
+        let allowed = self.vm_scopes.iter().map(|scope| scope.word()).collect::<Vec<_>>().join(", ");
+        let is_allowed = self.vm_scopes.contains(&scope);
+        ensure!(is_allowed, Fault::User, "--vm-scope={}: this site allows {allowed} ('vm_scopes')", scope.word());
+        Ok(scope)
     }
 
     /// The directory for copies of images on this node.
@@ -322,6 +363,8 @@ mod tests {
             "boot_timeout_s = 0",
             "max_vms_per_slot = 65",
             "max_vms_per_slot = 0",
+            "vm_scope = 'task'",
+            "vm_scopes = ['node']",
             "accel = 'xen'",
             "cpu_model = 'a b'",
         ] {

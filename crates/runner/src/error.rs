@@ -46,6 +46,12 @@ impl Fault {
         }
     }
 
+    /// The one with this word.
+    pub(crate) fn named(word: &str) -> Option<Self> {
+        use Fault::{Guest, Image, Node, NotExecutable, NotFound, System, User};
+        [User, NotFound, NotExecutable, Node, Image, Guest, System].into_iter().find(|fault| fault.word() == word)
+    }
+
     /// All words.
     pub const WORDS: [&'static str; 7] = ["user", "not_found", "not_executable", "node", "image", "guest", "system"];
 

@@ -92,6 +92,7 @@ pub fn run(
             Err(broken(why))
         }
         End::NodeFailed(why) => Err(RunError::new(Fault::Node, why).with("the helper VM")),
+        End::Refused(fault, why) => Err(RunError::new(fault, why).with("the helper VM")),
         End::NotStarted(_, why) => Err(RunError::new(
             Fault::Node,
             format!("the helper VM: {why}: rebuild the boot kit with 'spank-vm kit build'"),
@@ -131,8 +132,10 @@ impl Helper<'_> {
             processors: 1,
             cpus: None,
             memory: None,
+            is_described: false,
         };
-        let patience = Patience { attempt, advice: source::advice(&self.source), silence_limit: None, notice: None };
+        let (answer_within, advice) = (attempt.answer_within(), source::advice(&self.source));
+        let patience = Patience { attempt, answer_within, advice, silence_limit: None, notice: None };
         let mut relay = Relay::new(vec![vm], streams, &signals, guest, patience);
         relay.run()?;
         let end = relay.commands.end(0);

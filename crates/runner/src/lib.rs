@@ -5,6 +5,8 @@
 //!      ─► relay (poll loop: stdio, signals, channel of each vm) ─► how it ended
 //! ```
 //!
+//! With `--vm-scope=node` the tasks of a node attach to one VM, which a process of its own keeps (`keeper`).
+//!
 //! Single-threaded; every wait is in the relay's poll and has a deadline until the command runs. If
 //! this process dies in any way, its VMs die with it (`PR_SET_PDEATHSIG`), and their disks have no
 //! name, so nothing is left over.
@@ -23,6 +25,7 @@ pub mod fuzzing;
 pub mod helper;
 mod install;
 mod job;
+mod keeper;
 pub mod limits;
 pub mod log;
 pub mod notice;
@@ -59,6 +62,7 @@ use qemu::{Accel, scratch};
 use request::{ImageName, ImageRef};
 
 pub use self::install::{InstallOptions, Installed, image_of_disk, install_agent};
+pub use self::keeper::{KEEPER_PROGRAM, Keeper, become_keeper, run_attached};
 pub use self::optimise_disk::{DiskFindings, DiskOptions, look_at_disk, optimise_disk};
 pub use self::save::SaveAs;
 pub use self::signals::die_by;
@@ -85,7 +89,7 @@ fn run_by(slot: &Slot, policy: impl FnOnce(&Config, &Path) -> Policy) -> Result<
     };
     let terminal = enter_terminal(&mut parts.task)?;
     let report = Report::new(slot);
-    let attempt = |attempt: &Attempt<'_>| start::run(slot, &parts, &signals, &report, attempt);
+    let attempt = |attempt: &Attempt<'_>| start::run(slot, &parts, &signals, &report, attempt, None);
     let policy = policy(&slot.config, &parts.qemu);
     let Started { outcome, accel, proven } = policy.start(parts.timeouts, attempt, Outcome::never_came_up)?;
     drop(terminal);

@@ -49,14 +49,14 @@ pub(crate) enum Prepared {
 pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunError> {
     let Slot { config, asked, .. } = slot;
     let vms = asked.vms();
-    ensure!(!slot.command.argv.is_empty(), Fault::User, "no command to run");
+    config.scope(asked)?;
     ensure!(
         vms <= config.max_vms_per_slot,
         Fault::User,
         "--vms-per-slot={vms}: this site allows at most {} ('max_vms_per_slot')",
         config.max_vms_per_slot
     );
-    let image = find_image(slot)?;
+    let Seen { image, task, shares: seen } = see(slot, true)?;
     let source = source::of(&image, config)?;
     let qemu = config.qemu_path().blame_node()?;
     let cpus = limits::processors()?;
@@ -74,8 +74,6 @@ pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunErr
     })?;
     limits::allow_vm(size.memory_mib << 20, source::disk_bytes(&source), vms)?;
     progress::size(size);
-    let (task, own) = describe_task(slot)?;
-    let seen = choose_shares(slot, &image, &own)?;
     let machine = source::machine(&source, config.machine);
     let ways = Ways::of(config, &source, &qemu);
     // VMs that share a processor in effect boot one after the other.
@@ -89,6 +87,26 @@ pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunErr
     let transport = source::transport(config.file_transport);
     let parts = Parts { image, source, disk, qemu, machine, ways, size, timeouts, seen, transport, task };
     Ok(Prepared::Parts(Box::new(parts)))
+}
+
+/// What a task needs to know of its VM, however it is started.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) image: Image,
+    pub(crate) task: Task,
+    pub(crate) shares: Chosen,
+}
+
+/// Looks up the image, and what the task sees of the host. `tells`: the user is told of what is left out.
+///
+/// # Errors
+/// What is wrong with the request.
+pub(crate) fn see(slot: &Slot, tells: bool) -> Result<Seen, RunError> {
+    ensure!(!slot.command.argv.is_empty(), Fault::User, "no command to run");
+    let image = find_image(slot)?;
+    let (task, own) = describe_task(slot)?;
+    let shares = choose_shares(slot, &image, &own, tells)?;
+    Ok(Seen { image, task, shares })
 }
 
 /// The image, if this user and job may use it here.
@@ -141,7 +159,7 @@ fn describe_task(slot: &Slot) -> Result<(Task, Vec<Own>), RunError> {
 }
 
 /// What the guests see of the host.
-fn choose_shares(slot: &Slot, image: &Image, own: &[Own]) -> Result<Chosen, RunError> {
+fn choose_shares(slot: &Slot, image: &Image, own: &[Own], tells: bool) -> Result<Chosen, RunError> {
     let mounts = slot.asked.vm_mount.as_deref().unwrap_or_default();
     let name = &image.name;
     if !image.entry.full_boot().shares {
@@ -150,13 +168,17 @@ fn choose_shares(slot: &Slot, image: &Image, own: &[Own]) -> Result<Chosen, RunE
             Fault::User,
             "--vm-mount: the kernel of image '{name}' cannot mount host directories"
         );
-        notice::line(&format!("warning: the kernel of image '{name}' cannot mount host directories; none is there"));
+        if tells {
+            notice::line(&format!(
+                "warning: the kernel of image '{name}' cannot mount host directories; none is there"
+            ));
+        }
         return Ok(Chosen::default());
     }
     let most = source::most_shares(source::transport(slot.config.file_transport));
     let chosen = shares::choose(mounts, &slot.config.shares, own)?.at_most(most)?;
     // Once per step and node.
-    if std::env::var("SLURM_LOCALID").map_or(true, |number| number == "0") {
+    if tells && std::env::var("SLURM_LOCALID").map_or(true, |number| number == "0") {
         chosen.warnings.iter().for_each(|warning| notice::line(warning));
     }
     for (path, _) in image.entry.links.iter() {

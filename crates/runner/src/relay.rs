@@ -18,8 +18,10 @@ use proto::{ExitStatus, Stream};
 /// How long guests may take, and the person to tell.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience<'a> {
-    /// Time until every agent must have answered, and again until its command must run.
+    /// Time until its command must run, after its agent has answered; and who wants to know of that answer.
     pub(crate) attempt: &'a Attempt<'a>,
+    /// Time until every agent must have answered.
+    pub answer_within: Duration,
     /// Advice for the message when one does not.
     pub advice: &'static str,
     /// How long a guest may be silent before its VM is ended.
@@ -79,7 +81,7 @@ impl<'a> Relay<'a> {
     }
 
     fn greet(&mut self) {
-        let wait = Wait::answer(&self.events.clock, self.patience.attempt.answer_within(), self.patience.advice);
+        let wait = Wait::answer(&self.events.clock, self.patience.answer_within, self.patience.advice);
         self.vms.iter_mut().for_each(|vm| vm.greet(nonce(vm.number as u32), wait));
     }
 
@@ -136,7 +138,9 @@ impl<'a> Relay<'a> {
         for command in self.commands.list.iter_mut().filter(|command| command.is_waiting()) {
             let vm = &mut self.vms[command.address.vm];
             if vm.is_up() {
-                command.start(&self.guest.describe(command.address, count)?, vm.out());
+                let processors = vm.processors().unwrap_or(self.guest.processors);
+                let guest = Guest { processors, ..self.guest };
+                command.start(&guest.describe(command.address, count)?, vm.out());
                 let (clock, within) = (&self.events.clock, self.patience.attempt.patience());
                 vm.expect(Wait::new(clock, within, "it came up, but its command did not start", ""));
             }

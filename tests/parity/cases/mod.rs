@@ -10,6 +10,7 @@ mod files;
 mod identity;
 mod inherited;
 mod placement;
+mod shared;
 mod signals;
 mod slots;
 mod stdio;
@@ -31,6 +32,7 @@ pub fn short() -> Vec<&'static Case> {
         files::CASES,
         placement::CASES,
         slots::CASES,
+        shared::CASES,
         batch::CASES,
         allocations::CASES,
         devices::CASES,

@@ -1,4 +1,7 @@
 //! A command that runs: its streams, its signals, its end.
+//!
+//! The end of the last task is the session's: all processes are killed first, as slurmstepd does at the end of a step.
+//! If other tasks go on, or are still to come, so do the processes that the command has started.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
@@ -16,7 +19,7 @@ use crate::port::SendQueue;
 use crate::pump::{InputPump, OutputPump, output_index};
 use crate::sys;
 
-/// The command of a session.
+/// A task's command.
 #[derive(Debug)]
 pub(super) struct Running {
     task: u16,
@@ -43,7 +46,10 @@ struct End {
     status: ExitStatus,
     /// Deadline of the wait for processes that cannot be killed.
     deadline: Instant,
+    /// Nothing is waited for, or it is gone.
     none_left: bool,
+    /// Others go on.
+    is_one_of_several: bool,
 }
 
 impl Running {
@@ -130,19 +136,49 @@ impl Running {
         Ok(())
     }
 
-    /// Moves everything forward that can be moved now. `child_died` says that reaping is due.
-    pub fn advance<M: Machine>(&mut self, child_died: bool, machine: &mut M, out: &mut SendQueue) {
-        if child_died {
-            self.reap(machine, out);
-        }
+    /// Moves everything forward that can be moved now.
+    pub fn advance<M: Machine>(&mut self, machine: &mut M, out: &mut SendQueue) {
         let credit = self.input.pass_on();
         self.give_back(credit, out);
         for output in &mut self.outputs {
             if out.has_room() {
                 output.pass_on(self.task, &mut self.buffer, out);
             }
+            while output.is_finishing() && out.has_room() {
+                output.pass_on(self.task, &mut self.buffer, out);
+            }
         }
         self.finish(machine, out);
+    }
+
+    /// Whether its leader has died.
+    pub fn is_dead(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// Its leader was reaped. `is_last` says that all processes were killed because of that.
+    pub fn died(&mut self, status: ExitStatus, is_last: bool, out: &mut SendQueue) {
+        let (deadline, none_left) = (Instant::now() + REAP_TIME, !is_last);
+        self.end = Some(End { status, deadline, none_left, is_one_of_several: !is_last });
+        self.leader_fd = None;
+        self.terminal = None;
+        if !is_last {
+            self.outputs.iter_mut().for_each(OutputPump::finish);
+        }
+        let credit = self.input.stop();
+        self.give_back(credit, out);
+    }
+
+    /// No process is left.
+    pub fn none_left(&mut self) {
+        if let Some(end) = &mut self.end {
+            end.none_left = true;
+        }
+    }
+
+    /// What others of its processes may still write to, after EXIT.
+    pub fn spilling(&mut self) -> impl Iterator<Item = OwnedFd> {
+        self.outputs.iter_mut().filter_map(OutputPump::take_spilling)
     }
 
     fn give_back(&mut self, credit: Option<u32>, out: &mut SendQueue) {
@@ -159,23 +195,6 @@ impl Running {
             // Numbers outside nix's enum (real-time signals) are signals too.
             sys::signal_process(self.leader, signo);
         }
-    }
-
-    fn reap<M: Machine>(&mut self, machine: &mut M, out: &mut SendQueue) {
-        let reaped = machine.reap(self.leader);
-        if let Some(end) = &mut self.end {
-            end.none_left |= reaped.none_left;
-            return;
-        }
-        let Some(status) = reaped.leader else { return };
-        // A step ends with its task, so background processes of the command are killed too.
-        machine.kill_task(self.leader);
-        let none_left = machine.reap(self.leader).none_left;
-        self.end = Some(End { status, deadline: Instant::now() + REAP_TIME, none_left });
-        self.leader_fd = None;
-        self.terminal = None;
-        let credit = self.input.stop();
-        self.give_back(credit, out);
     }
 
     /// Sends EXIT once nothing is left and all output was sent.
@@ -197,7 +216,10 @@ impl Running {
         if let Some(text) = machine.killed_for_memory() {
             out.send(self.task, &ToHost::Log { level: Level::Warn, text: text.as_bytes() });
         }
-        if let Err(error) = machine.sync_shares() {
+        // Others may keep the host busy for ever. What this command wrote itself is there.
+        if !end.is_one_of_several
+            && let Err(error) = machine.sync_shares()
+        {
             out.send(self.task, &ToHost::Log { level: Level::Warn, text: error.to_string().as_bytes() });
         }
         out.send(self.task, &ToHost::Exit(end.status));

@@ -1,9 +1,11 @@
 //! Whole sessions over a socket pair, with commands of this host, run as the user who runs the test.
 
+mod several;
 mod stand_in;
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread::JoinHandle;
@@ -51,9 +53,13 @@ impl Runner {
     }
 
     fn send(&mut self, messages: &[ToGuest<'_>]) {
+        self.send_to(0, messages);
+    }
+
+    fn send_to(&mut self, task: u16, messages: &[ToGuest<'_>]) {
         let mut bytes = Vec::new();
         for message in messages {
-            message.encode(0, &mut bytes);
+            message.encode(task, &mut bytes);
         }
         self.socket.write_all(&bytes).unwrap();
     }

@@ -26,6 +26,8 @@ pub(super) fn text(config: &Config) -> String {
         memory_overhead_mib,
         memory_overhead_per_gib_mib,
         max_vms_per_slot,
+        vm_scope,
+        vm_scopes,
         boot_timeout_s,
         full_boot_timeout_s,
         silence_timeout_s,
@@ -45,6 +47,7 @@ pub(super) fn text(config: &Config) -> String {
          scratch_dir = {scratch_dir:?}\ndefault_memory_mib = {default_memory_mib}\n\
          memory_overhead_mib = {memory_overhead_mib}\n\
          memory_overhead_per_gib_mib = {memory_overhead_per_gib_mib}\nmax_vms_per_slot = {max_vms_per_slot}\n\
+         vm_scope = \"{}\"\nvm_scopes = {:?}\n\
          boot_timeout_s = {boot_timeout_s}\nfull_boot_timeout_s = {full_boot_timeout_s}\n\
          silence_timeout_s = {silence_timeout_s}\nkvm_timeout_s = {kvm_timeout_s}\nallow_root = {allow_root}\n\
          share_home = {share_home}\nfile_transport = {:?}\n\
@@ -53,6 +56,8 @@ pub(super) fn text(config: &Config) -> String {
         format!("{accel:?}").to_lowercase(),
         format!("{machine:?}").to_lowercase(),
         format!("{start:?}").to_lowercase(),
+        vm_scope.word(),
+        vm_scopes.iter().map(|scope| scope.word()).collect::<Vec<_>>(),
         file_transport.as_str(),
     )
 }

@@ -15,12 +15,32 @@ const MOST_BYTES: usize = 64 << 10;
 /// # Errors
 /// When the system does not tell.
 pub(super) fn processors() -> io::Result<u32> {
-    count(|mask| {
+    Ok(mask()?.iter().map(|word| word.count_ones()).sum())
+}
+
+/// The processors that this process may run on, a bit for each.
+///
+/// # Errors
+/// When the system does not tell.
+pub fn mask() -> io::Result<Vec<u64>> {
+    ask_for_mask(|mask| {
         // SAFETY: the kernel writes at most as many bytes as it is told the mask has, and it is borrowed mutably.
         // The raw call, because libc's wants a mask of its own size.
         let filled = unsafe { libc::syscall(libc::SYS_sched_getaffinity, 0, size_of_val(mask), mask.as_mut_ptr()) };
         usize::try_from(filled).map_err(|_| io::Error::last_os_error())
     })
+}
+
+/// Lets this process, and what it starts from now on, run on these processors.
+///
+/// # Errors
+/// When its cpuset has none of them.
+pub fn run_on(mask: &[u64]) -> io::Result<()> {
+    // SAFETY: the kernel only reads the mask, of which it is told the length.
+    match unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(mask), mask.as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// How this process competes with others: its nice value, and class and level of its input and output.
@@ -34,15 +54,16 @@ pub fn priority() -> (i8, u16) {
     (i8::try_from(nice).unwrap_or(0), u16::try_from(io).unwrap_or(0))
 }
 
-/// Counts what `ask` fills in, with masks that grow until the kernel takes one: it refuses (`EINVAL`) those that do not
+/// What `ask` fills in, with masks that grow until the kernel takes one: it refuses (`EINVAL`) those that do not
 /// have a bit for every processor that the machine could have. `ask` returns the number of bytes it wrote.
-fn count(mut ask: impl FnMut(&mut [u64]) -> io::Result<usize>) -> io::Result<u32> {
+fn ask_for_mask(mut ask: impl FnMut(&mut [u64]) -> io::Result<usize>) -> io::Result<Vec<u64>> {
     let mut bytes = FIRST_BYTES;
     loop {
         let mut mask = vec![0u64; bytes / size_of::<u64>()];
         match ask(&mut mask) {
             Ok(filled) => {
-                return Ok(mask[..filled.div_ceil(size_of::<u64>())].iter().map(|word| word.count_ones()).sum());
+                mask.truncate(filled.div_ceil(size_of::<u64>()));
+                return Ok(mask);
             }
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) && bytes < MOST_BYTES => bytes *= 2,
             Err(error) => return Err(error),
@@ -53,6 +74,10 @@ fn count(mut ask: impl FnMut(&mut [u64]) -> io::Result<usize>) -> io::Result<u32
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn count(ask: impl FnMut(&mut [u64]) -> io::Result<usize>) -> io::Result<u32> {
+        Ok(ask_for_mask(ask)?.iter().map(|word| word.count_ones()).sum())
+    }
 
     /// A kernel of so many possible processors that lets this process run on some of them.
     fn kernel(possible: usize, allowed: &[usize]) -> impl FnMut(&mut [u64]) -> io::Result<usize> {

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use crate::error::{Context, RunError};
 
-pub(crate) use self::affinity::priority;
+pub(crate) use self::affinity::{mask, priority, run_on};
 use self::cgroup::{Level, Owner};
 pub use self::resources::take;
 pub(crate) use self::resources::{Limit, OutputLimit, allow_mapping, allow_vm, blame, of_task, raise};

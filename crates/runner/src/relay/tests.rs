@@ -58,8 +58,11 @@ impl Stage {
             processors: 1,
             cpus: None,
             memory: None,
+            is_described: false,
         };
-        let patience = Patience { attempt: &self.attempt, advice: "", silence_limit: None, notice: None };
+        let answer_within = self.attempt.answer_within();
+        let patience =
+            Patience { attempt: &self.attempt, answer_within, advice: "", silence_limit: None, notice: None };
         let mut relay = Relay::new(vms, streams, &self.signals, guest, patience);
         relay.greet();
         (relay, peers)

@@ -7,13 +7,17 @@
 //!                                                  └─► QEMU's process, which lives no longer than its Vm
 //! ```
 //!
+//! If the tasks of a node share a VM, its keeper is behind the channel, and QEMU is the keeper's.
+//!
 //! A [`Vm`] owns its process, its monitor, its progress and its deadline. Its user handles the commands, and gets
 //! their messages as a [`Listener`], with VM and task number.
 
+mod backing;
 mod channel;
 mod clock;
 mod events;
 mod heartbeat;
+mod keeper_frames;
 #[cfg(any(test, feature = "fuzzing"))]
 mod stand_in;
 #[cfg(test)]
@@ -26,6 +30,7 @@ pub use channel::{Address, Listener, Outgoing, Refusal};
 pub use clock::AwakeClock;
 pub use clock::Deadline;
 pub use events::{Events, nonce};
+pub(crate) use keeper_frames::{Attach, Word};
 #[cfg(test)]
 pub use stand_in::Peer;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -1,18 +1,23 @@
 //! One VM and the session with its agent: QEMU, its monitor and its channel, the guest's progress and deadline,
 //! and why it ended. Commands are not known here; the listener handles them.
 
-use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use super::backing::Backing;
 use super::channel::{Address, Listener, Outgoing, Refusal};
 use super::clock::{AwakeClock, Deadline};
 use super::heartbeat::{Beat, Heartbeat};
+use super::keeper_frames::{Attach, Word};
 use super::wall_clock::wall_clock;
+use crate::error::Fault;
 use crate::file_server::FileServer;
+use crate::progress;
 use crate::timing::Moments;
 use proto::{self, DATA_CHUNK, Decoder, Level, ProtoError, ToGuest, ToHost};
-use qemu::{DiskError, Monitor, QemuProcess, printable};
+use qemu::{DiskError, Monitor, QemuProcess, VmSize, printable};
 
 /// Bytes taken from one VM before the others get their turn.
 const TURN: usize = 4 * DATA_CHUNK;
@@ -31,13 +36,19 @@ pub enum Failure {
     Killed(String),
     /// This node does not give what the VM needs: a disk of it fails.
     NodeFailed(String),
+    /// The keeper of a shared VM says that it cannot be had any longer, and whose fault that is.
+    Refused(Fault, String),
 }
 
 impl Failure {
     /// The text.
     pub fn why(&self) -> &str {
         match self {
-            Self::TimedOut(why) | Self::Broken(why) | Self::Killed(why) | Self::NodeFailed(why) => why,
+            Self::TimedOut(why)
+            | Self::Broken(why)
+            | Self::Killed(why)
+            | Self::NodeFailed(why)
+            | Self::Refused(_, why) => why,
         }
     }
 }
@@ -80,7 +91,11 @@ pub struct Vm {
     pub number: usize,
     /// Times of events, for `--timing` and the log, without those of its tasks.
     pub moments: Moments,
-    process: QemuProcess,
+    process: Backing,
+    /// What is said to a keeper after each HELLO.
+    attach: Option<Attach>,
+    /// What the keeper says of the VM.
+    size: Option<VmSize>,
     /// Serves its shares, if there are any.
     file_server: Option<FileServer>,
     phase: Phase,
@@ -101,10 +116,21 @@ pub struct Vm {
 impl Vm {
     /// A VM whose QEMU was just started. A clone gets up to `memory_to_plug` bytes more when it is awake.
     pub fn new(number: usize, process: QemuProcess, memory_to_plug: Option<u64>, moments: Moments) -> Self {
+        Self { memory_to_plug, ..Self::behind(Backing::Qemu(Box::new(process)), number, moments) }
+    }
+
+    /// A VM that a keeper has for several tasks.
+    pub(crate) fn of_keeper(keeper: UnixStream, attach: Attach, moments: Moments) -> Self {
+        Self { attach: Some(attach), ..Self::behind(Backing::Keeper(keeper), 0, moments) }
+    }
+
+    fn behind(process: Backing, number: usize, moments: Moments) -> Self {
         Self {
             number,
             moments,
             process,
+            attach: None,
+            size: None,
             file_server: None,
             phase: Phase::Greeting,
             has_answered: false,
@@ -114,7 +140,7 @@ impl Vm {
             wait: None,
             heartbeat: Heartbeat::default(),
             is_asked: false,
-            memory_to_plug,
+            memory_to_plug: None,
             log_lines: LOG_LINES,
         }
     }
@@ -132,6 +158,11 @@ impl Vm {
         self.heartbeat = Heartbeat::default();
         self.out.clear();
         self.out.send(0, &ToGuest::Hello { version: proto::VERSION, nonce });
+        if let Some(attach) = &self.attach {
+            let mut frame = Vec::new();
+            attach.encode(&mut frame);
+            self.out.send_frames(&frame);
+        }
         // It may have been stopped since the last session.
         self.check_disks();
     }
@@ -197,17 +228,22 @@ impl Vm {
 
     /// Sends what the channel takes now.
     pub fn flush(&mut self) {
-        self.out.flush(&mut self.process.channel);
+        self.process.flush(&mut self.out);
     }
 
-    /// QEMU's monitor.
-    pub fn monitor(&mut self) -> &mut Monitor {
-        &mut self.process.monitor
+    /// QEMU's monitor, if QEMU is this process's own.
+    pub fn monitor(&mut self) -> Option<&mut Monitor> {
+        self.process.monitor()
+    }
+
+    /// The VM's processors, if its keeper has told them.
+    pub fn processors(&self) -> Option<u32> {
+        self.size.map(|size| size.cpus)
     }
 
     /// The channel, to be polled.
     pub fn channel(&self) -> BorrowedFd<'_> {
-        self.process.channel.as_fd()
+        self.process.channel()
     }
 
     /// Other descriptors to poll; they end when QEMU does, but that is noticed through the channel.
@@ -230,7 +266,7 @@ impl Vm {
     pub fn receive(&mut self, buffer: &mut [u8], listener: &mut dyn Listener) {
         let mut taken = 0;
         while taken < TURN && !self.is_over() {
-            match self.process.channel.read(buffer) {
+            match self.process.read(buffer) {
                 Ok(0) => self.lost(),
                 Ok(n) => {
                     taken += n;
@@ -256,10 +292,30 @@ impl Vm {
             if self.heartbeat.answered() {
                 listener.notice("the guest answers again");
             }
+            if let Some(word) = Word::parse(&frame).filter(|_| self.attach.is_some()) {
+                self.heed(word, listener);
+                continue;
+            }
             self.handle(frame.task, ToHost::parse(frame)?, listener)?;
         }
         self.decoder = decoder;
         Ok(())
+    }
+
+    /// The keeper speaks, not the guest.
+    fn heed(&mut self, word: Word, listener: &mut dyn Listener) {
+        match word {
+            Word::Size(size) => {
+                // Once for all tasks of the VM, or its memory would be counted again for each.
+                if self.attach.as_ref().is_some_and(|attach| attach.task == 0) {
+                    progress::size(size);
+                }
+                self.size = Some(size);
+            }
+            Word::Notice(text) => listener.notice(&text),
+            Word::Ended(..) if self.is_over() => {}
+            Word::Ended(fault, why) => self.fail(Failure::Refused(fault, why)),
+        }
     }
 
     fn handle(&mut self, task: u16, message: ToHost<'_>, listener: &mut dyn Listener) -> Result<(), Refusal> {
@@ -290,7 +346,7 @@ impl Vm {
         (self.phase, self.has_answered) = (Phase::Up, true);
         if let Some(bytes) = self.memory_to_plug.take() {
             // Beside the description of the task: the agent starts the command when the memory has arrived.
-            self.process.monitor.plug(bytes);
+            self.process.monitor().into_iter().for_each(|monitor| monitor.plug(bytes));
         }
         if version != proto::VERSION {
             return Err(Refusal::Reason(format!(
@@ -320,7 +376,7 @@ impl Vm {
 
     /// Ends the VM if QEMU has stopped it because of a disk.
     fn check_disks(&mut self) {
-        if let Some(DiskError { text, lacks_room }) = self.process.monitor.disk_error().filter(|_| !self.is_over()) {
+        if let Some(DiskError { text, lacks_room }) = self.process.disk_error().filter(|_| !self.is_over()) {
             self.fail(if lacks_room { Failure::Broken(text) } else { Failure::NodeFailed(text) });
         }
     }
@@ -328,7 +384,7 @@ impl Vm {
     /// Tells the file server what it must know. If it has ended, the guest's programs would wait for their files for ever.
     fn look_at_file_server(&mut self) {
         let Some(server) = &mut self.file_server else { return };
-        if let Some(regions) = server.wants_memory().and_then(|bytes| self.process.monitor.memory(bytes)) {
+        if let Some(regions) = server.wants_memory().and_then(|bytes| self.process.memory(bytes)) {
             server.tell_memory(self.process.id(), &regions);
         }
         if let Some(end) = server.end() {
@@ -391,8 +447,8 @@ impl Vm {
 
     /// The channel has closed or failed.
     fn lost(&mut self) {
-        let why = self.process.exit_reason();
-        let failure = if self.process.was_killed() { Failure::Killed } else { Failure::Broken };
+        let (why, was_killed) = self.process.exit_reason();
+        let failure = if was_killed { Failure::Killed } else { Failure::Broken };
         self.fail(failure(why));
     }
 
@@ -429,7 +485,7 @@ impl Vm {
     pub fn reap(&mut self) {
         self.process.finish();
         self.file_server = None;
-        self.moments.resumed = self.process.monitor.resumed();
+        self.moments.resumed = self.process.resumed();
         self.moments.gone = Some(Instant::now());
     }
 }

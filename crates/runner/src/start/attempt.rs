@@ -2,6 +2,7 @@
 //! until they have ended. If no guest ever answered in an attempt, it may be retried in another
 //! way.
 
+use std::cell::RefCell;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
@@ -13,6 +14,7 @@ use crate::conclude::Report;
 use crate::config::StartChoice;
 use crate::error::{Blame, Context, Fault, RunError};
 use crate::file_server::FileServer;
+use crate::keeper::{Members, Switch};
 use crate::limits::{self, OutputLimit};
 use crate::prepare::Parts;
 use crate::relay::{Patience, Relay};
@@ -46,8 +48,9 @@ impl Outcome {
     }
 }
 
-/// Runs the slot's VMs by the fastest way that works here. They are cloned if there is a template. If there is none, or
-/// the clones do not answer, the next way is tried; by the last one VMs then boot.
+/// Runs the slot's VMs, or one VM for `members`, which are several tasks, by the fastest way that works here. They are cloned
+/// if there is a template. If there is none, or the clones do not answer, the next way is tried; by the last one VMs then
+/// boot.
 ///
 /// # Errors
 /// When something on the node fails that no other way of starting could avoid.
@@ -57,12 +60,13 @@ pub(crate) fn run(
     signals: &Signals,
     report: &Report<'_>,
     attempt: &Attempt<'_>,
+    members: Option<&RefCell<Members>>,
 ) -> Result<Outcome, RunError> {
     let notice_at = io::stderr().is_terminal().then(|| slot.begin + NOTICE_AFTER);
     let wanted = Wanted { memory_mib: slot.asked.vm_mem, cpus: slot.asked.vm_cpus };
     let size = fit(parts.size, wanted, attempt.accel(), || most_cpus(parts, attempt.accel()))?;
     let ways = parts.ways.of_guest(attempt.accel(), size);
-    let by = |way| Vms { slot, parts, way, size, signals, report, attempt, notice_at };
+    let by = |way| Vms { slot, parts, way, size, signals, report, attempt, notice_at, members };
     let (last, faster) = ways.split_last().ok_or_else(|| RunError::new(Fault::System, "no way to start a VM"))?;
     for &way in faster {
         attempt.try_way(Some(parts.timeouts.trial));
@@ -119,6 +123,7 @@ struct Vms<'a> {
     report: &'a Report<'a>,
     attempt: &'a Attempt<'a>,
     notice_at: Option<Instant>,
+    members: Option<&'a RefCell<Members>>,
 }
 
 impl Vms<'_> {
@@ -241,10 +246,13 @@ impl Vms<'_> {
     }
 
     /// Relays until they have ended.
-    fn run(&self, vms: Vec<Vm>, template: Option<(Shape, &Template)>) -> Result<Ran, RunError> {
+    fn run(&self, mut vms: Vec<Vm>, template: Option<(Shape, &Template)>) -> Result<Ran, RunError> {
         let slot = self.slot;
         let count = vms.len();
         self.explain(template.is_some());
+        if let (Some(members), Some(vm)) = (self.members, vms.pop_if(|_| self.members.is_some())) {
+            return self.keep(vm, &mut members.borrow_mut(), template);
+        }
         let mut relay = Relay::new(vms, self.streams()?, self.signals, self.guest(template), self.patience());
         relay.report_to(self.report);
         if slot.save.is_some() {
@@ -281,6 +289,19 @@ impl Vms<'_> {
         Ok(Ran { outcome: interrupted.map_or(Outcome::Ended(ends), Outcome::Died), were_killed })
     }
 
+    /// Keeps the one VM for all tasks of the node.
+    fn keep(&self, vm: Vm, members: &mut Members, template: Option<(Shape, &Template)>) -> Result<Ran, RunError> {
+        let guest = self.guest(template);
+        let mut switch = Switch::new(vm, members, self.signals, guest, self.size, self.patience());
+        let end = switch.run()?;
+        let vm = &mut switch.vm;
+        vm.reap();
+        let way = if template.is_some() { "clone" } else { "boot" };
+        tracing::info!(image = %self.slot.image, way, phases = %vm.moments, "vm of a node ended");
+        let were_killed = matches!(vm.failure(), Some(Failure::Killed(_)));
+        Ok(Ran { outcome: Outcome::Ended(vec![end]), were_killed })
+    }
+
     fn streams(&self) -> Result<Streams, RunError> {
         let count = self.slot.asked.vms() as usize;
         let mut streams = Streams::new(
@@ -306,12 +327,14 @@ impl Vms<'_> {
             processors: self.size.cpus,
             cpus: template.filter(|(shape, _)| shape.cpus > self.size.cpus).map(|_| self.size.cpus as u16),
             memory: template.and_then(|(shape, _)| shape.beyond_template(self.size)),
+            is_described: false,
         }
     }
 
     fn patience(&self) -> Patience<'_> {
         Patience {
             attempt: self.attempt,
+            answer_within: self.attempt.answer_within(),
             advice: source::advice(&self.parts.source),
             silence_limit: Some(self.slot.config.silence_timeout_s).filter(|&s| s > 0).map(Duration::from_secs),
             notice: self.notice_at.map(|moment| (moment, self.slot.image.as_str())),

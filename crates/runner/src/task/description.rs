@@ -173,6 +173,11 @@ impl Task {
         let number = |name| self.variable(name).and_then(|value| value.to_str()?.parse::<u64>().ok());
         let mut name = match (number("SLURM_JOB_ID"), number("SLURM_PROCID")) {
             (Some(job), Some(rank)) => format!("vm{job}-{rank}"),
+            // The keeper of a node's VM is no task.
+            (Some(job), None) => match number("SLURM_NODEID") {
+                Some(node) => format!("vm{job}-n{node}"),
+                None => "vm".to_owned(),
+            },
             _ => "vm".to_owned(),
         };
         if vms > 1 {
@@ -208,7 +213,8 @@ impl Task {
         out
     }
 
-    fn describe(&self, guest: &Guest<'_>, at: Address, vms: u32, out: &mut Vec<u8>) -> Result<(), RunError> {
+    /// What concerns the machine: who it is, and what it sees of the host.
+    fn describe_machine(&self, guest: &Guest<'_>, at: Address, vms: u32, out: &mut Vec<u8>) -> Result<(), RunError> {
         let mut send = |message: ToGuest<'_>| message.encode(at.task, out);
         let index = at.vm as u32;
         send(wall_clock());
@@ -228,6 +234,13 @@ impl Task {
         if let Some(zone) = &self.zone {
             send(zone.message());
         }
+        Ok(())
+    }
+
+    /// What concerns the command.
+    fn describe_command(&self, guest: &Guest<'_>, at: Address, vms: u32, out: &mut Vec<u8>) {
+        let mut send = |message: ToGuest<'_>| message.encode(at.task, out);
+        let index = at.vm as u32;
         self.person.introduce(&mut send);
         let groups = self.groups.iter().map(|gid| gid.as_raw()).collect();
         let (uid, gid) = (self.person.user.uid.as_raw(), self.gid.as_raw());
@@ -258,7 +271,6 @@ impl Task {
             send(ToGuest::MergeStderr);
         }
         send(ToGuest::Start);
-        Ok(())
     }
 
     /// The task's environment as the command in the guest gets it.
@@ -290,6 +302,8 @@ pub struct Guest<'a> {
     pub cpus: Option<u16>,
     /// Bytes of memory that are plugged into each guest in addition to its template's.
     pub memory: Option<u64>,
+    /// Somebody else describes the machine.
+    pub is_described: bool,
 }
 
 impl Guest<'_> {
@@ -302,6 +316,16 @@ impl Guest<'_> {
     /// # Errors
     /// When the host's random generator cannot be read.
     pub fn describe(&self, at: Address, vms: u32) -> Result<Vec<u8>, RunError> {
+        let mut out = if self.is_described { Vec::new() } else { self.describe_machine(at, vms)? };
+        self.task.describe_command(self, at, vms, &mut out);
+        Ok(out)
+    }
+
+    /// Those of them that concern the VM, whatever runs in it.
+    ///
+    /// # Errors
+    /// As [`Guest::describe`].
+    pub fn describe_machine(&self, at: Address, vms: u32) -> Result<Vec<u8>, RunError> {
         let mut out = Vec::new();
         if let Some(count) = self.cpus {
             ToGuest::Cpus(count).encode(at.task, &mut out);
@@ -309,7 +333,7 @@ impl Guest<'_> {
         if let Some(bytes) = self.memory {
             ToGuest::Memory(bytes).encode(at.task, &mut out);
         }
-        self.task.describe(self, at, vms, &mut out)?;
+        self.task.describe_machine(self, at, vms, &mut out)?;
         Ok(out)
     }
 }
@@ -368,6 +392,8 @@ mod tests {
         let task_of_job = task(&[("SLURM_JOB_ID", "12"), ("SLURM_PROCID", "3")]);
         assert_eq!(task_of_job.hostname(0, 1), "vm12-3");
         assert_eq!(task_of_job.hostname(2, 4), "vm12-3-2");
+        let of_node = task(&[("SLURM_JOB_ID", "12"), ("SLURM_NODEID", "1")]);
+        assert_eq!(of_node.hostname(0, 1), "vm12-n1");
         assert_eq!(task(&[]).hostname(0, 1), "vm");
     }
 }

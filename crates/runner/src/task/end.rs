@@ -2,6 +2,7 @@
 
 use proto::{ExitStatus, FailKind};
 
+use crate::error::Fault;
 use crate::session::{Failure, Vm};
 
 /// How a VM of a slot ended, as its command's user sees it.
@@ -17,6 +18,8 @@ pub enum End {
     Broken(String),
     /// This node does not give what the VM needs: a disk of it fails.
     NodeFailed(String),
+    /// The VM that it shares with others failed; the text says why, and whose fault that is.
+    Refused(Fault, String),
     /// Its command succeeded, but its root could not be saved; the text says why.
     NotSaved(String),
 }
@@ -26,6 +29,7 @@ impl End {
     pub fn of_vm(vm: &Vm) -> Self {
         match vm.failure() {
             Some(Failure::NodeFailed(why)) => Self::NodeFailed(why.clone()),
+            Some(Failure::Refused(fault, why)) => Self::Refused(*fault, why.clone()),
             Some(failure) if vm.has_answered() => Self::Broken(failure.why().to_owned()),
             Some(failure) => Self::NeverUp(failure.why().to_owned()),
             None => Self::Broken("it was ended before its command".to_owned()),

@@ -237,18 +237,21 @@ impl Builder {
         let stage = &mut self.guest.stage;
         if *stage == Stage::Booting && self.vm.is_up() {
             *stage = Stage::Settling;
-            self.vm.monitor().negotiate();
-            if self.plugs {
-                self.vm.monitor().plug(BLOCK_MIB << 20);
+            if let Some(monitor) = self.vm.monitor() {
+                monitor.negotiate();
+                if self.plugs {
+                    monitor.plug(BLOCK_MIB << 20);
+                }
             }
             self.vm.out().send_frames(introduction);
             self.vm.out().send(0, &ToGuest::Settle);
         }
-        if *stage == Stage::Settled && (!self.plugs || self.vm.monitor().has_plugged()) {
+        if *stage == Stage::Settled && (!self.plugs || self.vm.monitor().is_some_and(|monitor| monitor.has_plugged())) {
             *stage = Stage::Saving;
-            self.vm.monitor().save(self.save_to);
+            let save_to = self.save_to;
+            self.vm.monitor().into_iter().for_each(|monitor| monitor.save(save_to));
         }
-        match (*stage, self.vm.monitor().transfer()) {
+        match (*stage, self.vm.monitor().and_then(|monitor| monitor.transfer())) {
             (Stage::Saving, Some(Transfer::Completed)) => *stage = Stage::Done,
             (_, Some(Transfer::Failed(why))) => {
                 return Err(RunError::new(Fault::Node, format!("QEMU cannot save the template: {why}")));

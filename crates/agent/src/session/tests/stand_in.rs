@@ -105,18 +105,21 @@ impl Machine for StandIn {
     fn orphan_events(&self) -> Option<BorrowedFd<'_>> {
         None
     }
-    fn reap(&mut self, leader: Pid) -> Reaped {
-        // Never reports a child: other tests have children too.
-        match sys::reap_one(leader) {
-            Ok(found) => Reaped { leader: found.map(|(_, status)| status), none_left: false },
-            Err(_) => Reaped { leader: None, none_left: true },
+    fn reap(&mut self, leaders: &[Pid]) -> Reaped {
+        // Only these: other tests have children too.
+        let found: Vec<_> = leaders.iter().map(|leader| sys::reap_one(*leader)).collect();
+        let none_left = found.iter().all(Result::is_err);
+        Reaped { leaders: found.into_iter().filter_map(|found| found.ok().flatten()).collect(), none_left }
+    }
+    fn kill_tasks(&mut self, leaders: &[Pid]) {
+        for leader in leaders {
+            let _ = killpg(*leader, Signal::SIGKILL);
         }
     }
-    fn kill_task(&mut self, leader: Pid) {
-        let _ = killpg(leader, Signal::SIGKILL);
-    }
-    fn end_task(&mut self, leader: Pid) {
-        self.kill_task(leader);
-        let _ = waitpid(leader, None);
+    fn end_tasks(&mut self, leaders: &[Pid]) {
+        self.kill_tasks(leaders);
+        for leader in leaders {
+            let _ = waitpid(*leader, None);
+        }
     }
 }

@@ -1,0 +1,168 @@
+//! How a task reaches the keeper of its node's VM, and how the keeper gets to know of tasks.
+//!
+//! The tasks inherit a pair of sockets from slurmstepd. One byte waits behind the door: who gets it founds the VM. A task
+//! sends one end of a new pair of sockets through the door; who is in the hall takes it out. Nobody else has these
+//! sockets, so there is no name to guess or take, and nobody to check: but the peer's user is looked at all the same.
+
+#![allow(unsafe_code)]
+
+use std::io::{self, IoSlice, IoSliceMut, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, getsockopt, recvmsg, sendmsg};
+use nix::sys::stat::{SFlag, fstat};
+use nix::unistd::{Uid, close};
+
+use crate::error::{Context, Fault, RunError};
+use request::Meeting;
+
+/// The descriptors of a meeting, taken over from slurmstepd.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub door: UnixStream,
+    pub hall: UnixStream,
+    pub life: OwnedFd,
+}
+
+impl Place {
+    /// Takes over the descriptors that the plugin has left open in this process.
+    ///
+    /// # Errors
+    /// When they are not what the plugin makes.
+    pub fn enter(meeting: Meeting) -> Result<Self, RunError> {
+        let Meeting { door, hall, life } = meeting;
+        let is = |fd: RawFd, kind: SFlag| {
+            // SAFETY: only asked what it is, whoever else may have it.
+            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            fstat(fd).is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == kind)
+        };
+        if !is(door, SFlag::S_IFSOCK) || !is(hall, SFlag::S_IFSOCK) || !is(life, SFlag::S_IFIFO) {
+            return Err(RunError::new(Fault::System, "the tasks of this node cannot find each other"));
+        }
+        // SAFETY: they are open, and slurmstepd has left them for this program alone, which takes them once.
+        let own = |fd: RawFd| unsafe { OwnedFd::from_raw_fd(fd) };
+        let place = Self { door: own(door).into(), hall: own(hall).into(), life: own(life) };
+        for socket in [&place.door, &place.hall] {
+            socket.set_nonblocking(true).context("a socket of the tasks")?;
+        }
+        Ok(place)
+    }
+
+    /// Whether this task founds the VM. Only the first that asks does.
+    pub fn is_founder(&self) -> bool {
+        let mut token = [0; 1];
+        matches!((&self.door).read(&mut token), Ok(1))
+    }
+}
+
+/// Sends a new connection through the door; the hall need not have anybody in it yet.
+///
+/// # Errors
+/// When the keeper has ended.
+pub(super) fn attach(door: &UnixStream) -> io::Result<UnixStream> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let fds = [theirs.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    sendmsg::<()>(door.as_raw_fd(), &[IoSlice::new(&[0])], &rights, MsgFlags::MSG_NOSIGNAL, None)?;
+    ours.set_nonblocking(true)?;
+    Ok(ours)
+}
+
+/// Result of looking into the hall.
+#[derive(Debug)]
+pub(super) enum Arrival {
+    Task(UnixStream),
+    /// Nobody now.
+    Nobody,
+    /// Nobody any more: slurmstepd has ended.
+    NeverAgain,
+}
+
+/// Takes the next connection out.
+pub(super) fn receive(hall: &UnixStream) -> Arrival {
+    let mut bytes = [0; 1];
+    let mut room = cmsg_space!(RawFd);
+    let mut parts = [IoSliceMut::new(&mut bytes)];
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = match recvmsg::<()>(hall.as_raw_fd(), &mut parts, Some(&mut room), flags) {
+        Ok(message) => message,
+        Err(Errno::EAGAIN | Errno::EINTR) => return Arrival::Nobody,
+        Err(_) => return Arrival::NeverAgain,
+    };
+    if message.bytes == 0 {
+        return Arrival::NeverAgain;
+    }
+    let mut socket = None;
+    for part in message.cmsgs().into_iter().flatten() {
+        if let ControlMessageOwned::ScmRights(fds) = part {
+            // SAFETY: the kernel has just made this descriptor for this process, and nobody else knows it.
+            socket = fds.first().map(|&fd| UnixStream::from(unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    let is_ours = |socket: &UnixStream| {
+        let peer = getsockopt(&socket.as_fd(), PeerCredentials);
+        peer.is_ok_and(|peer| peer.uid() == Uid::effective().as_raw()) && socket.set_nonblocking(true).is_ok()
+    };
+    socket.filter(is_ours).map_or(Arrival::Nobody, Arrival::Task)
+}
+
+/// Closes all descriptors but the standard ones and these: those of the task that founded the VM, which the keeper must
+/// not hold (its end would not be seen at the other side).
+pub(super) fn close_all_but(keep: &[RawFd]) {
+    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let numbers: Vec<RawFd> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for fd in numbers.into_iter().filter(|fd| *fd > 2 && !keep.contains(fd)) {
+        // EBADF: that of the listing itself.
+        let _ = close(fd);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::fd::IntoRawFd;
+
+    fn place() -> Place {
+        let (door, mut hall) = UnixStream::pair().unwrap();
+        hall.write_all(&[1]).unwrap();
+        let (life, _) = std::io::pipe().unwrap();
+        let [door, hall] = [door, hall].map(IntoRawFd::into_raw_fd);
+        Place::enter(Meeting { door, hall, life: OwnedFd::from(life).into_raw_fd() }).unwrap()
+    }
+
+    #[test]
+    fn one_task_founds_and_all_reach_the_hall_before_and_after_somebody_is_there() {
+        let place = place();
+        assert!(place.is_founder() && !place.is_founder());
+        assert!(matches!(receive(&place.hall), Arrival::Nobody));
+        let mut tasks = [attach(&place.door).unwrap(), attach(&place.door).unwrap()];
+        for task in &mut tasks {
+            let Arrival::Task(mut there) = receive(&place.hall) else { panic!("no task") };
+            there.write_all(b"x").unwrap();
+            let mut byte = [0; 1];
+            task.set_nonblocking(false).unwrap();
+            task.read_exact(&mut byte).unwrap();
+        }
+        drop(place.door);
+        assert!(matches!(receive(&place.hall), Arrival::NeverAgain));
+    }
+
+    #[test]
+    fn a_keeper_that_has_ended_is_noticed_at_the_door_and_behind_it() {
+        let place = place();
+        let mut early = attach(&place.door).unwrap();
+        drop(place.hall);
+        assert_eq!(early.read(&mut [0; 1]).unwrap(), 0);
+        assert!(attach(&place.door).is_err());
+    }
+
+    #[test]
+    fn other_descriptors_are_not_taken_for_a_meeting() {
+        assert!(Place::enter(Meeting { door: 900, hall: 901, life: 902 }).is_err());
+    }
+}
