@@ -13,7 +13,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use proto::{FailKind, Level, ProtoError, ToGuest, ToHost, VERSION};
+use proto::{FailKind, Level, ProtoError, SOCKETS_MAX, ToGuest, ToHost, VERSION};
 
 use super::accounts::Account;
 use super::error::{AgentError, Doing};
@@ -159,6 +159,7 @@ impl<'a, M: Machine> Session<'a, M> {
         let children = set.len();
         if let Phase::Running(running) = &self.conversation.phase {
             set.extend(running.input.waiting().map(|fd| PollFd::new(fd, PollFlags::POLLOUT)));
+            set.extend(running.sockets.iter().filter_map(|socket| socket.wanted(self.port.out.has_room())));
             if self.port.out.has_room() {
                 let outputs = running.outputs.iter().filter_map(OutputPump::waiting);
                 set.extend(outputs.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
@@ -333,6 +334,10 @@ impl Collecting {
                 spec.terminal = Some(TerminalSize { rows, cols });
             }
             ToGuest::MergeStderr => spec.merge_stderr = true,
+            ToGuest::Socket(_) if spec.sockets.len() >= usize::from(SOCKETS_MAX) => {
+                return Err(ProtoError::OutOfOrder("SOCKET"));
+            }
+            ToGuest::Socket(number) => spec.sockets.push(number),
             ToGuest::File { mode, path } => {
                 let owner = spec.credentials.as_ref().map(|credentials| (credentials.uid, credentials.gid));
                 let room = machine.expect_file(as_path(path));
