@@ -148,8 +148,11 @@ pub fn hide_command(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Erro
         host.set_own_env(VERBOSE_ENV, OsStr::new("1"));
     }
     let argv = host.argv()?;
-    if let Some(kind) = mpi::asked(&host.command_line(), &argv, plugin.mpi.clone()) {
-        return Err(Error::Mpi(kind));
+    match mpi::asked(&host.command_line(), &argv, plugin.mpi.clone()) {
+        Some(kind) if kind != mpi::PMI2 => return Err(Error::Mpi(kind)),
+        // Each task has one rank, and one socket.
+        Some(_) if plugin.most_vms() > 1 => return Err(Error::MpiOfSeveralVms(plugin.most_vms())),
+        _ => {}
     }
     if plugin.are_hidden() {
         return component::verify(&plugin.components, &argv);
@@ -340,9 +343,12 @@ mod tests {
         assert_eq!(host.own_env[VERBOSE_ENV], "1");
     }
 
+    fn words(text: &str) -> Vec<OsString> {
+        text.split(' ').map(OsString::from).collect()
+    }
+
     #[test]
     fn an_mpi_interface_that_vms_do_not_have_is_refused_before_the_step_is_sent() {
-        let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
         let mut host = FakeHost::new(Context::Srun);
         host.command_line = words("srun --mpi=pmix sleep 1");
         let mut plugin = Plugin::new(&[]);
@@ -354,7 +360,7 @@ mod tests {
         host.command_line = words("srun sleep 1");
         let (_dir, mut plugin) = self::plugin("true");
         plugin.take(IMAGE, Some("debian12"));
-        host.own_env.insert(mpi::TYPE_ENV.into(), "pmi2".into());
+        host.own_env.insert(mpi::TYPE_ENV.into(), "cray_shasta".into());
         check_options(&mut plugin, &mut host).unwrap();
         // srun sets it before it sends the step.
         host.own_env.insert("SLURM_STEP_ID".into(), "0".into());
@@ -365,6 +371,28 @@ mod tests {
         check_options(&mut plugin, &mut host).unwrap();
         hide_command(&mut plugin, &mut host).unwrap();
         assert_eq!(host.command(), "spank-vm-step 1");
+    }
+
+    #[test]
+    fn the_interface_that_vms_have_is_sent_unless_a_task_has_several() {
+        for (vms, refusal) in [(None, None), (Some("1"), None), (Some("3"), Some("--mpi=pmi2 with --vms-per-slot=3: "))]
+        {
+            let mut host = FakeHost::new(Context::Srun);
+            host.command_line = words("srun --mpi=pmi2 sleep 1");
+            let (_dir, mut plugin) = self::plugin("true");
+            plugin.take(IMAGE, Some("debian12"));
+            if vms.is_some() {
+                plugin.take(OPTIONS.iter().position(|row| row.about.name == "vms-per-slot").unwrap(), vms);
+            }
+            check_options(&mut plugin, &mut host).unwrap();
+            let error = hide_command(&mut plugin, &mut host).err().map(|error| error.to_string());
+            assert_eq!(
+                error.as_ref().map(|error| error.starts_with(refusal.unwrap_or("?"))),
+                refusal.map(|_| true),
+                "{error:?}"
+            );
+            assert_eq!(host.command() == "sleep 1", refusal.is_some());
+        }
     }
 
     #[test]

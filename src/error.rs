@@ -39,6 +39,8 @@ pub enum Error {
     MultiProg,
     /// An interface for MPI programs that VMs do not have.
     Mpi(String),
+    /// An interface for MPI programs with so many VMs per task.
+    MpiOfSeveralVms(u32),
     /// `srun --bcast` on a release where the command could not be hidden.
     Bcast,
     /// A component of a heterogeneous step says nothing about VMs, another one does.
@@ -114,8 +116,13 @@ impl fmt::Display for Error {
             ),
             Self::Mpi(kind) => write!(
                 f,
-                "--mpi={kind} with --vm-image: tasks in VMs cannot be connected through it yet; use --mpi=none, and mpirun \
-                 within one VM (docs/environment.md)"
+                "--mpi={kind} with --vm-image: only pmi2 reaches into VMs; use --mpi=pmi2 (MPICH, Intel MPI, MVAPICH2), or \
+                 --mpi=none and mpirun within one VM (docs/parallel.md)"
+            ),
+            Self::MpiOfSeveralVms(vms) => write!(
+                f,
+                "--mpi=pmi2 with --vms-per-slot={vms}: a task has one rank, so an MPI program needs a task for each VM; use \
+                 --ntasks, or --mpi=none"
             ),
             Self::Bcast => f.write_str(
                 "--bcast with --vm-image could run the copied program without a VM: \

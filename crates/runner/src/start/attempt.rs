@@ -165,6 +165,7 @@ impl Vms<'_> {
         let vms = (0..count).map(start).collect::<Result<Vec<_>, _>>()?;
         self.explain(template.is_some());
         let mut relay = Relay::new(vms, self.streams()?, self.signals, self.guest(template), self.patience());
+        relay.commands.connect(&self.parts.task).context("the sockets of the task")?;
         relay.report_to(self.report);
         if slot.save.is_some() {
             relay.keep(0);
