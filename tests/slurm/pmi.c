@@ -2,11 +2,11 @@
  * A task of a parallel program that needs nothing but PMI: it says the wires of PMI-1 and PMI-2 itself, so it runs in any
  * image, statically linked, as it does on bare metal.
  *
- *   pmi WIRE [DEED]
+ *   pmi WIRE [DEED [COMMAND]]
  *
  * WIRE is 1 or 2. Every task puts a value, waits for all, gets the values of all and prints them. DEED is what rank 1 does
- * before it waits: 'kill' (dies by SIGKILL), 'exit' (leaves with 3), 'abort', 'spawn' (asks for more processes), 'garbage',
- * 'half' (half a request, and then nothing). 'child' makes all of them speak in a child process that a shell started.
+ * before it waits: 'kill' (dies by SIGKILL), 'exit' (leaves with 3), 'abort', 'spawn' (asks for a shell with COMMAND),
+ * 'garbage', 'half' (half a request, a file 'half', and then nothing). 'child' makes all of them speak in a child process that a shell started.
  */
 #include <errno.h>
 #include <signal.h>
@@ -124,7 +124,7 @@ int main(int argc, char **argv) {
     if (rank == 1) {
         if (!strcmp(deed, "kill")) kill(getpid(), SIGKILL);
         if (!strcmp(deed, "exit")) return 3;
-        if (!strcmp(deed, "half")) { put_all(wire == 2 ? "   100cmd=kvs" : "cmd=barrier", 10); pause(); }
+        if (!strcmp(deed, "half")) { put_all(wire == 2 ? "   100cmd=kvs" : "cmd=barrier", 10); fclose(fopen("half", "w")); pause(); }
         if (!strcmp(deed, "abort")) {
             ask(wire == 2 ? "cmd=abort;isworld=TRUE;msg=enough;" : "cmd=abort exitcode=7\n");
             return 7;

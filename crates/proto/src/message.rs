@@ -31,7 +31,7 @@ pub(super) mod kind {
     pub const MERGE_STDERR: u8 = 42;
     pub const GROUP: u8 = 43;
     pub const PRIORITY: u8 = 45;
-    pub const SOCKET: u8 = 46;
+    pub const SOCKET: u8 = 47;
     pub const SIGNAL: u8 = 48;
     pub const RESIZE: u8 = 49;
     pub const SETTLE: u8 = 52;
