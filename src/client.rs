@@ -39,6 +39,8 @@ pub fn start(plugin: &mut Plugin, host: &mut dyn Host) -> bool {
         }
     }
     resolve_inherited_image(host);
+    // Later srun sets it too, to the site's default. And a step passes its own interface on, which may be that as well.
+    plugin.mpi = host.own_env(mpi::TYPE_ENV).filter(|_| host.own_env("SLURM_STEP_ID").is_none());
     plugin.image_of_job = interactive::take_image_of_shell(host);
     if host.own_env(COMPONENTS_ENV).is_some() {
         // It belongs to the step in which this client was started, and nobody removed it.
@@ -81,8 +83,6 @@ pub fn check_options(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Err
         }
         check_image(plugin, host, vms)?;
     }
-    // A step passes its own interface on, which may be the site's default.
-    plugin.mpi = host.own_env(mpi::TYPE_ENV).filter(|_| host.own_env("SLURM_STEP_ID").is_none());
     plugin.complete = true;
     remember_for_job(plugin, host)?;
     plugin.add_component(host, vms)
@@ -359,18 +359,28 @@ mod tests {
         assert_eq!(host.command(), "sleep 1");
         host.command_line = words("srun sleep 1");
         let (_dir, mut plugin) = self::plugin("true");
-        plugin.take(IMAGE, Some("debian12"));
         host.own_env.insert(mpi::TYPE_ENV.into(), "cray_shasta".into());
+        start(&mut plugin, &mut host);
+        plugin.take(IMAGE, Some("debian12"));
         check_options(&mut plugin, &mut host).unwrap();
         // srun sets it before it sends the step.
         host.own_env.insert("SLURM_STEP_ID".into(), "0".into());
         assert!(hide_command(&mut plugin, &mut host).is_err());
         // An outer step's interface, which may be the site's default, is no wish for the inner one.
         let (_dir, mut plugin) = self::plugin("true");
+        start(&mut plugin, &mut host);
         plugin.take(IMAGE, Some("debian12"));
         check_options(&mut plugin, &mut host).unwrap();
         hide_command(&mut plugin, &mut host).unwrap();
         assert_eq!(host.command(), "spank-vm-step 1");
+        // Nor is the site's default, which srun puts there when it knows its options.
+        let (_dir, mut plugin) = self::plugin("true");
+        let mut host = FakeHost::new(Context::Srun);
+        start(&mut plugin, &mut host);
+        host.own_env.insert(mpi::TYPE_ENV.into(), "cray_shasta".into());
+        plugin.take(IMAGE, Some("debian12"));
+        check_options(&mut plugin, &mut host).unwrap();
+        hide_command(&mut plugin, &mut host).unwrap();
     }
 
     #[test]

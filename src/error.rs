@@ -116,7 +116,7 @@ impl fmt::Display for Error {
             ),
             Self::Mpi(kind) => write!(
                 f,
-                "--mpi={kind} with --vm-image: only pmi2 reaches into VMs; use --mpi=pmi2 (MPICH, Intel MPI, MVAPICH2), or \
+                "--mpi={kind} with --vm-image: only pmi2 reaches into VMs; use --mpi=pmi2 (MPICH, MVAPICH2), or \
                  --mpi=none and mpirun within one VM (docs/parallel.md)"
             ),
             Self::MpiOfSeveralVms(vms) => write!(

@@ -10,7 +10,7 @@ use request::{OPTIONS, OptionRow};
 const README: &str = include_str!("../../../README.md");
 const README_PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
 /// The documents that tell people to type something.
-const DOCUMENTS: [(&str, &str); 8] = [
+const DOCUMENTS: [(&str, &str); 9] = [
     ("README.md", README),
     ("CONTRIBUTING.md", include_str!("../../../CONTRIBUTING.md")),
     ("ARCHITECTURE.md", include_str!("../../../ARCHITECTURE.md")),
@@ -18,6 +18,7 @@ const DOCUMENTS: [(&str, &str); 8] = [
     ("docs/guests.md", include_str!("../../../docs/guests.md")),
     ("docs/install.md", include_str!("../../../docs/install.md")),
     ("docs/monitoring.md", include_str!("../../../docs/monitoring.md")),
+    ("docs/parallel.md", include_str!("../../../docs/parallel.md")),
     ("docs/releasing.md", include_str!("../../../docs/releasing.md")),
 ];
 const MAKEFILE: &str = include_str!("../../../Makefile");

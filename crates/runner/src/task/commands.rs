@@ -38,6 +38,13 @@ impl Commands {
         Ok(())
     }
 
+    /// Gives the first command a socket whose other end a test has.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn connect_to(&mut self, task: std::os::unix::net::UnixStream) {
+        let task = super::inherited::Inherited { number: 9, socket: task.into() };
+        self.list[0].connect(vec![super::socket::Socket::new(0, &task).expect("descriptors")]);
+    }
+
     /// The sockets to poll.
     pub fn wanted(&self) -> Vec<PollFd<'_>> {
         self.list.iter().flat_map(Attached::wanted).collect()
