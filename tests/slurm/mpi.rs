@@ -157,17 +157,21 @@ fn default_interface(cluster: &Cluster) {
     assert_eq!(two.ok(), "none\n".repeat(4));
 }
 
+/// Steps whose ranks can send each other messages: alone, or with these options besides.
+const CONNECTED: &[&[&str]] = &[&["-N1", "-n1"]];
+
 fn mpich(cluster: &Cluster) {
-    let script = "import ctypes, os\n\
-         m = ctypes.CDLL('libmpich.so.12', mode=ctypes.RTLD_GLOBAL)\n\
-         m.MPI_Init(None, None)\n\
-         a, b, s = ctypes.c_int(41), ctypes.c_int(0), ctypes.c_int(0)\n\
-         m.MPI_Comm_size(0x44000000, ctypes.byref(s))\n\
-         m.MPI_Allreduce(ctypes.byref(a), ctypes.byref(b), 1, 0x4c000405, 0x58000003, 0x44000000)\n\
-         m.MPI_Finalize()\n\
-         print(s.value, b.value, os.environ['PMI_SIZE'])\n";
-    let step = ["-Q", "--mpi=pmi2", "-n1", "--mem=1000", "--vm-image=debian12-mpi", "python3", "-c", script];
-    assert_eq!(cluster.srun(&step).ok(), "1 41 1\n");
+    let dir = cluster.work_dir();
+    fs::copy(repository().join("tests/slurm/halo.py"), dir.join("halo.py")).unwrap();
+    // On bare metal, without MPI.
+    let expected = cluster.run_in(&dir, &["srun", "-Q", "python3", "halo.py", "serial"]).ok();
+    let sum = expected.trim().strip_prefix("1 ").unwrap();
+    for step in CONNECTED {
+        let ranks = step.iter().find_map(|word| word.strip_prefix("-n")).unwrap();
+        let srun = ["srun", "-Q", "--mpi=pmi2", "--mem=1500", "--vm-image=debian12-mpi"];
+        let told = cluster.run_in(&dir, &[&srun[..], step, &["python3", "halo.py"]].concat()).ok();
+        assert_eq!(told, format!("{ranks} {sum}\n").repeat(ranks.parse().unwrap()), "{step:?}");
+    }
 }
 
 fn mpirun(cluster: &Cluster) {
