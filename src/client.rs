@@ -148,11 +148,9 @@ pub fn hide_command(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Erro
         host.set_own_env(VERBOSE_ENV, OsStr::new("1"));
     }
     let argv = host.argv()?;
-    match mpi::asked(&host.command_line(), &argv, plugin.mpi.clone()) {
-        Some(kind) if kind != mpi::PMI2 => return Err(Error::Mpi(kind)),
-        // Each task has one rank, and one socket.
-        Some(_) if plugin.most_vms() > 1 => return Err(Error::MpiOfSeveralVms(plugin.most_vms())),
-        _ => {}
+    let asked = mpi::asked(&host.command_line(), &argv, plugin.mpi.clone());
+    if let Some(why) = asked.and_then(|kind| mpi::refusal(&kind, plugin.most_vms())) {
+        return Err(Error::Mpi(why));
     }
     if plugin.are_hidden() {
         return component::verify(&plugin.components, &argv);

@@ -37,10 +37,8 @@ pub enum Error {
     },
     /// `srun --multi-prog` on a release where the plugin cannot change the tasks' commands.
     MultiProg,
-    /// An interface for MPI programs that VMs do not have.
+    /// An interface for MPI programs that these VMs do not have; the text says what they have.
     Mpi(String),
-    /// An interface for MPI programs with so many VMs per task.
-    MpiOfSeveralVms(u32),
     /// `srun --bcast` on a release where the command could not be hidden.
     Bcast,
     /// A component of a heterogeneous step says nothing about VMs, another one does.
@@ -102,7 +100,7 @@ impl fmt::Display for Error {
                 "scrontab does not pass --vm-image on and the job would run without a VM: \
                  put srun --vm-image=NAME into its command instead",
             ),
-            Self::ImageRefused(why) => f.write_str(why),
+            Self::ImageRefused(why) | Self::Mpi(why) => f.write_str(why),
             Self::NoProgram { path, source } => write!(
                 f,
                 "cannot run {}: {}; is spank-vm installed here, and does libexec= in plugstack.conf name its directory?",
@@ -113,16 +111,6 @@ impl fmt::Display for Error {
             Self::MultiProg => f.write_str(
                 "--multi-prog with --vm-image needs Slurm 23.11 or later on the nodes: \
                  start one srun per program instead",
-            ),
-            Self::Mpi(kind) => write!(
-                f,
-                "--mpi={kind} with --vm-image: only pmi2 reaches into VMs; use --mpi=pmi2 (MPICH, MVAPICH2), or \
-                 --mpi=none and mpirun within one VM (docs/parallel.md)"
-            ),
-            Self::MpiOfSeveralVms(vms) => write!(
-                f,
-                "--mpi=pmi2 with --vms-per-slot={vms}: a task has one rank, so an MPI program needs a task for each VM; use \
-                 --ntasks, or --mpi=none"
             ),
             Self::Bcast => f.write_str(
                 "--bcast with --vm-image could run the copied program without a VM: \

@@ -10,7 +10,23 @@ pub const TYPE_ENV: &str = "SLURM_MPI_TYPE";
 const NONE: [&str; 4] = ["none", "openmpi", "list", "help"];
 
 /// The interface whose socket the runner passes on.
-pub const PMI2: &str = "pmi2";
+const PMI2: &str = "pmi2";
+
+/// Why tasks of so many VMs each do not get the interface `kind`, if they do not.
+pub fn refusal(kind: &str, vms: u32) -> Option<String> {
+    if kind != PMI2 {
+        return Some(format!(
+            "--mpi={kind} with --vm-image: only pmi2 reaches into VMs; use --mpi=pmi2 (MPICH, MVAPICH2), or --mpi=none and \
+             mpirun within one VM (docs/parallel.md)"
+        ));
+    }
+    (vms > 1).then(|| {
+        format!(
+            "--mpi=pmi2 with --vms-per-slot={vms}: a task has one rank, so an MPI program needs a task for each VM; use \
+             --ntasks, or --mpi=none"
+        )
+    })
+}
 
 /// The interface that the user of srun asks for: `--mpi` on srun's own part of its command line, which ends before the command
 /// `argv`, else the variable. The default of the site is no wish of the user.
