@@ -51,7 +51,8 @@ static void ask(const char *format, ...) {
     va_start(list, format);
     int len = vsnprintf(request, sizeof request, format, list);
     va_end(list);
-    snprintf(length, sizeof length, "%6d", len);
+    /* Slurm's library writes it at the left, others at the right. */
+    snprintf(length, sizeof length, rank % 2 ? "%6d" : "%-6d", len);
     if (wire == 2) put_all(length, 6);
     put_all(request, len);
 }

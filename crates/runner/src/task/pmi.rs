@@ -140,7 +140,8 @@ impl Pmi {
     fn counted(&mut self) -> Result<Option<Vec<u8>>, String> {
         let said = self.said.make_contiguous();
         let Some((length, rest)) = said.split_at_checked(LENGTH_LEN) else { return Ok(None) };
-        let length = str::from_utf8(length).ok().map(|text| text.trim_start_matches(' '));
+        // Slurm's own library writes it at the left, others at the right.
+        let length = str::from_utf8(length).ok().map(|text| text.trim_matches(' '));
         let length = length.filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
         let length = length.and_then(|text| text.parse::<usize>().ok()).filter(|length| *length <= REQUEST_MAX);
         let Some(length) = length else { return Err(not_understood(said)) };
@@ -215,7 +216,7 @@ mod tests {
     }
 
     fn counted(text: &str) -> String {
-        format!("{:6}{text}", text.len())
+        format!("{:>6}{text}", text.len())
     }
 
     #[test]
@@ -230,6 +231,7 @@ mod tests {
         assert_eq!(line(&mut pmi, "cmd=abort exitcode=3\n"), Ok(Some(b"cmd=abort exitcode=3\n".into())));
 
         let mut pmi = begun(PMI2, "2 pmi_subversion=0");
+        assert_eq!(line(&mut pmi, "16    cmd=fullinit;a=b"), Ok(Some(b"16    cmd=fullinit;a=b".into())));
         let both = counted("cmd=kvs-put;key=a;value=b;") + &counted("cmd=kvs-fence;");
         pmi.hear(&both.as_bytes()[..10]);
         assert_eq!(pmi.next(), Ok(None));
@@ -274,7 +276,7 @@ mod tests {
             assert_eq!(outcome.is_ok(), text == "cmd=get", "{text}: {outcome:?}");
         }
         let long = format!("{:6}cmd=kvs-put;", REQUEST_MAX + 1);
-        for text in ["-00001", "     0", "    12", "0x0010", &long, &counted("cmd=spawn"), &counted("mcmd=spawn\n;")] {
+        for text in ["-00001", "     0", "    12", "0x0010", "1 2   ", "      ", &long, &counted("cmd=spawn"), &counted("mcmd=spawn\n;")] {
             let outcome = line(&mut begun(PMI2, "2 pmi_subversion=0"), text);
             assert_eq!(outcome.is_ok(), text == "    12", "{text}: {outcome:?}");
         }
