@@ -15,6 +15,7 @@
 mod conclude;
 pub mod config;
 pub mod delivery;
+mod draft;
 pub mod error;
 mod file_server;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -25,10 +26,12 @@ mod job;
 pub mod limits;
 pub mod log;
 pub mod notice;
+mod optimise_disk;
 mod plan;
 mod prepare;
 pub mod progress;
 mod relay;
+mod rework;
 mod save;
 mod session;
 mod shares;
@@ -56,6 +59,7 @@ use qemu::{Accel, scratch};
 use request::{ImageName, ImageRef};
 
 pub use self::install::{InstallOptions, Installed, image_of_disk, install_agent};
+pub use self::optimise_disk::{DiskFindings, DiskOptions, look_at_disk, optimise_disk};
 pub use self::save::SaveAs;
 pub use self::signals::die_by;
 pub use self::slot::Slot;
