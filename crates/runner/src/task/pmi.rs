@@ -276,7 +276,17 @@ mod tests {
             assert_eq!(outcome.is_ok(), text == "cmd=get", "{text}: {outcome:?}");
         }
         let long = format!("{:6}cmd=kvs-put;", REQUEST_MAX + 1);
-        for text in ["-00001", "     0", "    12", "0x0010", "1 2   ", "      ", &long, &counted("cmd=spawn"), &counted("mcmd=spawn\n;")] {
+        for text in [
+            "-00001",
+            "     0",
+            "    12",
+            "0x0010",
+            "1 2   ",
+            "      ",
+            &long,
+            &counted("cmd=spawn"),
+            &counted("mcmd=spawn\n;"),
+        ] {
             let outcome = line(&mut begun(PMI2, "2 pmi_subversion=0"), text);
             assert_eq!(outcome.is_ok(), text == "    12", "{text}: {outcome:?}");
         }
