@@ -39,6 +39,8 @@ pub fn start(plugin: &mut Plugin, host: &mut dyn Host) -> bool {
         }
     }
     resolve_inherited_image(host);
+    // Later srun sets it too, to the site's default. And a step passes its own interface on, which may be that as well.
+    plugin.mpi = host.own_env(mpi::TYPE_ENV).filter(|_| host.own_env("SLURM_STEP_ID").is_none());
     plugin.image_of_job = interactive::take_image_of_shell(host);
     if host.own_env(COMPONENTS_ENV).is_some() {
         // It belongs to the step in which this client was started, and nobody removed it.
@@ -81,8 +83,6 @@ pub fn check_options(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Err
         }
         check_image(plugin, host, vms)?;
     }
-    // A step passes its own interface on, which may be the site's default.
-    plugin.mpi = host.own_env(mpi::TYPE_ENV).filter(|_| host.own_env("SLURM_STEP_ID").is_none());
     plugin.complete = true;
     remember_for_job(plugin, host)?;
     plugin.add_component(host, vms)
@@ -148,8 +148,9 @@ pub fn hide_command(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Erro
         host.set_own_env(VERBOSE_ENV, OsStr::new("1"));
     }
     let argv = host.argv()?;
-    if let Some(kind) = mpi::asked(&host.command_line(), &argv, plugin.mpi.clone()) {
-        return Err(Error::Mpi(kind));
+    let asked = mpi::asked(&host.command_line(), &argv, plugin.mpi.clone());
+    if let Some(why) = asked.and_then(|kind| mpi::refusal(&kind, plugin.most_vms())) {
+        return Err(Error::Mpi(why));
     }
     if plugin.are_hidden() {
         return component::verify(&plugin.components, &argv);
@@ -340,9 +341,12 @@ mod tests {
         assert_eq!(host.own_env[VERBOSE_ENV], "1");
     }
 
+    fn words(text: &str) -> Vec<OsString> {
+        text.split(' ').map(OsString::from).collect()
+    }
+
     #[test]
     fn an_mpi_interface_that_vms_do_not_have_is_refused_before_the_step_is_sent() {
-        let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
         let mut host = FakeHost::new(Context::Srun);
         host.command_line = words("srun --mpi=pmix sleep 1");
         let mut plugin = Plugin::new(&[]);
@@ -353,18 +357,50 @@ mod tests {
         assert_eq!(host.command(), "sleep 1");
         host.command_line = words("srun sleep 1");
         let (_dir, mut plugin) = self::plugin("true");
+        host.own_env.insert(mpi::TYPE_ENV.into(), "cray_shasta".into());
+        start(&mut plugin, &mut host);
         plugin.take(IMAGE, Some("debian12"));
-        host.own_env.insert(mpi::TYPE_ENV.into(), "pmi2".into());
         check_options(&mut plugin, &mut host).unwrap();
         // srun sets it before it sends the step.
         host.own_env.insert("SLURM_STEP_ID".into(), "0".into());
         assert!(hide_command(&mut plugin, &mut host).is_err());
         // An outer step's interface, which may be the site's default, is no wish for the inner one.
         let (_dir, mut plugin) = self::plugin("true");
+        start(&mut plugin, &mut host);
         plugin.take(IMAGE, Some("debian12"));
         check_options(&mut plugin, &mut host).unwrap();
         hide_command(&mut plugin, &mut host).unwrap();
         assert_eq!(host.command(), "spank-vm-step 1");
+        // Nor is the site's default, which srun puts there when it knows its options.
+        let (_dir, mut plugin) = self::plugin("true");
+        let mut host = FakeHost::new(Context::Srun);
+        start(&mut plugin, &mut host);
+        host.own_env.insert(mpi::TYPE_ENV.into(), "cray_shasta".into());
+        plugin.take(IMAGE, Some("debian12"));
+        check_options(&mut plugin, &mut host).unwrap();
+        hide_command(&mut plugin, &mut host).unwrap();
+    }
+
+    #[test]
+    fn the_interface_that_vms_have_is_sent_unless_a_task_has_several() {
+        for (vms, refusal) in [(None, None), (Some("1"), None), (Some("3"), Some("--mpi=pmi2 with --vms-per-slot=3: "))]
+        {
+            let mut host = FakeHost::new(Context::Srun);
+            host.command_line = words("srun --mpi=pmi2 sleep 1");
+            let (_dir, mut plugin) = self::plugin("true");
+            plugin.take(IMAGE, Some("debian12"));
+            if vms.is_some() {
+                plugin.take(OPTIONS.iter().position(|row| row.about.name == "vms-per-slot").unwrap(), vms);
+            }
+            check_options(&mut plugin, &mut host).unwrap();
+            let error = hide_command(&mut plugin, &mut host).err().map(|error| error.to_string());
+            assert_eq!(
+                error.as_ref().map(|error| error.starts_with(refusal.unwrap_or("?"))),
+                refusal.map(|_| true),
+                "{error:?}"
+            );
+            assert_eq!(host.command() == "sleep 1", refusal.is_some());
+        }
     }
 
     #[test]

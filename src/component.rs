@@ -50,6 +50,11 @@ impl Component {
         self.vms.is_some()
     }
 
+    /// How many VMs each of its tasks has; 1 if it asks for none.
+    pub fn vms_per_slot(&self) -> u32 {
+        self.vms.as_ref().map_or(1, |vms| vms.asked.vms())
+    }
+
     /// Whether its command was replaced with a marker.
     pub fn is_hidden(&self) -> bool {
         self.hidden

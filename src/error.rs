@@ -37,7 +37,7 @@ pub enum Error {
     },
     /// `srun --multi-prog` on a release where the plugin cannot change the tasks' commands.
     MultiProg,
-    /// An interface for MPI programs that VMs do not have.
+    /// An interface for MPI programs that these VMs do not have; the text says what they have.
     Mpi(String),
     /// `srun --bcast` on a release where the command could not be hidden.
     Bcast,
@@ -102,7 +102,7 @@ impl fmt::Display for Error {
                 "scrontab does not pass --vm-image on and the job would run without a VM: \
                  put srun --vm-image=NAME into its command instead",
             ),
-            Self::ImageRefused(why) => f.write_str(why),
+            Self::ImageRefused(why) | Self::Mpi(why) => f.write_str(why),
             Self::NoProgram { path, source } => write!(
                 f,
                 "cannot run {}: {}; is spank-vm installed here, and does libexec= in plugstack.conf name its directory?",
@@ -113,11 +113,6 @@ impl fmt::Display for Error {
             Self::MultiProg => f.write_str(
                 "--multi-prog with --vm-image needs Slurm 23.11 or later on the nodes: \
                  start one srun per program instead",
-            ),
-            Self::Mpi(kind) => write!(
-                f,
-                "--mpi={kind} with --vm-image: tasks in VMs cannot be connected through it yet; use --mpi=none, and mpirun \
-                 within one VM (docs/environment.md)"
             ),
             Self::Bcast => f.write_str(
                 "--bcast with --vm-image could run the copied program without a VM: \

@@ -1,4 +1,4 @@
-//! Interfaces of Slurm for MPI programs, which do not reach into VMs yet.
+//! Interfaces of Slurm for MPI programs, and which of them reach into VMs.
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
@@ -9,8 +9,27 @@ pub const TYPE_ENV: &str = "SLURM_MPI_TYPE";
 /// Values of `--mpi` that ask for no interface.
 const NONE: [&str; 4] = ["none", "openmpi", "list", "help"];
 
-/// The interface that the user of srun asks for, if a VM does not have it: `--mpi` on srun's own part of its command
-/// line, which ends before the command `argv`, else the variable. The default of the site is no wish of the user.
+/// The interface whose socket the runner passes on.
+const PMI2: &str = "pmi2";
+
+/// Why tasks of so many VMs each do not get the interface `kind`, if they do not.
+pub fn refusal(kind: &str, vms: u32) -> Option<String> {
+    if kind != PMI2 {
+        return Some(format!(
+            "--mpi={kind} with --vm-image: only pmi2 reaches into VMs; use --mpi=pmi2 (MPICH, MVAPICH2), or --mpi=none and \
+             mpirun within one VM (docs/parallel.md)"
+        ));
+    }
+    (vms > 1).then(|| {
+        format!(
+            "--mpi=pmi2 with --vms-per-slot={vms}: a task has one rank, so an MPI program needs a task for each VM; use \
+             --ntasks, or --mpi=none"
+        )
+    })
+}
+
+/// The interface that the user of srun asks for: `--mpi` on srun's own part of its command line, which ends before the command
+/// `argv`, else the variable. The default of the site is no wish of the user.
 pub fn asked(command_line: &[OsString], argv: &[OsString], variable: Option<OsString>) -> Option<String> {
     let command = argv.first().and_then(|command| command_line.iter().rposition(|word| word == command));
     // srun may have replaced the first word; then the rest is where it was.

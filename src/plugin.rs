@@ -76,6 +76,11 @@ impl Plugin {
         self.given.wants_vm() || self.components.iter().any(Component::wants_vm)
     }
 
+    /// The most VMs that a task of this step has.
+    pub fn most_vms(&self) -> u32 {
+        self.components.iter().map(Component::vms_per_slot).max().unwrap_or(1)
+    }
+
     /// Whether components' commands were hidden one by one.
     pub fn are_hidden(&self) -> bool {
         self.components.iter().any(Component::is_hidden)

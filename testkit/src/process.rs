@@ -50,6 +50,13 @@ pub fn words(pid: i32) -> Vec<String> {
     words
 }
 
+/// A variable of the environment that it was started with.
+pub fn variable(pid: i32, name: &str) -> Option<String> {
+    let bytes = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let mut pairs = bytes.split(|&byte| byte == 0).map(|pair| String::from_utf8_lossy(pair).into_owned());
+    pairs.find_map(|pair| Some(pair.strip_prefix(name)?.strip_prefix('=')?.to_owned()))
+}
+
 /// Processes whose command line names something below `dir`, each in a few words.
 pub fn using(dir: &Path) -> Vec<String> {
     let needle = format!("{}/", dir.display());

@@ -1,23 +1,177 @@
-//! MPI programs within one VM. Between VMs there is no way yet, and Slurm's interfaces are refused.
+//! Programs of MPI: what Slurm's interface for them gives each task, in VMs as on bare metal, and `mpirun` within one VM.
 
-use testkit::Cluster;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use testkit::place::repository;
+use testkit::wait::wait_for_file;
+use testkit::{Cluster, Ran, is_chatter, process, system};
 
 use crate::Case;
 
-pub const CASES: &[Case] = &[("an_mpi_interface_that_vms_do_not_have_is_refused_and_none_is_not", interfaces)];
+pub const CASES: &[Case] = &[
+    ("pmi_of_another_kind_than_vms_have_is_refused_and_none_is_not", interfaces),
+    ("pmi_lets_tasks_in_vms_of_two_nodes_find_each_other_through_both_of_its_wires", exchange),
+    ("pmi_tasks_that_end_or_die_in_the_middle_of_a_fence_end_the_step_as_on_bare_metal", ends),
+    ("pmi_nonsense_of_a_task_is_told_and_starts_nothing_on_the_host", nonsense),
+    ("pmi_sockets_are_the_runners_alone_and_the_death_of_a_vm_is_that_of_its_rank", holders),
+    ("pmi_by_a_site_s_default_reaches_tasks_in_vms_too", default_interface),
+    ("pmi_starts_a_program_of_mpich_under_srun", mpich),
+];
 
 pub const LONG_CASES: &[Case] = &[("mpirun_of_open_mpi_and_of_mpich_starts_its_processes_in_the_vm", mpirun)];
 
 fn interfaces(cluster: &Cluster) {
     // Where Slurm has no plugin for pmix, it refuses that itself.
-    let refusal = ["--mpi=pmi2 with --vm-image", "--mpi=none", "docs/environment.md"];
-    cluster.run(&["env", "SLURM_MPI_TYPE=pmi2", "srun", "--vm-image=tiny", "true"]).fails_with_one_line(&refusal);
-    let refusal = ["--mpi=pmi2 with --vm-image", "--mpi=none"];
-    cluster.srun(&["--vm-image=tiny", "--mpi=pmi2", "true"]).fails_with_one_line(&refusal);
-    cluster.srun(&["--mpi=pmi2", "--vm-image=none", "true"]).ok();
+    let refusal = ["--mpi=cray_shasta with --vm-image", "--mpi=pmi2", "--mpi=none", "docs/parallel.md"];
+    cluster
+        .run(&["env", "SLURM_MPI_TYPE=cray_shasta", "srun", "--vm-image=tiny", "true"])
+        .fails_with_one_line(&refusal);
+    cluster.srun(&["--vm-image=tiny", "--mpi=cray_shasta", "true"]).fails_with_one_line(&refusal[..3]);
+    let refusal = ["--mpi=pmi2 with --vms-per-slot=2", "one rank", "--ntasks"];
+    cluster.srun(&["--vm-image=tiny", "--mpi=pmi2", "--vms-per-slot=2", "true"]).fails_with_one_line(&refusal);
+    cluster.srun(&["--mpi=cray_shasta", "--vm-image=none", "true"]).ok();
+    let list = cluster.srun(&["--vm-image=tiny", "--mpi=list"]);
+    assert!((list.stdout + &list.stderr).contains("pmi2"));
     // The same words behind the command are the command's.
-    let stdout = cluster.srun(&["--vm-image=tiny", "--mpi=none", "echo", "--mpi=pmi2"]).ok();
-    assert_eq!(stdout, "--mpi=pmi2\n");
+    let stdout = cluster.srun(&["--vm-image=tiny", "--mpi=none", "echo", "--mpi=pmix"]).ok();
+    assert_eq!(stdout, "--mpi=pmix\n");
+}
+
+/// A directory with the program `pmi`, which needs nothing of an image.
+fn program(cluster: &Cluster) -> PathBuf {
+    let dir = cluster.work_dir();
+    let source = repository().join("tests/slurm/pmi.c");
+    system(&["cc", "-O1", "-static", "-o", dir.join("pmi").to_str().unwrap(), source.to_str().unwrap()]);
+    dir
+}
+
+/// A step of four tasks on two nodes in `dir`; `image` is `tiny` or `none`.
+fn step(image: &str, words: &[&str]) -> Vec<String> {
+    let head = ["srun", "-Q", "-N2", "-n4", "--mpi=pmi2", "--kill-on-bad-exit=1"].map(str::to_owned);
+    let words = words.iter().map(|&word| word.to_owned());
+    head.into_iter().chain([format!("--vm-image={image}")]).chain(words).collect()
+}
+
+fn in_dir(cluster: &Cluster, dir: &Path, image: &str, words: &[&str]) -> Ran {
+    let argv = step(image, words);
+    cluster.run_in(dir, &argv.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn sorted(text: &str) -> Vec<&str> {
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
+    lines
+}
+
+fn exchange(cluster: &Cluster) {
+    let dir = program(cluster);
+    let expected: Vec<String> = (0..4).map(|rank| format!("rank {rank} of 4: sum 6, 1824 bytes")).collect();
+    // A child of a shell has the socket too.
+    for words in [&["./pmi", "1"][..], &["./pmi", "2", "child"]] {
+        for image in ["none", "tiny"] {
+            assert_eq!(sorted(&in_dir(cluster, &dir, image, words).ok()), expected, "{words:?} {image}");
+        }
+    }
+}
+
+/// What a bare step of these words ends with, and a VM step too: the code, and what its tasks wrote.
+fn same_end(cluster: &Cluster, dir: &Path, words: &[&str]) -> (i32, String) {
+    let bare = in_dir(cluster, dir, "none", words);
+    let vm = in_dir(cluster, dir, "tiny", words);
+    assert_eq!((vm.code, &vm.stdout), (bare.code, &bare.stdout), "{words:?}: {}\n{}", vm.stderr, bare.stderr);
+    (vm.code, vm.stdout)
+}
+
+fn ends(cluster: &Cluster) {
+    let dir = program(cluster);
+    // The others wait in their fence until Slurm ends the step, with SIGTERM.
+    for words in [["./pmi", "2", "kill"], ["./pmi", "1", "exit"], ["./pmi", "1", "abort"]] {
+        let (code, stdout) = same_end(cluster, &dir, &words);
+        assert!(code != 0 && stdout.is_empty(), "{words:?}: {code} {stdout}");
+    }
+}
+
+fn nonsense(cluster: &Cluster) {
+    let dir = program(cluster);
+    let witness = dir.join("witness");
+    let touch = format!("touch {}", witness.display());
+    for wire in ["1", "2"] {
+        let ran = in_dir(cluster, &dir, "tiny", &["./pmi", wire, "spawn", &touch]);
+        assert_ne!(ran.code, 0);
+        assert_eq!(ran.stderr.matches("MPI_Comm_spawn").count(), 1, "{}", ran.stderr);
+        assert!(ran.stdout.contains("rank 1: Slurm has closed the socket"), "{}", ran.stdout);
+    }
+    let ran = in_dir(cluster, &dir, "tiny", &["./pmi", "2", "garbage"]);
+    assert_ne!(ran.code, 0);
+    let told = ran.stderr.lines().filter(|line| !is_chatter(line) && line.contains("'GET / HTTP/1.0'"));
+    assert_eq!(told.count(), 1, "{}", ran.stderr);
+    assert!(!witness.exists(), "a guest has started a program on the host");
+}
+
+/// What `/proc` says of the descriptors of a process.
+fn descriptors(pid: i32) -> Vec<String> {
+    let listed = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    listed.filter_map(|entry| Some(fs::read_link(entry.path()).ok()?.display().to_string())).collect()
+}
+
+fn holders(cluster: &Cluster) {
+    let dir = program(cluster);
+    let argv = step("tiny", &["./pmi", "2", "half"]);
+    let mut step = cluster.command_in(&dir, &argv.iter().map(String::as_str).collect::<Vec<_>>());
+    let step = step.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for_file(&dir.join("half"));
+    let qemus = cluster.qemus();
+    let runner = process::parent(qemus[0]).unwrap();
+    let number = process::variable(runner, "PMI_FD").expect("a variable PMI_FD");
+    let socket = fs::read_link(format!("/proc/{runner}/fd/{number}")).unwrap().display().to_string();
+    assert!(socket.starts_with("socket:"), "{socket}");
+    for pid in process::all().filter(|&pid| process::parent(pid) == Some(runner)) {
+        assert!(!descriptors(pid).contains(&socket), "{:?}", process::words(pid));
+    }
+    // All run, and three wait in a fence for the fourth.
+    system(&["kill", "-KILL", &qemus[0].to_string()]);
+    let ended = testkit::ran(step.wait_with_output().unwrap());
+    assert_ne!(ended.code, 0);
+    assert_eq!(ended.stdout, "");
+    assert_eq!(ended.stderr.matches("QEMU was killed").count(), 1, "{}", ended.stderr);
+}
+
+fn default_interface(cluster: &Cluster) {
+    let dir = program(cluster);
+    let path = cluster.slurm_conf();
+    let before = fs::read_to_string(&path).unwrap();
+    let with = |text: &str| {
+        let new = path.with_extension("new");
+        fs::copy(&path, &new).unwrap();
+        fs::write(&new, text).unwrap();
+        fs::rename(&new, &path).unwrap();
+    };
+    with(&before.replace("MpiDefault=none", "MpiDefault=pmi2"));
+    let told = cluster.run_in(&dir, &["srun", "-Q", "-N2", "-n2", "--vm-image=tiny", "./pmi", "2"]);
+    let two = cluster.srun(&["-Q", "-n2", "--vms-per-slot=2", "--vm-image=tiny", "sh", "-c", "echo ${PMI_RANK-none}"]);
+    with(&before);
+    assert_eq!(sorted(&told.ok()), ["rank 0 of 2: sum 1, 912 bytes", "rank 1 of 2: sum 1, 912 bytes"]);
+    assert_eq!(two.stderr.matches("pmi2 reaches into no slot of several VMs").count(), 1, "{}", two.stderr);
+    assert_eq!(two.ok(), "none\n".repeat(4));
+}
+
+/// Steps whose ranks can send each other messages: alone, or with these options besides.
+const CONNECTED: &[&[&str]] = &[&["-N1", "-n1"]];
+
+fn mpich(cluster: &Cluster) {
+    let dir = cluster.work_dir();
+    fs::copy(repository().join("tests/slurm/halo.py"), dir.join("halo.py")).unwrap();
+    // On bare metal, without MPI.
+    let expected = cluster.run_in(&dir, &["srun", "-Q", "python3", "halo.py", "serial"]).ok();
+    let sum = expected.trim().strip_prefix("1 ").unwrap();
+    for step in CONNECTED {
+        let ranks = step.iter().find_map(|word| word.strip_prefix("-n")).unwrap();
+        let srun = ["srun", "-Q", "--mpi=pmi2", "--mem=1500", "--vm-image=debian12-mpi"];
+        let told = cluster.run_in(&dir, &[&srun[..], step, &["python3", "halo.py"]].concat()).ok();
+        assert_eq!(told, format!("{ranks} {sum}\n").repeat(ranks.parse().unwrap()), "{step:?}");
+    }
 }
 
 fn mpirun(cluster: &Cluster) {

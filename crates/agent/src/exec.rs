@@ -45,6 +45,8 @@ pub(super) struct Spawned {
     pub stderr: Option<OwnedFd>,
     /// Keeps the terminal open if the command closes it for a moment.
     pub terminal: Option<OwnedFd>,
+    /// Our ends of the sockets that it has besides.
+    pub sockets: Vec<OwnedFd>,
     /// Why the working directory could not be used; the command then runs in `/tmp`.
     pub cwd_error: Option<Errno>,
 }
@@ -81,6 +83,7 @@ pub(super) fn spawn(spec: &TaskSpec) -> Result<Spawned, SpawnError> {
             stdout: stdio.stdout,
             stderr: stdio.stderr,
             terminal: stdio.terminal,
+            sockets: stdio.sockets,
             cwd_error,
         }),
         Ok(Report { failure: Some((stage, errno)), .. }) => {
@@ -269,10 +272,10 @@ unsafe fn run_child(
             check(libc::ioctl(stdio.raw[0], libc::TIOCSCTTY, 0), Stage::Terminal, report);
         }
         // The report pipe first: it may sit on 0, 1 or 2 if the agent was started without them.
-        let report = libc::fcntl(report, libc::F_DUPFD_CLOEXEC, 10);
+        let report = libc::fcntl(report, libc::F_DUPFD_CLOEXEC, stdio.first_free);
         let mut sources = [0; 3];
         for (source, &fd) in sources.iter_mut().zip(&stdio.raw) {
-            *source = libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 10);
+            *source = libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, stdio.first_free);
             check(*source, Stage::Stdio, report);
         }
         for (target, &source) in sources.iter().enumerate() {
@@ -280,6 +283,10 @@ unsafe fn run_child(
         }
         // All descriptors of the agent are close-on-exec already; this is a second protection.
         libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+        // What the agent has under these numbers stays with the agent: the child's table is its own.
+        for socket in &stdio.sockets {
+            check(libc::dup2(socket.source, socket.number), Stage::Stdio, report);
+        }
 
         // Set limits while still root: only root may raise them.
         for limit in &task.limits {

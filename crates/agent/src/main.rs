@@ -54,6 +54,7 @@ mod rootfs;
 mod service;
 mod session;
 mod shares;
+mod socket;
 mod sys;
 mod system;
 mod task;

@@ -34,7 +34,7 @@ impl InputPump {
         if self.ended {
             return Err(ProtoError::OutOfOrder("DATA"));
         }
-        self.window.receive(Stream::Stdin as u8, bytes.len())?;
+        self.window.receive(Stream::Stdin.number(), bytes.len())?;
         self.queue.extend(bytes);
         Ok(self.pass_on())
     }
@@ -182,7 +182,7 @@ impl OutputPump {
 /// The output pump of a stream; only the two outputs have one.
 pub(super) fn output_index(stream: Stream) -> Option<usize> {
     match stream {
-        Stream::Stdin => None,
+        Stream::Stdin | Stream::Socket(_) => None,
         Stream::Stdout => Some(0),
         Stream::Stderr => Some(1),
     }

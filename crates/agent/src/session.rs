@@ -141,6 +141,7 @@ impl<'a, M: Machine> Session<'a, M> {
         let children = set.len();
         if let Some(tasks) = tasks {
             set.extend(tasks.inputs().map(|fd| PollFd::new(fd, PollFlags::POLLOUT)));
+            set.extend(tasks.sockets(self.port.out.has_room()));
             set.extend(tasks.spilling().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
             if self.port.out.has_room() {
                 set.extend(tasks.outputs().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));

@@ -171,3 +171,11 @@ pub(super) fn interface_named(name: &str) -> libc::ifreq {
     }
     request
 }
+
+/// A copy of `fd` with this number or a higher one, which no program inherits.
+pub(super) fn clone_above(fd: impl AsFd, least: i32) -> nix::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC takes a descriptor that lives through the call, and a number.
+    let copy = Errno::result(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_DUPFD_CLOEXEC, least) })?;
+    // SAFETY: the kernel has just given this number to this call alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}

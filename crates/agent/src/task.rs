@@ -57,6 +57,8 @@ pub(super) struct TaskSpec {
     pub terminal: Option<TerminalSize>,
     /// One pipe for both outputs.
     pub merge_stderr: bool,
+    /// Numbers of descriptors that become sockets, in the order of their streams.
+    pub sockets: Vec<u32>,
 }
 
 /// A task in a form that needs no further allocation, so that a child may use it between fork and exec.

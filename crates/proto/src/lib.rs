@@ -11,10 +11,11 @@
 //!   HELLO version nonce            ───────────►   (waits for it, drops anything before)
 //!                                  ◄───────────   HELLO version same-nonce boot-times
 //!   CLOCK HOSTNAME ENTROPY SHARE…  ───────────►   (also CPUS, MEMORY, LINK, ZONE, TASKS)
-//!   USER GROUP… CREDENTIALS CWD ARG… ENV… ────►   (also RLIMIT, PRIORITY, CPU-SET, PTY, MERGE-STDERR)
+//!   USER GROUP… CREDENTIALS CWD ARG… ENV… ────►   (also RLIMIT, PRIORITY, CPU-SET, PTY, MERGE-STDERR, SOCKET)
 //!   FILE FILE-DATA… START          ───────────►
 //!                                  ◄───────────   STARTED pid   or   FAILED why
 //!   DATA stdin  WINDOW  SIGNAL     ◄──────────►   DATA stdout/stderr  WINDOW  EOF
+//!   DATA socket WINDOW  EOF        ◄──────────►   DATA socket WINDOW  EOF
 //!                                  ◄───────────   EXIT           (after EOF of both outputs)
 //!   SETTLE                         ───────────►   (only before a template is saved; answered by SYNCED)
 //!   PING                           ───────────►   (now and then while the command runs; answered by PONG)
@@ -77,6 +78,9 @@ pub const DATA_CHUNK: usize = 64 * 1024;
 
 /// Unacknowledged bytes allowed per stream.
 pub const WINDOW: u32 = 256 * 1024;
+
+/// Sockets that a task may have besides its three streams.
+pub const SOCKETS_MAX: u8 = 8;
 
 /// Starts the payload of every HELLO. A receiver that is not yet in step looks for it in the stream.
 pub const MAGIC: [u8; 16] = *b"\xf5spank-vm hello\n";

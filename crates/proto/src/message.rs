@@ -1,6 +1,6 @@
 //! What the messages of both directions share.
 
-use super::ProtoError;
+use super::{ProtoError, SOCKETS_MAX};
 
 /// The kind byte of every message. One number space for both directions.
 pub(super) mod kind {
@@ -33,6 +33,7 @@ pub(super) mod kind {
     pub const GROUP: u8 = 43;
     pub const PRIORITY: u8 = 45;
     pub const CPU_SET: u8 = 46;
+    pub const SOCKET: u8 = 47;
     pub const SIGNAL: u8 = 48;
     pub const RESIZE: u8 = 49;
     pub const SETTLE: u8 = 52;
@@ -52,22 +53,37 @@ pub(super) mod kind {
 
 /// A data stream of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
 pub enum Stream {
     /// Runner to agent.
-    Stdin = 0,
+    Stdin,
     /// Agent to runner. With a pty it carries everything the terminal shows.
-    Stdout = 1,
+    Stdout,
     /// Agent to runner. Unused with a pty, but still closed by an EOF.
-    Stderr = 2,
+    Stderr,
+    /// Both ways, with a window for each: a socket that the task has besides, by its place among the SOCKET messages.
+    Socket(u8),
 }
 
 impl Stream {
+    /// The number of the first socket.
+    const SOCKETS: u8 = 3;
+
+    /// Its number in frames.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Stdin => 0,
+            Self::Stdout => 1,
+            Self::Stderr => 2,
+            Self::Socket(place) => Self::SOCKETS.saturating_add(place),
+        }
+    }
+
     pub(super) fn parse(byte: u8, message: &'static str) -> Result<Self, ProtoError> {
         match byte {
             0 => Ok(Self::Stdin),
             1 => Ok(Self::Stdout),
             2 => Ok(Self::Stderr),
+            number if number - Self::SOCKETS < SOCKETS_MAX => Ok(Self::Socket(number - Self::SOCKETS)),
             _ => Err(ProtoError::Malformed { message, why: "no such stream" }),
         }
     }

@@ -45,8 +45,11 @@ fn every_message_to_the_guest_arrives_as_it_was_sent() {
         ToGuest::File { mode: 0o700, path: b"/var/spool/x" },
         ToGuest::FileData(b"#!/bin/sh\n"),
         ToGuest::MergeStderr,
+        ToGuest::Socket(1017),
         ToGuest::Start,
         ToGuest::Data(Stream::Stdin, b"in"),
+        ToGuest::Data(Stream::Socket(SOCKETS_MAX - 1), b"cmd="),
+        ToGuest::Eof(Stream::Socket(0)),
         ToGuest::Eof(Stream::Stdin),
         ToGuest::Window(Stream::Stdout, 65536),
         ToGuest::Signal(15),
@@ -67,6 +70,7 @@ fn every_message_to_the_host_arrives_as_it_was_sent() {
         ToHost::Failed(FailKind::NotFound, b"no such file"),
         ToHost::Data(Stream::Stderr, b"\0\x01"),
         ToHost::Eof(Stream::Stdout),
+        ToHost::Window(Stream::Socket(1), 70_000),
         ToHost::Window(Stream::Stdin, 1),
         ToHost::Exit(ExitStatus::Code(255)),
         ToHost::Synced,
@@ -83,7 +87,7 @@ fn every_truncation_and_every_kind_byte_gets_an_answer() {
     let mut bytes = Vec::new();
     ToHost::Exit(ExitStatus::Signal(9)).encode(0, &mut bytes);
     for kind in 0..=255u8 {
-        for stream in [0, 1, 2, 3, 255] {
+        for stream in [0, 1, 2, 3, 10, 11, 255] {
             for len in 0..40 {
                 let payload = [0xa5u8; 40];
                 let frame = Frame { kind, stream, task: 0, payload: &payload[..len] };

@@ -132,6 +132,9 @@ pub enum ToGuest<'a> {
     /// Make the command's stderr the same file as its stdout. On the host they are one file, and
     /// what is written to both must stay in order.
     MergeStderr,
+    /// Give the command a socket as this descriptor. Its bytes are [`Stream::Socket`]: the first such message is socket 0. An
+    /// EOF of it closes both directions.
+    Socket(u32),
     /// Create this file, owned by the user; FILE-DATA messages that follow are its content.
     File {
         /// Permission bits.
@@ -230,10 +233,11 @@ impl<'a> ToGuest<'a> {
             }
             Self::FileData(bytes) => (kind::FILE_DATA, 0, bytes),
             Self::MergeStderr => (kind::MERGE_STDERR, 0, &[]),
+            Self::Socket(number) => (kind::SOCKET, 0, put(&mut scratch, number.to_le_bytes())),
             Self::Start => (kind::START, 0, &[]),
-            Self::Data(stream, bytes) => (kind::DATA, *stream as u8, bytes),
-            Self::Eof(stream) => (kind::EOF, *stream as u8, &[]),
-            Self::Window(stream, bytes) => (kind::WINDOW, *stream as u8, put(&mut scratch, bytes.to_le_bytes())),
+            Self::Data(stream, bytes) => (kind::DATA, stream.number(), bytes),
+            Self::Eof(stream) => (kind::EOF, stream.number(), &[]),
+            Self::Window(stream, bytes) => (kind::WINDOW, stream.number(), put(&mut scratch, bytes.to_le_bytes())),
             Self::Signal(signo) => (kind::SIGNAL, 0, put(&mut scratch, [*signo])),
             Self::Resize { rows, cols } => (kind::RESIZE, 0, put_size(&mut scratch, *rows, *cols)),
             Self::Settle => (kind::SETTLE, 0, &[]),
@@ -305,6 +309,7 @@ impl<'a> ToGuest<'a> {
             }
             kind::FILE_DATA => Self::FileData(p),
             kind::MERGE_STDERR => Self::MergeStderr,
+            kind::SOCKET => Self::Socket(Reader::new(p, "SOCKET").only(Reader::u32)?),
             kind::START => Self::Start,
             kind::DATA => Self::Data(Stream::parse(frame.stream, "DATA")?, p),
             kind::EOF => Self::Eof(Stream::parse(frame.stream, "EOF")?),

@@ -62,9 +62,9 @@ impl<'a> ToHost<'a> {
                 scratch.extend_from_slice(text);
                 (kind::FAILED, 0, &scratch)
             }
-            Self::Data(stream, bytes) => (kind::DATA, *stream as u8, bytes),
-            Self::Eof(stream) => (kind::EOF, *stream as u8, &[]),
-            Self::Window(stream, bytes) => (kind::WINDOW, *stream as u8, put(&mut scratch, bytes.to_le_bytes())),
+            Self::Data(stream, bytes) => (kind::DATA, stream.number(), bytes),
+            Self::Eof(stream) => (kind::EOF, stream.number(), &[]),
+            Self::Window(stream, bytes) => (kind::WINDOW, stream.number(), put(&mut scratch, bytes.to_le_bytes())),
             Self::Exit(status) => {
                 scratch.extend(match status {
                     ExitStatus::Code(code) => [0, *code],

@@ -2,8 +2,9 @@
 //! for the bytes of a guest, or of a QEMU that a guest has taken over.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use super::session::{AwakeClock, PIECE_MAX, Vm, Wait, play};
@@ -21,6 +22,8 @@ const NONCE: u64 = 1;
 struct Played {
     vm: Vm,
     commands: Commands,
+    /// The other end of the command's socket.
+    server: UnixStream,
     buffer: Vec<u8>,
 }
 
@@ -30,8 +33,11 @@ impl Played {
         let output = || Output::new(null.as_fd(), 1).expect("a descriptor");
         let mut vm = Vm::new(0, process, memory_to_plug, Moments::begin(Instant::now()));
         vm.greet(NONCE, Wait::answer(&AwakeClock::new(), Duration::from_secs(60), ""));
-        let commands = Commands::one_per_vm(1, Streams::outputs_only(output(), output()));
-        Self { vm, commands, buffer: vec![0; DATA_CHUNK] }
+        let mut commands = Commands::one_per_vm(1, Streams::outputs_only(output(), output()));
+        let (server, task) = UnixStream::pair().expect("descriptors");
+        server.set_nonblocking(true).expect("a socket");
+        commands.connect_to(task);
+        Self { vm, commands, server, buffer: vec![0; DATA_CHUNK] }
     }
 
     fn command(&mut self) -> &mut Attached {
@@ -50,7 +56,18 @@ impl Played {
         }
     }
 
+    /// Answers what the guest has said on its socket.
+    fn serve(&mut self) {
+        let mut said = [0; 4096];
+        if let Ok(1..) = self.server.read(&mut said) {
+            let _ = self.server.write_all(b"cmd=response_to_init rc=0 pmi_version=1 pmi_subversion=1\n");
+        }
+        let lines = self.commands.list[0].pass_sockets(self.vm.out());
+        assert!(lines.len() <= 1, "{lines:?}");
+    }
+
     fn pass_on(&mut self) {
+        self.serve();
         let Commands { list, streams } = &mut self.commands;
         for (stream, output) in [(Stream::Stdout, &mut streams.stdout), (Stream::Stderr, &mut streams.stderr)] {
             output.write_some(|_, bytes| list[0].output_written(stream, bytes));

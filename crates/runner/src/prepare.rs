@@ -148,10 +148,9 @@ fn describe_task(slot: &Slot) -> Result<(Task, Vec<Own>), RunError> {
     if asked.vm_root == Some(true) {
         task.run_as_root();
     }
-    if let Some(mpi) = task.lost_mpi_interface() {
+    if let Some(why) = task.take_mpi(asked.vms() == 1) {
         notice::line(&format!(
-            "warning: Slurm's MPI interface ({mpi}) does not reach into VMs yet: an MPI program would run alone in each \
-             task (--mpi=none silences this line)"
+            "warning: Slurm's MPI interface {why}: an MPI program would run alone in each VM (--mpi=none silences this line)"
         ));
     }
     task.set_variables(asked.vm_env.clone().unwrap_or_default());

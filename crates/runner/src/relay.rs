@@ -97,7 +97,9 @@ impl<'a> Relay<'a> {
         self.describe_to_those_that_are_up()?;
         self.return_credit();
         let room = self.commands.stdin_room();
-        let wanted = self.commands.streams.wanted(room);
+        let mut wanted = self.commands.wanted();
+        let sockets = wanted.len();
+        wanted.extend(self.commands.streams.wanted(room));
         let ready = self.events.wait(&mut self.vms, &wanted, self.notice_at).context("poll")?;
         self.events.receive(&ready, &mut self.vms, &mut self.commands);
         if ready.signals
@@ -107,6 +109,9 @@ impl<'a> Relay<'a> {
         }
         if self.commands.streams.wants_input(room) && ready.others.last() == Some(&true) {
             self.pass_stdin();
+        }
+        if ready.others[..sockets].contains(&true) {
+            self.pass_sockets();
         }
         self.follow_up();
         self.tell_of_failures();
@@ -242,6 +247,15 @@ impl<'a> Relay<'a> {
                 Input::Nothing => {}
                 Input::End => command.end_of(Stream::Stdin, out),
             }
+        }
+    }
+
+    /// Moves bytes between the task's sockets and those of its commands.
+    fn pass_sockets(&mut self) {
+        let Commands { list, streams } = &mut self.commands;
+        for command in list {
+            let out = self.vms[command.address.vm].out();
+            command.pass_sockets(out).iter().for_each(|line| streams.notice(&format!("error: {line}")));
         }
     }
 

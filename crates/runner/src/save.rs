@@ -221,11 +221,11 @@ impl Listener for Export {
             (Stage::Starting, ToHost::Started(_)) => self.stage = Stage::Exporting,
             (_, ToHost::Failed(_, text)) => return Err(Refusal::Reason(printable(text))),
             (Stage::Exporting, ToHost::Data(Stream::Stdout, bytes)) => {
-                self.received[0].receive(Stream::Stdout as u8, bytes.len())?;
+                self.received[0].receive(Stream::Stdout.number(), bytes.len())?;
                 self.arrived.extend_from_slice(bytes);
             }
             (Stage::Exporting, ToHost::Data(Stream::Stderr, bytes)) => {
-                self.received[1].receive(Stream::Stderr as u8, bytes.len())?;
+                self.received[1].receive(Stream::Stderr.number(), bytes.len())?;
                 let room = COMPLAINT_MAX.saturating_sub(self.complaint.len());
                 self.complaint.extend_from_slice(&bytes[..bytes.len().min(room)]);
                 if let Some(credit) = self.received[1].consume(bytes.len()) {

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use proto::{ProtoError, ToGuest};
+use proto::{ProtoError, SOCKETS_MAX, ToGuest};
 
 use crate::accounts::Account;
 use crate::error::AgentError;
@@ -84,6 +84,10 @@ impl Collecting {
                 spec.terminal = Some(TerminalSize { rows, cols });
             }
             ToGuest::MergeStderr => spec.merge_stderr = true,
+            ToGuest::Socket(_) if spec.sockets.len() >= usize::from(SOCKETS_MAX) => {
+                return Err(ProtoError::OutOfOrder("SOCKET"));
+            }
+            ToGuest::Socket(number) => spec.sockets.push(number),
             ToGuest::File { mode, path } => {
                 let owner = spec.credentials.as_ref().map(|credentials| (credentials.uid, credentials.gid));
                 let room = machine.expect_file(as_path(path));

@@ -17,6 +17,7 @@ use crate::exec::Spawned;
 use crate::machine::Machine;
 use crate::port::SendQueue;
 use crate::pump::{InputPump, OutputPump, output_index};
+use crate::socket::SocketPump;
 use crate::sys;
 
 /// A task's command.
@@ -30,6 +31,8 @@ pub(super) struct Running {
     pub input: InputPump,
     /// Standard output and standard error.
     pub outputs: [OutputPump; 2],
+    /// What it has besides.
+    pub sockets: Vec<SocketPump>,
     /// Our copy of the command's side of its terminal. Without it, a shell that closes its three
     /// descriptors for a moment would look like the end of the output.
     terminal: Option<OwnedFd>,
@@ -84,6 +87,7 @@ impl Running {
                 OutputPump::new(Stream::Stdout, Some(spawned.stdout)),
                 OutputPump::new(Stream::Stderr, spawned.stderr),
             ],
+            sockets: (0..).zip(spawned.sockets).map(|(place, socket)| SocketPump::new(place, socket)).collect(),
             terminal: spawned.terminal,
             master,
             end: None,
@@ -115,6 +119,9 @@ impl Running {
                 self.give_back(credit, out);
             }
             ToGuest::Eof(Stream::Stdin) => self.input.end(),
+            ToGuest::Data(Stream::Socket(place), bytes) => self.socket(place)?.receive(bytes)?,
+            ToGuest::Eof(Stream::Socket(place)) => self.socket(place)?.end(),
+            ToGuest::Window(Stream::Socket(place), bytes) => self.socket(place)?.refill(bytes)?,
             // Nobody reads this output any more: the command's next write to it is SIGPIPE, as on the host.
             ToGuest::Eof(stream) => {
                 let index = output_index(stream).ok_or(ProtoError::OutOfOrder("EOF"))?;
@@ -148,7 +155,14 @@ impl Running {
                 output.pass_on(self.task, &mut self.buffer, out);
             }
         }
+        for socket in &mut self.sockets {
+            socket.pass_on(self.task, &mut self.buffer, out);
+        }
         self.finish(machine, out);
+    }
+
+    fn socket(&mut self, place: u8) -> Result<&mut SocketPump, ProtoError> {
+        self.sockets.get_mut(usize::from(place)).ok_or(ProtoError::OutOfOrder("a socket that the task does not have"))
     }
 
     /// Whether its leader has died.
@@ -212,6 +226,9 @@ impl Running {
         }
         if !self.outputs.iter().all(OutputPump::has_ended) {
             return;
+        }
+        for socket in &mut self.sockets {
+            socket.finish(self.task, &mut self.buffer, out);
         }
         if let Some(text) = machine.killed_for_memory() {
             out.send(self.task, &ToHost::Log { level: Level::Warn, text: text.as_bytes() });

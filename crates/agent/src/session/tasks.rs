@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::poll::PollFd;
 use nix::unistd::{Pid, read};
 
 use proto::{DATA_CHUNK, FailKind, Level, ProtoError, ToGuest, ToHost};
@@ -92,6 +93,11 @@ impl Tasks {
     /// Descriptors to read from, while there is room for what they say.
     pub fn outputs(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.running().flat_map(|running| running.outputs.iter().filter_map(OutputPump::waiting))
+    }
+
+    /// Sockets that something can be done with, while there is room for what they say.
+    pub fn sockets(&self, has_room: bool) -> impl Iterator<Item = PollFd<'_>> {
+        self.running().flat_map(move |running| running.sockets.iter().filter_map(move |socket| socket.wanted(has_room)))
     }
 
     /// Descriptors to read from in any case.

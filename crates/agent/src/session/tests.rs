@@ -1,6 +1,7 @@
 //! Whole sessions over a socket pair, with commands of this host, run as the user who runs the test.
 
 mod several;
+mod sockets;
 mod stand_in;
 
 use std::io::{Read, Write};
@@ -127,7 +128,7 @@ impl Runner {
                     ToHost::Started(_) => running = true,
                     ToHost::Data(stream, bytes) => {
                         let index = output_index(stream).unwrap();
-                        windows[index].receive(stream as u8, bytes.len()).unwrap();
+                        windows[index].receive(stream.number(), bytes.len()).unwrap();
                         [&mut outcome.out, &mut outcome.err][index].extend_from_slice(bytes);
                         if let Some(credit) = windows[index].consume(bytes.len()) {
                             runner.send(&[ToGuest::Window(stream, credit)]);

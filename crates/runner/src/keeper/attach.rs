@@ -74,6 +74,7 @@ pub(super) fn run(slot: &Slot, keeper: UnixStream) -> Result<ExitStatus, RunErro
             streams.outputs().for_each(Output::label_lines);
         }
         let mut relay = Relay::new(vec![vm], streams, &signals, guest, patience);
+        relay.commands.connect(&task).context("the sockets of the task")?;
         relay.report_to(&report);
         let output_limit = OutputLimit::hold();
         let interrupted = relay.run()?;

@@ -92,7 +92,7 @@ fn start_keeper(arguments: &[OsString]) -> Result<(), RunError> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0(KEEPER_PROGRAM).args(arguments);
     // It speaks for all tasks of the node, and is none of them.
-    command.env("SLURM_LOCALID", "0").env_remove("SLURM_PROCID");
+    command.env("SLURM_LOCALID", "0").env_remove("SLURM_PROCID").env_remove("PMI_FD");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().map(drop).map_err(|error| {
         let why = format!("the process that keeps the VM cannot be started: {error}");

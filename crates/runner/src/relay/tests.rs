@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal as Name, raise};
@@ -226,6 +227,32 @@ fn a_reader_that_stalls_keeps_neither_the_other_stream_nor_a_signal_from_its_way
         raise(Name::SIGTERM).unwrap();
         let died = std::iter::from_fn(|| Some(relay.turn().unwrap())).find_map(ControlFlow::break_value);
         assert_eq!(died, Some(Some(15)));
+    });
+}
+
+#[test]
+fn a_command_and_the_server_of_its_task_s_socket_talk_through_the_relay_until_one_ends() {
+    on_stage(|stage| {
+        let (mut server, task) = UnixStream::pair().unwrap();
+        let (mut relay, mut peers) = stage.relay(1, null(), null());
+        relay.commands.connect_to(task);
+        server.write_all(b"early").unwrap();
+        start(&mut relay, &mut peers, 0);
+        let init = b"cmd=init pmi_version=1 pmi_subversion=1\n";
+        peers[0].say(&ToHost::Data(Stream::Socket(0), init));
+        assert!(relay.turn().unwrap().is_continue());
+        let mut heard = [0; 40];
+        server.read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, init);
+        // Nothing is read of it before the command runs.
+        assert_eq!(after_start(&mut relay, &mut peers[0]), ["Data(Socket(0), [101, 97, 114, 108, 121])"]);
+        peers[0].say(&ToHost::Eof(Stream::Socket(0)));
+        assert!(relay.turn().unwrap().is_continue());
+        assert_eq!(server.read(&mut heard).unwrap(), 0);
+        // A socket that it does not have.
+        peers[0].say(&ToHost::Data(Stream::Socket(1), b"x"));
+        assert!(relay.turn().unwrap().is_continue());
+        assert!(matches!(relay.commands.end(0), Some(End::Broken(why)) if why.contains("does not have")));
     });
 }
 

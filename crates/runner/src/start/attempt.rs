@@ -254,6 +254,7 @@ impl Vms<'_> {
             return self.keep(vm, &mut members.borrow_mut(), template);
         }
         let mut relay = Relay::new(vms, self.streams()?, self.signals, self.guest(template), self.patience());
+        relay.commands.connect(&self.parts.task).context("the sockets of the task")?;
         relay.report_to(self.report);
         if slot.save.is_some() {
             relay.keep(0);

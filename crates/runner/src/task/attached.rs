@@ -2,8 +2,11 @@
 
 use std::time::Instant;
 
+use nix::poll::PollFd;
+
 use super::end::End;
 use super::output::Output;
+use super::socket::Socket;
 use super::streams::Streams;
 use crate::progress;
 use crate::session::{Address, Outgoing, Refusal};
@@ -70,6 +73,8 @@ pub struct Attached {
     received: [RecvWindow; 2],
     /// Bytes of each output that were passed on but not yet counted in `received`.
     passed_on: [usize; 2],
+    /// What it has besides its streams.
+    sockets: Vec<Socket>,
     started: Option<Instant>,
     first_output: Option<Instant>,
     ended: Option<Instant>,
@@ -86,10 +91,16 @@ impl Attached {
             stdin: SendWindow::default(),
             received: Default::default(),
             passed_on: [0; 2],
+            sockets: Vec::new(),
             started: None,
             first_output: None,
             ended: None,
         }
+    }
+
+    /// Gives it these sockets.
+    pub(super) fn connect(&mut self, sockets: Vec<Socket>) {
+        self.sockets = sockets;
     }
 
     /// Whether the agent does not know it yet.
@@ -182,10 +193,27 @@ impl Attached {
         self.passed_on[index(stream)] += bytes;
     }
 
+    /// The sockets to poll.
+    pub fn wanted(&self) -> impl Iterator<Item = PollFd<'_>> {
+        // Nothing is read before it runs.
+        self.sockets.iter().filter(|_| self.is_running()).filter_map(Socket::wanted)
+    }
+
+    /// Moves what can be moved between its sockets and those of the task. Returns lines for the user.
+    pub fn pass_sockets(&mut self, out: &mut Outgoing) -> Vec<String> {
+        let (task, is_running) = (self.address.task, self.is_running());
+        let sockets = self.sockets.iter_mut().filter(|_| is_running);
+        sockets.filter_map(|socket| socket.pass_on(task, out)).collect()
+    }
+
     /// Returns credit for what was written. A guest that sends but does not read gets none, or its queue would
     /// grow.
     pub fn return_credit(&mut self, out: &mut Outgoing) {
-        if self.passed_on == [0; 2] || out.len() > DATA_CHUNK || self.has_ended() {
+        if out.len() > DATA_CHUNK || self.has_ended() {
+            return;
+        }
+        self.sockets.iter_mut().for_each(|socket| socket.answer(self.address.task, out));
+        if self.passed_on == [0; 2] {
             return;
         }
         for stream in [Stream::Stdout, Stream::Stderr] {
@@ -213,10 +241,17 @@ impl Attached {
             (State::Waiting | State::Starting, ToHost::Failed(kind, text)) => {
                 self.finish(End::NotStarted(kind, printable(text)), streams);
             }
+            (State::Running, ToHost::Data(Stream::Socket(place), bytes)) => {
+                if let Some(line) = self.socket(place)?.hear(bytes)? {
+                    streams.notice(&format!("error: {line}"));
+                }
+            }
+            (State::Running, ToHost::Eof(Stream::Socket(place))) => self.socket(place)?.close(),
+            (State::Running, ToHost::Window(Stream::Socket(place), bytes)) => self.socket(place)?.refill(bytes)?,
             (State::Running, ToHost::Data(stream, bytes)) => {
                 let output = of(streams, stream).ok_or(ProtoError::OutOfOrder("DATA"))?;
                 self.first_output.get_or_insert_with(Instant::now);
-                self.received[index(stream)].receive(stream as u8, bytes.len())?;
+                self.received[index(stream)].receive(stream.number(), bytes.len())?;
                 output.push(self.writer, bytes);
             }
             (State::Running, ToHost::Eof(stream)) => {
@@ -230,13 +265,17 @@ impl Attached {
         }
         Ok(())
     }
+
+    fn socket(&mut self, place: u8) -> Result<&mut Socket, ProtoError> {
+        self.sockets.get_mut(usize::from(place)).ok_or(ProtoError::OutOfOrder("a socket that the task does not have"))
+    }
 }
 
 fn of(streams: &mut Streams, stream: Stream) -> Option<&mut Output> {
     match stream {
         Stream::Stdout => Some(&mut streams.stdout),
         Stream::Stderr => Some(&mut streams.stderr),
-        Stream::Stdin => None,
+        Stream::Stdin | Stream::Socket(_) => None,
     }
 }
 

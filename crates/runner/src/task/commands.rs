@@ -1,6 +1,11 @@
 //! All commands of one task, and the streams that they share.
 
+use std::io;
+
+use nix::poll::PollFd;
+
 use super::attached::Attached;
+use super::description::Task;
 use super::end::End;
 use super::streams::Streams;
 use crate::session::{Address, Listener, Outgoing, Refusal};
@@ -20,6 +25,29 @@ impl Commands {
     pub fn one_per_vm(vms: usize, streams: Streams) -> Self {
         let list = (0..vms).map(|vm| Attached::new(Address { vm, task: 0 }, vm)).collect();
         Self { list, streams }
+    }
+
+    /// Gives the only command of a task the sockets that the task has.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub fn connect(&mut self, task: &Task) -> io::Result<()> {
+        if let [command] = &mut self.list[..] {
+            command.connect(task.sockets()?);
+        }
+        Ok(())
+    }
+
+    /// Gives the first command a socket whose other end a test has.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn connect_to(&mut self, task: std::os::unix::net::UnixStream) {
+        let task = super::inherited::Inherited { number: 9, socket: task.into() };
+        self.list[0].connect(vec![super::socket::Socket::new(0, &task).expect("descriptors")]);
+    }
+
+    /// The sockets to poll.
+    pub fn wanted(&self) -> Vec<PollFd<'_>> {
+        self.list.iter().flat_map(Attached::wanted).collect()
     }
 
     /// Whether all have ended.

@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -13,7 +13,9 @@ use nix::unistd::{AccessFlags, Gid, access, getgroups};
 
 use super::command::Command;
 use super::environment::{self, Surroundings};
+use super::inherited::Inherited;
 use super::person::{Person, Zone};
+use super::socket::Socket;
 use crate::error::{Blame, Context, Fault, RunError};
 use crate::limits::{self, Limit};
 use crate::session::{Address, wall_clock};
@@ -46,6 +48,8 @@ pub struct Task {
     merge_stderr: bool,
     /// The home directory is the VM's alone and is made there, if the image has none.
     has_home_in_vm: bool,
+    /// What it has besides its streams: its way to Slurm's PMI server.
+    sockets: Vec<Inherited>,
 }
 
 impl Task {
@@ -87,6 +91,7 @@ impl Task {
             terminal: None,
             merge_stderr: false,
             has_home_in_vm: false,
+            sockets: Vec::new(),
         })
     }
 
@@ -107,6 +112,7 @@ impl Task {
             terminal: None,
             merge_stderr: false,
             has_home_in_vm: false,
+            sockets: Vec::new(),
         }
     }
 
@@ -142,11 +148,27 @@ impl Task {
         self.merge_stderr = true;
     }
 
-    /// The interface of Slurm for MPI programs, if this is the first of several tasks that have one.
-    pub fn lost_mpi_interface(&self) -> Option<&'static str> {
+    /// Takes the task's way to Slurm's PMI server, for a command that is the only one of its task. Returns a warning about an
+    /// interface for MPI programs that the commands will not have, if this is the first of several tasks.
+    pub fn take_mpi(&mut self, is_only: bool) -> Option<&'static str> {
         let number = |name| self.variable(name).and_then(|value| value.to_str()?.parse::<u32>().ok());
         let is_first_of_several = number("SLURM_PROCID") == Some(0) && number("SLURM_NTASKS").is_some_and(|n| n > 1);
-        is_first_of_several.then(|| environment::mpi_interface(|name| self.variable(name).is_some())).flatten()
+        let pmi = number("PMI_FD").and_then(Inherited::take);
+        let lost = match &pmi {
+            _ if self.variable("PMIX_NAMESPACE").is_some() => Some("pmix reaches into no VM, pmi2 does"),
+            Some(_) if !is_only => Some("pmi2 reaches into no slot of several VMs"),
+            _ => None,
+        };
+        self.sockets = pmi.into_iter().filter(|_| is_only).collect();
+        lost.filter(|_| is_first_of_several)
+    }
+
+    /// Its sockets, for one attempt to run it.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub(super) fn sockets(&self) -> io::Result<Vec<Socket>> {
+        (0..).zip(&self.sockets).map(|(place, socket)| Socket::new(place, socket)).collect()
     }
 
     /// Gives the user a home that ends with the VM: the site does not want to share the real one.
@@ -256,7 +278,8 @@ impl Task {
         for arg in &self.argv {
             send(ToGuest::Arg(arg.as_bytes()));
         }
-        let surroundings = Surroundings { seen: guest.view(), processors: guest.processors };
+        let has_pmi = !self.sockets.is_empty();
+        let surroundings = Surroundings { seen: guest.view(), processors: guest.processors, has_pmi };
         for pair in self.guest_environment(index, vms, surroundings) {
             send(ToGuest::Env(pair.as_bytes()));
         }
@@ -270,6 +293,7 @@ impl Task {
         if self.merge_stderr {
             send(ToGuest::MergeStderr);
         }
+        self.sockets.iter().for_each(|socket| send(ToGuest::Socket(socket.number)));
         send(ToGuest::Start);
     }
 
@@ -380,7 +404,7 @@ mod tests {
 
     #[test]
     fn every_vm_of_a_slot_is_told_its_number() {
-        let there = Surroundings { seen: View::default(), processors: 1 };
+        let there = Surroundings { seen: View::default(), processors: 1, has_pmi: false };
         let env = task(&[("A", "line\nline=\u{e9}")]).guest_environment(1, 3, there);
         let env: Vec<_> = env.iter().map(|pair| pair.to_str().unwrap()).collect();
         assert_eq!(env[0], "A=line\nline=\u{e9}");

@@ -30,6 +30,8 @@ pub struct Surroundings<'a> {
     pub seen: View<'a>,
     /// Processors that its command may use; they have the numbers from 0.
     pub processors: u32,
+    /// Whether its command has a socket to Slurm's PMI server.
+    pub has_pmi: bool,
 }
 
 /// The variables for a guest with these surroundings, of a task that has `env` and whose user asked for `wanted`.
@@ -58,11 +60,6 @@ pub fn for_guest(env: &[Variable], wanted: &[EnvEntry], there: Surroundings<'_>)
     vars
 }
 
-/// The interface through which Slurm connects the tasks of an MPI program, if the task has one: a guest has not.
-pub fn mpi_interface(is_set: impl Fn(&str) -> bool) -> Option<&'static str> {
-    [("PMIX_NAMESPACE", "pmix"), ("PMI_FD", "pmi2")].into_iter().find(|(name, _)| is_set(name)).map(|(_, name)| name)
-}
-
 fn name_of(entry: &EnvEntry) -> &str {
     match entry {
         EnvEntry::Set(name, _) | EnvEntry::Pass(name) => name,
@@ -77,6 +74,7 @@ fn translated(name: &OsStr, value: &OsStr, there: Surroundings<'_>) -> Option<Os
     match rule {
         None => Some(same()),
         Some(Rule::Drop) => None,
+        Some(Rule::Pmi) => there.has_pmi.then(same),
         Some(Rule::File) => file_of(value).filter(|file| there.seen.shows(file)).map(|_| same()),
         Some(Rule::Places) => places::fit(value, there.processors).then(same),
         Some(Rule::Libraries(separators)) => libraries_of_guest(value, separators, there.seen),

@@ -7,9 +7,12 @@ mod commands;
 mod description;
 mod end;
 mod environment;
+mod inherited;
 mod output;
 mod person;
+mod pmi;
 mod pump;
+mod socket;
 mod streams;
 mod terminal;
 

@@ -5,6 +5,8 @@
 pub(super) enum Rule {
     /// It names what no VM has.
     Drop,
+    /// It speaks of the task's place in Slurm's PMI, and is dropped unless the socket is there too.
+    Pmi,
     /// It names a file, and is dropped unless a share contains that.
     File,
     /// It lists processors by number, and is dropped unless the VM has them all.
@@ -43,6 +45,11 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("LISTEN_FDNAMES", Rule::Drop),
     ("JOURNAL_STREAM", Rule::Drop),
     // The ways to srun and to slurmstepd.
+    ("PMI_FD", Rule::Pmi),
+    ("PMI_RANK", Rule::Pmi),
+    ("PMI_SIZE", Rule::Pmi),
+    ("PMI_JOBID", Rule::Pmi),
+    ("PMI_SPAWNED", Rule::Pmi),
     ("PMI_*", Rule::Drop),
     ("PMI2_*", Rule::Drop),
     ("PMIX_*", Rule::Drop),

@@ -1,0 +1,151 @@
+//! A socket that the command has besides its standard streams: what it says to the host there, and the answers.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::socket::{MsgFlags, send};
+use nix::unistd::read;
+use std::os::fd::AsRawFd;
+
+use proto::{DATA_CHUNK, ProtoError, RecvWindow, SendWindow, Stream, ToHost};
+
+use super::port::SendQueue;
+
+/// The agent's end of a command's socket.
+#[derive(Debug)]
+pub(super) struct SocketPump {
+    stream: Stream,
+    /// `None` once either side has closed it.
+    socket: Option<OwnedFd>,
+    /// Bytes for the command.
+    queue: VecDeque<u8>,
+    received: RecvWindow,
+    window: SendWindow,
+    /// The host has closed its side; the command gets what came before.
+    host_has_closed: bool,
+    end_sent: bool,
+}
+
+impl SocketPump {
+    /// For our nonblocking end of socket number `place`.
+    pub fn new(place: u8, socket: OwnedFd) -> Self {
+        Self {
+            stream: Stream::Socket(place),
+            socket: Some(socket),
+            queue: VecDeque::new(),
+            received: RecvWindow::default(),
+            window: SendWindow::default(),
+            host_has_closed: false,
+            end_sent: false,
+        }
+    }
+
+    /// Takes bytes for the command.
+    ///
+    /// # Errors
+    /// The runner sent more than the window allows, or sent more after the end.
+    pub fn receive(&mut self, bytes: &[u8]) -> Result<(), ProtoError> {
+        if self.host_has_closed {
+            return Err(ProtoError::OutOfOrder("DATA"));
+        }
+        self.received.receive(self.stream.number(), bytes.len())?;
+        self.queue.extend(bytes);
+        Ok(())
+    }
+
+    /// Takes credit from the runner.
+    ///
+    /// # Errors
+    /// More credit than was spent.
+    pub fn refill(&mut self, bytes: u32) -> Result<(), ProtoError> {
+        self.window.refill(bytes)
+    }
+
+    /// The host has closed it: so will we, after the command got what came before.
+    pub fn end(&mut self) {
+        self.host_has_closed = true;
+    }
+
+    /// What to wait for. Nothing if nothing could be done: a closed socket is always ready.
+    pub fn wanted(&self, has_room: bool) -> Option<PollFd<'_>> {
+        let socket = self.socket.as_ref()?;
+        let mut events = PollFlags::empty();
+        events.set(PollFlags::POLLIN, has_room && self.window.available() > 0);
+        events.set(PollFlags::POLLOUT, !self.queue.is_empty());
+        (!events.is_empty()).then(|| PollFd::new(socket.as_fd(), events))
+    }
+
+    /// Moves what can be moved now. `buffer` is scratch space.
+    pub fn pass_on(&mut self, task: u16, buffer: &mut [u8], out: &mut SendQueue) {
+        self.write(task, out);
+        if out.has_room() {
+            self.read(task, buffer, out);
+        }
+        self.tell_end(task, out);
+    }
+
+    /// The command and all its processes are gone: sends what they said last, as far as the window goes, and the end.
+    pub fn finish(&mut self, task: u16, buffer: &mut [u8], out: &mut SendQueue) {
+        while self.socket.is_some() && self.read(task, buffer, out) {}
+        self.socket = None;
+        self.tell_end(task, out);
+    }
+
+    fn write(&mut self, task: u16, out: &mut SendQueue) {
+        let mut passed = 0;
+        while let (Some(socket), false) = (&self.socket, self.queue.is_empty()) {
+            match send(socket.as_raw_fd(), self.queue.as_slices().0, MsgFlags::MSG_NOSIGNAL) {
+                Ok(n) => {
+                    self.queue.drain(..n);
+                    passed += n;
+                }
+                Err(Errno::EAGAIN) => break,
+                Err(Errno::EINTR) => {}
+                // The command has closed it; what it said before is still to be read.
+                Err(_) => {
+                    passed += self.queue.len();
+                    self.queue.clear();
+                }
+            }
+        }
+        if self.socket.is_none() {
+            passed += self.queue.len();
+            self.queue.clear();
+        }
+        if self.host_has_closed && self.queue.is_empty() {
+            self.socket = None;
+        }
+        if let Some(credit) = self.received.consume(passed) {
+            out.send(task, &ToHost::Window(self.stream, credit));
+        }
+    }
+
+    /// Sends one piece of what the command said; `false` if there was none.
+    fn read(&mut self, task: u16, buffer: &mut [u8], out: &mut SendQueue) -> bool {
+        let room = self.window.available().min(DATA_CHUNK).min(buffer.len());
+        let Some(socket) = self.socket.as_ref().filter(|_| room > 0) else { return false };
+        match read(socket, &mut buffer[..room]) {
+            Ok(n @ 1..) => {
+                self.window.spend(n);
+                out.send(task, &ToHost::Data(self.stream, &buffer[..n]));
+                true
+            }
+            Err(Errno::EINTR) => true,
+            Err(Errno::EAGAIN) => false,
+            // Nobody has the other end any more.
+            _ => {
+                self.socket = None;
+                false
+            }
+        }
+    }
+
+    fn tell_end(&mut self, task: u16, out: &mut SendQueue) {
+        if self.socket.is_none() && !self.end_sent {
+            self.end_sent = true;
+            out.send(task, &ToHost::Eof(self.stream));
+        }
+    }
+}
