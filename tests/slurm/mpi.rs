@@ -158,7 +158,7 @@ fn default_interface(cluster: &Cluster) {
 }
 
 /// Steps whose ranks can send each other messages: alone, or with these options besides.
-const CONNECTED: &[&[&str]] = &[&["-N1", "-n1"]];
+const CONNECTED: &[&[&str]] = &[&["-N1", "-n1"], &["-N1", "-n2", "--vm-scope=node"]];
 
 fn mpich(cluster: &Cluster) {
     let dir = cluster.work_dir();
