@@ -48,9 +48,9 @@ pub(super) fn run(port: OwnedFd, control: Control, kept: &Kept) {
         answered: Condvar::new(),
         watch: Watch::default(),
     });
-    let (host, held) = (Arc::clone(&all), Arc::clone(&all));
+    let (host, behind) = (Arc::clone(&all), Arc::clone(&all));
     let control = Arc::new(control);
-    if let Err(error) = start(move || hear_host(&host)).and_then(|()| start(move || held::look_after(&held))) {
+    if let Err(error) = start(move || hear_host(&host)).and_then(|()| start(move || look_after(&behind))) {
         return kmsg::note(&format!("the process that carries files has no room: {error}"));
     }
     loop {
@@ -150,14 +150,14 @@ fn obey(all: &Arc<All>, control: &Arc<Control>, number: u32, order: Order, fd: O
             let (all, control) = (Arc::clone(all), Arc::clone(control));
             // By another thread: the agent may give up and order something else.
             let waits = start(move || {
-                held::send_all(&all);
+                send_all(&all);
                 all.drain();
                 control.done(number);
             });
             return waits.unwrap_or_else(|error| kmsg::note(&error.to_string()));
         }
         Order::End => {
-            held::send_all(all);
+            send_all(all);
             all.end();
         }
     }
@@ -334,6 +334,56 @@ fn reply(all: &All, share: u16, payload: &[u8], bulk: &[u8]) {
     }
 }
 
+/// Holds frames of a share back.
+fn hold(all: &All, share: &Share, frame: &[&[u8]]) {
+    let mut kept = lock(&share.held);
+    frame.iter().for_each(|part| kept.extend_from_slice(part));
+    if kept.len() > held::HELD_MAX {
+        all.send(&[&std::mem::take(&mut *kept)]);
+    } else {
+        drop(kept);
+        all.watch.on();
+    }
+}
+
+/// Sends a frame, and before it what its share has held back.
+fn send_with_held(all: &All, share: &Share, frame: &[&[u8]]) {
+    // Others must not overtake what is sent here: a name may be removed only after its file was closed.
+    let mut kept = lock(&share.held);
+    let first = std::mem::take(&mut *kept);
+    let parts: Vec<&[u8]> = std::iter::once(first.as_slice()).chain(frame.iter().copied()).collect();
+    all.send(&parts);
+}
+
+/// Sends what all shares have held back.
+fn send_all(all: &All) {
+    for (number, share) in all.shares() {
+        let known = share.forgets(number);
+        let mut kept = lock(&share.held);
+        kept.extend_from_slice(&known);
+        if !kept.is_empty() {
+            all.send(&[&std::mem::take(&mut *kept)]);
+        }
+    }
+}
+
+/// Looks after what is held and what was sent ahead, for ever.
+fn look_after(all: &All) -> ! {
+    loop {
+        all.watch.wait();
+        thread::sleep(held::MOMENT);
+        let now = Instant::now();
+        let mut is_left = false;
+        for (_, share) in all.shares() {
+            is_left |= lock(&share.known).store.expire(now);
+        }
+        if is_left {
+            all.watch.on();
+        }
+        send_all(all);
+    }
+}
+
 /// Takes the kernel's requests for one share.
 struct Collector {
     all: Arc<All>,
@@ -388,7 +438,7 @@ impl Collector {
         }
         if request::can_be_held(&head) {
             let rest = slot.as_mut().map_or(&self.spare[..behind], |slot| &slot.bytes()[..behind]);
-            held::hold(&all, &self.shared, &[&header.encode(first + behind), &head[..first], rest]);
+            hold(&all, &self.shared, &[&header.encode(first + behind), &head[..first], rest]);
             return true;
         }
         if request::is_answered(&head) {
@@ -415,7 +465,7 @@ impl Collector {
 
     fn send(&self, frame: &[&[u8]]) {
         let forgets = self.shared.forgets(self.share);
-        held::send_with_held(&self.all, &self.shared, &[&[&forgets[..]], frame].concat());
+        send_with_held(&self.all, &self.shared, &[&[&forgets[..]], frame].concat());
     }
 
     /// The reply, if it needs no host.
