@@ -17,8 +17,9 @@ use testkit::Cluster;
 use testkit::measure::{full_images, machine, on_a_cluster, paper_way, quantile, setting};
 use testkit::place::output;
 
-/// Memory of a node in MiB: 64 VMs of 256 MiB and 128 MiB more. Slurm only counts it; clones share most of theirs.
-const NODE_MIB: u64 = 64 * (256 + 128) + 64;
+/// Memory of a node in MiB: 64 VMs of 256 MiB with what each takes beside it. Slurm only counts it; clones share most of
+/// theirs.
+const NODE_MIB: u64 = 64 * with_overhead(256) as u64 + 64;
 
 /// The kernel that virtme-ng boots, with its modules in ../lib/modules; if not set, it uses the host's kernel.
 const VNG_KERNEL: &str = "VNG_KERNEL";
@@ -121,10 +122,19 @@ fn cases(cluster: &Cluster, runs: usize) -> Vec<Case> {
     cases
 }
 
+/// A VM's share of its task's memory in MiB: the site's defaults for `memory_overhead_mib` and what grows with the guest.
+const fn with_overhead(vm_mib: u32) -> u32 {
+    vm_mib + 128 + vm_mib * 5 / 1024
+}
+
 /// `srun` of a command in `n` VMs on one node.
 fn srun_vm(n: u32, vm_mib: u32, command: &[&str]) -> Vec<String> {
     let mut argv = words(&["srun", "-Q", "-N1", "-n1", "-c2", "--vm-image=debian12", "--vm-cpus=1"]);
-    argv.extend([format!("--vms-per-slot={n}"), format!("--vm-mem={vm_mib}"), format!("--mem={}", n * (vm_mib + 128))]);
+    argv.extend([
+        format!("--vms-per-slot={n}"),
+        format!("--vm-mem={vm_mib}"),
+        format!("--mem={}", n * with_overhead(vm_mib)),
+    ]);
     argv.extend(words(command));
     argv
 }

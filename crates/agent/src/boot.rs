@@ -101,6 +101,9 @@ pub(super) fn bring_up(devices: &Devices, times: &mut BootTimes) -> Result<(), A
         Some(kind) => kind,
         None => recognise(&image)?,
     };
+    for disk in [Some(&image), scratch.as_ref()].into_iter().flatten() {
+        leave_order_to_host(disk);
+    }
     load_for_this_machine(&mut modules, devices, kind, scratch.is_some())?;
     modules.load_what_works(&[EXTRA]);
     times.modules_ms = sys::uptime_ms();
@@ -143,6 +146,17 @@ fn load_for_this_machine(
     // The port for files is no device of its own, and may not have its name yet.
     groups.push("fuse");
     modules.load(&groups)
+}
+
+/// Requests go to the disk as they come, for the host orders its own; and nothing measures how long they take. The kernel's
+/// usual ways only cost a guest time.
+fn leave_order_to_host(disk: &Path) {
+    let Some(name) = disk.file_name() else { return };
+    let queue = Path::new("/sys/block").join(name).join("queue");
+    for (setting, value) in [("scheduler", "none"), ("wbt_lat_usec", "0")] {
+        // A kernel without the setting has no such costs.
+        let _ = fs::write(queue.join(setting), value);
+    }
 }
 
 /// Puts image and scratch together at [`ROOT`], then detaches the parts: the overlay keeps what it

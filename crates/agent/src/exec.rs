@@ -344,8 +344,13 @@ unsafe fn set_limit(limit: &ResourceLimit) {
 unsafe fn exec_first(candidates: &[CString], argv: &[*const libc::c_char], env: &[*const libc::c_char]) {
     let mut refused = false;
     for file in candidates {
-        // SAFETY: the caller's contract.
-        unsafe { libc::execve(file.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+        // To execute what is not there would make and unmake a whole process image first.
+        // SAFETY: `file` is a C string; the rest is the caller's contract.
+        unsafe {
+            if candidates.len() == 1 || libc::access(file.as_ptr(), libc::F_OK) == 0 {
+                libc::execve(file.as_ptr(), argv.as_ptr(), env.as_ptr());
+            }
+        }
         match Errno::last_raw() {
             libc::EACCES => refused = true,
             libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT => {}

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::unistd::{Gid, Uid, chown};
 
@@ -19,6 +20,9 @@ use super::traces::Traces;
 
 /// Where the directories of single files are mounted. Only root may enter.
 const HIDDEN: &str = "/run/spank-vm/shares";
+
+/// How long a guest does nothing before it is saved: its kernel's threads, callbacks and timers come to rest.
+const CALM: Duration = Duration::from_millis(100);
 
 /// Shares, traces in the root, and the state of memory.
 #[derive(Debug, Default)]
@@ -129,7 +133,39 @@ impl Fixtures {
         self.arrival = Arrival::prepare();
         // Loader, C library and shell: almost every command reads these first.
         let _ = Command::new("/bin/sh").args(["-c", ":"]).stdin(Stdio::null()).status();
+        know_names();
+        self.shares.prepare();
         nix::unistd::sync();
+        // The kernel has work left from all this, which each clone would begin with.
+        std::thread::sleep(CALM);
+    }
+}
+
+/// Where programs are.
+const PROGRAMS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
+/// Most programs of a directory that are looked up before they are asked for.
+const NAMES_MOST: usize = 1024;
+
+/// Looks up what most tasks ask for by name, so that a clone need not read an image's directories and unpack them: the
+/// places of mount points, the zone, programs. The shell that runs most scripts is read too.
+fn know_names() {
+    for directory in ["/", "/home"].iter().chain(&PROGRAMS) {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        for entry in entries.take(NAMES_MOST) {
+            // Links are followed: programs often are.
+            let _ = fs::metadata(entry.path());
+        }
+    }
+    for name in ["/etc/localtime", "/etc/timezone", "/usr/share/zoneinfo"] {
+        let _ = fs::symlink_metadata(name);
+    }
+    for program in ["/bin/bash", "/usr/bin/env"] {
+        let _ = fs::File::open(program).and_then(|mut file| io::copy(&mut file, &mut io::sink()));
+    }
+    // Last, so that the kernel still has the directories' own blocks: a command is looked for in one after the other.
+    for directory in PROGRAMS {
+        let _ = fs::symlink_metadata(Path::new(directory).join(".spank-vm"));
     }
 }
 

@@ -1,10 +1,13 @@
 //! The [`Machine`] that the agent really runs on.
 
 use std::fs::{self, OpenOptions};
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 use proto::BootTimes;
@@ -139,9 +142,13 @@ impl Machine for Guest {
     }
 
     fn settle(&mut self) {
-        // Make the overlay's copies of those files of the image now that every session changes.
+        // Make the overlay's copies of those files of the image now that every session changes, and those that it lacks.
+        let traces = &mut self.fixtures.traces;
         for path in ["/etc/passwd", "/etc/group", "/etc/hosts", "/etc/hostname", "/etc/machine-id"] {
-            let _ = OpenOptions::new().append(true).open(path);
+            let opened = OpenOptions::new().append(true).open(path);
+            if opened.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) && Path::new("/etc").is_dir() {
+                let _ = traces.write(Path::new(path), b"");
+            }
         }
         // Making the first directory and file on a disk loads the maps of its free blocks into memory.
         let trial = "/.spank-vm";
@@ -163,6 +170,11 @@ impl Machine for Guest {
     }
 
     fn kill_task(&mut self, _leader: Pid) {
+        // Whatever runs here and has lost its parent is a child of this process.
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        if matches!(waitid(Id::All, look), Err(Errno::ECHILD)) {
+            return;
+        }
         // The process that serves the shares must live, and its own -1 spares it and PID 1.
         if self.fixtures.shares.kill_all_but_courier() {
             return;

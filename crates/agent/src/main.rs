@@ -13,9 +13,10 @@
 //! Started as any other process, the same binary is a few small programs: see [`applet`].
 //!
 //! Invariants:
-//! - One thread, one poll loop. Nothing sleeps; every wait for the guest's own devices has a deadline.
+//! - One thread, one poll loop. Nothing sleeps in a session; every wait for the guest's own devices has a deadline.
 //! - It depends on `proto` and `archive` alone and trusts its peer: the runner is the host's side.
-//! - `unsafe` is in `sys` (system calls nix lacks) and `exec` (the child before it executes the command), nowhere else.
+//! - `unsafe` is in `sys` and `detached` (system calls nix lacks), `exec` (the child before it executes the command), and
+//!   `courier`.
 //! - A boot that fails still answers the runner's HELLO with a sentence, if there is a port at all.
 //! - A session never signals more than its task unless it runs as PID 1 of a guest.
 //! - As a service it runs on kernels since 3.2 (what its C library needs), and does without newer system calls.
@@ -31,6 +32,7 @@ mod clock;
 mod cmdline;
 mod courier;
 mod derived;
+mod detached;
 mod devices;
 mod error;
 mod exec;

@@ -1,7 +1,8 @@
 //! Host directories in the guest: over FUSE and the courier, or over 9p.
 
+use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,7 @@ use nix::unistd::{Pid, syncfs};
 use proto::{Transport, files};
 
 use super::courier::Courier;
+use super::detached::{self, Detached};
 use super::devices::Devices;
 use super::error::{AgentError, Doing};
 use super::kmsg;
@@ -47,7 +49,12 @@ pub(super) struct Shares {
     bound: Vec<PathBuf>,
     /// Where this VM has a port for files, and its kernel has FUSE.
     courier: Option<Courier>,
+    /// Mounts without a place, by their share's number: a share then costs a clone no more than putting it there.
+    spare: Vec<Option<Detached>>,
 }
+
+/// Shares that are mounted before anybody has asked for them: a home, a work directory, one or two of the site.
+const SPARE: u16 = 4;
 
 #[derive(Debug)]
 struct Mounted {
@@ -95,14 +102,23 @@ impl Shares {
 
     fn mount_fuse(&mut self, share: Share<'_>, path: &Path) -> Result<(), AgentError> {
         let what = || format!("mount the share {}", path.display());
+        let spare = self.spare.get_mut(usize::from(share.number)).and_then(Option::take);
         let Some(courier) = &mut self.courier else {
             return Err(AgentError::Unfit(format!(
                 "cannot {}: this kernel has no FUSE (the site may set file_transport = \"9p\")",
                 what()
             )));
         };
-        let fuse = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(FUSE).doing(what)?;
-        let fuse = OwnedFd::from(fuse);
+        courier.begin();
+        if let Some(spare) = spare {
+            spare.put(path).doing(what)?;
+            if share.read_only {
+                let flags = flags(share) | MsFlags::MS_BIND | MsFlags::MS_REMOUNT;
+                mount(None::<&str>, path, None::<&str>, flags, None::<&str>).doing(what)?;
+            }
+            return Ok(());
+        }
+        let fuse = open_fuse().doing(what)?;
         let options = format!("fd={},{FUSE_OPTIONS}", fuse.as_raw_fd());
         let source = source(share);
         mount(Some(source.as_str()), path, Some("fuse"), flags(share), Some(options.as_str())).doing(what)?;
@@ -110,8 +126,23 @@ impl Shares {
             let _ = umount2(path, MntFlags::MNT_DETACH);
             return Err(error);
         }
-        read_ahead(&source);
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        if let Some(device) = device_of(&mounts, &source) {
+            read_ahead(device);
+        }
         Ok(())
+    }
+
+    /// Mounts some shares in advance, before this guest is saved. Where that does not work, each is mounted when it is asked
+    /// for.
+    pub fn prepare(&mut self) {
+        let Some(courier) = &mut self.courier else { return };
+        while self.spare.len() < usize::from(SPARE) {
+            match prepare_one(courier, self.spare.len() as u16) {
+                Ok(spare) => self.spare.push(Some(spare)),
+                Err(error) => return kmsg::note(&error.to_string()),
+            }
+        }
     }
 
     /// Shows `source`, which is on a share, at `path` too; with what is mounted below it.
@@ -164,8 +195,33 @@ impl Shares {
     }
 }
 
+fn open_fuse() -> std::io::Result<OwnedFd> {
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(FUSE).map(OwnedFd::from)
+}
+
+/// Mounts the share of this number nowhere, with all that does not depend on the session.
+fn prepare_one(courier: &mut Courier, number: u16) -> Result<Detached, AgentError> {
+    let what = || "mount a share in advance".to_owned();
+    let fuse = open_fuse().doing(what)?;
+    let source = CString::new(source_of(number)).unwrap_or_default();
+    let fd = detached::number(fuse.as_fd());
+    let mut options = vec![(c"source", Some(source.as_c_str())), (c"fd", Some(fd.as_c_str()))];
+    options.extend([(c"rootmode", Some(c"40000")), (c"user_id", Some(c"0")), (c"group_id", Some(c"0"))]);
+    options.push((c"allow_other", None));
+    let spare = Detached::make(c"fuse", &options).doing(what)?;
+    courier.serve(number, &fuse)?;
+    if let Ok(device) = spare.device() {
+        read_ahead(&device);
+    }
+    Ok(spare)
+}
+
 fn source(share: Share<'_>) -> String {
-    format!("s{}", share.number)
+    source_of(share.number)
+}
+
+fn source_of(number: u16) -> String {
+    format!("s{number}")
 }
 
 fn flags(share: Share<'_>) -> MsFlags {
@@ -191,11 +247,8 @@ fn mount_nine_p(share: Share<'_>, path: &Path) -> Result<(), AgentError> {
 }
 
 /// Lets the kernel read ahead as much as one request carries. Without it everything works, slower.
-fn read_ahead(source: &str) {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    if let Some(device) = device_of(&mounts, source) {
-        let _ = fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), READ_AHEAD_KIB.to_string());
-    }
+fn read_ahead(device: &str) {
+    let _ = fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), READ_AHEAD_KIB.to_string());
 }
 
 /// The number of the last FUSE mount of this source.

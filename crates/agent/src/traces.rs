@@ -76,7 +76,12 @@ impl Traces {
     /// Gives a file another content.
     pub fn write(&mut self, path: &Path, content: &[u8]) -> io::Result<()> {
         let before = fs::read(path).ok();
-        fs::write(path, content)?;
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        file.write_all_at(content, 0)?;
+        // Cutting a file off is much more work for a kernel than writing over it.
+        if before.as_ref().is_none_or(|before| before.len() > content.len()) {
+            file.set_len(content.len() as u64)?;
+        }
         self.made.push(Trace::Content { path: path.to_owned(), before, ours: content.to_vec() });
         Ok(())
     }

@@ -73,8 +73,12 @@ impl Accel {
             // speculation to mitigate. rodata, init_on_alloc, smap, smep: they cost a quarter of a second and more code
             // to translate. A guest of one user does not need this hardening, because its root has only the user's
             // rights on the host. A fifth level of page tables is one more look-up for addresses that no guest here
-            // has.
-            Self::Tcg => "tsc=reliable no_timer_check mitigations=off rodata=off init_on_alloc=0 nosmap nosmep no5lvl",
+            // has. lsm: AppArmor and TOMOYO have no rules there, and are asked at every file; psi: nobody reads how long
+            // tasks wait, and it is reckoned at every switch.
+            Self::Tcg => {
+                "tsc=reliable no_timer_check mitigations=off rodata=off init_on_alloc=0 nosmap nosmep no5lvl \
+                 lsm=landlock,yama psi=0"
+            }
         }
     }
 }

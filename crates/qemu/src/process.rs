@@ -202,6 +202,12 @@ impl QemuProcess {
         }
     }
 
+    /// Why QEMU has stopped the VM, if KVM could not run its guest any more; for the user. Such a VM would stay for ever.
+    pub fn kvm_failure(&self) -> Option<String> {
+        let said = self.complaints.kvm_failure()?;
+        Some(format!("the node's KVM could not run the guest any further (\"{said}\"); the VM was ended"))
+    }
+
     /// Why the channel closed, for the user: from QEMU's end and from what was printed.
     pub fn exit_reason(&mut self) -> String {
         self.read_texts();
@@ -241,7 +247,13 @@ impl QemuProcess {
         match (self.printed.panic(), self.monitor.shutdown()) {
             (Some(reason), _) => format!("the guest's kernel panicked: \"{reason}\""),
             (None, Some(Shutdown::PowerOff)) => "the guest powered itself off before the command ended".to_owned(),
-            (None, Some(Shutdown::Reset)) => "the guest rebooted, which ends a VM, before the command ended".to_owned(),
+            (None, Some(Shutdown::Reset)) => {
+                // Linux says why it panics. Without that, what was printed last is for the administrator.
+                tracing::debug!("reset of the guest{}", self.last_words());
+                "the guest rebooted, which ends a VM, before the command ended: a program in it asked for that, or its \
+                 kernel could not report a fault of its own (a triple fault)"
+                    .to_owned()
+            }
             (None, Some(Shutdown::Host)) => "QEMU was told to quit by somebody on this node".to_owned(),
             (None, None) => format!("the guest stopped by itself{}", self.last_words()),
         }

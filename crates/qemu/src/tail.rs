@@ -9,6 +9,9 @@ pub struct Tail {
 /// The beginning of Linux's panic message.
 const PANIC: &str = "Kernel panic";
 
+/// The beginnings of QEMU's sentences when KVM cannot run a guest any more. Registers follow.
+const KVM_FAILURES: [&str; 3] = ["KVM: entry failed", "KVM internal error", "KVM: unknown exit"];
+
 /// Text of a guest, made safe for a terminal and a log.
 pub fn printable(text: &[u8]) -> String {
     String::from_utf8_lossy(text).chars().filter(|c| !c.is_control()).take(1000).collect()
@@ -43,6 +46,15 @@ impl Tail {
         Some(reason.trim_start_matches("not syncing: ").to_owned())
     }
 
+    /// What QEMU says before it stops a VM whose guest KVM cannot run on: its sentence, and where the guest was, if the
+    /// registers have been printed already.
+    pub fn kvm_failure(&self) -> Option<String> {
+        let lines = self.lines();
+        let at = lines.iter().position(|line| KVM_FAILURES.iter().any(|words| line.starts_with(words)))?;
+        let place = lines[at..].iter().flat_map(|line| line.split(' ')).find(|word| word.starts_with("RIP="));
+        Some(place.map_or_else(|| lines[at].clone(), |place| format!("{}, {place}", lines[at])))
+    }
+
     /// The lines that have text.
     fn lines(&self) -> Vec<String> {
         let text = String::from_utf8_lossy(&self.bytes);
@@ -74,6 +86,17 @@ mod tests {
         let mut tail = Tail::default();
         tail.push(b"\x1b[01;01H\x1b[0m\x1b[2J  Booting `D\x1b[01;12Hebian'\x1b[?25h\r\n\x1b[");
         assert_eq!(tail.telling_line().unwrap(), "Booting `Debian'");
+    }
+
+    #[test]
+    fn the_sentence_about_kvm_is_found_before_the_registers_and_with_the_place() {
+        let mut tail = Tail::default();
+        tail.push(b"qemu-system-x86_64: warning: something\n");
+        assert_eq!(tail.kvm_failure(), None);
+        tail.push(b"KVM: entry failed, hardware error 0xffffffff\n");
+        assert_eq!(tail.kvm_failure().unwrap(), "KVM: entry failed, hardware error 0xffffffff");
+        tail.push(b"RAX=0000000000000007 RBX=0000555555918760\nRIP=ffffffff81c00080 RFL=00000002 [-------] CPL=0\nCode=ff e7\n");
+        assert_eq!(tail.kvm_failure().unwrap(), "KVM: entry failed, hardware error 0xffffffff, RIP=ffffffff81c00080");
     }
 
     #[test]

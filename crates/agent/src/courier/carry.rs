@@ -22,7 +22,8 @@ use proto::files::{
 
 use super::birth::Kept;
 use super::control::{Control, Order};
-use super::held::{self, Watch};
+use super::held::{self, Known, Watch, lock};
+use super::number::Number;
 use super::request::{self, HEAD, REST, Way};
 use super::slots::Slots;
 use crate::kmsg;
@@ -34,7 +35,7 @@ const STACK: usize = 128 * 1024;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Runs until the agent dies.
-pub(super) fn run(port: OwnedFd, control: Control, kept: &Kept) {
+pub(super) fn run(port: OwnedFd, control: Control, session: Number, kept: &Kept) {
     kept.settle([&port, &control.as_fd()]);
     // It was opened for a loop. Here each read and write waits by itself.
     let _ = fcntl(&port, FcntlArg::F_SETFL(OFlag::empty()));
@@ -43,7 +44,7 @@ pub(super) fn run(port: OwnedFd, control: Control, kept: &Kept) {
         port,
         sending: Mutex::default(),
         slots,
-        session: AtomicU64::new(0),
+        session,
         state: Mutex::default(),
         answered: Condvar::new(),
         watch: Watch::default(),
@@ -72,15 +73,22 @@ fn start(work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
 pub(super) struct All {
     port: OwnedFd,
     /// Held while a frame is written.
-    sending: Mutex<()>,
+    sending: Mutex<Told>,
     slots: Option<Slots>,
     /// The session's number. Frames of another one are dropped.
-    session: AtomicU64,
+    session: Number,
     state: Mutex<State>,
     /// The host owes no more answers.
     answered: Condvar,
     /// Something is held back, or was sent ahead.
     pub watch: Watch,
+}
+
+/// What the host was told of the session of this number.
+#[derive(Default)]
+struct Told {
+    session: u64,
+    slots: bool,
 }
 
 #[derive(Default)]
@@ -95,29 +103,19 @@ struct State {
 pub(super) struct Share {
     /// `/dev/fuse`.
     fd: OwnedFd,
+    /// The session it belongs to; 0 until its first request, for it may have been mounted before there was one.
+    session: AtomicU64,
     pub known: Mutex<Known>,
     /// Frames that are held back. Locked before [`All::sending`].
     pub held: Mutex<Vec<u8>>,
 }
 
-/// What the host has said of a share that was not asked for.
-#[derive(Debug, Default)]
-pub(super) struct Known {
-    /// Extended attributes that its files do not have.
-    absences: Absences,
-    /// Entries and contents.
-    pub store: Store,
-}
-
-impl Known {
-    /// The host has answered this request.
-    fn answered(&mut self, unique: u64) {
-        self.absences.answered(unique);
-        self.store.answered(unique);
-    }
-}
-
 impl Share {
+    /// The session it belongs to, or 0.
+    pub fn session(&self) -> u64 {
+        self.session.load(Ordering::Acquire)
+    }
+
     /// Frames that tell the host which nodes the kernel will never hear of.
     pub fn forgets(&self, number: u16) -> Vec<u8> {
         let mut frame = Vec::new();
@@ -129,14 +127,8 @@ impl Share {
     }
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A thread that panicked has left nothing half done: nothing here is changed in two steps.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn obey(all: &Arc<All>, control: &Arc<Control>, number: u32, order: Order, fd: Option<OwnedFd>) {
     match order {
-        Order::Begin(session) => all.begin(session),
         Order::Serve(share) => {
             if let Some(fd) = fd {
                 serve(all, share, fd);
@@ -146,7 +138,7 @@ fn obey(all: &Arc<All>, control: &Arc<Control>, number: u32, order: Order, fd: O
             // Every process but PID 1, this one and the kernel's threads. ESRCH: there is no such process.
             let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
         }
-        Order::Drain => {
+        Order::Drain if lock(&all.state).owed > 0 => {
             let (all, control) = (Arc::clone(all), Arc::clone(control));
             // By another thread: the agent may give up and order something else.
             let waits = start(move || {
@@ -156,6 +148,8 @@ fn obey(all: &Arc<All>, control: &Arc<Control>, number: u32, order: Order, fd: O
             });
             return waits.unwrap_or_else(|error| kmsg::note(&error.to_string()));
         }
+        // What is held back goes out all the same.
+        Order::Drain => send_all(all),
         Order::End => {
             send_all(all);
             all.end();
@@ -166,8 +160,8 @@ fn obey(all: &Arc<All>, control: &Arc<Control>, number: u32, order: Order, fd: O
 
 /// Takes a share over. Its first request is answered before this returns: afterwards the mount is as it will stay.
 fn serve(all: &Arc<All>, share: u16, fd: OwnedFd) {
-    let shared = Arc::new(Share { fd, known: Mutex::default(), held: Mutex::default() });
-    let session = all.session.load(Ordering::Acquire);
+    let (session, known) = (AtomicU64::new(0), Mutex::default());
+    let shared = Arc::new(Share { fd, session, known, held: Mutex::default() });
     {
         let mut state = lock(&all.state);
         let index = usize::from(share);
@@ -178,7 +172,7 @@ fn serve(all: &Arc<All>, share: u16, fd: OwnedFd) {
     }
     let _ = fcntl(&shared.fd, FcntlArg::F_SETFL(OFlag::empty()));
     let (all, asked) = (Arc::clone(all), Asked::default());
-    let mut collector = Collector { all, share, session, shared, asked, spare: vec![0; REST], expects_data: false };
+    let mut collector = Collector { all, share, shared, asked, spare: vec![0; REST], expects_data: false };
     if collector.collect() {
         let run = start(move || while collector.collect() {});
         run.unwrap_or_else(|error| kmsg::note(&format!("a share cannot be served: {error}")));
@@ -186,24 +180,17 @@ fn serve(all: &Arc<All>, share: u16, fd: OwnedFd) {
 }
 
 impl All {
-    /// Begins a session: the host's bytes of before are stale, and a clone has another host than its template.
-    fn begin(&self, session: u64) {
-        self.end();
-        self.session.store(session, Ordering::Release);
-        let mut bytes = Vec::new();
-        Hello::new(session).encode(kind::HELLO, &mut bytes);
-        if let Some(slots) = &self.slots {
-            slots.set_usable(0);
-            slots.announced().encode(&mut bytes);
-        }
-        self.send(&[&bytes]);
-    }
-
     /// The agent has ended the mounts, so each share's thread ends by itself.
     fn end(&self) {
-        self.session.store(0, Ordering::Release);
         let mut state = lock(&self.state);
-        state.shares.clear();
+        if let Some(slots) = &self.slots {
+            slots.set_usable(0);
+        }
+        // Those that nobody has used yet wait for the next session.
+        let is_used = |share: &Arc<Share>| share.session.load(Ordering::Acquire) != 0;
+        for share in &mut state.shares {
+            share.take_if(|share| is_used(share));
+        }
         state.owed = 0;
         self.answered.notify_all();
     }
@@ -215,11 +202,26 @@ impl All {
         }
     }
 
-    /// Sends whole frames.
-    pub fn send(&self, parts: &[&[u8]]) {
-        let parts = parts.concat();
-        let mut rest = parts.as_slice();
-        let _one_at_a_time = lock(&self.sending);
+    /// Sends whole frames of this session. Before the first of them the host is greeted: its bytes of before are stale, and a
+    /// clone has another host than its template. Of slots it hears when one is wanted: their list is long, and many commands
+    /// never need one.
+    pub fn send(&self, session: u64, wants_slots: bool, parts: &[&[u8]]) {
+        let mut greeting = Vec::new();
+        let mut told = lock(&self.sending);
+        if told.session > session {
+            // What an ended session had held back.
+            return;
+        }
+        if told.session != session {
+            *told = Told { session, slots: false };
+            Hello::new(session).encode(kind::HELLO, &mut greeting);
+        }
+        if let (Some(slots), true, false) = (&self.slots, wants_slots, told.slots) {
+            told.slots = true;
+            slots.announced().encode(&mut greeting);
+        }
+        let all = [&[greeting.as_slice()], parts].concat().concat();
+        let mut rest = all.as_slice();
         while !rest.is_empty() {
             match write(&self.port, rest) {
                 Ok(sent) => rest = &rest[sent..],
@@ -265,7 +267,7 @@ fn hear_host(all: &All) -> ! {
                     continue;
                 }
             };
-            let session = all.session.load(Ordering::Acquire);
+            let session = all.session.get();
             if frame.header.kind == kind::HELLO_REPLY {
                 greeted = Hello::parse(frame.payload).map_or(0, |hello| hello.nonce);
             } else if session != 0 && greeted == session {
@@ -339,7 +341,7 @@ fn hold(all: &All, share: &Share, frame: &[&[u8]]) {
     let mut kept = lock(&share.held);
     frame.iter().for_each(|part| kept.extend_from_slice(part));
     if kept.len() > held::HELD_MAX {
-        all.send(&[&std::mem::take(&mut *kept)]);
+        all.send(share.session(), false, &[&std::mem::take(&mut *kept)]);
     } else {
         drop(kept);
         all.watch.on();
@@ -347,12 +349,12 @@ fn hold(all: &All, share: &Share, frame: &[&[u8]]) {
 }
 
 /// Sends a frame, and before it what its share has held back.
-fn send_with_held(all: &All, share: &Share, frame: &[&[u8]]) {
+fn send_with_held(all: &All, share: &Share, session: u64, wants_slots: bool, frame: &[&[u8]]) {
     // Others must not overtake what is sent here: a name may be removed only after its file was closed.
     let mut kept = lock(&share.held);
     let first = std::mem::take(&mut *kept);
     let parts: Vec<&[u8]> = std::iter::once(first.as_slice()).chain(frame.iter().copied()).collect();
-    all.send(&parts);
+    all.send(session, wants_slots, &parts);
 }
 
 /// Sends what all shares have held back.
@@ -362,7 +364,7 @@ fn send_all(all: &All) {
         let mut kept = lock(&share.held);
         kept.extend_from_slice(&known);
         if !kept.is_empty() {
-            all.send(&[&std::mem::take(&mut *kept)]);
+            all.send(share.session(), false, &[&std::mem::take(&mut *kept)]);
         }
     }
 }
@@ -388,7 +390,6 @@ fn look_after(all: &All) -> ! {
 struct Collector {
     all: Arc<All>,
     share: u16,
-    session: u64,
     shared: Arc<Share>,
     asked: Asked,
     /// Where a request is read to without a slot.
@@ -425,9 +426,7 @@ impl Collector {
                 }
             };
         }
-        if all.session.load(Ordering::Acquire) != self.session {
-            return false;
-        }
+        let Some(session) = self.session() else { return false };
         if let Some(reply) = self.known_answer(&head[..first]) {
             let _ = write(&self.shared.fd, &reply);
             return true;
@@ -445,27 +444,48 @@ impl Collector {
             lock(&all.state).owed += 1;
         }
         self.expects_data = way == Way::Data;
-        if way != Way::Plain && slot.is_none() {
+        let wants_slots = way != Way::Plain;
+        if wants_slots && slot.is_none() {
             slot = slots.and_then(Slots::take);
             if let Some(slot) = &mut slot {
                 slot.bytes()[..behind].copy_from_slice(&self.spare[..behind]);
             }
         }
         match slot {
-            Some(slot) if way != Way::Plain => {
+            Some(slot) if wants_slots => {
                 header.slot = Some(slot.lend());
                 header.data = behind as u32;
-                self.send(&[&header.encode(first), &head[..first]]);
+                self.send(session, wants_slots, &[&header.encode(first), &head[..first]]);
             }
-            Some(mut slot) => self.send(&[&header.encode(first + behind), &head[..first], &slot.bytes()[..behind]]),
-            None => self.send(&[&header.encode(first + behind), &head[..first], &self.spare[..behind]]),
+            Some(mut slot) => {
+                self.send(
+                    session,
+                    wants_slots,
+                    &[&header.encode(first + behind), &head[..first], &slot.bytes()[..behind]],
+                );
+            }
+            None => {
+                self.send(
+                    session,
+                    wants_slots,
+                    &[&header.encode(first + behind), &head[..first], &self.spare[..behind]],
+                );
+            }
         }
         true
     }
 
-    fn send(&self, frame: &[&[u8]]) {
+    fn send(&self, session: u64, wants_slots: bool, frame: &[&[u8]]) {
         let forgets = self.shared.forgets(self.share);
-        send_with_held(&self.all, &self.shared, &[&[&forgets[..]], frame].concat());
+        send_with_held(&self.all, &self.shared, session, wants_slots, &[&[&forgets[..]], frame].concat());
+    }
+
+    /// The session to which this share belongs, if that is still the one.
+    fn session(&self) -> Option<u64> {
+        let now = self.all.session.get();
+        let first = self.shared.session.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire);
+        let is_its = first.map_or_else(|of_share| of_share == now, |_| true);
+        Some(now).filter(|&now| now != 0 && is_its)
     }
 
     /// The reply, if it needs no host.

@@ -15,8 +15,6 @@ use nix::sys::socket::{
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
-    /// Begin the session of this number: whatever the host said before is stale.
-    Begin(u64),
     /// Serve the share of this number on the descriptor that comes along.
     Serve(u16),
     /// Kill every other process but PID 1.
@@ -27,36 +25,33 @@ pub(super) enum Order {
     End,
 }
 
-/// Bytes of a message: number, kind, argument.
-const LEN: usize = 13;
+/// Bytes of a message: number, kind, share.
+const LEN: usize = 7;
 
 impl Order {
     fn encode(self, number: u32) -> [u8; LEN] {
-        let (kind, argument) = match self {
-            Self::Begin(session) => (1, session),
-            Self::Serve(share) => (2, share.into()),
-            Self::KillAll => (3, 0),
-            Self::Drain => (4, 0),
-            Self::End => (5, 0),
+        let (kind, share) = match self {
+            Self::Serve(share) => (1, share),
+            Self::KillAll => (2, 0),
+            Self::Drain => (3, 0),
+            Self::End => (4, 0),
         };
         let mut bytes = [0; LEN];
         bytes[..4].copy_from_slice(&number.to_le_bytes());
         bytes[4] = kind;
-        bytes[5..].copy_from_slice(&u64::to_le_bytes(argument));
+        bytes[5..].copy_from_slice(&u16::to_le_bytes(share));
         bytes
     }
 
     fn parse(bytes: &[u8; LEN]) -> Option<(u32, Self)> {
         let (&number, rest) = bytes.split_first_chunk::<4>()?;
-        let (&[kind], &argument) =
-            rest.split_first_chunk::<1>().and_then(|(kind, rest)| Some((kind, rest.first_chunk::<8>()?)))?;
-        let argument = u64::from_le_bytes(argument);
+        let (&[kind], &share) =
+            rest.split_first_chunk::<1>().and_then(|(kind, rest)| Some((kind, rest.first_chunk::<2>()?)))?;
         let order = match kind {
-            1 => Self::Begin(argument),
-            2 => Self::Serve(u16::try_from(argument).ok()?),
-            3 => Self::KillAll,
-            4 => Self::Drain,
-            5 => Self::End,
+            1 => Self::Serve(u16::from_le_bytes(share)),
+            2 => Self::KillAll,
+            3 => Self::Drain,
+            4 => Self::End,
             _ => return None,
         };
         Some((u32::from_le_bytes(number), order))
@@ -146,7 +141,7 @@ mod tests {
     fn orders_arrive_with_their_descriptors_and_are_answered_by_number() {
         let (agent, courier) = Control::pair().unwrap();
         let file = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
-        let orders = [Order::Begin(u64::MAX), Order::Serve(300), Order::KillAll, Order::Drain, Order::End];
+        let orders = [Order::Serve(300), Order::KillAll, Order::Drain, Order::End];
         for (number, order) in (7..).zip(orders) {
             assert!(courier.receive().unwrap().is_none());
             let fd = matches!(order, Order::Serve(_)).then(|| file.as_fd());

@@ -5,7 +5,7 @@
 //! for itself. The agent may: it makes mount points below shares, enters directories and executes programs there.
 //!
 //! ```text
-//! agent ── control: sessions, mounts, kill, drain ──► courier ── slots, one thread ──► port ═══ file server
+//! agent ── control: mounts, kill, drain, end ──► courier ── slots, one thread ──► port ═══ file server
 //!   └── mount(2) ──► guest's kernel ── /dev/fuse, one descriptor a share ──┘
 //! ```
 //!
@@ -16,6 +16,7 @@ mod birth;
 mod carry;
 mod control;
 mod held;
+mod number;
 mod request;
 mod slots;
 
@@ -27,6 +28,7 @@ use nix::unistd::Pid;
 
 use super::error::{AgentError, Doing};
 use control::{Control, Order};
+use number::Number;
 
 /// How long the courier may take, and the host for the last requests: whoever wrote has waited for that already.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -38,8 +40,9 @@ pub(super) struct Courier {
     /// Number of the last order.
     order: u32,
     /// Number of the last session. Clones begin with the same: what their ports hold is their template's.
-    session: u64,
-    has_session: bool,
+    last: u64,
+    /// The session, if there is one.
+    session: Number,
     /// Its process.
     pub pid: Pid,
 }
@@ -48,19 +51,25 @@ impl Courier {
     /// Starts it on a port that was opened nonblocking. This process must have one thread only.
     pub fn start(port: OwnedFd) -> Result<Self, AgentError> {
         let (ours, theirs) = Control::pair().doing(|| "make a socket".to_owned())?;
-        let pid = birth::give_birth(move |kept| carry::run(port, theirs, kept));
+        let session = Number::shared().doing(|| "get memory".to_owned())?;
+        let number = session.clone();
+        let pid = birth::give_birth(move |kept| carry::run(port, theirs, number, kept));
         let pid = pid.doing(|| "start the process that carries files".to_owned())?;
-        Ok(Self { control: ours, order: 0, session: 0, has_session: false, pid })
+        Ok(Self { control: ours, order: 0, last: 0, session, pid })
     }
 
-    /// Serves the share `number` on a descriptor of `/dev/fuse` that was just mounted.
+    /// Serves the share `number` on a descriptor of `/dev/fuse` that was just mounted; its requests belong to the session in
+    /// which the first of them is made.
     pub fn serve(&mut self, number: u16, fuse: &OwnedFd) -> Result<(), AgentError> {
-        if !self.has_session {
-            self.session += 1;
-            self.ask(Order::Begin(self.session), None, PATIENCE)?;
-            self.has_session = true;
-        }
         self.ask(Order::Serve(number), Some(fuse), PATIENCE)
+    }
+
+    /// Begins a session, if there is none. The host hears of it with the first request.
+    pub fn begin(&mut self) {
+        if self.session.get() == 0 {
+            self.last += 1;
+            self.session.set(self.last);
+        }
     }
 
     /// Kills every process of this guest but PID 1 and the courier.
@@ -70,12 +79,13 @@ impl Courier {
 
     /// Waits until the host has answered every request.
     pub fn drain(&mut self) -> Result<(), AgentError> {
-        if self.has_session { self.ask(Order::Drain, None, PATIENCE) } else { Ok(()) }
+        if self.session.get() != 0 { self.ask(Order::Drain, None, PATIENCE) } else { Ok(()) }
     }
 
     /// Ends the session: its shares are gone, whoever still has files open there.
     pub fn end(&mut self) {
-        if std::mem::take(&mut self.has_session) {
+        if self.session.get() != 0 {
+            self.session.set(0);
             // A courier that does not answer has nothing that could be ended.
             let _ = self.ask(Order::End, None, PATIENCE);
         }

@@ -98,7 +98,7 @@ microvm,acpi=on,pic=off,pit=on,rtc=on,usb=off,isa-serial=on,dump-guest-core=off
 /kit/initramfs.cpio
 -append
 console=ttyS0 quiet loglevel=1 panic=-1 8250.nr_uarts=1 cryptomgr.notests=1 pci=off tsc=reliable no_timer_check \
-mitigations=off rodata=off init_on_alloc=0 nosmap nosmep no5lvl \
+mitigations=off rodata=off init_on_alloc=0 nosmap nosmep no5lvl lsm=landlock,yama psi=0 \
 spank_vm.rootfs=squashfs vsyscall=emulate
 -chardev
 socket,id=monitor,fd=10

@@ -11,6 +11,9 @@ use super::clock::{AwakeClock, Deadline};
 /// How often a guest is asked.
 const EVERY: Duration = Duration::from_secs(20);
 
+/// When it is asked first: its clock was set by a message that was long on its way. Not at once, while the command starts.
+const FIRST: Duration = Duration::from_secs(1);
+
 /// After this many unanswered questions the user is told.
 const WARN_AFTER: u32 = 3;
 
@@ -40,7 +43,7 @@ impl Heartbeat {
     /// A command runs from now on.
     pub fn begin(&mut self, clock: &AwakeClock, limit: Option<Duration>) {
         *self = Self { limit, next: None, ..Self::default() };
-        self.next = Some(clock.reminder(self.every()));
+        self.next = Some(clock.reminder(self.every().min(FIRST)));
     }
 
     /// When to look again.

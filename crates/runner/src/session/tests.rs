@@ -80,6 +80,30 @@ fn a_disk_that_failed_between_two_sessions_ends_the_next_one_with_its_reason() {
 }
 
 #[test]
+fn a_guest_that_kvm_cannot_run_any_further_does_not_stay_for_ever() {
+    kvm_stops(true, Failure::Broken);
+    // Without an answer KVM may be broken, as if there had been no answer in time.
+    kvm_stops(false, Failure::TimedOut);
+}
+
+fn kvm_stops(has_answered: bool, expected: fn(String) -> Failure) {
+    let (process, mut peer) = play();
+    let mut vm = Vm::new(0, process, None, Moments::begin(Instant::now()));
+    let clock = AwakeClock::new();
+    vm.greet(1, Wait::answer(&clock, PATIENCE, ""));
+    if has_answered {
+        peer.answer(1);
+        vm.receive(&mut [0; 4096], &mut Nobody);
+        vm.look_after(&clock, None);
+    }
+    peer.stderr.write_all(b"KVM internal error. Suberror: 1\nRIP=0000000000401000 RFL=00000246\n").unwrap();
+    vm.read_texts();
+    let why = "the node's KVM could not run the guest any further (\"KVM internal error. Suberror: 1, \
+               RIP=0000000000401000\"); the VM was ended";
+    assert_eq!(vm.failure(), Some(&expected(why.to_owned())));
+}
+
+#[test]
 fn each_sign_of_life_is_answered_with_the_time() {
     let (process, mut peer) = play();
     let signals = Signals::none().unwrap();
@@ -91,6 +115,9 @@ fn each_sign_of_life_is_answered_with_the_time() {
         events.turn(&mut vm, &mut Nobody, None).unwrap();
     }
     vm.look_after(&events.clock, None);
+    assert!(!vm.wants_to_send(), "the command that starts is not disturbed");
+    events.clock.pass(std::time::Duration::from_secs(2));
+    vm.look_at_the_time(&events.clock, &mut Nobody);
     peer.say(&ToHost::Pong);
     events.turn(&mut vm, &mut Nobody, None).unwrap();
     vm.flush();

@@ -23,7 +23,7 @@ const LOG_LINES: usize = 200;
 /// Why a VM ended unexpectedly; the text is for the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
-    /// An expected event did not come in time.
+    /// An expected event did not come in time, or cannot come any more.
     TimedOut(String),
     /// QEMU has ended, or the agent sent a wrong message.
     Broken(String),
@@ -158,8 +158,6 @@ impl Vm {
     pub fn look_after(&mut self, clock: &AwakeClock, limit: Option<Duration>) {
         self.wait = None;
         self.heartbeat.begin(clock, limit);
-        // A first question at once, for the guest's clock: it was set by a message that was long on its way.
-        self.ask();
     }
 
     fn ask(&mut self) {
@@ -304,11 +302,20 @@ impl Vm {
         Ok(())
     }
 
-    /// Reads QEMU's other messages. If a disk cannot be written or read, QEMU has stopped the VM.
+    /// Reads QEMU's other messages. If a disk cannot be written or read, or KVM cannot go on, QEMU has stopped the VM.
     pub fn read_texts(&mut self) {
         self.process.read_texts();
         self.check_disks();
+        self.check_kvm();
         self.look_at_file_server();
+    }
+
+    /// Ends the VM if QEMU has stopped it because KVM cannot run it. What a guest does can cause that, so it is not the
+    /// node's fault. A guest that never answered will not do so now: KVM may be what is broken.
+    fn check_kvm(&mut self) {
+        if let Some(why) = self.process.kvm_failure().filter(|_| !self.is_over()) {
+            self.fail(if self.has_answered { Failure::Broken(why) } else { Failure::TimedOut(why) });
+        }
     }
 
     /// Ends the VM if QEMU has stopped it because of a disk.

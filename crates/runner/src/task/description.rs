@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, getgroups};
+use nix::unistd::{AccessFlags, Gid, access, getgroups};
 
 use super::command::Command;
 use super::environment::{self, Surroundings};
@@ -185,14 +185,25 @@ impl Task {
         self.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
     }
 
-    /// The messages that describe the user of this process to a guest; they are the same for all jobs.
+    /// The messages that describe the user of this process with their home's place, and the node's time zone, to a guest; they
+    /// are the same for all jobs.
     pub fn introduction(&self) -> Vec<u8> {
         let mut out = Vec::new();
+        if let Some(zone) = &self.zone {
+            zone.message().encode(0, &mut out);
+        }
         // Only what is the same for all jobs: a job may have other groups than the last one.
         if let Ok(person) = Person::without_job() {
             person.introduce(|message| message.encode(0, &mut out));
             let (uid, gid) = (person.user.uid.as_raw(), person.user.gid.as_raw());
             ToGuest::Credentials { uid, gid, umask: 0o022, groups: Vec::new() }.encode(0, &mut out);
+            // Where the home will be mounted, if it can be. A home behind links would be another place in the guest.
+            let home = &person.user.dir;
+            let is_there = home.canonicalize().is_ok_and(|real| real == *home && real.is_dir());
+            let may_enter = || access(home, AccessFlags::R_OK | AccessFlags::X_OK).is_ok();
+            if home.parent().is_some() && is_there && may_enter() {
+                ToGuest::Home(home.as_os_str().as_bytes()).encode(0, &mut out);
+            }
         }
         out
     }
