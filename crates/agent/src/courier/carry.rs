@@ -5,7 +5,7 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,9 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::uio::{readv, writev};
 use nix::unistd::{Pid, read, write};
 
-use proto::files::{
-    Absences, Absent, Ahead, Asked, Decoder, Frame, Header, Hello, Store, UsableSlots, init_reply, kind, local_reply,
-};
+use proto::files::{Absent, Ahead, Asked, Decoder, Frame, Header, Hello, UsableSlots, init_reply, kind, local_reply};
 
 use super::birth::Kept;
 use super::control::{Control, Order};
