@@ -1,10 +1,10 @@
 //! What the guest's kernel will ask for next, sent with the reply to what it asks for now.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use proto::files::{Ahead, Frame, Header, INLINE_MAX, What, kind, listed_nodes};
 
-use super::share::Share;
+use super::nodes::Nodes;
 use super::slots::Bulk;
 
 /// Most bytes of a file that are sent with the reply to OPEN.
@@ -46,14 +46,14 @@ impl Advance {
     }
 
     /// Whether it is still true.
-    pub(crate) fn is_true(&self, share: &Share) -> bool {
-        share.doubts.load(Ordering::SeqCst) == self.seen
+    pub(crate) fn is_true(&self, doubts: &AtomicU64) -> bool {
+        doubts.load(Ordering::SeqCst) == self.seen
     }
 
     /// The guest will not hear of it.
-    pub(crate) fn withdraw(&self, share: &Share) {
+    pub(crate) fn withdraw(&self, nodes: &Nodes) {
         if self.what != What::Content {
-            listed_nodes(&self.bytes).for_each(|node| share.nodes.forget(node, 1));
+            listed_nodes(&self.bytes).for_each(|node| nodes.forget(node, 1));
         }
     }
 }

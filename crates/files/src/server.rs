@@ -415,9 +415,9 @@ impl Server {
         let _writer = lock(&self.writer);
         let is_true = |(share, _): &(Share, Gate)| share.changes.load(Ordering::SeqCst) == seen;
         if let (Some(advance), Some((share, _))) = (advance, self.shares.get(usize::from(share))) {
-            match ahead.filter(|_| advance.is_true(share)) {
+            match ahead.filter(|_| advance.is_true(&share.doubts)) {
                 Some(frame) => first.extend(frame),
-                None => advance.withdraw(share),
+                None => advance.withdraw(&share.nodes),
             }
         }
         if !absent.is_empty() && self.shares.get(usize::from(share)).is_some_and(is_true) {

@@ -5,7 +5,7 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,13 +16,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::uio::{readv, writev};
 use nix::unistd::{Pid, read, write};
 
-use proto::files::{
-    Absences, Absent, Ahead, Asked, Decoder, Frame, Header, Hello, Store, UsableSlots, init_reply, kind, local_reply,
-};
+use proto::files::{Absent, Ahead, Asked, Decoder, Frame, Header, Hello, UsableSlots, init_reply, kind, local_reply};
 
 use super::birth::Kept;
 use super::control::{Control, Order};
-use super::held::{self, Watch};
+use super::held::{self, Known, Watch, lock};
 use super::number::Number;
 use super::request::{self, HEAD, REST, Way};
 use super::slots::Slots;
@@ -49,9 +47,9 @@ pub(super) fn run(port: OwnedFd, control: Control, session: Number, kept: &Kept)
         answered: Condvar::new(),
         watch: Watch::default(),
     });
-    let (host, held) = (Arc::clone(&all), Arc::clone(&all));
+    let (host, behind) = (Arc::clone(&all), Arc::clone(&all));
     let control = Arc::new(control);
-    if let Err(error) = start(move || hear_host(&host)).and_then(|()| start(move || held::look_after(&held))) {
+    if let Err(error) = start(move || hear_host(&host)).and_then(|()| start(move || look_after(&behind))) {
         return kmsg::note(&format!("the process that carries files has no room: {error}"));
     }
     loop {
@@ -110,23 +108,6 @@ pub(super) struct Share {
     pub held: Mutex<Vec<u8>>,
 }
 
-/// What the host has said of a share that was not asked for.
-#[derive(Debug, Default)]
-pub(super) struct Known {
-    /// Extended attributes that its files do not have.
-    absences: Absences,
-    /// Entries and contents.
-    pub store: Store,
-}
-
-impl Known {
-    /// The host has answered this request.
-    fn answered(&mut self, unique: u64) {
-        self.absences.answered(unique);
-        self.store.answered(unique);
-    }
-}
-
 impl Share {
     /// The session it belongs to, or 0.
     pub fn session(&self) -> u64 {
@@ -144,11 +125,6 @@ impl Share {
     }
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A thread that panicked has left nothing half done: nothing here is changed in two steps.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn obey(all: &Arc<All>, control: &Arc<Control>, number: u32, order: Order, fd: Option<OwnedFd>) {
     match order {
         Order::Serve(share) => {
@@ -164,16 +140,16 @@ fn obey(all: &Arc<All>, control: &Arc<Control>, number: u32, order: Order, fd: O
             let (all, control) = (Arc::clone(all), Arc::clone(control));
             // By another thread: the agent may give up and order something else.
             let waits = start(move || {
-                held::send_all(&all);
+                send_all(&all);
                 all.drain();
                 control.done(number);
             });
             return waits.unwrap_or_else(|error| kmsg::note(&error.to_string()));
         }
         // What is held back goes out all the same.
-        Order::Drain => held::send_all(all),
+        Order::Drain => send_all(all),
         Order::End => {
-            held::send_all(all);
+            send_all(all);
             all.end();
         }
     }
@@ -358,6 +334,56 @@ fn reply(all: &All, share: u16, payload: &[u8], bulk: &[u8]) {
     }
 }
 
+/// Holds frames of a share back.
+fn hold(all: &All, share: &Share, frame: &[&[u8]]) {
+    let mut kept = lock(&share.held);
+    frame.iter().for_each(|part| kept.extend_from_slice(part));
+    if kept.len() > held::HELD_MAX {
+        all.send(share.session(), false, &[&std::mem::take(&mut *kept)]);
+    } else {
+        drop(kept);
+        all.watch.on();
+    }
+}
+
+/// Sends a frame, and before it what its share has held back.
+fn send_with_held(all: &All, share: &Share, session: u64, wants_slots: bool, frame: &[&[u8]]) {
+    // Others must not overtake what is sent here: a name may be removed only after its file was closed.
+    let mut kept = lock(&share.held);
+    let first = std::mem::take(&mut *kept);
+    let parts: Vec<&[u8]> = std::iter::once(first.as_slice()).chain(frame.iter().copied()).collect();
+    all.send(session, wants_slots, &parts);
+}
+
+/// Sends what all shares have held back.
+fn send_all(all: &All) {
+    for (number, share) in all.shares() {
+        let known = share.forgets(number);
+        let mut kept = lock(&share.held);
+        kept.extend_from_slice(&known);
+        if !kept.is_empty() {
+            all.send(share.session(), false, &[&std::mem::take(&mut *kept)]);
+        }
+    }
+}
+
+/// Looks after what is held and what was sent ahead, for ever.
+fn look_after(all: &All) -> ! {
+    loop {
+        all.watch.wait();
+        thread::sleep(held::MOMENT);
+        let now = Instant::now();
+        let mut is_left = false;
+        for (_, share) in all.shares() {
+            is_left |= lock(&share.known).store.expire(now);
+        }
+        if is_left {
+            all.watch.on();
+        }
+        send_all(all);
+    }
+}
+
 /// Takes the kernel's requests for one share.
 struct Collector {
     all: Arc<All>,
@@ -409,7 +435,7 @@ impl Collector {
         }
         if request::can_be_held(&head) {
             let rest = slot.as_mut().map_or(&self.spare[..behind], |slot| &slot.bytes()[..behind]);
-            held::hold(&all, &self.shared, &[&header.encode(first + behind), &head[..first], rest]);
+            hold(&all, &self.shared, &[&header.encode(first + behind), &head[..first], rest]);
             return true;
         }
         if request::is_answered(&head) {
@@ -449,7 +475,7 @@ impl Collector {
 
     fn send(&self, session: u64, wants_slots: bool, frame: &[&[u8]]) {
         let forgets = self.shared.forgets(self.share);
-        held::send_with_held(&self.all, &self.shared, session, wants_slots, &[&[&forgets[..]], frame].concat());
+        send_with_held(&self.all, &self.shared, session, wants_slots, &[&[&forgets[..]], frame].concat());
     }
 
     /// The session to which this share belongs, if that is still the one.

@@ -1,19 +1,18 @@
 //! What nobody waits for: the kernel has forgotten a node, a file was closed. It is held back for a moment and travels with
 //! the next request of its share, since each ring of the port wakes three processes on the host.
 
-use std::sync::{Condvar, Mutex};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::carry::{All, Share, lock};
+use proto::files::{Absences, Store};
 
 /// How long it is held back at most. The host may go on seeing a file as open for so long.
-const MOMENT: Duration = Duration::from_millis(20);
+pub(super) const MOMENT: Duration = Duration::from_millis(20);
 
 /// With more bytes it is sent at once.
-const HELD_MAX: usize = 8 * 1024;
+pub(super) const HELD_MAX: usize = 8 * 1024;
 
 /// Wakes a thread when there is something to look after.
 #[derive(Debug, Default)]
@@ -25,69 +24,20 @@ pub(super) struct Watch {
 impl Watch {
     /// There is something.
     pub fn on(&self) {
-        let mut is_on = lock(&self.is_on);
+        let mut is_on = self.is_on.lock().unwrap_or_else(PoisonError::into_inner);
         if !*is_on {
             *is_on = true;
             self.changed.notify_one();
         }
     }
 
-    fn wait(&self) {
-        let mut is_on = lock(&self.is_on);
+    /// Waits for that.
+    pub fn wait(&self) {
+        let mut is_on = self.is_on.lock().unwrap_or_else(PoisonError::into_inner);
         while !*is_on {
-            is_on = self.changed.wait(is_on).unwrap_or_else(std::sync::PoisonError::into_inner);
+            is_on = self.changed.wait(is_on).unwrap_or_else(PoisonError::into_inner);
         }
         *is_on = false;
-    }
-}
-
-/// Holds frames of a share back.
-pub(super) fn hold(all: &All, share: &Share, frame: &[&[u8]]) {
-    let mut held = lock(&share.held);
-    frame.iter().for_each(|part| held.extend_from_slice(part));
-    if held.len() > HELD_MAX {
-        all.send(share.session(), false, &[&std::mem::take(&mut *held)]);
-    } else {
-        drop(held);
-        all.watch.on();
-    }
-}
-
-/// Sends a frame, and before it what its share has held back.
-pub(super) fn send_with_held(all: &All, share: &Share, session: u64, wants_slots: bool, frame: &[&[u8]]) {
-    // Others must not overtake what is sent here: a name may be removed only after its file was closed.
-    let mut held = lock(&share.held);
-    let first = std::mem::take(&mut *held);
-    let parts: Vec<&[u8]> = std::iter::once(first.as_slice()).chain(frame.iter().copied()).collect();
-    all.send(session, wants_slots, &parts);
-}
-
-/// Sends what all shares have held back.
-pub(super) fn send_all(all: &All) {
-    for (number, share) in all.shares() {
-        let known = share.forgets(number);
-        let mut held = lock(&share.held);
-        held.extend_from_slice(&known);
-        if !held.is_empty() {
-            all.send(share.session(), false, &[&std::mem::take(&mut *held)]);
-        }
-    }
-}
-
-/// Looks after what is held and what was sent ahead, for ever.
-pub(super) fn look_after(all: &All) -> ! {
-    loop {
-        all.watch.wait();
-        thread::sleep(MOMENT);
-        let now = Instant::now();
-        let mut is_left = false;
-        for (_, share) in all.shares() {
-            is_left |= lock(&share.known).store.expire(now);
-        }
-        if is_left {
-            all.watch.on();
-        }
-        send_all(all);
     }
 }
 
@@ -95,4 +45,26 @@ pub(super) fn look_after(all: &All) -> ! {
 pub(super) fn is_refusal(written: nix::Result<usize>) -> bool {
     // ENOENT: the process that asked has died meanwhile. ENODEV, EPERM: the mount has ended.
     written == Err(Errno::EINVAL)
+}
+
+/// What the host has said of a share that was not asked for.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// Extended attributes that its files do not have.
+    pub absences: Absences,
+    /// Entries and contents.
+    pub store: Store,
+}
+
+impl Known {
+    /// The host has answered this request.
+    pub fn answered(&mut self, unique: u64) {
+        self.absences.answered(unique);
+        self.store.answered(unique);
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A thread that panicked has left nothing half done: nothing here is changed in two steps.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
