@@ -17,6 +17,9 @@ pub(super) mod kind {
     pub const ALIAS: u8 = 28;
     pub const HOME: u8 = 29;
     pub const ZONE: u8 = 30;
+    pub const NETWORK: u8 = 31;
+    pub const HOSTS: u8 = 56;
+    pub const RESOLVER: u8 = 57;
     // Runner to agent: the task.
     pub const USER: u8 = 32;
     pub const CREDENTIALS: u8 = 33;

@@ -30,6 +30,8 @@ options! {
     vm_env: VmEnv,
     vm_label: VmLabel,
     vm_save: VmSave,
+    vm_net: VmNet,
+    vm_publish: VmPublish,
 }
 
 /// Number of `--vm-image` in [`OPTIONS`].

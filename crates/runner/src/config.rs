@@ -8,7 +8,7 @@ use crate::error::{Blame, Context, Fault, RunError, ensure};
 use image::{Catalogue, Person, check_pattern};
 use node::layout;
 use qemu::CpuModel;
-use request::{MAX_VMS_PER_SLOT, ShareSpec};
+use request::{MAX_VMS_PER_SLOT, Network, ShareSpec, VmNet, VmOption};
 
 /// Where the configuration is looked for unless the plugin or `--config` names another file.
 pub const DEFAULT_PATH: &str = layout::DEFAULT_CONFIG;
@@ -107,6 +107,20 @@ fn share_specs<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<
     texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
 }
 
+fn network<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Network, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    VmNet::parse(&text).map_err(|_| {
+        let words: Vec<&str> = Network::WORDS.iter().map(|(word, _)| *word).collect();
+        serde::de::Error::custom(format!("'{text}' is no network: {} are", words.join(", ")))
+    })
+}
+
+fn networks<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Network>, D::Error> {
+    #[derive(Deserialize)]
+    struct One(#[serde(deserialize_with = "network")] Network);
+    Ok(Vec::<One>::deserialize(deserializer)?.into_iter().map(|One(network)| network).collect())
+}
+
 fn cpu_model<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<CpuModel, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map_err(|error| serde::de::Error::custom(format!("cpu_model: {error}")))
@@ -172,6 +186,12 @@ pub struct Config {
     pub share_home: bool,
     /// How the files of the host get into guests.
     pub file_transport: FileTransport,
+    /// The network of VMs whose users ask for none.
+    #[serde(deserialize_with = "network")]
+    pub default_network: Network,
+    /// The networks that users may ask for.
+    #[serde(deserialize_with = "networks")]
+    pub allowed_networks: Vec<Network>,
     /// More shares for every guest.
     #[serde(deserialize_with = "share_specs")]
     pub shares: Vec<ShareSpec>,
@@ -211,6 +231,8 @@ impl Default for Config {
             allow_root: false,
             share_home: true,
             file_transport: FileTransport::Fuse,
+            default_network: Network::None,
+            allowed_networks: vec![Network::User],
             shares: Vec::new(),
         }
     }
@@ -258,6 +280,12 @@ impl Config {
             Fault::System,
             "max_vms_per_slot = {}: at most {MAX_VMS_PER_SLOT}",
             self.max_vms_per_slot
+        );
+        ensure!(
+            self.default_network == Network::None || self.allowed_networks.contains(&self.default_network),
+            Fault::System,
+            "default_network = {:?}: not in 'allowed_networks'",
+            self.default_network.as_str()
         );
         for dir in &self.image_dirs {
             check_pattern(dir).blame(Fault::System)?;

@@ -24,6 +24,7 @@ mod install;
 mod job;
 pub mod limits;
 pub mod log;
+mod network;
 pub mod notice;
 mod plan;
 mod prepare;

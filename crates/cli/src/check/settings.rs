@@ -32,6 +32,8 @@ pub(super) fn text(config: &Config) -> String {
         allow_root,
         share_home,
         file_transport,
+        default_network,
+        allowed_networks,
         shares,
     } = config;
     let shares: Vec<String> = shares.iter().map(ToString::to_string).collect();
@@ -47,11 +49,14 @@ pub(super) fn text(config: &Config) -> String {
          boot_timeout_s = {boot_timeout_s}\nfull_boot_timeout_s = {full_boot_timeout_s}\n\
          silence_timeout_s = {silence_timeout_s}\nkvm_timeout_s = {kvm_timeout_s}\nallow_root = {allow_root}\n\
          share_home = {share_home}\nfile_transport = {:?}\n\
+         default_network = {:?}\nallowed_networks = {:?}\n\
          shares = {shares:?}\n",
         delivery.as_str(),
         format!("{accel:?}").to_lowercase(),
         format!("{machine:?}").to_lowercase(),
         format!("{start:?}").to_lowercase(),
         file_transport.as_str(),
+        default_network.as_str(),
+        allowed_networks.iter().map(|network| network.as_str()).collect::<Vec<_>>(),
     )
 }

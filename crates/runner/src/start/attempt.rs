@@ -14,6 +14,7 @@ use crate::config::StartChoice;
 use crate::error::{Blame, Context, RunError};
 use crate::file_server::FileServer;
 use crate::limits::{self, OutputLimit};
+use crate::network::Network;
 use crate::prepare::Parts;
 use crate::relay::{Patience, Relay};
 use crate::save::{self, SaveAs, Saved};
@@ -148,6 +149,7 @@ impl Vms<'_> {
             cpu_model: &slot.config.cpu_model,
             shape,
             transport: parts.transport,
+            has_nic: parts.network.is_some(),
             introduction: &introduction,
         };
         let terms = Terms { signals: self.signals, attempt: self.attempt, notice_at: self.notice_at };
@@ -222,6 +224,7 @@ impl Vms<'_> {
             aliases: &parts.seen.aliases,
             transport: parts.transport,
             links: &parts.image.entry.links,
+            network: parts.network.as_ref(),
             processors: self.size.cpus,
             cpus: template.filter(|(shape, _)| shape.cpus > self.size.cpus).map(|_| self.size.cpus as u16),
             memory: template.and_then(|(shape, _)| shape.bytes_to_plug(self.size)).map(Shape::beyond_template),
@@ -275,7 +278,8 @@ impl Vms<'_> {
         // Before QEMU: it is QEMU that must let the server reach the guest's memory.
         let (server, file_port) = self.file_server(start)?.unzip();
         let host = Host { file_server: server.as_ref().map(FileServer::id), ..source::host() };
-        let files = Files { file_port, ..files };
+        let nic = parts.network.as_ref().map(Network::open).transpose()?.flatten();
+        let files = Files { file_port, nic, ..files };
         let mut process = QemuProcess::spawn(&parts.qemu, host, files, |inherited| {
             VmSpec {
                 machine: parts.machine,
@@ -291,6 +295,7 @@ impl Vms<'_> {
                     Some(port) => Shares::Port(port.as_raw_fd()),
                     None => Shares::NineP(&parts.seen.shares),
                 },
+                nic: parts.network.as_ref().map(|network| network.nic()),
             }
             .args()
         })

@@ -42,7 +42,7 @@ pub fn useless_for_users(config: &Config) -> Result<Option<&'static str>, RunErr
     ))
 }
 
-/// Makes the template that VMs of this size and number of shares will clone: for everybody if this
+/// Makes the template that VMs of this size and number of shares, and with a network device or without one, will clone: for everybody if this
 /// process is root, else for this user.
 ///
 /// # Errors
@@ -53,6 +53,7 @@ pub fn prebuild(
     memory_mib: u64,
     cpus: u32,
     shares: usize,
+    has_nic: bool,
 ) -> Result<Prebuilt, RunError> {
     let begin = Instant::now();
     limits::raise();
@@ -94,6 +95,7 @@ pub fn prebuild(
             cpu_model: &config.cpu_model,
             shape,
             transport,
+            has_nic,
             introduction: &introduction,
         };
         let terms = Terms { signals: &signals, attempt, notice_at };

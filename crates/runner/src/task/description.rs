@@ -16,6 +16,7 @@ use super::environment::{self, Surroundings};
 use super::person::{Person, Zone};
 use crate::error::{Blame, Context, Fault, RunError};
 use crate::limits::{self, Limit};
+use crate::network::Network;
 use crate::session::{Address, wall_clock};
 use crate::shares::{Alias, Own, Role, View};
 use image::Links;
@@ -202,6 +203,9 @@ impl Task {
         let index = at.vm as u32;
         send(wall_clock());
         send(ToGuest::Hostname(self.hostname(index, vms).as_bytes()));
+        if let Some(network) = guest.network {
+            network.introduce(&mut send);
+        }
         send(ToGuest::Entropy(&host_entropy()?));
         for (path, target) in guest.links.iter() {
             let (path, target) = (path.as_os_str().as_bytes(), target.as_os_str().as_bytes());
@@ -273,6 +277,8 @@ pub struct Guest<'a> {
     pub transport: Transport,
     /// The image's links into these shares.
     pub links: &'a Links,
+    /// Their network.
+    pub network: Option<&'a Network>,
     /// Number of processors for the command.
     pub processors: u32,
     /// The same, if the guests have more.
