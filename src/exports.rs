@@ -99,7 +99,7 @@ pub unsafe extern "C" fn slurm_spank_init(spank: spank_t, argc: c_int, argv: *mu
     0
 }
 
-/// All options are known: clients check them.
+/// All options are known: clients check them, and slurmstepd, as root and before it forks the tasks, makes what they share.
 ///
 /// # Safety
 /// For Slurm to call.
@@ -107,7 +107,11 @@ pub unsafe extern "C" fn slurm_spank_init(spank: spank_t, argc: c_int, argv: *mu
 pub unsafe extern "C" fn slurm_spank_init_post_opt(spank: spank_t, _: c_int, _: *mut *mut c_char) -> c_int {
     let check = |host: &mut Spank| match host.context() {
         Context::Srun | Context::Allocator => with_plugin(|plugin| client::check_options(plugin, host)),
-        Context::Stepd | Context::Slurmd | Context::Other => Ok(()),
+        Context::Stepd => {
+            with_plugin(|plugin| stepd::before_tasks(plugin, host));
+            Ok(())
+        }
+        Context::Slurmd | Context::Other => Ok(()),
     };
     // SAFETY: as this function's.
     let code = unsafe { hook("slurm_spank_init_post_opt", spank, check) };

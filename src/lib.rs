@@ -29,6 +29,8 @@ mod imagecheck;
 mod interactive;
 mod mpi;
 mod multiprog;
+mod network;
+mod network_error;
 mod plugin;
 pub mod spank;
 pub mod stepd;

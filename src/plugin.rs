@@ -4,6 +4,7 @@ use super::args::{Args, ArgsError};
 use super::component::{self, Component};
 use super::error::Error;
 use super::given::Given;
+use super::network::StepNetwork;
 use crate::spank::{Context, Host};
 use request::{OPTIONS, OptionRow, VmRequest};
 use std::collections::BTreeMap;
@@ -35,6 +36,8 @@ pub struct Plugin {
     pub checked: Option<String>,
     /// srun's variable for `--mpi` as the user set it: later srun puts its own variables beside it.
     pub mpi: Option<OsString>,
+    /// In slurmstepd: the step's own network.
+    pub network: Option<StepNetwork>,
 }
 
 impl Plugin {
@@ -51,6 +54,7 @@ impl Plugin {
             image_of_job: None,
             checked: None,
             mpi: None,
+            network: None,
         }
     }
 

@@ -6,16 +6,36 @@
 
 use super::component::{self, Decision};
 use super::error::Error;
+use super::network::StepNetwork;
+use super::network_error::NetworkError;
 use super::plugin::Plugin;
 use super::variables::{COMMAND_ENV, COMPONENTS_ENV, IMAGE_DIR_ENV, JOB_IMAGE_ENV, MULTI_PROG_ENV, VERBOSE_ENV};
 use crate::spank::{Host, Level, SpankError, Step, is_executable};
 use node::process::Process;
 use node::status::Status;
 use node::{dir, layout, task_dir};
-use request::{IMAGE, NONE, OPTIONS};
+use request::{IMAGE, NONE, Network, OPTIONS};
 use request::{JobRef, REQUEST_ENV, STEP_PROGRAM, VmRequest};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+
+/// As root, before the tasks are forked: makes the step's own network, if it has one. Errors are kept and reported in [`task_init`].
+pub fn before_tasks(plugin: &mut Plugin, host: &mut dyn Host) {
+    match make_network(plugin, host) {
+        Ok(network) => plugin.network = network,
+        Err(error) => plugin.deferred = Some(error),
+    }
+}
+
+fn make_network(plugin: &mut Plugin, host: &mut dyn Host) -> Result<Option<StepNetwork>, Error> {
+    let step = host.step()?;
+    adopt_what_slurm_lost(plugin, host, step)?;
+    let Some(request) = plugin.given.vms()?.filter(|_| step != Step::Extern) else { return Ok(None) };
+    match request.asked.vm_net {
+        Some(Network::Job) => StepNetwork::make(&request, plugin.args()?, host).map(Some),
+        _ => Ok(None),
+    }
+}
 
 /// As root: writes the task's status for the node. Errors are kept and reported in [`task_init`].
 pub fn task_init_privileged(plugin: &mut Plugin, host: &mut dyn Host) {
@@ -108,6 +128,10 @@ fn become_step(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
         let dir = image_dir.filter(|dir| Path::new(dir).is_absolute());
         let dir = dir.ok_or_else(|| Error::LostImageDir(path.display().to_string()))?;
         request.image = request.image.seen_from(Path::new(&dir));
+    }
+    if request.asked.vm_net == Some(Network::Job) {
+        let network = plugin.network.as_ref().ok_or(Error::Network(NetworkError::Late))?;
+        request.job_network = Some(network.of_task(request.asked.vms(), host)?);
     }
     request.job = Some(JobRef { id: host.job_id()?, slurm_conf: host.own_env("SLURM_CONF").map(Into::into) });
     request.image_cache_dir = plugin.image_cache_dir.clone();

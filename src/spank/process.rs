@@ -32,6 +32,18 @@ pub fn is_executable(path: &Path) -> io::Result<()> {
     if path.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok(()) }
 }
 
+/// Lets the program that this process becomes keep a descriptor.
+///
+/// # Errors
+/// As fcntl(2).
+pub fn inherit(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: fcntl with F_SETFD touches no memory.
+    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 /// Waits until `fd` can be read (or has ended), at most `limit`.
 ///
 /// # Errors

@@ -56,7 +56,11 @@ pub(super) fn add_user(account: &Account, credentials: &Credentials, traces: &mu
 /// Appends lines to `/etc/hosts`.
 pub(super) fn add_hosts(lines: &[u8], traces: &mut Traces) -> Result<(), AgentError> {
     append_missing(traces, "/etc/hosts", |text| {
-        let begin: &[u8] = if text.is_empty() || text.ends_with(b"\n") { b"" } else { b"\n" };
+        let begin: &[u8] = match text.last() {
+            None => b"127.0.0.1\tlocalhost\n::1\tlocalhost\n",
+            Some(b'\n') => b"",
+            Some(_) => b"\n",
+        };
         Some([begin, lines].concat())
     })
 }

@@ -77,6 +77,7 @@ fn run_slot(
         config,
         image: request.image,
         job: request.job,
+        job_network: request.job_network,
         asked: request.asked,
         memory: limits::memory(request.memory_mib, request.tasks),
         save: save.transpose()?,

@@ -27,8 +27,8 @@ pub enum Peer<'a> {
         /// Whether the guest gets IPv6.
         v6: bool,
     },
-    /// A program behind a stream socket: frames with their length before them.
-    Stream(RawFd),
+    /// A tap of the host, open.
+    Tap(RawFd),
 }
 
 impl Nic<'_> {
@@ -44,7 +44,7 @@ impl Nic<'_> {
                 let ports = published.iter().map(|(host, guest)| format!(",hostfwd=tcp::{host}-:{guest}"));
                 format!("user,id=net,ipv4=on,ipv6={v6}{}", ports.collect::<String>())
             }
-            Peer::Stream(fd) => format!("socket,id=net,fd={fd}"),
+            Peer::Tap(fd) => format!("tap,id=net,fd={fd}"),
         };
         let mac = self.mac.map(|byte| format!("{byte:02x}")).join(":");
         // romfile: nobody boots from the network. A bus without slots for them has none.

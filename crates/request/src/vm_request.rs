@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::error::RequestError;
+use crate::job_network::JobNetwork;
 use crate::options::{Asked, ImageRef, VmImage};
 use crate::vm_option::VmOption;
 
@@ -43,6 +44,8 @@ pub struct VmRequest {
     pub job: Option<JobRef>,
     /// This node's directory for copies of images, made by the plugin.
     pub image_cache_dir: Option<PathBuf>,
+    /// The task's part of the step's own network, made by the plugin.
+    pub job_network: Option<JobNetwork>,
 }
 
 /// How to ask Slurm about the job. This comes from slurmstepd, because the user controls the job's environment.
@@ -89,6 +92,7 @@ impl VmRequest {
             config: None,
             job: None,
             image_cache_dir: None,
+            job_network: None,
         }
     }
 }
@@ -126,6 +130,9 @@ impl fmt::Display for VmRequest {
         if let Some(path) = &self.image_cache_dir {
             write!(f, " imagecache={}", Packed(path.as_os_str()))?;
         }
+        if let Some(network) = &self.job_network {
+            write!(f, " network={network}")?;
+        }
         Ok(())
     }
 }
@@ -151,6 +158,9 @@ impl FromStr for VmRequest {
                 "config" => request.config = Some(decoded()?.into()),
                 "job" => job = Some(value.parse().map_err(|_| wrong("job is not a number"))?),
                 "slurmconf" => slurm_conf = Some(decoded()?.into()),
+                "network" => {
+                    request.job_network = Some(value.parse().map_err(|()| wrong("network is none"))?);
+                }
                 "imagecache" => request.image_cache_dir = Some(decoded()?.into()),
                 _ if key == VmImage::ABOUT.name => image = Some(VmImage::parse(&text(decoded()?)?)?),
                 _ => match request.asked.set(key, &text(decoded()?)?) {

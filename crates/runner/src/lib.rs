@@ -24,6 +24,7 @@ mod install;
 mod job;
 pub mod limits;
 pub mod log;
+mod names;
 mod network;
 pub mod notice;
 mod plan;

@@ -34,6 +34,9 @@ pub(super) fn text(config: &Config) -> String {
         file_transport,
         default_network,
         allowed_networks,
+        job_network,
+        job_network_v6,
+        job_network_port,
         shares,
     } = config;
     let shares: Vec<String> = shares.iter().map(ToString::to_string).collect();
@@ -50,6 +53,8 @@ pub(super) fn text(config: &Config) -> String {
          silence_timeout_s = {silence_timeout_s}\nkvm_timeout_s = {kvm_timeout_s}\nallow_root = {allow_root}\n\
          share_home = {share_home}\nfile_transport = {:?}\n\
          default_network = {:?}\nallowed_networks = {:?}\n\
+         job_network = \"{job_network}\"\njob_network_v6 = \"{job_network_v6}\"\n\
+         job_network_port = {job_network_port}\n\
          shares = {shares:?}\n",
         delivery.as_str(),
         format!("{accel:?}").to_lowercase(),

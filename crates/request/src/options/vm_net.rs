@@ -13,13 +13,15 @@ pub struct VmNet;
 pub enum Network {
     /// Nothing: the VM has no network device.
     None,
+    /// All VMs of the step, and nothing else.
+    Job,
     /// Outwards, what the user reaches on the node; inwards only published ports.
     User,
 }
 
 impl Network {
     /// All values as they are written.
-    pub const WORDS: [(&'static str, Self); 2] = [("none", Self::None), ("user", Self::User)];
+    pub const WORDS: [(&'static str, Self); 3] = [("none", Self::None), ("user", Self::User), ("job", Self::Job)];
 
     /// The value as it is written.
     pub fn as_str(self) -> &'static str {
@@ -30,12 +32,14 @@ impl Network {
 impl VmOption for VmNet {
     const ABOUT: About = About {
         name: "vm-net",
-        argument: Some("none|user"),
+        argument: Some("none|user|job"),
         is_list: false,
-        help: "[vm] network of the virtual machines: 'none', or 'user' for connections out of the VM",
-        readme: "the VMs' network: `none`, or `user` for connections out of the VM ([networks](docs/parallel.md))",
+        help: "[vm] network of the virtual machines: 'none', 'user' for connections out of the VM, 'job' for a private network of all VMs \
+               of the step",
+        readme: "the VMs' network: `none`, `user` for connections out of the VM, or `job` for a private one of all VMs of the step \
+                 ([docs/parallel.md](docs/parallel.md))",
         run_name: "net",
-        run_help: "Network of the VM: 'none', or 'user' for connections out of it [default: the site's]",
+        run_help: "Network of the VM: 'none', or 'user' for connections out of it; 'job' needs Slurm [default: the site's]",
     };
 
     type Value = Network;
@@ -43,7 +47,7 @@ impl VmOption for VmNet {
     fn parse(text: &str) -> Result<Network, RequestError> {
         let found = Network::WORDS.iter().find(|(word, _)| *word == text);
         found.map(|(_, value)| *value).ok_or_else(|| {
-            RequestError(format!("--vm-net='{}': 'none' or 'user' is needed", shown(text)))
+            RequestError(format!("--vm-net='{}': 'none', 'user' or 'job' is needed", shown(text)))
         })
     }
 

@@ -3,9 +3,10 @@
 //! What can go wrong is found before QEMU starts: a network that the site does not allow, a QEMU that has none, a port that is
 //! taken.
 
+mod job;
 mod user;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 
 use crate::config::Config;
 use crate::error::{Fault, RunError, ensure};
@@ -15,6 +16,7 @@ use proto::ToGuest;
 use qemu::{BootSource, Nic};
 use request::Network as Wanted;
 
+use self::job::JobNetwork;
 use self::user::UserNetwork;
 
 /// The network of a slot's VMs, ready for use.
@@ -22,6 +24,8 @@ use self::user::UserNetwork;
 pub(crate) enum Network {
     /// Out of the VM with the user's rights.
     User(UserNetwork),
+    /// All VMs of the step.
+    Job(JobNetwork),
 }
 
 impl Network {
@@ -53,30 +57,44 @@ impl Network {
             wanted.as_str(),
             image.name
         );
-        UserNetwork::prepare(published, slot.asked.vms(), qemu).map(|network| Some(Self::User(network)))
+        Ok(Some(match wanted {
+            Wanted::Job => Self::Job(JobNetwork::take(slot)?),
+            Wanted::User | Wanted::None => Self::User(UserNetwork::prepare(published, slot.asked.vms(), qemu)?),
+        }))
     }
 
-    /// Starts what must run beside a VM, and returns its end of the VM's network.
+    /// The VM's end of the network, if it is a file.
     ///
     /// # Errors
     /// When the node has no room for it.
-    pub(crate) fn open(&self) -> Result<Option<OwnedFd>, RunError> {
+    pub(crate) fn open(&self, index: usize) -> Result<Option<OwnedFd>, RunError> {
         match self {
             Self::User(_) => Ok(None),
+            Self::Job(job) => job.open(index).map(Some),
         }
     }
 
     /// The device of a VM; `fd` is what [`Network::open`] returned.
-    pub(crate) fn nic(&self) -> Nic<'_> {
+    pub(crate) fn nic(&self, index: usize, fd: Option<RawFd>) -> Nic<'_> {
         match self {
             Self::User(user) => user.nic(),
+            Self::Job(job) => job.nic(index, fd),
         }
     }
 
     /// The messages that tell a guest about it.
-    pub(crate) fn introduce(&self, send: impl FnMut(ToGuest<'_>)) {
+    pub(crate) fn introduce(&self, index: usize, send: impl FnMut(ToGuest<'_>)) {
         match self {
             Self::User(user) => user.introduce(send),
+            Self::Job(job) => job.introduce(index, send),
+        }
+    }
+
+    /// The names of all VMs of the network, in the order of their ranks; `None` where they do not see each other.
+    pub(crate) fn hosts(&self) -> Option<String> {
+        match self {
+            Self::User(_) => None,
+            Self::Job(job) => Some(job.hosts()),
         }
     }
 }

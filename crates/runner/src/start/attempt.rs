@@ -14,7 +14,6 @@ use crate::config::StartChoice;
 use crate::error::{Blame, Context, RunError};
 use crate::file_server::FileServer;
 use crate::limits::{self, OutputLimit};
-use crate::network::Network;
 use crate::prepare::Parts;
 use crate::relay::{Patience, Relay};
 use crate::save::{self, SaveAs, Saved};
@@ -278,7 +277,7 @@ impl Vms<'_> {
         // Before QEMU: it is QEMU that must let the server reach the guest's memory.
         let (server, file_port) = self.file_server(start)?.unzip();
         let host = Host { file_server: server.as_ref().map(FileServer::id), ..source::host() };
-        let nic = parts.network.as_ref().map(Network::open).transpose()?.flatten();
+        let nic = parts.network.as_ref().map(|network| network.open(index)).transpose()?.flatten();
         let files = Files { file_port, nic, ..files };
         let mut process = QemuProcess::spawn(&parts.qemu, host, files, |inherited| {
             VmSpec {
@@ -295,7 +294,10 @@ impl Vms<'_> {
                     Some(port) => Shares::Port(port.as_raw_fd()),
                     None => Shares::NineP(&parts.seen.shares),
                 },
-                nic: parts.network.as_ref().map(|network| network.nic()),
+                nic: parts
+                    .network
+                    .as_ref()
+                    .map(|network| network.nic(index, inherited.files.nic.as_ref().map(AsRawFd::as_raw_fd))),
             }
             .args()
         })

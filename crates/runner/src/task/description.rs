@@ -16,6 +16,7 @@ use super::environment::{self, Surroundings};
 use super::person::{Person, Zone};
 use crate::error::{Blame, Context, Fault, RunError};
 use crate::limits::{self, Limit};
+use crate::names::name_of_vm;
 use crate::network::Network;
 use crate::session::{Address, wall_clock};
 use crate::shares::{Alias, Own, Role, View};
@@ -172,14 +173,11 @@ impl Task {
     /// Host name of VM number `index` of `vms`.
     pub fn hostname(&self, index: u32, vms: u32) -> String {
         let number = |name| self.variable(name).and_then(|value| value.to_str()?.parse::<u64>().ok());
-        let mut name = match (number("SLURM_JOB_ID"), number("SLURM_PROCID")) {
-            (Some(job), Some(rank)) => format!("vm{job}-{rank}"),
+        match (number("SLURM_JOB_ID"), number("SLURM_PROCID")) {
+            (Some(job), Some(rank)) => name_of_vm(job, rank, index, vms),
+            _ if vms > 1 => format!("vm-{index}"),
             _ => "vm".to_owned(),
-        };
-        if vms > 1 {
-            name.push_str(&format!("-{index}"));
         }
-        name
     }
 
     fn variable(&self, name: &str) -> Option<&OsStr> {
@@ -202,10 +200,11 @@ impl Task {
         let mut send = |message: ToGuest<'_>| message.encode(at.task, out);
         let index = at.vm as u32;
         send(wall_clock());
-        send(ToGuest::Hostname(self.hostname(index, vms).as_bytes()));
+        // Before the name, which is then known by its address in the network.
         if let Some(network) = guest.network {
-            network.introduce(&mut send);
+            network.introduce(at.vm, &mut send);
         }
+        send(ToGuest::Hostname(self.hostname(index, vms).as_bytes()));
         send(ToGuest::Entropy(&host_entropy()?));
         for (path, target) in guest.links.iter() {
             let (path, target) = (path.as_os_str().as_bytes(), target.as_os_str().as_bytes());
@@ -239,6 +238,9 @@ impl Task {
         let surroundings = Surroundings { seen: guest.view(), processors: guest.processors };
         for pair in self.guest_environment(index, vms, surroundings) {
             send(ToGuest::Env(pair.as_bytes()));
+        }
+        if let Some(hosts) = guest.network.and_then(Network::hosts) {
+            send(ToGuest::Env(format!("SLURM_VM_HOSTS={hosts}").as_bytes()));
         }
         if let (Some(script), Some(path)) = (&self.script, self.argv.first()) {
             send(ToGuest::File { mode: 0o700, path: path.as_bytes() });
