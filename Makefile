@@ -10,6 +10,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 CARGO ?= cargo
+QUIET := --quiet
 # 'sudo make' loses the PATH and the home directory that rustup was installed for.
 ifneq ($(SUDO_USER),)
 ifeq ($(shell command -v $(CARGO)),)
@@ -79,10 +80,15 @@ help: ## this table
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
 	  /^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-.PHONY: demo demo-stop
-demo: deps build kit images ## start a small Slurm and show VM jobs in it (as root; installs what is missing)
+.PHONY: demo demo-ready demo-stop
+# Cargo shows what it does, because the first build takes minutes.
+demo: QUIET :=
+demo: demo-ready deps build kit demo-images ## start a small Slurm and show VM jobs in it (as root; installs what is missing)
 	$(call section,demo)
 	@STAGE=$(abspath $(STAGE)) KIT=$(abspath $(KIT)) IMAGES=$(abspath $(IMAGES)) testkit/cluster/demo
+
+demo-ready:
+	@CARGO=$(CARGO) testkit/cluster/demo ready
 
 demo-stop: ## end the demo's Slurm
 	@testkit/cluster/demo stop
@@ -250,7 +256,7 @@ bench-lab: lab-tree kit images ## starts with KVM in the lab, into target/bench/
 
 ##@ Build
 
-.PHONY: deps build kit images images-long disks disks-long images-full clean
+.PHONY: deps build kit images demo-images images-long disks disks-long images-full clean
 deps: ## install missing Debian packages (as root; starts no service)
 	@packaging/debian-deps
 
@@ -263,16 +269,16 @@ endef
 
 .PHONY: build-plugin build-runner build-agent
 build-plugin:
-	RUSTFLAGS='$(REMAP)' $(CARGO) build --quiet --release -p spank-vm
+	RUSTFLAGS='$(REMAP)' $(CARGO) build $(QUIET) --release -p spank-vm
 	$(call stage,$(TARGET)/release/libspank_vm.so,$(PLUGIN))
 
 build-runner:
-	RUSTFLAGS='$(REMAP)' $(CARGO) build --quiet --release -p spank-vm-cli
+	RUSTFLAGS='$(REMAP)' $(CARGO) build $(QUIET) --release -p spank-vm-cli
 	$(call stage,$(TARGET)/release/spank-vm,$(PROGRAM))
 	@ln -sfn spank-vm $(STEP)
 
 build-agent:
-	RUSTFLAGS='-C target-feature=+crt-static $(REMAP)' $(CARGO) build --quiet --profile agent -p spank-vm-agent \
+	RUSTFLAGS='-C target-feature=+crt-static $(REMAP)' $(CARGO) build $(QUIET) --profile agent -p spank-vm-agent \
 	  --target $(AGENT_TRIPLE) --target-dir $(TARGET)/agent-build
 	$(call stage,$(TARGET)/agent-build/$(AGENT_TRIPLE)/agent/spank-vm-agent,$(AGENT))
 
@@ -288,6 +294,10 @@ $(KIT)/.made: $(AGENT)
 
 images: build ## the images 'tiny', 'debian12' and 'debian12-i386', into target/images
 	@$(MAKE) $(foreach image,tiny debian12 debian12-i386,$(ROOTS)/$(image).tar $(IMAGES)/.$(image).made)
+
+# What the demo shows, and no more.
+demo-images: build
+	@$(MAKE) $(foreach image,tiny debian12,$(ROOTS)/$(image).tar $(IMAGES)/.$(image).made)
 
 images-long: images
 	@$(MAKE) $(foreach image,debian11 debian13 debian12-mpi,$(ROOTS)/$(image).tar $(IMAGES)/.$(image).made)
@@ -382,7 +392,7 @@ install-built:
 	  packaging/70-spank-vm-kvm.rules
 	install -D -m 755 -t $(DESTDIR)$(SHAREDIR) slurm-conf/prolog slurm-conf/example-job.sh
 	install -D -m 644 -t $(DESTDIR)$(DOCDIR) README.md CHANGELOG.md SECURITY.md ARCHITECTURE.md PARITY.md RELIABILITY.md LICENSE
-	install -D -m 644 -t $(DESTDIR)$(DOCDIR)/docs docs/*.md
+	install -D -m 644 -t $(DESTDIR)$(DOCDIR)/docs docs/*.md docs/*.svg
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system packaging/spank-vm-*.service packaging/spank-vm-*.timer
 	install -D -m 644 packaging/spank-vm.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/spank-vm.conf
 	@conf=$(DESTDIR)$(SYSCONFDIR)/slurm/spank-vm.toml; \

@@ -18,6 +18,8 @@ pub const CASES: &[Case] = &[
     ("a_batch_script_never_runs_on_a_node_without_the_plugin_which_is_drained", prolog_without_plugin),
     ("a_node_that_lacks_qemu_is_drained_with_the_reason_before_the_job_starts", prolog_without_qemu),
     ("jobs_with_an_image_go_to_nodes_with_the_feature", feature),
+    ("the_image_of_a_job_is_in_its_admin_comment_where_the_site_uses_the_sample", image_in_comment),
+    ("a_partition_without_vms_refuses_such_jobs_at_submission", no_vms_in_partition),
 ];
 
 fn exit_codes(cluster: &Cluster) {
@@ -219,19 +221,70 @@ fn set_features(cluster: &Cluster, node: &str, words: &str) {
 
 fn feature(cluster: &Cluster) {
     let node = &cluster.nodes()[1];
+    with_job_submit(
+        cluster,
+        |text| text,
+        || {
+            let refused = cluster.srun(&["--vm-image=tiny", "true"]);
+            assert!(refused.code != 0 && refused.stderr.contains("Invalid feature specification"), "{refused:?}");
+            set_features(cluster, node, "spank-vm,other");
+            let command = ["sh", "-c", "echo $SLURMD_NODENAME"];
+            for options in [&["--vm-image=tiny"][..], &["--vm-image=tiny", "-C", "other"]] {
+                assert_eq!(cluster.srun(&[options, &command].concat()).ok(), format!("{node}\n"));
+            }
+            cluster.srun(&["-N4", "true"]).ok();
+            cluster.srun(&["-N4", "--vm-image=none", "true"]).ok();
+            set_features(cluster, node, "");
+        },
+    );
+}
+
+/// The sample, changed as its comments say that a site may.
+fn with_job_submit(cluster: &Cluster, change: impl FnOnce(String) -> String, work: impl FnOnce()) {
     let script = cluster.slurm_conf().with_file_name("job_submit.lua");
-    fs::copy(repository().join("slurm-conf/job_submit.lua"), &script).unwrap();
-    with_slurm_conf(cluster, "JobSubmitPlugins=lua", || {
-        let refused = cluster.srun(&["--vm-image=tiny", "true"]);
-        assert!(refused.code != 0 && refused.stderr.contains("Invalid feature specification"), "{refused:?}");
-        set_features(cluster, node, "spank-vm,other");
-        let command = ["sh", "-c", "echo $SLURMD_NODENAME"];
-        for options in [&["--vm-image=tiny"][..], &["--vm-image=tiny", "-C", "other"]] {
-            assert_eq!(cluster.srun(&[options, &command].concat()).ok(), format!("{node}\n"));
-        }
-        cluster.srun(&["-N4", "true"]).ok();
-        cluster.srun(&["-N4", "--vm-image=none", "true"]).ok();
-        set_features(cluster, node, "");
-    });
+    let sample = fs::read_to_string(repository().join("slurm-conf/job_submit.lua")).unwrap();
+    fs::write(&script, change(sample)).unwrap();
+    with_slurm_conf(cluster, "JobSubmitPlugins=lua", work);
     fs::remove_file(script).unwrap();
+}
+
+/// What Slurm keeps of a job is what `sacct` has to show.
+fn image_in_comment(cluster: &Cluster) {
+    let everywhere = |text: String| text.replacen("FEATURE = \"spank-vm\"", "FEATURE = nil", 1);
+    with_job_submit(cluster, everywhere, || {
+        let comment = |arguments: &[&str]| {
+            let submitted = [&["sbatch", "--parsable", "--wrap=true"], arguments].concat();
+            let job = cluster.run(&submitted).ok();
+            let shown = cluster.run(&["scontrol", "show", "job", job.trim()]).ok();
+            cluster.run(&["scancel", job.trim()]).ok();
+            let line = shown.lines().find_map(|line| line.trim().strip_prefix("AdminComment="));
+            line.unwrap_or_default().trim().to_owned()
+        };
+        assert_eq!(comment(&["--vm-image=tiny"]), "vm-image=tiny");
+        assert_eq!(comment(&[]), "");
+        assert_eq!(comment(&["--vm-image=none"]), "");
+        // By the environment too, which the command line of sacct does not show.
+        let by_environment = ["sh", "-c", "SPANK_VM_IMAGE=tiny sbatch --parsable --wrap=true"];
+        let job = cluster.run(&by_environment).ok();
+        let shown = cluster.run(&["scontrol", "show", "job", job.trim()]).ok();
+        assert!(shown.contains("AdminComment=vm-image=tiny"), "{shown}");
+        cluster.run(&["scancel", job.trim()]).ok();
+    });
+}
+
+fn no_vms_in_partition(cluster: &Cluster) {
+    let partition = cluster.run(&["sinfo", "-h", "-o", "%R"]).ok().trim().to_owned();
+    let closed = |text: String| {
+        let text = text.replacen("FEATURE = \"spank-vm\"", "FEATURE = nil", 1);
+        text.replacen("WITHOUT_VMS = {}", &format!("WITHOUT_VMS = {{ {partition} = true }}"), 1)
+    };
+    with_job_submit(cluster, closed, || {
+        let named = format!("--partition={partition}");
+        for options in [&["--vm-image=tiny"][..], &[&named, "--vm-image=tiny"]] {
+            let refused = cluster.srun(&[options, &["true"]].concat());
+            let told = format!("there are no VMs in partition '{partition}'");
+            assert!(refused.code != 0 && refused.stderr.contains(&told), "{refused:?}");
+        }
+        cluster.srun(&["true"]).ok();
+    });
 }

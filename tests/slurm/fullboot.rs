@@ -22,6 +22,8 @@ pub const CASES: &[Case] = &[
     ("signals_and_terminals_reach_a_full_boot", signals_and_terminals),
     ("what_a_command_leaves_in_a_full_boot_ends_with_it_and_the_system_lives_on", leftovers),
     ("a_full_boot_that_powers_itself_off_is_an_error_and_no_hang", poweroff),
+    ("a_full_boot_can_be_saved_with_its_kernel_and_what_was_changed", saved),
+    ("an_optimised_full_boot_has_no_timers_and_firmware_and_a_smaller_disk", optimised),
 ];
 
 /// Not in every run: each takes another boot.
@@ -196,6 +198,66 @@ fn poweroff(cluster: &Cluster) {
     let command = ["--vm-root", "sh", "-c", "systemctl poweroff 2>/dev/null; sleep 600"];
     srun(cluster, &command)
         .fails_with_one_line(&["image 'disk12' on ", "the guest powered itself off before the command ended"]);
+}
+
+fn saved(cluster: &Cluster) {
+    prepare(cluster);
+    let dir = cluster.work_dir();
+    let place = format!("--vm-save={}/kept12", dir.display());
+    let images =
+        format!("image_dirs = ['{0}/images', '{0}/full', '{1}']\n{PATIENT}", cluster.dir.display(), dir.display());
+    cluster.with_config(&images, || {
+        let script = "echo kept >/etc/kept; echo gone >/tmp/gone; systemctl enable fstrim.timer 2>/dev/null";
+        let said = cluster.run_in(&dir, &[&["srun"], &STEP[..], &["--vm-root", &place, "sh", "-c", script]].concat());
+        assert!(said.code == 0 && said.stderr.contains("image 'kept12' is saved: "), "{said:?}");
+        let entry = fs::read_to_string(dir.join("kept12.toml")).unwrap();
+        assert!(entry.contains("boot = \"full\"") && entry.contains("format = \"raw\""), "{entry}");
+        let script = "uname -r; cat /etc/kept; ls /tmp/gone; systemctl is-active spank-vm-agent";
+        let ran = cluster.run_in(&dir, &["srun", "--mem=700", "--vm-image=kept12", "--vm-root", "sh", "-c", script]);
+        let lines: Vec<&str> = ran.stdout.lines().collect();
+        assert!(lines.len() == 3 && lines[0].starts_with("6.1.") && lines[1..] == ["kept", "active"], "{ran:?}");
+        let disk = fs::read_dir(&dir).unwrap().flatten().map(|file| file.path());
+        let disk = disk.into_iter().find(|path| path.extension().is_some_and(|end| end == "raw")).unwrap();
+        // A system that was frozen needs no repair.
+        let part = dir.join("part");
+        copy_partition(&disk, &part);
+        let checked = Command::new("e2fsck").args(["-fn"]).arg(&part).output().unwrap();
+        assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+    });
+}
+
+/// The only partition of a disk, which begins after one MiB.
+fn copy_partition(disk: &Path, to: &Path) {
+    let mut dd = Command::new("dd");
+    dd.arg(format!("if={}", disk.display())).arg(format!("of={}", to.display()));
+    let done = dd.args(["bs=1M", "skip=1", "conv=sparse", "status=none"]).status().unwrap();
+    assert!(done.success());
+}
+
+fn optimised(cluster: &Cluster) {
+    prepare(cluster);
+    let tool = |words: &[&str]| {
+        let mut ran = None;
+        let all = [&["image", "optimise", "disk12", "--runs", "0"], words].concat();
+        with_images(cluster, PATIENT, || ran = Some(cluster.tool("root", &all)));
+        ran.unwrap()
+    };
+    let entry = fs::read(image_dir(cluster).join("disk12.toml")).unwrap();
+    let looked = tool(&["--dry-run"]).ok();
+    assert!(looked.contains("apt-daily.timer") && looked.ends_with("nothing was changed\n"), "{looked}");
+    let told = tool(&["--as", "light12", "--keep", "fstrim.timer"]).ok();
+    assert!(told.contains("removed ") && told.contains("masked "), "{told}");
+    assert!(!told.contains("fstrim.timer") && told.contains("disk "), "{told}");
+    assert_eq!(fs::read(image_dir(cluster).join("disk12.toml")).unwrap(), entry, "--as keeps the old one");
+    let script = "systemctl is-enabled apt-daily.timer fstrim.timer; readlink /etc/systemd/system/apt-daily.timer";
+    with_images(cluster, PATIENT, || {
+        let ran = cluster.srun(&["--mem=700", "--vm-image=light12", "--vm-root", "sh", "-c", script]);
+        assert!(ran.stdout.starts_with("masked\n") && ran.stdout.ends_with("/dev/null\n"), "{ran:?}");
+        assert_eq!(ran.stdout.matches("masked").count(), 1, "what --keep names is not masked: {ran:?}");
+        cluster.tool("root", &["image", "verify", "light12"]).ok();
+        let again = cluster.tool("root", &["image", "optimise", "light12", "--dry-run", "--keep", "fstrim.timer"]).ok();
+        assert!(again.contains("nothing of it can be left out"), "{again}");
+    });
 }
 
 fn debian11(cluster: &Cluster) {

@@ -16,6 +16,7 @@ use crate::Case;
 pub const CASES: &[Case] = &[
     ("a_debian_12_root_passes_the_acceptance_script", debian12),
     ("a_root_with_32_bit_programs_passes_the_acceptance_script_on_the_64_bit_kernel", debian12_i386),
+    ("programs_of_the_time_of_2_6_32_run_where_the_entry_brings_the_vsyscall_page_back", old_programs),
     ("an_oci_archive_imported_by_a_user_passes_the_acceptance_script", oci_archive),
     ("a_qcow2_disk_with_partitions_imported_by_a_user_passes_the_acceptance_script", qcow2_disk),
     ("disks_without_a_root_that_can_be_read_are_refused_with_what_is_on_them", refused_disks),
@@ -52,6 +53,32 @@ fn debian12_i386(cluster: &Cluster) {
     let bits = cluster.srun(&["--vm-image=debian12-i386", "getconf", "LONG_BIT"]).ok();
     assert_eq!(bits, "32\n");
     assert!(cluster.tool("root", &["image", "show", "debian12-i386"]).ok().contains("arch = \"i386\""));
+}
+
+/// No system of that time is at hand: a program that does what its C library did stands in for it.
+fn old_programs(cluster: &Cluster) {
+    let dir = cluster.work_dir();
+    let (source, program) = (repository().join("tests/images/old-abi.c"), dir.join("old-abi"));
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-O1", "-nostdlib", "-static", "-fno-pie", "-no-pie", "-fno-stack-protector", "-o"])
+        .arg(&program)
+        .arg(source);
+    assert!(gcc.status().unwrap().success());
+    let images = cluster.dir.join("old");
+    fs::create_dir_all(&images).unwrap();
+    let entry = fs::read_to_string(cluster.dir.join("images/tiny.toml")).unwrap();
+    let disk = |line: &str| line.replace("disk = \"", &format!("disk = \"{}/images/", cluster.dir.display()));
+    let entry: String =
+        entry.lines().map(|line| if line.starts_with("disk =") { disk(line) } else { line.into() } + "\n").collect();
+    fs::write(images.join("old.toml"), format!("append = \"vsyscall=emulate\"\n{entry}")).unwrap();
+    fs::write(images.join("new.toml"), entry).unwrap();
+    cluster.with_config(&format!("image_dirs = ['{}']\n", images.display()), || {
+        let run = |image: &str| cluster.run_in(&dir, &["srun", image, "./old-abi"]);
+        assert_eq!(run("--vm-image=old").ok(), "vsyscall int80 open stat getdents select vfork\n");
+        let hidden = run("--vm-image=new");
+        assert_eq!(hidden.code, 128 + 11, "today's kernels hide that page: {hidden:?}");
+    });
+    fs::remove_dir_all(images).unwrap();
 }
 
 fn oci_archive(cluster: &Cluster) {

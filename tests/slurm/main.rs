@@ -11,6 +11,7 @@ mod central;
 mod confinement;
 mod delivery;
 mod devices;
+mod documents;
 mod fail_closed;
 mod failures;
 mod fullboot;
@@ -67,6 +68,7 @@ const CASES: &[&[Case]] = &[
     confinement::CASES,
     tools::CASES,
     images::CASES,
+    documents::CASES,
 ];
 
 const LONG_CASES: &[&[Case]] = &[images::LONG_CASES, fullboot::LONG_CASES, mpi::LONG_CASES];

@@ -140,7 +140,7 @@ fn hungry_neighbour(cluster: &Cluster) {
     let _ = cluster.run(&["scancel", &job]);
     let _ = neighbour.wait();
     assert_ne!(ran.code, 0);
-    let own = "the node's kernel killed QEMU, for the memory that this task may use is used up";
+    let own = "the node's kernel killed QEMU, because the memory of this task is used up";
     assert!(ran.stderr.contains(own), "{ran:?}");
     assert!(ran.stderr.contains("Out Of Memory") && ran.stderr.contains("oom-kill event"), "{ran:?}");
 }

@@ -15,6 +15,18 @@ use proto::ExitStatus;
 nix::ioctl_write_ptr_bad!(rnd_add_entropy, nix::request_code_write!(b'R', 3, 8), PoolInput);
 nix::ioctl_none_bad!(rnd_reseed, nix::request_code_none!(b'R', 7));
 nix::ioctl_write_ptr_bad!(tty_set_size, libc::TIOCSWINSZ, libc::winsize);
+// <linux/fs.h>: FITRIM.
+nix::ioctl_readwrite!(file_system_trim, b'X', 121, TrimRange);
+// <linux/fs.h>: FIFREEZE.
+nix::ioctl_readwrite!(file_system_freeze, b'X', 119, libc::c_int);
+
+/// `struct fstrim_range`.
+#[repr(C)]
+pub struct TrimRange {
+    start: u64,
+    len: u64,
+    min_len: u64,
+}
 
 /// Maximum bytes of entropy taken at once.
 pub(super) const ENTROPY_MAX: usize = 512;
@@ -39,6 +51,20 @@ pub(super) fn keep_heap() {
     }
     let touched = vec![1_u8; HEAP_KEPT - 4096];
     drop(std::hint::black_box(touched));
+}
+
+/// Tells the disk below a file system, of which `directory` is open, which blocks are free.
+pub(super) fn trim(directory: impl AsFd) -> nix::Result<()> {
+    let mut range = TrimRange { start: 0, len: u64::MAX, min_len: 0 };
+    // SAFETY: the kernel reads and writes the structure, which lives until the call returns.
+    unsafe { file_system_trim(directory.as_fd().as_raw_fd(), &raw mut range) }.map(drop)
+}
+
+/// Lets the file system, of which `directory` is open, stand still: everything is on its disk, and writers wait.
+pub(super) fn freeze(directory: impl AsFd) -> nix::Result<()> {
+    let mut level = 0;
+    // SAFETY: the kernel takes the address of an integer and looks at nothing behind it.
+    unsafe { file_system_freeze(directory.as_fd().as_raw_fd(), &raw mut level) }.map(drop)
 }
 
 /// Milliseconds since the guest's kernel started.

@@ -5,11 +5,13 @@
 //! | `write.rs` | entries to a stream |
 //! | `read.rs`, `pax.rs`, `sparse.rs` | any dialect of tar to entries, with bounds on everything (runner) |
 //! | `export.rs` | a directory to a stream |
+//! | `disk.rs` | a whole disk as a stream, which is no tar archive |
 //!
 //! The dialect written is POSIX 2001 (pax): long names, numbers of any size, extended attributes.
 
 #![forbid(unsafe_code)]
 
+mod disk;
 mod error;
 pub mod export;
 mod pax;
@@ -17,6 +19,7 @@ mod read;
 mod sparse;
 mod write;
 
+pub use disk::{read_disk, write_disk};
 pub use export::{Export, ExportError};
 pub use read::{Reader, Skip};
 pub use write::Writer;

@@ -112,7 +112,10 @@ pub enum Command {
     },
     /// Make an image from another: run a script as root in a VM and save that VM
     Build(image_build::Arguments),
-    /// Leave out what a kit boot never uses, pack the rest anew, and compare the start times
+    /// Leave out what VMs of an image never use, and compare the start times
+    ///
+    /// Of an image for kit boots: kernels, modules, firmware, caches; the rest is packed anew. With boot = "full": firmware and
+    /// caches, and units of systemd are masked that wait for what a VM does not have.
     Optimise(optimise::Arguments),
     /// Remove an image of yours; VMs that run from it are not harmed
     Remove {

@@ -1,22 +1,25 @@
-//! `spank-vm image optimise`: what a kit boot never uses is left out, the rest packed for a fast start.
+//! `spank-vm image optimise`: what a kit boot never uses is left out, the rest packed for a fast start. What a whole
+//! system does not need in a VM is taken away from a copy of its disk (`whole.rs`).
 
-use std::fs::{self, File};
+mod place;
+mod whole;
+
+use std::fs::File;
 use std::io::Seek;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 
+use self::place::{compare_sizes, compare_starts, publish, staging_for};
 use super::output::{mib, print};
 use image::slim::{Findings, slim};
-use image::{BootMode, DEFAULT_MAX_BYTES, Image, ImportOptions, StagedDir, clean_up_on_signals, import, unnamed_file};
-use proto::ExitStatus;
+use image::{BootMode, DEFAULT_MAX_BYTES, Image, ImportOptions, clean_up_on_signals, import, unnamed_file};
 use qemu::HelperDisk;
 use request::ImageName;
-use runner::config::{Config, StartChoice};
+use runner::DiskOptions;
+use runner::config::Config;
 use runner::helper;
-use runner::{self, Slot};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -34,16 +37,20 @@ pub struct Arguments {
     /// Keep the image as it is and give the optimised one this name
     #[arg(long = "as", value_name = "OTHER")]
     other: Option<ImageName>,
+    /// With boot = "full": a unit of systemd that is not masked (repeatable)
+    #[arg(long, value_name = "UNIT")]
+    keep: Vec<String>,
+    /// With boot = "full": partition that holds the root, where there are several systems
+    #[arg(long, value_name = "N")]
+    partition: Option<u32>,
+    /// With boot = "full": btrfs subvolume that holds the root, where there are several systems
+    #[arg(long, value_name = "NAME")]
+    subvolume: Option<String>,
 }
 
 /// Optimises the image; one that fails any check is not published, and the old one stays.
 pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     let image = config.catalogue().find(&arguments.name)?;
-    ensure!(
-        image.entry.boot == BootMode::default(),
-        "image '{}' boots its own kernel: nothing of it can be left out",
-        image.name
-    );
     let dir = image.entry_path.parent().unwrap_or(Path::new("/")).to_owned();
     let name = arguments.other.as_ref().unwrap_or(&image.name).clone();
     if let Some(other) = arguments.other.as_ref().filter(|other| dir.join(format!("{other}.toml")).exists()) {
@@ -51,6 +58,23 @@ pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     }
     // From here on, files without their final name are removed when a signal ends this process.
     clean_up_on_signals()?;
+    if image.entry.boot == BootMode::Full {
+        let options = DiskOptions {
+            partition: arguments.partition,
+            subvolume: arguments.subvolume.clone(),
+            documents: arguments.drop_docs,
+            keep: arguments.keep.clone(),
+        };
+        return match arguments.dry_run {
+            true => whole::look(config, &image, &options),
+            false => whole::run(config, &image, &name, &dir, &options, arguments.runs),
+        };
+    }
+    ensure!(
+        arguments.keep.is_empty() && arguments.partition.is_none() && arguments.subvolume.is_none(),
+        "--keep, --partition and --subvolume are for images with boot = \"full\"; '{}' has no units that start",
+        image.name
+    );
     let root = export(config, &image)?;
     if arguments.dry_run {
         let found = slim(&root, arguments.drop_docs, None)?;
@@ -61,10 +85,7 @@ pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     drop(root);
     print(&report(&image, &found))?;
 
-    // The name is the same for everybody, so that two processes cannot optimise one image at once.
-    let staging = dir.join(format!(".{name}.optimise"));
-    let staging = StagedDir::create(&staging)
-        .with_context(|| format!("{} (if it was left by a process that was killed, remove it)", staging.display()))?;
+    let staging = staging_for(&name, &dir)?;
     let optimised = pack(slimmed, &image, &name, staging.path())?;
     let after = slim(&export(config, &optimised)?, false, None)?;
     ensure!(
@@ -73,12 +94,8 @@ pub fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
         image.name
     );
     print(&format!("{:<10} libraries unchanged: {}\n", "verified", found.libraries.len()))?;
-    if arguments.runs > 0 {
-        let before = Starts::measure(config, &image, arguments.runs)?;
-        print(&before.compared(&Starts::measure(config, &optimised, arguments.runs)?))?;
-    }
-    let sizes = [&image, &optimised].map(|image| image.disk.metadata().map_or(0, |meta| meta.len()));
-    print(&format!("{:<10} before {:>9}   after {:>9}\n", "disk", mib(sizes[0]), mib(sizes[1])))?;
+    compare_starts(config, &image, &optimised, arguments.runs)?;
+    compare_sizes([&image, &optimised].map(|image| image.disk.metadata().map_or(0, |meta| meta.len())))?;
     publish(&image, &optimised, &dir)
 }
 
@@ -118,23 +135,6 @@ fn pack(mut files: File, old: &Image, name: &ImageName, staging: &Path) -> anyho
     Ok(import(&mut files, &options)?.image)
 }
 
-/// Puts disk and entry in their places. A start by the image's name finds either the old image or the new one.
-fn publish(old: &Image, new: &Image, dir: &Path) -> anyhow::Result<()> {
-    let (disk, entry) = (dir.join(&new.entry.disk), dir.join(format!("{}.toml", new.name)));
-    fs::rename(&new.disk, &disk).with_context(|| disk.display().to_string())?;
-    if let Err(error) = fs::rename(&new.entry_path, &entry) {
-        if disk != old.disk {
-            let _ = fs::remove_file(&disk);
-        }
-        return Err(error).with_context(|| entry.display().to_string());
-    }
-    // VMs that run from the old disk have it open and keep it.
-    if entry == old.entry_path && old.disk != disk && old.disk.parent() == Some(dir) {
-        let _ = fs::remove_file(&old.disk);
-    }
-    print(&format!("image '{}' is ready: {}\n", new.name, disk.display()))
-}
-
 fn report(image: &Image, found: &Findings) -> String {
     let line = |what: &str, which: &str, files: u64, bytes: u64| {
         format!("{what:<10} {which:<28} {files:>7} files {:>11}\n", mib(bytes))
@@ -144,46 +144,4 @@ fn report(image: &Image, found: &Findings) -> String {
         text += &line("left out", what, amount.files, amount.bytes);
     }
     text + &line("kept", "everything else", found.kept.files, found.kept.bytes)
-}
-
-/// Median time that real VMs take from their start to the end of a command that does nothing.
-struct Starts {
-    boot: Duration,
-    clone: Duration,
-}
-
-impl Starts {
-    fn measure(config: &Config, image: &Image, runs: u32) -> anyhow::Result<Self> {
-        let dir = image.entry_path.parent().unwrap_or(Path::new("/")).to_owned();
-        let median = |start: StartChoice, warm_ups: u32| -> anyhow::Result<Duration> {
-            let config = Config { start, image_dirs: vec![dir.clone()], ..config.clone() };
-            let mut times = Vec::new();
-            for run in 0..runs + warm_ups {
-                let took = once(&config, &image.name)?;
-                if run >= warm_ups {
-                    times.push(took);
-                }
-            }
-            times.sort_unstable();
-            Ok(times[times.len() / 2])
-        };
-        // The first use makes the template.
-        Ok(Self { boot: median(StartChoice::Boot, 0)?, clone: median(StartChoice::Clone, 1)? })
-    }
-
-    fn compared(&self, after: &Self) -> String {
-        let line = |what: &str, before: Duration, after: Duration| {
-            format!("{what:<10} before {:>7.2} s   after {:>7.2} s\n", before.as_secs_f64(), after.as_secs_f64())
-        };
-        line("kit boot", self.boot, after.boot) + &line("clone", self.clone, after.clone)
-    }
-}
-
-fn once(config: &Config, image: &ImageName) -> anyhow::Result<Duration> {
-    let argv = ["/bin/sh", "-c", ":"].map(Into::into).to_vec();
-    let slot = Slot::plain(config.clone(), image.clone().into(), argv);
-    match runner::run(&slot)? {
-        ExitStatus::Code(0) => Ok(slot.begin.elapsed()),
-        status => bail!("a VM of image '{image}' ended with {status:?}"),
-    }
 }

@@ -11,6 +11,7 @@ use super::dirs::{ImageDir, Owner, Person, expand};
 use super::entry::ImageEntry;
 use super::fitness;
 use super::format::DiskFormat;
+use super::mistake::{in_toml, meant};
 use super::probe::Probe;
 use request::{ImageName, ImageRef};
 
@@ -264,12 +265,7 @@ impl Catalogue {
             return Err(ImageError::Directory { dir: site.path.clone(), source });
         }
         let closed = self.dirs.iter().find(|dir| is_closed(&dir.path)).map(|dir| dir.path.clone());
-        let suggestion = names
-            .into_iter()
-            .map(|other| (strsim::damerau_levenshtein(name.as_str(), other.as_str()), other))
-            .filter(|(distance, _)| *distance <= 1 + name.as_str().len() / 4)
-            .min_by_key(|(distance, _)| *distance)
-            .map(|(_, other)| other.to_string());
+        let suggestion = meant(name.as_str(), names.iter().map(ImageName::as_str)).map(str::to_owned);
         Err(ImageError::Unknown { name: name.to_string(), suggestion, closed })
     }
 
@@ -369,7 +365,7 @@ fn entry_name(path: &Path) -> Option<ImageName> {
 
 fn parse(name: ImageName, entry_path: PathBuf, text: &str) -> Result<Image, ImageError> {
     let mut entry: ImageEntry = toml::from_str(text)
-        .map_err(|error| ImageError::Entry { path: entry_path.clone(), why: one_line(&error.to_string()) })?;
+        .map_err(|error| ImageError::Entry { path: entry_path.clone(), why: in_toml(&error, text) })?;
     entry.validate().map_err(|why| ImageError::Entry { path: entry_path.clone(), why })?;
     if let Some(digest) = &mut entry.sha256 {
         // The digest is part of the names of copies on nodes.
@@ -382,12 +378,6 @@ fn parse(name: ImageName, entry_path: PathBuf, text: &str) -> Result<Image, Imag
     let dir = entry_path.parent().unwrap_or(Path::new("/"));
     let disk = dir.join(&entry.disk);
     Ok(Image { name, entry, entry_path, disk })
-}
-
-/// Errors of toml show the place on several lines; users get one line.
-fn one_line(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.contains('|')).collect();
-    lines.join(": ")
 }
 
 #[cfg(test)]

@@ -17,11 +17,13 @@ mod format;
 pub mod import;
 pub mod kit;
 mod links;
+pub mod mistake;
 mod new_image;
 pub mod probe;
 pub mod slim;
 mod staged;
 mod unnamed;
+pub mod whole;
 
 pub use catalogue::{Catalogue, Image, ImageError};
 pub use dirs::{ImageDir, Owner, Person, check_pattern};

@@ -43,6 +43,12 @@ impl HelperDisk {
             top["backing"] = Value::Null;
         }
         nodes.push(top);
+        if self.writable {
+            // What the guest frees takes no space in the file any more.
+            for node in &mut nodes {
+                node["discard"] = "unmap".into();
+            }
+        }
         nodes
     }
 }

@@ -211,8 +211,8 @@ impl QemuProcess {
         let how = match self.ended_by_itself() {
             Some(status) => match (status.signal(), status.code()) {
                 (Some(libc::SIGKILL), _) if (self.ran_out_of_memory)() => {
-                    "the node's kernel killed QEMU, for the memory that this task may use is used up: ask for more with \
-                     --mem; where nothing else of the job needs any, the site's 'memory_overhead_mib' is too little"
+                    "the node's kernel killed QEMU, because the memory of this task is used up: ask for more with --mem; if \
+                     nothing else of the job needs any, the site's 'memory_overhead_mib' is too little"
                         .to_owned()
                 }
                 (Some(libc::SIGKILL), _) => {

@@ -1,25 +1,15 @@
 //! Installs the agent in an image that boots its own kernel: on a copy of its disk, in a helper VM.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use super::draft::Draft;
 use super::error::{Blame, Context, Fault, RunError, ensure};
-use super::helper;
+use super::rework::{self, Answer, SERIAL};
 use crate::config::Config;
-use image::digest;
 use image::import::disk::Disk;
-use image::{BootMode, DiskFormat, FullBootEntry, Image, ImageEntry, Staged, clean_up_on_signals};
-use qemu::HelperDisk;
-use qemu::scratch::copy_sparse;
+use image::{BootMode, DiskFormat, FullBootEntry, Image, ImageEntry, clean_up_on_signals};
 use request::ImageName;
-
-/// The disk's name in the helper.
-const SERIAL: &str = "target";
-
-/// Longest answer that is read; more is dropped.
-const ANSWER_MAX: u64 = 4096;
 
 /// How to install the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -86,19 +76,13 @@ pub fn install_agent(config: &Config, image: &Image, options: InstallOptions) ->
         image.name
     );
     let dir = image.entry_path.parent().unwrap_or(Path::new("/"));
-    let original = image.open_disk()?;
     clean_up_on_signals().blame(Fault::System)?;
-    let draft =
-        Staged::create(dir).with_context(|| format!("the image directory {} cannot be written", dir.display()))?;
-    copy_sparse(&original, draft.file()).with_context(|| format!("copying {}", image.disk.display()))?;
+    let draft = Draft::copy(image, dir)?;
 
     let has_kernel = entry.full_boot().kernel.is_some();
-    let answer = run_helper(config, draft.file(), entry.format, has_kernel, options)
+    let answer = run_helper(config, draft.file()?, entry.format, has_kernel, options)
         .with_context(|| format!("image '{}'", image.name))?;
 
-    let sha256 = digest::of_file(&draft.path()).context("the digest of the disk")?;
-    let extension = entry.format.block_driver();
-    let disk = PathBuf::from(format!("{}-{}.{extension}", image.name, &sha256[..12]));
     let full = FullBootEntry {
         shares: answer.is_true("shares"),
         memory_hotplug: answer.is_true("memory_hotplug"),
@@ -111,60 +95,24 @@ pub fn install_agent(config: &Config, image: &Image, options: InstallOptions) ->
             .push(format!("append = \"{append}\" is left out: the image's boot loader has the kernel's command line"));
         append.clear();
     }
-    let changed = ImageEntry {
-        disk: disk.clone(),
-        sha256: Some(sha256),
-        boot: BootMode::Full,
-        append,
-        full: Some(full),
-        ..entry.clone()
-    };
-    changed.validate().blame(Fault::Image)?;
-    let text = Staged::create(dir).context("the entry")?;
-    text.file().write_all(toml::to_string(&changed).blame(Fault::System)?.as_bytes()).context("the entry")?;
-    draft.publish(&dir.join(&disk), true).blame(Fault::User)?;
-    text.publish(&image.entry_path, true).blame(Fault::User)?;
+    let changed = ImageEntry { boot: BootMode::Full, append, full: Some(full), ..entry.clone() };
+    let (changed, disk) = draft.publish(changed, &image.name, &image.entry_path, true)?;
     Ok(Installed {
         kernel: answer.value("kernel").to_owned(),
         init: answer.value("init").to_owned(),
         warnings,
         entry: changed,
-        disk: dir.join(disk),
+        disk,
     })
-}
-
-/// The report of the program in the helper.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Answer {
-    pairs: Vec<(String, String)>,
-    warnings: Vec<String>,
-}
-
-impl Answer {
-    /// Lines of `key=value`; they are cut to a limit, because an untrusted disk could make them long.
-    fn parse(text: &str) -> Self {
-        let clean = |value: &str| value.chars().filter(|c| !c.is_control()).take(100).collect::<String>();
-        let pairs = text.lines().filter_map(|line| line.split_once('='));
-        Self { pairs: pairs.map(|(key, value)| (clean(key), clean(value))).collect(), warnings: Vec::new() }
-    }
-
-    fn value(&self, key: &str) -> &str {
-        self.pairs.iter().find(|(name, _)| name == key).map_or("", |(_, value)| value)
-    }
-
-    fn is_true(&self, key: &str) -> bool {
-        self.value(key) == "true"
-    }
 }
 
 fn run_helper(
     config: &Config,
-    disk: &File,
+    disk: File,
     format: DiskFormat,
     has_kernel: bool,
     options: InstallOptions,
 ) -> Result<Answer, RunError> {
-    let disk = HelperDisk { serial: SERIAL.to_owned(), file: disk.try_clone()?, format, part: None, writable: true };
     let partition = options.partition.unwrap_or(0).to_string();
     let kernel = if has_kernel { "given" } else { "own" };
     let shares = if options.without_shares { "optional" } else { "needed" };
@@ -173,20 +121,7 @@ fn run_helper(
     if let Some(name) = &options.subvolume {
         arguments.extend(["--subvolume", name]);
     }
-    let (told, stdout) = std::io::pipe().context("a pipe")?;
-    // Read by a thread, because the helper's relay only writes; it ends with the pipe.
-    let listener = std::thread::spawn(move || {
-        let mut text = String::new();
-        let mut told = told;
-        let _ = told.by_ref().take(ANSWER_MAX).read_to_string(&mut text);
-        let _ = std::io::copy(&mut told, &mut std::io::sink());
-        text
-    });
-    let finished = helper::run(config, vec![disk], &arguments, stdout.as_fd());
-    drop(stdout);
-    let text = listener.join().unwrap_or_default();
-    let warnings = finished?.warnings()?;
-    let answer = Answer { warnings, ..Answer::parse(&text) };
+    let answer = rework::ask(config, disk, format, &arguments)?;
     ensure!(!answer.value("kernel").is_empty(), Fault::Guest, "the helper VM gave no answer");
     Ok(answer)
 }
@@ -194,13 +129,6 @@ fn run_helper(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_answer_is_believed_as_far_as_it_is_words() {
-        let answer = Answer::parse("kernel=6.1.0\x1b[2J\ninit=systemd\nnonsense\nshares=true\nmemory_hotplug=yes\n");
-        assert_eq!(answer.value("kernel"), "6.1.0[2J");
-        assert!(answer.is_true("shares") && !answer.is_true("memory_hotplug") && !answer.is_true("other"));
-    }
 
     #[test]
     fn a_file_system_image_is_refused_before_anything_is_copied() {

@@ -15,6 +15,7 @@
 mod conclude;
 pub mod config;
 pub mod delivery;
+mod draft;
 pub mod error;
 mod file_server;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -27,10 +28,12 @@ pub mod log;
 mod names;
 mod network;
 pub mod notice;
+mod optimise_disk;
 mod plan;
 mod prepare;
 pub mod progress;
 mod relay;
+mod rework;
 mod save;
 mod session;
 mod shares;
@@ -58,6 +61,7 @@ use qemu::{Accel, scratch};
 use request::{ImageName, ImageRef};
 
 pub use self::install::{InstallOptions, Installed, image_of_disk, install_agent};
+pub use self::optimise_disk::{DiskFindings, DiskOptions, look_at_disk, optimise_disk};
 pub use self::save::SaveAs;
 pub use self::signals::die_by;
 pub use self::slot::Slot;

@@ -58,12 +58,6 @@ pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunErr
     );
     let image = find_image(slot)?;
     let source = source::of(&image, config)?;
-    ensure!(
-        slot.save.is_none() || matches!(source, BootSource::Kit(_)),
-        Fault::User,
-        "image '{}' boots its own kernel (boot = \"full\"): a VM of it cannot be saved",
-        image.name
-    );
     let qemu = config.qemu_path().blame_node()?;
     let network = Network::of(slot, &image, &source, &qemu)?;
     let cpus = limits::processors()?;

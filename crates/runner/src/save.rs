@@ -9,10 +9,12 @@ use super::signals::{Signal, Signals, is_fatal};
 use crate::config::Config;
 use crate::error::{Blame, Fault, RunError};
 use crate::notice;
-use image::{DEFAULT_MAX_BYTES, Image, ImportError, ImportOptions, NewImage, import, packer_exists};
+use image::{BootMode, DEFAULT_MAX_BYTES, Image, ImportError, ImportOptions, NewImage, import, packer_exists};
 use proto::{ExitStatus, RecvWindow, Stream, ToGuest, ToHost};
 use qemu::printable;
 use request::SaveSpec;
+
+mod disk;
 
 /// The agent as the program that writes the root as an archive. Of the mounts, only the one over `/etc` belongs
 /// to the root, not shares, the kernel's file systems or memory.
@@ -80,13 +82,34 @@ impl SaveAs {
     }
 }
 
-/// Hands the root of the guest, whose command has ended, to the packer; `base` is the image it started from.
+/// Why nothing was made.
+struct Unmade {
+    why: String,
+    /// There was no room for it.
+    is_full: bool,
+}
+
+impl SaveAs {
+    /// Makes the image from what the guest sends.
+    fn make(&self, stream: &mut dyn Read, base: &Image) -> Result<String, Unmade> {
+        if base.entry.boot == BootMode::Full {
+            return disk::write(stream, &self.place, self.description.as_deref(), base)
+                .map_err(|error| Unmade { why: format!("{error:#}"), is_full: disk::is_for_lack_of_room(&error) });
+        }
+        self.pack(stream, base)
+            .map_err(|error| Unmade { why: format!("{error:#}"), is_full: error.is_for_lack_of_room() })
+    }
+}
+
+/// Hands the root of the guest, whose command has ended, to the packer; `base` is the image it started from. Of a guest
+/// that boots its own kernel it is the whole disk.
 pub fn save(vm: &mut Vm, image: &SaveAs, base: &Image, signals: &Signals, boot_timeout: Duration) -> Saved {
     if io::stderr().is_terminal() {
         notice::line(&format!("saving {} …", image.name()));
     }
-    let mut archive = RootArchive::open(vm, signals, boot_timeout.max(PATIENCE));
-    let outcome = image.pack(&mut archive, base);
+    let exporter: &[&str] = if base.entry.boot == BootMode::Full { &disk::EXPORTER } else { &EXPORTER };
+    let mut archive = RootArchive::open(vm, exporter, signals, boot_timeout.max(PATIENCE));
+    let outcome = image.make(&mut archive, base);
     let failure = archive.failure.take();
     let interrupted = archive.interrupted.or_else(|| fatal_signal(&archive.events));
     if let Some(signal) = interrupted.filter(|_| outcome.is_err()) {
@@ -97,10 +120,9 @@ pub fn save(vm: &mut Vm, image: &SaveAs, base: &Image, signals: &Signals, boot_t
             notice::line(&done);
             Saved::Done
         }
-        Err(error) => {
-            let why = failure.unwrap_or_else(|| format!("{error:#}"));
-            let full = error.is_for_lack_of_room();
-            let advice = if full { "; make room there or choose another place" } else { "" };
+        Err(Unmade { why, is_full }) => {
+            let why = failure.unwrap_or(why);
+            let advice = if is_full { "; make room there or choose another place" } else { "" };
             Saved::Failed(format!("{}: {why}{advice}", image.name()))
         }
     }
@@ -127,6 +149,7 @@ enum Stage {
 /// The archive of a guest's root, read as it arrives.
 struct RootArchive<'a> {
     vm: &'a mut Vm,
+    exporter: &'a [&'a str],
     events: Events<'a>,
     patience: Duration,
     export: Export,
@@ -146,13 +169,13 @@ struct Export {
 }
 
 impl<'a> RootArchive<'a> {
-    fn open(vm: &'a mut Vm, signals: &'a Signals, patience: Duration) -> Self {
+    fn open(vm: &'a mut Vm, exporter: &'a [&'a str], signals: &'a Signals, patience: Duration) -> Self {
         let events = Events::new(signals);
         // The earlier sessions have the number of a VM.
         vm.greet(nonce(u32::MAX), Wait::answer(&events.clock, patience, ""));
         let (received, complaint) = Default::default();
         let export = Export { stage: Stage::Greeting, received, arrived: Vec::new(), taken: 0, complaint };
-        Self { vm, events, patience, export, failure: None, interrupted: None }
+        Self { vm, exporter, events, patience, export, failure: None, interrupted: None }
     }
 
     /// Waits until a part of the archive arrives, or it ends.
@@ -172,7 +195,7 @@ impl<'a> RootArchive<'a> {
             }
             if self.export.stage == Stage::Greeting && self.vm.is_up() {
                 self.export.stage = Stage::Starting;
-                describe(self.vm.out());
+                describe(self.exporter, self.vm.out());
             }
         }
         Ok(())
@@ -180,11 +203,11 @@ impl<'a> RootArchive<'a> {
 }
 
 /// The exporter, as root of the guest.
-fn describe(out: &mut Outgoing) {
+fn describe(exporter: &[&str], out: &mut Outgoing) {
     out.send(0, &ToGuest::TakeBack);
     out.send(0, &ToGuest::Credentials { uid: 0, gid: 0, umask: 0o022, groups: Vec::new() });
     out.send(0, &ToGuest::Cwd(b"/"));
-    for word in EXPORTER {
+    for word in exporter {
         out.send(0, &ToGuest::Arg(word.as_bytes()));
     }
     out.send(0, &ToGuest::Start);

@@ -122,6 +122,11 @@ impl Root {
         Path::new(MOUNT_POINT)
     }
 
+    /// Where its file systems are mounted, outer ones first.
+    pub fn places(&self) -> &[PathBuf] {
+        &self.mounts
+    }
+
     /// Writes everything to the disk.
     ///
     /// # Errors

@@ -1,20 +1,18 @@
 //! Installs the agent into a system that boots its own kernel, as a service of its init.
 //!
-//! Everything below runs with the system's root as the root of this process, so that no link of the image
-//! leads outside.
+//! Everything below runs with the system's root as the root of this process (`inside.rs`).
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{chdir, chroot};
-
 use super::super::devices::disk_with_serial;
 use super::contents::start_of;
 use super::disk::{Access, Choice, Root};
 use super::failure::{Failure, warn};
 use super::grub;
+use super::inside::inside;
 use super::kernels::{self, Kernel};
 
 const BINARY: &str = "/usr/lib/spank-vm/spank-vm-agent";
@@ -50,15 +48,7 @@ pub(super) fn install(serial: &str, options: &Options) -> Result<String, Failure
         );
     }
     let root = Root::find(serial, &options.choice, Access::ReadWrite)?;
-    // The descriptor keeps the initramfs reachable, for unmounting.
-    let outside = File::open("/").map_err(|error| format!("cannot open the initramfs: {error}"))?;
-    chroot(root.path()).and_then(|()| chdir("/")).map_err(|errno| format!("cannot enter the system: {errno}"))?;
-    let done = work(own, options);
-    nix::unistd::fchdir(&outside)
-        .and_then(|()| chroot("."))
-        .map_err(|errno| format!("cannot leave the system: {errno}"))?;
-    drop(outside);
-    let answer = done?;
+    let answer = inside(&root, || work(own, options))?;
     root.unmount()?;
     Ok(answer)
 }

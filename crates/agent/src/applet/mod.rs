@@ -2,9 +2,12 @@
 //!
 //! ```text
 //! export DIR [--exclude PATH]… [--hollow PATH]… [--include MOUNT]… [--limit BYTES]     DIR as a tar to stdout
+//! disk frozen                                                            the system's own disk, all writers wait
 //! disk export SERIAL [--partition N] [--subvolume NAME] [--limit BYTES]   the root found on a disk, likewise
 //! disk install-agent SERIAL [--partition N] [--subvolume NAME]        this program as a service of the system
 //!                           [--kernel own|given] [--shares needed|optional]     on a disk
+//! disk optimise SERIAL [--partition N] [--subvolume NAME] [--only look]    takes files and units away from the system
+//!                      [--drop DIRECTORY]… [--mask UNIT]…                  on a disk
 //! ```
 //!
 //! In a guest whose root is an image the binary has no path any more, but `/proc/1/exe` opens it. A failure is one line
@@ -13,10 +16,13 @@
 mod contents;
 mod disk;
 mod failure;
+mod frozen;
 mod fstab;
 mod grub;
+mod inside;
 mod install;
 mod kernels;
+mod optimise;
 mod partitions;
 mod subvolumes;
 
@@ -79,7 +85,19 @@ fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
             let answer = install::install(&serial, &options)?;
             io::stdout().write_all(answer.as_bytes()).map_err(|error| error.to_string())
         }
-        _ => Err("this is the init of a spank-vm boot kit; elsewhere it knows '--service', 'export', 'disk export' and 'disk install-agent'".to_owned()),
+        (Some("disk"), Some(what)) if what == "frozen" => frozen::export(),
+        (Some("disk"), Some(what)) if what == "optimise" => {
+            let serial = arguments.word().ok_or("which disk?")?;
+            let options = optimise::Options {
+                choice: arguments.choice()?,
+                dry_run: arguments.has("--only", "look"),
+                drop: arguments.all("--drop"),
+                mask: arguments.all("--mask").iter().filter_map(|unit| unit.to_str()).map(str::to_owned).collect(),
+            };
+            let answer = optimise::optimise(&serial, &options)?;
+            io::stdout().write_all(answer.as_bytes()).map_err(|error| error.to_string())
+        }
+        _ => Err("this is the init of a spank-vm boot kit; elsewhere it knows '--service', 'export', 'disk frozen', 'disk export', 'disk install-agent' and 'disk optimise'".to_owned()),
     }
 }
 

@@ -82,8 +82,8 @@ impl Kit {
 
     fn parse(dir: &Path, text: &str) -> Result<Self, KitError> {
         let path = || dir.join(MANIFEST);
-        let manifest: Manifest =
-            toml::from_str(text).map_err(|error| KitError::Malformed { path: path(), why: error.to_string() })?;
+        let manifest: Manifest = toml::from_str(text)
+            .map_err(|error| KitError::Malformed { path: path(), why: crate::mistake::in_toml(&error, text) })?;
         if manifest.format != FORMAT {
             return Err(KitError::OtherFormat { dir: dir.to_owned(), found: manifest.format });
         }

@@ -1,0 +1,73 @@
+//! A new disk of an image that boots its own kernel, until it is put in its place with its entry.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use super::error::{Blame, Context, Fault, RunError};
+use image::{DiskFormat, Image, ImageEntry, Staged, digest};
+use qemu::scratch::copy_sparse;
+use request::ImageName;
+
+/// A copy of a disk that has no name yet. It disappears unless it is published.
+pub(crate) struct Draft {
+    file: Staged,
+    dir: PathBuf,
+    format: DiskFormat,
+}
+
+impl Draft {
+    /// Copies the image's disk into the directory.
+    pub(crate) fn copy(image: &Image, dir: &Path) -> Result<Self, RunError> {
+        let original = image.open_disk()?;
+        let draft = Self::empty(dir, image.entry.format)?;
+        copy_sparse(&original, draft.file.file()).with_context(|| format!("copying {}", image.disk.display()))?;
+        Ok(draft)
+    }
+
+    /// An empty one, to be filled.
+    pub(crate) fn empty(dir: &Path, format: DiskFormat) -> Result<Self, RunError> {
+        let file =
+            Staged::create(dir).with_context(|| format!("the image directory {} cannot be written", dir.display()))?;
+        Ok(Self { file, dir: dir.to_owned(), format })
+    }
+
+    /// The copy, for a helper VM.
+    pub(crate) fn file(&self) -> Result<File, RunError> {
+        Ok(self.file.file().try_clone()?)
+    }
+
+    /// Gives the disk its name, and writes the entry with name and digest of the disk; with `replace` over one that is
+    /// there. Returns entry and disk.
+    pub(crate) fn publish(
+        self,
+        mut entry: ImageEntry,
+        name: &ImageName,
+        entry_path: &Path,
+        replace: bool,
+    ) -> Result<(ImageEntry, PathBuf), RunError> {
+        let sha256 = digest::of_file(&self.file.path()).context("the digest of the disk")?;
+        let extension = self.format.block_driver();
+        entry.disk = PathBuf::from(format!("{name}-{}.{extension}", &sha256[..12]));
+        entry.sha256 = Some(sha256);
+        entry.validate().blame(Fault::Image)?;
+        let text = Staged::create(&self.dir).context("the entry")?;
+        text.file().write_all(toml::to_string(&entry).blame(Fault::System)?.as_bytes()).context("the entry")?;
+        let disk = self.dir.join(&entry.disk);
+        self.file.publish(&disk, true).blame(Fault::User)?;
+        if let Err(error) = text.publish(entry_path, replace) {
+            let _ = std::fs::remove_file(&disk);
+            return Err(error).blame(Fault::User);
+        }
+        Ok((entry, disk))
+    }
+}
+
+/// Kernel and initial RAM disk that an entry names relative to its own directory, named for an entry elsewhere.
+pub(crate) fn with_absolute_files(entry: &mut ImageEntry, of: &Image) {
+    let Some(full) = &mut entry.full else { return };
+    let dir = of.entry_path.parent().unwrap_or(Path::new("/"));
+    for file in [&mut full.kernel, &mut full.initrd] {
+        *file = file.take().map(|file| dir.join(file));
+    }
+}
