@@ -17,6 +17,7 @@ mod reboot;
 mod report;
 mod streams;
 mod two;
+mod ways;
 
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -51,6 +52,7 @@ const fn case(name: &'static str, run: fn(&Lab)) -> Case {
 /// end they take the boot kit with them.
 const CASES: &[&[Case]] = &[
     guests::CASES,
+    ways::CASES,
     jobs::CASES,
     streams::CASES,
     files::CASES,

@@ -18,7 +18,7 @@ use super::error::{AgentError, Doing};
 use super::kmsg;
 use super::modules::Modules;
 use super::rootfs::{FsType, SUPER_BLOCK_AREA};
-use super::{derived, net, oom, sys, ways};
+use super::{derived, memory, net, oom, sys, ways};
 
 /// Where the parts of the root are put together, in the initramfs.
 const IMAGE: &str = "/image";
@@ -89,6 +89,7 @@ pub(super) fn bring_up(devices: &Devices, times: &mut BootTimes) -> Result<(), A
 
     let cmdline = fs::read_to_string("/proc/cmdline").doing(|| "read /proc/cmdline".to_owned())?;
     let options = BootOptions::parse(&cmdline)?;
+    memory::check_held(options.held_mib << 20)?;
     if options.without_image {
         times.modules_ms = sys::uptime_ms();
         furnish();

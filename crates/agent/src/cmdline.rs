@@ -10,6 +10,8 @@ pub(super) struct BootOptions {
     pub rootfs: Option<FsType>,
     /// No image: the kit's own files stay the root, for work on whole disks.
     pub without_image: bool,
+    /// MiB of memory that the kernel was told to hold back.
+    pub held_mib: u64,
 }
 
 impl BootOptions {
@@ -28,6 +30,9 @@ impl BootOptions {
                     })?);
                 }
                 ("spank_vm.root", "none") => options.without_image = true,
+                ("spank_vm.held", mib) => {
+                    options.held_mib = mib.parse().map_err(|_| AgentError::Unfit(format!("spank_vm.held={mib}")))?;
+                }
                 (key, _) if key.starts_with("spank_vm.") => {
                     return Err(AgentError::Unfit(format!(
                         "{key} on the kernel command line: this kit knows no such key"
@@ -46,15 +51,17 @@ mod tests {
 
     #[test]
     fn reads_own_keys_and_ignores_the_kernels() {
-        let line = "console=ttyS0 quiet panic=-1 spank_vm.rootfs=erofs vsyscall=emulate\n";
-        assert_eq!(BootOptions::parse(line), Ok(BootOptions { rootfs: Some(FsType::Erofs), without_image: false }));
+        let line =
+            "console=ttyS0 quiet panic=-1 crashkernel=256M spank_vm.held=256 spank_vm.rootfs=erofs vsyscall=emulate\n";
+        let expected = BootOptions { rootfs: Some(FsType::Erofs), without_image: false, held_mib: 256 };
+        assert_eq!(BootOptions::parse(line), Ok(expected));
         assert_eq!(BootOptions::parse("quiet"), Ok(BootOptions::default()));
         assert_eq!(BootOptions::parse("spank_vm.rootfs=auto"), Ok(BootOptions::default()));
     }
 
     #[test]
     fn what_it_does_not_know_is_an_error_that_names_it() {
-        for line in ["spank_vm.rootfs=ntfs", "quiet spank_vm.colour=red"] {
+        for line in ["spank_vm.rootfs=ntfs", "quiet spank_vm.colour=red", "spank_vm.held=all"] {
             let error = BootOptions::parse(line).unwrap_err().to_string();
             assert!(error.contains("spank_vm."), "{error}");
         }

@@ -5,6 +5,9 @@
 //! of it for its heap. The wait is short (16 GiB arrive in a second) and bounded: a very large VM goes on without the
 //! rest. A kernel refuses a single allocation that is clearly larger than all its memory. So it is set to accept any
 //! allocation until the rest has arrived. Limits that depend on memory are set before the command starts.
+//!
+//! On a machine that no memory can be plugged into, the template's kernel holds memory back as if for a crash kernel, and
+//! gives back to a clone what it should have: that is there at once, and to the page.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -12,9 +15,13 @@ use std::time::{Duration, Instant};
 use nix::sys::sysinfo::sysinfo;
 
 use super::derived::Derived;
+use super::error::{AgentError, Doing};
 use super::kmsg;
 
 const POLICY: &str = "/proc/sys/vm/overcommit_memory";
+
+/// Bytes that the kernel holds back for a crash kernel. It takes a smaller number only, and gives back the difference.
+const HELD: &str = "/sys/kernel/kexec_crash_size";
 
 /// "Always": any allocation succeeds.
 const ALWAYS: &str = "1";
@@ -59,8 +66,11 @@ impl Arrival {
         Some(Self { policy, before, expected: before, since: None, derived: Derived::look(before) })
     }
 
-    /// This much more than the template has is on its way.
+    /// This much more than the template has is on its way, or held back until now.
     pub fn expect(&mut self, bytes: u64) {
+        if let Err(error) = give_back(bytes) {
+            kmsg::note(&error.to_string());
+        }
         self.expected = self.before + bytes;
         self.derived.fit(self.expected);
     }
@@ -92,6 +102,31 @@ impl Arrival {
             }
         }
         over
+    }
+}
+
+/// Checks that the kernel holds back as many bytes as it was told to: otherwise the guest would have them from the beginning.
+///
+/// # Errors
+/// When it holds another number. Not every kernel can.
+pub(super) fn check_held(bytes: u64) -> Result<(), AgentError> {
+    let held = if bytes == 0 { 0 } else { held() };
+    match held == bytes {
+        true => Ok(()),
+        false => Err(AgentError::Unfit(format!("the kernel holds {held} bytes of memory back, not {bytes}"))),
+    }
+}
+
+/// Bytes that are held back now.
+fn held() -> u64 {
+    fs::read_to_string(HELD).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Makes the kernel use this much of what it holds back, or all of that.
+fn give_back(bytes: u64) -> Result<(), AgentError> {
+    match held() {
+        0 => Ok(()),
+        held => fs::write(HELD, held.saturating_sub(bytes).to_string()).doing(|| format!("write {HELD}")),
     }
 }
 

@@ -28,7 +28,7 @@ pub enum Command {
         /// Processors per VM: one template serves up to the next power of two
         #[arg(long, value_name = "N", value_parser = VmCpus::parse, default_value = "1")]
         vm_cpus: u32,
-        /// Memory per VM: one template serves from 256 MiB to 8 GiB, others each doubling above
+        /// Memory per VM: one template serves from 256 MiB to 8 GiB, others each doubling above; small VMs with KVM have one more
         #[arg(long, value_name = "SIZE", value_parser = VmMem::parse, default_value = "512")]
         vm_mem: u64,
         /// Host directories that jobs see, where file_transport is "9p" [default: the site's shares and one of the user's]
@@ -66,10 +66,12 @@ pub fn run(config: &Config, command: Command) -> anyhow::Result<()> {
             let shares = shares.unwrap_or(config.shares.len() + 1);
             let net = net || config.default_network != Network::None;
             for image in images {
-                let made = prebuild(config, &image, vm_mem, vm_cpus, shares, net)?;
-                let took = made.template.manifest.made_in_ms as f64 / 1e3;
-                let what = if made.existed { "was there already".to_owned() } else { format!("made in {took:.1} s") };
-                print(&format!("{image}: {what}; {}\n", made.template.manifest.hardware))?;
+                for made in prebuild(config, &image, vm_mem, vm_cpus, shares, net)? {
+                    let took = made.template.manifest.made_in_ms as f64 / 1e3;
+                    let what =
+                        if made.existed { "was there already".to_owned() } else { format!("made in {took:.1} s") };
+                    print(&format!("{image}: {what}; {}\n", made.template.manifest.hardware))?;
+                }
             }
             Ok(())
         }

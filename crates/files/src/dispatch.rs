@@ -1,5 +1,6 @@
 //! From a request to the function that does it.
 
+use proto::files::QUIET_CLOSE;
 use proto::files::fuse::op;
 
 use super::locks::{Waits, Wanted};
@@ -29,9 +30,32 @@ pub(crate) fn is_silent(request: &Request<'_>) -> bool {
     matches!(request.op, op::FORGET | op::BATCH_FORGET | op::INTERRUPT | op::DESTROY)
 }
 
-/// Whether a request closes a file, which others may have to wait for.
+/// Whether a request closes a file or directory, which others may have to wait for. The courier has answered it.
 pub(crate) fn closes(request: &Request<'_>) -> bool {
-    request.op == op::RELEASE
+    matches!(request.op, op::RELEASE | op::RELEASEDIR)
+}
+
+/// Whether that takes no time: on a local file system, where the file does not go with it.
+pub(crate) fn closes_at_once(share: &Share, request: Request<'_>) -> bool {
+    let Request { node, mut args, .. } = request;
+    let handle = if closes(&request) { args.u64().ok() } else { None };
+    let quiet = handle.filter(|handle| handle & QUIET_CLOSE != 0);
+    quiet.and_then(|handle| share.handles.get(handle, node).ok()).is_some_and(|handle| !handle.node.is_pinned())
+}
+
+/// Bytes that are read in no time, if they are in memory.
+const SHORT: u32 = 128 * 1024;
+
+/// Whether a request is about names and attributes or a few bytes, which a host's memory mostly has.
+pub(crate) fn is_quick(request: &Request<'_>) -> bool {
+    let Request { op, mut args, .. } = *request;
+    match op {
+        op::LOOKUP | op::GETATTR | op::STATX | op::ACCESS | op::READLINK | op::STATFS | op::GETXATTR => true,
+        op::OPEN | op::CREATE | op::OPENDIR | op::READDIR | op::READDIRPLUS | op::WRITE => true,
+        op::MKDIR | op::SYMLINK | op::LINK | op::UNLINK | op::RMDIR | op::RENAME | op::RENAME2 => true,
+        op::READ => args.skip(16).and_then(|()| args.u32()).is_ok_and(|size| size <= SHORT),
+        _ => false,
+    }
 }
 
 /// Does what a request asks for.

@@ -97,6 +97,7 @@ impl Played {
             return;
         }
         let Some(share) = self.shares.get(usize::from(number)) else { return };
+        self.reply.room = super::advance::ENTRIES_MAX;
         dispatch(share, number, &self.waits, request, &mut self.reply);
         if !is_silent(&request) {
             let frame = self.reply.finish(number, None, request.unique, Ok(()), 0);

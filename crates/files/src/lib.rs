@@ -23,6 +23,7 @@
 //! exec. QEMU must be of the same user and dumpable, with no capability that the server lacks. Otherwise the server
 //! says that no slot is usable, and everything is slower and otherwise the same.
 
+mod advance;
 mod ahead;
 mod belief;
 mod buffer;
@@ -38,6 +39,7 @@ mod locks;
 mod nodes;
 mod ops;
 mod process;
+mod seat;
 mod server;
 mod share;
 mod slots;

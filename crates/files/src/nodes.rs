@@ -50,6 +50,11 @@ impl Node {
         with(&mut lock(&self.state).told)
     }
 
+    /// Its names were removed: the file goes with its last descriptor, which may take long.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.pinned.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn is(&self, kind: u32) -> bool {
         self.kind == kind
     }

@@ -1,7 +1,7 @@
 //! Threads between the port and the shares.
 //!
-//! One thread at a time reads the port. It takes one request, hands the port on to the next thread and does the request,
-//! so a request is never passed between threads, and what hangs on the host hangs only the thread that does it.
+//! One thread at a time reads the port. It takes one request and does it, so a request is never passed between threads. If
+//! the request may take long, or others wait behind it, the thread hands the port on before; see `seat.rs`.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,17 +12,19 @@ use std::time::Duration;
 
 use proto::files::{Decoder, FilesError, Hello, INLINE_MAX, MAX_DATA, Slots, UsableSlots, VERSION, kind};
 
+use super::advance::room;
 use super::control::Memory;
-use super::dispatch::{Outcome, closes, dispatch, is_silent, may_wait};
+use super::dispatch::{Outcome, closes, closes_at_once, dispatch, is_quick, is_silent, may_wait};
 use super::error::ServeError;
 use super::gate::{Gate, Job, Turn};
 use super::locks::{Waits, Wanted};
 use super::nodes::lock;
+use super::seat::Seat;
 use super::share::Share;
 use super::slots::Bulk;
 use super::sys::io::{read, shutdown, write_all};
 use super::sys::{Errno, Result};
-use super::wire::{Reply, Request, invalidate};
+use super::wire::{Reply, Request, doubt, invalidate};
 
 /// Threads that do requests, at most. Each share has a limit of its own below this.
 const THREADS_MAX: usize = 256;
@@ -47,7 +49,7 @@ const END_WAIT: Duration = Duration::from_secs(2);
 pub(crate) struct Server {
     port: OwnedFd,
     shares: Vec<(Share, Gate)>,
-    reader: Mutex<Reader>,
+    seat: Seat<Reader>,
     /// Held while a frame is written.
     writer: Mutex<()>,
     bulk: Bulk,
@@ -80,7 +82,7 @@ impl Server {
         Arc::new(Self {
             port,
             shares: shares.into_iter().map(|share| (share, Gate::default())).collect(),
-            reader: Mutex::default(),
+            seat: Seat::new(Reader::default()),
             writer: Mutex::default(),
             bulk: Bulk::default(),
             waits: Waits::default(),
@@ -92,6 +94,10 @@ impl Server {
     /// Serves until the port is closed or unusable.
     pub(crate) fn run(self: &Arc<Self>) -> Served<()> {
         self.hire(&mut lock(&self.crew))?;
+        let server = Arc::clone(self);
+        let watcher = thread::Builder::new().name("watch".to_owned()).stack_size(STACK);
+        let process = |source| ServeError::Process { what: "start a thread", source };
+        watcher.spawn(move || server.watch()).map_err(process)?;
         let mut crew = lock(&self.crew);
         let end = loop {
             match crew.end.take() {
@@ -135,32 +141,75 @@ impl Server {
         Ok(())
     }
 
+    /// Hands the port on when a request takes longer than it was believed to.
+    fn watch(self: &Arc<Self>) -> ! {
+        loop {
+            self.seat.watch();
+            self.goes_away(&mut lock(&self.crew));
+        }
+    }
+
+    /// A thread reads no more for now.
+    fn goes_away(self: &Arc<Self>, crew: &mut Crew) {
+        crew.waiting = crew.waiting.saturating_sub(1);
+        if crew.waiting == 0 && crew.threads < THREADS_MAX {
+            // Without another thread this one reads again when it is done.
+            let _ = self.hire(crew);
+        }
+    }
+
     /// The life of a thread, which counts as waiting when it begins.
     fn work(self: Arc<Self>) {
         let mut reply = Reply::default();
         let mut job = Job::default();
+        let mut reader = self.seat.take();
         loop {
-            let got = self.next(std::mem::take(&mut job), &mut reply);
-            let mut crew = lock(&self.crew);
-            crew.waiting -= 1;
+            let got = self.next(&mut reader, std::mem::take(&mut job), &mut reply);
             match got {
                 Ok(Some(next)) => job = next,
                 other => {
+                    reader.is_over = true;
+                    self.seat.give(reader);
+                    let mut crew = lock(&self.crew);
+                    crew.waiting = crew.waiting.saturating_sub(1);
                     crew.end.get_or_insert(other.map(drop));
                     break self.leave(crew);
                 }
             }
-            if crew.waiting == 0 && crew.threads < THREADS_MAX {
-                // Without another thread this one reads again when it is done.
-                let _ = self.hire(&mut crew);
+            if !reader.decoder.is_mid_frame() && self.is_quick(&job) {
+                let turn = self.seat.park(reader);
+                job = self.work_off(job, &mut reply);
+                if let Some(back) = self.seat.take_back(turn) {
+                    reader = back;
+                    continue;
+                }
+                self.is_slow(&job);
+            } else {
+                self.seat.give(reader);
+                self.goes_away(&mut lock(&self.crew));
+                job = self.work_off(job, &mut reply);
             }
-            drop(crew);
-            job = self.work_off(job, &mut reply);
             let mut crew = lock(&self.crew);
             if crew.waiting > IDLE_MAX {
                 break self.leave(crew);
             }
             crew.waiting += 1;
+            drop(crew);
+            reader = self.seat.take();
+        }
+    }
+
+    /// Whether a request is likely to be done before another one comes.
+    fn is_quick(&self, job: &Job) -> bool {
+        let share = self.shares.get(usize::from(job.header.share));
+        let request = Request::parse(job.request.bytes()).filter(|_| job.header.data == 0);
+        share.zip(request).is_some_and(|((share, _), request)| is_quick(&request) && share.was_quick())
+    }
+
+    /// One has hung: the next ones of its share may do so too.
+    fn is_slow(&self, job: &Job) {
+        if let Some((share, _)) = self.shares.get(usize::from(job.header.share)) {
+            share.was_slow();
         }
     }
 
@@ -187,14 +236,13 @@ impl Server {
     }
 
     /// The next request that this thread is to do; `None` at the end. `job` lends its buffer.
-    fn next(&self, mut job: Job, reply: &mut Reply) -> Served<Option<Job>> {
-        let mut reader = lock(&self.reader);
-        let result = loop {
+    fn next(&self, reader: &mut Reader, mut job: Job, reply: &mut Reply) -> Served<Option<Job>> {
+        loop {
             if reader.is_over {
                 return Ok(None);
             }
-            match self.take(&mut reader, &mut job, reply) {
-                Ok(Some(true)) => match self.enter(job) {
+            match self.take(reader, &mut job, reply)? {
+                Some(true) => match self.enter(job) {
                     Turn::Now(job) => return Ok(Some(job)),
                     Turn::Later => job = Job::default(),
                     Turn::Never(refused) => {
@@ -202,13 +250,10 @@ impl Server {
                         job = refused;
                     }
                 },
-                Ok(Some(false)) => {}
-                Ok(None) => break Ok(None),
-                Err(error) => break Err(error),
+                Some(false) => {}
+                None => return Ok(None),
             }
-        };
-        reader.is_over = true;
-        result
+        }
     }
 
     fn enter(&self, job: Job) -> Turn {
@@ -235,7 +280,8 @@ impl Server {
             kind::REQUEST => {
                 let Some(request) = Request::parse(frame.payload) else { return Ok(Some(false)) };
                 let number = frame.header.share;
-                if is_silent(&request) {
+                let share = self.shares.get(usize::from(number));
+                if is_silent(&request) || share.is_some_and(|(share, _)| closes_at_once(share, request)) {
                     if let Some((share, _)) = self.shares.get(usize::from(number)) {
                         dispatch(share, number, &self.waits, request, reply);
                     }
@@ -284,12 +330,15 @@ impl Server {
         let Some(request) = Request::parse(job.request.bytes()) else { return };
         let number = job.header.share;
         let changes = share.changes.load(Ordering::SeqCst);
+        reply.room = room(job.header);
         match dispatch(share, number, &self.waits, request, reply) {
             Outcome::Silent => {}
             Outcome::Done(result) => {
                 self.settle(number, &request);
                 reply.seen = changes;
-                self.answer(job, request.unique, result, reply);
+                if !closes(&request) {
+                    self.answer(job, request.unique, result, reply);
+                }
             }
             Outcome::Waits(wanted) => self.wait(job, request.unique, wanted, reply),
         }
@@ -308,6 +357,9 @@ impl Server {
     fn refuse(&self, job: &Job, error: Errno, reply: &mut Reply) {
         let Some(request) = Request::parse(job.request.bytes()).filter(|request| !is_silent(request)) else { return };
         self.settle(job.header.share, &request);
+        if closes(&request) {
+            return;
+        }
         reply.begin();
         self.answer(job, request.unique, Err(error), reply);
     }
@@ -345,6 +397,8 @@ impl Server {
     /// Sends a reply, its body in the slot if it is large.
     fn answer(&self, job: &Job, unique: u64, result: Result<()>, reply: &mut Reply) {
         let share = job.header.share;
+        let advance = reply.advance.take();
+        let ahead = advance.as_ref().and_then(|advance| advance.frame(job.header, unique, &self.bulk));
         let mut data = 0;
         if let Some(slot) = job.header.slot
             && reply.len() > INLINE_MAX
@@ -353,10 +407,19 @@ impl Server {
             data = reply.take_body();
         }
         let mut first = reply.stale.map(|node| invalidate(share, node)).unwrap_or_default();
+        if reply.doubt {
+            first.extend(doubt(share));
+        }
         let (absent, seen) = (std::mem::take(&mut reply.absent), reply.seen);
         let frame = reply.finish(share, job.header.slot, unique, result, data);
         let _writer = lock(&self.writer);
         let is_true = |(share, _): &(Share, Gate)| share.changes.load(Ordering::SeqCst) == seen;
+        if let (Some(advance), Some((share, _))) = (advance, self.shares.get(usize::from(share))) {
+            match ahead.filter(|_| advance.is_true(share)) {
+                Some(frame) => first.extend(frame),
+                None => advance.withdraw(share),
+            }
+        }
         if !absent.is_empty() && self.shares.get(usize::from(share)).is_some_and(is_true) {
             // A change from here on is answered after this, and then the guest believes nothing of before.
             absent.iter().for_each(|absent| absent.encode(share, &mut first));

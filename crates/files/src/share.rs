@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::ahead::Ahead;
@@ -16,9 +16,13 @@ use super::handles::{Handle, Handles};
 use super::locks::Locks;
 use super::nodes::{Bounds, Node, Nodes, lock};
 use super::sys::{self, Errno, Result};
+use super::wire::Reply;
 
 /// Cached descriptors are at most so many, whatever the limit is: each holds a file of the host in memory.
 const CACHED_MAX: usize = 64 * 1024;
+
+/// After a request that took long so many of its share are done by other threads than the port's reader.
+const SLOW: u32 = 256;
 
 /// One share.
 #[derive(Debug)]
@@ -31,6 +35,10 @@ pub(crate) struct Share {
     pub(crate) ahead: Ahead,
     /// Counts beginnings and ends of changes of extended attributes.
     pub(crate) changes: AtomicU64,
+    /// Counts how often something that was sent ahead became doubtful.
+    pub(crate) doubts: AtomicU64,
+    /// How many requests are not believed to be quick, because one was not.
+    slow: AtomicU32,
     /// The root's file system.
     device: u64,
     /// File systems that keep the name of a file that is removed while it is open, as far as they are known.
@@ -65,6 +73,8 @@ pub(crate) fn open_all(shares: &Shares) -> std::result::Result<Vec<Share>, Serve
             closing: Closing::default(),
             ahead: Ahead::default(),
             changes: AtomicU64::new(0),
+            doubts: AtomicU64::new(0),
+            slow: AtomicU32::new(0),
             device,
             keeping: Mutex::default(),
             quiet: Mutex::default(),
@@ -89,6 +99,22 @@ impl Share {
 
     pub(crate) fn is_read_only(&self) -> bool {
         self.read_only
+    }
+
+    /// Whether the share has answered quickly of late.
+    pub(crate) fn was_quick(&self) -> bool {
+        self.slow.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err()
+    }
+
+    /// It has not.
+    pub(crate) fn was_slow(&self) {
+        self.slow.store(SLOW, Ordering::Relaxed);
+    }
+
+    /// What was sent ahead of this share is not true any more: the guest drops it before it sees `reply`.
+    pub(crate) fn cast_doubt(&self, reply: &mut Reply) {
+        self.doubts.fetch_add(1, Ordering::SeqCst);
+        reply.doubt = true;
     }
 
     /// The number of a file that programs see. File systems below the share number their files on their own, so theirs

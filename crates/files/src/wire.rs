@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use proto::files::fuse::{IN_HEADER, OUT_HEADER};
 use proto::files::{Absent, Frame, HEADER_LEN, Header, kind};
 
+use super::advance::Advance;
 use super::buffer::Buffer;
 use super::sys::{Errno, Result, to_wire_device};
 
@@ -102,6 +103,12 @@ pub(crate) struct Reply {
     pub(crate) absent: Vec<Absent>,
     /// How many changes of such attributes there were when the request began.
     pub(crate) seen: u64,
+    /// How many bytes may be sent ahead with this reply.
+    pub(crate) room: usize,
+    /// What is.
+    pub(crate) advance: Option<Advance>,
+    /// What was sent ahead before is no longer true.
+    pub(crate) doubt: bool,
 }
 
 impl Reply {
@@ -109,7 +116,7 @@ impl Reply {
     pub(crate) fn begin(&mut self) {
         self.bytes.clear();
         self.bytes.grow(REPLY_HEAD);
-        self.stale = None;
+        (self.stale, self.advance, self.doubt) = (None, None, false);
         self.absent.clear();
     }
 
@@ -205,6 +212,11 @@ impl Reply {
         let rest = [stat.st_mode, stat.st_nlink as u32, stat.st_uid, stat.st_gid, device, stat.st_blksize as u32, 0];
         parts.iter().chain(&rest).for_each(|word| self.u32(*word));
     }
+}
+
+/// A frame that takes back what was sent ahead.
+pub(crate) fn doubt(share: u16) -> [u8; HEADER_LEN] {
+    Header { kind: kind::DOUBT, share, ..Header::default() }.encode(0)
 }
 
 /// A notification that a node's attributes are no longer true.

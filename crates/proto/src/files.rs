@@ -13,15 +13,17 @@
 //!                                ◄───────────   SLOTS usable       (as soon as it can reach the guest's memory, or cannot)
 //!   REQUEST share slot fuse      ───────────►
 //!                                ◄───────────   REPLY share slot fuse
-//!                                ◄───────────   NOTIFY share fuse, ABSENT share files
+//!                                ◄───────────   NOTIFY share fuse, ABSENT share files, DOUBT share
+//!                                ◄───────────   AHEAD share slot bytes, with the REPLY that follows
 //! ```
 //!
 //! A port tells neither side when the other connects, and a clone's port may hold bytes of its template's session. So a
 //! reader drops everything before a HELLO ([`Decoder`]), and the courier drops everything before the HELLO with its nonce.
 //! A server answers every HELLO; what it knows of nodes and handles stays, its slots are forgotten.
 //!
-//! **INIT never travels**: the courier answers it by [`init_reply`]. FORGET, BATCH_FORGET and INTERRUPT have no reply;
-//! DESTROY need not be sent. What else the guest can answer itself [`Asked`] and [`Absences`] know.
+//! **INIT never travels**: the courier answers it by [`init_reply`]. FORGET, BATCH_FORGET and INTERRUPT have no reply,
+//! and the server does not answer RELEASE and RELEASEDIR: the courier does, because nobody waits for what becomes of them.
+//! DESTROY need not be sent. What else the guest can answer itself [`Asked`], [`Absences`] and [`Store`] know.
 //!
 //! # Slots
 //!
@@ -31,8 +33,9 @@
 //! everything travels inline and nothing else changes. A REQUEST that names a slot owns it until its REPLY. For a request
 //! with bulk data (WRITE) the first `data` bytes of the slot follow the inline payload. For READ and READDIR `data` is 0,
 //! and the server may put the reply's body there: then `data` of the REPLY is not 0, and that many bytes of the slot
-//! follow its inline payload.
+//! follow its inline payload. The slot of an OPEN, OPENDIR or READDIRPLUS may hold what an AHEAD before the REPLY brings.
 
+mod ahead;
 mod error;
 mod frame;
 pub mod fuse;
@@ -42,6 +45,7 @@ mod messages;
 #[cfg(test)]
 mod tests;
 
+pub use ahead::{Ahead, Store, What, listed_nodes};
 pub use error::FilesError;
 pub use frame::{Decoder, Frame, Header};
 pub use init::{InitError, init_reply};
@@ -49,7 +53,7 @@ pub use local::{Absences, Asked, FILE_IOCTLS, QUIET_CLOSE, local_reply};
 pub use messages::{Absent, Hello, Slots, UsableSlots};
 
 /// Version of this wire format.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Name of the virtio-serial port, as the guest sees it in `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "org.spank-vm.files";
@@ -97,4 +101,8 @@ pub mod kind {
     pub const NOTIFY: u8 = 20;
     /// Host: extended attributes that files do not have. Of use for speed only.
     pub const ABSENT: u8 = 21;
+    /// Host: what the guest's kernel will ask for next. Of use for speed only.
+    pub const AHEAD: u8 = 22;
+    /// Host: what was sent ahead of a share may no longer be true.
+    pub const DOUBT: u8 = 23;
 }

@@ -106,7 +106,10 @@ impl VmSpec<'_> {
         args.pair("-accel", self.accel.option());
         args.pair("-cpu", self.cpu_model.option(self.accel));
         self.processors_and_memory(&mut args);
-        self.kernel(&mut args);
+        // A clone's kernel is in its memory, and none is ever loaded again: a reset ends the VM.
+        if !matches!((self.start, self.source), (Start::Clone(..), BootSource::Kit(_))) {
+            self.kernel(&mut args);
+        }
         self.console_and_channel(&mut args);
         match (self.system, self.source) {
             (System::Image(image, fds), BootSource::Kit(_)) => self.image_and_scratch(image, fds, &mut args),
@@ -169,6 +172,8 @@ impl VmSpec<'_> {
         }
         // A template is stopped when it is saved. Without that in its state, a clone runs as soon as it is loaded.
         args.pair("-global", "migration.store-global-state=off");
+        // Said here and not by the monitor, which QEMU reads byte by byte.
+        args.pair("-global", "migration.x-events=on");
         if let Start::Clone(..) = self.start {
             args.pair("-incoming", "defer");
         }
@@ -267,6 +272,13 @@ impl VmSpec<'_> {
             // No device here needs bounce buffers. The kernel would make them if memory might reach beyond 4 GiB, and
             // they would take a quarter of the memory.
             words.push("swiotlb=noforce".to_owned());
+        }
+        if let Start::Template(shape, _) | Start::Clone(shape, _) = self.start
+            && shape.held_mib > 0
+        {
+            // Set aside as for a crash kernel, that is never loaded: a single write gives any part of it back, and neither
+            // that nor the memory needs a device.
+            words.push(format!("crashkernel={0}M spank_vm.held={0}", shape.held_mib));
         }
         match self.system {
             System::Image(image, _) => {

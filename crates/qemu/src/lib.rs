@@ -23,6 +23,7 @@ pub mod scratch;
 mod shape;
 mod share;
 mod tail;
+mod way;
 
 pub use abilities::Abilities;
 pub use boot::{BootSource, FullBoot, KitFiles};
@@ -40,3 +41,4 @@ pub use process::{Files, Host, Inherited, QemuProcess, TemplateFiles};
 pub use shape::{BLOCK_MIB, EMULATED_MIB, MIN_GUEST_MIB, PLAIN_CPUS, Shape, VmSize};
 pub use share::{MAX_NINE_P_SHARES, Share};
 pub use tail::printable;
+pub use way::{Need, Way};

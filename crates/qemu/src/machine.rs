@@ -3,7 +3,7 @@
 use crate::boot::BootSource;
 
 /// Virtual hardware.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MachineType {
     /// QEMU's minimal machine with virtio-mmio devices.
     Microvm,
@@ -42,6 +42,11 @@ impl MachineType {
             Self::Microvm => "device",
             Self::Q35 | Self::Pc => "pci",
         }
+    }
+
+    /// Whether it has a device through which a running guest gets more memory.
+    pub fn plugs_memory(self) -> bool {
+        !matches!(self, Self::Microvm)
     }
 
     pub(crate) fn kernel_words(self) -> &'static str {

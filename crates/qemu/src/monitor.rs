@@ -3,6 +3,9 @@
 //! Commands are sent without waiting for the answers: QEMU executes them in order, and a failure
 //! shows later in the VM's behaviour. So nothing ever waits for the monitor alone. The commands are
 //! those of QEMU's `qapi/migration.json` and `qapi/qom.json`.
+//!
+//! QEMU reads its monitor byte by byte, with a turn of its main loop for each. So a clone is ordered in as few bytes as
+//! possible, and what it can do without comes after that.
 
 use std::io::{IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -130,6 +133,7 @@ impl Monitor {
 
     /// Makes a QEMU with `-incoming defer` read its VM from `state` and run it. After [`Monitor::negotiate`].
     pub fn load(&mut self, state: StateUri) {
+        self.leave_out_memory();
         self.hand_over(state);
         self.order(&json!({"execute": "migrate-incoming", "arguments": {"uri": state.text()}}));
     }
@@ -137,8 +141,12 @@ impl Monitor {
     /// Starts the protocol, before everything else.
     pub fn negotiate(&mut self) {
         self.order(&json!({"execute": "qmp_capabilities"}));
-        let capability = |name: &str| json!({"capability": name, "state": true});
-        let capabilities = [capability("x-ignore-shared"), capability("events")];
+    }
+
+    /// Memory in shared files is no part of a state. Whether QEMU has saved or loaded one it tells by the command line's
+    /// wish (`migration.x-events`).
+    fn leave_out_memory(&mut self) {
+        let capabilities = [json!({"capability": "x-ignore-shared", "state": true})];
         self.order(&json!({"execute": "migrate-set-capabilities", "arguments": {"capabilities": capabilities}}));
     }
 
@@ -146,14 +154,16 @@ impl Monitor {
     /// and is left out. The guest is stopped first, because QEMU 10.0 aborts under emulation if a guest
     /// writes to plugged memory while it is saved.
     pub fn save(&mut self, state: StateUri) {
+        self.leave_out_memory();
         self.order(&json!({"execute": "stop"}));
         self.hand_over(state);
         self.order(&json!({"execute": "migrate", "arguments": {"uri": state.text()}}));
     }
 
-    /// Asks where the guest's memory is; [`Monitor::memory`] has the answer. For a protocol that was started.
-    pub fn locate_memory(&mut self) {
-        for address in [LOW, HIGH] {
+    /// Asks where the first `bytes` of the guest's memory are; [`Monitor::memory`] has the answer. For a protocol that was
+    /// started.
+    pub fn locate_memory(&mut self, bytes: u64) {
+        for address in [LOW].into_iter().chain((bytes > LOW_END).then_some(HIGH)) {
             let line = format!("gpa2hva {address:#x}");
             self.order(&json!({"execute": "human-monitor-command", "arguments": {"command-line": line}, "id": WHERE}));
         }
@@ -162,7 +172,11 @@ impl Monitor {
     /// Where the first `bytes` of the guest's memory are, those of before anything is plugged. `None` until QEMU has
     /// answered, empty if it does not say.
     pub fn memory(&self, bytes: u64) -> Option<Vec<MemoryRegion>> {
-        let [low, high] = *self.addresses.as_slice() else { return None };
+        let (low, high) = match *self.addresses.as_slice() {
+            [low] if bytes <= LOW_END => (low, None),
+            [low, high] => (low, high),
+            _ => return None,
+        };
         let Some(low) = low else { return Some(Vec::new()) };
         let first = MemoryRegion { guest: LOW, bytes: bytes.min(LOW_END).saturating_sub(LOW), host: low };
         // Both are parts of one mapping.
@@ -373,7 +387,7 @@ mod tests {
 
     #[test]
     fn the_guest_s_memory_is_where_qemu_says() {
-        let told = |answers: [&str; 2], bytes| {
+        let told = |answers: &[&str], bytes| {
             let (mut monitor, mut qemu) = monitor();
             for answer in answers {
                 assert_eq!(monitor.memory(bytes), None);
@@ -385,15 +399,16 @@ mod tests {
         let low = "Host virtual address for 0x100000 (ram) is 0x7f0000100000\r\n";
         let none = "No memory is mapped at address 0x100000000\r\n";
         let first = |bytes| MemoryRegion { guest: 1 << 20, bytes, host: 0x7f00_0010_0000 };
-        assert_eq!(told([low, none], 254 << 20), [first(253 << 20)]);
-        assert_eq!(told([none, none], 254 << 20), []);
+        assert_eq!(told(&[low], 254 << 20), [first(253 << 20)]);
+        assert_eq!(told(&[none], 254 << 20), []);
+        assert_eq!(told(&[low, none], 3 << 30), [first((2 << 30) - (1 << 20))]);
         let high = "Host virtual address for 0x100000000 (ram) is 0x7f0080000000\r\n";
         let second = MemoryRegion { guest: 4 << 30, bytes: 1 << 30, host: 0x7f00_8000_0000 };
-        assert_eq!(told([low, high], 3 << 30), [first((2 << 30) - (1 << 20)), second]);
+        assert_eq!(told(&[low, high], 3 << 30), [first((2 << 30) - (1 << 20)), second]);
         // What was plugged is another mapping.
         for plugged in ["0x7e0000000000", "0x7f1000000000"] {
             let plugged = format!("Host virtual address for 0x100000000 (plug-ram) is {plugged}\r\n");
-            assert_eq!(told([low, &plugged], 254 << 20), [first(253 << 20)]);
+            assert_eq!(told(&[low, &plugged], 3 << 30), [first((2 << 30) - (1 << 20))]);
         }
     }
 

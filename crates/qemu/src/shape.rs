@@ -31,6 +31,9 @@ const LEAST_PLUGGABLE_MIB: u64 = 8 << 10;
 /// Maximum of pluggable memory: QEMU's emulated processors address 1 TiB, PCI included. A larger VM boots.
 const MOST_PLUGGABLE_MIB: u64 = 256 << 10;
 
+/// Maximum of memory that a kernel holds back: its notes on it, 16 MiB for each GiB, are in the template.
+const MOST_HELD_MIB: u64 = 64 << 10;
+
 /// virtio-mem's unit, in MiB: one huge page of x86. A template has one block plugged: the first one costs a
 /// guest as much as the next gigabyte.
 pub const BLOCK_MIB: u64 = 2;
@@ -38,10 +41,13 @@ pub const BLOCK_MIB: u64 = 2;
 /// The hardware of a template, which each of its clones must have too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
-    /// Memory before anything is plugged, in MiB.
+    /// Memory before anything is plugged, in MiB; with what the guest's kernel holds back.
     pub base_mib: u64,
     /// Size of the device through which the rest is plugged, in MiB; 0 for no such device.
     pub pluggable_mib: u64,
+    /// The part of the base that the template's kernel holds back, in MiB. A clone's agent makes it give back what the VM
+    /// should have.
+    pub held_mib: u64,
     /// Processors, of which a clone's command may get fewer.
     pub cpus: u32,
     /// Shares. Each device costs a start some milliseconds, so this is the exact number, not a class.
@@ -62,7 +68,17 @@ impl Shape {
             return Self::above(FULL_BASE_MIB, size, shares);
         }
         let cpus = size.cpus.checked_next_power_of_two()?.min(PLAIN_CPUS);
-        (size.cpus <= cpus).then_some(Self { base_mib: size.memory_mib, pluggable_mib: 0, cpus, shares })
+        (size.cpus <= cpus).then_some(Self { base_mib: size.memory_mib, pluggable_mib: 0, held_mib: 0, cpus, shares })
+    }
+
+    /// The class of a VM whose machine has no device to plug memory through: it has all memory of the class from the
+    /// beginning, and its kernel holds back what is more than the least of the class.
+    pub fn without_plug(size: VmSize, shares: usize) -> Option<Self> {
+        let least_mib = if size.memory_mib < USUAL_BASE_MIB { MIN_GUEST_MIB } else { USUAL_BASE_MIB };
+        let base_mib = size.memory_mib.max(least_mib + 1).checked_next_power_of_two()?;
+        let cpus = size.cpus.checked_next_power_of_two()?.min(PLAIN_CPUS);
+        let fits = size.memory_mib >= least_mib && base_mib <= MOST_HELD_MIB && size.cpus <= cpus;
+        fits.then_some(Self { base_mib, pluggable_mib: 0, held_mib: base_mib - least_mib, cpus, shares })
     }
 
     fn above(least_mib: u64, size: VmSize, shares: usize) -> Option<Self> {
@@ -73,14 +89,18 @@ impl Shape {
         (pluggable_mib <= MOST_PLUGGABLE_MIB && size.cpus <= cpus).then_some(Self {
             base_mib,
             pluggable_mib,
+            held_mib: 0,
             cpus,
             shares,
         })
     }
 
-    /// How many of the bytes plugged into a clone in total were not in its template.
-    pub fn beyond_template(plugged: u64) -> u64 {
-        plugged - (BLOCK_MIB << 20)
+    /// How many bytes a clone of this size has that its template did not have, if that are any.
+    pub fn beyond_template(&self, size: VmSize) -> Option<u64> {
+        match self.held_mib {
+            0 => self.bytes_to_plug(size).map(|plugged| plugged - (BLOCK_MIB << 20)),
+            held => Some((size.memory_mib + held).saturating_sub(self.base_mib) << 20).filter(|&bytes| bytes > 0),
+        }
     }
 
     /// Total memory that is plugged into a clone of this size, in bytes; `None` if the template's is enough.
@@ -134,9 +154,24 @@ mod tests {
     }
 
     #[test]
+    fn without_a_device_for_memory_the_kernel_holds_back_what_a_smaller_vm_should_not_have() {
+        let of = |memory_mib| Shape::without_plug(VmSize { memory_mib, cpus: 1 }, 0).unwrap();
+        assert_eq!((of(256).base_mib, of(256).held_mib), (512, 256));
+        assert_eq!((of(128).base_mib, of(128).held_mib), (256, 128));
+        assert_eq!((of(257), of(512), of(255)), (of(256), of(256), of(128)));
+        assert_eq!((of(513).base_mib, of(513).held_mib), (1024, 768));
+        let beyond = |memory_mib| of(memory_mib).beyond_template(VmSize { memory_mib, cpus: 1 });
+        assert_eq!((beyond(256), beyond(370), beyond(512)), (None, Some(114 << 20), Some(256 << 20)));
+        assert_eq!(of(370).bytes_to_plug(VmSize { memory_mib: 370, cpus: 1 }), None);
+        assert_eq!(Shape::without_plug(VmSize { memory_mib: 100, cpus: 1 }, 0), None);
+        assert_eq!(Shape::without_plug(VmSize { memory_mib: 128 << 10, cpus: 1 }, 0), None);
+    }
+
+    #[test]
     fn the_rest_is_plugged_in_whole_blocks() {
         let size = VmSize { memory_mib: 1105, cpus: 1 };
         assert_eq!(Shape::of(size, 0).unwrap().bytes_to_plug(size), Some(850 << 20));
+        assert_eq!(Shape::of(size, 0).unwrap().beyond_template(size), Some(848 << 20));
         let small = VmSize { memory_mib: 257, cpus: 1 };
         assert_eq!(Shape::of(small, 0).unwrap().bytes_to_plug(small), None);
     }

@@ -41,10 +41,9 @@ impl AccelChoice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MachineChoice {
-    /// The one that works everywhere: a PC.
+    /// QEMU's minimal machine for small guests with KVM, a PC for all others.
     Auto,
-    /// QEMU's minimal machine. Its boot is shorter, but under emulation about one boot in ten finds
-    /// no stable clock to calibrate with, and hangs.
+    /// QEMU's minimal machine. Under emulation about one boot in ten finds no stable clock to calibrate with, and hangs.
     Microvm,
     /// An ordinary PC with PCI Express.
     Q35,
@@ -165,6 +164,8 @@ pub struct Config {
     pub cpu_model: CpuModel,
     /// Which virtual hardware guests get.
     pub machine: MachineChoice,
+    /// Largest guest memory in MiB for which `machine` = auto takes QEMU's minimal machine; 0 for none.
+    pub microvm_memory_mib: u64,
     /// Root-owned directory for the state of running VMs and for what is known about the node.
     pub state_dir: PathBuf,
     /// How VMs start.
@@ -234,6 +235,7 @@ impl Default for Config {
             accel: AccelChoice::Auto,
             cpu_model: CpuModel::default(),
             machine: MachineChoice::Auto,
+            microvm_memory_mib: 512,
             state_dir: layout::DEFAULT_STATE_DIR.into(),
             start: StartChoice::Clone,
             template_dir: layout::DEFAULT_TEMPLATE_DIR.into(),

@@ -65,7 +65,7 @@ pub use self::optimise_disk::{DiskFindings, DiskOptions, look_at_disk, optimise_
 pub use self::save::SaveAs;
 pub use self::signals::die_by;
 pub use self::slot::Slot;
-pub use self::start::{Prebuilt, limits_of_users, prebuild, try_processor, useless_for_users};
+pub use self::start::{Prebuilt, WayHere, limits_of_users, prebuild, try_processor, useless_for_users, ways_here};
 pub use self::task::Command;
 
 /// Runs the command in the slot's VMs and says how it ended: the highest exit code of all VMs.

@@ -11,7 +11,7 @@ use crate::plan::{self, Overhead, SlotResources};
 use crate::shares::{Chosen, Own};
 use crate::signals::{Signal, Signals};
 use crate::slot::{NOTICE_AFTER, Slot};
-use crate::start::{Timeouts, source};
+use crate::start::{Timeouts, Ways, source};
 use crate::task::{RawTerminal, Task, same_file, terminal_size};
 use crate::{job, limits, notice, progress, save, shares};
 use image::{Image, ImageError, Owner, runs_here};
@@ -25,7 +25,9 @@ pub(crate) struct Parts {
     pub(crate) source: BootSource,
     pub(crate) disk: Disk,
     pub(crate) qemu: PathBuf,
+    /// What starts a guest for which there is nothing better.
     pub(crate) machine: MachineType,
+    pub(crate) ways: Ways,
     pub(crate) size: VmSize,
     pub(crate) timeouts: Timeouts,
     pub(crate) seen: Chosen,
@@ -78,6 +80,7 @@ pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunErr
     let (task, own) = describe_task(slot)?;
     let seen = choose_shares(slot, &image, &own)?;
     let machine = source::machine(&source, config.machine);
+    let ways = Ways::of(config, &source, &qemu);
     // VMs that share a processor in effect boot one after the other.
     let timeouts = source::timeouts(&source, config, vms.div_ceil(cpus));
     // This comes last, because it may have to copy the image.
@@ -87,7 +90,7 @@ pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunErr
         Delivered::Interrupted(signal) => return Ok(Prepared::Interrupted(signal)),
     };
     let transport = source::transport(config.file_transport);
-    let parts = Parts { image, source, disk, qemu, machine, size, timeouts, seen, transport, task, network };
+    let parts = Parts { image, source, disk, qemu, machine, ways, size, timeouts, seen, transport, task, network };
     Ok(Prepared::Parts(Box::new(parts)))
 }
 

@@ -17,11 +17,12 @@ use nix::sys::uio::{readv, writev};
 use nix::unistd::{Pid, read, write};
 
 use proto::files::{
-    Absences, Absent, Asked, Decoder, Frame, Header, Hello, UsableSlots, init_reply, kind, local_reply,
+    Absences, Absent, Ahead, Asked, Decoder, Frame, Header, Hello, Store, UsableSlots, init_reply, kind, local_reply,
 };
 
 use super::birth::Kept;
 use super::control::{Control, Order};
+use super::held::{self, Watch};
 use super::request::{self, HEAD, REST, Way};
 use super::slots::Slots;
 use crate::kmsg;
@@ -45,10 +46,11 @@ pub(super) fn run(port: OwnedFd, control: Control, kept: &Kept) {
         session: AtomicU64::new(0),
         state: Mutex::default(),
         answered: Condvar::new(),
+        watch: Watch::default(),
     });
-    let host = Arc::clone(&all);
+    let (host, held) = (Arc::clone(&all), Arc::clone(&all));
     let control = Arc::new(control);
-    if let Err(error) = start(move || hear_host(&host)) {
+    if let Err(error) = start(move || hear_host(&host)).and_then(|()| start(move || held::look_after(&held))) {
         return kmsg::note(&format!("the process that carries files has no room: {error}"));
     }
     loop {
@@ -67,7 +69,7 @@ fn start(work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
 }
 
 /// What all threads share.
-struct All {
+pub(super) struct All {
     port: OwnedFd,
     /// Held while a frame is written.
     sending: Mutex<()>,
@@ -77,6 +79,8 @@ struct All {
     state: Mutex<State>,
     /// The host owes no more answers.
     answered: Condvar,
+    /// Something is held back, or was sent ahead.
+    pub watch: Watch,
 }
 
 #[derive(Default)]
@@ -88,14 +92,44 @@ struct State {
 }
 
 /// A share that is served.
-struct Share {
+pub(super) struct Share {
     /// `/dev/fuse`.
     fd: OwnedFd,
-    /// Extended attributes that its files do not have.
-    absences: Mutex<Absences>,
+    pub known: Mutex<Known>,
+    /// Frames that are held back. Locked before [`All::sending`].
+    pub held: Mutex<Vec<u8>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// What the host has said of a share that was not asked for.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// Extended attributes that its files do not have.
+    absences: Absences,
+    /// Entries and contents.
+    pub store: Store,
+}
+
+impl Known {
+    /// The host has answered this request.
+    fn answered(&mut self, unique: u64) {
+        self.absences.answered(unique);
+        self.store.answered(unique);
+    }
+}
+
+impl Share {
+    /// Frames that tell the host which nodes the kernel will never hear of.
+    pub fn forgets(&self, number: u16) -> Vec<u8> {
+        let mut frame = Vec::new();
+        if let Some(payload) = lock(&self.known).store.forgets() {
+            let header = Header { kind: kind::REQUEST, share: number, ..Header::default() };
+            Frame { header, payload: &payload }.encode(&mut frame);
+        }
+        frame
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A thread that panicked has left nothing half done: nothing here is changed in two steps.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -116,19 +150,23 @@ fn obey(all: &Arc<All>, control: &Arc<Control>, number: u32, order: Order, fd: O
             let (all, control) = (Arc::clone(all), Arc::clone(control));
             // By another thread: the agent may give up and order something else.
             let waits = start(move || {
+                held::send_all(&all);
                 all.drain();
                 control.done(number);
             });
             return waits.unwrap_or_else(|error| kmsg::note(&error.to_string()));
         }
-        Order::End => all.end(),
+        Order::End => {
+            held::send_all(all);
+            all.end();
+        }
     }
     control.done(number);
 }
 
 /// Takes a share over. Its first request is answered before this returns: afterwards the mount is as it will stay.
 fn serve(all: &Arc<All>, share: u16, fd: OwnedFd) {
-    let shared = Arc::new(Share { fd, absences: Mutex::default() });
+    let shared = Arc::new(Share { fd, known: Mutex::default(), held: Mutex::default() });
     let session = all.session.load(Ordering::Acquire);
     {
         let mut state = lock(&all.state);
@@ -178,7 +216,7 @@ impl All {
     }
 
     /// Sends whole frames.
-    fn send(&self, parts: &[&[u8]]) {
+    pub fn send(&self, parts: &[&[u8]]) {
         let parts = parts.concat();
         let mut rest = parts.as_slice();
         let _one_at_a_time = lock(&self.sending);
@@ -190,6 +228,13 @@ impl All {
                 Err(_) => return,
             }
         }
+    }
+
+    /// All shares with their numbers.
+    pub fn shares(&self) -> Vec<(u16, Arc<Share>)> {
+        let state = lock(&self.state);
+        let shares = state.shares.iter().enumerate();
+        shares.filter_map(|(number, share)| Some((number as u16, share.clone()?))).collect()
     }
 
     fn share(&self, number: u16) -> Option<Arc<Share>> {
@@ -251,8 +296,19 @@ fn deliver(all: &All, frame: &Frame<'_>) {
         }
         kind::ABSENT => {
             if let (Some(share), Ok(absent)) = (all.share(share), Absent::parse(frame.payload)) {
-                lock(&share.absences).learn(&absent, Instant::now());
+                lock(&share.known).absences.learn(&absent, Instant::now());
             }
+        }
+        kind::AHEAD => {
+            if let (Some(share), Ok((ahead, rest))) = (all.share(share), Ahead::parse(frame.payload)) {
+                let slots = all.slots.as_ref().zip(slot).filter(|_| data > 0);
+                let bytes = slots.map_or(rest, |(slots, slot)| slots.filled(slot, data as usize));
+                lock(&share.known).store.learn(&ahead, bytes, Instant::now());
+                all.watch.on();
+            }
+        }
+        kind::DOUBT => {
+            let _ = all.share(share).map(|share| lock(&share.known).store.drop_all());
         }
         _ => {}
     }
@@ -268,10 +324,9 @@ fn reply(all: &All, share: u16, payload: &[u8], bulk: &[u8]) {
         }
         state.shares.get(usize::from(share)).cloned().flatten()
     };
-    let Some(Share { fd, absences }) = shared.as_deref() else { return };
-    lock(absences).answered(request::unique(payload));
-    // ENOENT: the process that asked has died meanwhile. ENODEV, EPERM: the mount has ended.
-    if let Err(Errno::EINVAL) = writev(fd, &[IoSlice::new(payload), IoSlice::new(bulk)])
+    let Some(Share { fd, known, .. }) = shared.as_deref() else { return };
+    lock(known).answered(request::unique(payload));
+    if held::is_refusal(writev(fd, &[IoSlice::new(payload), IoSlice::new(bulk)]))
         && let Some(failure) = request::failure_of(payload)
     {
         kmsg::note("the kernel refuses a reply of the file server");
@@ -323,15 +378,23 @@ impl Collector {
         if all.session.load(Ordering::Acquire) != self.session {
             return false;
         }
-        if let Some(errno) = self.known_answer(&head[..first]) {
-            let _ = write(&self.shared.fd, &local_reply(&head, errno));
+        if let Some(reply) = self.known_answer(&head[..first]) {
+            let _ = write(&self.shared.fd, &reply);
+            return true;
+        }
+        let mut header = Header { kind: kind::REQUEST, share: self.share, slot: None, data: 0 };
+        if request::is_close(&head) {
+            let _ = write(&self.shared.fd, &local_reply(&head, 0));
+        }
+        if request::can_be_held(&head) {
+            let rest = slot.as_mut().map_or(&self.spare[..behind], |slot| &slot.bytes()[..behind]);
+            held::hold(&all, &self.shared, &[&header.encode(first + behind), &head[..first], rest]);
             return true;
         }
         if request::is_answered(&head) {
             lock(&all.state).owed += 1;
         }
         self.expects_data = way == Way::Data;
-        let mut header = Header { kind: kind::REQUEST, share: self.share, slot: None, data: 0 };
         if way != Way::Plain && slot.is_none() {
             slot = slots.and_then(Slots::take);
             if let Some(slot) = &mut slot {
@@ -342,16 +405,26 @@ impl Collector {
             Some(slot) if way != Way::Plain => {
                 header.slot = Some(slot.lend());
                 header.data = behind as u32;
-                all.send(&[&header.encode(first), &head[..first]]);
+                self.send(&[&header.encode(first), &head[..first]]);
             }
-            Some(mut slot) => all.send(&[&header.encode(first + behind), &head[..first], &slot.bytes()[..behind]]),
-            None => all.send(&[&header.encode(first + behind), &head[..first], &self.spare[..behind]]),
+            Some(mut slot) => self.send(&[&header.encode(first + behind), &head[..first], &slot.bytes()[..behind]]),
+            None => self.send(&[&header.encode(first + behind), &head[..first], &self.spare[..behind]]),
         }
         true
     }
 
-    /// The answer, as an error number or 0, if it needs no host.
-    fn known_answer(&mut self, head: &[u8]) -> Option<i32> {
-        self.asked.answer(head).or_else(|| lock(&self.shared.absences).answer(head, Instant::now()))
+    fn send(&self, frame: &[&[u8]]) {
+        let forgets = self.shared.forgets(self.share);
+        held::send_with_held(&self.all, &self.shared, &[&[&forgets[..]], frame].concat());
+    }
+
+    /// The reply, if it needs no host.
+    fn known_answer(&mut self, head: &[u8]) -> Option<Vec<u8>> {
+        let errno = |errno| local_reply(head, errno).to_vec();
+        if let Some(known) = self.asked.answer(head) {
+            return Some(errno(known));
+        }
+        let (now, mut known) = (Instant::now(), lock(&self.shared.known));
+        known.absences.answer(head, now).map(errno).or_else(|| known.store.answer(head, now))
     }
 }

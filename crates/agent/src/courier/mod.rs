@@ -15,6 +15,7 @@
 mod birth;
 mod carry;
 mod control;
+mod held;
 mod request;
 mod slots;
 

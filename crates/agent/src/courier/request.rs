@@ -9,6 +9,10 @@ pub(super) const HEAD: usize = IN_HEADER + WRITE_IN;
 /// Where READ, READDIR and READDIRPLUS have the number of bytes that they want: after handle and offset.
 const SIZE_AT: usize = IN_HEADER + 16;
 
+/// In RELEASE, after handle and flags: a lock of the whole file ends with it.
+const RELEASE_FLAGS_AT: usize = IN_HEADER + 12;
+const RELEASE_UNLOCKS: u32 = 1 << 1;
+
 /// Numbers of the notification of a changed node, and where its parts are.
 const INVAL_INODE: i32 = 2;
 const OFFSET_AT: usize = OUT_HEADER + 8;
@@ -34,13 +38,30 @@ pub(super) fn way(head: &[u8; HEAD], len: usize) -> Way {
         op::READ | op::READDIR | op::READDIRPLUS if word(head, SIZE_AT) as usize > INLINE_MAX - OUT_HEADER => {
             Way::LongReply
         }
+        // What comes next may be sent along.
+        op::OPEN | op::OPENDIR => Way::LongReply,
         _ => Way::Plain,
+    }
+}
+
+/// Whether it closes a file or directory: answered here, because nobody waits for what the host makes of it.
+pub(super) fn is_close(head: &[u8; HEAD]) -> bool {
+    matches!(opcode(head), op::RELEASE | op::RELEASEDIR)
+}
+
+/// Whether it may be held back for a moment.
+pub(super) fn can_be_held(head: &[u8; HEAD]) -> bool {
+    match opcode(head) {
+        op::FORGET | op::BATCH_FORGET | op::RELEASEDIR => true,
+        // Others may wait for its lock.
+        op::RELEASE => word(head, RELEASE_FLAGS_AT) & RELEASE_UNLOCKS == 0,
+        _ => false,
     }
 }
 
 /// Whether the host answers it.
 pub(super) fn is_answered(head: &[u8; HEAD]) -> bool {
-    !matches!(opcode(head), op::FORGET | op::BATCH_FORGET | op::INTERRUPT)
+    !matches!(opcode(head), op::FORGET | op::BATCH_FORGET | op::INTERRUPT | op::RELEASE | op::RELEASEDIR)
 }
 
 /// Number of the request that a reply answers.
@@ -96,7 +117,17 @@ mod tests {
         assert_eq!(way(&head(op::READDIRPLUS, 1 << 17), HEAD), Way::LongReply);
         assert_eq!(way(&head(op::SETXATTR, 1 << 17), 60_000), Way::Plain);
         assert_eq!(way(&head(op::INIT, 0), 104), Way::Init);
-        assert!(!is_answered(&head(op::FORGET, 0)) && is_answered(&head(op::RELEASE, 0)));
+        assert_eq!(way(&head(op::OPENDIR, 0), 48), Way::LongReply);
+        assert!(!is_answered(&head(op::FORGET, 0)) && is_answered(&head(op::FLUSH, 0)));
+    }
+
+    #[test]
+    fn a_close_is_held_back_unless_it_unlocks() {
+        let mut close = head(op::RELEASE, 0);
+        assert!(is_close(&close) && can_be_held(&close) && can_be_held(&head(op::FORGET, 0)));
+        close[RELEASE_FLAGS_AT] = 2;
+        assert!(is_close(&close) && !can_be_held(&close));
+        assert!(!is_close(&head(op::FORGET, 0)) && !can_be_held(&head(op::FLUSH, 0)));
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub(super) fn text(config: &Config) -> String {
         accel,
         cpu_model,
         machine,
+        microvm_memory_mib,
         start,
         state_dir,
         template_dir,
@@ -44,7 +45,7 @@ pub(super) fn text(config: &Config) -> String {
         "image_dirs = {image_dirs:?}\nuser_images = {user_images}\ndelivery = {:?}\n\
          image_cache_dir = {image_cache_dir:?}\nimage_cache_mib = {image_cache_mib}\n\
          image_copy_timeout_s = {image_copy_timeout_s}\nkit = {kit:?}\nqemu = {qemu:?}\naccel = {:?}\n\
-         cpu_model = \"{cpu_model}\"\nmachine = {:?}\nstart = {:?}\n\
+         cpu_model = \"{cpu_model}\"\nmachine = {:?}\nmicrovm_memory_mib = {microvm_memory_mib}\nstart = {:?}\n\
          state_dir = {state_dir:?}\ntemplate_dir = {template_dir:?}\ntemplate_cache_mib = {template_cache_mib}\n\
          scratch_dir = {scratch_dir:?}\ndefault_memory_mib = {default_memory_mib}\n\
          memory_overhead_mib = {memory_overhead_mib}\n\

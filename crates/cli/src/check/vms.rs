@@ -13,7 +13,7 @@ use qemu::Abilities;
 use request::ImageName;
 use runner::config::{AccelChoice, Config};
 use runner::error::Fault;
-use runner::{self, KvmTest};
+use runner::{self, KvmTest, WayHere};
 
 /// Devices without which no VM is made, by any of these names.
 const NEEDED: [&str; 3] = ["virtio-blk-pci", "virtio-serial-pci", "virtserialport"];
@@ -170,6 +170,33 @@ pub(super) fn kvm(config: &Config, image: Option<&ImageName>) -> Finding {
     }
 }
 
+/// How small VMs start.
+pub(super) fn start(config: &Config) -> Finding {
+    match runner::ways_here(config) {
+        Ok(ways) => judge_ways(&ways, config.microvm_memory_mib),
+        Err(error) => Finding::limited(format!("not tried: {error:#}")),
+    }
+}
+
+fn judge_ways(ways: &[WayHere], most_mib: u64) -> Finding {
+    let Some(used) = ways.iter().position(|way| way.not_used.is_none()) else {
+        return Finding::limited("nothing is known");
+    };
+    let others: Vec<String> = ways[..used]
+        .iter()
+        .filter_map(|way| way.not_used.as_ref().map(|why| format!("not by {}, because {why}", way.name)))
+        .collect();
+    let mut found = ways[used].name.clone();
+    if let (Some(last), true) = (ways.last(), used + 1 < ways.len()) {
+        found = format!("VMs of up to {most_mib} MiB by {found}, others by {}", last.name);
+    }
+    let found = [vec![found], others].concat().join("; ");
+    match ways[..used].iter().any(|way| way.has_failed) {
+        true => Finding::limited(found).remedy("the journal says how it failed; when that is mended, remove the file"),
+        false => Finding::good(found),
+    }
+}
+
 fn first_image(config: &Config) -> Option<Result<ImageName, ImageError>> {
     match config.catalogue().names() {
         Ok(names) => names.into_iter().next().map(Ok),
@@ -184,6 +211,21 @@ mod tests {
 
     fn devices(names: &[&str]) -> String {
         names.iter().map(|name| format!("name \"{name}\", bus PCI\n")).collect()
+    }
+
+    #[test]
+    fn the_way_of_small_vms_is_named_and_why_it_is_no_faster_one() {
+        let way = |name: &str, not_used: Option<&str>, has_failed| WayHere {
+            name: name.to_owned(),
+            not_used: not_used.map(str::to_owned),
+            has_failed,
+        };
+        let best = judge_ways(&[way("small", None, false), way("q35", None, false)], 512);
+        assert_eq!((best.state, best.found.as_str()), (State::Ok, "VMs of up to 512 MiB by small, others by q35"));
+        let missing = judge_ways(&[way("small", Some("it is not there"), false), way("q35", None, false)], 512);
+        assert_eq!((missing.state, missing.found.as_str()), (State::Ok, "q35; not by small, because it is not there"));
+        let failed = judge_ways(&[way("small", Some("it failed"), true), way("q35", None, false)], 512);
+        assert!(failed.state == State::Limited && failed.remedy.is_some(), "{failed:?}");
     }
 
     #[test]

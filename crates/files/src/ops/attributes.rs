@@ -6,6 +6,7 @@ use super::super::belief::Told;
 use super::super::share::{Share, Target};
 use super::super::sys::{self, Errno, Result};
 use super::super::wire::{Args, Reply};
+use super::entry;
 
 /// In GETATTR: a handle is given.
 const GETATTR_FH: u32 = 1;
@@ -33,7 +34,7 @@ pub(crate) fn getattr(share: &Share, node: u64, args: &mut Args<'_>, reply: &mut
     let handle = args.u64()?;
     let target = share.by_handle(node, (flags & GETATTR_FH != 0).then_some(handle))?;
     let stat = sys::fstat(target.fd())?;
-    target.node().told(|told| told.tell(&stat));
+    entry::note(share, target.node(), &stat, reply);
     reply.attr_out(&stat, share.ino(&stat));
     Ok(())
 }
@@ -46,6 +47,9 @@ pub(crate) fn statx(share: &Share, node: u64, args: &mut Args<'_>, reply: &mut R
     let (sync, mask) = (args.u32()?, args.u32()?);
     let target = share.by_handle(node, (flags & GETATTR_FH != 0).then_some(handle))?;
     let stat = sys::statx(target.fd(), sync as i32, mask & (libc::STATX_BASIC_STATS | libc::STATX_BTIME))?;
+    if target.node().told(|told| told.is_ahead(sys::now())) {
+        share.cast_doubt(reply);
+    }
     let device = libc::makedev(stat.stx_dev_major, stat.stx_dev_minor);
     let ino = share.ino_on(device, stat.stx_ino);
     [1, 0].iter().for_each(|word| reply.u64(*word));

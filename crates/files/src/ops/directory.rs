@@ -2,9 +2,12 @@
 
 use std::ffi::CStr;
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use proto::files::MAX_DATA;
+use proto::files::{MAX_DATA, What};
 
+use super::super::advance::{Advance, ENTRIES_MAX, leaves_room};
 use super::super::handles::{Handle, Listing};
 use super::super::nodes::lock;
 use super::super::share::Share;
@@ -20,6 +23,9 @@ const GUEST_HEAD: usize = 24;
 const ENTRY_OUT: usize = 128;
 /// Bytes that are read of a directory at once.
 const CHUNK: usize = 32 * 1024;
+
+/// Entries get their attributes for so long. Where each look at a file is a question to a server, names come without them.
+const TIME_MAX: Duration = Duration::from_millis(3);
 
 /// One entry, as the host's kernel gave it.
 #[derive(Debug)]
@@ -41,42 +47,39 @@ pub(crate) fn opendir(share: &Share, node: u64, reply: &mut Reply) -> Result<()>
     }
     share.handles.has_room()?;
     let fd = sys::reopen(share.nodes.fd(&node)?.as_fd(), libc::O_RDONLY | libc::O_DIRECTORY)?;
-    reply.u64(share.handles.add(node, fd, libc::O_RDONLY, false));
+    let (id, is_quiet) = (node.id, share.closes_quietly(node.key.0, fd.as_fd()));
+    let handle = share.handles.add(node, fd, libc::O_RDONLY, is_quiet);
+    reply.u64(handle);
     reply.u64(0);
+    if let Ok(open) = share.handles.get(handle, id) {
+        ahead(share, handle, &open, &mut lock(&open.listing), reply);
+    }
     Ok(())
 }
 
 /// READDIR, and READDIRPLUS if the guest wants attributes too.
 pub(crate) fn readdir(share: &Share, node: u64, args: &mut Args<'_>, plus: bool, reply: &mut Reply) -> Result<()> {
-    let handle = share.handles.get(args.u64()?, node)?;
+    let id = args.u64()?;
+    let handle = share.handles.get(id, node)?;
     let (position, size) = (args.u64()?, args.u32()? as usize);
     if size > MAX_DATA || !handle.node.is(libc::S_IFDIR) {
         return Err(Errno(libc::EINVAL));
     }
-    let start = reply.len();
     let mut listing = lock(&handle.listing);
     if listing.position != position || position == 0 {
         io::lseek(handle.fd(), position as i64, libc::SEEK_SET)?;
         *listing = Listing { position, entries: std::mem::take(&mut listing.entries), at: usize::MAX };
     }
-    loop {
-        if listing.at >= listing.entries.len() && !fill(&handle, &mut listing)? {
-            break;
-        }
-        let Some(entry) = parse(&listing.entries[listing.at..]) else { return Err(Errno(libc::EIO)) };
-        let head = if plus { ENTRY_OUT + GUEST_HEAD } else { GUEST_HEAD };
-        let padded = (head + entry.name.count_bytes()).next_multiple_of(8);
-        if reply.len() - start + padded > size {
-            // No room for a single one: the same error as the host's.
-            if reply.len() == start {
-                return Err(Errno(libc::EINVAL));
-            }
-            break;
-        }
-        write(share, &handle, &entry, plus, reply);
-        (listing.at, listing.position) = (listing.at + entry.len, entry.next);
-    }
+    let is_end = list(share, &handle, &mut listing, Kind { plus, ahead: false }, size, reply)?;
     if plus {
+        if !is_end && leaves_room(reply.len()) {
+            ahead(share, id, &handle, &mut listing, reply);
+        } else if is_end && reply.len() > 0 {
+            // The guest will ask once more.
+            let (position, what) = (listing.position, What::Entries { is_end: true });
+            let seen = share.doubts.load(Ordering::SeqCst);
+            reply.advance = Some(Advance { handle: id, position, what, bytes: Vec::new(), seen });
+        }
         reply.absent = absent::more(share);
     }
     if listing.at >= listing.entries.len() {
@@ -84,6 +87,60 @@ pub(crate) fn readdir(share: &Share, node: u64, args: &mut Args<'_>, plus: bool,
         (listing.entries, listing.at) = (Vec::new(), 0);
     }
     Ok(())
+}
+
+/// How entries are listed.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    /// With attributes.
+    plus: bool,
+    /// Before the guest asks for them.
+    ahead: bool,
+}
+
+/// Writes entries of at most `size` bytes; whether nothing follows them.
+fn list(
+    share: &Share,
+    handle: &Handle,
+    listing: &mut Listing,
+    kind: Kind,
+    size: usize,
+    reply: &mut Reply,
+) -> Result<bool> {
+    let (start, begun) = (reply.len(), Instant::now());
+    loop {
+        if listing.at >= listing.entries.len() && !fill(handle, listing)? {
+            return Ok(true);
+        }
+        let Some(entry) = parse(&listing.entries[listing.at..]) else { return Err(Errno(libc::EIO)) };
+        let head = if kind.plus { ENTRY_OUT + GUEST_HEAD } else { GUEST_HEAD };
+        let padded = (head + entry.name.count_bytes()).next_multiple_of(8);
+        let is_late = begun.elapsed() > TIME_MAX;
+        if reply.len() - start + padded > size {
+            // No room for a single one: the same error as the host's.
+            return if reply.len() == start { Err(Errno(libc::EINVAL)) } else { Ok(false) };
+        }
+        if kind.ahead && is_late {
+            return Ok(false);
+        }
+        write(share, handle, &entry, Kind { plus: kind.plus && !is_late, ..kind }, kind.plus, reply);
+        (listing.at, listing.position) = (listing.at + entry.len, entry.next);
+    }
+}
+
+/// Sends the next entries with this reply.
+fn ahead(share: &Share, id: u64, handle: &Handle, listing: &mut Listing, reply: &mut Reply) {
+    let (seen, position) = (share.doubts.load(Ordering::SeqCst), listing.position);
+    let mut more = Reply::default();
+    more.begin();
+    // An error comes again when the guest asks.
+    let kind = Kind { plus: true, ahead: true };
+    let is_end = list(share, handle, listing, kind, reply.room.min(ENTRIES_MAX), &mut more).unwrap_or(false);
+    let (what, bytes) = (What::Entries { is_end }, more.body().to_vec());
+    reply.doubt |= more.doubt;
+    if is_end || !bytes.is_empty() {
+        reply.advance = Some(Advance { handle: id, position, what, bytes, seen });
+    }
 }
 
 /// Reads the next entries; false at the end.
@@ -102,13 +159,13 @@ fn parse(bytes: &[u8]) -> Option<Entry<'_>> {
     Some(Entry { ino: word(0)?, next: word(8)?, kind: *bytes.get(18)?, name, len })
 }
 
-/// One entry for the guest.
-fn write(share: &Share, handle: &Handle, found: &Entry<'_>, plus: bool, reply: &mut Reply) {
+/// One entry for the guest, with room for attributes if `has_room`.
+fn write(share: &Share, handle: &Handle, found: &Entry<'_>, how: Kind, has_room: bool, reply: &mut Reply) {
     let is_dot = matches!(found.name.to_bytes(), b"." | b"..");
     let mut ino = share.ino_on(handle.node.key.0, found.ino);
     let mut kind = u32::from(found.kind);
-    if plus {
-        match if is_dot { None } else { look(share, handle, found.name) } {
+    if has_room {
+        match if is_dot || !how.plus { None } else { look(share, handle, found.name) } {
             Some((node, stat)) => {
                 ino = share.ino(&stat);
                 kind = stat.st_mode >> 12;
@@ -116,6 +173,9 @@ fn write(share: &Share, handle: &Handle, found: &Entry<'_>, plus: bool, reply: &
                     Some(node) => {
                         share.ahead.listed(node.id);
                         entry::tell(share, &node, &stat, reply);
+                        if how.ahead {
+                            node.told(|told| told.sent_ahead(sys::now()));
+                        }
                     }
                     None => reply.grow(ENTRY_OUT).fill(0),
                 }

@@ -34,8 +34,20 @@ pub(crate) fn answer(
 
 /// Tells the guest of a node that it has looked up.
 pub(crate) fn tell(share: &Share, node: &Node, stat: &libc::stat, reply: &mut Reply) {
-    node.told(|told| told.tell(stat));
+    note(share, node, stat, reply);
     reply.entry_out(node.id, stat, share.ino(stat));
+}
+
+/// Notes what the guest is told of a node.
+pub(crate) fn note(share: &Share, node: &Node, stat: &libc::stat, reply: &mut Reply) {
+    let doubt = node.told(|told| {
+        let doubt = told.casts_doubt(stat, sys::now());
+        told.tell(stat);
+        doubt
+    });
+    if doubt {
+        share.cast_doubt(reply);
+    }
 }
 
 fn find(share: &Share, parent: u64, dir: BorrowedFd<'_>, name: &CStr) -> Result<(Arc<Node>, libc::stat)> {

@@ -5,6 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use proto::files::What;
+
+use super::super::advance::{Advance, CONTENT_MAX};
 use super::super::belief::Belief;
 use super::super::nodes::Node;
 use super::super::share::Share;
@@ -44,14 +47,30 @@ fn open_node(share: &Share, node: &Arc<Node>, flags: i32) -> Result<OwnedFd> {
 }
 
 /// The end of a reply to a request that has opened a file.
-fn answer(share: &Share, node: Arc<Node>, fd: OwnedFd, flags: i32, keep: bool, reply: &mut Reply) {
+fn answer(share: &Share, node: Arc<Node>, fd: OwnedFd, flags: i32, keep: bool, reply: &mut Reply) -> u64 {
     // With a cache the guest's kernel cuts a write where it believes that a page ends, and others append in between.
     let appends = flags & libc::O_APPEND != 0 && flags & libc::O_ACCMODE != libc::O_RDONLY;
     let direct = if appends { FOPEN_DIRECT_IO } else { 0 };
     let is_quiet = share.closes_quietly(node.key.0, fd.as_fd());
-    reply.u64(share.handles.add(node, fd, flags, is_quiet));
+    let handle = share.handles.add(node, fd, flags, is_quiet);
+    reply.u64(handle);
     reply.u32(direct | if keep { FOPEN_KEEP_CACHE } else { 0 });
     reply.u32(0);
+    handle
+}
+
+/// The content of a small file that was just opened and that the guest has not: who opens a file reads it.
+fn content(share: &Share, node: &Node, fd: BorrowedFd<'_>, size: i64, room: usize) -> Option<Vec<u8>> {
+    let size = usize::try_from(size).ok().filter(|size| (1..=room.min(CONTENT_MAX)).contains(size))?;
+    // One more, to see that it has not grown.
+    let mut bytes = vec![0; size + 1];
+    // Elsewhere only what is in the host's memory: a server or a tape could take its time.
+    let read = match share.closes_quietly(node.key.0, fd) {
+        true => io::pread(fd, &mut bytes, 0),
+        false => io::pread_cached(fd, &mut bytes),
+    };
+    bytes.truncate(size);
+    (read == Ok(size)).then_some(bytes)
 }
 
 /// OPEN. What another has written and closed before is seen from here on.
@@ -63,12 +82,26 @@ pub(crate) fn open(share: &Share, node: u64, args: &mut Args<'_>, reply: &mut Re
     let node = share.nodes.get(node)?;
     share.handles.has_room()?;
     let fd = open_node(share, &node, flags)?;
+    let seen = share.doubts.load(Ordering::SeqCst);
     let stat = sys::fstat(fd.as_fd())?;
-    let belief = node.told(|told| told.compare(&stat));
+    let now = sys::now();
+    let (doubt, belief, has_data) =
+        node.told(|told| (told.casts_doubt(&stat, now), told.compare(&stat), told.was_read()));
     if belief == Belief::False {
         reply.stale = Some(node.id);
     }
-    answer(share, node, fd, flags, belief == Belief::True, reply);
+    let mut bytes = None;
+    if doubt {
+        share.cast_doubt(reply);
+    } else if !has_data && flags & (libc::O_ACCMODE | libc::O_APPEND) == libc::O_RDONLY {
+        node.told(|told| {
+            told.sent_ahead(now);
+            told.read_at(now);
+        });
+        bytes = content(share, &node, fd.as_fd(), stat.st_size, reply.room);
+    }
+    let handle = answer(share, node, fd, flags, belief == Belief::True, reply);
+    reply.advance = bytes.map(|bytes| Advance { handle, position: 0, what: What::Content, bytes, seen });
     Ok(())
 }
 

@@ -93,16 +93,20 @@ fn forged_nodes_and_handles_are_refused() {
     assert_eq!(raw.ask(0, op::READ, ROOT, &read(handle)).0, libc::EBADF);
     for forged in [0, handle + 1, u64::MAX, 0x7fff_ffff_ffff] {
         assert_eq!(raw.ask(0, op::READ, node, &read(forged)).0, libc::EBADF);
-        assert_eq!(raw.ask(0, op::RELEASE, node, &words(&[forged, 0, 0])).0, libc::EBADF);
+        raw.post(0, op::RELEASE, node, &words(&[forged, 0, 0]));
+        raw.post(0, op::RELEASEDIR, node, &words(&[forged, 0, 0]));
     }
+    assert_eq!(raw.ask(0, op::READ, node, &read(handle)).0, 0, "it is open still");
     for forged in [0, node + 1, u64::MAX, u64::MAX / 2] {
         assert_eq!(raw.ask(0, op::GETATTR, forged, &words(&[0, 0])).0, libc::ESTALE);
         assert_eq!(raw.lookup(0, forged, "file"), Err(libc::ESTALE));
         assert_eq!(raw.open(0, forged, libc::O_RDONLY), Err(libc::ESTALE));
     }
     assert_eq!(raw.ask(9, op::GETATTR, ROOT, &words(&[0, 0])).0, libc::EBUSY, "a share that is none");
-    assert_eq!(raw.ask(0, op::RELEASE, node, &words(&[handle, 0, 0])).0, 0);
-    assert_eq!(raw.ask(0, op::RELEASE, node, &words(&[handle, 0, 0])).0, libc::EBADF, "closed twice");
+    // Closed twice.
+    raw.post(0, op::RELEASE, node, &words(&[handle, 0, 0]));
+    raw.post(0, op::RELEASE, node, &words(&[handle, 0, 0]));
+    assert_eq!(raw.ask(0, op::READ, node, &read(handle)).0, libc::EBADF);
 }
 
 fn a_directory_swapped_for_a_link_is_never_left() {
@@ -126,7 +130,7 @@ fn a_directory_swapped_for_a_link_is_never_left() {
             let Ok(node) = raw.lookup(0, dir, "secret") else { continue };
             let Ok(handle) = raw.open(0, node, libc::O_RDONLY) else { continue };
             assert_eq!(raw.ask(0, op::READ, node, &words(&[handle, 0, 100, 0, 0])).1, b"inside");
-            raw.ask(0, op::RELEASE, node, &words(&[handle, 0, 0]));
+            raw.post(0, op::RELEASE, node, &words(&[handle, 0, 0]));
             found += 1;
         }
         over.store(true, Ordering::Relaxed);
@@ -266,7 +270,7 @@ fn slots_that_nobody_gave_are_refused() {
 fn requests_of_any_length_and_kind_are_answered() {
     let place = Place::new();
     let mut raw = place.raw();
-    let silent = [op::FORGET, op::BATCH_FORGET, op::INTERRUPT, op::DESTROY];
+    let silent = [op::FORGET, op::BATCH_FORGET, op::INTERRUPT, op::DESTROY, op::RELEASE, op::RELEASEDIR];
     for op in (0..60).chain([4096, u32::MAX]).filter(|op| !silent.contains(op)) {
         for len in [0, 1, 7, 8, 16, 23, 24, 39, 40, 47, 88, 200, 70_000] {
             for fill in [0, 1, 0xff] {

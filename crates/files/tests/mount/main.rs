@@ -5,6 +5,7 @@
 
 mod attributes;
 mod basics;
+mod errors;
 mod hostile;
 mod links;
 mod locks;
@@ -34,9 +35,10 @@ fn main() -> ExitCode {
     if !arguments.list {
         needs();
     }
-    let groups: [(&str, &[Test]); 8] = [
+    let groups: [(&str, &[Test]); 9] = [
         ("attributes", attributes::TESTS),
         ("basics", basics::TESTS),
+        ("errors", errors::TESTS),
         ("hostile", hostile::TESTS),
         ("links", links::TESTS),
         ("locks", locks::TESTS),

@@ -89,6 +89,15 @@ impl Mounted {
     /// Lets the server hang.
     pub fn stop_server(&self) {
         kill(Pid::from_raw(self.server.id() as i32), Signal::SIGSTOP).unwrap();
+        // The signal reaches one thread, which stops the others when it runs.
+        let runs = |task: std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            !stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T"))
+        };
+        let tasks = PathBuf::from(format!("/proc/{}/task", self.server.id()));
+        while std::fs::read_dir(&tasks).unwrap().flatten().any(runs) {
+            std::thread::yield_now();
+        }
     }
 
     /// Lets it go on.

@@ -12,9 +12,12 @@ use std::time::Instant;
 
 use proto::files::fuse::{IN_HEADER, WRITE_IN, op};
 use proto::files::{
-    Absences, Absent, Asked, Decoder, Frame, Header, Hello, INLINE_MAX, MAX_DATA, PAGE, Slots, UsableSlots, init_reply,
-    kind, local_reply,
+    Absences, Absent, Ahead, Asked, Decoder, Frame, Header, Hello, INLINE_MAX, MAX_DATA, PAGE, Slots, Store,
+    UsableSlots, init_reply, kind, local_reply,
 };
+
+/// What the server has said unasked.
+type Known = Mutex<(Absences, Store)>;
 
 const SLOTS: usize = 4;
 const NONCE: u64 = 0x5eed;
@@ -66,16 +69,18 @@ pub fn run() -> ExitCode {
     }
     (&port).write_all(&out).unwrap();
     let (fuse_2, port_2, memory_2) = (Arc::clone(&fuse), port.try_clone().unwrap(), memory.clone());
-    let absences = Arc::new(Mutex::default());
-    let absences_2 = Arc::clone(&absences);
-    std::thread::spawn(move || from_port(&fuse_2, port_2, memory_2.as_deref(), &absences_2));
-    to_port(&fuse, &port, memory.as_deref(), &absences);
+    let known = Arc::new(Mutex::default());
+    let known_2 = Arc::clone(&known);
+    std::thread::spawn(move || from_port(&fuse_2, port_2, memory_2.as_deref(), &known_2));
+    to_port(&fuse, &port, memory.as_deref(), &known);
     ExitCode::SUCCESS
 }
 
 /// Requests of the kernel, until the mount ends.
-fn to_port(mut fuse: &File, mut port: &UnixStream, memory: Option<&Memory>, absences: &Mutex<Absences>) {
+fn to_port(mut fuse: &File, mut port: &UnixStream, memory: Option<&Memory>, known: &Known) {
     let mut asked = Asked::default();
+    // Frames that nobody waits for travel with the next one.
+    let mut held = Vec::new();
     let mut buffer = vec![0; MAX_DATA + 8192];
     loop {
         let len = match fuse.read(&mut buffer) {
@@ -91,12 +96,23 @@ fn to_port(mut fuse: &File, mut port: &UnixStream, memory: Option<&Memory>, abse
             continue;
         }
         let head = &request[..len.min(IN_HEADER + WRITE_IN)];
-        let known = asked.answer(head);
-        if let Some(errno) = known.or_else(|| absences.lock().unwrap().answer(head, Instant::now())) {
-            let _ = fuse.write(&local_reply(head, errno));
+        let (now, mut known_2) = (Instant::now(), known.lock().unwrap());
+        let answer = asked.answer(head).or_else(|| known_2.0.answer(head, now));
+        let reply = answer.map(|errno| local_reply(head, errno).to_vec()).or_else(|| known_2.1.answer(head, now));
+        if let Some(reply) = reply {
+            drop(known_2);
+            let _ = fuse.write(&reply);
             continue;
         }
         let mut header = Header { kind: kind::REQUEST, ..Header::default() };
+        if let Some(payload) = known_2.1.forgets() {
+            Frame { header, payload: &payload }.encode(&mut held);
+        }
+        drop(known_2);
+        let closes = matches!(word(4), op::RELEASE | op::RELEASEDIR);
+        if closes {
+            let _ = fuse.write(&local_reply(head, 0));
+        }
         let mut payload = request;
         if let Some(memory) = memory.filter(|memory| !memory.free.lock().unwrap().is_empty() || is_on(memory)) {
             let data = IN_HEADER + WRITE_IN;
@@ -110,10 +126,11 @@ fn to_port(mut fuse: &File, mut port: &UnixStream, memory: Option<&Memory>, abse
                 op::READ | op::READDIR | op::READDIRPLUS if word(IN_HEADER + 16) as usize > INLINE_MAX => {
                     header.slot = Some(memory.take());
                 }
+                op::OPEN | op::OPENDIR => header.slot = Some(memory.take()),
                 _ => {}
             }
         }
-        let mut frame = Vec::new();
+        let mut frame = std::mem::take(&mut held);
         Frame { header, payload }.encode(&mut frame);
         if port.write_all(&frame).is_err() {
             return;
@@ -131,7 +148,7 @@ fn write_at(file: &File, data: &[u8], at: u64) {
 }
 
 /// Frames of the server, until it ends: then the mount ends too.
-fn from_port(mut fuse: &File, mut port: UnixStream, memory: Option<&Memory>, absences: &Mutex<Absences>) {
+fn from_port(mut fuse: &File, mut port: UnixStream, memory: Option<&Memory>, known: &Known) {
     let mut decoder = Decoder::new();
     let mut body = vec![0; MAX_DATA];
     loop {
@@ -153,7 +170,9 @@ fn from_port(mut fuse: &File, mut port: UnixStream, memory: Option<&Memory>, abs
             }
             kind::REPLY | kind::NOTIFY => {
                 if let (kind::REPLY, Some(unique)) = (header.kind, frame.payload.get(8..16)) {
-                    absences.lock().unwrap().answered(u64::from_le_bytes(unique.try_into().unwrap()));
+                    let (unique, mut known) = (u64::from_le_bytes(unique.try_into().unwrap()), known.lock().unwrap());
+                    known.0.answered(unique);
+                    known.1.answered(unique);
                 }
                 let body = &mut body[..header.data as usize];
                 if let (Some(slot), 1..) = (header.slot, body.len()) {
@@ -172,7 +191,18 @@ fn from_port(mut fuse: &File, mut port: UnixStream, memory: Option<&Memory>, abs
                     memory.unwrap().give_back(slot);
                 }
             }
-            kind::ABSENT => absences.lock().unwrap().learn(&Absent::parse(frame.payload).unwrap(), Instant::now()),
+            kind::ABSENT => known.lock().unwrap().0.learn(&Absent::parse(frame.payload).unwrap(), Instant::now()),
+            kind::AHEAD => {
+                let (ahead, rest) = Ahead::parse(frame.payload).unwrap();
+                let body = &mut body[..header.data as usize];
+                if let (Some(slot), 1..) = (header.slot, body.len()) {
+                    let memory = memory.unwrap();
+                    std::os::unix::fs::FileExt::read_exact_at(&memory.file, body, memory.at(slot)).unwrap();
+                }
+                let bytes = if body.is_empty() { rest } else { body };
+                known.lock().unwrap().1.learn(&ahead, bytes, Instant::now());
+            }
+            kind::DOUBT => known.lock().unwrap().1.drop_all(),
             other => panic!("frame of kind {other}"),
         }
     }

@@ -16,6 +16,8 @@ pub const TESTS: &[Test] = &[
     ("a_change_in_the_same_instant_is_seen_too", a_change_in_the_same_instant_is_seen_too),
     ("what_is_written_is_on_the_host_at_once", what_is_written_is_on_the_host_at_once),
     ("data_that_did_not_change_is_read_once", data_that_did_not_change_is_read_once),
+    ("what_was_sent_ahead_is_not_believed_after_a_change", what_was_sent_ahead_is_not_believed_after_a_change),
+    ("a_content_is_not_older_than_a_moment", a_content_is_not_older_than_a_moment),
     ("a_file_that_was_replaced_on_the_host_is_the_new_one", a_file_that_was_replaced_on_the_host_is_the_new_one),
     ("a_guest_that_ends_takes_its_server_with_it", a_guest_that_ends_takes_its_server_with_it),
 ];
@@ -107,6 +109,48 @@ fn what_changes_elsewhere_is_seen_in_time() {
     assert_eq!(errno(fs::metadata(pair.guest().join("none"))), 0, "what was not there is asked for again");
     fs::remove_file(&host).unwrap();
     assert!(soon(|| errno(fs::metadata(&guest)) == libc::ENOENT));
+}
+
+fn what_was_sent_ahead_is_not_believed_after_a_change() {
+    const FILES: usize = 200;
+    for by_host in [true, false] {
+        let pair = Pair::new();
+        (0..FILES).for_each(|file| fs::write(pair.host.join(format!("f{file}")), b"old").unwrap());
+        // Of what is sent the kernel asks for a part: the rest waits.
+        let mut listing = fs::read_dir(pair.guest()).unwrap();
+        let mut seen = vec![listing.next().unwrap().unwrap().file_name()];
+        for file in 0..FILES {
+            let dir = if by_host { &pair.host } else { pair.guest() };
+            fs::write(dir.join(format!("f{file}")), format!("new {file}")).unwrap();
+            if file % 2 == 0 {
+                let text = fs::read_to_string(pair.guest().join(format!("f{file}"))).unwrap();
+                assert_eq!(text, format!("new {file}"));
+            }
+        }
+        seen.extend(listing.map(|entry| entry.unwrap().file_name()));
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), FILES);
+        for file in (0..FILES).filter(|file| !by_host || file % 2 == 0) {
+            let expected = format!("new {file}");
+            let path = pair.guest().join(format!("f{file}"));
+            assert_eq!(fs::metadata(&path).unwrap().len(), expected.len() as u64, "{file}: it was known before");
+            assert_eq!(fs::read_to_string(&path).unwrap(), expected);
+        }
+    }
+}
+
+fn a_content_is_not_older_than_a_moment() {
+    let pair = Pair::new();
+    for round in 0..10 {
+        fs::write(pair.host.join("f"), format!("old {round}")).unwrap();
+        let mut file = File::open(pair.guest().join("f")).unwrap();
+        fs::write(pair.host.join("f"), format!("new {round}")).unwrap();
+        std::thread::sleep(Duration::from_millis(120));
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, format!("new {round}"));
+    }
 }
 
 fn a_change_in_the_same_instant_is_seen_too() {

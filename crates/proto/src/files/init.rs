@@ -8,7 +8,8 @@ use super::{MAX_DATA, PAGE};
 /// What is asked of the kernel; an older one offers less.
 ///
 /// Not asked for: write-back (the host sees at once what was written), POSIX ACLs and `default_permissions` (the host's
-/// kernel decides who may do what; ACLs travel as extended attributes).
+/// kernel decides who may do what; ACLs travel as extended attributes), READDIRPLUS_AUTO (attributes come with each name:
+/// entries are sent ahead, so they cost no waits, and a look at each file would).
 const WANTED: u64 = init::ASYNC_READ
     | init::POSIX_LOCKS
     | init::ATOMIC_O_TRUNC
@@ -17,7 +18,6 @@ const WANTED: u64 = init::ASYNC_READ
     | init::FLOCK_LOCKS
     | init::AUTO_INVAL_DATA
     | init::DO_READDIRPLUS
-    | init::READDIRPLUS_AUTO
     | init::ASYNC_DIO
     | init::PARALLEL_DIROPS
     | init::MAX_PAGES

@@ -154,21 +154,40 @@ fn a_clone_has_its_templates_hardware_and_a_private_view_of_its_memory() {
     let template = spec(&image(), MachineType::Q35, Accel::Kvm, Start::Template(shape, fds));
     let clone = spec(&image(), MachineType::Q35, Accel::Kvm, Start::Clone(shape, fds));
     for line in [&template, &clone] {
-        for expected in ["\n2\n", "\n254M,slots=1,maxmem=8446M\n", "memory-backend=ram\n", " swiotlb=noforce "] {
+        for expected in ["\n2\n", "\n254M,slots=1,maxmem=8446M\n", "memory-backend=ram\n"] {
             assert!(line.contains(expected), "{expected} in {line}");
         }
     }
+    let (before, loaded) = template.split_once("-kernel\n").unwrap();
+    let (loaded, after) = loaded.split_once("\n-chardev").unwrap();
+    assert!(loaded.contains(" swiotlb=noforce "), "{loaded}");
     let common = |text: &str| {
         text.replace("share=on", "MODE")
             .replace("share=off,readonly=on,rom=off", "MODE")
             .replace("\n-incoming\ndefer", "")
     };
+    // The kernel is in the clone's memory.
+    let template = format!("{before}-chardev{after}");
     assert_eq!(common(&template), common(&clone), "a difference would make the state unreadable");
     let old = TemplateFds { abilities: Abilities { read_only_templates: false }, ..fds };
     let line = spec(&image(), MachineType::Q35, Accel::Tcg, Start::Clone(shape, old));
     assert!(line.contains("mem-path=/proc/self/fd/11,share=off\n") && !line.contains("fd=12,"), "{line}");
     assert_eq!(fds.abilities.state_uri(&12), StateUri::FdSet(2));
     assert_eq!(old.abilities.state_uri(&12), StateUri::Fd(12));
+}
+
+#[test]
+fn the_kernel_of_a_template_without_a_device_for_memory_holds_some_back() {
+    let shape = Shape::without_plug(VmSize { memory_mib: 370, cpus: 1 }, 0).unwrap();
+    let fds = TemplateFds { ram: 11, state: 12, abilities: ABLE };
+    let line = spec(&image(), MachineType::Microvm, Accel::Kvm, Start::Template(shape, fds));
+    for expected in ["\n512M\n", "size=512M,", " crashkernel=256M spank_vm.held=256 "] {
+        assert!(line.contains(expected), "{expected} in {line}");
+    }
+    assert!(
+        !line.contains("virtio-mem") && !boot(&image(), MachineType::Microvm, Accel::Kvm).contains("held"),
+        "{line}"
+    );
 }
 
 fn full(keys: &str) -> Image {

@@ -11,7 +11,7 @@ use super::fit::{Wanted, fit};
 use super::{Attempt, kvm, source};
 use crate::conclude::Report;
 use crate::config::StartChoice;
-use crate::error::{Blame, Context, RunError};
+use crate::error::{Blame, Context, Fault, RunError};
 use crate::file_server::FileServer;
 use crate::limits::{self, OutputLimit};
 use crate::prepare::Parts;
@@ -27,8 +27,8 @@ use crate::{notice, progress};
 use node::progress::Phase;
 use proto::{ExitStatus, Transport};
 use qemu::scratch;
-use qemu::{Accel, Host, MachineType, Shape, Shares, Start, System, TemplateFds, VmSize, VmSpec};
-use qemu::{Files, QemuError, QemuProcess};
+use qemu::{Accel, Host, Shape, Shares, Start, System, TemplateFds, VmSize, VmSpec};
+use qemu::{Files, QemuError, QemuProcess, Way};
 
 /// How an attempt ended.
 #[derive(Debug)]
@@ -46,8 +46,8 @@ impl Outcome {
     }
 }
 
-/// Runs the slot's VMs. They are cloned if there is a template. If there is none, or the clones do
-/// not answer, the runner falls back to a boot.
+/// Runs the slot's VMs by the fastest way that works here. They are cloned if there is a template. If there is none, or
+/// the clones do not answer, the next way is tried; by the last one VMs then boot.
 ///
 /// # Errors
 /// When something on the node fails that no other way of starting could avoid.
@@ -61,35 +61,35 @@ pub(crate) fn run(
     let notice_at = io::stderr().is_terminal().then(|| slot.begin + NOTICE_AFTER);
     let wanted = Wanted { memory_mib: slot.asked.vm_mem, cpus: slot.asked.vm_cpus };
     let size = fit(parts.size, wanted, attempt.accel(), || most_cpus(parts, attempt.accel()))?;
-    let vms = Vms { slot, parts, size, signals, report, attempt, notice_at };
-    progress::enter(Phase::Template);
-    match vms.template() {
-        Obtained::Interrupted(signal) => return Ok(Outcome::Died(signal)),
-        Obtained::NoBoot(why) => return Ok(Outcome::Ended(vec![End::NeverUp(why)])),
-        Obtained::Unavailable(why) => tracing::debug!("booting: {why}"),
-        Obtained::Failed(why) => attempt.is_slow(&slot.image, &why),
-        Obtained::Template((shape, template)) => {
-            attempt.found_template();
-            let Ran { outcome, were_killed } = vms.run(Some((shape, &template)))?;
-            if !outcome.never_came_up() {
-                return Ok(outcome);
-            }
-            if were_killed {
-                tracing::warn!("clones of {} were killed before they came up: {outcome:?}", template.dir().display());
-            } else {
-                // What keeps them from coming up may be none of the template's business: a limit, a full disk.
-                tracing::warn!("clones of {} do not come up: {outcome:?}", template.dir().display());
-                attempt.when_one_answers(Box::new(move || {
-                    let dir = template.dir();
-                    match template.remove() {
-                        Ok(()) => tracing::warn!("{} is removed: its image boots", dir.display()),
-                        Err(error) => tracing::warn!("{} cannot be removed: {error}", dir.display()),
-                    }
-                }));
+    let ways = parts.ways.of_guest(attempt.accel(), size);
+    let by = |way| Vms { slot, parts, way, size, signals, report, attempt, notice_at };
+    let (last, faster) = ways.split_last().ok_or_else(|| RunError::new(Fault::System, "no way to start a VM"))?;
+    for &way in faster {
+        attempt.try_way(Some(parts.timeouts.trial));
+        match by(way).try_once()? {
+            Tried::Ran(outcome) => return Ok(outcome),
+            Tried::NotUp { why, is_ways_fault } => {
+                tracing::debug!("not started by {way}: {why}");
+                if is_ways_fault {
+                    attempt.when_one_answers(parts.ways.is_broken(way));
+                }
             }
         }
     }
-    vms.run(None).map(|ran| ran.outcome)
+    attempt.try_way(None);
+    by(last).run_last()
+}
+
+/// How a way went that is not the last one.
+enum Tried {
+    /// Guests came up, or a signal ended the task.
+    Ran(Outcome),
+    /// No guest came up.
+    NotUp {
+        why: String,
+        /// Nothing but the way can be the reason if a guest comes up by another one.
+        is_ways_fault: bool,
+    },
 }
 
 /// How a slot's VMs ended.
@@ -113,6 +113,7 @@ fn most_cpus(parts: &Parts, accel: Accel) -> Result<u32, RunError> {
 struct Vms<'a> {
     slot: &'a Slot,
     parts: &'a Parts,
+    way: &'a Way,
     size: VmSize,
     signals: &'a Signals,
     report: &'a Report<'a>,
@@ -121,17 +122,93 @@ struct Vms<'a> {
 }
 
 impl Vms<'_> {
+    /// Runs them by a way that need not work.
+    fn try_once(&self) -> Result<Tried, RunError> {
+        let not_up = |why: String, is_ways_fault| Ok(Tried::NotUp { why, is_ways_fault });
+        progress::enter(Phase::Template);
+        let begin = Instant::now();
+        let template = match self.template() {
+            Obtained::Interrupted(signal) => return Ok(Tried::Ran(Outcome::Died(signal))),
+            Obtained::NoBoot(why) | Obtained::NoGuest(why) => return not_up(why, true),
+            Obtained::Failed(why) => return not_up(why, false),
+            Obtained::Unavailable(why) => {
+                tracing::debug!("booting: {why}");
+                None
+            }
+            Obtained::Template(template) => {
+                self.attempt.found_template();
+                self.attempt.try_way(None);
+                Some(template)
+            }
+        };
+        let clone_of = template.as_ref().map(|(shape, template)| (*shape, template));
+        let vms = match self.launch(clone_of) {
+            Ok(vms) => vms,
+            Err(error) => return not_up(format!("{error:#}"), false),
+        };
+        let Ran { outcome, were_killed } = self.run(vms, clone_of)?;
+        if !outcome.never_came_up() {
+            return Ok(Tried::Ran(outcome));
+        }
+        let Some((_, template)) = template else { return not_up(format!("{outcome:?}"), !were_killed) };
+        // One that was there before may be damaged; one that was made just now is not.
+        let is_new = begin.elapsed() >= Duration::from_millis(template.manifest.made_in_ms);
+        if !were_killed {
+            self.doubt(template);
+        }
+        not_up(format!("its clones do not come up: {outcome:?}"), is_new && !were_killed)
+    }
+
+    /// Runs them by the way that always works.
+    fn run_last(&self) -> Result<Outcome, RunError> {
+        let attempt = self.attempt;
+        progress::enter(Phase::Template);
+        match self.template() {
+            Obtained::Interrupted(signal) => return Ok(Outcome::Died(signal)),
+            Obtained::NoBoot(why) => return Ok(Outcome::Ended(vec![End::NeverUp(why)])),
+            Obtained::Unavailable(why) => tracing::debug!("booting: {why}"),
+            Obtained::Failed(why) | Obtained::NoGuest(why) => attempt.is_slow(&self.slot.image, &why),
+            Obtained::Template((shape, template)) => {
+                attempt.found_template();
+                let clone_of = Some((shape, &template));
+                let Ran { outcome, were_killed } = self.run(self.launch(clone_of)?, clone_of)?;
+                if !outcome.never_came_up() {
+                    return Ok(outcome);
+                }
+                if were_killed {
+                    tracing::warn!(
+                        "clones of {} were killed before they came up: {outcome:?}",
+                        template.dir().display()
+                    );
+                } else {
+                    // What keeps them from coming up may be none of the template's business: a limit, a full disk.
+                    tracing::warn!("clones of {} do not come up: {outcome:?}", template.dir().display());
+                    self.doubt(template);
+                }
+            }
+        }
+        self.run(self.launch(None)?, None).map(|ran| ran.outcome)
+    }
+
+    /// Has the template removed if a guest of its image comes up in another way.
+    fn doubt(&self, template: Template) {
+        self.attempt.when_one_answers(Box::new(move || {
+            let dir = template.dir();
+            match template.remove() {
+                Ok(()) => tracing::warn!("{} is removed: its image boots", dir.display()),
+                Err(error) => tracing::warn!("{} cannot be removed: {error}", dir.display()),
+            }
+        }));
+    }
+
     /// The template to clone, found or made.
     fn template(&self) -> Obtained<(Shape, Template)> {
         let Self { slot, parts, .. } = self;
         if slot.config.start == StartChoice::Boot {
             return Obtained::Unavailable("the configuration says so (start = 'boot')".to_owned());
         }
-        if parts.machine == MachineType::Microvm {
-            return Obtained::Unavailable(format!("machine {:?} cannot plug memory", parts.machine));
-        }
         let devices = source::devices(parts.transport, parts.seen.shares.len());
-        let Some(shape) = parts.source.shape(self.size, devices) else {
+        let Some(shape) = parts.source.shape(self.way.machine.plugs_memory(), self.size, devices) else {
             return Obtained::Unavailable(format!("{:?} is larger than templates are", self.size));
         };
         if !limits::allow_mapping((shape.base_mib + shape.pluggable_mib) << 20) {
@@ -142,8 +219,8 @@ impl Vms<'_> {
             image: &parts.image,
             source: &parts.source,
             disk: &parts.disk,
-            qemu: &parts.qemu,
-            machine: parts.machine,
+            qemu: &self.way.qemu,
+            machine: self.way.machine,
             accel: self.attempt.accel(),
             cpu_model: &slot.config.cpu_model,
             shape,
@@ -156,14 +233,18 @@ impl Vms<'_> {
         template::obtain(&recipe, &slot.config.template_dir, cache_bytes, &terms).map(|template| (shape, template))
     }
 
-    /// Starts all VMs at once and relays until they have ended.
-    fn run(&self, template: Option<(Shape, &Template)>) -> Result<Ran, RunError> {
-        let slot = self.slot;
+    /// Starts all VMs at once.
+    fn launch(&self, template: Option<(Shape, &Template)>) -> Result<Vec<Vm>, RunError> {
         progress::enter(Phase::Start);
-        let count = slot.asked.vms() as usize;
         let has_template = template.is_some().then(Instant::now);
         let start = |index| self.start(template, has_template, index);
-        let vms = (0..count).map(start).collect::<Result<Vec<_>, _>>()?;
+        (0..self.slot.asked.vms() as usize).map(start).collect()
+    }
+
+    /// Relays until they have ended.
+    fn run(&self, vms: Vec<Vm>, template: Option<(Shape, &Template)>) -> Result<Ran, RunError> {
+        let slot = self.slot;
+        let count = vms.len();
         self.explain(template.is_some());
         let mut relay = Relay::new(vms, self.streams()?, self.signals, self.guest(template), self.patience());
         relay.report_to(self.report);
@@ -185,7 +266,7 @@ impl Vms<'_> {
         for (vm, command) in relay.vms.iter_mut().zip(&relay.commands.list) {
             vm.reap();
             command.complete(&mut vm.moments);
-            let way = if has_template.is_some() { "clone" } else { "boot" };
+            let way = if template.is_some() { "clone" } else { "boot" };
             let started = vm.moments.started.map(|at| at.duration_since(vm.moments.begin).as_millis() as u64);
             tracing::info!(image = %slot.image, vm = vm.number, way, start_ms = started, phases = %vm.moments, "vm ended");
             if slot.timing {
@@ -226,7 +307,7 @@ impl Vms<'_> {
             network: parts.network.as_ref(),
             processors: self.size.cpus,
             cpus: template.filter(|(shape, _)| shape.cpus > self.size.cpus).map(|_| self.size.cpus as u16),
-            memory: template.and_then(|(shape, _)| shape.bytes_to_plug(self.size)).map(Shape::beyond_template),
+            memory: template.and_then(|(shape, _)| shape.beyond_template(self.size)),
         }
     }
 
@@ -279,9 +360,9 @@ impl Vms<'_> {
         let host = Host { file_server: server.as_ref().map(FileServer::id), ..source::host() };
         let nic = parts.network.as_ref().map(|network| network.open(index)).transpose()?.flatten();
         let files = Files { file_port, nic, ..files };
-        let mut process = QemuProcess::spawn(&parts.qemu, host, files, |inherited| {
+        let mut process = QemuProcess::spawn(&self.way.qemu, host, files, |inherited| {
             VmSpec {
-                machine: parts.machine,
+                machine: self.way.machine,
                 accel: self.attempt.accel(),
                 cpu_model: &slot.config.cpu_model,
                 start,
@@ -304,13 +385,13 @@ impl Vms<'_> {
         .map_err(blame_start)?;
         // Also so that the monitor reports why a machine stopped.
         process.monitor.negotiate();
-        if server.is_some() {
-            process.monitor.locate_memory();
-        }
         let mut memory_to_plug = None;
         if let (Start::Clone(shape, fds), Some(state)) = (start, &device_state) {
             process.monitor.load(fds.abilities.state_uri(state));
             memory_to_plug = shape.bytes_to_plug(self.size);
+        }
+        if let Some(bytes) = server.as_ref().and_then(FileServer::wants_memory) {
+            process.monitor.locate_memory(bytes);
         }
         let moments = Moments { template: has_template, spawned: Some(Instant::now()), ..Moments::begin(slot.begin) };
         let mut vm = Vm::new(index, process, memory_to_plug, moments);
@@ -337,14 +418,14 @@ impl Vms<'_> {
     fn explain(&self, clones: bool) {
         let Self { slot, parts, .. } = self;
         tracing::debug!(
-            "{} {} x {} with {} MiB and {} processors each, {:?}, {:?}; the guest has {} s to come up",
+            "{} {} x {} with {} MiB and {} processors each, {:?}, {}; the guest has {} s to come up",
             if clones { "cloned" } else { "started" },
             slot.asked.vms(),
             parts.disk,
             self.size.memory_mib,
             self.size.cpus,
             self.attempt.accel(),
-            parts.machine,
+            self.way,
             self.attempt.answer_within().as_secs()
         );
         for share in &parts.seen.shares {

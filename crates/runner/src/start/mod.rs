@@ -1,7 +1,7 @@
 //! How VMs start: with which kernel and accelerator, as clones of a template or by a boot.
 //!
 //! ```text
-//! policy ─► attempt (KVM) ─► template? ─► clone ─► no answer ─► boot ─► no answer ─► attempt (emulated)
+//! policy ─► attempt (KVM) ─► way: template? ─► clone ─► no answer ─► the next way … ─► boot ─► no answer ─► attempt (emulated)
 //! ```
 
 mod attempt;
@@ -12,6 +12,7 @@ mod prebuild;
 mod processor;
 pub(crate) mod source;
 mod verdict;
+mod ways;
 
 pub(crate) use attempt::Outcome;
 pub(crate) use attempt::run;
@@ -20,3 +21,5 @@ pub(crate) use kvm::usable as kvm_usable;
 pub(crate) use policy::{Attempt, Policy, Started, Timeouts};
 pub use prebuild::{Prebuilt, prebuild, useless_for_users};
 pub use processor::try_processor;
+pub(crate) use ways::Ways;
+pub use ways::{WayHere, ways_here};

@@ -54,11 +54,13 @@ pub(crate) struct Attempt<'a> {
     boot: Duration,
     /// Holds while nobody knows whether KVM runs guests.
     trial: Cell<Option<Duration>>,
+    /// Holds while a guest is started in a way that nobody knows to work.
+    way_trial: Cell<Option<Duration>>,
     answered: Cell<bool>,
     /// Whether KVM is known to run guests.
     proven: Cell<bool>,
     /// To be done when a guest answers.
-    then: RefCell<Option<OnAnswer>>,
+    then: RefCell<Vec<OnAnswer>>,
     /// Why this guest boots where a clone was possible, to be told when it answers: one that never does has another line.
     slow: RefCell<Option<String>>,
     policy: &'a Policy,
@@ -82,7 +84,19 @@ impl Attempt<'_> {
     /// How long a guest may take from its start to its first answer. The first answer of any guest makes it longer
     /// for the others.
     pub(crate) fn answer_within(&self) -> Duration {
-        self.trial.get().unwrap_or(self.boot)
+        [self.trial.get(), self.way_trial.get()].into_iter().flatten().fold(self.boot, Duration::min)
+    }
+
+    /// From now on guests start in a way that is on trial for this time, or that is known to work.
+    pub(crate) fn try_way(&self, within: Option<Duration>) {
+        self.way_trial.set(within);
+        // What an answer by another way has shown is no concern of this one.
+        self.answered.set(false);
+    }
+
+    /// Whether another way or accelerator is tried if a guest does not answer.
+    pub(crate) fn is_on_trial(&self) -> bool {
+        self.trial.get().or(self.way_trial.get()).is_some()
     }
 
     /// How long everything else may take: what follows a guest's answer, or another process's work.
@@ -90,24 +104,18 @@ impl Attempt<'_> {
         self.boot
     }
 
-    /// Whether it may be KVM's fault if a guest does not answer.
-    pub(crate) fn is_on_trial(&self) -> bool {
-        self.trial.get().is_some()
-    }
-
     /// A guest has answered; returns how much more time the others get, if this is the first.
     pub(crate) fn answered(&self) -> Option<Duration> {
         if self.answered.replace(true) {
             return None;
         }
-        if let Some(OnAnswer(then)) = self.then.take() {
-            then();
-        }
+        self.then.take().into_iter().for_each(|OnAnswer(then)| then());
         if let Some(text) = self.slow.take() {
             static TOLD: AtomicBool = AtomicBool::new(false);
             self.policy.tell_once(&TOLD, &text);
         }
         let before = self.answer_within();
+        self.way_trial.set(None);
         self.proven.set(true);
         match self.accel {
             Accel::Kvm => self.kvm_works(),
@@ -119,7 +127,7 @@ impl Attempt<'_> {
 
     /// Has this done when a guest answers, if any does.
     pub(crate) fn when_one_answers(&self, then: Box<dyn FnOnce()>) {
-        self.then.replace(Some(OnAnswer(then)));
+        self.then.borrow_mut().push(OnAnswer(then));
     }
 
     /// A template was found that a guest under this accelerator was saved to since the node booted.
@@ -245,6 +253,14 @@ impl Policy {
         }
     }
 
+    /// Who executes the first guest that is tried.
+    pub(crate) fn first_accel(&self) -> Accel {
+        match (self.choice, &self.device, self.known()) {
+            (AccelChoice::Tcg, ..) | (_, Err(_), _) | (AccelChoice::Auto, _, Some(Verdict::Broken)) => Accel::Tcg,
+            _ => Accel::Kvm,
+        }
+    }
+
     fn attempt(&self, accel: Accel, boot: Duration, proven: bool) -> Attempt<'_> {
         let (trial, answered, proven) = (Cell::new(None), Cell::new(false), Cell::new(proven));
         Attempt {
@@ -252,6 +268,7 @@ impl Policy {
             is_fallback: false,
             boot,
             trial,
+            way_trial: Cell::default(),
             answered,
             proven,
             then: RefCell::default(),

@@ -5,17 +5,17 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Uid;
 
-use super::{Attempt, Policy, source};
+use super::{Attempt, Policy, Ways, source};
 use crate::config::Config;
 use crate::delivery::{self, Delivered};
-use crate::error::{Blame, Context, Fault, RunError, ensure};
+use crate::error::{Blame, Context, Fault, RunError};
 use crate::limits;
 use crate::plan::processors;
 use crate::signals::{Signal, Signals, die_by};
 use crate::task::Task;
 use crate::template::{self, Obtained, Recipe, Template, Terms};
 use node::shelf::Shelf;
-use qemu::{Abilities, MachineType, VmSize};
+use qemu::{Abilities, VmSize, Way};
 use request::ImageName;
 
 /// A template that is ready.
@@ -42,11 +42,11 @@ pub fn useless_for_users(config: &Config) -> Result<Option<&'static str>, RunErr
     ))
 }
 
-/// Makes the template that VMs of this size and number of shares, and with a network device or without one, will clone: for everybody if this
-/// process is root, else for this user.
+/// Makes the templates that VMs of this size and number of shares, with a network device or without one, will clone, one for each way to start them that this
+/// node has: for everybody if this process is root, else for this user.
 ///
 /// # Errors
-/// When no template can be made; the text says why.
+/// When there is none for the way that always works; the text says why.
 pub fn prebuild(
     config: &Config,
     image: &ImageName,
@@ -54,17 +54,11 @@ pub fn prebuild(
     cpus: u32,
     shares: usize,
     has_nic: bool,
-) -> Result<Prebuilt, RunError> {
+) -> Result<Vec<Prebuilt>, RunError> {
     let begin = Instant::now();
     limits::raise();
     let image = config.catalogue().resolve(&image.clone().into())?;
     let source = source::of(&image, config)?;
-    let machine = source::machine(&source, config.machine);
-    ensure!(
-        machine != MachineType::Microvm,
-        Fault::User,
-        "machine = 'microvm' cannot plug memory, so its VMs always boot"
-    );
     let qemu = config.qemu_path()?;
     let signals = Signals::watch().context("signals")?;
     let notice_at = io::stderr().is_terminal().then_some(begin);
@@ -74,57 +68,79 @@ pub fn prebuild(
         Delivered::Interrupted(signal) => return Err(interrupted(signal)),
     };
     let transport = source::transport(config.file_transport);
-    let shape = source.shape(VmSize { memory_mib, cpus }, source::devices(transport, shares));
-    let shape = shape.ok_or_else(|| {
-        RunError::user(format!("no template serves VMs with {memory_mib} MiB and {}", processors(cpus)))
-    })?;
-    let for_everybody = Uid::effective().is_root();
-    let introduction = match for_everybody {
+    let size = VmSize { memory_mib, cpus };
+    let introduction = match Uid::effective().is_root() {
         true => Vec::new(),
         false => Task::from_this_process(&vec!["true".into()].into())?.introduction(),
     };
-    let make = |attempt: &Attempt<'_>| {
-        let accel = attempt.accel();
+    let make = |attempt: &Attempt<'_>, way: &Way| -> Result<Obtained, RunError> {
+        let shape =
+            source.shape(way.machine.plugs_memory(), size, source::devices(transport, shares)).ok_or_else(|| {
+                RunError::user(format!("no template serves VMs with {memory_mib} MiB and {}", processors(cpus)))
+            })?;
         let recipe = Recipe {
             image: &image,
             source: &source,
             disk: &disk,
-            qemu: &qemu,
-            machine,
-            accel,
+            qemu: &way.qemu,
+            machine: way.machine,
+            accel: attempt.accel(),
             cpu_model: &config.cpu_model,
             shape,
             transport,
             has_nic,
             introduction: &introduction,
         };
-        let terms = Terms { signals: &signals, attempt, notice_at };
-        let cache_bytes = config.template_cache_mib << 20;
-        let made = match for_everybody {
-            true => template::make_for_site(&recipe, &config.template_dir, cache_bytes, &terms),
-            false => {
-                let shelf = Shelf::of_user(&config.template_dir, Uid::effective().as_raw());
-                template::obtain_from(&shelf, &recipe, cache_bytes, &terms)
+        make_one(config, &recipe, &Terms { signals: &signals, attempt, notice_at })
+    };
+    let ways = Ways::of(config, &source, &qemu);
+    let timeouts = source::timeouts(&source, config, 1);
+    let mut made = Vec::new();
+    let make_all = |attempt: &Attempt<'_>| {
+        made.clear();
+        let usable = ways.of_guest(attempt.accel(), size);
+        let (last, faster) = usable.split_last().ok_or_else(|| RunError::new(Fault::System, "no way to start a VM"))?;
+        for &way in faster {
+            attempt.try_way(Some(timeouts.trial));
+            match make(attempt, way) {
+                Ok(Obtained::Template(template)) => made.push(template),
+                Ok(Obtained::Interrupted(signal)) => return Err(interrupted(signal)),
+                other => {
+                    tracing::warn!("no template for {way}: {other:?}");
+                    attempt.when_one_answers(ways.is_broken(way));
+                }
             }
-        };
-        if let Ok(Obtained::Template(_)) = made {
-            attempt.found_template();
         }
-        Ok(made)
+        attempt.try_way(None);
+        Ok(make(attempt, last))
     };
     // A guest that ends at once cannot become a template: that is an error, and may be KVM's fault too.
     let failed = |made: &Result<Obtained, RunError>| matches!(made, Err(_) | Ok(Obtained::NoBoot(_)));
-    let made = Policy::of(config, &qemu).start(source::timeouts(&source, config, 1), make, failed)?.outcome;
-    match made? {
-        Obtained::Template(template) => {
-            let existed = Duration::from_millis(template.manifest.made_in_ms) > begin.elapsed();
-            Ok(Prebuilt { template, existed })
+    match Policy::of(config, &qemu).start(timeouts, make_all, failed)?.outcome? {
+        Obtained::Template(template) => made.push(template),
+        Obtained::Unavailable(why) | Obtained::Failed(why) | Obtained::NoGuest(why) | Obtained::NoBoot(why) => {
+            return Err(RunError::new(Fault::Image, format!("image '{}': {why}", image.name)));
         }
-        Obtained::Unavailable(why) | Obtained::Failed(why) | Obtained::NoBoot(why) => {
-            Err(RunError::new(Fault::Image, format!("image '{}': {why}", image.name)))
-        }
-        Obtained::Interrupted(signal) => Err(interrupted(signal)),
+        Obtained::Interrupted(signal) => return Err(interrupted(signal)),
     }
+    let existed = |template: &Template| Duration::from_millis(template.manifest.made_in_ms) > begin.elapsed();
+    Ok(made.into_iter().map(|template| Prebuilt { existed: existed(&template), template }).collect())
+}
+
+/// Makes one template: for everybody, or for this user.
+fn make_one(config: &Config, recipe: &Recipe<'_>, terms: &Terms<'_>) -> Result<Obtained, RunError> {
+    let cache_bytes = config.template_cache_mib << 20;
+    let made = match Uid::effective().is_root() {
+        true => template::make_for_site(recipe, &config.template_dir, cache_bytes, terms),
+        false => {
+            let shelf = Shelf::of_user(&config.template_dir, Uid::effective().as_raw());
+            template::obtain_from(&shelf, recipe, cache_bytes, terms)
+        }
+    };
+    if let Ok(Obtained::Template(_)) = made {
+        terms.attempt.found_template();
+    }
+    made
 }
 
 /// Ends this process by the signal; it survives only a signal that it ignores.

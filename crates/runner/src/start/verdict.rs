@@ -1,8 +1,9 @@
-//! What is known about KVM on this node, kept from one slot to the next.
+//! What is known about KVM and about ways to start on this node, kept from one slot to the next.
 //!
 //! Root's verdict, in the state directory, holds for everybody. The verdict of a user's job holds for that user
 //! only, and is kept beside the user's templates: a file of one user must not influence the jobs of another.
 
+use std::cell::OnceCell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -13,9 +14,10 @@ use nix::unistd::Uid;
 
 use crate::config::Config;
 use node::{layout, trust};
+use qemu::Way;
 
-/// Name of the file in either place. No item of a shelf has a dot in its name.
-const FILE: &str = "kvm.verdict";
+/// What KVM's verdict is kept under, in either place. No item of a shelf has a dot in its name.
+const KVM: &str = "kvm";
 
 /// Longest file that is read.
 const LENGTH_MAX: u64 = 4096;
@@ -26,9 +28,9 @@ const MODULES: [&str; 3] = ["kvm", "kvm_intel", "kvm_amd"];
 /// What boots have shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// A guest has answered under KVM.
+    /// A guest has answered.
     Works,
-    /// A guest did not answer under KVM, but then answered under emulation.
+    /// A guest did not answer, but then answered without what is judged: emulated, or by another way.
     Broken,
 }
 
@@ -44,40 +46,66 @@ impl Verdict {
 }
 
 /// Where verdicts are kept, and what they hold for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Verdicts {
     /// Directories, each with the only user who may have written there.
     places: Vec<(PathBuf, Uid)>,
-    /// This boot of the node, its modules and this QEMU; `None` if one of them cannot be identified.
-    circumstances: Option<String>,
+    /// The program that a verdict holds for, on this boot of the node with its modules.
+    qemu: PathBuf,
+    /// Name of the file in each place.
+    file: String,
 }
 
 impl Verdicts {
-    /// The places that this process may trust, for this QEMU. The last is its own, where it writes.
+    /// The places that this process may trust, for KVM with this QEMU. The last is its own, where it writes.
     pub(crate) fn of(config: &Config, qemu: &Path) -> Self {
+        Self::about(KVM, config, qemu)
+    }
+
+    /// The same for a way to start.
+    pub(crate) fn of_way(config: &Config, way: &Way) -> Self {
+        Self::about(way.word(), config, &way.qemu)
+    }
+
+    fn about(subject: &str, config: &Config, qemu: &Path) -> Self {
         let me = Uid::effective();
         let mut places = vec![(config.state_dir.clone(), Uid::from_raw(0))];
         if !me.is_root() {
             places.push((layout::user_shelf(&config.template_dir, me.as_raw()), me));
         }
-        Self { places, circumstances: circumstances(qemu).ok() }
+        Self { places, qemu: qemu.to_owned(), file: file(subject) }
     }
 
     #[cfg(test)]
     pub(crate) fn in_dir(dir: &Path, qemu: &Path) -> Self {
-        Self { places: vec![(dir.to_owned(), Uid::effective())], circumstances: circumstances(qemu).ok() }
+        let places = vec![(dir.to_owned(), Uid::effective())];
+        Self { places, qemu: qemu.to_owned(), file: file(KVM) }
     }
 
     /// The newest verdict that holds now.
     pub(crate) fn recall(&self) -> Option<Verdict> {
-        let circumstances = self.circumstances.as_deref()?;
+        self.newest().map(|(_, verdict)| verdict)
+    }
+
+    /// The file with that verdict; the own one if there is none.
+    pub(crate) fn found_in(&self) -> PathBuf {
+        let own = || self.places.last().map(|(dir, _)| dir.join(&self.file)).unwrap_or_default();
+        self.newest().map_or_else(own, |(path, _)| path)
+    }
+
+    fn newest(&self) -> Option<(PathBuf, Verdict)> {
+        // Asked for only where there is a file: each start pays for it.
+        let circumstances = OnceCell::new();
+        let hold =
+            |rest: &str| circumstances.get_or_init(|| circumstances_of(&self.qemu).ok()).as_deref() == Some(rest);
         let known = self.places.iter().filter_map(|(dir, owner)| {
-            let (text, written) = read(&dir.join(FILE), *owner)?;
+            let path = dir.join(&self.file);
+            let (text, written) = read(&path, *owner)?;
             let (word, rest) = text.split_once(' ')?;
             let verdict = Verdict::ALL.into_iter().find(|verdict| verdict.word() == word)?;
-            (rest == circumstances).then_some((written, verdict))
+            hold(rest).then_some((written, path, verdict))
         });
-        known.max_by_key(|(written, _)| *written).map(|(_, verdict)| verdict)
+        known.max_by_key(|(written, ..)| *written).map(|(_, path, verdict)| (path, verdict))
     }
 
     /// Keeps it for later slots. If this process cannot write there, the verdict is lost.
@@ -86,29 +114,32 @@ impl Verdicts {
             return;
         }
         if let Err(error) = self.write(verdict) {
-            tracing::debug!("the verdict on KVM is not kept: {error}");
+            tracing::debug!("the verdict {} is not kept: {error}", self.file);
         }
     }
 
     fn write(&self, verdict: Verdict) -> io::Result<()> {
-        let (Some((dir, owner)), Some(circumstances)) = (self.places.last(), &self.circumstances) else {
-            return Ok(());
-        };
+        let Some((dir, owner)) = self.places.last() else { return Ok(()) };
+        let circumstances = circumstances_of(&self.qemu)?;
         if owner.is_root() {
             // Users' runners read it from there.
             node::dir::make_root(dir).map_err(io::Error::other)?;
         }
         // The file appears complete under its name or not at all, and a link is never followed.
-        let draft = dir.join(format!(".{FILE}.{}", std::process::id()));
+        let draft = dir.join(format!(".{}.{}", self.file, std::process::id()));
         let _ = fs::remove_file(&draft);
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&draft)?;
         // With any umask of the job.
         file.set_permissions(fs::Permissions::from_mode(0o644))?;
         file.write_all(format!("{} {circumstances}", verdict.word()).as_bytes())?;
-        fs::rename(&draft, dir.join(FILE)).inspect_err(|_| {
+        fs::rename(&draft, dir.join(&self.file)).inspect_err(|_| {
             let _ = fs::remove_file(&draft);
         })
     }
+}
+
+fn file(subject: &str) -> String {
+    format!("{subject}.verdict")
 }
 
 /// The text and its age, if nobody but `owner` can have written it.
@@ -126,7 +157,8 @@ fn text(file: &File) -> Option<String> {
     Some(text)
 }
 
-fn circumstances(qemu: &Path) -> io::Result<String> {
+/// This boot of the node, its modules and this QEMU.
+fn circumstances_of(qemu: &Path) -> io::Result<String> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let meta = fs::metadata(qemu)?;
     let version = |module| fs::read_to_string(format!("/sys/module/{module}/srcversion")).unwrap_or_default();
@@ -139,6 +171,7 @@ mod tests {
     use super::*;
 
     const QEMU: &str = "/bin/sh";
+    const FILE: &str = "kvm.verdict";
 
     fn verdicts(dir: &Path) -> Verdicts {
         Verdicts::in_dir(dir, Path::new(QEMU))

@@ -8,9 +8,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Instant;
 
+use super::checksum;
 use super::key::{FORMAT, Recipe};
 use super::manifest::{EMPTY, FileRecord, MANIFEST, Manifest, RAM, SCRATCH, STATE};
-use super::sparse_digest;
 use crate::error::{Blame, Context, Fault, RunError};
 use crate::notice;
 use crate::plan::processors;
@@ -94,7 +94,7 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> Result<Bui
     drop(builder);
     let record = |name: &str| -> Result<FileRecord, RunError> {
         let bytes = path(name).metadata()?.len();
-        Ok(FileRecord { name: name.to_owned(), bytes, sha256: sparse_digest::of_file(&File::open(path(name))?)? })
+        Ok(FileRecord { name: name.to_owned(), bytes, checksum: checksum::of_file(&File::open(path(name))?)? })
     };
     let shape = recipe.shape;
     let manifest = Manifest {
@@ -102,8 +102,8 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> Result<Bui
         image: recipe.image.name.to_string(),
         hardware: format!(
             "{} MiB of memory and up to {} more, up to {}, {}{}",
-            shape.base_mib,
-            shape.pluggable_mib,
+            shape.base_mib - shape.held_mib,
+            shape.pluggable_mib + shape.held_mib,
             processors(shape.cpus),
             match (recipe.transport, shape.shares) {
                 (Transport::Fuse, _) => "any shares".to_owned(),
@@ -157,11 +157,10 @@ fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) 
 enum Stage {
     /// Until the agent answers.
     Booting,
-    /// Until the guest has taken the first block of memory.
-    Plugging,
-    /// Until the agent has brought its caches and disk into the state that clones should find.
+    /// Until the agent has brought its caches and disk into the state that clones should find. Meanwhile the guest takes its
+    /// first block of memory.
     Settling,
-    /// The agent has done so.
+    /// The agent has done so; until the block is there too.
     Settled,
     /// Until QEMU has written the devices' state.
     Saving,
@@ -239,18 +238,15 @@ impl Builder {
     fn advance(&mut self, introduction: &[u8]) -> Result<(), RunError> {
         let stage = &mut self.guest.stage;
         if *stage == Stage::Booting && self.vm.is_up() {
-            *stage = Stage::Plugging;
+            *stage = Stage::Settling;
             self.vm.monitor().negotiate();
             if self.plugs {
                 self.vm.monitor().plug(BLOCK_MIB << 20);
             }
-        }
-        if *stage == Stage::Plugging && (!self.plugs || self.vm.monitor().has_plugged()) {
-            *stage = Stage::Settling;
             self.vm.out().send_frames(introduction);
             self.vm.out().send(0, &ToGuest::Settle);
         }
-        if *stage == Stage::Settled {
+        if *stage == Stage::Settled && (!self.plugs || self.vm.monitor().has_plugged()) {
             *stage = Stage::Saving;
             self.vm.monitor().save(self.save_to);
         }

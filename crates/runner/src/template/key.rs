@@ -18,7 +18,7 @@ use qemu::Share;
 use qemu::{Abilities, Accel, CpuModel, ImageFds, MachineType, Nic, Shape, Shares, Start, System, TemplateFds, VmSpec};
 
 /// Version of the directory's layout and of what the agent does before it is saved.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// A template's name: a mark of this boot of the node, and 32 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,8 +14,8 @@ use node::shelf::{Shelf, TemplateDir};
 use node::text::short;
 use serde::{Deserialize, Serialize};
 
+use super::checksum;
 use super::key::FORMAT;
-use super::sparse_digest;
 use qemu::{Abilities, TemplateFiles};
 
 pub const MANIFEST: &str = "template.toml";
@@ -48,7 +48,7 @@ pub struct Manifest {
     pub read_only: bool,
     /// Milliseconds that making it took.
     pub made_in_ms: u64,
-    /// The files' lengths in bytes and digests of their content.
+    /// The files' lengths in bytes and checksums of their content.
     pub files: Vec<FileRecord>,
 }
 
@@ -58,7 +58,7 @@ pub struct Manifest {
 pub struct FileRecord {
     pub name: String,
     pub bytes: u64,
-    pub sha256: String,
+    pub checksum: String,
 }
 
 impl Manifest {
@@ -155,14 +155,14 @@ impl Template {
         Abilities { read_only_templates: self.manifest.read_only }
     }
 
-    /// Compares every file with the digest taken when the template was made.
+    /// Compares every file with the checksum taken when the template was made.
     ///
     /// # Errors
     /// The first file that differs or cannot be read.
     pub fn verify(&self) -> Result<(), RunError> {
         for (name, file) in [(RAM, &self.ram), (STATE, &self.state), (SCRATCH, &self.scratch)] {
-            let expected = self.manifest.record(name).map(|record| record.sha256.as_str());
-            let found = sparse_digest::of_file(file).context(name)?;
+            let expected = self.manifest.record(name).map(|record| record.checksum.as_str());
+            let found = checksum::of_file(file).context(name)?;
             ensure!(expected == Some(&found), Fault::Node, "{name} is not what it was when the template was made");
         }
         Ok(())
@@ -188,8 +188,8 @@ mod tests {
         for name in [RAM, STATE, SCRATCH] {
             let path = draft.path().join(name);
             fs::write(&path, name)?;
-            let sha256 = sparse_digest::of_file(&File::open(path)?)?;
-            text += &format!("[[files]]\nname = \"{name}\"\nbytes = {}\nsha256 = \"{sha256}\"\n", name.len());
+            let checksum = checksum::of_file(&File::open(path)?)?;
+            text += &format!("[[files]]\nname = \"{name}\"\nbytes = {}\nchecksum = \"{checksum}\"\n", name.len());
         }
         fs::write(draft.path().join(MANIFEST), text + more)?;
         spoil(draft.path());
@@ -202,7 +202,7 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let pipe = cache.path().join("pipe");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-        let record = |name: &str| format!("[[files]]\nname = \"{name}\"\nbytes = 1\nsha256 = \"0\"\n");
+        let record = |name: &str| format!("[[files]]\nname = \"{name}\"\nbytes = 1\nchecksum = \"0\"\n");
         // A process that opened one of these would wait or read for ever.
         let more = [pipe.to_str().unwrap(), "../../pipe", "/dev/zero"].map(record).concat();
         template(cache.path(), &more, |_| {}).unwrap().verify().unwrap();

@@ -12,10 +12,10 @@
 //! - It is built once for any number of waiting tasks, under a lock that dies with its holder.
 
 mod builder;
+mod checksum;
 mod key;
 mod manifest;
 mod processor;
-mod sparse_digest;
 
 use std::path::Path;
 use std::time::Instant;
@@ -46,6 +46,8 @@ pub enum Obtained<T = Template> {
     Unavailable(String),
     /// Making one has failed, now or a short while ago; the VM boots, and its user should know why that is slow.
     Failed(String),
+    /// The same, because the guest or its QEMU ended.
+    NoGuest(String),
     /// The guest did not answer within its full time, so a second boot makes no sense; the text is for the
     /// user.
     NoBoot(String),
@@ -60,6 +62,7 @@ impl<T> Obtained<T> {
             Self::Template(template) => Obtained::Template(with(template)),
             Self::Unavailable(why) => Obtained::Unavailable(why),
             Self::Failed(why) => Obtained::Failed(why),
+            Self::NoGuest(why) => Obtained::NoGuest(why),
             Self::NoBoot(why) => Obtained::NoBoot(why),
             Self::Interrupted(signal) => Obtained::Interrupted(signal),
         }
@@ -77,6 +80,7 @@ pub fn obtain(recipe: &Recipe<'_>, template_dir: &Path, cache_bytes: u64, terms:
         obtain_from(&own, recipe, cache_bytes, terms)
     };
     found().unwrap_or_else(|error| match own.prepare() {
+        Ok(()) if error.fault() == Fault::Guest => Obtained::NoGuest(format!("{error:#}")),
         Ok(()) => Obtained::Failed(format!("{error:#}")),
         // The site's matter, and the same at every start.
         Err(_) => Obtained::Unavailable(format!("no template in {}: {error:#}", own.dir.display())),
