@@ -93,10 +93,10 @@ demo-ready:
 demo-stop: ## end the demo's Slurm
 	@testkit/cluster/demo stop
 
-.PHONY: test test-one lint lint-rust lint-shell lint-deps advisories coverage test-unit test-hooks test-slurm test-parity test-faults test-long fuzz miri parity reliability bench bench-plugin figure4
+.PHONY: test test-one lint lint-rust lint-shell lint-deps advisories coverage test-unit test-hooks test-slurm test-network test-parity test-faults test-long fuzz miri parity reliability bench bench-plugin figure4
 # One after the other, even with -j, because these tests also measure the machine. Those that fail fast come first.
 test: ## everything that must pass, what is quick first; at its end how long each suite took (as root)
-	@MAKE=$(MAKE) testkit/suites deps lint test-unit test-hooks build kit images disks test-slurm test-parity test-faults
+	@MAKE=$(MAKE) testkit/suites deps lint test-unit test-hooks build kit images disks test-slurm test-network test-parity test-faults
 	$(call section,all tests passed)
 
 test-one: ## one test by (a part of) its name, whatever suite it is in: make test-one TEST=exit_code
@@ -153,6 +153,11 @@ build-panics:
 test-slurm: build kit images disks ## tests on a real private Slurm with real VMs (as root)
 	$(call section,tests on a real Slurm)
 	$(CARGO) test --quiet -p spank-vm --test slurm
+
+test-network: build kit images ## networks of steps, on nodes with network namespaces of their own (as root)
+	$(call section,networks of steps)
+	$(CARGO) test --quiet -p spank-vm-network --test node
+	$(CARGO) test --quiet -p spank-vm --test network
 
 test-parity: build kit images ## the same scripts bare and in a VM, compared (as root)
 	$(call section,parity of bare-metal and VM steps)

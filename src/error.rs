@@ -1,6 +1,7 @@
 //! Why a step or a submission with VMs fails: what, why, and what helps, in one line.
 
 use super::args::ArgsError;
+use super::network_error::NetworkError;
 use crate::spank::SpankError;
 use request::{EXIT_NODE_FAILED, RequestError, STEP_PROGRAM};
 use std::ffi::c_int;
@@ -78,6 +79,8 @@ pub enum Error {
     },
     /// A relative path arrived without the directory it starts at.
     LostImageDir(String),
+    /// The step has no network of its own.
+    Network(NetworkError),
     /// The task could not be noted in the state directory.
     StateDir {
         /// The directory.
@@ -159,6 +162,7 @@ impl fmt::Display for Error {
                 write!(f, "--vm-image={path}: the directory of the submission did not arrive; give the path from / on")
             }
             Self::Meeting(error) => write!(f, "the tasks of this node cannot find each other: {}", Reason(error)),
+            Self::Network(error) => error.fmt(f),
             Self::StateDir { path, source } => {
                 write!(f, "cannot make the task's directory {}: {}", path.display(), Reason(source))
             }
@@ -173,9 +177,11 @@ impl Error {
     #[must_use]
     pub fn of_task(self) -> Self {
         match self {
-            Self::Args(_) | Self::NoProgram { .. } | Self::StateDir { .. } | Self::Meeting(_) => {
-                Self::Node(Box::new(self))
-            }
+            Self::Args(_)
+            | Self::NoProgram { .. }
+            | Self::StateDir { .. }
+            | Self::Meeting(_)
+            | Self::Network(NetworkError::Node(_)) => Self::Node(Box::new(self)),
             other => other,
         }
     }

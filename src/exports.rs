@@ -99,7 +99,7 @@ pub unsafe extern "C" fn slurm_spank_init(spank: spank_t, argc: c_int, argv: *mu
     0
 }
 
-/// All options are known: clients check them.
+/// All options are known: clients check them, and slurmstepd, as root and before it forks the tasks, makes what they share.
 ///
 /// # Safety
 /// For Slurm to call.

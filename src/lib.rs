@@ -31,6 +31,8 @@ mod interactive;
 mod meeting;
 mod mpi;
 mod multiprog;
+mod network;
+mod network_error;
 mod plugin;
 pub mod spank;
 pub mod stepd;

@@ -10,7 +10,7 @@
 //! A name in the file system or of a socket could be guessed or taken by another user; these have none. What they are used
 //! for is the runner's business.
 
-use crate::spank::pass_on;
+use crate::spank::inherit;
 use request::Meeting;
 use std::io::{self, PipeReader, PipeWriter, Write, pipe};
 use std::os::fd::{AsFd, AsRawFd};
@@ -48,7 +48,7 @@ impl MeetingPlace {
     pub fn pass_on(&self) -> io::Result<Option<Meeting>> {
         let Some((hall, life)) = &self.inside else { return Ok(None) };
         for fd in [self.door.as_fd(), hall.as_fd(), life.as_fd()] {
-            pass_on(fd)?;
+            inherit(fd)?;
         }
         Ok(Some(Meeting { door: self.door.as_raw_fd(), hall: hall.as_raw_fd(), life: life.as_raw_fd() }))
     }

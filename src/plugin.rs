@@ -5,6 +5,7 @@ use super::component::{self, Component};
 use super::error::Error;
 use super::given::Given;
 use super::meeting::MeetingPlace;
+use super::network::StepNetwork;
 use crate::spank::{Context, Host};
 use request::{OPTIONS, OptionRow, VmRequest};
 use std::collections::BTreeMap;
@@ -38,6 +39,8 @@ pub struct Plugin {
     pub checked: Option<String>,
     /// srun's variable for `--mpi` as the user set it: later srun puts its own variables beside it.
     pub mpi: Option<OsString>,
+    /// In slurmstepd: the step's own network.
+    pub network: Option<StepNetwork>,
 }
 
 impl Plugin {
@@ -55,6 +58,7 @@ impl Plugin {
             image_of_job: None,
             checked: None,
             mpi: None,
+            network: None,
         }
     }
 

@@ -7,20 +7,41 @@
 use super::component::{self, Decision};
 use super::error::Error;
 use super::meeting::MeetingPlace;
+use super::network::StepNetwork;
+use super::network_error::NetworkError;
 use super::plugin::Plugin;
 use super::variables::{COMMAND_ENV, COMPONENTS_ENV, IMAGE_DIR_ENV, JOB_IMAGE_ENV, MULTI_PROG_ENV, VERBOSE_ENV};
 use crate::spank::{Host, Level, SpankError, Step, is_executable};
 use node::process::Process;
 use node::status::Status;
 use node::{dir, layout, task_dir};
-use request::{IMAGE, NONE, OPTIONS};
+use request::{IMAGE, NONE, Network, OPTIONS};
 use request::{JobRef, Meeting, REQUEST_ENV, STEP_PROGRAM, Scope, VmRequest};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// As root, before the tasks are forked: makes what they need to find each other, if they may share a VM. The site's
-/// preference is not known here, so this is for every step of several tasks that does not say otherwise.
-pub fn before_tasks(plugin: &mut Plugin, host: &dyn Host) {
+/// As root, before the tasks are forked: makes the step's own network, if it has one, and what tasks need to find each
+/// other, if they may share a VM. Errors of the network are kept and reported in [`task_init`].
+pub fn before_tasks(plugin: &mut Plugin, host: &mut dyn Host) {
+    match make_network(plugin, host) {
+        Ok(network) => plugin.network = network,
+        Err(error) => plugin.deferred = Some(error),
+    }
+    make_meeting_place(plugin, host);
+}
+
+fn make_network(plugin: &mut Plugin, host: &mut dyn Host) -> Result<Option<StepNetwork>, Error> {
+    let step = host.step()?;
+    adopt_what_slurm_lost(plugin, host, step)?;
+    let Some(request) = plugin.given.vms()?.filter(|_| step != Step::Extern) else { return Ok(None) };
+    match request.asked.vm_net {
+        Some(Network::Job) => StepNetwork::make(&request, plugin.args()?, host).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// The site's preference is not known here, so this is for every step of several tasks that does not say otherwise.
+fn make_meeting_place(plugin: &mut Plugin, host: &dyn Host) {
     let may_share = |plugin: &mut Plugin| -> Result<bool, SpankError> {
         let step = host.step()?;
         if step == Step::Extern || host.local_tasks()? < 2 {
@@ -136,6 +157,10 @@ fn become_step(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
         let dir = image_dir.filter(|dir| Path::new(dir).is_absolute());
         let dir = dir.ok_or_else(|| Error::LostImageDir(path.display().to_string()))?;
         request.image = request.image.seen_from(Path::new(&dir));
+    }
+    if request.asked.vm_net == Some(Network::Job) {
+        let network = plugin.network.as_ref().ok_or(Error::Network(NetworkError::Late))?;
+        request.job_network = Some(network.of_task(request.asked.vms(), host)?);
     }
     request.job = Some(JobRef { id: host.job_id()?, slurm_conf: host.own_env("SLURM_CONF").map(Into::into) });
     request.image_cache_dir = plugin.image_cache_dir.clone();

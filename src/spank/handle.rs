@@ -108,6 +108,26 @@ impl Host for Spank {
         unsafe { self.item(sys::S_JOB_LOCAL_TASK_COUNT, "S_JOB_LOCAL_TASK_COUNT") }
     }
 
+    fn local_task_id(&self) -> Result<u32, SpankError> {
+        // SAFETY: spank.h: int *.
+        unsafe { self.item::<i32>(sys::S_TASK_ID, "S_TASK_ID") }.map(|id| u32::try_from(id).unwrap_or(0))
+    }
+
+    fn all_tasks(&self) -> Result<u32, SpankError> {
+        // SAFETY: spank.h: uint32_t *.
+        unsafe { self.item::<u32>(sys::S_JOB_TOTAL_TASK_COUNT, "S_JOB_TOTAL_TASK_COUNT") }
+    }
+
+    fn step_nodes(&self) -> Result<u32, SpankError> {
+        // SAFETY: spank.h: uint32_t *.
+        unsafe { self.item::<u32>(sys::S_JOB_NNODES, "S_JOB_NNODES") }
+    }
+
+    fn node_id(&self) -> Result<u32, SpankError> {
+        // SAFETY: spank.h: uint32_t *.
+        unsafe { self.item::<u32>(sys::S_JOB_NODEID, "S_JOB_NODEID") }
+    }
+
     fn global_task_id(&self, local: u32) -> Result<u32, SpankError> {
         let mut global: u32 = 0;
         // SAFETY: spank.h: S_JOB_LOCAL_TO_GLOBAL_ID takes (uint32_t, uint32_t *).

@@ -20,7 +20,7 @@ pub use guard::guard;
 pub use handle::{Spank, own_word, own_words};
 pub use live::command_begins;
 pub use option::{Callback, register};
-pub use process::{end_task, exit_client, is_executable, pass_on, readable_within, symbol};
+pub use process::{end_task, exit_client, inherit, is_executable, readable_within, symbol};
 
 pub use crate::sys::spank_t;
 
@@ -133,6 +133,18 @@ pub trait Host {
 
     /// Tasks of the step on this node.
     fn local_tasks(&self) -> Result<u32, SpankError>;
+
+    /// Number of the current task among those of the step on this node.
+    fn local_task_id(&self) -> Result<u32, SpankError>;
+
+    /// Tasks of the step on all nodes.
+    fn all_tasks(&self) -> Result<u32, SpankError>;
+
+    /// Nodes of the step.
+    fn step_nodes(&self) -> Result<u32, SpankError>;
+
+    /// Number of this node among them.
+    fn node_id(&self) -> Result<u32, SpankError>;
 
     /// Number within the step of this node's task `local`.
     fn global_task_id(&self, local: u32) -> Result<u32, SpankError>;

@@ -32,12 +32,12 @@ pub fn is_executable(path: &Path) -> io::Result<()> {
     if path.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok(()) }
 }
 
-/// Leaves `fd` open in the program that this process is about to execute.
+/// Lets the program that this process becomes keep a descriptor.
 ///
 /// # Errors
 /// As fcntl(2).
-pub fn pass_on(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: F_SETFD takes a number and touches no memory; the descriptor is open.
+pub fn inherit(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: fcntl with F_SETFD touches no memory.
     match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),

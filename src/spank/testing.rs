@@ -15,6 +15,7 @@ pub struct FakeHost {
     pub owner: (u32, u32),
     pub task: u32,
     pub local_tasks: u32,
+    pub nodes: u32,
     pub memory_mib: u64,
     pub argv: Vec<OsString>,
     pub command_line: Vec<OsString>,
@@ -37,6 +38,7 @@ impl FakeHost {
             owner: (1000, 1000),
             task: 0,
             local_tasks: 1,
+            nodes: 1,
             memory_mib: 0,
             argv: vec!["sleep".into(), "1".into()],
             command_line: vec!["srun".into(), "sleep".into(), "1".into()],
@@ -73,6 +75,18 @@ impl Host for FakeHost {
     }
     fn local_tasks(&self) -> Result<u32, SpankError> {
         Ok(self.local_tasks)
+    }
+    fn local_task_id(&self) -> Result<u32, SpankError> {
+        Ok(self.task)
+    }
+    fn all_tasks(&self) -> Result<u32, SpankError> {
+        Ok(self.local_tasks * self.nodes)
+    }
+    fn step_nodes(&self) -> Result<u32, SpankError> {
+        Ok(self.nodes)
+    }
+    fn node_id(&self) -> Result<u32, SpankError> {
+        Ok(0)
     }
     fn global_task_id(&self, local: u32) -> Result<u32, SpankError> {
         Ok(local)

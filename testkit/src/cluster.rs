@@ -18,6 +18,9 @@ const COMMAND_TIMEOUT_S: &str = "600";
 /// Deadline for the leftovers of a finished job to disappear.
 const SETTLE: Duration = Duration::from_secs(15);
 
+/// Set to anything, each node of a cluster is in a network of its own; the process that starts it must be in no network of the machine.
+pub const OWN_NETWORKS: &str = "SPANK_VM_OWN_NETWORKS";
+
 /// Nodes of a cluster.
 const NODES: usize = 4;
 
@@ -69,6 +72,9 @@ impl Cluster {
         let (nodes, memory) = (NODES.to_string(), node_mib.to_string());
         let mut start = Command::new(cluster_script());
         start.arg("start").arg(cluster.slurm_dir()).args(["--nodes", &nodes, "--cpus", "2", "--memory", &memory]);
+        if std::env::var_os(OWN_NETWORKS).is_some() {
+            start.args(["--own-networks", "yes"]);
+        }
         run(start.arg("--plugstack").arg(cluster.dir.join("plugstack.conf")))?;
         Ok(cluster)
     }

@@ -20,6 +20,7 @@ mod identity;
 mod images;
 mod inherited;
 mod mpi;
+mod networks;
 mod options;
 mod paths;
 mod person;
@@ -45,6 +46,7 @@ const CASES: &[&[Case]] = &[
     identity::CASES,
     person::CASES,
     mpi::CASES,
+    networks::CASES,
     streams::CASES,
     terminal::CASES,
     slots::CASES,

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
-use proto::BootTimes;
+use proto::{BootTimes, Interface};
 
 use super::accounts::Account;
 use super::children::Children;
@@ -19,6 +19,7 @@ use super::fixtures::Fixtures;
 use super::hostkeys::HostKeys;
 use super::identity;
 use super::machine::{Machine, Reaped, Share};
+use super::net;
 use super::shares::Shares;
 use super::task::Credentials;
 use super::zone;
@@ -131,6 +132,18 @@ impl Machine for Guest {
 
     fn set_zone(&mut self, name: &[u8], data: &[u8]) -> Result<(), AgentError> {
         zone::set(name, data, &mut self.fixtures.traces)
+    }
+
+    fn bring_network_up(&mut self, interface: &Interface) -> Result<(), AgentError> {
+        net::bring_up(interface)
+    }
+
+    fn add_hosts(&mut self, lines: &[u8]) -> Result<(), AgentError> {
+        identity::add_hosts(lines, &mut self.fixtures.traces)
+    }
+
+    fn set_resolver(&mut self, text: &[u8]) -> Result<(), AgentError> {
+        identity::set_resolver(text, &mut self.fixtures.traces)
     }
 
     fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError> {

@@ -53,6 +53,31 @@ pub(super) fn add_user(account: &Account, credentials: &Credentials, traces: &mu
     Ok(())
 }
 
+/// Appends lines to `/etc/hosts`.
+pub(super) fn add_hosts(lines: &[u8], traces: &mut Traces) -> Result<(), AgentError> {
+    append_missing(traces, "/etc/hosts", |text| {
+        let begin: &[u8] = match text.last() {
+            None => b"127.0.0.1\tlocalhost\n::1\tlocalhost\n",
+            Some(b'\n') => b"",
+            Some(_) => b"\n",
+        };
+        Some([begin, lines].concat())
+    })
+}
+
+/// Gives `/etc/resolv.conf` this content. In many images it is a link to a file of a service that does not run here: then the
+/// link is replaced.
+pub(super) fn set_resolver(text: &[u8], traces: &mut Traces) -> Result<(), AgentError> {
+    let path = Path::new("/etc/resolv.conf");
+    if path.is_symlink() {
+        let ours = Path::new("/run/spank-vm/resolv.conf");
+        let _ = fs::create_dir_all("/run/spank-vm");
+        fs::write(ours, text).doing(|| format!("write {}", ours.display()))?;
+        return traces.link(path, ours);
+    }
+    traces.write(path, text).doing(|| format!("write {}", path.display()))
+}
+
 /// The shell of the account; if the image lacks it, the shell that every image has.
 fn with_a_shell_that_exists(account: &Account) -> Account {
     let shell = OsStr::from_bytes(&account.shell);

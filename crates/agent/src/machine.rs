@@ -8,7 +8,7 @@ use std::path::Path;
 
 use nix::unistd::Pid;
 
-use proto::{BootTimes, ExitStatus, Transport};
+use proto::{BootTimes, ExitStatus, Interface, Transport};
 
 use super::accounts::Account;
 use super::error::AgentError;
@@ -81,6 +81,12 @@ pub(super) trait Machine {
     fn take_back(&mut self) -> Result<(), AgentError>;
     /// Gives the guest the host's time zone.
     fn set_zone(&mut self, name: &[u8], data: &[u8]) -> Result<(), AgentError>;
+    /// Configures the network device.
+    fn bring_network_up(&mut self, interface: &Interface) -> Result<(), AgentError>;
+    /// Makes the names of other VMs known: lines of `/etc/hosts`.
+    fn add_hosts(&mut self, lines: &[u8]) -> Result<(), AgentError>;
+    /// Makes known who resolves names: the content of `/etc/resolv.conf`.
+    fn set_resolver(&mut self, text: &[u8]) -> Result<(), AgentError>;
     /// Makes the user known to the guest.
     fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError>;
 

@@ -153,16 +153,56 @@ pub(super) fn signal_process(leader: Pid, signo: u8) {
     }
 }
 
-/// Sets an interface up or down (`SIOCSIFFLAGS`).
-pub(super) fn set_interface_flags(socket: BorrowedFd<'_>, argument: &libc::ifreq) -> io::Result<()> {
-    let request = libc::SIOCSIFFLAGS as libc::Ioctl;
-    // SAFETY: SIOCSIFFLAGS reads one ifreq, which `argument` is.
-    Errno::result(unsafe { libc::ioctl(socket.as_raw_fd(), request, std::ptr::from_ref(argument)) })?;
+/// An `ioctl` on a socket that configures the network.
+pub enum Request {
+    /// Up or down.
+    Flags(libc::ifreq),
+    /// Hardware address.
+    Mac(libc::ifreq),
+    /// Longest packet.
+    Mtu(libc::ifreq),
+    /// IPv4 address.
+    Address(libc::ifreq),
+    /// Its netmask.
+    Netmask(libc::ifreq),
+    /// IPv4 route.
+    Route(libc::rtentry),
+    /// IPv6 address, on a socket of that family.
+    Address6(Address6),
+    /// IPv6 route, on a socket of that family.
+    Route6(Route6),
+}
+
+/// `struct in6_ifreq` (<linux/ipv6.h>).
+#[repr(C)]
+pub struct Address6 {
+    address: libc::in6_addr,
+    prefix: u32,
+    index: libc::c_int,
+}
+
+/// Makes one change of an interface or of a route.
+pub(super) fn configure(socket: BorrowedFd<'_>, request: Request) -> io::Result<()> {
+    let fd = socket.as_raw_fd();
+    // SAFETY: each request reads one structure of its kind, which lives through the call.
+    let result = unsafe {
+        match &request {
+            Request::Flags(argument) => libc::ioctl(fd, libc::SIOCSIFFLAGS as libc::Ioctl, argument),
+            Request::Mac(argument) => libc::ioctl(fd, libc::SIOCSIFHWADDR as libc::Ioctl, argument),
+            Request::Mtu(argument) => libc::ioctl(fd, libc::SIOCSIFMTU as libc::Ioctl, argument),
+            Request::Address(argument) => libc::ioctl(fd, libc::SIOCSIFADDR as libc::Ioctl, argument),
+            Request::Netmask(argument) => libc::ioctl(fd, libc::SIOCSIFNETMASK as libc::Ioctl, argument),
+            Request::Route(argument) => libc::ioctl(fd, libc::SIOCADDRT as libc::Ioctl, argument),
+            Request::Address6(argument) => libc::ioctl(fd, libc::SIOCSIFADDR as libc::Ioctl, argument),
+            Request::Route6(argument) => libc::ioctl(fd, libc::SIOCADDRT as libc::Ioctl, argument),
+        }
+    };
+    Errno::result(result)?;
     Ok(())
 }
 
 /// A `struct ifreq` about the interface `name`.
-pub(super) fn interface_named(name: &str) -> libc::ifreq {
+fn interface_named(name: &str) -> libc::ifreq {
     // SAFETY: ifreq is a C structure of numbers and character arrays, for which zero is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     let room = request.ifr_name.len() - 1;
@@ -178,4 +218,83 @@ pub(super) fn clone_above(fd: impl AsFd, least: i32) -> nix::Result<OwnedFd> {
     let copy = Errno::result(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_DUPFD_CLOEXEC, least) })?;
     // SAFETY: the kernel has just given this number to this call alone.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// For [`Request::Flags`]: the interface runs.
+pub(super) fn interface_up(name: &str) -> libc::ifreq {
+    let mut request = interface_named(name);
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    request
+}
+
+/// For [`Request::Mac`].
+pub(super) fn interface_mac(name: &str, mac: [u8; 6]) -> libc::ifreq {
+    let mut request = interface_named(name);
+    let mut data = [0; 14];
+    for (to, from) in data.iter_mut().zip(mac) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_hwaddr = libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data: data };
+    request
+}
+
+/// For [`Request::Mtu`].
+pub(super) fn interface_mtu(name: &str, mtu: u16) -> libc::ifreq {
+    let mut request = interface_named(name);
+    request.ifr_ifru.ifru_mtu = mtu.into();
+    request
+}
+
+/// For [`Request::Address`] and [`Request::Netmask`].
+pub(super) fn interface_address(name: &str, address: [u8; 4]) -> libc::ifreq {
+    let mut request = interface_named(name);
+    request.ifr_ifru.ifru_addr = internet_address(address);
+    request
+}
+
+/// A `struct sockaddr_in` without a port.
+fn internet_address(address: [u8; 4]) -> libc::sockaddr {
+    let mut data = [0; 14];
+    for (to, from) in data[2..].iter_mut().zip(address) {
+        *to = from as libc::c_char;
+    }
+    libc::sockaddr { sa_family: libc::AF_INET as libc::sa_family_t, sa_data: data }
+}
+
+/// For [`Request::Route`]: everything else goes to this gateway.
+pub(super) fn default_route(gateway: [u8; 4]) -> libc::rtentry {
+    // SAFETY: rtentry is a C structure of numbers and a pointer that may be null, for which zero is a value.
+    let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
+    (route.rt_dst, route.rt_genmask) = (internet_address([0; 4]), internet_address([0; 4]));
+    route.rt_gateway = internet_address(gateway);
+    route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
+    route
+}
+
+/// For [`Request::Address6`]: an address of the interface with this index.
+pub(super) fn address6(index: u32, address: [u8; 16], prefix: u8) -> Address6 {
+    let address = libc::in6_addr { s6_addr: address };
+    Address6 { address, prefix: prefix.into(), index: index as libc::c_int }
+}
+
+/// `struct in6_rtmsg` (<linux/ipv6_route.h>).
+#[repr(C)]
+#[derive(Default)]
+pub struct Route6 {
+    destination: [u8; 16],
+    source: [u8; 16],
+    gateway: [u8; 16],
+    kind: u32,
+    destination_bits: u16,
+    source_bits: u16,
+    metric: u32,
+    info: libc::c_ulong,
+    flags: u32,
+    index: libc::c_int,
+}
+
+/// For [`Request::Route6`].
+pub(super) fn default_route6(index: u32, gateway: [u8; 16]) -> Route6 {
+    let flags = u32::from(libc::RTF_UP | libc::RTF_GATEWAY);
+    Route6 { gateway, flags, metric: 1024, index: index as libc::c_int, ..Route6::default() }
 }

@@ -17,7 +17,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
-use proto::BootTimes;
+use proto::{BootTimes, Interface};
 
 use super::accounts::Account;
 use super::children::Children;
@@ -26,7 +26,7 @@ use super::fixtures::Fixtures;
 use super::machine::{Machine, Reaped, Share};
 use super::shares::Shares;
 use super::task::Credentials;
-use super::{identity, kmsg, processes, zone};
+use super::{identity, kmsg, net, processes, zone};
 
 /// Rounds of looking for processes that were started while others were killed.
 const ROUNDS: usize = 100;
@@ -170,6 +170,18 @@ impl Machine for System {
 
     fn set_zone(&mut self, name: &[u8], data: &[u8]) -> Result<(), AgentError> {
         zone::set(name, data, &mut self.fixtures.traces)
+    }
+
+    fn bring_network_up(&mut self, interface: &Interface) -> Result<(), AgentError> {
+        net::bring_up(interface)
+    }
+
+    fn add_hosts(&mut self, lines: &[u8]) -> Result<(), AgentError> {
+        identity::add_hosts(lines, &mut self.fixtures.traces)
+    }
+
+    fn set_resolver(&mut self, text: &[u8]) -> Result<(), AgentError> {
+        identity::set_resolver(text, &mut self.fixtures.traces)
     }
 
     fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError> {

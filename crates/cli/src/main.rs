@@ -17,6 +17,7 @@ mod output;
 mod ps;
 mod run;
 mod step;
+mod step_network;
 mod template;
 mod vm_arguments;
 mod working_dir;
@@ -66,6 +67,8 @@ enum Command {
     /// Answer a VM's file requests; started by the runner
     #[command(hide = true)]
     FileServer,
+    #[command(hide = true)]
+    StepNetwork(step_network::Arguments),
 }
 
 /// Runs the program by the name it was started with and its arguments.
@@ -94,6 +97,10 @@ fn main() -> ExitCode {
         Command::Documents(arguments) => finish_plain(done(documents::run(Arguments::command(), &arguments))),
         Command::Metrics(arguments) => {
             finish_plain(done(config().and_then(|config| metrics::run(&config, &arguments))))
+        }
+        Command::StepNetwork(arguments) => {
+            let config = load().map_err(|error| format!("{error:#}"));
+            finish_plain(done(step_network::run(config, &arguments)))
         }
         Command::FileServer => finish_plain(done(file_server::run())),
         Command::Ps => finish_plain(done(config().and_then(|config| ps::run(&config)))),

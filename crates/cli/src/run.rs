@@ -58,6 +58,7 @@ pub fn run(mut config: Config, arguments: Arguments) -> Result<ExitStatus, RunEr
         config,
         image: super::working_dir::from_here(image).blame(Fault::User)?,
         job: None,
+        job_network: None,
         asked,
         memory: arguments.memory.map(|mib| Memory { mib, because: String::new() }),
         save: save.transpose()?,

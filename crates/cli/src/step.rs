@@ -122,6 +122,7 @@ fn slot(
         config,
         image: request.image,
         job: request.job,
+        job_network: request.job_network,
         asked: request.asked,
         memory,
         save: None,

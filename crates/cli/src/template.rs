@@ -8,7 +8,7 @@ use nix::unistd::{Uid, User};
 use node::shelf::{Shelf, Stored, TemplateDir};
 
 use super::output::{print, print_line};
-use request::{ImageName, VmCpus, VmMem, VmOption};
+use request::{ImageName, Network, VmCpus, VmMem, VmOption};
 use runner::config::Config;
 use runner::prebuild;
 use runner::template::Template;
@@ -34,6 +34,9 @@ pub enum Command {
         /// Host directories that jobs see, where file_transport is "9p" [default: the site's shares and one of the user's]
         #[arg(long, value_name = "N")]
         shares: Option<usize>,
+        /// For VMs with a network (--vm-net) [default: as the site's default_network]
+        #[arg(long)]
+        net: bool,
     },
     /// Compare every file of your templates with its digest; what is damaged is removed
     Verify,
@@ -52,7 +55,7 @@ pub enum Command {
 pub fn run(config: &Config, command: Command) -> anyhow::Result<()> {
     match command {
         Command::List => list(config),
-        Command::Build { images, all, vm_cpus, vm_mem, shares } => {
+        Command::Build { images, all, vm_cpus, vm_mem, shares, net } => {
             match runner::useless_for_users(config)? {
                 // The unit at boot says --all on every node, and this node is in order.
                 Some(why) if all => return print_line(&format!("no templates made: {why}")),
@@ -61,8 +64,9 @@ pub fn run(config: &Config, command: Command) -> anyhow::Result<()> {
             }
             let images = if all { config.catalogue().names()? } else { images };
             let shares = shares.unwrap_or(config.shares.len() + 1);
+            let net = net || config.default_network != Network::None;
             for image in images {
-                for made in prebuild(config, &image, vm_mem, vm_cpus, shares)? {
+                for made in prebuild(config, &image, vm_mem, vm_cpus, shares, net)? {
                     let took = made.template.manifest.made_in_ms as f64 / 1e3;
                     let what =
                         if made.existed { "was there already".to_owned() } else { format!("made in {took:.1} s") };

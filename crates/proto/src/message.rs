@@ -18,6 +18,9 @@ pub(super) mod kind {
     pub const HOME: u8 = 29;
     pub const ZONE: u8 = 30;
     pub const TASKS: u8 = 31;
+    pub const NETWORK: u8 = 58;
+    pub const HOSTS: u8 = 56;
+    pub const RESOLVER: u8 = 57;
     // Runner to agent: the task.
     pub const USER: u8 = 32;
     pub const CREDENTIALS: u8 = 33;

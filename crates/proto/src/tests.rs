@@ -32,6 +32,15 @@ fn every_message_to_the_guest_arrives_as_it_was_sent() {
         ToGuest::Tasks(128),
         ToGuest::Memory(3 << 30),
         ToGuest::Zone { name: b"Europe/Berlin", data: b"TZif2\0" },
+        ToGuest::Network(Interface {
+            mac: [2, 0, 0, 0, 0, 1],
+            mtu: 1450,
+            v4: Some(Inet { address: [100, 80, 0, 1], prefix: 16, gateway: Some([100, 80, 0, 254]) }),
+            v6: Some(Inet { address: [0xfd; 16], prefix: 64, gateway: None }),
+        }),
+        ToGuest::Network(Interface { mac: [6; 6], mtu: 0, v4: None, v6: None }),
+        ToGuest::Hosts(b"100.80.0.1 vm-0\n"),
+        ToGuest::Resolver(b"nameserver 10.0.2.3\n"),
         ToGuest::User { gid: 100, name: b"ada", gecos: b"Ada,,,", home: b"/home/ada", shell: b"/bin/sh" },
         ToGuest::Group { gid: 3_000_000_000, name: b"proj" },
         ToGuest::Credentials { uid: 1000, gid: 100, umask: 0o27, groups: vec![4, 5] },
@@ -96,6 +105,21 @@ fn every_truncation_and_every_kind_byte_gets_an_answer() {
             }
         }
     }
+}
+
+#[test]
+fn an_address_of_no_family_is_refused() {
+    let mut good = Vec::new();
+    let v4 = Some(Inet { address: [10, 0, 0, 1], prefix: 8, gateway: None });
+    Interface { mac: [2; 6], mtu: 1500, v4, v6: None }.encode(&mut good);
+    let is_good = |payload: &[u8]| ToGuest::parse(Frame { kind: kind::NETWORK, stream: 0, task: 0, payload }).is_ok();
+    assert!(is_good(&good));
+    for (place, byte) in [(8, 2), (9 + 4, 33), (9 + 4, 0), (9 + 5, 2)] {
+        let mut bad = good.clone();
+        bad[place] = byte;
+        assert!(!is_good(&bad), "{place} {byte}");
+    }
+    assert!(!is_good(&good[..good.len() - 1]));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What the runner tells the agent.
 
 use super::message::{Stream, Transport, kind};
+use super::network::Interface;
 use super::payload::{Reader, put, put_counted, put_hello, put_size};
 use super::{Frame, ProtoError};
 
@@ -66,6 +67,12 @@ pub enum ToGuest<'a> {
         /// The host's `/etc/localtime`.
         data: &'a [u8],
     },
+    /// Configure the VM's network device.
+    Network(Interface),
+    /// Lines to append to `/etc/hosts`.
+    Hosts(&'a [u8]),
+    /// Content of `/etc/resolv.conf`.
+    Resolver(&'a [u8]),
     /// Account of the user. It comes before all others in the guest's passwd.
     User {
         /// The account's group, which a job's primary group may differ from.
@@ -199,6 +206,12 @@ impl<'a> ToGuest<'a> {
             Self::Tasks(count) => (kind::TASKS, 0, put(&mut scratch, count.to_le_bytes())),
             Self::Memory(bytes) => (kind::MEMORY, 0, put(&mut scratch, bytes.to_le_bytes())),
             Self::Zone { name, data } => (kind::ZONE, 0, put_pair(&mut scratch, name, data)),
+            Self::Network(interface) => {
+                interface.encode(&mut scratch);
+                (kind::NETWORK, 0, &scratch)
+            }
+            Self::Hosts(lines) => (kind::HOSTS, 0, lines),
+            Self::Resolver(text) => (kind::RESOLVER, 0, text),
             Self::User { gid, name, gecos, home, shell } => {
                 scratch.extend(gid.to_le_bytes());
                 for field in [name, gecos, home, shell] {
@@ -282,6 +295,9 @@ impl<'a> ToGuest<'a> {
                 let (name, data) = Reader::new(p, "ZONE").pair()?;
                 Self::Zone { name, data }
             }
+            kind::NETWORK => Self::Network(Reader::new(p, "NETWORK").only(Interface::parse)?),
+            kind::HOSTS => Self::Hosts(p),
+            kind::RESOLVER => Self::Resolver(p),
             kind::CPUS => Self::Cpus(Reader::new(p, "CPUS").only(Reader::u16)?),
             kind::TASKS => Self::Tasks(Reader::new(p, "TASKS").only(Reader::u16)?),
             kind::MEMORY => Self::Memory(Reader::new(p, "MEMORY").only(Reader::u64)?),

@@ -11,6 +11,7 @@ use crate::descriptors::{DISK_SET, FIRST_DISK_SET, ImageFds, SCRATCH_SET, STATE_
 use crate::helper_disk::HelperDisk;
 use crate::machine::{Accel, MachineType};
 use crate::monitor::MEMORY_DEVICE;
+use crate::nic::Nic;
 use crate::shape::{BLOCK_MIB, PLAIN_CPUS, Shape, VmSize};
 use crate::share::Share;
 use image::{DiskBus, Image};
@@ -77,6 +78,8 @@ pub struct VmSpec<'a> {
     pub monitor: RawFd,
     /// Host directories the guest sees, and how.
     pub shares: Shares<'a>,
+    /// Its network device, if it has one.
+    pub nic: Option<Nic<'a>>,
 }
 
 /// How a guest gets the files of the host.
@@ -115,6 +118,11 @@ impl VmSpec<'_> {
         }
         if let Shares::NineP(shares) = self.shares {
             self.nine_p(&mut args, shares);
+        }
+        if let Some(nic) = self.nic {
+            let [peer, device] = nic.options(self.machine.bus());
+            args.pair("-netdev", peer);
+            args.pair("-device", device);
         }
         args.0
     }

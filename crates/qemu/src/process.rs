@@ -33,6 +33,8 @@ pub struct Files {
     pub template: Option<TemplateFiles>,
     /// QEMU's end of the port to the file server.
     pub file_port: Option<UnixStream>,
+    /// QEMU's end of what is behind its network device.
+    pub nic: Option<OwnedFd>,
     /// The disks of a helper: only descriptors, the rest is in its command line.
     pub disks: Vec<OwnedFd>,
 }
@@ -75,7 +77,8 @@ impl Inherited {
         let own = [&files.image, &files.scratch].into_iter().flatten().map(AsRawFd::as_raw_fd);
         let disks = files.disks.iter().map(AsRawFd::as_raw_fd);
         let port = files.file_port.iter().map(AsRawFd::as_raw_fd);
-        sockets.into_iter().chain(port).chain(own).chain(template).chain(disks).collect()
+        let nic = files.nic.iter().map(AsRawFd::as_raw_fd);
+        sockets.into_iter().chain(port).chain(nic).chain(own).chain(template).chain(disks).collect()
     }
 }
 

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::error::RequestError;
+use crate::job_network::JobNetwork;
 use crate::options::{Asked, ImageRef, VmImage};
 use crate::vm_option::VmOption;
 
@@ -45,6 +46,8 @@ pub struct VmRequest {
     pub image_cache_dir: Option<PathBuf>,
     /// Where the tasks of this node meet, if there are several.
     pub meeting: Option<Meeting>,
+    /// The task's part of the step's own network, made by the plugin.
+    pub job_network: Option<JobNetwork>,
 }
 
 /// Open descriptors by which the tasks of a step on a node find each other. The plugin makes them before slurmstepd
@@ -104,6 +107,7 @@ impl VmRequest {
             job: None,
             image_cache_dir: None,
             meeting: None,
+            job_network: None,
         }
     }
 }
@@ -144,6 +148,9 @@ impl fmt::Display for VmRequest {
         if let Some(Meeting { door, hall, life }) = self.meeting {
             write!(f, " meeting={door},{hall},{life}")?;
         }
+        if let Some(network) = &self.job_network {
+            write!(f, " network={network}")?;
+        }
         Ok(())
     }
 }
@@ -169,6 +176,9 @@ impl FromStr for VmRequest {
                 "config" => request.config = Some(decoded()?.into()),
                 "job" => job = Some(value.parse().map_err(|_| wrong("job is not a number"))?),
                 "slurmconf" => slurm_conf = Some(decoded()?.into()),
+                "network" => {
+                    request.job_network = Some(value.parse().map_err(|()| wrong("network is none"))?);
+                }
                 "imagecache" => request.image_cache_dir = Some(decoded()?.into()),
                 "meeting" => request.meeting = Some(meeting(value).ok_or_else(|| wrong("bad descriptors"))?),
                 _ if key == VmImage::ABOUT.name => image = Some(VmImage::parse(&text(decoded()?)?)?),

@@ -1,17 +1,24 @@
 //! The site's configuration: one TOML file, every key optional, unknown keys refused.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use serde::Deserialize;
 
 use crate::error::{Blame, Context, Fault, RunError, ensure};
 use image::{Catalogue, Person, check_pattern};
+use network::NetworkError;
+use network::plan::{Range4, Range6};
 use node::layout;
 use qemu::CpuModel;
-use request::{Asked, MAX_VMS_PER_SLOT, Scope, ShareSpec};
+use request::{Asked, MAX_VMS_PER_SLOT, Network, Scope, ShareSpec, VmNet, VmOption};
 
 /// Where the configuration is looked for unless the plugin or `--config` names another file.
 pub const DEFAULT_PATH: &str = layout::DEFAULT_CONFIG;
+
+/// Addresses that no site routes: shared ones of providers (RFC 6598), and unique local ones.
+const JOB_NETWORK: &str = "100.80.0.0/16";
+const JOB_NETWORK_V6: &str = "fd76:6d6e:6574::/64";
 
 /// How guests are executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -106,6 +113,24 @@ fn share_specs<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<
     texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
 }
 
+fn network<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Network, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    VmNet::parse(&text).map_err(|_| {
+        let words: Vec<&str> = Network::WORDS.iter().map(|(word, _)| *word).collect();
+        serde::de::Error::custom(format!("'{text}' is no network: {} are", words.join(", ")))
+    })
+}
+
+fn range<'de, D: serde::Deserializer<'de>, R: FromStr<Err = NetworkError>>(deserializer: D) -> Result<R, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
+fn networks<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Network>, D::Error> {
+    #[derive(Deserialize)]
+    struct One(#[serde(deserialize_with = "network")] Network);
+    Ok(Vec::<One>::deserialize(deserializer)?.into_iter().map(|One(network)| network).collect())
+}
+
 fn cpu_model<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<CpuModel, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map_err(|error| serde::de::Error::custom(format!("cpu_model: {error}")))
@@ -193,6 +218,20 @@ pub struct Config {
     pub share_home: bool,
     /// How the files of the host get into guests.
     pub file_transport: FileTransport,
+    /// The network of VMs whose users ask for none.
+    #[serde(deserialize_with = "network")]
+    pub default_network: Network,
+    /// The networks that users may ask for.
+    #[serde(deserialize_with = "networks")]
+    pub allowed_networks: Vec<Network>,
+    /// IPv4 addresses of VMs in a network of their step.
+    #[serde(deserialize_with = "range")]
+    pub job_network: Range4,
+    /// Their IPv6 addresses.
+    #[serde(deserialize_with = "range")]
+    pub job_network_v6: Range6,
+    /// UDP port of the tunnels between the nodes of such a network.
+    pub job_network_port: u16,
     /// More shares for every guest.
     #[serde(deserialize_with = "share_specs")]
     pub shares: Vec<ShareSpec>,
@@ -235,6 +274,11 @@ impl Default for Config {
             allow_root: false,
             share_home: true,
             file_transport: FileTransport::Fuse,
+            default_network: Network::None,
+            allowed_networks: vec![Network::User, Network::Job],
+            job_network: JOB_NETWORK.parse().expect("a range"),
+            job_network_v6: JOB_NETWORK_V6.parse().expect("a range"),
+            job_network_port: 4789,
             shares: Vec::new(),
         }
     }
@@ -290,6 +334,19 @@ impl Config {
             "vm_scope = \"{}\": it is not among vm_scopes, which are allowed",
             self.vm_scope.word()
         );
+        ensure!(
+            self.default_network == Network::None || self.allowed_networks.contains(&self.default_network),
+            Fault::System,
+            "default_network = {:?}: not in 'allowed_networks'",
+            self.default_network.as_str()
+        );
+        // Root's hook makes it before anybody reads this file.
+        ensure!(
+            self.default_network != Network::Job,
+            Fault::System,
+            "default_network = \"job\": 'none' or 'user' is needed; SPANK_VM_NET=job in the users' environment is a default too"
+        );
+        ensure!(self.job_network_port > 0, Fault::System, "job_network_port = 0: a UDP port is needed");
         for dir in &self.image_dirs {
             check_pattern(dir).blame(Fault::System)?;
         }

@@ -129,6 +129,7 @@ impl Helper<'_> {
             aliases: &[],
             transport: Transport::Fuse,
             links: &links,
+            network: None,
             processors: 1,
             cpus: None,
             memory: None,
@@ -164,6 +165,7 @@ impl Helper<'_> {
                 console: inherited.console.as_raw_fd(),
                 monitor: inherited.monitor.as_raw_fd(),
                 shares: Shares::None,
+                nic: None,
             }
             .args()
         })

@@ -28,6 +28,8 @@ mod job;
 mod keeper;
 pub mod limits;
 pub mod log;
+mod names;
+mod network;
 pub mod notice;
 mod optimise_disk;
 mod plan;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::delivery::{self, Delivered, Disk};
 use crate::error::{Blame, Context, Fault, RunError, ensure};
+use crate::network::Network;
 use crate::plan::{self, Overhead, SlotResources};
 use crate::shares::{Chosen, Own};
 use crate::signals::{Signal, Signals};
@@ -32,6 +33,7 @@ pub(crate) struct Parts {
     pub(crate) seen: Chosen,
     pub(crate) transport: Transport,
     pub(crate) task: Task,
+    pub(crate) network: Option<Network>,
 }
 
 /// Result of looking everything up.
@@ -59,6 +61,7 @@ pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunErr
     let Seen { image, task, shares: seen } = see(slot, true)?;
     let source = source::of(&image, config)?;
     let qemu = config.qemu_path().blame_node()?;
+    let network = Network::of(slot, &image, &source, &qemu)?;
     let cpus = limits::processors()?;
     let size = plan::divide(&SlotResources {
         vms,
@@ -85,7 +88,7 @@ pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunErr
         Delivered::Interrupted(signal) => return Ok(Prepared::Interrupted(signal)),
     };
     let transport = source::transport(config.file_transport);
-    let parts = Parts { image, source, disk, qemu, machine, ways, size, timeouts, seen, transport, task };
+    let parts = Parts { image, source, disk, qemu, machine, ways, size, timeouts, seen, transport, task, network };
     Ok(Prepared::Parts(Box::new(parts)))
 }
 

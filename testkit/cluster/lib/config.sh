@@ -92,7 +92,7 @@ write_slurm_conf() {
     cat <<CONF
 # Written by testkit/cluster/cluster: a private Slurm of $NODES nodes on one machine.
 ClusterName=spank-vm
-SlurmctldHost=$host(127.0.0.1)
+SlurmctldHost=$host($(controller_address))
 SlurmctldPort=$FIRST_PORT
 SlurmUser=root
 SlurmdUser=root
@@ -139,7 +139,7 @@ JobCompLoc=$CLUSTER_DIR/log/jobcomp.txt
 SlurmctldDebug=info
 SlurmdDebug=verbose
 
-NodeName=${NODE_PREFIX}[1-$NODES] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((FIRST_PORT + 1))-$((FIRST_PORT + NODES))] CPUs=$CPUS RealMemory=$MEMORY State=UNKNOWN
+NodeName=${NODE_PREFIX}[1-$NODES] NodeHostname=$host NodeAddr=$(node_addresses) Port=[$((FIRST_PORT + 1))-$((FIRST_PORT + NODES))] CPUs=$CPUS RealMemory=$MEMORY State=UNKNOWN
 PartitionName=vm Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
     if [[ -n $EXTRA_CONF ]]; then

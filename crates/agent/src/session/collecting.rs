@@ -63,6 +63,9 @@ impl Collecting {
             ToGuest::Cpus(count) => return Ok(machine.use_cpus(count)),
             ToGuest::Memory(bytes) => machine.expect_memory(bytes),
             ToGuest::Zone { name, data } => return Ok(machine.set_zone(name, data)),
+            ToGuest::Network(interface) => return Ok(machine.bring_network_up(&interface)),
+            ToGuest::Hosts(lines) => return Ok(machine.add_hosts(lines)),
+            ToGuest::Resolver(text) => return Ok(machine.set_resolver(text)),
             ToGuest::User { gid, name, gecos, home, shell } => {
                 let [name, gecos, home, shell] = [name, gecos, home, shell].map(<[u8]>::to_vec);
                 let groups = std::mem::take(&mut spec.account.groups);

@@ -35,6 +35,11 @@ pub(super) fn text(config: &Config) -> String {
         allow_root,
         share_home,
         file_transport,
+        default_network,
+        allowed_networks,
+        job_network,
+        job_network_v6,
+        job_network_port,
         shares,
     } = config;
     let shares: Vec<String> = shares.iter().map(ToString::to_string).collect();
@@ -51,6 +56,9 @@ pub(super) fn text(config: &Config) -> String {
          boot_timeout_s = {boot_timeout_s}\nfull_boot_timeout_s = {full_boot_timeout_s}\n\
          silence_timeout_s = {silence_timeout_s}\nkvm_timeout_s = {kvm_timeout_s}\nallow_root = {allow_root}\n\
          share_home = {share_home}\nfile_transport = {:?}\n\
+         default_network = {:?}\nallowed_networks = {:?}\n\
+         job_network = \"{job_network}\"\njob_network_v6 = \"{job_network_v6}\"\n\
+         job_network_port = {job_network_port}\n\
          shares = {shares:?}\n",
         delivery.as_str(),
         format!("{accel:?}").to_lowercase(),
@@ -59,5 +67,7 @@ pub(super) fn text(config: &Config) -> String {
         vm_scope.word(),
         vm_scopes.iter().map(|scope| scope.word()).collect::<Vec<_>>(),
         file_transport.as_str(),
+        default_network.as_str(),
+        allowed_networks.iter().map(|network| network.as_str()).collect::<Vec<_>>(),
     )
 }

@@ -62,6 +62,7 @@ fn spec(image: &Image, machine: MachineType, accel: Accel, start: Start) -> Stri
         console: 9,
         monitor: 10,
         shares: Shares::NineP(&shares),
+        nic: None,
     };
     spec.args().iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n")
 }
@@ -253,6 +254,7 @@ fn a_helper_has_no_image_and_its_disks_by_descriptor_and_format() {
         console: 9,
         monitor: 10,
         shares: Shares::None,
+        nic: None,
     };
     let line = spec.args().iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n");
     for expected in [
@@ -296,6 +298,7 @@ fn a_file_server_takes_a_port_and_no_device_for_any_share() {
         console: 9,
         monitor: 10,
         shares: Shares::Port(11),
+        nic: None,
     };
     let line = spec.args().iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n");
     let expected = "virtio-serial-pci,max_ports=3\n-device\nvirtserialport,chardev=channel,name=org.spank-vm.agent\n\

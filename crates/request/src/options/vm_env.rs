@@ -45,7 +45,7 @@ pub enum EnvEntry {
 }
 
 /// Variables that tell a command which VM it is in, and all variables of the plugin.
-const TAKEN: [&str; 3] = ["SLURM_VM_INDEX", "SLURM_VMS_PER_SLOT", "SPANK_VM"];
+const TAKEN: [&str; 4] = ["SLURM_VM_INDEX", "SLURM_VMS_PER_SLOT", "SLURM_VM_HOSTS", "SPANK_VM"];
 
 fn parse_entry(entry: &str) -> Result<EnvEntry, RequestError> {
     let wrong = |why: &str| Err(RequestError(format!("--vm-env='{}': {why}", shown(entry))));

@@ -49,6 +49,7 @@ pub(super) fn run(slot: &Slot, keeper: UnixStream) -> Result<ExitStatus, RunErro
         processors: 1,
         cpus: None,
         memory: None,
+        network: None,
         is_described: true,
     };
     let attach = Attach { task: local_number(), processors: limits::mask().context("processor affinity")? };

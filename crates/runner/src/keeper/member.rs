@@ -187,7 +187,10 @@ impl Member {
 
 /// Whether a message is not a task's to send: the keeper describes the machine.
 fn is_of_machine(message: &ToGuest<'_>) -> bool {
-    use ToGuest::{Alias, Cpus, Entropy, Hello, Hostname, Link, Memory, Settle, Share, TakeBack, Tasks, Zone};
+    use ToGuest::{
+        Alias, Cpus, Entropy, Hello, Hostname, Hosts, Link, Memory, Network, Resolver, Settle, Share, TakeBack, Tasks,
+        Zone,
+    };
     matches!(
         message,
         Hello { .. }
@@ -200,6 +203,9 @@ fn is_of_machine(message: &ToGuest<'_>) -> bool {
             | Cpus(_)
             | Memory(_)
             | Tasks(_)
+            | Network(_)
+            | Hosts(_)
+            | Resolver(_)
             | Zone { .. }
             | Settle
     )

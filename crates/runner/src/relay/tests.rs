@@ -56,6 +56,7 @@ impl Stage {
             aliases: &[],
             transport: proto::Transport::Fuse,
             links: &self.links,
+            network: None,
             processors: 1,
             cpus: None,
             memory: None,

@@ -68,6 +68,8 @@ pub(crate) fn run(
     let ways = parts.ways.of_guest(attempt.accel(), size);
     let by = |way| Vms { slot, parts, way, size, signals, report, attempt, notice_at, members };
     let (last, faster) = ways.split_last().ok_or_else(|| RunError::new(Fault::System, "no way to start a VM"))?;
+    // The small program has no user network, and only the last way was tried with a network of the step's own.
+    let faster = if parts.network.is_some() { &[] } else { faster };
     for &way in faster {
         attempt.try_way(Some(parts.timeouts.trial));
         match by(way).try_once()? {
@@ -230,6 +232,7 @@ impl Vms<'_> {
             cpu_model: &slot.config.cpu_model,
             shape,
             transport: parts.transport,
+            has_nic: parts.network.is_some(),
             introduction: &introduction,
         };
         let terms = Terms { signals: self.signals, attempt: self.attempt, notice_at: self.notice_at };
@@ -325,6 +328,7 @@ impl Vms<'_> {
             aliases: &parts.seen.aliases,
             transport: parts.transport,
             links: &parts.image.entry.links,
+            network: parts.network.as_ref(),
             processors: self.size.cpus,
             cpus: template.filter(|(shape, _)| shape.cpus > self.size.cpus).map(|_| self.size.cpus as u16),
             memory: template.and_then(|(shape, _)| shape.beyond_template(self.size)),
@@ -380,7 +384,8 @@ impl Vms<'_> {
         // Before QEMU: it is QEMU that must let the server reach the guest's memory.
         let (server, file_port) = self.file_server(start)?.unzip();
         let host = Host { file_server: server.as_ref().map(FileServer::id), ..source::host() };
-        let files = Files { file_port, ..files };
+        let nic = parts.network.as_ref().map(|network| network.open(index)).transpose()?.flatten();
+        let files = Files { file_port, nic, ..files };
         let mut process = QemuProcess::spawn(&self.way.qemu, host, files, |inherited| {
             VmSpec {
                 machine: self.way.machine,
@@ -396,6 +401,10 @@ impl Vms<'_> {
                     Some(port) => Shares::Port(port.as_raw_fd()),
                     None => Shares::NineP(&parts.seen.shares),
                 },
+                nic: parts
+                    .network
+                    .as_ref()
+                    .map(|network| network.nic(index, inherited.files.nic.as_ref().map(AsRawFd::as_raw_fd))),
             }
             .args()
         })

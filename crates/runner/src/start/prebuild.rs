@@ -42,7 +42,7 @@ pub fn useless_for_users(config: &Config) -> Result<Option<&'static str>, RunErr
     ))
 }
 
-/// Makes the templates that VMs of this size and number of shares will clone, one for each way to start them that this
+/// Makes the templates that VMs of this size and number of shares, with a network device or without one, will clone, one for each way to start them that this
 /// node has: for everybody if this process is root, else for this user.
 ///
 /// # Errors
@@ -53,6 +53,7 @@ pub fn prebuild(
     memory_mib: u64,
     cpus: u32,
     shares: usize,
+    has_nic: bool,
 ) -> Result<Vec<Prebuilt>, RunError> {
     let begin = Instant::now();
     limits::raise();
@@ -87,6 +88,7 @@ pub fn prebuild(
             cpu_model: &config.cpu_model,
             shape,
             transport,
+            has_nic,
             introduction: &introduction,
         };
         make_one(config, &recipe, &Terms { signals: &signals, attempt, notice_at })

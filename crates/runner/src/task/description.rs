@@ -18,6 +18,8 @@ use super::person::{Person, Zone};
 use super::socket::Socket;
 use crate::error::{Blame, Context, Fault, RunError};
 use crate::limits::{self, Limit};
+use crate::names::name_of_vm;
+use crate::network::Network;
 use crate::session::{Address, wall_clock};
 use crate::shares::{Alias, Own, Role, View};
 use image::Links;
@@ -193,19 +195,15 @@ impl Task {
     /// Host name of VM number `index` of `vms`.
     pub fn hostname(&self, index: u32, vms: u32) -> String {
         let number = |name| self.variable(name).and_then(|value| value.to_str()?.parse::<u64>().ok());
-        let mut name = match (number("SLURM_JOB_ID"), number("SLURM_PROCID")) {
-            (Some(job), Some(rank)) => format!("vm{job}-{rank}"),
+        match (number("SLURM_JOB_ID"), number("SLURM_PROCID")) {
+            (Some(job), Some(rank)) => name_of_vm(job, rank, index, vms),
             // The keeper of a node's VM is no task.
-            (Some(job), None) => match number("SLURM_NODEID") {
-                Some(node) => format!("vm{job}-n{node}"),
-                None => "vm".to_owned(),
-            },
+            (Some(job), None) if number("SLURM_NODEID").is_some() => {
+                format!("vm{job}-n{}", number("SLURM_NODEID").unwrap_or_default())
+            }
+            _ if vms > 1 => format!("vm-{index}"),
             _ => "vm".to_owned(),
-        };
-        if vms > 1 {
-            name.push_str(&format!("-{index}"));
         }
-        name
     }
 
     fn variable(&self, name: &str) -> Option<&OsStr> {
@@ -240,6 +238,10 @@ impl Task {
         let mut send = |message: ToGuest<'_>| message.encode(at.task, out);
         let index = at.vm as u32;
         send(wall_clock());
+        // Before the name, which is then known by its address in the network.
+        if let Some(network) = guest.network {
+            network.introduce(at.vm, &mut send);
+        }
         send(ToGuest::Hostname(self.hostname(index, vms).as_bytes()));
         send(ToGuest::Entropy(&host_entropy()?));
         for (path, target) in guest.links.iter() {
@@ -283,6 +285,9 @@ impl Task {
         for pair in self.guest_environment(index, vms, surroundings) {
             send(ToGuest::Env(pair.as_bytes()));
         }
+        if let Some(hosts) = guest.network.and_then(Network::hosts) {
+            send(ToGuest::Env(format!("SLURM_VM_HOSTS={hosts}").as_bytes()));
+        }
         if let (Some(script), Some(path)) = (&self.script, self.argv.first()) {
             send(ToGuest::File { mode: 0o700, path: path.as_bytes() });
             script.chunks(DATA_CHUNK).for_each(|part| send(ToGuest::FileData(part)));
@@ -320,6 +325,8 @@ pub struct Guest<'a> {
     pub transport: Transport,
     /// The image's links into these shares.
     pub links: &'a Links,
+    /// Their network.
+    pub network: Option<&'a Network>,
     /// Number of processors for the command.
     pub processors: u32,
     /// The same, if the guests have more.

@@ -22,7 +22,7 @@ use proto::{ToGuest, ToHost, Transport};
 use qemu::Share;
 use qemu::printable;
 use qemu::scratch::copy_sparse;
-use qemu::{Abilities, BLOCK_MIB, Shares, Start, System, TemplateFds, VmSpec};
+use qemu::{Abilities, BLOCK_MIB, Nic, Shares, Start, System, TemplateFds, VmSpec};
 use qemu::{Files, QemuProcess, TemplateFiles};
 use qemu::{StateUri, Transfer};
 
@@ -101,7 +101,7 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> Result<Bui
         format: FORMAT,
         image: recipe.image.name.to_string(),
         hardware: format!(
-            "{} MiB of memory and up to {} more, up to {}, {}",
+            "{} MiB of memory and up to {} more, up to {}, {}{}",
             shape.base_mib - shape.held_mib,
             shape.pluggable_mib + shape.held_mib,
             processors(shape.cpus),
@@ -109,7 +109,8 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> Result<Bui
                 (Transport::Fuse, _) => "any shares".to_owned(),
                 (Transport::NineP, 1) => "1 share over 9p".to_owned(),
                 (Transport::NineP, many) => format!("{many} shares over 9p"),
-            }
+            },
+            if recipe.has_nic { ", a network device" } else { "" }
         ),
         read_only: abilities.read_only_templates,
         files: [RAM, STATE, SCRATCH].into_iter().map(record).collect::<Result<_, RunError>>()?,
@@ -145,6 +146,7 @@ fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) 
                 Some(port) => Shares::Port(port.as_raw_fd()),
                 None => Shares::NineP(&shares),
             },
+            nic: recipe.has_nic.then_some(Nic::OF_TEMPLATE),
         }
         .args()
     })

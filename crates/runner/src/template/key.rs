@@ -15,7 +15,7 @@ use image::digest::hex;
 use proto::{self, Transport};
 use qemu::BootSource;
 use qemu::Share;
-use qemu::{Abilities, Accel, CpuModel, ImageFds, MachineType, Shape, Shares, Start, System, TemplateFds, VmSpec};
+use qemu::{Abilities, Accel, CpuModel, ImageFds, MachineType, Nic, Shape, Shares, Start, System, TemplateFds, VmSpec};
 
 /// Version of the directory's layout and of what the agent does before it is saved.
 pub const FORMAT: u32 = 3;
@@ -45,6 +45,8 @@ pub struct Recipe<'a> {
     pub shape: Shape,
     /// How its clones get the files of the host.
     pub transport: Transport,
+    /// Whether its clones have a network device.
+    pub has_nic: bool,
     /// Messages that describe the user to the guest, so that not every clone needs them; empty for a
     /// template that others use too.
     pub introduction: &'a [u8],
@@ -108,6 +110,7 @@ impl Recipe<'_> {
                 Transport::Fuse => Shares::Port(0),
                 Transport::NineP => Shares::NineP(&shares),
             },
+            nic: self.has_nic.then_some(Nic::OF_TEMPLATE),
         };
         spec.args().iter().for_each(|arg| add(arg.as_bytes()));
         // Files cannot be trusted after a crash of the node, and the next boot may have another kernel or
@@ -157,6 +160,7 @@ mod tests {
             cpu_model: &cpu_model.parse().unwrap(),
             shape: Shape::of(VmSize { memory_mib: 512, cpus: 1 }, 0).unwrap(),
             transport: Transport::Fuse,
+            has_nic: false,
             introduction: &[],
         };
         processors.map(|processor| recipe.key_on(processor).unwrap())

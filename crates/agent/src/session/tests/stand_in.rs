@@ -12,7 +12,7 @@ use crate::error::AgentError;
 use crate::machine::{Machine, Reaped, Share};
 use crate::sys;
 use crate::task::Credentials;
-use proto::BootTimes;
+use proto::{BootTimes, Interface};
 
 pub const TIMES: BootTimes = BootTimes { agent_ms: 1, modules_ms: 2, ready_ms: 3 };
 
@@ -67,6 +67,15 @@ impl Machine for StandIn {
     }
     fn set_zone(&mut self, name: &[u8], _data: &[u8]) -> Result<(), AgentError> {
         self.note(format!("zone {}", String::from_utf8_lossy(name)))
+    }
+    fn bring_network_up(&mut self, interface: &Interface) -> Result<(), AgentError> {
+        self.note(format!("network {}", interface.mtu))
+    }
+    fn add_hosts(&mut self, lines: &[u8]) -> Result<(), AgentError> {
+        self.note(format!("hosts {}", String::from_utf8_lossy(lines)))
+    }
+    fn set_resolver(&mut self, text: &[u8]) -> Result<(), AgentError> {
+        self.note(format!("resolver {}", String::from_utf8_lossy(text)))
     }
     fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError> {
         let (name, groups) = (String::from_utf8_lossy(&account.name), account.groups.len());

@@ -1,0 +1,178 @@
+//! The process of root's that makes a node's part of a step's network; the plugin starts it in slurmstepd.
+//!
+//! Its words are checked as if they were a stranger's: those about the other nodes come from the job's environment, which its user
+//! controls. What a user can bring about with them stays within the step: the network's number is made from the job's and the step's,
+//! which slurmstepd knows from Slurm, and addresses come from the controller alone, for names of its nodes.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use nix::unistd::alarm;
+
+use network::NetworkError;
+use network::make::{Made, Part, make};
+use network::plan::{check_size, tasks_per_node};
+use request::Network;
+use runner::config::Config;
+
+/// Where Slurm's commands are.
+const BIN_DIRS: [&str; 4] = ["/usr/bin", "/usr/local/bin", "/opt/slurm/bin", "/usr/local/slurm/bin"];
+
+/// Seconds that this process may take.
+const MOST_S: u32 = 60;
+
+/// Longest list of nodes.
+const LIST_MOST: usize = 64 << 10;
+
+/// Make a node's part of a step's network; started by the plugin
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The job's number
+    #[arg(long)]
+    job: u32,
+    /// The step's number
+    #[arg(long)]
+    step: u32,
+    /// VMs of each task
+    #[arg(long)]
+    vms: u32,
+    /// Tasks on each node, in Slurm's short form
+    #[arg(long)]
+    tasks: String,
+    /// Number of this node among them
+    #[arg(long)]
+    node: usize,
+    /// The nodes, in Slurm's short form; not needed for one node
+    #[arg(long)]
+    nodes: Option<String>,
+}
+
+/// Makes it and hands it over the socket that is this process's stdin, as `ok MTU` with the taps and then the guard, or as `user TEXT`
+/// or `node TEXT`.
+pub fn run(config: Result<Config, String>, arguments: &Arguments) -> anyhow::Result<()> {
+    // Slurmstepd waits for this process, and the controller may hang: then it ends by a signal.
+    alarm::set(MOST_S);
+    let made =
+        config.map_err(NetworkError::new).and_then(|config| prepare(&config, arguments)).and_then(|part| make(&part));
+    let socket = io::stdin();
+    match made {
+        Ok(Made { taps, guard, mtu }) => {
+            let fds: Vec<i32> = taps.iter().chain(&guard).map(AsRawFd::as_raw_fd).collect();
+            node::pass::send(socket.as_fd(), &format!("ok {mtu}"), &fds)?;
+        }
+        Err(error) => {
+            let blame = if error.is_users() { "user" } else { "node" };
+            let text: String = error.to_string().chars().take(800).collect();
+            node::pass::send(socket.as_fd(), &format!("{blame} {text}"), &[])?;
+        }
+    }
+    Ok(())
+}
+
+fn prepare(config: &Config, arguments: &Arguments) -> Result<Part, NetworkError> {
+    if !config.allowed_networks.contains(&Network::Job) {
+        return Err(NetworkError::user("--vm-net=job: this site does not allow it ('allowed_networks')"));
+    }
+    let tasks = tasks_per_node(&arguments.tasks)?;
+    check_size(&tasks, arguments.vms, config.job_network)?;
+    if arguments.node >= tasks.len() {
+        return Err(NetworkError::new("Slurm does not say which node of the step this is"));
+    }
+    let addresses = match tasks.len() {
+        1 => Vec::new(),
+        _ => addresses(arguments.nodes.as_deref().unwrap_or_default(), tasks.len())?,
+    };
+    Ok(Part {
+        job: arguments.job,
+        step: arguments.step,
+        vms: tasks.iter().map(|tasks| tasks * arguments.vms).collect(),
+        node: arguments.node,
+        addresses,
+        port: config.job_network_port,
+        range: config.job_network,
+    })
+}
+
+/// The addresses of the nodes, in their order in the list.
+fn addresses(list: &str, count: usize) -> Result<Vec<Ipv4Addr>, NetworkError> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "[]-_.,".contains(c);
+    if list.is_empty() || list.len() > LIST_MOST || !list.chars().all(is_name) || list.starts_with('-') {
+        return Err(NetworkError::new("Slurm does not say which nodes the step has"));
+    }
+    let names = scontrol(&["show", "hostnames", list])?;
+    let names: Vec<&str> = names.lines().collect();
+    if names.len() != count {
+        return Err(NetworkError::new(format!("the step has {count} nodes, and '{list:.60}' are {}", names.len())));
+    }
+    let nodes = scontrol(&["--oneliner", "show", "node", list])?;
+    names.iter().map(|name| address_of(name, &nodes)).collect()
+}
+
+/// The address of a node in what the controller says of nodes, one on a line.
+fn address_of(name: &str, nodes: &str) -> Result<Ipv4Addr, NetworkError> {
+    let is_this = |line: &&str| word(line, "NodeName=") == Some(name);
+    let found = nodes.lines().find(is_this).and_then(|line| word(line, "NodeAddr="));
+    let address = found.ok_or_else(|| NetworkError::new(format!("the controller knows no address of node {name}")))?;
+    let all = (address, 0).to_socket_addrs().map_err(|error| {
+        NetworkError::new(format!("the address of node {name}, '{address}' (NodeAddr), is not known here: {error}"))
+    })?;
+    let v4 = all.into_iter().find_map(|found| match found.ip() {
+        IpAddr::V4(v4) => Some(v4),
+        IpAddr::V6(_) => None,
+    });
+    v4.ok_or_else(|| {
+        NetworkError::new(format!(
+            "node {name}, '{address}' (NodeAddr), has no IPv4 address, which tunnels between nodes need"
+        ))
+    })
+}
+
+/// The value of `KEY=value` among the words of a line.
+fn word<'a>(line: &'a str, key: &str) -> Option<&'a str> {
+    line.split_whitespace().find_map(|word| word.strip_prefix(key))
+}
+
+fn scontrol(words: &[&str]) -> Result<String, NetworkError> {
+    let program = BIN_DIRS.iter().map(|dir| Path::new(dir).join("scontrol")).find(|path| path.exists());
+    let program = program.ok_or_else(|| NetworkError::new(format!("no scontrol in {}", BIN_DIRS.join(", "))))?;
+    let mut command = Command::new(program);
+    command.args(words).env_clear().stdin(Stdio::null());
+    if let Some(conf) = std::env::var_os("SLURM_CONF") {
+        command.env("SLURM_CONF", conf);
+    }
+    let output = command.output().map_err(|error| NetworkError::new(format!("scontrol: {error}")))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.lines().next().unwrap_or_default();
+        return Err(NetworkError::new(format!("scontrol does not tell the addresses of the nodes: {said}")));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODES: &str = "NodeName=n1 Arch=x86_64 CoresPerSocket=1 NodeAddr=10.77.0.1 NodeHostName=h Version=22.05\n\
+                         NodeName=n10 NodeAddr=10.77.0.10 NodeHostName=h\n";
+
+    #[test]
+    fn a_node_has_the_address_that_the_controller_knows() {
+        assert_eq!(address_of("n1", NODES).unwrap(), Ipv4Addr::new(10, 77, 0, 1));
+        assert_eq!(address_of("n10", NODES).unwrap(), Ipv4Addr::new(10, 77, 0, 10));
+        assert!(address_of("n2", NODES).unwrap_err().to_string().contains("no address of node n2"));
+        let v6 = address_of("n1", "NodeName=n1 NodeAddr=::1\n").unwrap_err().to_string();
+        assert!(v6.contains("has no IPv4 address"), "{v6}");
+    }
+
+    #[test]
+    fn a_list_that_a_user_has_forged_is_not_given_to_slurm() {
+        for bad in ["", "n1;reboot", "--help", "n1 n2", "n1\nn2", &"n".repeat(LIST_MOST + 1)] {
+            let error = addresses(bad, 2).unwrap_err().to_string();
+            assert_eq!(error, "Slurm does not say which nodes the step has", "{bad:.20}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! A task's part of its step's network, as the plugin hands it to the runner.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// What was made for the VMs of a task, and where they are in the step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobNetwork {
+    /// Longest packet in bytes.
+    pub mtu: u16,
+    /// Number of the node within the step.
+    pub node: u32,
+    /// Number on the node of the first of these VMs.
+    pub first: u32,
+    /// Number of the task within the step.
+    pub rank: u32,
+    /// Tasks of the step.
+    pub ranks: u32,
+    /// Descriptors that the runner inherits: one tap for each VM.
+    pub taps: Vec<i32>,
+}
+
+impl fmt::Display for JobNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}.{}.{}", self.mtu, self.node, self.first, self.rank, self.ranks)?;
+        self.taps.iter().try_for_each(|tap| write!(f, ".{tap}"))
+    }
+}
+
+impl FromStr for JobNetwork {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut words = text.split('.');
+        let mut next = || words.next().and_then(|word| word.parse::<u32>().ok()).ok_or(());
+        let mtu = u16::try_from(next()?).map_err(drop)?;
+        let [node, first, rank, ranks] = [next()?, next()?, next()?, next()?];
+        let taps = words.map(|word| word.parse().map_err(drop)).collect::<Result<_, ()>>()?;
+        Ok(Self { mtu, node, first, rank, ranks, taps })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_read_back_and_nothing_else_is_read() {
+        let network = JobNetwork { mtu: 1450, node: 1, first: 4, rank: 2, ranks: 3, taps: vec![7, 8] };
+        assert_eq!(network.to_string(), "1450.1.4.2.3.7.8");
+        assert_eq!(network.to_string().parse(), Ok(network));
+        for bad in ["", "1450", "1450.1.4.2", "66000.1.4.2.3", "1450.1.4.2.3.x", "1450.1.4.2.3.", "-1.1.1.1.1"] {
+            assert_eq!(bad.parse::<JobNetwork>(), Err(()), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! What is left of a network when somebody dies.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command};
+
+use testkit::wait::{wait_for, wait_for_file};
+use testkit::{Cluster, process};
+
+use crate::Case;
+
+pub const CASES: &[Case] = &[
+    ("nothing_is_left_of_a_network_whose_qemu_is_killed", |cluster| killed(cluster, "qemu-system", false)),
+    ("nothing_is_left_of_a_network_whose_runner_is_killed", |cluster| killed(cluster, "spank-vm-step", false)),
+    ("nothing_is_left_of_a_network_whose_slurmstepd_is_killed", |cluster| killed(cluster, "slurmstepd", true)),
+    ("a_network_outlives_slurmd_and_nothing_is_left_of_it_then", slurmd),
+    ("a_program_that_makes_networks_and_dies_fails_its_step", maker),
+    ("a_step_that_is_cancelled_while_only_some_nodes_have_its_network_leaves_nothing", half),
+];
+
+/// A step over two nodes that is up.
+fn step(cluster: &Cluster, dir: &Path) -> Child {
+    let script = "touch up.$SLURM_PROCID; sleep 600";
+    let line = ["srun", "-Q", "-K1", "-N2", "-n2", "--mem=600", "--vm-image=tiny", "--vm-net=job", "sh", "-c", script];
+    let step = cluster.command_in(dir, &line).spawn().unwrap();
+    (0..2).for_each(|rank| wait_for_file(&dir.join(format!("up.{rank}"))));
+    step
+}
+
+/// How many taps are open.
+fn taps() -> usize {
+    let holds = |pid: i32| {
+        let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        fds.filter(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == Path::new("/dev/net/tun"))).count()
+    };
+    process::all().map(holds).sum()
+}
+
+/// The links of the nodes beside their own.
+fn links(cluster: &Cluster) -> Vec<String> {
+    let mut found = Vec::new();
+    for pid in process::all() {
+        let words = process::words(pid);
+        let is_slurmd =
+            words.iter().any(|word| word == "-N") && words.first().is_some_and(|word| word.contains("slurmd"));
+        if !is_slurmd || !words.iter().any(|word| word.contains(cluster.dir.to_str().unwrap())) {
+            continue;
+        }
+        let links = Command::new("nsenter")
+            .arg(format!("--net=/proc/{pid}/ns/net"))
+            .args(["ip", "-o", "link"])
+            .output()
+            .unwrap();
+        let links = String::from_utf8_lossy(&links.stdout).into_owned();
+        found.extend(
+            links.lines().filter(|line| !line.contains(": lo:") && !line.contains(": eth0@")).map(str::to_owned),
+        );
+    }
+    found
+}
+
+fn nothing_is_left(cluster: &Cluster) {
+    wait_for("the end of all taps", || (taps() == 0).then_some(()));
+    assert_eq!(links(cluster), Vec::<String>::new());
+    // The next step on these nodes gets a network.
+    let script = "ls /sys/class/net/eth0 >/dev/null && echo ok";
+    let next = ["-Q", "-N2", "-n2", "--mem=600", "--vm-image=tiny", "--vm-net=job", "sh", "-c", script];
+    assert_eq!(cluster.srun(&next).ok(), "ok\nok\n");
+}
+
+fn killed(cluster: &Cluster, name: &str, is_slurmstepd: bool) {
+    let dir = cluster.work_dir();
+    let mut running = step(cluster, &dir);
+    assert!(taps() > 0);
+    let conf = cluster.slurm_dir();
+    let is_one = |pid: &i32| {
+        let words = process::words(*pid);
+        let first = words.first().map(String::as_str).unwrap_or_default();
+        match is_slurmstepd {
+            // "slurmstepd: [3.0]", of this cluster by its files.
+            true => first.starts_with("slurmstepd: [") && !first.contains("extern") && is_of(*pid, &conf),
+            false => first.contains(name) && words.iter().any(|word| word.contains(cluster.dir.to_str().unwrap())),
+        }
+    };
+    let victim = process::all().find(is_one).unwrap_or_else(|| panic!("no {name}"));
+    Command::new("kill").args(["-9", &victim.to_string()]).status().unwrap();
+    if is_slurmstepd {
+        // Slurm itself waits long for a slurmstepd that is gone.
+        cluster.run_as_root(&["scancel", "--user", &cluster.user]);
+        wait_for("the end of all taps", || (taps() == 0).then_some(()));
+        process::signal(running.id() as i32, libc::SIGTERM);
+    }
+    wait_for("the end of the step", || running.try_wait().unwrap());
+    nothing_is_left(cluster);
+}
+
+fn is_of(pid: i32, dir: &Path) -> bool {
+    fs::read(format!("/proc/{pid}/environ"))
+        .is_ok_and(|text| String::from_utf8_lossy(&text).contains(dir.to_str().unwrap()))
+}
+
+fn slurmd(cluster: &Cluster) {
+    let dir = cluster.work_dir();
+    let mut running = step(cluster, &dir);
+    let nodes = cluster.nodes();
+    cluster.restart(&nodes[0]);
+    assert!(running.try_wait().unwrap().is_none(), "the step goes on");
+    cluster.run_as_root(&["scancel", "--user", &cluster.user]);
+    wait_for("the end of the step", || running.try_wait().unwrap());
+    wait_for("the node", || cluster.nothing_is_left().ok());
+    wait_for("the end of all taps", || (taps() == 0).then_some(()));
+}
+
+fn maker(cluster: &Cluster) {
+    // In the place of the program one that dies, or hands over nothing.
+    let program = cluster.program();
+    let real = program.with_extension("real");
+    fs::rename(&program, &real).unwrap();
+    let write = |script: &str| {
+        fs::write(&program, format!("#!/bin/bash\n{script}\n")).unwrap();
+        Command::new("chmod").arg("755").arg(&program).status().unwrap();
+    };
+    let real_path = real.display();
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        for script in ["kill -9 $$", "exit 0"] {
+            // Only the hook's call: the client's own check goes to the real one.
+            write(&format!("case \"$*\" in *step-network*) {script};; esac\nexec -a \"$0\" {real_path} \"$@\""));
+            let ran = cluster.srun(&["-Q", "-n1", "--vm-image=tiny", "--vm-net=job", "sh", "-c", "echo ran"]);
+            assert!(!ran.stdout.contains("ran"), "{ran:?}");
+            ran.fails_with_one_line(&["--vm-net=job: the program that makes it has failed"]);
+        }
+    }));
+    fs::remove_file(&program).unwrap();
+    fs::rename(&real, &program).unwrap();
+    if let Err(panic) = result {
+        std::panic::resume_unwind(panic);
+    }
+    nothing_is_left(cluster);
+}
+
+fn half(cluster: &Cluster) {
+    // On one of the nodes, the program takes its time.
+    let program = cluster.program();
+    let real = program.with_extension("real");
+    fs::rename(&program, &real).unwrap();
+    let dir = cluster.work_dir();
+    let slow = format!(
+        "#!/bin/bash\ncase \"$*\" in *step-network*--node=1*) sleep 8;; esac\nexec -a \"$0\" {} \"$@\"\n",
+        real.display()
+    );
+    fs::write(&program, slow).unwrap();
+    Command::new("chmod").arg("755").arg(&program).status().unwrap();
+    let line = ["srun", "-Q", "-N2", "-n2", "--mem=600", "--vm-image=tiny", "--vm-net=job", "sleep", "600"];
+    let mut running = cluster.command_in(&dir, &line).spawn().unwrap();
+    wait_for("the network of the first node", || (taps() > 0).then_some(()));
+    cluster.run_as_root(&["scancel", "--user", &cluster.user]);
+    wait_for("the end of the step", || running.try_wait().unwrap());
+    fs::remove_file(&program).unwrap();
+    fs::rename(&real, &program).unwrap();
+    wait_for("idle nodes", || cluster.nothing_is_left().ok());
+    nothing_is_left(cluster);
+}

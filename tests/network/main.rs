@@ -1,0 +1,58 @@
+//! The step's own network (`--vm-net=job`) on a real Slurm whose nodes have networks of their own, in a network namespace that is gone with
+//! this process.
+
+mod faults;
+mod hosts;
+mod reach;
+
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+use testkit::Cluster;
+use testkit::cluster::OWN_NETWORKS;
+use testkit::suite::{self, Length, Suite};
+
+type Case = (&'static str, fn(&Cluster));
+
+const CASES: &[&[Case]] = &[reach::CASES, faults::CASES, hosts::CASES];
+
+fn main() -> ExitCode {
+    if std::env::var_os(OWN_NETWORKS).is_none() {
+        // Everything is started from there, and nothing of the machine's network is touched.
+        let program = std::env::current_exe().expect("this program");
+        let mut inside = Command::new("unshare");
+        inside.arg("--net").arg(program).args(std::env::args_os().skip(1)).env(OWN_NETWORKS, "1");
+        let error = inside.exec();
+        eprintln!("unshare: {error}");
+        return ExitCode::FAILURE;
+    }
+    suite::main::<Networks>()
+}
+
+struct Networks;
+
+impl Suite for Networks {
+    type Case = Case;
+    const NAME: &'static str = "network";
+    const THREADS: usize = 1;
+
+    fn cases(length: Length) -> Vec<Case> {
+        match length {
+            Length::Short => CASES.concat(),
+            Length::Long => hosts::LONG_CASES.to_vec(),
+        }
+    }
+
+    fn title((name, _): &Case) -> String {
+        (*name).to_owned()
+    }
+
+    fn prepare(_: &Cluster) -> Result<Self, String> {
+        Ok(Self)
+    }
+
+    fn run(&self, cluster: &Cluster, (_, case): Case) -> Result<(), String> {
+        case(cluster);
+        Ok(())
+    }
+}
