@@ -197,11 +197,10 @@ impl Cluster {
 
     /// The QEMU processes of its VMs, except those without a kit.
     pub fn qemus(&self) -> Vec<i32> {
-        let kit = format!("{}/kit/", self.dir.display());
+        // Not by its arguments: a clone's name no file.
         let is_qemu = |pid: &i32| {
-            let words = process::words(*pid);
-            words.first().is_some_and(|program| program.starts_with("/usr/bin/qemu"))
-                && words.iter().any(|word| word.contains(&kit))
+            process::words(*pid).first().is_some_and(|program| program.starts_with("/usr/bin/qemu"))
+                && process::has_open(*pid, &self.dir)
         };
         process::all().filter(is_qemu).collect()
     }
@@ -240,6 +239,7 @@ impl Cluster {
     fn remains(&self) -> Vec<String> {
         let mut left = process::using(&self.dir.join("stage"));
         left.extend(process::using(&self.dir.join("kit")));
+        left.extend(self.qemus().iter().map(|qemu| format!("QEMU {qemu}")));
         for place in ["state", "scratch"] {
             let listing = fs::read_dir(self.dir.join(place)).into_iter().flatten().flatten();
             // The node's own note about KVM is not a leftover of a job.

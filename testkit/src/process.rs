@@ -67,6 +67,12 @@ pub fn using(dir: &Path) -> Vec<String> {
         .collect()
 }
 
+/// Whether the process has a file below `dir` open. A file whose name is gone counts too.
+pub fn has_open(pid: i32, dir: &Path) -> bool {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    files.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|file| file.starts_with(dir))
+}
+
 /// Sends a signal and returns the time.
 ///
 /// # Panics

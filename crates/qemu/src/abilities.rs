@@ -2,10 +2,10 @@
 
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::process::Command;
 
+use crate::ask::print;
 use crate::descriptors::STATE_SET;
-use crate::error::{QemuError, WantedFor};
+use crate::error::QemuError;
 use crate::monitor::StateUri;
 
 /// The first QEMU that maps a read-only file privately and reads states from `file:`.
@@ -39,10 +39,11 @@ impl Abilities {
 
 /// The release of this QEMU.
 pub(crate) fn version_of(qemu: &Path) -> Result<(u32, u32), QemuError> {
-    let output = Command::new(qemu).arg("--version").env_clear().output();
-    let output = output.wanted_for(|| format!("{} cannot be started", qemu.display()))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    version(&text).ok_or_else(|| QemuError::new(format!("{} --version says '{}'", qemu.display(), text.trim())))
+    let said = print(qemu, &["--version"])?;
+    version(&said.lines).ok_or_else(|| {
+        let text = [&said.lines, &said.complaints].map(|text| text.trim()).join(" ");
+        QemuError::new(format!("{} --version says '{}'", qemu.display(), text.trim()))
+    })
 }
 
 /// Major and minor number in `QEMU emulator version 10.0.2 (Debian …)`.

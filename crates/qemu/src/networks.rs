@@ -1,18 +1,16 @@
 //! Which networks one QEMU has: this differs between distributions.
 
 use std::path::Path;
-use std::process::Command;
 
-use crate::error::{QemuError, WantedFor};
+use crate::ask::print;
+use crate::error::QemuError;
 
 /// Whether this QEMU has a user network.
 ///
 /// # Errors
-/// When it cannot be started.
+/// When it cannot be started or does not end in time.
 pub fn has_user_network(qemu: &Path) -> Result<bool, QemuError> {
-    let output = Command::new(qemu).args(["-netdev", "help"]).env_clear().output();
-    let output = output.wanted_for(|| format!("{} cannot be started", qemu.display()))?;
-    Ok(lists_user(&String::from_utf8_lossy(&output.stdout)))
+    Ok(lists_user(&print(qemu, &["-netdev", "help"])?.lines))
 }
 
 /// Whether the list, a line of text and then a word on each line, has `user`.

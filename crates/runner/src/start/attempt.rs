@@ -29,7 +29,7 @@ use crate::{notice, progress};
 use node::progress::Phase;
 use proto::{ExitStatus, Transport};
 use qemu::scratch;
-use qemu::{Accel, Host, Shape, Shares, Start, System, TemplateFds, VmSize, VmSpec};
+use qemu::{Abilities, Accel, Host, Shape, Shares, Start, System, TemplateFds, VmSize, VmSpec};
 use qemu::{Files, QemuError, QemuProcess, Way};
 
 /// How an attempt ended.
@@ -137,7 +137,8 @@ impl Vms<'_> {
         let template = match self.template() {
             Obtained::Interrupted(signal) => return Ok(Tried::Ran(Outcome::Died(signal))),
             Obtained::NoBoot(why) | Obtained::NoGuest(why) => return not_up(why, true),
-            Obtained::Failed(why) => return not_up(why, false),
+            // A program that does not even tell its version starts no guest of any image.
+            Obtained::Failed(why) => return not_up(why, Abilities::of(&self.way.qemu).is_err()),
             Obtained::Unavailable(why) => {
                 tracing::debug!("booting: {why}");
                 None
