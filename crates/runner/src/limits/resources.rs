@@ -5,8 +5,10 @@
 //! is started, or recognised in the words of what failed: it is the user's to change.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, UsageWho, getrlimit, getrusage, setrlimit};
+use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::error::RunError;
 
@@ -167,9 +169,12 @@ pub fn blame(why: &str) -> Option<RunError> {
 
 /// Whether the processes of this one that have ended took as much processor time as one may.
 fn qemu_used_its_time() -> bool {
-    let used = getrusage(UsageWho::RUSAGE_CHILDREN).map(|used| used.user_time().tv_sec() + used.system_time().tv_sec());
-    let used = u64::try_from(used.unwrap_or(0)).unwrap_or(0);
-    hard(Resource::RLIMIT_CPU).is_some_and(|hard| used >= hard)
+    // The kernel ends a process on the tick that reaches the limit, and what it reports may be a tick or two less.
+    const TICKS: Duration = Duration::from_millis(50);
+    let span = |time: TimeVal| Duration::from_micros(u64::try_from(time.num_microseconds()).unwrap_or(0));
+    let used = getrusage(UsageWho::RUSAGE_CHILDREN).map(|used| span(used.user_time()) + span(used.system_time()));
+    let used = used.unwrap_or_default() + TICKS;
+    hard(Resource::RLIMIT_CPU).is_some_and(|hard| used >= Duration::from_secs(hard))
 }
 
 fn too_low(resource: Resource, why: &str) -> RunError {
