@@ -5,9 +5,9 @@ use testkit::lab::Lab;
 use crate::{Case, case};
 
 pub const CASES: &[Case] = &[
-    case("a_small_vm_starts_by_the_small_program_and_a_large_one_by_qemu_itself", by_size),
-    case("a_small_vm_has_to_the_mebibyte_the_memory_that_it_should", memory),
-    case("without_the_small_program_a_small_vm_starts_by_the_small_machine_of_qemu", without_program),
+    case("a_small_vm_starts_by_the_small_program_and_a_large_one_by_qemu_itself", by_size).once(),
+    case("a_small_vm_has_to_the_mebibyte_the_memory_that_it_should", memory).once(),
+    case("without_the_small_program_a_small_vm_starts_by_the_small_machine_of_qemu", without_program).once(),
     case("a_small_program_that_fails_is_left_out_and_check_says_so", failing_program).once(),
     case("where_no_small_machine_works_all_vms_start_as_a_pc", no_small_machine).once(),
     case("a_small_program_that_hangs_costs_one_trial_and_no_step", hanging_program).once(),

@@ -15,12 +15,16 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::abilities::version_of;
 use crate::boot::BootSource;
 use crate::machine::{Accel, MachineType};
 use crate::shape::{PLAIN_CPUS, VmSize};
 
 /// What the small program is called after QEMU's own name.
 const SUFFIX: &str = "-microvm";
+
+/// The first release whose small program was seen to start guests.
+const SMALL_SINCE: (u32, u32) = (8, 2);
 
 /// A way to start guests.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +103,16 @@ impl Way {
     /// Why it is not for any guest on this node, if its program is missing.
     pub fn is_missing(&self) -> Option<String> {
         (!self.qemu.exists()).then(|| format!("{} is not there", self.qemu.display()))
+    }
+
+    /// Why the small program is not for any guest: that of QEMU 7.2 starts none of them. Asking it takes a few milliseconds;
+    /// one that does not answer is tried.
+    pub fn is_too_old(&self) -> Option<String> {
+        if !self.is_small {
+            return None;
+        }
+        let (major, minor) = version_of(&self.qemu).ok()?;
+        ((major, minor) < SMALL_SINCE).then(|| format!("{} is of QEMU {major}.{minor}", self.qemu.display()))
     }
 }
 

@@ -98,7 +98,7 @@ impl Ways {
                 let why = "a guest did not come up by it, and did by another way";
                 (verdicts.recall() == Some(Verdict::Broken)).then(|| format!("{why} ({} says so)", says_so.display()))
             };
-            let why = || way.lacks(&need).or_else(|| way.is_missing()).or_else(broken);
+            let why = || way.lacks(&need).or_else(|| way.is_missing()).or_else(broken).or_else(|| way.is_too_old());
             (way, if number == last { None } else { why() })
         });
         judged.collect()
