@@ -79,7 +79,11 @@ fn killed(cluster: &Cluster, name: &str, is_slurmstepd: bool) {
         match is_slurmstepd {
             // "slurmstepd: [3.0]", of this cluster by its files.
             true => first.starts_with("slurmstepd: [") && !first.contains("extern") && is_of(*pid, &conf),
-            false => first.contains(name) && words.iter().any(|word| word.contains(cluster.dir.to_str().unwrap())),
+            false => {
+                let is_named = words.iter().any(|word| word.contains(cluster.dir.to_str().unwrap()));
+                // A clone's words name no file.
+                first.contains(name) && (is_named || process::has_open(*pid, &cluster.dir))
+            }
         }
     };
     let victim = process::all().find(is_one).unwrap_or_else(|| panic!("no {name}"));
