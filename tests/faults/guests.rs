@@ -103,7 +103,7 @@ fn agent_given_up(cluster: &Cluster) -> Saw {
 }
 
 fn clock(cluster: &Cluster) -> Saw {
-    let script = "date -s '2001-01-01 00:00:00' > /dev/null; sleep 1; date +%Y";
+    let script = "date -s '2001-01-01 00:00:00' > /dev/null; date +%Y; sleep 1";
     let (step, since) = as_root(cluster, script);
     let saw = step.end().saw(since, 0, &["2001"]);
     assert!(
