@@ -15,9 +15,19 @@ make_switch() {
     ip link set switch up
 }
 
+# Keeps the network namespace of a node's slurmd for the next one: steps go on in it, and a second namespace would take their address.
+hold_network() {
+    [[ $OWN_NETWORKS == yes ]] || return 0
+    exec {HELD_NETWORK}<"/proc/$1/ns/net"
+}
+
 # Prints what must be put before slurmd's own command line, one word per line.
 network_launcher() {
     [[ $OWN_NETWORKS == yes ]] || return 0
+    if [[ -n ${HELD_NETWORK:-} ]]; then
+        printf '%s\n' nsenter "--net=/proc/self/fd/$HELD_NETWORK"
+        return
+    fi
     printf '%s\n' unshare --net -- "$HERE/lib/own-network" "$(daemon_pid munged)" "$NODES_NETWORK.${1##*[a-z]}"
 }
 

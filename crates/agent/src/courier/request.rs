@@ -1,6 +1,6 @@
 //! What the courier needs to know about a request of the guest's kernel.
 
-use proto::files::fuse::{IN_HEADER, OUT_HEADER, WRITE_IN, op};
+use proto::files::fuse::{IN_HEADER, OUT_HEADER, WRITE_IN, long, op, word};
 use proto::files::{INLINE_MAX, MAX_DATA};
 
 /// Bytes of a request that are read apart from the rest: after a WRITE's head only its data follows.
@@ -66,16 +66,12 @@ pub(super) fn is_answered(head: &[u8; HEAD]) -> bool {
 
 /// Number of the request that a reply answers.
 pub(super) fn unique(reply: &[u8]) -> u64 {
-    reply.get(8..).and_then(|rest| rest.first_chunk()).map_or(0, |unique| u64::from_le_bytes(*unique))
+    long(reply, 8)
 }
 
 /// What it asks for.
 pub(super) fn opcode(head: &[u8; HEAD]) -> u32 {
     word(head, 4)
-}
-
-fn word(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u32::from_le_bytes(*word))
 }
 
 /// The reply that this request failed, for one that the kernel did not take.

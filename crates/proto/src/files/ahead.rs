@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::error::FilesError;
-use super::fuse::{IN_HEADER, OUT_HEADER, op};
+use super::fuse::{IN_HEADER, OUT_HEADER, long, op, word};
 
 /// How long names and attributes are believed.
 const BELIEVED: Duration = Duration::from_secs(1);
@@ -299,14 +299,6 @@ fn reply(unique: u64, body: &[u8]) -> Vec<u8> {
     bytes.extend_from_slice(&unique.to_le_bytes());
     bytes.extend_from_slice(body);
     bytes
-}
-
-fn word(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u32::from_le_bytes(*word))
-}
-
-fn long(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u64::from_le_bytes(*word))
 }
 
 #[cfg(test)]

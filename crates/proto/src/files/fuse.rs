@@ -15,6 +15,18 @@ pub const WRITE_IN: usize = 40;
 /// The node at which a share begins.
 pub const ROOT: u64 = 1;
 
+/// The four bytes at `at` as a number; 0 if they are not there.
+#[must_use]
+pub fn word(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u32::from_le_bytes(*word))
+}
+
+/// The eight bytes at `at` as a number; 0 if they are not there.
+#[must_use]
+pub fn long(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u64::from_le_bytes(*word))
+}
+
 /// What a request asks for.
 pub mod op {
     /// Find a name.

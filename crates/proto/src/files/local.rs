@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::PROBED;
-use super::fuse::{IN_HEADER, OUT_HEADER, op};
+use super::fuse::{IN_HEADER, OUT_HEADER, long, op, word};
 use super::messages::Absent;
 
 /// In the number of a handle, which the server chooses: closing a descriptor of it says nothing, on this file system no
@@ -128,14 +128,6 @@ pub fn local_reply(head: &[u8], errno: i32) -> [u8; OUT_HEADER] {
     reply[4..8].copy_from_slice(&(-errno).to_le_bytes());
     reply[8..].copy_from_slice(&long(head, 8).to_le_bytes());
     reply
-}
-
-fn word(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u32::from_le_bytes(*word))
-}
-
-fn long(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u64::from_le_bytes(*word))
 }
 
 #[cfg(test)]
