@@ -6,18 +6,17 @@
 
 #![allow(unsafe_code)]
 
-use std::io::{self, IoSlice, IoSliceMut, Read};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
-use nix::cmsg_space;
-use nix::errno::Errno;
+use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, getsockopt, recvmsg, sendmsg};
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{Uid, close};
 
 use crate::error::{Context, Fault, RunError};
+use node::pass;
 use request::Meeting;
 
 /// The descriptors of a meeting, taken over from slurmstepd.
@@ -65,9 +64,7 @@ impl Place {
 /// When the keeper has ended.
 pub(super) fn attach(door: &UnixStream) -> io::Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
-    let fds = [theirs.as_raw_fd()];
-    let rights = [ControlMessage::ScmRights(&fds)];
-    sendmsg::<()>(door.as_raw_fd(), &[IoSlice::new(&[0])], &rights, MsgFlags::MSG_NOSIGNAL, None)?;
+    pass::send(door.as_fd(), "\0", &[theirs.as_raw_fd()])?;
     ours.set_nonblocking(true)?;
     Ok(ours)
 }
@@ -82,27 +79,16 @@ pub(super) enum Arrival {
     NeverAgain,
 }
 
-/// Takes the next connection out.
+/// Takes the next connection out. The hall's socket does not block.
 pub(super) fn receive(hall: &UnixStream) -> Arrival {
-    let mut bytes = [0; 1];
-    let mut room = cmsg_space!(RawFd);
-    let mut parts = [IoSliceMut::new(&mut bytes)];
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = match recvmsg::<()>(hall.as_raw_fd(), &mut parts, Some(&mut room), flags) {
-        Ok(message) => message,
-        Err(Errno::EAGAIN | Errno::EINTR) => return Arrival::Nobody,
+    let socket = match pass::receive(hall.as_fd()) {
+        Ok((text, _)) if text.is_empty() => return Arrival::NeverAgain,
+        Ok((_, fds)) => fds.into_iter().next().map(UnixStream::from),
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+            return Arrival::Nobody;
+        }
         Err(_) => return Arrival::NeverAgain,
     };
-    if message.bytes == 0 {
-        return Arrival::NeverAgain;
-    }
-    let mut socket = None;
-    for part in message.cmsgs().into_iter().flatten() {
-        if let ControlMessageOwned::ScmRights(fds) = part {
-            // SAFETY: the kernel has just made this descriptor for this process, and nobody else knows it.
-            socket = fds.first().map(|&fd| UnixStream::from(unsafe { OwnedFd::from_raw_fd(fd) }));
-        }
-    }
     let is_ours = |socket: &UnixStream| {
         let peer = getsockopt(&socket.as_fd(), PeerCredentials);
         peer.is_ok_and(|peer| peer.uid() == Uid::effective().as_raw()) && socket.set_nonblocking(true).is_ok()
