@@ -51,9 +51,9 @@ ZSHDIR     ?= $(PREFIX)/share/zsh/$(if $(wildcard /etc/debian_version),vendor-co
 # The same bytes wherever it is built: no path of this machine is in the programs.
 REMAP := --remap-path-prefix=$(CURDIR)=/spank-vm --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
 
-SCRIPTS := .ci/run fuzz/run packaging/debian-deps packaging/bill packaging/make-packages packaging/reproduce $(wildcard packaging/debian/p[or]*) testkit/packages benches/paper-way benches/files/work.sh testkit/suites testkit/one testkit/coverage testkit/cluster/cluster testkit/cluster/demo testkit/cluster/lib/v2-node \
+SCRIPTS := .ci/run fuzz/run packaging/debian-deps packaging/bill packaging/make-packages packaging/reproduce $(wildcard packaging/debian/p[or]*) testkit/packages benches/paper-way benches/files/work.sh testkit/suites testkit/one testkit/coverage testkit/cluster/cluster testkit/cluster/demo testkit/cluster/lib/v2-node testkit/cluster/lib/own-network \
            testkit/lab/lab testkit/lab/make-node \
-           $(wildcard testkit/cluster/lib/*.sh tests/images/*) tests/parity/prelude.sh slurm-conf/example-job.sh slurm-conf/prolog
+           $(wildcard testkit/cluster/lib/*.sh) $(filter-out %.c,$(wildcard tests/images/*)) docs/examples/ring tests/parity/prelude.sh slurm-conf/example-job.sh slurm-conf/prolog
 
 # By these the tests on a real cluster find the build; for a build made elsewhere, set them in the environment.
 export SPANK_VM_STAGE  ?= $(abspath $(STAGE))

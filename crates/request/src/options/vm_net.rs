@@ -46,9 +46,9 @@ impl VmOption for VmNet {
 
     fn parse(text: &str) -> Result<Network, RequestError> {
         let found = Network::WORDS.iter().find(|(word, _)| *word == text);
-        found.map(|(_, value)| *value).ok_or_else(|| {
-            RequestError(format!("--vm-net='{}': 'none', 'user' or 'job' is needed", shown(text)))
-        })
+        found
+            .map(|(_, value)| *value)
+            .ok_or_else(|| RequestError(format!("--vm-net='{}': 'none', 'user' or 'job' is needed", shown(text))))
     }
 
     fn text(value: &Network) -> String {

@@ -42,7 +42,8 @@ impl VmOption for VmPublish {
         let mut ports: Vec<Published> = Vec::new();
         for entry in entries(text) {
             let port = parse_entry(&entry).ok_or_else(|| {
-                let why = "HOSTPORT:GUESTPORT is needed, a host port from 1024 to 65535 and a guest port from 1 to 65535";
+                let why =
+                    "HOSTPORT:GUESTPORT is needed, a host port from 1024 to 65535 and a guest port from 1 to 65535";
                 wrong(&entry, why)
             })?;
             if ports.iter().any(|other| other.host == port.host) {
