@@ -292,15 +292,15 @@ $(KIT)/.made: $(AGENT)
 	$(PROGRAM) kit build --agent $(AGENT) --output $(KIT) --cache $(CACHE)
 	@touch $@
 
-images: build ## the images 'tiny', 'debian12' and 'debian12-i386', into target/images
-	@$(MAKE) $(foreach image,tiny debian12 debian12-i386,$(ROOTS)/$(image).tar $(IMAGES)/.$(image).made)
+images: build ## the images 'tiny', 'debian12', 'debian12-i386' and 'debian12-mpi', into target/images
+	@$(MAKE) $(foreach image,tiny debian12 debian12-i386 debian12-mpi,$(ROOTS)/$(image).tar $(IMAGES)/.$(image).made)
 
 # What the demo shows, and no more.
 demo-images: build
 	@$(MAKE) $(foreach image,tiny debian12,$(ROOTS)/$(image).tar $(IMAGES)/.$(image).made)
 
 images-long: images
-	@$(MAKE) $(foreach image,debian11 debian13 debian12-mpi,$(ROOTS)/$(image).tar $(IMAGES)/.$(image).made)
+	@$(MAKE) $(foreach image,debian11 debian13,$(ROOTS)/$(image).tar $(IMAGES)/.$(image).made)
 
 $(IMAGES)/.tiny.made:          DESCRIPTION := busybox and nothing else, for tests
 $(IMAGES)/.debian11.made:      DESCRIPTION := Debian 11 (bullseye), minimal
