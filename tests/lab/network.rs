@@ -4,10 +4,8 @@ use testkit::lab::Lab;
 
 use crate::{Case, case};
 
-pub const CASES: &[Case] = &[case(
-    "vms_of_two_kernels_reach_each_other_by_name_with_whole_packets_through_the_nodes_own_tunnel",
-    across,
-)];
+pub const CASES: &[Case] =
+    &[case("vms_of_two_kernels_reach_each_other_by_name_with_whole_packets_through_the_nodes_own_tunnel", across)];
 
 /// What each of four VMs does: it reaches all by name, and stays until the first one has heard that of all of them and was told to
 /// go on. The nodes have no directory in common, so they tell each other by their network.

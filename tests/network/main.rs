@@ -4,6 +4,7 @@
 mod faults;
 mod hosts;
 mod reach;
+mod whole;
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -14,7 +15,7 @@ use testkit::suite::{self, Length, Suite};
 
 type Case = (&'static str, fn(&Cluster));
 
-const CASES: &[&[Case]] = &[reach::CASES, faults::CASES, hosts::CASES];
+const CASES: &[&[Case]] = &[reach::CASES, whole::CASES, faults::CASES, hosts::CASES];
 
 fn main() -> ExitCode {
     if std::env::var_os(OWN_NETWORKS).is_none() {

@@ -69,8 +69,9 @@ pub(super) fn add(more: &MoreAddresses) -> Result<(), AgentError> {
     // A label is free for each address of a network of 65,536, which is more than a VM has.
     let label = format!("{name}:{:x}", u16::from_be_bytes([high, low]));
     let control = control(AddressFamily::Inet)?;
-    let set =
-        |request| sys::configure(control.as_fd(), request).doing(|| format!("give the network device {label} an address"));
+    let set = |request| {
+        sys::configure(control.as_fd(), request).doing(|| format!("give the network device {label} an address"))
+    };
     set(Request::Address(sys::interface_address(&label, more.v4.address)))?;
     set(Request::Netmask(sys::interface_address(&label, mask(more.v4.prefix).to_be_bytes())))?;
     if Path::new("/proc/sys/net/ipv6").exists() { add_v6(&name, &more.v6) } else { Ok(()) }

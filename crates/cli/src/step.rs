@@ -99,7 +99,10 @@ fn run_slot(arguments: Vec<OsString>, begin: Instant, image: &mut Option<ImageRe
     let is_made_for = |network: &JobNetwork| if network.of_node.is_some() { Scope::Node } else { Scope::Slot };
     if tasks > 1 && request.job_network.as_ref().is_some_and(|network| is_made_for(network) != scope) {
         // The site's configuration has been changed since: tasks with VMs of their own would share a tap.
-        return Err(RunError::node(format!("--vm-net=job: the network was not made for vm_scope = '{}'", scope.word())));
+        return Err(RunError::node(format!(
+            "--vm-net=job: the network was not made for vm_scope = '{}'",
+            scope.word()
+        )));
     }
     if scope == Scope::Node && tasks > 1 {
         let given = arguments.clone();
