@@ -13,7 +13,7 @@ fn guest_of(env: &[(&str, &str)], wanted: &str, shared: &[&str]) -> Vec<String> 
     };
     let shares: Vec<Share> = shared.iter().map(share).collect();
     let seen = View { shares: &shares, aliases: &[] };
-    let pairs = for_guest(&env, &wanted, Surroundings { seen, processors: 4, has_pmi: false });
+    let pairs = for_guest(&env, &wanted, Surroundings { seen, processors: 4, has_pmi: false, pmix: None });
     pairs.iter().map(|(name, value)| format!("{}={}", name.display(), value.display())).collect()
 }
 
@@ -53,7 +53,7 @@ fn the_way_to_srun_does_not_lead_out_of_a_vm() {
     assert_eq!(guest(&env, "", &[]), ["SLURM_PROCID=1", "SLURM_MPI_TYPE=pmix"]);
     // The socket to slurmstepd is in the VM too.
     let env: Vec<Variable> = env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-    let kept = for_guest(&env, &[], Surroundings { seen: View::default(), processors: 4, has_pmi: true });
+    let kept = for_guest(&env, &[], Surroundings { seen: View::default(), processors: 4, has_pmi: true, pmix: None });
     let pmi: Vec<_> =
         kept.iter().filter_map(|(name, _)| name.to_str().filter(|name| name.starts_with("PMI"))).collect();
     assert_eq!(pmi, ["PMI_FD", "PMI_RANK"]);
