@@ -93,9 +93,8 @@ impl Tasks {
 
     /// Descriptors to read from or to accept from, while there is room for what they say.
     pub fn outputs(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.running().flat_map(|running| {
-            running.outputs.iter().filter_map(OutputPump::waiting).chain(running.waiting())
-        })
+        self.running()
+            .flat_map(|running| running.outputs.iter().filter_map(OutputPump::waiting).chain(running.waiting()))
     }
 
     /// Sockets that something can be done with, while there is room for what they say.

@@ -220,3 +220,107 @@ fn connection_to(address: SocketAddrV4) -> Result<OwnedFd, Errno> {
         Err(errno) => Err(errno),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::pmix::Name;
+    use proto::Decoder;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    const GREETING: &[u8] =
+        b"\xff\xff\xff\xff\xff\xff\xff\xff\x2a\0\0\0\0\0\0\0native\0\0\0\0\x08\0\0\0\0\0\0\0\0\0n\0\0\0\0\x01\
+4.2.2\0v41\0\x01hash\0";
+    const FINALIZE: &[u8] = b"\0\0\0\x01\0\0\0\x64\0\0\0\x02\0\0\0\0\x02\x05";
+
+    fn place() -> (Connection, TcpListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let std::net::SocketAddr::V4(address) = listener.local_addr().unwrap() else { panic!() };
+        let name = Name { namespace: b"n".to_vec(), rank: 1 };
+        let server = PmixServer { address, in_guest: address, name };
+        (Connection::new(0, &server), listener)
+    }
+
+    fn accepted(listener: &TcpListener) -> TcpStream {
+        let (server, _) = listener.accept().unwrap();
+        server.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        server
+    }
+
+    /// The messages for the guest.
+    fn told(connection: &mut Connection) -> Vec<String> {
+        let mut out = Outgoing::default();
+        let line = connection.pass_on(0, &mut out);
+        connection.answer(0, &mut out);
+        let (mut guest, mut channel) = UnixStream::pair().unwrap();
+        out.flush(&mut channel);
+        drop(channel);
+        let (mut decoder, mut bytes) = (Decoder::new(), Vec::new());
+        ToGuest::Hello { version: 1, nonce: 1 }.encode(0, &mut bytes);
+        guest.read_to_end(&mut bytes).unwrap();
+        decoder.push(&bytes);
+        decoder.next_frame().unwrap();
+        let mut seen: Vec<String> = line.into_iter().collect();
+        while let Some(frame) = decoder.next_frame().unwrap() {
+            seen.push(format!("{:?}", ToGuest::parse(frame).unwrap()));
+        }
+        seen
+    }
+
+    #[test]
+    fn a_connection_is_made_once_the_guest_has_greeted_and_ends_with_the_guest_s() {
+        let (mut connection, listener) = place();
+        listener.set_nonblocking(true).unwrap();
+        // Twice: the place is as new after both sides have closed it.
+        for _ in 0..2 {
+            assert_eq!(connection.hear(&GREETING[..20]), Ok(None));
+            assert!(listener.accept().is_err(), "no connection for half a greeting");
+            assert_eq!(connection.hear(&GREETING[20..]), Ok(None));
+            let mut server = accepted(&listener);
+            server.read_exact(&mut [0; 58]).unwrap();
+            server.write_all(&[0, 0, 0, 0, 0, 0, 0, 5]).unwrap();
+            assert_eq!(told(&mut connection), ["Data(Socket(0), [0, 0, 0, 0, 0, 0, 0, 5])"]);
+            assert_eq!(connection.hear(FINALIZE), Ok(None));
+            connection.close().unwrap();
+            assert_eq!(told(&mut connection), ["Eof(Socket(0))"]);
+            let mut said = Vec::new();
+            server.read_to_end(&mut said).unwrap();
+            assert_eq!(said, FINALIZE, "and then the end");
+        }
+    }
+
+    #[test]
+    fn the_guest_is_told_of_the_server_s_end_and_says_nothing_after_its_own() {
+        let (mut connection, listener) = place();
+        connection.hear(GREETING).unwrap();
+        let mut server = accepted(&listener);
+        server.read_exact(&mut [0; 58]).unwrap();
+        drop(server);
+        assert_eq!(told(&mut connection), ["Eof(Socket(0))"]);
+        assert!(connection.wanted().is_none());
+        assert_eq!(connection.hear(FINALIZE), Ok(None), "that was on its way");
+        connection.close().unwrap();
+        assert_eq!(told(&mut connection), [""; 0]);
+        connection.close().unwrap();
+        assert!(connection.close().is_err() && connection.hear(b"x").is_err());
+        assert_eq!(told(&mut connection), ["Eof(Socket(0))"]);
+    }
+
+    #[test]
+    fn nonsense_and_a_server_that_has_gone_are_told_in_one_line() {
+        let (mut connection, listener) = place();
+        let line = connection.hear(&[b'x'; 4000]).unwrap().unwrap();
+        assert!(line.contains("Slurm's PMIx server"), "{line}");
+        assert_eq!(told(&mut connection), ["Eof(Socket(0))"]);
+        listener.set_nonblocking(true).unwrap();
+        assert!(listener.accept().is_err());
+        let (mut connection, listener) = place();
+        drop(listener);
+        connection.hear(GREETING).unwrap();
+        let said = told(&mut connection);
+        assert!(said.last().is_some_and(|last| last == "Eof(Socket(0))"), "{said:?}");
+    }
+}

@@ -167,7 +167,9 @@ impl Task {
         let lost = match (&pmi, &pmix) {
             (Some(_), _) if !is_only => Some("pmi2 reaches into no slot of several VMs"),
             (_, Some(_)) if !is_only => Some("pmix reaches into no slot of several VMs"),
-            (_, Some(Err(()))) => Some("this node's PMIx server is no port of 127.0.0.1, so it reaches into no VM"),
+            (_, Some(Err(()))) => Some(
+                "this node's PMIx is older than 4.1 or not at a port of 127.0.0.1, and reaches into no VM; pmi2 does",
+            ),
             _ => None,
         };
         self.sockets = pmi.into_iter().filter(|_| is_only).collect();

@@ -12,9 +12,9 @@ use std::net::SocketAddrV4;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
+use super::pmix_server::PmixServer;
 use crate::shares::View;
 use request::EnvEntry;
-use super::pmix_server::PmixServer;
 use rules::{APART, LAUNCHERS, Rule, rule_for};
 
 /// Temporary directories that every system has.

@@ -129,7 +129,7 @@ impl Pmix {
         // The only number that is not in the order of networks.
         let length = u32::from_le_bytes([header[8], header[9], header[10], header[11]]) as usize;
         if length > GREETING_MAX {
-            return Err(not_understood("begins with a message that is too long"));
+            return Err(not_understood("with a first message that is too long"));
         }
         let Some(greeting) = rest.get_mut(..length) else { return Ok(None) };
         check_greeting(greeting, &self.name)?;
@@ -144,7 +144,7 @@ impl Pmix {
         let number = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let (tag, length) = (number(4), number(8) as usize);
         if tag < FIRST_TAG || !(2..=MESSAGE_MAX).contains(&length) || count != ONE {
-            return Err(not_understood(&format!("sends {length} bytes with the tag {tag}, which are no request,")));
+            return Err(not_understood(&format!("with {length} bytes and the tag {tag}, which are no request")));
         }
         if REQUESTS.contains(&request) {
             self.passing = HEADER_LEN + length;
@@ -252,26 +252,26 @@ fn check_greeting(greeting: &mut [u8], name: &Name) -> Result<(), String> {
     let mut rest = &mut *greeting;
     let security = word(&mut rest)?;
     if security != b"native" || number(&mut rest)? != 8 {
-        return Err(not_understood("says who it is in another way than 'native'"));
+        return Err(not_understood("and proves who it is in another way than 'native'"));
     }
     let (credential, mut rest) = rest.split_at_mut_checked(8).ok_or_else(too_short)?;
     credential[..4].copy_from_slice(&geteuid().as_raw().to_be_bytes());
     credential[4..].copy_from_slice(&getegid().as_raw().to_be_bytes());
     if byte(&mut rest)? != PLAIN_CLIENT {
-        return Err(not_understood("is a tool and no task"));
+        return Err(not_understood("as a tool and not as a task"));
     }
     if word(&mut rest)? != name.namespace || number(&mut rest)? != name.rank {
-        return Err(not_understood("has the name of another task"));
+        return Err(not_understood("in the name of another task"));
     }
     let version = word(&mut rest)?.to_vec();
     // The server reads another message if it is 2.0.
     let is_later = matches!(version[..], [b'4'..=b'9', b'.', ..]);
     if !is_later || word(&mut rest)? != b"v41" || byte(&mut rest)? != PLAIN_BUFFER {
         let version = qemu::printable(&version);
-        return Err(not_understood(&format!("has PMIx '{version}', and 4.1 or later is needed,")));
+        return Err(not_understood(&format!("with PMIx '{version}', and needs 4.1 or later")));
     }
     if word(&mut rest)? != b"hash" {
-        return Err(not_understood("wants memory of the server (PMIX_MCA_gds), which no VM has,"));
+        return Err(not_understood("and wants its memory (PMIX_MCA_gds), which no VM has"));
     }
     Ok(())
 }
@@ -296,9 +296,156 @@ fn byte(rest: &mut &mut [u8]) -> Result<u8, String> {
 }
 
 fn too_short() -> String {
-    not_understood("begins with no message of PMIx")
+    not_understood("with no message of PMIx")
 }
 
 fn not_understood(what: &str) -> String {
-    format!("the command {what} to Slurm's PMIx server, which is not passed on, and MPI does not go on")
+    format!("the command speaks to Slurm's PMIx server {what}: this is not passed on, and MPI does not go on")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name() -> Name {
+        Name { namespace: b"slurm.pmix.7.0".to_vec(), rank: 3 }
+    }
+
+    fn begun() -> Pmix {
+        let mut pmix = Pmix::new(name());
+        pmix.hear(&greeting(&name(), "4.2.2", "hash"));
+        assert!(pmix.next().unwrap().is_some());
+        pmix.answered(&[0; ANSWER_LEN]);
+        pmix.for_guest().clear();
+        pmix
+    }
+
+    /// A client's first message, as root of a guest says it.
+    fn greeting(name: &Name, version: &str, memory: &str) -> Vec<u8> {
+        let rank = name.rank.to_be_bytes();
+        let parts: [&[u8]; 10] = [
+            b"native\0\0\0\0\x08\0\0\0\0\0\0\0\0\0",
+            &name.namespace,
+            b"\0",
+            &rank,
+            version.as_bytes(),
+            b"\0v41\0\x01",
+            memory.as_bytes(),
+            b"\0",
+            b"\0",
+            b"",
+        ];
+        let body = parts.concat();
+        let length = (body.len() as u32).to_le_bytes();
+        let parts: [&[u8]; 4] = [&[0xff; 8], &length, &[0; 4], &body];
+        parts.concat()
+    }
+
+    fn request(tag: u32, number: u8, more: usize) -> Vec<u8> {
+        let length = (2 + more as u32).to_be_bytes();
+        let (tag, more) = (tag.to_be_bytes(), vec![7; more]);
+        let parts: [&[u8]; 6] = [&[0, 0, 0, 1], &tag, &length, &[0; 4], &[ONE, number], &more];
+        parts.concat()
+    }
+
+    #[test]
+    fn a_task_greets_in_its_own_name_with_the_runner_s_user() {
+        let said = greeting(&name(), "4.2.2", "hash");
+        let mut pmix = Pmix::new(name());
+        // Nothing is passed on before all is there: the server would wait for the rest while all others wait.
+        for byte in &said[..said.len() - 1] {
+            pmix.hear(&[*byte]);
+            assert_eq!(pmix.next(), Ok(None));
+        }
+        pmix.hear(&said[said.len() - 1..]);
+        let passed = pmix.next().unwrap().unwrap();
+        assert_eq!(passed.len(), said.len());
+        let credential = [geteuid().as_raw().to_be_bytes(), getegid().as_raw().to_be_bytes()].concat();
+        let at = HEADER_LEN + "native\0".len() + 4;
+        assert_eq!(passed[at..at + 8], credential[..]);
+        assert_eq!((&passed[..at], &passed[at + 8..]), (&said[..at], &said[at + 8..]));
+    }
+
+    #[test]
+    fn another_task_a_tool_an_older_library_and_nonsense_do_not_reach_the_server() {
+        let other = |namespace: &[u8], rank| Name { namespace: namespace.to_vec(), rank };
+        let good = greeting(&name(), "4.2.2", "hash");
+        let flag = HEADER_LEN + "native\0".len() + 4 + 8;
+        let tool = [&good[..flag], &[3], &good[flag + 1..]].concat();
+        let long = [&good[..8], &5000_u32.to_le_bytes()[..], &good[12..]].concat();
+        let cut = [&good[..8], &20_u32.to_le_bytes()[..], &good[12..]].concat();
+        for (said, why) in [
+            (greeting(&other(b"slurm.pmix.7.0", 2), "4.2.2", "hash"), "another task"),
+            (greeting(&other(b"slurm.pmix.8.0", 3), "4.2.2", "hash"), "another task"),
+            (greeting(&name(), "2.0.3", "hash"), "PMIx '2.0.3'"),
+            (greeting(&name(), "4.2.2", "ds21"), "PMIX_MCA_gds"),
+            (tool, "tool"),
+            (long, "too long"),
+            (cut, "no message of PMIx"),
+            (b"GET / HTTP/1.0\r\n\r\nGET / HTTP/1.0\r\n\r\n".to_vec(), "too long"),
+        ] {
+            let mut pmix = Pmix::new(name());
+            pmix.hear(&said);
+            let line = pmix.next().unwrap_err();
+            assert!(line.contains(why) && !line.contains('\n'), "{line}");
+        }
+    }
+
+    #[test]
+    fn requests_of_the_list_pass_in_pieces_and_others_are_answered_here() {
+        let mut pmix = begun();
+        let fence = request(101, 3, 30_000);
+        pmix.hear(&fence[..20]);
+        assert_eq!(pmix.next().unwrap().unwrap(), fence[..20]);
+        assert_eq!(pmix.next(), Ok(None));
+        // Job control, and the words behind it, which are nothing to the server.
+        pmix.hear(&[&fence[20..], &request(102, 18, 500), &request(103, 5, 0)].concat());
+        assert_eq!(pmix.next().unwrap().unwrap(), fence[20..]);
+        assert_eq!(pmix.next().unwrap().unwrap(), request(103, 5, 0));
+        assert_eq!((pmix.kept(), pmix.next()), (0, Ok(None)));
+        let answer = b"\0\0\0\0\0\0\0\x66\0\0\0\x02\0\0\0\0\x02\x5d";
+        assert_eq!(pmix.for_guest()[..], answer[..]);
+        assert_eq!(pmix.line(), None);
+    }
+
+    #[test]
+    fn own_answers_go_between_two_of_the_server() {
+        let mut pmix = begun();
+        let said = request(101, 0, 100);
+        pmix.answered(&said[..40]);
+        pmix.hear(&request(102, SPAWN, 9));
+        pmix.hear(&request(103, SPAWN, 9));
+        assert_eq!(pmix.next(), Ok(None));
+        assert!(pmix.line().unwrap().contains("MPI_Comm_spawn"));
+        assert_eq!(pmix.line(), None, "once");
+        assert_eq!(pmix.for_guest()[..], said[..40]);
+        let all = [&said[40..], &said[..7]].concat();
+        pmix.answered(&all);
+        let heard = std::mem::take(pmix.for_guest());
+        assert_eq!((&heard[..40], heard.len()), (&said[..40], said.len() + 2 * 18));
+        assert_eq!(heard[said.len() + 4..said.len() + 8], 102_u32.to_be_bytes());
+        pmix.answered(&said[7..]);
+        assert_eq!(pmix.for_guest()[..], said[..]);
+    }
+
+    #[test]
+    fn a_guest_that_asks_and_never_reads_is_not_answered_without_end() {
+        let mut pmix = begun();
+        for _ in 0..1000 {
+            pmix.hear(&request(200, SPAWN, 0));
+            assert_eq!(pmix.next(), Ok(None));
+        }
+        assert!(pmix.for_guest().len() < UNREAD_MAX + 100 && pmix.kept() > 1000);
+    }
+
+    #[test]
+    fn what_is_no_request_ends_the_conversation() {
+        let long = request(101, 2, MESSAGE_MAX);
+        for said in [request(1, 0, 0), request(0, 12, 4), long, vec![b'x'; 30], vec![0; 18]] {
+            let mut pmix = begun();
+            pmix.hear(&said[..18]);
+            let line = pmix.next().unwrap_err();
+            assert!(line.contains("no request"), "{line}");
+        }
+    }
 }

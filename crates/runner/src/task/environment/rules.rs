@@ -66,7 +66,12 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("PMIX_BFROP_BUFFER_TYPE", Rule::Pmix),
     ("PMIX_GDS_MODULE", Rule::PmixOnly("hash")),
     ("PMIX_SECURITY_MODE", Rule::PmixOnly("native")),
-    ("PMIX_SERVER_URI*", Rule::PmixServer),
+    ("PMIX_SERVER_URI41", Rule::PmixServer),
+    // By these an older library finds the way too, and is told that it is too old.
+    ("PMIX_SERVER_URI4", Rule::PmixServer),
+    ("PMIX_SERVER_URI3", Rule::PmixServer),
+    ("PMIX_SERVER_URI21", Rule::PmixServer),
+    ("PMIX_SERVER_URI2", Rule::PmixServer),
     ("PMIX_*", Rule::Drop),
     ("SLURM_PMI*", Rule::Drop),
     ("SLURM_SRUN_COMM_*", Rule::Drop),
