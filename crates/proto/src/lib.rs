@@ -11,7 +11,7 @@
 //!   HELLO version nonce            ───────────►   (waits for it, drops anything before)
 //!                                  ◄───────────   HELLO version same-nonce boot-times
 //!   CLOCK HOSTNAME ENTROPY SHARE…  ───────────►   (also CPUS, MEMORY, LINK, ZONE, TASKS, NETWORK, ADDRESS, HOSTS, RESOLVER)
-//!   USER GROUP… CREDENTIALS CWD ARG… ENV… ────►   (also RLIMIT, PRIORITY, CPU-SET, PTY, MERGE-STDERR, SOCKET)
+//!   USER GROUP… CREDENTIALS CWD ARG… ENV… ────►   (also RLIMIT, PRIORITY, CPU-SET, PTY, MERGE-STDERR, SOCKET, LISTENER)
 //!   FILE FILE-DATA… START          ───────────►
 //!                                  ◄───────────   STARTED pid   or   FAILED why
 //!   DATA stdin  WINDOW  SIGNAL     ◄──────────►   DATA stdout/stderr  WINDOW  EOF

@@ -35,6 +35,7 @@ pub(super) mod kind {
     pub const START: u8 = 41;
     pub const MERGE_STDERR: u8 = 42;
     pub const GROUP: u8 = 43;
+    pub const LISTENER: u8 = 44;
     pub const PRIORITY: u8 = 45;
     pub const CPU_SET: u8 = 46;
     pub const SOCKET: u8 = 47;

@@ -144,6 +144,17 @@ pub enum ToGuest<'a> {
     /// Give the command a socket as this descriptor. Its bytes are [`Stream::Socket`]: the first such message is socket 0. An
     /// EOF of it closes both directions.
     Socket(u32),
+    /// Listen at this address while the command runs. Each connection is the next free one of so many [`Stream::Socket`], whose
+    /// places follow those of all sockets; the next one waits until one is free. An EOF closes both directions, each side sends
+    /// nothing after its own, and when both have, the place is as new.
+    Listener {
+        /// IPv4 address of the guest.
+        address: [u8; 4],
+        /// TCP port.
+        port: u16,
+        /// Connections at a time.
+        connections: u8,
+    },
     /// Create this file, owned by the user; FILE-DATA messages that follow are its content.
     File {
         /// Permission bits.
@@ -253,6 +264,12 @@ impl<'a> ToGuest<'a> {
             Self::FileData(bytes) => (kind::FILE_DATA, 0, bytes),
             Self::MergeStderr => (kind::MERGE_STDERR, 0, &[]),
             Self::Socket(number) => (kind::SOCKET, 0, put(&mut scratch, number.to_le_bytes())),
+            Self::Listener { address, port, connections } => {
+                scratch.extend_from_slice(address);
+                scratch.extend(port.to_le_bytes());
+                scratch.push(*connections);
+                (kind::LISTENER, 0, &scratch)
+            }
             Self::Start => (kind::START, 0, &[]),
             Self::Data(stream, bytes) => (kind::DATA, stream.number(), bytes),
             Self::Eof(stream) => (kind::EOF, stream.number(), &[]),
@@ -333,6 +350,12 @@ impl<'a> ToGuest<'a> {
             kind::FILE_DATA => Self::FileData(p),
             kind::MERGE_STDERR => Self::MergeStderr,
             kind::SOCKET => Self::Socket(Reader::new(p, "SOCKET").only(Reader::u32)?),
+            kind::LISTENER => {
+                let mut r = Reader::new(p, "LISTENER");
+                let (address, port, connections) = (r.array()?, r.u16()?, r.u8()?);
+                r.end()?;
+                Self::Listener { address, port, connections }
+            }
             kind::START => Self::Start,
             kind::DATA => Self::Data(Stream::parse(frame.stream, "DATA")?, p),
             kind::EOF => Self::Eof(Stream::parse(frame.stream, "EOF")?),
