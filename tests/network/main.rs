@@ -4,6 +4,7 @@
 mod faults;
 mod hosts;
 mod reach;
+mod whole;
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -11,7 +12,7 @@ use std::process::{Command, ExitCode};
 use testkit::cluster::OWN_NETWORKS;
 use testkit::suite::{self, Cases, Length, Plain, PlainCase as Case};
 
-const CASES: &[&[Case]] = &[reach::CASES, faults::CASES, hosts::CASES];
+const CASES: &[&[Case]] = &[reach::CASES, whole::CASES, faults::CASES, hosts::CASES];
 
 fn main() -> ExitCode {
     if std::env::var_os(OWN_NETWORKS).is_none() {

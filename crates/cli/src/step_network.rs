@@ -14,8 +14,8 @@ use nix::unistd::alarm;
 
 use network::NetworkError;
 use network::make::{Made, Part, make};
-use network::plan::{check_size, tasks_per_node};
-use request::Network;
+use network::plan::{Has, check_size, tasks_per_node};
+use request::{Network, Scope, VmOption, VmScope};
 use runner::config::Config;
 
 /// Where Slurm's commands are.
@@ -42,6 +42,9 @@ pub struct Arguments {
     /// VMs of each task
     #[arg(long)]
     vms: u32,
+    /// What has a VM; not given where the site decides
+    #[arg(long, value_parser = |text: &str| VmScope::parse(text))]
+    scope: Option<Scope>,
     /// Tasks on each node, in Slurm's short form
     #[arg(long)]
     tasks: String,
@@ -53,18 +56,18 @@ pub struct Arguments {
     nodes: Option<String>,
 }
 
-/// Makes it and hands it over the socket that is this process's stdin, as `ok MTU` with the taps and then the guard, or as `user TEXT`
-/// or `node TEXT`.
+/// Makes it and hands it over the socket that is this process's stdin, as `ok MTU SCOPE` with the taps and then the guard, or as
+/// `user TEXT` or `node TEXT`.
 pub fn run(config: Result<Config, String>, arguments: &Arguments) -> anyhow::Result<()> {
     // Slurmstepd waits for this process, and the controller may hang: then it ends by a signal.
     alarm::set(MOST_S);
-    let made =
-        config.map_err(NetworkError::new).and_then(|config| prepare(&config, arguments)).and_then(|part| make(&part));
+    let prepared = config.map_err(NetworkError::new).and_then(|config| prepare(&config, arguments));
+    let made = prepared.and_then(|(part, scope)| Ok((make(&part)?, scope)));
     let socket = io::stdin();
     match made {
-        Ok(Made { taps, guard, mtu }) => {
+        Ok((Made { taps, guard, mtu }, scope)) => {
             let fds: Vec<i32> = taps.iter().chain(&guard).map(AsRawFd::as_raw_fd).collect();
-            node::pass::send(socket.as_fd(), &format!("ok {mtu}"), &fds)?;
+            node::pass::send(socket.as_fd(), &format!("ok {mtu} {}", scope.word()), &fds)?;
         }
         Err(error) => {
             let blame = if error.is_users() { "user" } else { "node" };
@@ -75,12 +78,14 @@ pub fn run(config: Result<Config, String>, arguments: &Arguments) -> anyhow::Res
     Ok(())
 }
 
-fn prepare(config: &Config, arguments: &Arguments) -> Result<Part, NetworkError> {
+fn prepare(config: &Config, arguments: &Arguments) -> Result<(Part, Scope), NetworkError> {
     if !config.allowed_networks.contains(&Network::Job) {
         return Err(NetworkError::user("--vm-net=job: this site does not allow it ('allowed_networks')"));
     }
     let tasks = tasks_per_node(&arguments.tasks)?;
-    check_size(&tasks, arguments.vms, config.job_network)?;
+    let scope = scope(arguments.scope.unwrap_or(config.vm_scope), &tasks);
+    let has = if scope == Scope::Node { Has::Node } else { Has::Task(arguments.vms) };
+    check_size(&tasks, has, config.job_network)?;
     if arguments.node >= tasks.len() {
         return Err(NetworkError::new("Slurm does not say which node of the step this is"));
     }
@@ -88,15 +93,21 @@ fn prepare(config: &Config, arguments: &Arguments) -> Result<Part, NetworkError>
         1 => Vec::new(),
         _ => addresses(arguments.nodes.as_deref().unwrap_or_default(), tasks.len())?,
     };
-    Ok(Part {
+    let part = Part {
         job: arguments.job,
         step: arguments.step,
-        vms: tasks.iter().map(|tasks| tasks * arguments.vms).collect(),
+        vms: tasks.iter().map(|&tasks| has.vms(tasks)).collect(),
         node: arguments.node,
         addresses,
         port: config.job_network_port,
         range: config.job_network,
-    })
+    };
+    Ok((part, scope))
+}
+
+/// A step without two tasks on one node is the same with both values: each VM has the name and the address of its task.
+fn scope(wanted: Scope, tasks: &[u32]) -> Scope {
+    if tasks.iter().all(|&tasks| tasks < 2) { Scope::Slot } else { wanted }
 }
 
 /// The addresses of the nodes, in their order in the list.
@@ -185,6 +196,12 @@ mod tests {
         assert!(address_of("n2", NODES).unwrap_err().to_string().contains("no address of node n2"));
         let v6 = address_of("n1", "NodeName=n1 NodeAddr=::1\n").unwrap_err().to_string();
         assert!(v6.contains("has no IPv4 address"), "{v6}");
+    }
+
+    #[test]
+    fn a_node_has_one_vm_only_if_some_node_has_several_tasks() {
+        assert_eq!(scope(Scope::Node, &[1, 2]), Scope::Node);
+        assert_eq!((scope(Scope::Node, &[1, 1]), scope(Scope::Slot, &[1, 2])), (Scope::Slot, Scope::Slot));
     }
 
     #[test]

@@ -53,7 +53,7 @@ impl SaveAs {
     /// When there is none; the text is for the user.
     pub fn new(spec: &SaveSpec, description: Option<String>, config: &Config) -> Result<Self, RunError> {
         packer_exists().blame(Fault::Node)?;
-        let place = NewImage::find(spec, config.catalogue().dir_for_new()).blame(Fault::User)?;
+        let place = NewImage::find(spec, &config.catalogue()).blame(Fault::User)?;
         Ok(Self { place, description })
     }
 
