@@ -55,7 +55,7 @@ mod window;
 
 pub use error::ProtoError;
 pub use frame::{Decoder, Frame};
-pub use message::{BootTimes, ExitStatus, FailKind, Level, Stream, Transport};
+pub use message::{BootTimes, ExitStatus, FailKind, Stream, Transport};
 pub use network::{Inet, Interface, MoreAddresses};
 pub use to_guest::ToGuest;
 pub use to_host::ToHost;

@@ -89,7 +89,7 @@ fn every_message_to_the_host_arrives_as_it_was_sent() {
         ToHost::Exit(ExitStatus::Code(255)),
         ToHost::Synced,
         ToHost::Exit(ExitStatus::Signal(11)),
-        ToHost::Log { level: Level::Warn, text: b"hm" },
+        ToHost::Warning(b"hm"),
     ];
     for message in messages {
         roundtrip(|out| message.encode(0, out), |frame| assert_eq!(ToHost::parse(frame), Ok(message.clone())));

@@ -236,11 +236,7 @@ impl<'a> ToGuest<'a> {
                 }
                 (kind::USER, 0, &scratch)
             }
-            Self::Group { gid, name } => {
-                scratch.extend(gid.to_le_bytes());
-                scratch.extend_from_slice(name);
-                (kind::GROUP, 0, &scratch)
-            }
+            Self::Group { gid, name } => (kind::GROUP, 0, put_numbered(&mut scratch, *gid, name)),
             Self::Credentials { uid, gid, umask, groups } => {
                 for id in [uid, gid, umask].into_iter().chain(groups) {
                     scratch.extend(id.to_le_bytes());
@@ -256,11 +252,7 @@ impl<'a> ToGuest<'a> {
             Self::Priority { nice, io } => (kind::PRIORITY, 0, put_priority(&mut scratch, *nice, *io)),
             Self::CpuSet(mask) => (kind::CPU_SET, 0, mask),
             Self::Pty { rows, cols } => (kind::PTY, 0, put_size(&mut scratch, *rows, *cols)),
-            Self::File { mode, path } => {
-                scratch.extend(mode.to_le_bytes());
-                scratch.extend_from_slice(path);
-                (kind::FILE, 0, &scratch)
-            }
+            Self::File { mode, path } => (kind::FILE, 0, put_numbered(&mut scratch, *mode, path)),
             Self::FileData(bytes) => (kind::FILE_DATA, 0, bytes),
             Self::MergeStderr => (kind::MERGE_STDERR, 0, &[]),
             Self::Socket(number) => (kind::SOCKET, 0, put(&mut scratch, number.to_le_bytes())),
@@ -390,6 +382,13 @@ impl<'a> ToGuest<'a> {
         }
         Ok(Self::Credentials { uid, gid, umask, groups })
     }
+}
+
+/// Appends a number, and then the rest of the payload.
+fn put_numbered<'a>(out: &'a mut Vec<u8>, number: u32, rest: &[u8]) -> &'a [u8] {
+    out.extend(number.to_le_bytes());
+    out.extend_from_slice(rest);
+    out
 }
 
 /// A field with its length, and one that ends with the message.

@@ -10,7 +10,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use proto::{DATA_CHUNK, ExitStatus, Level, ProtoError, Stream, ToGuest, ToHost};
+use proto::{DATA_CHUNK, ExitStatus, ProtoError, Stream, ToGuest, ToHost};
 
 use crate::children::REAP_TIME;
 use crate::error::{AgentError, Doing};
@@ -247,7 +247,7 @@ impl Running {
                 return;
             }
             let text = b"processes of the command could not be killed; they end with the VM";
-            out.send(self.task, &ToHost::Log { level: Level::Warn, text });
+            out.send(self.task, &ToHost::Warning(text));
             for output in &mut self.outputs {
                 output.cut_off(self.task, out);
             }
@@ -260,13 +260,13 @@ impl Running {
             socket.finish(self.task, &mut self.buffer, out);
         }
         if let Some(text) = machine.killed_for_memory() {
-            out.send(self.task, &ToHost::Log { level: Level::Warn, text: text.as_bytes() });
+            out.send(self.task, &ToHost::Warning(text.as_bytes()));
         }
         // Others may keep the host busy for ever. What this command wrote itself is there.
         if !end.is_one_of_several
             && let Err(error) = machine.sync_shares()
         {
-            out.send(self.task, &ToHost::Log { level: Level::Warn, text: error.to_string().as_bytes() });
+            out.send(self.task, &ToHost::Warning(error.to_string().as_bytes()));
         }
         out.send(self.task, &ToHost::Exit(end.status));
         self.over = true;

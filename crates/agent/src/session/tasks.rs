@@ -8,7 +8,7 @@ use nix::libc;
 use nix::poll::PollFd;
 use nix::unistd::{Pid, read};
 
-use proto::{DATA_CHUNK, FailKind, Level, ProtoError, ToGuest, ToHost};
+use proto::{DATA_CHUNK, FailKind, ProtoError, ToGuest, ToHost};
 
 use super::collecting::Collecting;
 use super::running::Running;
@@ -176,7 +176,7 @@ impl Tasks {
         if let Some(errno) = spawned.cwd_error {
             let cwd = String::from_utf8_lossy(&collected.spec.cwd);
             let text = format!("cannot enter '{cwd}' in the VM: {}; running in /tmp instead", errno.desc());
-            out.send(task, &ToHost::Log { level: Level::Warn, text: text.as_bytes() });
+            out.send(task, &ToHost::Warning(text.as_bytes()));
         }
         self.leaders.push(spawned.pid);
         out.send(task, &ToHost::Started(spawned.pid.as_raw() as u32));

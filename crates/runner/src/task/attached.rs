@@ -295,7 +295,7 @@ fn name(message: &ToHost<'_>) -> &'static str {
         ToHost::Exit(_) => "EXIT",
         ToHost::Pong => "PONG",
         ToHost::Synced => "SYNCED",
-        ToHost::Log { .. } => "LOG",
+        ToHost::Warning(_) => "WARNING",
     }
 }
 
