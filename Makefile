@@ -164,11 +164,11 @@ test-parity: build kit images ## the same scripts bare and in a VM, compared (as
 	$(CARGO) test --quiet -p spank-vm --test parity
 
 test-long: build kit images-long disks-long ## what takes minutes: gigabytes, time limits, many images, faults among hundreds of VMs, fuzzing, coverage (as root)
-	@MAKE=$(MAKE) SPANK_VM_LONG=1 testkit/suites suite-slurm suite-parity suite-faults fuzz coverage
+	@MAKE=$(MAKE) SPANK_VM_LONG=1 testkit/suites suite-slurm suite-network suite-parity suite-faults fuzz coverage
 
 # Without the builds that they need: for 'test-long'.
-.PHONY: suite-slurm suite-parity suite-faults
-suite-slurm suite-parity suite-faults: suite-%:
+.PHONY: suite-slurm suite-network suite-parity suite-faults
+suite-slurm suite-network suite-parity suite-faults: suite-%:
 	$(call section,$* on a real Slurm)
 	$(CARGO) test --quiet -p spank-vm --test $*
 

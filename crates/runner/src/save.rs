@@ -8,10 +8,9 @@ use super::session::{Address, Events, Listener, Outgoing, Refusal, Vm, Wait, non
 use super::signals::{Signal, Signals, is_fatal};
 use crate::config::Config;
 use crate::error::{Blame, Fault, RunError};
-use crate::notice;
+use crate::notice::{self, printable};
 use image::{BootMode, DEFAULT_MAX_BYTES, Image, ImportError, ImportOptions, NewImage, import, packer_exists};
 use proto::{ExitStatus, RecvWindow, Stream, ToGuest, ToHost};
-use qemu::printable;
 use request::SaveSpec;
 
 mod disk;

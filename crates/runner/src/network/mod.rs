@@ -63,6 +63,14 @@ impl Network {
         }))
     }
 
+    /// The network of a task whose VM another process has; that process has checked it.
+    ///
+    /// # Errors
+    /// When the plugin's part of it did not arrive.
+    pub(crate) fn of_member(slot: &Slot) -> Result<Option<Self>, RunError> {
+        slot.job_network.as_ref().map(|_| JobNetwork::of_member(slot).map(Self::Job)).transpose()
+    }
+
     /// The VM's end of the network, if it is a file.
     ///
     /// # Errors
@@ -87,6 +95,14 @@ impl Network {
         match self {
             Self::User(user) => user.introduce(send),
             Self::Job(job) => job.introduce(index, send),
+        }
+    }
+
+    /// The host name that a VM has by its network.
+    pub(crate) fn own_name(&self) -> Option<String> {
+        match self {
+            Self::User(_) => None,
+            Self::Job(job) => job.own_name(),
         }
     }
 
