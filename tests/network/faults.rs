@@ -79,7 +79,8 @@ fn nothing_is_left(cluster: &Cluster) {
     // The next step on these nodes gets a network.
     let script = "ls /sys/class/net/eth0 >/dev/null && echo ok";
     let next = ["-Q", "-N2", "-n2", "--mem=600", "--vm-image=tiny", "--vm-net=job", "sh", "-c", script];
-    assert_eq!(cluster.srun(&next).ok(), "ok\nok\n");
+    let ran = cluster.srun(&next);
+    assert!(ran.code == 0 && ran.stdout == "ok\nok\n", "{ran:?}");
 }
 
 fn killed(cluster: &Cluster, name: &str, tasks: &[&str]) {

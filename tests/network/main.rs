@@ -9,11 +9,8 @@ mod whole;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
-use testkit::Cluster;
 use testkit::cluster::OWN_NETWORKS;
-use testkit::suite::{self, Length, Suite};
-
-type Case = (&'static str, fn(&Cluster));
+use testkit::suite::{self, Cases, Length, Plain, PlainCase as Case};
 
 const CASES: &[&[Case]] = &[reach::CASES, whole::CASES, faults::CASES, hosts::CASES];
 
@@ -27,33 +24,18 @@ fn main() -> ExitCode {
         eprintln!("unshare: {error}");
         return ExitCode::FAILURE;
     }
-    suite::main::<Networks>()
+    suite::main::<Plain<Networks>>()
 }
 
 struct Networks;
 
-impl Suite for Networks {
-    type Case = Case;
+impl Cases for Networks {
     const NAME: &'static str = "network";
-    const THREADS: usize = 1;
 
     fn cases(length: Length) -> Vec<Case> {
         match length {
             Length::Short => CASES.concat(),
             Length::Long => hosts::LONG_CASES.to_vec(),
         }
-    }
-
-    fn title((name, _): &Case) -> String {
-        (*name).to_owned()
-    }
-
-    fn prepare(_: &Cluster) -> Result<Self, String> {
-        Ok(Self)
-    }
-
-    fn run(&self, cluster: &Cluster, (_, case): Case) -> Result<(), String> {
-        case(cluster);
-        Ok(())
     }
 }

@@ -4,7 +4,7 @@
 //! controls. What a user can bring about with them stays within the step: the network's number is made from the job's and the step's,
 //! which slurmstepd knows from Slurm, and addresses come from the controller alone, for names of its nodes.
 
-use std::io;
+use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
@@ -26,6 +26,9 @@ const MOST_S: u32 = 60;
 
 /// Longest list of nodes.
 const LIST_MOST: usize = 64 << 10;
+
+/// Most bytes that are read of what Slurm says of nodes: 32 KiB for each.
+const SAID_MOST: usize = 16 << 20;
 
 /// Make a node's part of a step's network; started by the plugin
 #[derive(Debug, clap::Args)]
@@ -154,13 +157,29 @@ fn scontrol(words: &[&str]) -> Result<String, NetworkError> {
     if let Some(conf) = std::env::var_os("SLURM_CONF") {
         command.env("SLURM_CONF", conf);
     }
-    let output = command.output().map_err(|error| NetworkError::new(format!("scontrol: {error}")))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said = said.lines().next().unwrap_or_default();
-        return Err(NetworkError::new(format!("scontrol does not tell the addresses of the nodes: {said}")));
+    let said = said_by(&mut command, SAID_MOST).map_err(|error| NetworkError::new(format!("scontrol: {error}")))?;
+    said.map_err(|why| NetworkError::new(format!("scontrol does not tell the addresses of the nodes: {why}")))
+}
+
+/// What a program prints, at most so many bytes; the inner error is its first line on stderr. A forged list of a few kilobytes
+/// can stand for hundreds of millions of names, and this process has no limit of memory.
+fn said_by(command: &mut Command, most: usize) -> io::Result<Result<String, String>> {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let (mut said, mut complaint) = (Vec::new(), Vec::new());
+    let limit = most as u64 + 1;
+    let read = child.stdout.take().map_or(Ok(0), |stdout| stdout.take(limit).read_to_end(&mut said));
+    if said.len() > most || read.is_err() {
+        let _ = child.kill();
+        let _ = child.wait();
+        read?;
+        return Err(io::Error::other(format!("it says more than {most} bytes")));
     }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    child.stderr.take().map_or(Ok(0), |stderr| stderr.take(limit).read_to_end(&mut complaint))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok(match child.wait()?.success() {
+        true => Ok(text(&said)),
+        false => Err(text(&complaint).lines().next().unwrap_or_default().to_owned()),
+    })
 }
 
 #[cfg(test)]
@@ -191,5 +210,13 @@ mod tests {
             let error = addresses(bad, 2).unwrap_err().to_string();
             assert_eq!(error, "Slurm does not say which nodes the step has", "{bad:.20}");
         }
+    }
+
+    #[test]
+    fn a_program_that_says_more_than_it_may_is_ended() {
+        let said = |script: &str| said_by(Command::new("sh").args(["-c", script]), 1000);
+        assert_eq!(said("printf 'n1\\nn2\\n'").unwrap(), Ok("n1\nn2\n".to_owned()));
+        assert_eq!(said("echo no such node >&2; exit 1").unwrap(), Err("no such node".to_owned()));
+        assert_eq!(said("exec yes n1").unwrap_err().to_string(), "it says more than 1000 bytes");
     }
 }

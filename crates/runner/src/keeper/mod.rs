@@ -45,6 +45,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+use nix::sys::prctl::set_name;
 use nix::unistd::setsid;
 
 use self::meeting::{Place, close_all_but};
@@ -64,6 +65,9 @@ pub(crate) use self::switch::Switch;
 
 /// Name under which this program is started as a keeper.
 pub const KEEPER_PROGRAM: &str = "spank-vm-keeper";
+
+/// The same for the kernel.
+const KEEPER_NAME: &std::ffi::CStr = c"spank-vm-keeper";
 
 /// Runs the slot's command in the VM that it shares with the other tasks of this node. `arguments` are this program's own,
 /// for a keeper that it may have to start.
@@ -114,6 +118,8 @@ pub fn become_keeper(meeting: Option<Meeting>, tasks: u32, taps: &[RawFd]) -> Re
     // Signals are for the tasks. Where Slurm sends them to every process of the step, this one must not react.
     passed_on().thread_block().context("signals")?;
     let _ = setsid();
+    // Started as /proc/self/exe, it would be called "exe". Who counts VMs knows it by its name.
+    let _ = set_name(KEEPER_NAME);
     let said = members::own_stderr().context("a pipe")?;
     Ok(Keeper { members: Members::new(hall, said, tasks), _life: life })
 }

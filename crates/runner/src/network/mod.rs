@@ -42,7 +42,7 @@ impl Network {
         ensure!(
             published.is_empty() || wanted == Wanted::User,
             Fault::User,
-            "--vm-publish={}: only VMs with --vm-net=user have ports to publish",
+            "--vm-publish={}: only VMs with --vm-net=user have ports to publish: add it, or leave this out",
             slot.asked.texts().find(|(name, _)| *name == "vm-publish").map_or_else(String::new, |(_, text)| text)
         );
         if wanted == Wanted::None {
