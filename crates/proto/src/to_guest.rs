@@ -223,10 +223,7 @@ impl<'a> ToGuest<'a> {
                 interface.encode(&mut scratch);
                 (kind::NETWORK, 0, &scratch)
             }
-            Self::Address(more) => {
-                more.encode(&mut scratch);
-                (kind::ADDRESS, 0, &scratch)
-            }
+            Self::Address(more) => (kind::ADDRESS, 0, more.encode(&mut scratch)),
             Self::Hosts(lines) => (kind::HOSTS, 0, lines),
             Self::Resolver(text) => (kind::RESOLVER, 0, text),
             Self::User { gid, name, gecos, home, shell } => {

@@ -33,6 +33,9 @@ use request::EnvEntry;
 /// Bytes of host entropy that every guest gets before its command runs.
 const ENTROPY_BYTES: usize = 64;
 
+/// Tells MPICH not to look for ranks in its own memory.
+const NO_LOCAL: &str = "MPIR_CVAR_NOLOCAL=";
+
 /// The command with everything that a task inherits.
 #[derive(Debug)]
 pub struct Task {
@@ -299,11 +302,16 @@ impl Task {
         let has_pmi = !self.sockets.is_empty();
         let pmix = self.pmix.as_ref().map(|server| Server { address: server.in_guest, is_shared: guest.is_described });
         let surroundings = Surroundings { seen: guest.view(), processors: guest.processors, has_pmi, pmix };
-        for pair in self.guest_environment(index, vms, surroundings) {
-            send(ToGuest::Env(pair.as_bytes()));
-        }
+        let pairs = self.guest_environment(index, vms, surroundings);
+        pairs.iter().for_each(|pair| send(ToGuest::Env(pair.as_bytes())));
         if let Some(hosts) = guest.network.and_then(Network::hosts) {
             send(ToGuest::Env(format!("SLURM_VM_HOSTS={hosts}").as_bytes()));
+        }
+        // Slurm's PMI says which ranks share a node, and MPICH would look for those in memory of its own VM.
+        let are_apart = guest.network.is_some_and(Network::separates_ranks);
+        let is_said = pairs.iter().any(|pair| pair.as_bytes().starts_with(NO_LOCAL.as_bytes()));
+        if has_pmi && are_apart && !is_said {
+            send(ToGuest::Env(format!("{NO_LOCAL}1").as_bytes()));
         }
         if let (Some(script), Some(path)) = (&self.script, self.argv.first()) {
             send(ToGuest::File { mode: 0o700, path: path.as_bytes() });
