@@ -36,7 +36,9 @@ fn typed(title: &str, package: &str) -> Vec<String> {
     let lines = lines.filter(|line| !LEFT_OUT.iter().any(|(word, _)| line.contains(word)));
     // Nobody is there to say yes, nothing can be fetched, and the package is another file here.
     let here = |line: &str| match line.split_once("apt install ") {
-        Some(_) => format!("apt-get install --yes --no-install-recommends -o Dpkg::Options::=--force-confold {package}"),
+        Some(_) => {
+            format!("apt-get install --yes --no-install-recommends -o Dpkg::Options::=--force-confold {package}")
+        }
         None => line.replace("apt purge", "apt-get purge --yes"),
     };
     lines.map(here).collect()
