@@ -2,7 +2,8 @@
 //! hardware.
 //!
 //! Writes `target/bench/lab.csv`, and renews the table in docs/lab.md. `RUNS=5` is how often each way is measured,
-//! `SPANK_VM_LAB_RELEASES="bookworm trixie"` in which releases.
+//! `SPANK_VM_LAB_RELEASES="bookworm trixie"` in which releases. `CASES="clone,kit boot"` measures only these ways and bare
+//! `srun`.
 
 mod table;
 
@@ -56,7 +57,9 @@ fn measure(lab: &Lab, release: &str, runs: u32) -> Vec<Sample> {
     lab.sh("ada", "srun --mem=500 --vm-image=tiny true").ok();
     lab.root("mount -o remount,mode=755 /sys/kernel/debug");
     let mut samples = Vec::new();
-    for (way, config, options, vms) in WAYS {
+    let wanted = std::env::var("CASES").unwrap_or_default();
+    let is_wanted = |way: &str| wanted.is_empty() || wanted.split(',').any(|word| word == way);
+    for (way, config, options, vms) in WAYS.iter().filter(|way| way.3 == 0 || is_wanted(way.0)) {
         lab.root(&format!("cp /etc/slurm/spank-vm.toml /root/; echo '{config}' >>/etc/slurm/spank-vm.toml"));
         for _ in 0..runs {
             samples.push(once(lab, release, way, options, *vms));

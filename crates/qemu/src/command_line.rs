@@ -64,6 +64,8 @@ pub struct VmSpec<'a> {
     pub accel: Accel,
     /// The processor it sees.
     pub cpu_model: &'a CpuModel,
+    /// Counts of its time stamp counter in a ms, for a kernel that should not measure that itself.
+    pub tsc_khz: Option<u32>,
     /// How it starts, with which memory and processors.
     pub start: Start,
     /// What the guest boots from.
@@ -268,6 +270,7 @@ impl VmSpec<'_> {
         let mut words = vec!["console=ttyS0 quiet loglevel=1 panic=-1 8250.nr_uarts=1 cryptomgr.notests=1".to_owned()];
         words.push(self.machine.kernel_words().to_owned());
         words.push(self.accel.kernel_words().to_owned());
+        words.extend(self.tsc_khz.map(|khz| format!("tsc_early_khz={khz}")));
         if !matches!(self.start, Start::Boot(_)) {
             // No device here needs bounce buffers. The kernel would make them if memory might reach beyond 4 GiB, and
             // they would take a quarter of the memory.

@@ -14,7 +14,7 @@ use super::error::{Blame, Context, Fault, RunError};
 use super::relay::{Patience, Relay};
 use super::session::Vm;
 use super::signals::Signals;
-use super::start::{Attempt, Policy, source};
+use super::start::{Attempt, Policy, counter, source};
 use super::task::{End, Guest, Output, Streams, Task};
 use super::timing::Moments;
 use crate::config::Config;
@@ -158,6 +158,7 @@ impl Helper<'_> {
                 machine: source::machine(&self.source, self.config.machine),
                 accel,
                 cpu_model: &self.config.cpu_model,
+                tsc_khz: counter::khz(accel),
                 start: Start::Boot(SIZE),
                 source: &self.source,
                 system: System::Helper(&self.disks, &numbers),

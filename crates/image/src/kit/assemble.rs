@@ -12,7 +12,7 @@ use super::manifest::{FORMAT, Manifest};
 use super::modules::{self, Selection};
 use super::package::{self, KernelSource};
 use super::replace::Draft;
-use super::{INITRAMFS, Kit, MANIFEST, SCRATCH, VMLINUX, VMLINUZ, bzimage, tool};
+use super::{INITRAMFS, Kit, MANIFEST, SCRATCH, VMLINUX, VMLINUZ, bzimage, tool, trim};
 use crate::digest;
 use proto;
 
@@ -50,7 +50,7 @@ pub fn build(options: &BuildOptions) -> anyhow::Result<Kit> {
     let image = fs::read(&kernel.image).with_context(|| format!("cannot read {}", kernel.image.display()))?;
 
     write(&dir.join(VMLINUZ), &image)?;
-    write(&dir.join(VMLINUX), &bzimage::extract_vmlinux(&image)?)?;
+    write(&dir.join(VMLINUX), &trim::trim(bzimage::extract_vmlinux(&image)?))?;
     write(&dir.join(INITRAMFS), &initramfs(&agent, &selection))?;
     make_scratch(&dir.join(SCRATCH), options.scratch_bytes)?;
     fs::remove_dir_all(&tree).context("cannot remove the unpacked package")?;

@@ -22,6 +22,7 @@ mod modules;
 mod package;
 mod replace;
 mod tool;
+mod trim;
 
 use std::fmt;
 use std::fs::{self, File};

@@ -55,6 +55,7 @@ fn spec(image: &Image, machine: MachineType, accel: Accel, start: Start) -> Stri
         machine,
         accel,
         cpu_model: &CpuModel::default(),
+        tsc_khz: None,
         start,
         source: &source,
         system: System::Image(image, ImageFds { image: 6, scratch: 7 }),
@@ -247,6 +248,7 @@ fn a_helper_has_no_image_and_its_disks_by_descriptor_and_format() {
         machine: MachineType::Q35,
         accel: Accel::Tcg,
         cpu_model: &CpuModel::default(),
+        tsc_khz: Some(2_600_001),
         start: Start::Boot(VmSize { memory_mib: 256, cpus: 1 }),
         source: &kit(),
         system: System::Helper(&disks, &[7]),
@@ -258,7 +260,7 @@ fn a_helper_has_no_image_and_its_disks_by_descriptor_and_format() {
     };
     let line = spec.args().iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n");
     for expected in [
-        " spank_vm.root=none\n",
+        " tsc_early_khz=2600001 spank_vm.root=none\n",
         "\nfd=7,set=10\n",
         r#"{"driver":"file","filename":"/dev/fdset/10","locking":"off","node-name":"disk-file","read-only":true}"#,
         r#"{"driver":"raw","file":"disk-file","node-name":"disk-part","offset":1536,"read-only":true,"size":65536}"#,
@@ -291,6 +293,7 @@ fn a_file_server_takes_a_port_and_no_device_for_any_share() {
         machine: MachineType::Q35,
         accel: Accel::Tcg,
         cpu_model: &CpuModel::default(),
+        tsc_khz: None,
         start: Start::Boot(VmSize { memory_mib: 256, cpus: 1 }),
         source: &kit(),
         system: System::Image(&image(), ImageFds { image: 6, scratch: 7 }),

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use super::fit::{Wanted, fit};
-use super::{Attempt, kvm, source};
+use super::{Attempt, counter, kvm, source};
 use crate::conclude::Report;
 use crate::config::StartChoice;
 use crate::error::{Blame, Context, Fault, RunError};
@@ -140,6 +140,9 @@ impl Vms<'_> {
             // A program that does not even tell its version starts no guest of any image.
             Obtained::Failed(why) => return not_up(why, Abilities::of(&self.way.qemu).is_err()),
             Obtained::Unavailable(why) => {
+                if let Some(too_old) = self.way.is_too_old() {
+                    return not_up(too_old, true);
+                }
                 tracing::debug!("booting: {why}");
                 None
             }
@@ -227,8 +230,7 @@ impl Vms<'_> {
             image: &parts.image,
             source: &parts.source,
             disk: &parts.disk,
-            qemu: &self.way.qemu,
-            machine: self.way.machine,
+            way: self.way,
             accel: self.attempt.accel(),
             cpu_model: &slot.config.cpu_model,
             shape,
@@ -385,14 +387,17 @@ impl Vms<'_> {
         // Before QEMU: it is QEMU that must let the server reach the guest's memory.
         let (server, file_port) = self.file_server(start)?.unzip();
         let host = Host { file_server: server.as_ref().map(FileServer::id), ..source::host() };
-        let nic =
-            parts.network.as_ref().map(|network| network.open(index, self.attempt.accel())).transpose()?.flatten();
+        let accel = self.attempt.accel();
+        let nic = parts.network.as_ref().map(|network| network.open(index, accel)).transpose()?.flatten();
+        // A clone's kernel has been told.
+        let tsc_khz = template.is_none().then(|| counter::khz(accel)).flatten();
         let files = Files { file_port, nic, ..files };
         let mut process = QemuProcess::spawn(&self.way.qemu, host, files, |inherited| {
             VmSpec {
                 machine: self.way.machine,
-                accel: self.attempt.accel(),
+                accel,
                 cpu_model: &slot.config.cpu_model,
+                tsc_khz,
                 start,
                 source: &parts.source,
                 system: System::Image(&parts.image, inherited.files.image_fds()),

@@ -5,6 +5,7 @@
 //! ```
 
 mod attempt;
+pub(crate) mod counter;
 mod fit;
 mod kvm;
 mod policy;

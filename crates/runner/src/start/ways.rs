@@ -34,10 +34,13 @@ pub fn ways_here(config: &Config) -> Result<Vec<WayHere>, RunError> {
     let accel = Policy::of(config, &qemu).first_accel();
     let size = VmSize { memory_mib: MIN_GUEST_MIB, cpus: 1 };
     let failed = |way: &Way| ways.list.iter().any(|(known, verdicts)| known == way && verdicts.recall().is_some());
-    let here = ways.judge(accel, size).into_iter().map(|(way, not_used)| WayHere {
-        name: way.to_string(),
-        has_failed: not_used.is_some() && failed(way),
-        not_used,
+    let here = ways.judge(accel, size).into_iter().map(|(way, not_used)| {
+        let too_old = way.is_too_old().filter(|_| way.lacks(&ways.need(accel, size)).is_none());
+        WayHere {
+            name: way.to_string(),
+            has_failed: too_old.is_none() && not_used.is_some() && failed(way),
+            not_used: too_old.or(not_used),
+        }
     });
     Ok(here.collect())
 }
@@ -88,9 +91,14 @@ impl Ways {
         usable
     }
 
-    /// All of them, and why one cannot be used.
+    fn need(&self, accel: Accel, size: VmSize) -> Need<'_> {
+        Need { source: &self.source, accel, nine_p: self.nine_p, size, most_mib: self.most_mib }
+    }
+
+    /// All of them, and why one cannot be used. A program that is too old is found by its first guest: asking every time
+    /// would take as long as a part of a start.
     pub(crate) fn judge(&self, accel: Accel, size: VmSize) -> Vec<(&Way, Option<String>)> {
-        let need = Need { source: &self.source, accel, nine_p: self.nine_p, size, most_mib: self.most_mib };
+        let need = self.need(accel, size);
         let last = self.list.len() - 1;
         let judged = self.list.iter().enumerate().map(|(number, (way, verdicts))| {
             let broken = || {
@@ -98,7 +106,7 @@ impl Ways {
                 let why = "a guest did not come up by it, and did by another way";
                 (verdicts.recall() == Some(Verdict::Broken)).then(|| format!("{why} ({} says so)", says_so.display()))
             };
-            let why = || way.lacks(&need).or_else(|| way.is_missing()).or_else(broken).or_else(|| way.is_too_old());
+            let why = || way.lacks(&need).or_else(|| way.is_missing()).or_else(broken);
             (way, if number == last { None } else { why() })
         });
         judged.collect()

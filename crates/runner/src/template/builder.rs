@@ -16,7 +16,7 @@ use crate::notice::{self, printable};
 use crate::plan::processors;
 use crate::session::{Address, Events, Failure, Listener, Outgoing, Refusal, Vm, Wait};
 use crate::signals::{Signal, Signals};
-use crate::start::{Attempt, source};
+use crate::start::{Attempt, counter, source};
 use crate::timing::Moments;
 use proto::{ToGuest, ToHost, Transport};
 use qemu::Share;
@@ -59,7 +59,10 @@ pub struct Terms<'a> {
 /// or report the error. The caller removes the draft.
 pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> Result<Built, RunError> {
     let begin = Instant::now();
-    let abilities = Abilities::of(recipe.qemu).blame(Fault::Node)?;
+    if let Some(why) = recipe.way.is_too_old() {
+        return Err(RunError::new(Fault::Guest, why));
+    }
+    let abilities = Abilities::of(&recipe.way.qemu).blame(Fault::Node)?;
     let path = |name: &str| draft.join(name);
     let create = |name: &str, read: bool| {
         let file = OpenOptions::new().read(read).write(true).create_new(true).mode(0o600).open(path(name));
@@ -130,11 +133,12 @@ fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) 
     let shares: Vec<Share> = (0..recipe.shape.shares).map(share).collect();
     let template = files.template.as_ref().ok_or_else(|| RunError::new(Fault::System, "no template files"))?;
     let fds = TemplateFds { ram: template.ram.as_raw_fd(), state: template.state.as_raw_fd(), abilities };
-    QemuProcess::spawn(recipe.qemu, source::host(), files, |inherited| {
+    QemuProcess::spawn(&recipe.way.qemu, source::host(), files, |inherited| {
         VmSpec {
-            machine: recipe.machine,
+            machine: recipe.way.machine,
             accel: recipe.accel,
             cpu_model: recipe.cpu_model,
+            tsc_khz: counter::khz(recipe.accel),
             start: Start::Template(recipe.shape, fds),
             source: recipe.source,
             system: System::Image(recipe.image, inherited.files.image_fds()),

@@ -4,7 +4,6 @@
 use std::fmt;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
@@ -15,7 +14,7 @@ use image::digest::hex;
 use proto::{self, Transport};
 use qemu::BootSource;
 use qemu::Share;
-use qemu::{Abilities, Accel, CpuModel, ImageFds, MachineType, Nic, Shape, Shares, Start, System, TemplateFds, VmSpec};
+use qemu::{Abilities, Accel, CpuModel, ImageFds, Nic, Shape, Shares, Start, System, TemplateFds, VmSpec, Way};
 
 /// Version of the directory's layout and of what the agent does before it is saved.
 pub const FORMAT: u32 = 3;
@@ -33,10 +32,8 @@ pub struct Recipe<'a> {
     pub source: &'a BootSource,
     /// Its disk, open.
     pub disk: &'a Disk,
-    /// The QEMU binary.
-    pub qemu: &'a Path,
-    /// Virtual hardware.
-    pub machine: MachineType,
+    /// The QEMU binary and the machine that it makes.
+    pub way: &'a Way,
     /// Who executes it.
     pub accel: Accel,
     /// The processor its clones see.
@@ -80,7 +77,7 @@ impl Recipe<'_> {
         if let BootSource::Kit(kit) = self.source {
             add(kit.digest.as_bytes());
         }
-        for file in self.source.files().into_iter().chain([self.qemu]) {
+        for file in self.source.files().into_iter().chain([self.way.qemu.as_path()]) {
             add(file.as_os_str().as_bytes());
             add(identity(&std::fs::metadata(file)?).as_bytes());
         }
@@ -97,9 +94,11 @@ impl Recipe<'_> {
         let shares: Vec<Share> = (0..self.shape.shares).map(placeholder).collect();
         let fds = TemplateFds { ram: 0, state: 0, abilities: Abilities { read_only_templates: true } };
         let spec = VmSpec {
-            machine: self.machine,
+            machine: self.way.machine,
             accel: self.accel,
             cpu_model: self.cpu_model,
+            // Measured, and so never quite the same: two templates of one boot of the node do not differ in it.
+            tsc_khz: None,
             start: Start::Template(self.shape, fds),
             source: self.source,
             system: System::Image(self.image, ImageFds::default()),
@@ -137,7 +136,7 @@ impl fmt::Display for Key {
 mod tests {
     use super::*;
     use image::{DiskFormat, ImageEntry};
-    use qemu::{KitFiles, VmSize};
+    use qemu::{KitFiles, MachineType, VmSize};
 
     /// The keys of one recipe on two nodes whose processors are told apart by these texts.
     fn keys(accel: Accel, cpu_model: &str, processors: [&str; 2]) -> [Key; 2] {
@@ -154,8 +153,7 @@ mod tests {
             image: &image,
             source: &BootSource::Kit(files),
             disk: &Disk::stand_in(std::fs::File::open(&any).unwrap()),
-            qemu: &any,
-            machine: MachineType::Q35,
+            way: &Way::plain(&any, MachineType::Q35),
             accel,
             cpu_model: &cpu_model.parse().unwrap(),
             shape: Shape::of(VmSize { memory_mib: 512, cpus: 1 }, 0).unwrap(),
