@@ -164,11 +164,11 @@ test-parity: build kit images ## the same scripts bare and in a VM, compared (as
 	$(CARGO) test --quiet -p spank-vm --test parity
 
 test-long: build kit images-long disks-long ## what takes minutes: gigabytes, time limits, many images, faults among hundreds of VMs, fuzzing, coverage (as root)
-	@MAKE=$(MAKE) SPANK_VM_LONG=1 testkit/suites suite-slurm suite-parity suite-faults fuzz coverage
+	@MAKE=$(MAKE) SPANK_VM_LONG=1 testkit/suites suite-slurm suite-network suite-parity suite-faults fuzz coverage
 
 # Without the builds that they need: for 'test-long'.
-.PHONY: suite-slurm suite-parity suite-faults
-suite-slurm suite-parity suite-faults: suite-%:
+.PHONY: suite-slurm suite-network suite-parity suite-faults
+suite-slurm suite-network suite-parity suite-faults: suite-%:
 	$(call section,$* on a real Slurm)
 	$(CARGO) test --quiet -p spank-vm --test $*
 
@@ -267,37 +267,43 @@ define stage
 	@cmp -s $(1) $(2) || { install -D -m 755 $(1) $(2) && echo 'staged $(2)'; }
 endef
 
+# Where cargo shows what it does, what it does it for is said before.
+announce = $(if $(QUIET),,@printf '\n=== build: %s\n' '$(1)')
+
 .PHONY: build-plugin build-runner build-agent
 build-plugin:
-	RUSTFLAGS='$(REMAP)' $(CARGO) build $(QUIET) --release -p spank-vm
+	$(call announce,the plugin (1 of 3$(comma) the first time a minute or two for all))
+	@RUSTFLAGS='$(REMAP)' $(CARGO) build $(QUIET) --release -p spank-vm
 	$(call stage,$(TARGET)/release/libspank_vm.so,$(PLUGIN))
 
 build-runner:
-	RUSTFLAGS='$(REMAP)' $(CARGO) build $(QUIET) --release -p spank-vm-cli
+	$(call announce,the program (2 of 3))
+	@RUSTFLAGS='$(REMAP)' $(CARGO) build $(QUIET) --release -p spank-vm-cli
 	$(call stage,$(TARGET)/release/spank-vm,$(PROGRAM))
 	@ln -sfn spank-vm $(STEP)
 
 build-agent:
-	RUSTFLAGS='-C target-feature=+crt-static $(REMAP)' $(CARGO) build $(QUIET) --profile agent -p spank-vm-agent \
+	$(call announce,the agent for guests (3 of 3))
+	@RUSTFLAGS='-C target-feature=+crt-static $(REMAP)' $(CARGO) build $(QUIET) --profile agent -p spank-vm-agent \
 	  --target $(AGENT_TRIPLE) --target-dir $(TARGET)/agent-build
 	$(call stage,$(TARGET)/agent-build/$(AGENT_TRIPLE)/agent/spank-vm-agent,$(AGENT))
 
 # A separate make: this one may have read the files' dates before cargo was done.
 kit: build ## the boot kit (guest kernel and agent), into target/kit
-	@$(MAKE) $(KIT)/.made
+	@$(MAKE) --silent $(KIT)/.made
 
 $(KIT)/.made: $(AGENT)
 	$(call section,boot kit)
 	@rm -f $@
-	$(PROGRAM) kit build --agent $(AGENT) --output $(KIT) --cache $(CACHE)
+	@$(PROGRAM) kit build --agent $(AGENT) --output $(KIT) --cache $(CACHE)
 	@touch $@
 
 images: build ## the images 'tiny', 'debian12', 'debian12-i386' and 'debian12-mpi', into target/images
-	@$(MAKE) $(foreach image,tiny debian12 debian12-i386 debian12-mpi,$(ROOTS)/$(image).tar $(IMAGES)/.$(image).made)
+	@$(MAKE) --silent $(foreach image,tiny debian12 debian12-i386 debian12-mpi,$(ROOTS)/$(image).tar $(IMAGES)/.$(image).made)
 
 # What the demo shows, and no more.
 demo-images: build
-	@$(MAKE) $(foreach image,tiny debian12,$(ROOTS)/$(image).tar $(IMAGES)/.$(image).made)
+	@$(MAKE) --silent $(foreach image,tiny debian12,$(ROOTS)/$(image).tar $(IMAGES)/.$(image).made)
 
 images-long: images
 	@$(MAKE) $(foreach image,debian11 debian13,$(ROOTS)/$(image).tar $(IMAGES)/.$(image).made)
@@ -391,8 +397,12 @@ install-built:
 	install -D -m 644 -t $(DESTDIR)$(SHAREDIR) slurm-conf/plugstack.conf slurm-conf/spank-vm.toml slurm-conf/job_submit.lua \
 	  packaging/70-spank-vm-kvm.rules
 	install -D -m 755 -t $(DESTDIR)$(SHAREDIR) slurm-conf/prolog slurm-conf/example-job.sh
-	install -D -m 644 -t $(DESTDIR)$(DOCDIR) README.md CHANGELOG.md SECURITY.md ARCHITECTURE.md PARITY.md RELIABILITY.md LICENSE
+	install -D -m 644 -t $(DESTDIR)$(DOCDIR) README.md CHANGELOG.md SECURITY.md ARCHITECTURE.md CONTRIBUTING.md PARITY.md RELIABILITY.md LICENSE
 	install -D -m 644 -t $(DESTDIR)$(DOCDIR)/docs docs/*.md docs/*.svg
+	# What the documents link to.
+	install -D -m 644 -t $(DESTDIR)$(DOCDIR)/docs/examples docs/examples/*
+	install -D -m 644 -t $(DESTDIR)$(DOCDIR)/benches/figure4 benches/figure4/figure4.svg
+	ln -sfn --relative $(DESTDIR)$(SHAREDIR) $(DESTDIR)$(DOCDIR)/slurm-conf
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system packaging/spank-vm-*.service packaging/spank-vm-*.timer
 	install -D -m 644 packaging/spank-vm.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/spank-vm.conf
 	@conf=$(DESTDIR)$(SYSCONFDIR)/slurm/spank-vm.toml; \

@@ -120,13 +120,13 @@ pub unsafe extern "C" fn slurm_spank_init_post_opt(spank: spank_t, _: c_int, _: 
         // "Plugin stack post-option processing failed") and is ignored where plugstack.conf says
         // `optional`: the job would be queued only to fail later. Nothing exists yet that srun,
         // sbatch or salloc would have to clean up; they end themselves by exit() at this point too.
-        return exit_unless_stepd(spank, code);
+        exit_if_client(spank);
     }
+    // In slurmstepd only a panic leads here. It must not drain the node: the tasks miss what was to be made, and refuse to start.
     0
 }
 
-/// In slurmstepd no error may end the process here.
-fn exit_unless_stepd(spank: spank_t, code: c_int) -> c_int {
+fn exit_if_client(spank: spank_t) {
     guard("the end of a client", user_error, || {
         // SAFETY: called from a running hook with its handle.
         let host = unsafe { Spank::new(spank) };
@@ -135,7 +135,6 @@ fn exit_unless_stepd(spank: spank_t, code: c_int) -> c_int {
             Context::Stepd | Context::Slurmd | Context::Other => 0,
         }
     });
-    code.min(0)
 }
 
 /// srun has its allocation and is about to start the tasks.
@@ -151,7 +150,7 @@ pub unsafe extern "C" fn slurm_spank_local_user_init(spank: spank_t, _: c_int, _
     if code != 0 && guard("the end of srun", user_error, must_not_run) != 0 {
         // Where the plugin is `optional` srun would go on and send the command as it is. Slurm itself ends srun by
         // exit() here; the allocation is released as after any other end of srun.
-        return exit_unless_stepd(spank, code);
+        exit_if_client(spank);
     }
     code
 }

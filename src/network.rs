@@ -9,7 +9,7 @@ use super::error::Error;
 use super::network_error::NetworkError;
 use crate::spank::{Host, Step, inherit, readable_within};
 use node::pass;
-use request::{JobNetwork, VmRequest};
+use request::{JobNetwork, OfNode, Scope, VmRequest};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -25,8 +25,15 @@ pub struct StepNetwork {
     taps: Vec<OwnedFd>,
     /// Only held.
     _guard: Option<OwnedFd>,
-    mtu: u16,
+    said: Said,
     node: u32,
+}
+
+/// What the program said of it.
+#[derive(Debug, Clone, Copy)]
+struct Said {
+    mtu: u16,
+    scope: Scope,
 }
 
 /// Where this node is in the step.
@@ -62,23 +69,29 @@ impl StepNetwork {
         let number = |option: &str, value: u32| format!("--{option}={value}");
         command.arg("step-network").arg(number("job", host.job_id()?)).arg(number("step", step));
         command.arg(number("vms", request.asked.vms())).arg(number("node", place.node));
+        // Else the site's configuration decides, which the program reads.
+        let scope = request.asked.scope(Scope::Slot);
+        if scope == request.asked.scope(Scope::Node) {
+            command.arg(format!("--scope={}", scope.word()));
+        }
         command.arg(format!("--tasks={}", place.tasks));
         command.args(place.nodes.map(|nodes| format!("--nodes={nodes}")));
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
-        let wanted = host.local_tasks()? as usize * request.asked.vms() as usize;
+        let of_tasks = host.local_tasks()? as usize * request.asked.vms() as usize;
         let made = command.spawn().map_err(NetworkError::from).and_then(|child| {
             // With its copy of the socket: if the program dies, the socket ends.
             drop(command);
-            finish(child, &ours).and_then(|(mtu, taps)| Self::of(mtu, taps, wanted, place.node))
+            finish(child, &ours).and_then(|(said, taps)| Self::of(said, taps, of_tasks, place.node))
         });
         made.map_err(Error::Network)
     }
 
-    fn of(mtu: u16, mut taps: Vec<OwnedFd>, wanted: usize, node: u32) -> Result<Self, NetworkError> {
+    fn of(said: Said, mut taps: Vec<OwnedFd>, of_tasks: usize, node: u32) -> Result<Self, NetworkError> {
+        let wanted = if said.scope == Scope::Node { 1 } else { of_tasks };
         let guard = taps.len().checked_sub(wanted).filter(|more| *more <= 1);
         let guard = guard.ok_or_else(|| NetworkError::Node("not as many taps as VMs were made".to_owned()))?;
         let guard = if guard == 1 { taps.pop() } else { None };
-        Ok(Self { taps, _guard: guard, mtu, node })
+        Ok(Self { taps, _guard: guard, said, node })
     }
 
     /// In the process that becomes a task: lets it keep its own taps, and says which these are.
@@ -86,13 +99,26 @@ impl StepNetwork {
     /// # Errors
     /// When Slurm does not say which task this is.
     pub fn of_task(&self, vms: u32, host: &dyn Host) -> Result<JobNetwork, Error> {
-        let first = host.local_task_id()? * vms;
-        let own = self.taps.iter().skip(first as usize).take(vms as usize);
+        let (first, count) = match self.said.scope {
+            Scope::Slot => (host.local_task_id()? * vms, vms),
+            // Any of them may be the first to come, and starts the VM.
+            Scope::Node => (0, 1),
+        };
+        let own = self.taps.iter().skip(first as usize).take(count as usize);
         let taps = own.map(|tap| inherit(tap.as_fd()).map(|()| tap.as_raw_fd())).collect::<io::Result<Vec<_>>>();
         let taps = taps.map_err(|error| Error::Network(error.into()))?;
         let (rank, ranks) = (host.task_id()?, host.all_tasks()?);
-        Ok(JobNetwork { mtu: self.mtu, node: self.node, first, rank, ranks, taps })
+        let of_node = match self.said.scope {
+            Scope::Slot => None,
+            Scope::Node => Some(of_node(host)?),
+        };
+        Ok(JobNetwork { mtu: self.said.mtu, node: self.node, first, rank, ranks, taps, of_node })
     }
+}
+
+fn of_node(host: &dyn Host) -> Result<OfNode, Error> {
+    let ranks = (0..host.local_tasks()?).map(|local| host.global_task_id(local)).collect::<Result<_, _>>()?;
+    Ok(OfNode { nodes: host.step_nodes()?, ranks })
 }
 
 /// `SLURM_BATCH_SCRIPT` and `SLURM_INTERACTIVE_STEP` of slurm.h.
@@ -118,7 +144,7 @@ impl Place {
 }
 
 /// Waits for what the program hands over, and for its end.
-fn finish(mut child: Child, socket: &UnixStream) -> Result<(u16, Vec<OwnedFd>), NetworkError> {
+fn finish(mut child: Child, socket: &UnixStream) -> Result<(Said, Vec<OwnedFd>), NetworkError> {
     let heard = listen(socket);
     if heard.is_err() {
         let _ = child.kill();
@@ -128,7 +154,7 @@ fn finish(mut child: Child, socket: &UnixStream) -> Result<(u16, Vec<OwnedFd>), 
     heard
 }
 
-fn listen(socket: &UnixStream) -> Result<(u16, Vec<OwnedFd>), NetworkError> {
+fn listen(socket: &UnixStream) -> Result<(Said, Vec<OwnedFd>), NetworkError> {
     let deadline = Instant::now() + MADE_WITHIN;
     let (mut said, mut fds) = (None, Vec::new());
     loop {
@@ -147,14 +173,23 @@ fn listen(socket: &UnixStream) -> Result<(u16, Vec<OwnedFd>), NetworkError> {
         }
         let said = said.unwrap_or_default();
         return match said.split_once(' ') {
-            Some(("ok", mtu)) => match mtu.parse() {
-                Ok(mtu) => Ok((mtu, fds)),
-                Err(_) => Err(NetworkError::Node("the program that makes it is of another version".to_owned())),
+            Some(("ok", made)) => match Said::parse(made) {
+                Some(made) => Ok((made, fds)),
+                None => Err(NetworkError::Node("the program that makes it is of another version".to_owned())),
             },
             Some(("user", why)) => Err(NetworkError::User(why.to_owned())),
             Some(("node", why)) => Err(NetworkError::Node(why.to_owned())),
             _ => Err(NetworkError::Node("the program that makes it has failed".to_owned())),
         };
+    }
+}
+
+impl Said {
+    /// Reads `MTU SCOPE`.
+    fn parse(text: &str) -> Option<Self> {
+        let (mtu, word) = text.split_once(' ')?;
+        let scope = Scope::WORDS.iter().find(|(known, _)| *known == word)?.1;
+        Some(Self { mtu: mtu.parse().ok()?, scope })
     }
 }
 
@@ -210,8 +245,10 @@ mod tests {
                 "{script}"
             );
         }
-        let error = made("printf 'ok 1500' >&0", &host).unwrap_err();
+        let error = made("printf 'ok 1500 slot' >&0", &host).unwrap_err();
         assert_eq!(error, "--vm-net=job: not as many taps as VMs were made");
-        assert!(made("printf 'ok x' >&0", &host).unwrap_err().ends_with("of another version"));
+        for other in ["ok x", "ok 1500", "ok 1500 task", "ok x slot"] {
+            assert!(made(&format!("printf '{other}' >&0"), &host).unwrap_err().ends_with("of another version"));
+        }
     }
 }

@@ -559,6 +559,17 @@ mod panics {
     }
 
     #[test]
+    fn a_panic_before_the_tasks_drains_no_node_and_a_task_that_misses_what_was_to_be_made_is_refused() {
+        let answer = panic_in(
+            "slurm_spank_init_post_opt",
+            "stepd",
+            "option vm-image tiny\noption vm-net job\nhook init_post_opt\ntask\n",
+        );
+        assert!(answer.contains("internal error") && answer.contains("init_post_opt = 0\n"), "{answer}");
+        assert!(answer.contains("--vm-net=job did not arrive") && !answer.contains("execve"), "{answer}");
+    }
+
+    #[test]
     fn a_panic_never_lets_a_vm_task_run_on_the_host() {
         let answer = panic_in("slurm_spank_task_init", "stepd", "option vm-image debian12\ntask\n");
         assert!(answer.contains("internal error") && !answer.contains("execve"), "{answer}");

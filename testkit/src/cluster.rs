@@ -295,3 +295,35 @@ fn run(command: &mut Command) -> Result<String, String> {
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_of_a_dead_cluster_s_nodes_are_free_even_if_its_directory_is_left() {
+        let place = tempfile::tempdir().unwrap();
+        let (claims, owner) = (place.path().join("claims"), place.path().join("owner"));
+        fs::create_dir_all(&claims).unwrap();
+        fs::create_dir(&owner).unwrap();
+        fs::write(claims.join("zz.names"), format!("{}\n", owner.display())).unwrap();
+        let lib = cluster_script().parent().unwrap().join("lib");
+        let is_free = || {
+            let script = format!(
+                "set -euo pipefail; . {0}/processes.sh; . {0}/config.sh; CLAIMS={1}; CLUSTER_DIR=/nowhere; prefix_is_free zz",
+                lib.display(),
+                claims.display()
+            );
+            Command::new("bash").args(["-c", &script]).status().unwrap().success()
+        };
+        assert!(is_free());
+        // A daemon of that cluster.
+        fs::copy("/bin/sh", owner.join("slurmd")).unwrap();
+        let mut daemon = Command::new(owner.join("slurmd"));
+        let mut daemon = daemon.args(["-c", "read line"]).stdin(Stdio::piped()).spawn().unwrap();
+        assert!(!is_free());
+        drop(daemon.stdin.take());
+        daemon.wait().unwrap();
+        assert!(is_free());
+    }
+}

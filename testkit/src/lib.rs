@@ -1,8 +1,8 @@
 //! What tests, benches and fuzz targets share.
 //!
 //! [`cluster`] is a private Slurm on this machine: the scripts in `testkit/cluster` and their Rust interface. [`suite`]
-//! runs many cases on one, [`measure`] a measurement. Node VMs, nodes with a kernel and a systemd of their own, belong
-//! beside it as `nodes`: a suite asks a [`cluster::Cluster`] to run things and does not know where its nodes are.
+//! runs many cases on one, [`measure`] a measurement. [`lab`] is the same with node VMs, nodes with a kernel and a systemd of
+//! their own.
 
 #![forbid(unsafe_code)]
 

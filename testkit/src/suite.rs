@@ -7,6 +7,7 @@
 use std::env;
 use std::fmt::Write as _;
 use std::fs;
+use std::marker::PhantomData;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -68,6 +69,45 @@ pub trait Suite: Sized + Send + Sync + 'static {
 
     /// Writes its report, after all cases of that length have run; `failed` of them failed.
     fn report(&self, _length: Length, _failed: u64) {}
+}
+
+/// A test of a [`Plain`] suite: a sentence, and a function of the cluster that panics if it is not true.
+pub type PlainCase = (&'static str, fn(&Cluster));
+
+/// What a suite is whose cases share nothing besides the cluster and run one after the other.
+pub trait Cases: Send + Sync + 'static {
+    /// As [`Suite::NAME`].
+    const NAME: &'static str;
+
+    /// As [`Suite::cases`].
+    fn cases(length: Length) -> Vec<PlainCase>;
+}
+
+/// The suite of these cases.
+#[derive(Debug)]
+pub struct Plain<C>(PhantomData<C>);
+
+impl<C: Cases> Suite for Plain<C> {
+    type Case = PlainCase;
+    const NAME: &'static str = C::NAME;
+    const THREADS: usize = 1;
+
+    fn cases(length: Length) -> Vec<PlainCase> {
+        C::cases(length)
+    }
+
+    fn title((name, _): &PlainCase) -> String {
+        (*name).to_owned()
+    }
+
+    fn prepare(_: &Cluster) -> Result<Self, String> {
+        Ok(Self(PhantomData))
+    }
+
+    fn run(&self, cluster: &Cluster, (_, case): PlainCase) -> Result<(), String> {
+        case(cluster);
+        Ok(())
+    }
 }
 
 /// Runs the cases that the command line chooses, on a cluster of their own.

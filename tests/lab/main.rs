@@ -11,6 +11,7 @@ mod closed;
 mod files;
 mod guests;
 mod jobs;
+mod network;
 mod node;
 mod packages;
 mod reboot;
@@ -104,7 +105,7 @@ fn main() -> ExitCode {
         }
     }
     if releases.split_whitespace().any(|release| release == WHOLE) {
-        for case in two::CASES {
+        for case in [two::CASES, network::CASES].into_iter().flatten() {
             add(WHOLE, 2, case);
         }
     }
@@ -160,11 +161,13 @@ fn run(kind: &Kind, case: &'static Case, shared: &Shared, seen: &Mutex<Vec<Relea
     })
 }
 
-/// Checks that the nodes are as before the test: no VM, no task's directory, nothing in the queue, ready for work.
+/// Checks that the nodes are as before the test: no VM, no task's directory, no network of a step's own, nothing in the queue, ready for
+/// work.
 fn nothing_is_left(lab: &Lab) -> Result<(), String> {
     let script = r#"
         for try in $(seq 300); do
-            left=$(pgrep -a qemu-system; ls -A /run/spank-vm | grep "^[0-9]"; squeue -h; sinfo -hN -o "%N %T" | grep -v " idle$")
+            left=$(pgrep -a qemu-system; ls -A /run/spank-vm | grep "^[0-9]"; squeue -h; sinfo -hN -o "%N %T" | grep -v " idle$"
+                ss -Hlun 'sport = :4789'; find /proc/[0-9]*/fd -lname /dev/net/tun 2>/dev/null)
             [ -n "$left" ] || exit 0
             sleep 0.1
         done

@@ -9,28 +9,77 @@ use crate::{Case, case};
 
 pub const CASES: &[Case] = &[
     case("the_package_alone_and_one_line_run_a_vm_job", installed),
+    case("the_rule_for_udev_opens_kvm_to_all_users", opened),
     case("a_job_that_runs_while_the_package_is_upgraded_ends_well", upgraded),
     case("metrics_and_the_journal_count_what_ran_and_what_failed", counted),
     case("a_removed_package_leaves_nothing_but_images", removed),
 ];
 
+const INSTALL: &str = include_str!("../../docs/install.md");
+
+/// Words of its lines that are not typed, each with the reason.
+const LEFT_OUT: [(&str, &str); 4] = [
+    ("dnf ", "not Debian"),
+    ("kit build", "the lab has a kit"),
+    ("image import", "the lab has images"),
+    ("srun ", "root may have no VM; ada types it"),
+];
+
 /// Where 'make lab-tree' puts the two packages.
 const DIR: &str = "/usr/local/lib/spank-vm-packages";
 
+/// What docs/install.md tells root to type in the part of this title, with this package.
+fn typed(title: &str, package: &str) -> Vec<String> {
+    let (_, part) = INSTALL.split_once(&format!("\n## {title}\n")).expect("a part of docs/install.md");
+    let part = part.split("\n## ").next().unwrap_or_default();
+    let lines = part.lines().filter_map(|line| line.strip_prefix("    ").map(str::trim));
+    let lines = lines.filter(|line| !LEFT_OUT.iter().any(|(word, _)| line.contains(word)));
+    // Nobody is there to say yes, nothing can be fetched, and the package is another file here.
+    let here = |line: &str| match line.split_once("apt install ") {
+        Some(_) => {
+            format!("apt-get install --yes --no-install-recommends -o Dpkg::Options::=--force-confold {package}")
+        }
+        None => line.replace("apt purge", "apt-get purge --yes"),
+    };
+    lines.map(here).collect()
+}
+
+/// Types the lines, and waits for slurmd where one restarts it.
+fn type_all(lab: &Lab, lines: &[String]) {
+    for line in lines {
+        lab.root(line);
+        if line.contains("restart slurmd") {
+            lab.wait_until("slurmd is back", "sinfo -h -o %T | grep -x idle");
+        }
+    }
+}
+
 fn installed(lab: &Lab) {
+    // As Debian's own plugstack.conf is.
     let alone = r#"
-        sed -i "s/^required.*spank_vm/#&/" /etc/slurm/plugstack.conf
+        mkdir -p /etc/slurm/plugstack.conf.d
+        echo 'include /etc/slurm/plugstack.conf.d/*' >/etc/slurm/plugstack.conf
         find /usr /etc/systemd -path /usr/local -prune -o \( -name "*spank-vm*" -o -name "spank_vm*" \) -print0 | xargs -0 rm -rf
         srun --help | grep -c -- --vm-image"#;
     assert_eq!(lab.sh("root", alone).stdout, "0\n");
-    lab.root(&format!("dpkg --force-confold --install {DIR}/old/*.deb"));
+    let lines = typed("From a package", &format!("{DIR}/old/*.deb"));
+    let (package, rest) = lines.split_first().expect("lines");
+    lab.root(package);
     assert_eq!(lab.root("srun --help | grep -c -- --vm-image || true"), "0\n", "nothing is in effect yet");
-    lab.root(r#"sed -i "s/^#\(required.*spank_vm\)/\1/" /etc/slurm/plugstack.conf && systemctl restart slurmd"#);
-    lab.wait_until("slurmd is back", "sinfo -h -o %T | grep -x idle");
+    type_all(lab, rest);
     assert_eq!(lab.sh("ada", "srun --mem=500 --vm-image=tiny echo fine").ok(), "fine\n");
     let checked = lab.sh("root", "spank-vm check --json --image tiny --user ada");
     assert!(checked.code == 0 && checked.stdout.contains(r#""name": "slurmd""#), "{checked:?}");
     assert!(!checked.stdout.contains(r#""state": "missing""#), "{checked:?}");
+}
+
+fn opened(lab: &Lab) {
+    assert_ne!(lab.sh("bob", "test -w /dev/kvm").code, 0, "bob is not in the group");
+    type_all(lab, &typed("KVM for all users", ""));
+    lab.wait_until("KVM is open to all", "[ \"$(stat -c %a /dev/kvm)\" = 666 ]");
+    let said = lab.sh("bob", "srun --mem=500 --vm-image=tiny echo fine");
+    assert!(said.stderr.is_empty() && said.stdout == "fine\n", "{said:?}");
+    lab.root("rm /etc/udev/rules.d/70-spank-vm-kvm.rules");
 }
 
 fn upgraded(lab: &Lab) {
@@ -79,11 +128,12 @@ fn counted(lab: &Lab) {
 fn removed(lab: &Lab) {
     let refused = lab.sh("root", "dpkg --remove spank-vm");
     assert!(refused.code != 0 && refused.stderr.contains("take that line out first"), "{refused:?}");
-    lab.root(r#"sed -i "s/^required.*spank_vm/#&/" /etc/slurm/plugstack.conf"#);
+    let lines = typed("Removal", "");
+    let (plugstack, rest) = lines.split_first().expect("lines");
+    lab.root(plugstack);
     let refused = lab.sh("root", "dpkg --remove spank-vm");
     assert!(refused.code != 0 && refused.stderr.contains("without its Prolog no job would start"), "{refused:?}");
-    lab.root("sed -i '/^Prolog=/d' /etc/slurm/slurm.conf; scontrol reconfigure; systemctl restart slurmd; dpkg --purge spank-vm");
-    lab.wait_until("slurmd is back", "sinfo -h -o %T | grep -x idle");
+    type_all(lab, rest);
     let left = r#"
         find / -xdev \( -path /proc -o -path /home -o -path /usr/local -o -path /var/log -o -path /var/lib/dpkg -o -path /tmp \) -prune \
             -o \( -name "*spank-vm*" -o -name "spank_vm*" \) ! -path /var/lib/spank-vm -print

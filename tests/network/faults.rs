@@ -10,20 +10,34 @@ use testkit::{Cluster, process};
 use crate::Case;
 
 pub const CASES: &[Case] = &[
-    ("nothing_is_left_of_a_network_whose_qemu_is_killed", |cluster| killed(cluster, "qemu-system", false)),
-    ("nothing_is_left_of_a_network_whose_runner_is_killed", |cluster| killed(cluster, "spank-vm-step", false)),
-    ("nothing_is_left_of_a_network_whose_slurmstepd_is_killed", |cluster| killed(cluster, "slurmstepd", true)),
+    ("nothing_is_left_of_a_network_whose_qemu_is_killed", |cluster| killed(cluster, "qemu-system", SLOT)),
+    ("nothing_is_left_of_a_network_whose_runner_is_killed", |cluster| killed(cluster, "spank-vm-step", SLOT)),
+    ("nothing_is_left_of_a_network_whose_slurmstepd_is_killed", |cluster| killed(cluster, SLURMSTEPD, SLOT)),
+    ("nothing_is_left_of_a_network_of_whole_nodes_whose_keeper_is_killed", |cluster| {
+        killed(cluster, "spank-vm-keeper", NODE)
+    }),
+    ("nothing_is_left_of_a_network_of_whole_nodes_whose_slurmstepd_is_killed", |cluster| {
+        killed(cluster, SLURMSTEPD, NODE)
+    }),
     ("a_network_outlives_slurmd_and_nothing_is_left_of_it_then", slurmd),
     ("a_program_that_makes_networks_and_dies_fails_its_step", maker),
     ("a_step_that_is_cancelled_while_only_some_nodes_have_its_network_leaves_nothing", half),
 ];
 
+const SLURMSTEPD: &str = "slurmstepd";
+
+/// A VM for each of two tasks, or for each two of four.
+const SLOT: &[&str] = &["-n2", "--vm-scope=slot"];
+const NODE: &[&str] = &["-n4", "--vm-scope=node"];
+
 /// A step over two nodes that is up.
-fn step(cluster: &Cluster, dir: &Path) -> Child {
+fn step(cluster: &Cluster, dir: &Path, tasks: &[&str]) -> Child {
     let script = "touch up.$SLURM_PROCID; sleep 600";
-    let line = ["srun", "-Q", "-K1", "-N2", "-n2", "--mem=600", "--vm-image=tiny", "--vm-net=job", "sh", "-c", script];
+    let srun = ["srun", "-Q", "-K1", "-N2", "--mem=600", "--vm-image=tiny", "--vm-net=job"];
+    let line = [&srun, tasks, &["sh", "-c", script]].concat();
     let step = cluster.command_in(dir, &line).spawn().unwrap();
-    (0..2).for_each(|rank| wait_for_file(&dir.join(format!("up.{rank}"))));
+    let count = if tasks == NODE { 4 } else { 2 };
+    (0..count).for_each(|rank| wait_for_file(&dir.join(format!("up.{rank}"))));
     step
 }
 
@@ -65,12 +79,14 @@ fn nothing_is_left(cluster: &Cluster) {
     // The next step on these nodes gets a network.
     let script = "ls /sys/class/net/eth0 >/dev/null && echo ok";
     let next = ["-Q", "-N2", "-n2", "--mem=600", "--vm-image=tiny", "--vm-net=job", "sh", "-c", script];
-    assert_eq!(cluster.srun(&next).ok(), "ok\nok\n");
+    let ran = cluster.srun(&next);
+    assert!(ran.code == 0 && ran.stdout == "ok\nok\n", "{ran:?}");
 }
 
-fn killed(cluster: &Cluster, name: &str, is_slurmstepd: bool) {
+fn killed(cluster: &Cluster, name: &str, tasks: &[&str]) {
+    let is_slurmstepd = name == SLURMSTEPD;
     let dir = cluster.work_dir();
-    let mut running = step(cluster, &dir);
+    let mut running = step(cluster, &dir, tasks);
     assert!(taps() > 0);
     let conf = cluster.slurm_dir();
     let is_one = |pid: &i32| {
@@ -105,7 +121,7 @@ fn is_of(pid: i32, dir: &Path) -> bool {
 
 fn slurmd(cluster: &Cluster) {
     let dir = cluster.work_dir();
-    let mut running = step(cluster, &dir);
+    let mut running = step(cluster, &dir, SLOT);
     let nodes = cluster.nodes();
     cluster.restart(&nodes[0]);
     assert!(running.try_wait().unwrap().is_none(), "the step goes on");

@@ -4,17 +4,15 @@
 mod faults;
 mod hosts;
 mod reach;
+mod whole;
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
-use testkit::Cluster;
 use testkit::cluster::OWN_NETWORKS;
-use testkit::suite::{self, Length, Suite};
+use testkit::suite::{self, Cases, Length, Plain, PlainCase as Case};
 
-type Case = (&'static str, fn(&Cluster));
-
-const CASES: &[&[Case]] = &[reach::CASES, faults::CASES, hosts::CASES];
+const CASES: &[&[Case]] = &[reach::CASES, whole::CASES, faults::CASES, hosts::CASES];
 
 fn main() -> ExitCode {
     if std::env::var_os(OWN_NETWORKS).is_none() {
@@ -26,33 +24,18 @@ fn main() -> ExitCode {
         eprintln!("unshare: {error}");
         return ExitCode::FAILURE;
     }
-    suite::main::<Networks>()
+    suite::main::<Plain<Networks>>()
 }
 
 struct Networks;
 
-impl Suite for Networks {
-    type Case = Case;
+impl Cases for Networks {
     const NAME: &'static str = "network";
-    const THREADS: usize = 1;
 
     fn cases(length: Length) -> Vec<Case> {
         match length {
             Length::Short => CASES.concat(),
             Length::Long => hosts::LONG_CASES.to_vec(),
         }
-    }
-
-    fn title((name, _): &Case) -> String {
-        (*name).to_owned()
-    }
-
-    fn prepare(_: &Cluster) -> Result<Self, String> {
-        Ok(Self)
-    }
-
-    fn run(&self, cluster: &Cluster, (_, case): Case) -> Result<(), String> {
-        case(cluster);
-        Ok(())
     }
 }

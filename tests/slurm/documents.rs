@@ -11,46 +11,55 @@ use testkit::place::repository;
 use crate::Case;
 
 pub const CASES: &[Case] = &[
-    ("every_srun_and_sbatch_of_the_user_guide_works_as_it_is_written", user_guide),
-    ("every_srun_and_sbatch_of_the_answers_works_as_it_is_written", answers),
+    ("what_readme_shows_works_and_looks_as_it_is_shown", first_page),
+    ("every_srun_and_sbatch_of_the_guides_works_as_it_is_written", guides),
     ("the_ways_to_an_image_of_ones_own_work_as_they_are_written", own_images),
 ];
 
 /// Words of lines that cannot be typed here, each with the reason.
-const LEFT_OUT: [(&str, &str); 3] = [
+const LEFT_OUT: [(&str, &str); 6] = [
     ("--pty", "it needs a terminal: tests/slurm/terminal.rs"),
     ("rocky9", "the system is not at hand"),
     ("docker ", "the program is not at hand"),
+    ("--vm-net", "nodes with networks of their own: tests/network"),
+    ("--mpi", "what it starts is made first: tests/slurm/mpi.rs"),
+    ("debain12", "it is a mistake: see first_page"),
 ];
 
 /// What is smaller on the test's machine than on a cluster, or has another name.
-const HERE: [(&str, &str); 3] = [
+const HERE: [(&str, &str); 7] = [
     ("--vms-per-slot=16 --mem=6G", "--vms-per-slot=2 --mem=700"),
-    ("/scratch/ada", "$PWD/scratch"),
-    ("/sw:ro", "$PWD/sw:ro"),
+    ("-n8 --vm-image=debian12 --vms-per-slot=4 --mem=8G", "-n2 --vm-image=debian12 --vms-per-slot=2 --mem=700"),
+    ("-N2 -n8", "-N2 -n4 --mem=700"),
+    ("/scratch/ada", "@DIR@/scratch"),
+    ("/sw:ro", "@DIR@/sw:ro"),
+    ("/data/run", "@DIR@/run"),
+    ("/proj/x/", "@DIR@/"),
 ];
 
-/// The lines of code blocks that begin with one of these programs.
+/// The lines of code blocks that begin with one of these programs, perhaps after a prompt.
 fn lines(document: &str, programs: &[&str]) -> Vec<String> {
     let text = fs::read_to_string(repository().join(document)).unwrap();
     let blocks = text.lines().filter_map(|line| line.strip_prefix("    "));
+    let blocks = blocks.map(|line| line.strip_prefix("$ ").unwrap_or(line));
     let typed = blocks.filter(|line| programs.iter().any(|program| line.starts_with(program)));
     let here = |line: &str| HERE.iter().fold(line.to_owned(), |line, (there, here)| line.replace(there, here));
     typed.filter(|line| !LEFT_OUT.iter().any(|(word, _)| line.contains(word))).map(here).collect()
 }
 
-/// Types the lines in a directory that has what they name.
-fn type_all(cluster: &Cluster, lines: &[String], at_least: usize) {
+/// Types the lines in a directory that has what they name, with `sim` as the user's program.
+fn type_all(cluster: &Cluster, lines: &[String], sim: &str, at_least: usize) {
     assert!(lines.len() >= at_least, "{lines:?}");
     let dir = cluster.work_dir();
     for (name, text) in [("job.sh", "#!/bin/sh\nhostname\n"), ("setup.sh", "#!/bin/sh\necho made >/etc/made\n")] {
         fs::write(dir.join(name), text).unwrap();
     }
-    fs::write(dir.join("sim"), "#!/bin/sh\ncat /etc/made\n").unwrap();
+    fs::write(dir.join("sim"), format!("#!/bin/sh\n{sim}\n")).unwrap();
+    fs::write(dir.join("hosts"), "127.0.0.1 localhost\n").unwrap();
     for name in ["job.sh", "setup.sh", "sim"] {
         fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o755)).unwrap();
     }
-    for name in ["scratch", "sw"] {
+    for name in ["scratch", "sw", "run: 1,2"] {
         fs::create_dir(dir.join(name)).unwrap();
         fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o777)).unwrap();
     }
@@ -62,22 +71,29 @@ fn type_all(cluster: &Cluster, lines: &[String], at_least: usize) {
     );
     cluster.with_config(&images, || {
         for line in lines {
+            let line = line.replace("@DIR@", &dir.display().to_string());
             let ran = cluster.run_in(&dir, &["bash", "-c", &format!("{program}{line}")]);
             assert_eq!(ran.code, 0, "{line}: {ran:?}");
         }
     });
 }
 
-fn user_guide(cluster: &Cluster) {
-    type_all(cluster, &lines("docs/user.md", &["srun ", "sbatch "]), 5);
+/// Also what a terminal shows there: the mistake, and that a VM has a name and a kernel of its own.
+fn first_page(cluster: &Cluster) {
+    type_all(cluster, &lines("README.md", &["srun ", "sbatch "]), "hostname", 5);
+    let readme = fs::read_to_string(repository().join("README.md")).unwrap();
+    let (_, shown) = readme.split_once("$ srun --vm-image=debain12 true\n").expect("the mistake is shown");
+    let said = cluster.srun(&["--vm-image=debain12", "true"]).stderr;
+    assert_eq!(shown.lines().next().unwrap().trim(), said.trim());
 }
 
-fn answers(cluster: &Cluster) {
-    type_all(cluster, &lines("docs/answers.md", &["srun ", "sbatch "]), 1);
+fn guides(cluster: &Cluster) {
+    let guides = ["docs/user.md", "docs/answers.md", "docs/files.md", "docs/parallel.md"];
+    let typed: Vec<String> = guides.iter().flat_map(|guide| lines(guide, &["srun ", "sbatch "])).collect();
+    type_all(cluster, &typed, "hostname", 7);
 }
 
 fn own_images(cluster: &Cluster) {
-    let typed =
-        lines("docs/images.md", &["srun ", "spank-vm image list", "spank-vm image show", "spank-vm image build"]);
-    type_all(cluster, &typed, 4);
+    let programs = ["srun ", "spank-vm image list", "spank-vm image show", "spank-vm image build"];
+    type_all(cluster, &lines("docs/images.md", &programs), "cat /etc/made", 4);
 }

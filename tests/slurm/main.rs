@@ -37,8 +37,7 @@ mod ways;
 
 use std::process::ExitCode;
 
-use testkit::Cluster;
-use testkit::suite::{self, Length, Suite};
+use testkit::suite::{self, Cases, Length, Plain};
 
 use case::Case;
 
@@ -76,33 +75,18 @@ const CASES: &[&[Case]] = &[
 const LONG_CASES: &[&[Case]] = &[images::LONG_CASES, fullboot::LONG_CASES, mpi::LONG_CASES];
 
 fn main() -> ExitCode {
-    suite::main::<RealSlurm>()
+    suite::main::<Plain<RealSlurm>>()
 }
 
 struct RealSlurm;
 
-impl Suite for RealSlurm {
-    type Case = Case;
+impl Cases for RealSlurm {
     const NAME: &'static str = "slurm";
-    const THREADS: usize = 1;
 
     fn cases(length: Length) -> Vec<Case> {
         match length {
             Length::Short => CASES.concat(),
             Length::Long => LONG_CASES.concat(),
         }
-    }
-
-    fn title((name, _): &Case) -> String {
-        (*name).to_owned()
-    }
-
-    fn prepare(_: &Cluster) -> Result<Self, String> {
-        Ok(Self)
-    }
-
-    fn run(&self, cluster: &Cluster, (_, case): Case) -> Result<(), String> {
-        case(cluster);
-        Ok(())
     }
 }

@@ -18,7 +18,7 @@ use super::error::{AgentError, Doing};
 use super::kmsg;
 use super::modules::Modules;
 use super::rootfs::{FsType, SUPER_BLOCK_AREA};
-use super::{derived, memory, net, oom, sys, ways};
+use super::{derived, memory, net, oom, sys, walk};
 
 /// Where the parts of the root are put together, in the initramfs.
 const IMAGE: &str = "/image";
@@ -287,7 +287,7 @@ fn furnish() {
 
 fn open_tmp() -> Result<(), AgentError> {
     // In some images it is a link, and not always to something that is there.
-    ways::make_directory(Path::new("/tmp"))?;
+    walk::make_directory(Path::new("/tmp"))?;
     let mode = fs::metadata("/tmp").doing(|| "look at /tmp".to_owned())?.permissions().mode();
     if mode & 0o7777 == 0o1777 {
         return Ok(());

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
-use proto::{BootTimes, Interface};
+use proto::{BootTimes, Interface, MoreAddresses};
 
 use super::accounts::Account;
 use super::children::Children;
@@ -136,6 +136,10 @@ impl Machine for Guest {
 
     fn bring_network_up(&mut self, interface: &Interface) -> Result<(), AgentError> {
         net::bring_up(interface)
+    }
+
+    fn add_addresses(&mut self, more: &MoreAddresses) -> Result<(), AgentError> {
+        net::add(more)
     }
 
     fn add_hosts(&mut self, lines: &[u8]) -> Result<(), AgentError> {

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use nix::unistd::Pid;
 
-use proto::{BootTimes, ExitStatus, Interface, Transport};
+use proto::{BootTimes, ExitStatus, Interface, MoreAddresses, Transport};
 
 use super::accounts::Account;
 use super::error::AgentError;
@@ -83,6 +83,8 @@ pub(super) trait Machine {
     fn set_zone(&mut self, name: &[u8], data: &[u8]) -> Result<(), AgentError>;
     /// Configures the network device.
     fn bring_network_up(&mut self, interface: &Interface) -> Result<(), AgentError>;
+    /// Gives that device further addresses.
+    fn add_addresses(&mut self, more: &MoreAddresses) -> Result<(), AgentError>;
     /// Makes the names of other VMs known: lines of `/etc/hosts`.
     fn add_hosts(&mut self, lines: &[u8]) -> Result<(), AgentError>;
     /// Makes known who resolves names: the content of `/etc/resolv.conf`.

@@ -6,7 +6,7 @@
 //! service   what there is to do where all that is done already          service
 //! port      find the runner's virtio-serial port, wait for HELLO        devices, port
 //! session   collect the task, start it, relay, report how it ended      session, task, exec, pump
-//! machine   what a session does to the guest as a whole                 machine, identity, shares, memory, traces, ways
+//! machine   what a session does to the guest as a whole                 machine, identity, shares, memory, traces, walk
 //!             as PID 1: guest; as a service: system, processes
 //! ```
 //!
@@ -59,7 +59,7 @@ mod sys;
 mod system;
 mod task;
 mod traces;
-mod ways;
+mod walk;
 mod zone;
 
 use std::convert::Infallible;

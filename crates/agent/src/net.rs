@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
-use proto::{Inet, Interface};
+use proto::{Inet, Interface, MoreAddresses};
 
 use super::devices::virtio_id;
 use super::error::{AgentError, Doing};
@@ -61,6 +61,22 @@ pub(super) fn bring_up(interface: &Interface) -> Result<(), AgentError> {
     }
 }
 
+/// Gives the network device, which is up, further addresses. By ioctl an interface has one IPv4 address for each of its labels.
+pub(super) fn add(more: &MoreAddresses) -> Result<(), AgentError> {
+    let lost = || AgentError::Unfit("the VM has no network device that is up".to_owned());
+    let name = device().as_deref().and_then(interface_of).ok_or_else(lost)?;
+    let [.., high, low] = more.v4.address;
+    // A label is free for each address of a network of 65,536, which is more than a VM has.
+    let label = format!("{name}:{:x}", u16::from_be_bytes([high, low]));
+    let control = control(AddressFamily::Inet)?;
+    let set = |request| {
+        sys::configure(control.as_fd(), request).doing(|| format!("give the network device {label} an address"))
+    };
+    set(Request::Address(sys::interface_address(&label, more.v4.address)))?;
+    set(Request::Netmask(sys::interface_address(&label, mask(more.v4.prefix).to_be_bytes())))?;
+    if Path::new("/proc/sys/net/ipv6").exists() { add_v6(&name, &more.v6) } else { Ok(()) }
+}
+
 fn add_v6(name: &str, v6: &Inet<16>) -> Result<(), AgentError> {
     let control = control(AddressFamily::Inet6)?;
     let index = fs::read_to_string(format!("/sys/class/net/{name}/ifindex"));
@@ -102,9 +118,8 @@ fn restart_driver(device: &Path) -> Result<String, AgentError> {
     fs::write(format!("{DRIVER}/bind"), &name).doing(|| format!("give {name} its driver"))?;
     let deadline = Instant::now() + APPEARS_WITHIN;
     loop {
-        let interface = fs::read_dir(device.join("net")).into_iter().flatten().flatten().next();
-        if let Some(interface) = interface {
-            return Ok(interface.file_name().to_string_lossy().into_owned());
+        if let Some(interface) = interface_of(device) {
+            return Ok(interface);
         }
         if Instant::now() > deadline {
             let within = APPEARS_WITHIN.as_secs();
@@ -112,6 +127,12 @@ fn restart_driver(device: &Path) -> Result<String, AgentError> {
         }
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// The name of a device's interface.
+fn interface_of(device: &Path) -> Option<String> {
+    let interface = fs::read_dir(device.join("net")).ok()?.flatten().next()?;
+    Some(interface.file_name().to_string_lossy().into_owned())
 }
 
 /// The netmask of a prefix of 1 to 32 bits.

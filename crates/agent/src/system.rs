@@ -17,7 +17,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
-use proto::{BootTimes, Interface};
+use proto::{BootTimes, Interface, MoreAddresses};
 
 use super::accounts::Account;
 use super::children::Children;
@@ -174,6 +174,10 @@ impl Machine for System {
 
     fn bring_network_up(&mut self, interface: &Interface) -> Result<(), AgentError> {
         net::bring_up(interface)
+    }
+
+    fn add_addresses(&mut self, more: &MoreAddresses) -> Result<(), AgentError> {
+        net::add(more)
     }
 
     fn add_hosts(&mut self, lines: &[u8]) -> Result<(), AgentError> {

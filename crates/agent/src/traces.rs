@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::error::{AgentError, Doing};
-use super::ways::{self, Found};
+use super::walk::{self, Found};
 
 /// Mode bits that let everybody pass a directory.
 const PASSABLE: u32 = 0o111;
@@ -103,7 +103,7 @@ impl Traces {
     /// # Errors
     /// It cannot be made, or it is missing in a share.
     pub fn provide(&mut self, path: &Path, share_of: &dyn Fn(&Path) -> Option<PathBuf>) -> Result<PathBuf, AgentError> {
-        ways::walk(path, &mut |directory, found| match found {
+        walk::walk(path, &mut |directory, found| match found {
             Found::End => Ok(()),
             Found::Missing => {
                 refuse_in_share(directory, share_of)?;
@@ -135,7 +135,7 @@ impl Traces {
         share_of: &dyn Fn(&Path) -> Option<PathBuf>,
     ) -> Result<PathBuf, AgentError> {
         let mut path = path.to_owned();
-        for _ in 0..ways::MOST_LINKS {
+        for _ in 0..walk::MOST_LINKS {
             let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { break };
             let file = self.provide(parent, share_of)?.join(name);
             match file.symlink_metadata() {

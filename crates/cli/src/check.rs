@@ -4,6 +4,7 @@ mod ask;
 mod caches;
 mod finding;
 mod host;
+mod networks;
 mod patience;
 mod report;
 mod settings;
@@ -92,7 +93,7 @@ fn full(
     let image = arguments.image.as_ref();
     let user = arguments.user.as_deref();
     type Look<'a> = &'a dyn Fn() -> Finding;
-    let looks: [(&str, &str, Look<'_>); 19] = [
+    let looks: [(&str, &str, Look<'_>); 20] = [
         ("kernel", "QEMU, KVM and the runner use what Linux has had since 4.18", &host::kernel),
         ("cgroups", "a VM must not take memory and processors of other jobs", &|| host::cgroups(&controller)),
         ("clock", "guests get their time from this node", &host::clock),
@@ -111,6 +112,7 @@ fn full(
         ("users", "VMs run with their users' rights, and root's own look says nothing of them", &|| {
             users::look(config_file, config, user)
         }),
+        ("network", "VMs have one only where their users ask for it (--vm-net)", &|| networks::look(config)),
         ("modules", "KVM is in modules of the kernel", &host::modules),
         ("kvm", "with it guests compute at the processor's own speed", &|| vms::kvm(config, image)),
         // After the guest that KVM was tried with: it tries the first way too.

@@ -141,7 +141,7 @@ fn manage(config: &Config, command: Command) -> anyhow::Result<()> {
         Command::Check { image, save } => {
             catalogue::check(config, &from_here(image)?)?;
             if let Some(save) = save {
-                NewImage::find(&save, config.catalogue().dir_for_new()).with_context(|| format!("--vm-save={save}"))?;
+                NewImage::find(&save, &config.catalogue()).with_context(|| format!("--vm-save={save}"))?;
             }
             Ok(())
         }

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, Uid, getppid};
 
 use proto::ExitStatus;
-use request::{ImageRef, REQUEST_ENV, STEP_PROGRAM, Scope, VmRequest};
+use request::{ImageRef, JobNetwork, REQUEST_ENV, STEP_PROGRAM, Scope, VmRequest};
 use runner::config::Config;
 use runner::error::{Blame, Context, Fault, RunError};
 use runner::{self, Command, SaveAs, Slot, limits};
@@ -49,7 +49,8 @@ pub fn run(arguments: Vec<OsString>) -> Result<ExitStatus, RunError> {
 pub fn keep(arguments: Vec<OsString>) -> Result<ExitStatus, RunError> {
     let begin = Instant::now();
     let request = read_request()?;
-    let keeper = runner::become_keeper(request.meeting, request.tasks)?;
+    let taps = request.job_network.as_ref().map_or(&[][..], |network| &network.taps);
+    let keeper = runner::become_keeper(request.meeting, request.tasks, taps)?;
     limits::take()?;
     keeper.keep(|| {
         runner::log::init(is_verbose(&request));
@@ -94,7 +95,16 @@ fn run_slot(arguments: Vec<OsString>, begin: Instant, image: &mut Option<ImageRe
     runner::log::init(is_verbose(&request));
     let config = load(&request)?;
     let (tasks, meeting) = (request.tasks, request.meeting);
-    if config.scope(&request.asked)? == Scope::Node && tasks > 1 {
+    let scope = config.scope(&request.asked)?;
+    let is_made_for = |network: &JobNetwork| if network.of_node.is_some() { Scope::Node } else { Scope::Slot };
+    if tasks > 1 && request.job_network.as_ref().is_some_and(|network| is_made_for(network) != scope) {
+        // The site's configuration has been changed since: tasks with VMs of their own would share a tap.
+        return Err(RunError::node(format!(
+            "--vm-net=job: the network was not made for vm_scope = '{}'",
+            scope.word()
+        )));
+    }
+    if scope == Scope::Node && tasks > 1 {
         let given = arguments.clone();
         return runner::run_attached(&slot(request, config, arguments, None, begin), meeting, &given);
     }

@@ -4,7 +4,7 @@
 //! controls. What a user can bring about with them stays within the step: the network's number is made from the job's and the step's,
 //! which slurmstepd knows from Slurm, and addresses come from the controller alone, for names of its nodes.
 
-use std::io;
+use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
@@ -14,8 +14,8 @@ use nix::unistd::alarm;
 
 use network::NetworkError;
 use network::make::{Made, Part, make};
-use network::plan::{check_size, tasks_per_node};
-use request::Network;
+use network::plan::{Has, check_size, tasks_per_node};
+use request::{Network, Scope, VmOption, VmScope};
 use runner::config::Config;
 
 /// Where Slurm's commands are.
@@ -26,6 +26,9 @@ const MOST_S: u32 = 60;
 
 /// Longest list of nodes.
 const LIST_MOST: usize = 64 << 10;
+
+/// Most bytes that are read of what Slurm says of nodes: 32 KiB for each.
+const SAID_MOST: usize = 16 << 20;
 
 /// Make a node's part of a step's network; started by the plugin
 #[derive(Debug, clap::Args)]
@@ -39,6 +42,9 @@ pub struct Arguments {
     /// VMs of each task
     #[arg(long)]
     vms: u32,
+    /// What has a VM; not given where the site decides
+    #[arg(long, value_parser = |text: &str| VmScope::parse(text))]
+    scope: Option<Scope>,
     /// Tasks on each node, in Slurm's short form
     #[arg(long)]
     tasks: String,
@@ -50,18 +56,18 @@ pub struct Arguments {
     nodes: Option<String>,
 }
 
-/// Makes it and hands it over the socket that is this process's stdin, as `ok MTU` with the taps and then the guard, or as `user TEXT`
-/// or `node TEXT`.
+/// Makes it and hands it over the socket that is this process's stdin, as `ok MTU SCOPE` with the taps and then the guard, or as
+/// `user TEXT` or `node TEXT`.
 pub fn run(config: Result<Config, String>, arguments: &Arguments) -> anyhow::Result<()> {
     // Slurmstepd waits for this process, and the controller may hang: then it ends by a signal.
     alarm::set(MOST_S);
-    let made =
-        config.map_err(NetworkError::new).and_then(|config| prepare(&config, arguments)).and_then(|part| make(&part));
+    let prepared = config.map_err(NetworkError::new).and_then(|config| prepare(&config, arguments));
+    let made = prepared.and_then(|(part, scope)| Ok((make(&part)?, scope)));
     let socket = io::stdin();
     match made {
-        Ok(Made { taps, guard, mtu }) => {
+        Ok((Made { taps, guard, mtu }, scope)) => {
             let fds: Vec<i32> = taps.iter().chain(&guard).map(AsRawFd::as_raw_fd).collect();
-            node::pass::send(socket.as_fd(), &format!("ok {mtu}"), &fds)?;
+            node::pass::send(socket.as_fd(), &format!("ok {mtu} {}", scope.word()), &fds)?;
         }
         Err(error) => {
             let blame = if error.is_users() { "user" } else { "node" };
@@ -72,12 +78,14 @@ pub fn run(config: Result<Config, String>, arguments: &Arguments) -> anyhow::Res
     Ok(())
 }
 
-fn prepare(config: &Config, arguments: &Arguments) -> Result<Part, NetworkError> {
+fn prepare(config: &Config, arguments: &Arguments) -> Result<(Part, Scope), NetworkError> {
     if !config.allowed_networks.contains(&Network::Job) {
         return Err(NetworkError::user("--vm-net=job: this site does not allow it ('allowed_networks')"));
     }
     let tasks = tasks_per_node(&arguments.tasks)?;
-    check_size(&tasks, arguments.vms, config.job_network)?;
+    let scope = scope(arguments.scope.unwrap_or(config.vm_scope), &tasks);
+    let has = if scope == Scope::Node { Has::Node } else { Has::Task(arguments.vms) };
+    check_size(&tasks, has, config.job_network)?;
     if arguments.node >= tasks.len() {
         return Err(NetworkError::new("Slurm does not say which node of the step this is"));
     }
@@ -85,15 +93,21 @@ fn prepare(config: &Config, arguments: &Arguments) -> Result<Part, NetworkError>
         1 => Vec::new(),
         _ => addresses(arguments.nodes.as_deref().unwrap_or_default(), tasks.len())?,
     };
-    Ok(Part {
+    let part = Part {
         job: arguments.job,
         step: arguments.step,
-        vms: tasks.iter().map(|tasks| tasks * arguments.vms).collect(),
+        vms: tasks.iter().map(|&tasks| has.vms(tasks)).collect(),
         node: arguments.node,
         addresses,
         port: config.job_network_port,
         range: config.job_network,
-    })
+    };
+    Ok((part, scope))
+}
+
+/// A step without two tasks on one node is the same with both values: each VM has the name and the address of its task.
+fn scope(wanted: Scope, tasks: &[u32]) -> Scope {
+    if tasks.iter().all(|&tasks| tasks < 2) { Scope::Slot } else { wanted }
 }
 
 /// The addresses of the nodes, in their order in the list.
@@ -143,13 +157,29 @@ fn scontrol(words: &[&str]) -> Result<String, NetworkError> {
     if let Some(conf) = std::env::var_os("SLURM_CONF") {
         command.env("SLURM_CONF", conf);
     }
-    let output = command.output().map_err(|error| NetworkError::new(format!("scontrol: {error}")))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said = said.lines().next().unwrap_or_default();
-        return Err(NetworkError::new(format!("scontrol does not tell the addresses of the nodes: {said}")));
+    let said = said_by(&mut command, SAID_MOST).map_err(|error| NetworkError::new(format!("scontrol: {error}")))?;
+    said.map_err(|why| NetworkError::new(format!("scontrol does not tell the addresses of the nodes: {why}")))
+}
+
+/// What a program prints, at most so many bytes; the inner error is its first line on stderr. A forged list of a few kilobytes
+/// can stand for hundreds of millions of names, and this process has no limit of memory.
+fn said_by(command: &mut Command, most: usize) -> io::Result<Result<String, String>> {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let (mut said, mut complaint) = (Vec::new(), Vec::new());
+    let limit = most as u64 + 1;
+    let read = child.stdout.take().map_or(Ok(0), |stdout| stdout.take(limit).read_to_end(&mut said));
+    if said.len() > most || read.is_err() {
+        let _ = child.kill();
+        let _ = child.wait();
+        read?;
+        return Err(io::Error::other(format!("it says more than {most} bytes")));
     }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    child.stderr.take().map_or(Ok(0), |stderr| stderr.take(limit).read_to_end(&mut complaint))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok(match child.wait()?.success() {
+        true => Ok(text(&said)),
+        false => Err(text(&complaint).lines().next().unwrap_or_default().to_owned()),
+    })
 }
 
 #[cfg(test)]
@@ -169,10 +199,24 @@ mod tests {
     }
 
     #[test]
+    fn a_node_has_one_vm_only_if_some_node_has_several_tasks() {
+        assert_eq!(scope(Scope::Node, &[1, 2]), Scope::Node);
+        assert_eq!((scope(Scope::Node, &[1, 1]), scope(Scope::Slot, &[1, 2])), (Scope::Slot, Scope::Slot));
+    }
+
+    #[test]
     fn a_list_that_a_user_has_forged_is_not_given_to_slurm() {
         for bad in ["", "n1;reboot", "--help", "n1 n2", "n1\nn2", &"n".repeat(LIST_MOST + 1)] {
             let error = addresses(bad, 2).unwrap_err().to_string();
             assert_eq!(error, "Slurm does not say which nodes the step has", "{bad:.20}");
         }
+    }
+
+    #[test]
+    fn a_program_that_says_more_than_it_may_is_ended() {
+        let said = |script: &str| said_by(Command::new("sh").args(["-c", script]), 1000);
+        assert_eq!(said("printf 'n1\\nn2\\n'").unwrap(), Ok("n1\nn2\n".to_owned()));
+        assert_eq!(said("echo no such node >&2; exit 1").unwrap(), Err("no such node".to_owned()));
+        assert_eq!(said("exec yes n1").unwrap_err().to_string(), "it says more than 1000 bytes");
     }
 }

@@ -34,7 +34,7 @@ impl Advance {
         let ahead = Ahead { unique, handle, position, what }.encode();
         let mut header = Header { kind: kind::AHEAD, share: header.share, slot: header.slot, data: 0 };
         let mut frame = Vec::new();
-        if bytes.len() <= INLINE {
+        if bytes.len() <= INLINE || what == What::Names {
             header.slot = None;
             Frame { header, payload: &[&ahead[..], bytes].concat() }.encode(&mut frame);
         } else {
@@ -52,7 +52,7 @@ impl Advance {
 
     /// The guest will not hear of it.
     pub(crate) fn withdraw(&self, nodes: &Nodes) {
-        if self.what != What::Content {
+        if let What::Entries { .. } = self.what {
             listed_nodes(&self.bytes).for_each(|node| nodes.forget(node, 1));
         }
     }

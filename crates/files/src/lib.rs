@@ -36,6 +36,7 @@ pub mod fuzzing;
 mod gate;
 mod handles;
 mod locks;
+mod missing;
 mod nodes;
 mod ops;
 mod process;

@@ -8,6 +8,7 @@ pub(crate) mod directory;
 pub(crate) mod entry;
 pub(crate) mod ioctl;
 pub(crate) mod locking;
+pub(crate) mod missing;
 pub(crate) mod names;
 pub(crate) mod open;
 pub(crate) mod umask;

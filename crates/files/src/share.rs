@@ -14,6 +14,7 @@ use super::control::{Share as Described, Shares};
 use super::error::ServeError;
 use super::handles::{Handle, Handles};
 use super::locks::Locks;
+use super::missing::Missing;
 use super::nodes::{Bounds, Node, Nodes, lock};
 use super::sys::{self, Errno, Result};
 use super::wire::Reply;
@@ -33,6 +34,7 @@ pub(crate) struct Share {
     pub(crate) locks: Locks,
     pub(crate) closing: Closing,
     pub(crate) ahead: Ahead,
+    pub(crate) missing: Missing,
     /// Counts beginnings and ends of changes of extended attributes.
     pub(crate) changes: AtomicU64,
     /// Counts how often something that was sent ahead became doubtful.
@@ -72,6 +74,7 @@ pub(crate) fn open_all(shares: &Shares) -> std::result::Result<Vec<Share>, Serve
             locks: Locks::new(Arc::clone(&holders), limit / 8),
             closing: Closing::default(),
             ahead: Ahead::default(),
+            missing: Missing::default(),
             changes: AtomicU64::new(0),
             doubts: AtomicU64::new(0),
             slow: AtomicU32::new(0),

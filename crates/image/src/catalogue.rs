@@ -158,6 +158,12 @@ impl fmt::Display for ImageError {
                 disk.display()
             ),
             Self::Unfit { name, disk, why } => write!(f, "the disk of image '{name}', {}, {why}", disk.display()),
+            Self::File { path, source } if source.kind() == io::ErrorKind::NotFound => write!(
+                f,
+                "--vm-image={}: No such file or directory (names of the catalogue have no slash: --vm-image=list; 'spank-vm image \
+                 import' makes an image of a container)",
+                path.display()
+            ),
             Self::File { path, source } => write!(f, "--vm-image={}: {source}", path.display()),
             Self::PathForbidden { path } => write!(
                 f,
@@ -209,6 +215,22 @@ impl Catalogue {
     pub fn dir_for_new(&self) -> Option<&Path> {
         let owner = if self.person.is_root { Owner::Site } else { Owner::User };
         self.dirs.iter().find(|dir| dir.owner == owner).map(|dir| dir.path.as_path())
+    }
+
+    /// Checks that a new image of this person is what its name finds: directories before theirs come first.
+    ///
+    /// # Errors
+    /// One that has an image of that name; the text is for the user.
+    pub fn would_find(&self, name: &ImageName) -> anyhow::Result<()> {
+        let dirs = self.dirs.iter().map(|dir| dir.path.as_path());
+        let mut before = dirs.take_while(|dir| Some(*dir) != self.dir_for_new());
+        match before.find(|dir| dir.join(format!("{name}.toml")).symlink_metadata().is_ok()) {
+            Some(dir) => anyhow::bail!(
+                "'{name}': {} has an image of that name, which comes first: choose another name",
+                dir.display()
+            ),
+            None => Ok(()),
+        }
     }
 
     /// Who owns the directory of the image's entry; `None` for an image that was named by its path.

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 /// Where a link would be lost or do harm: the guest's kernel and agent fill these directories, not the image.
 const NOT_IN: [&str; 5] = ["/dev", "/proc", "/run", "/sys", "/tmp"];
 
+/// Longest path in bytes: `PATH_MAX` of Linux without the NUL at its end.
+const PATH_MOST: usize = 4095;
+
 /// Links to be made in each VM: path in the guest → path on a share, both absolute.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "BTreeMap<PathBuf, PathBuf>")]
@@ -34,6 +37,12 @@ impl TryFrom<BTreeMap<PathBuf, PathBuf>> for Links {
                 && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
         };
         for (path, target) in &map {
+            if let Some(long) = [path, target].into_iter().find(|path| path.as_os_str().len() > PATH_MOST) {
+                let begin: String = long.display().to_string().chars().take(40).collect();
+                return Err(format!(
+                    "links: '{begin}…' has more than {PATH_MOST} bytes, which no path on Linux can have"
+                ));
+            }
             let (link, to) = (path.display(), target.display());
             for path in [path, target] {
                 if !plain(path) || path.parent().is_none() {
@@ -73,5 +82,15 @@ mod tests {
             let error = entry(bad).unwrap_err();
             assert!(error.contains(word), "{bad}: {error}");
         }
+    }
+
+    #[test]
+    fn a_path_that_no_system_has_is_refused_here_and_not_where_it_is_sent() {
+        let long = "x".repeat(4096);
+        for links in [format!("'/{long}' = '/sw/x'"), format!("'/x' = '/{long}'")] {
+            let error = entry(&links).unwrap_err();
+            assert!(error.contains("has more than 4095 bytes"), "{error:.300}");
+        }
+        entry(&format!("'/x' = '/{}'", "x/".repeat(2040))).unwrap();
     }
 }

@@ -5,7 +5,9 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use anyhow::Context;
 use nix::fcntl::{AT_FDCWD, AtFlags};
@@ -42,6 +44,14 @@ pub fn clean_up_on_signals() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A name in `dir` that no other file gets: not of this process, and not of one on another host that has the same number.
+fn temporary(dir: &Path) -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let (pid, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
+    dir.join(format!(".spank-vm.{pid}.{now:x}.{number}.partial"))
+}
+
 /// A file that is being written. When it is dropped, nothing is left over.
 ///
 /// Where the file system can, it has no name until it is published, so that not even a killed process
@@ -63,11 +73,16 @@ impl Staged {
             Ok(file) => return Ok(Self { file, name: None }),
             // EISDIR: a kernel or file system that does not know O_TMPFILE tries to open the directory.
             Err(error) if !matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR)) => return Err(error),
-            Err(_) => {}
+            Err(_) => Self::with_name(dir),
         }
-        let name = dir.join(format!(".spank-vm.{}.partial", std::process::id()));
+    }
+
+    /// The same where each file has a name.
+    fn with_name(dir: &Path) -> io::Result<Self> {
+        let name = temporary(dir);
         let mut names = names();
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o666).open(&name)?;
+        // A new file: somebody who can write here too may have put a link there.
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o666).open(&name)?;
         names.push(name.clone());
         Ok(Self { file, name: Some(name) })
     }
@@ -96,8 +111,7 @@ impl Staged {
         }
         if self.name.is_none() {
             // linkat cannot replace a file; rename can. So it gets a temporary name first.
-            let meanwhile = to.with_file_name(format!(".spank-vm.{}.partial", std::process::id()));
-            let _ = std::fs::remove_file(&meanwhile);
+            let meanwhile = temporary(to.parent().unwrap_or(Path::new("")));
             names().push(meanwhile.clone());
             named(&meanwhile).with_context(|| meanwhile.display().to_string())?;
             self.name = Some(meanwhile);
@@ -174,5 +188,19 @@ mod tests {
         staged(dir.path(), "three").publish(&to, true).unwrap();
         assert_eq!(std::fs::read_to_string(&to).unwrap(), "three");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn where_each_file_has_a_name_two_of_them_do_not_get_in_each_other_s_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let [mut disk, mut entry] = [(); 2].map(|()| Staged::with_name(dir.path()).unwrap());
+        disk.file.write_all(b"disk").unwrap();
+        entry.file.write_all(b"entry").unwrap();
+        let place = |name: &str| dir.path().join(name);
+        disk.publish(&place("disk"), true).unwrap();
+        entry.publish(&place("entry"), false).unwrap();
+        let read = |name: &str| std::fs::read_to_string(place(name)).unwrap();
+        assert_eq!((read("disk").as_str(), read("entry").as_str()), ("disk", "entry"));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 }

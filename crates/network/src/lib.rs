@@ -31,5 +31,6 @@ mod message;
 mod netlink;
 pub mod plan;
 mod sys;
+pub mod trial;
 
 pub use error::NetworkError;

@@ -148,22 +148,56 @@ pub fn tasks_per_node(text: &str) -> Result<Vec<u32>, NetworkError> {
     Ok(tasks)
 }
 
-/// Checks that all VMs of a step have room: `tasks` on each node, each with so many VMs.
+/// What has a VM of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Has {
+    /// Each task has so many.
+    Task(u32),
+    /// Each node has one, for all its tasks. It has an address of its own, and one for each of them.
+    Node,
+}
+
+impl Has {
+    /// VMs on a node with so many tasks.
+    pub fn vms(self, tasks: u32) -> u32 {
+        match self {
+            Self::Task(vms) => tasks.saturating_mul(vms),
+            Self::Node => 1,
+        }
+    }
+
+    /// Addresses on a node with so many tasks, and what they are for.
+    fn addresses(self, tasks: u32) -> u64 {
+        match self {
+            Self::Task(vms) => u64::from(tasks) * u64::from(vms),
+            Self::Node => u64::from(tasks) + 1,
+        }
+    }
+}
+
+/// Checks that a step with so many tasks on each node has room in its network.
 ///
 /// # Errors
 /// Says what is too much, and how much there may be.
-pub fn check_size(tasks: &[u32], vms: u32, range: Range4) -> Result<(), NetworkError> {
-    let all: u64 = tasks.iter().map(|&tasks| u64::from(tasks) * u64::from(vms)).sum();
+pub fn check_size(tasks: &[u32], has: Has, range: Range4) -> Result<(), NetworkError> {
+    let addresses = |tasks: &u32| has.addresses(*tasks);
+    let (all, most): (u64, u64) = (tasks.iter().map(addresses).sum(), tasks.iter().map(addresses).max().unwrap_or(0));
+    let what = match has {
+        Has::Task(_) => "VMs",
+        Has::Node => "tasks and nodes",
+    };
     let room = range.room().min(VMS_MOST);
     if all > u64::from(room) {
         return Err(NetworkError::user(format!(
-            "--vm-net=job: {all} VMs, and a network has room for {room} ('job_network' = {range}): start fewer"
+            "--vm-net=job: {all} {what}, and a network has room for {room} ('job_network' = {range}): start fewer"
         )));
     }
-    let most = tasks.iter().max().map_or(0, |&tasks| u64::from(tasks) * u64::from(vms));
+    // Of a node's VM, each task has an address.
+    let most = if has == Has::Node { most - 1 } else { most };
     if most > u64::from(VMS_ON_NODE_MOST) {
+        let what = if has == Has::Node { "tasks" } else { what };
         return Err(NetworkError::user(format!(
-            "--vm-net=job: {most} VMs on one node, and a network has at most {VMS_ON_NODE_MOST} there: use more nodes"
+            "--vm-net=job: {most} {what} on one node, and a network has at most {VMS_ON_NODE_MOST} there: use more nodes"
         )));
     }
     Ok(())
@@ -205,14 +239,21 @@ mod tests {
     #[test]
     fn too_many_vms_are_refused_with_the_numbers() {
         let range = "100.80.0.0/28".parse().unwrap();
-        check_size(&[7, 7], 1, range).unwrap();
-        let error = check_size(&[7, 8], 1, range).unwrap_err().to_string();
+        check_size(&[7, 7], Has::Task(1), range).unwrap();
+        let error = check_size(&[7, 8], Has::Task(1), range).unwrap_err().to_string();
         assert_eq!(
             error,
             "--vm-net=job: 15 VMs, and a network has room for 14 ('job_network' = 100.80.0.0/28): start fewer"
         );
-        let error = check_size(&[10], 64, "10.0.0.0/8".parse().unwrap()).unwrap_err().to_string();
+        let error = check_size(&[10], Has::Task(64), "10.0.0.0/8".parse().unwrap()).unwrap_err().to_string();
         assert!(error.contains("640 VMs on one node"), "{error}");
+        // A VM of a node has an address more than tasks.
+        check_size(&[6, 6], Has::Node, range).unwrap();
+        let error = check_size(&[6, 7], Has::Node, range).unwrap_err().to_string();
+        assert!(error.contains(": 15 tasks and nodes, and a network has room for 14"), "{error}");
+        let error = check_size(&[1, 640], Has::Node, "10.0.0.0/8".parse().unwrap()).unwrap_err().to_string();
+        assert!(error.contains("640 tasks on one node"), "{error}");
+        assert_eq!((Has::Task(3).vms(2), Has::Node.vms(2)), (6, 1));
     }
 
     #[test]

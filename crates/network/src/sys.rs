@@ -48,9 +48,9 @@ pub(crate) fn receive_bytes(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<u
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
 
-/// Leaves this process's network for a new one without anything in it.
+/// Leaves the node's network for a new one without anything in it: the calling thread, and no other.
 pub(crate) fn leave_network() -> io::Result<()> {
-    // SAFETY: unshare has no preconditions. This process has one thread.
+    // SAFETY: unshare has no preconditions.
     check(unsafe { libc::unshare(libc::CLONE_NEWNET) }).map(drop)
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Arguments, Failed, Trial};
 use network::make::{Made, Part, make};
 use network::plan::mac;
+use network::trial;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -30,6 +31,7 @@ const CASES: &[Case] = &[
     ("another_step_hears_nothing_and_a_user_s_packets_are_no_frames", hostile),
     ("everything_is_gone_when_the_last_descriptor_is_closed", gone),
     ("what_cannot_be_is_said_in_one_line", refused),
+    ("a_trial_says_what_is_possible_and_leaves_the_network_as_it_was", tried),
 ];
 
 fn main() {
@@ -261,4 +263,19 @@ fn refused() {
     ip("addr add 100.80.3.4/32 dev lo");
     let error = error(&part(1, &[1], 0));
     assert!(error.contains("the address 100.80.3.4 (lo) in the range of VMs, 100.80.0.0/16"), "{error}");
+}
+
+fn tried() {
+    let links = || Command::new("ip").args(["-brief", "link"]).output().unwrap().stdout;
+    let before = links();
+    let range = part(1, &[1], 0).range;
+    let whole = trial::run(range, 4789);
+    assert!(whole.on_a_node.is_ok() && matches!(whole.across_nodes, Some(Ok(()))), "{whole:?}");
+    ip("link set lo up");
+    ip("addr add 100.80.3.4/32 dev lo");
+    let lacks = trial::run(range, 4789);
+    assert!(lacks.on_a_node.is_err() && lacks.across_nodes.is_none(), "{lacks:?}");
+    ip("addr del 100.80.3.4/32 dev lo");
+    ip("link set lo down");
+    assert_eq!(links(), before);
 }

@@ -58,7 +58,8 @@ pub fn send(socket: BorrowedFd<'_>, text: &str, fds: &[RawFd]) -> io::Result<()>
 /// Receives a message of [`send`]: its text and its descriptors, which are close-on-exec. An empty text is the end.
 ///
 /// # Errors
-/// When the socket fails.
+/// When the socket fails, or this process may not have so many descriptors (EMFILE): those that it got are closed again,
+/// because who sent them means all of them.
 pub fn receive(socket: BorrowedFd<'_>) -> io::Result<(String, Vec<OwnedFd>)> {
     let mut text = [0_u8; TEXT_MOST];
     let mut control = Control([0; 16 + 4 * FDS_MOST]);
@@ -88,6 +89,9 @@ pub fn receive(socket: BorrowedFd<'_>) -> io::Result<(String, Vec<OwnedFd>)> {
             header = libc::CMSG_NXTHDR(&raw const message, header);
         }
     }
+    if message.msg_flags & libc::MSG_CTRUNC != 0 {
+        return Err(io::Error::from_raw_os_error(libc::EMFILE));
+    }
     Ok((String::from_utf8_lossy(&text[..count]).into_owned(), fds))
 }
 
@@ -98,6 +102,7 @@ mod tests {
     use std::io::Read;
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
+    use std::process::Command;
 
     #[test]
     fn files_arrive_open_with_the_text_and_the_end_is_an_empty_text() {
@@ -112,5 +117,22 @@ mod tests {
         drop(here);
         let (text, fds) = receive(there.as_fd()).unwrap();
         assert!(text.is_empty() && fds.is_empty());
+    }
+
+    #[test]
+    fn a_process_that_may_not_have_all_of_them_gets_none() {
+        const IS_CHILD: &str = "SPANK_VM_TEST_HAS_FEW_DESCRIPTORS";
+        if std::env::var_os(IS_CHILD).is_none() {
+            let name = "pass::tests::a_process_that_may_not_have_all_of_them_gets_none";
+            let mut limited = Command::new("sh");
+            limited.args(["-c", "ulimit -n 20 && exec \"$@\"", "sh"]).arg(std::env::current_exe().unwrap());
+            let output = limited.args(["--exact", name, "--test-threads=1"]).env(IS_CHILD, "1").output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            return;
+        }
+        let (here, there) = UnixStream::pair().unwrap();
+        send(here.as_fd(), "ok", &[here.as_raw_fd(); 30]).unwrap();
+        assert_eq!(receive(there.as_fd()).unwrap_err().raw_os_error(), Some(libc::EMFILE));
+        assert!(File::open("/dev/null").is_ok(), "none of them is left open");
     }
 }

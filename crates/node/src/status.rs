@@ -123,22 +123,29 @@ fn read_status(dir: &Path) -> Option<Status> {
     text.parse().ok()
 }
 
-/// The children of the task's runner, if its process is still the user's: all are QEMU, but for those that are this
-/// program once more.
+/// Name of the process that keeps a VM which several tasks share. It is a child of the task that founded the VM, while that runs.
+const KEEPER: &[u8] = b"spank-vm-keeper\n";
+
+/// The children of the task's runner and of the keeper that it has started, if they are the user's processes: all are QEMU, but
+/// for those that are this program once more.
 pub fn running(status: &Status) -> Running {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let of_user = processes.filter(|process| process.metadata().is_ok_and(|meta| meta.uid() == status.uid));
+    let of_user: Vec<_> = of_user.filter_map(|process| Some((parent_of(&process.path())?, process.path()))).collect();
+    let children = |parent: u32| of_user.iter().filter(move |(of, _)| *of == parent).map(|(_, process)| process);
+    let keepers = children(status.runner.pid).filter(|process| name_of(process) == KEEPER);
+    let of_keepers = keepers.filter_map(|keeper| keeper.file_name()?.to_str()?.parse().ok()).flat_map(children);
     let mut running = Running::default();
-    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let is_child = parent_of(&process.path()) == Some(status.runner.pid);
-        if is_child && !is_ours(&process.path()) && process.metadata().is_ok_and(|meta| meta.uid() == status.uid) {
-            running.vms += 1;
-            running.resident_mib += resident_mib(&process.path()).unwrap_or(0);
-        }
+    for vm in children(status.runner.pid).chain(of_keepers).filter(|process| !name_of(process).starts_with(b"spank-vm"))
+    {
+        running.vms += 1;
+        running.resident_mib += resident_mib(vm).unwrap_or(0);
     }
     running
 }
 
-fn is_ours(process: &Path) -> bool {
-    fs::read(process.join("comm")).is_ok_and(|name| name.starts_with(b"spank-vm"))
+fn name_of(process: &Path) -> Vec<u8> {
+    fs::read(process.join("comm")).unwrap_or_default()
 }
 
 /// The field after the state in `/proc/PID/stat`; the name before it may hold anything.
@@ -190,5 +197,28 @@ mod tests {
         child.wait().unwrap();
         assert!(found.vms >= 1, "{found:?}");
         assert_eq!(of_another, Running::default());
+    }
+
+    #[test]
+    fn a_vm_that_tasks_share_is_counted_for_the_task_that_has_its_keeper() {
+        let dir = tempfile::tempdir().unwrap();
+        let keeper = dir.path().join("spank-vm-keeper");
+        fs::copy("/bin/sh", &keeper).unwrap();
+        // The keeper has one child, and its parent another one.
+        let script = r#"exec 3<&0; "$1" -c 'cat <&3 & wait' & cat <&3 & wait"#;
+        let mut runner = std::process::Command::new("sh");
+        let mut runner =
+            runner.args(["-c", script, "sh"]).arg(&keeper).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let uid = fs::metadata("/proc/self").unwrap().uid();
+        let runner_is = format!("{}-1-boot", runner.id()).parse().unwrap();
+        let status = Status { image: "x".into(), vms: 1, uid, runner: runner_is };
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        let are_vms = || running(&status).vms == 2 && running(&status).vms == 2;
+        while !are_vms() && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        assert!(are_vms(), "{:?}", running(&status));
+        drop(runner.stdin.take());
+        runner.wait().unwrap();
     }
 }

@@ -10,7 +10,7 @@
 //! runner                                        agent
 //!   HELLO version nonce            ───────────►   (waits for it, drops anything before)
 //!                                  ◄───────────   HELLO version same-nonce boot-times
-//!   CLOCK HOSTNAME ENTROPY SHARE…  ───────────►   (also CPUS, MEMORY, LINK, ZONE, TASKS, NETWORK, HOSTS, RESOLVER)
+//!   CLOCK HOSTNAME ENTROPY SHARE…  ───────────►   (also CPUS, MEMORY, LINK, ZONE, TASKS, NETWORK, ADDRESS, HOSTS, RESOLVER)
 //!   USER GROUP… CREDENTIALS CWD ARG… ENV… ────►   (also RLIMIT, PRIORITY, CPU-SET, PTY, MERGE-STDERR, SOCKET, LISTENER)
 //!   FILE FILE-DATA… START          ───────────►
 //!                                  ◄───────────   STARTED pid   or   FAILED why
@@ -56,14 +56,14 @@ mod window;
 pub use error::ProtoError;
 pub use frame::{Decoder, Frame};
 pub use message::{BootTimes, ExitStatus, FailKind, Level, Stream, Transport};
-pub use network::{Inet, Interface};
+pub use network::{Inet, Interface, MoreAddresses};
 pub use to_guest::ToGuest;
 pub use to_host::ToHost;
 pub use window::{RecvWindow, SendWindow};
 
 /// Version of the wire format. Runner and agent must agree exactly: they are built from one source
 /// and travel in one package, the check gives a clear error when somebody kept an old kit.
-pub const VERSION: u16 = 8;
+pub const VERSION: u16 = 9;
 
 /// Name of the virtio-serial port, as the guest sees it in `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "org.spank-vm.agent";

@@ -19,6 +19,7 @@ pub(super) mod kind {
     pub const ZONE: u8 = 30;
     pub const TASKS: u8 = 31;
     pub const NETWORK: u8 = 58;
+    pub const ADDRESS: u8 = 59;
     pub const HOSTS: u8 = 56;
     pub const RESOLVER: u8 = 57;
     // Runner to agent: the task.

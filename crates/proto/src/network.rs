@@ -16,6 +16,15 @@ pub struct Interface {
     pub v6: Option<Inet<16>>,
 }
 
+/// One more address of the network device, which is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MoreAddresses {
+    /// IPv4.
+    pub v4: Inet<4>,
+    /// IPv6.
+    pub v6: Inet<16>,
+}
+
 /// An address of a family whose addresses have `N` bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inet<const N: usize> {
@@ -37,6 +46,20 @@ impl Interface {
 
     pub(super) fn parse(r: &mut Reader<'_>) -> Result<Self, ProtoError> {
         Ok(Self { mac: r.array()?, mtu: r.u16()?, v4: inet(r)?, v6: inet(r)? })
+    }
+}
+
+impl MoreAddresses {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        put_inet(Some(&self.v4), out);
+        put_inet(Some(&self.v6), out);
+    }
+
+    pub(super) fn parse(r: &mut Reader<'_>) -> Result<Self, ProtoError> {
+        match (inet(r)?, inet(r)?) {
+            (Some(v4), Some(v6)) => Ok(Self { v4, v6 }),
+            _ => Err(r.wrong("an address is missing")),
+        }
     }
 }
 

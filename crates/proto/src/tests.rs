@@ -39,6 +39,10 @@ fn every_message_to_the_guest_arrives_as_it_was_sent() {
             v6: Some(Inet { address: [0xfd; 16], prefix: 64, gateway: None }),
         }),
         ToGuest::Network(Interface { mac: [6; 6], mtu: 0, v4: None, v6: None }),
+        ToGuest::Address(MoreAddresses {
+            v4: Inet { address: [100, 80, 0, 2], prefix: 16, gateway: None },
+            v6: Inet { address: [0xfd; 16], prefix: 64, gateway: None },
+        }),
         ToGuest::Hosts(b"100.80.0.1 vm-0\n"),
         ToGuest::Resolver(b"nameserver 10.0.2.3\n"),
         ToGuest::User { gid: 100, name: b"ada", gecos: b"Ada,,,", home: b"/home/ada", shell: b"/bin/sh" },

@@ -1,7 +1,7 @@
 //! What the runner tells the agent.
 
 use super::message::{Stream, Transport, kind};
-use super::network::Interface;
+use super::network::{Interface, MoreAddresses};
 use super::payload::{Reader, put, put_counted, put_hello, put_size};
 use super::{Frame, ProtoError};
 
@@ -69,6 +69,8 @@ pub enum ToGuest<'a> {
     },
     /// Configure the VM's network device.
     Network(Interface),
+    /// More addresses of that device.
+    Address(MoreAddresses),
     /// Lines to append to `/etc/hosts`.
     Hosts(&'a [u8]),
     /// Content of `/etc/resolv.conf`.
@@ -221,6 +223,10 @@ impl<'a> ToGuest<'a> {
                 interface.encode(&mut scratch);
                 (kind::NETWORK, 0, &scratch)
             }
+            Self::Address(more) => {
+                more.encode(&mut scratch);
+                (kind::ADDRESS, 0, &scratch)
+            }
             Self::Hosts(lines) => (kind::HOSTS, 0, lines),
             Self::Resolver(text) => (kind::RESOLVER, 0, text),
             Self::User { gid, name, gecos, home, shell } => {
@@ -313,6 +319,7 @@ impl<'a> ToGuest<'a> {
                 Self::Zone { name, data }
             }
             kind::NETWORK => Self::Network(Reader::new(p, "NETWORK").only(Interface::parse)?),
+            kind::ADDRESS => Self::Address(Reader::new(p, "ADDRESS").only(MoreAddresses::parse)?),
             kind::HOSTS => Self::Hosts(p),
             kind::RESOLVER => Self::Resolver(p),
             kind::CPUS => Self::Cpus(Reader::new(p, "CPUS").only(Reader::u16)?),

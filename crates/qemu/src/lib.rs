@@ -40,5 +40,4 @@ pub use nic::{Nic, Peer};
 pub use process::{Files, Host, Inherited, QemuProcess, TemplateFiles};
 pub use shape::{BLOCK_MIB, EMULATED_MIB, MIN_GUEST_MIB, PLAIN_CPUS, Shape, VmSize};
 pub use share::{MAX_NINE_P_SHARES, Share};
-pub use tail::printable;
 pub use way::{Need, Way};

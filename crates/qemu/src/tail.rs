@@ -12,11 +12,6 @@ const PANIC: &str = "Kernel panic";
 /// The beginnings of QEMU's sentences when KVM cannot run a guest any more. Registers follow.
 const KVM_FAILURES: [&str; 3] = ["KVM: entry failed", "KVM internal error", "KVM: unknown exit"];
 
-/// Text of a guest, made safe for a terminal and a log.
-pub fn printable(text: &[u8]) -> String {
-    String::from_utf8_lossy(text).chars().filter(|c| !c.is_control()).take(1000).collect()
-}
-
 /// Bytes kept.
 const KEPT: usize = 16 * 1024;
 

@@ -11,7 +11,7 @@ mod vm_option;
 mod vm_request;
 
 pub use self::error::RequestError;
-pub use self::job_network::JobNetwork;
+pub use self::job_network::{JobNetwork, OfNode};
 pub use self::options::*;
 pub use self::vm_option::{About, VmOption};
 pub use self::vm_request::{Encoded, JobRef, Meeting, REQUEST_ENV, VmRequest, decode};

@@ -85,7 +85,7 @@ impl Asked {
     /// What has a VM of its own: what was asked for, else what the site prefers. Where the site's preference does not fit
     /// the other options, it gives way.
     pub fn scope(&self, of_site: Scope) -> Scope {
-        let is_for_a_slot = self.vms() > 1 || self.vm_save.is_some() || self.vm_net == Some(Network::Job);
+        let is_for_a_slot = self.vms() > 1 || self.vm_save.is_some();
         self.vm_scope.unwrap_or(if is_for_a_slot { Scope::Slot } else { of_site })
     }
 
@@ -98,8 +98,6 @@ impl Asked {
             _ if self.vm_scope != Some(Scope::Node) => return Ok(()),
             (2.., _) => format!("--vms-per-slot={}", self.vms()),
             (_, Some(path)) => format!("--vm-save={}", VmSave::text(path)),
-            // Its plan has a VM for each task.
-            _ if self.vm_net == Some(Network::Job) => "--vm-net=job".to_owned(),
             _ => return Ok(()),
         };
         Err(RequestError(format!(

@@ -16,9 +16,10 @@ use nix::unistd::{Pid, getppid, pipe2};
 
 use crate::error::{Fault, RunError};
 use crate::limits;
+use crate::notice::printable;
 use files::PORT_FD;
 use files::control::{Memory, Region, Shares};
-use qemu::{MemoryRegion, Share, printable};
+use qemu::{MemoryRegion, Share};
 
 /// Longest text of the server that is kept; it says one line.
 const SAID_MAX: usize = 1000;

@@ -67,6 +67,14 @@ pub fn divide(slot: &SlotResources) -> Result<VmSize, RunError> {
     if let Some(Memory { mib: task_mib, because }) = &slot.memory {
         let least = wanted_mib.unwrap_or(MIN_GUEST_MIB);
         let overhead_mib = overhead.of(VmSize { memory_mib: least, cpus });
+        // Most steps have one VM, and nobody asked for a number of them.
+        ensure!(
+            vms > 1 || share(*task_mib) >= least,
+            Fault::User,
+            "a VM of {least} MiB needs {overhead_mib} MiB more for QEMU, together {} MiB, the task has {task_mib} MiB{because}: ask for \
+             more memory (--mem)",
+            least.saturating_add(overhead_mib),
+        );
         ensure!(
             share(*task_mib) >= least,
             Fault::User,

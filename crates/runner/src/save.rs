@@ -8,10 +8,9 @@ use super::session::{Address, Events, Listener, Outgoing, Refusal, Vm, Wait, non
 use super::signals::{Signal, Signals, is_fatal};
 use crate::config::Config;
 use crate::error::{Blame, Fault, RunError};
-use crate::notice;
+use crate::notice::{self, printable};
 use image::{BootMode, DEFAULT_MAX_BYTES, Image, ImportError, ImportOptions, NewImage, import, packer_exists};
 use proto::{ExitStatus, RecvWindow, Stream, ToGuest, ToHost};
-use qemu::printable;
 use request::SaveSpec;
 
 mod disk;
@@ -54,7 +53,7 @@ impl SaveAs {
     /// When there is none; the text is for the user.
     pub fn new(spec: &SaveSpec, description: Option<String>, config: &Config) -> Result<Self, RunError> {
         packer_exists().blame(Fault::Node)?;
-        let place = NewImage::find(spec, config.catalogue().dir_for_new()).blame(Fault::User)?;
+        let place = NewImage::find(spec, &config.catalogue()).blame(Fault::User)?;
         Ok(Self { place, description })
     }
 

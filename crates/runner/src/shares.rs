@@ -4,9 +4,9 @@
 
 mod alias;
 mod own;
+mod resolve;
 #[cfg(test)]
 mod tests;
-mod way;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -118,12 +118,13 @@ impl Candidate {
     /// What the spec names, or why this user cannot have it.
     fn find(spec: &ShareSpec, aliases: &[Alias], origin: Origin) -> Result<Self, String> {
         let ShareSpec { source, target, read_only } = spec;
-        let words = |error: std::io::Error| format!("{} on {}: {}", source.display(), this_node(), way::words(&error));
+        let words =
+            |error: std::io::Error| format!("{} on {}: {}", source.display(), this_node(), resolve::words(&error));
         let meta = fs::metadata(source).map_err(words)?;
         if !meta.is_dir() && !meta.is_file() {
             return Err(format!("{} is neither a directory nor a file on {}", source.display(), this_node()));
         }
-        if !way::may_read(source, meta.is_dir()) {
+        if !resolve::may_read(source, meta.is_dir()) {
             return Err(format!("you may not read {} on {}", source.display(), this_node()));
         }
         let source = fs::canonicalize(source).map_err(words)?;

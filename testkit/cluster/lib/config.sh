@@ -24,9 +24,16 @@ claim_node_names() {
 prefix_is_free() {
     local owner
     owner=$(cat "$CLAIMS/$1.names" 2>/dev/null || true)
-    # A directory that was deleted without 'stop' has no claim, unless its slurmds still run.
-    [[ -z $owner || $owner == "$CLUSTER_DIR" || ! -d $owner ]] || return 1
+    # A cluster that was killed without 'stop' has no claim, whether its directory is left or not. One that is starting holds
+    # the lock of all claims.
+    [[ -z $owner || $owner == "$CLUSTER_DIR" ]] || ! cluster_lives "$owner" || return 1
     ! slurmd_uses_prefix "$1"
+}
+
+# Whether a daemon or job of the cluster in this directory runs.
+cluster_lives() {
+    [[ -n $(pids_with_text cmdline "$1/" | only_our_programs) ]] ||
+        [[ -n $(pids_with_text environ "SLURM_CONF=$1/etc/slurm.conf" | only_jobs_and_daemons) ]]
 }
 
 slurmd_uses_prefix() {

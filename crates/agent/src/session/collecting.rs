@@ -65,6 +65,7 @@ impl Collecting {
             ToGuest::Memory(bytes) => machine.expect_memory(bytes),
             ToGuest::Zone { name, data } => return Ok(machine.set_zone(name, data)),
             ToGuest::Network(interface) => return Ok(machine.bring_network_up(&interface)),
+            ToGuest::Address(more) => return Ok(machine.add_addresses(&more)),
             ToGuest::Hosts(lines) => return Ok(machine.add_hosts(lines)),
             ToGuest::Resolver(text) => return Ok(machine.set_resolver(text)),
             ToGuest::User { gid, name, gecos, home, shell } => {

@@ -24,7 +24,7 @@ pub(super) fn release() -> Finding {
     let said = match output("srun", &["--version"]) {
         Ok(said) => said,
         Err(why) => {
-            let remedy = "install Slurm's client commands, or correct PATH";
+            let remedy = "'srun --version' must work here: Slurm's client commands, PATH, and where slurm.conf is";
             return Finding::limited(format!("the release of Slurm is not known: {why}")).remedy(remedy);
         }
     };
@@ -89,7 +89,10 @@ fn of_name(name: &str) -> Vec<std::path::PathBuf> {
 pub(super) fn batch(settings: &Settings) -> Finding {
     let config = match settings {
         Ok(config) => config,
-        Err(why) => return Finding::limited(format!("whether batch scripts are protected is not known: {why}")),
+        Err(why) => {
+            return Finding::limited(format!("whether batch scripts are protected is not known: {why}"))
+                .remedy("'scontrol show config' must work here");
+        }
     };
     // `Prolog` or, from Slurm 24.05 on, `Prolog[0]`.
     let prologs = config.lines().filter(|line| line.starts_with("Prolog ") || line.starts_with("Prolog["));

@@ -144,7 +144,8 @@ pub(super) fn scratch(config: &Config) -> Finding {
 
 pub(super) fn kvm(config: &Config, image: Option<&ImageName>) -> Finding {
     if config.accel == AccelChoice::Tcg {
-        return Finding::limited("accel = 'tcg': guests are emulated, 10 to 50 times slower than with KVM");
+        return Finding::limited("accel = 'tcg': guests are emulated, 10 to 50 times slower than with KVM")
+            .remedy("set accel = 'auto' in the configuration where the node has KVM");
     }
     let name = match image.cloned().map(Ok).or_else(|| first_image(config)) {
         Some(Ok(name)) => name,

@@ -32,6 +32,7 @@ pub fn page() -> String {
     page.section("plugstack.conf");
     page.lines(&explained());
     page.section("See also");
+    page.text("Pages for users and administrators: /usr/share/doc/spank-vm/docs/README.md");
     page.text("`spank-vm`(1), `spank-vm.toml`(5), `plugstack.conf`(5), `srun`(1), `sbatch`(1)");
     page.into_text()
 }
@@ -45,8 +46,21 @@ fn term(OptionRow { about, .. }: &OptionRow) -> String {
 fn text(option: &OptionRow) -> String {
     let value = if option.about.argument.is_some() { "" } else { "=1" };
     // In the table a vertical bar and a backslash are written with a backslash before them.
-    let meaning = option.about.readme.replace("\\|", "|");
+    let meaning = without_links(&option.about.readme.replace("\\|", "|"));
     format!("{meaning}. Environment default: `{}{value}`.", option.default_variable())
+}
+
+/// Links of Markdown, `[words](file)`, by their words: those that are names of files are below the package's documents.
+fn without_links(text: &str) -> String {
+    let mut parts = text.split('[');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once("](").and_then(|(words, rest)| Some((words, rest.split_once(')')?.1))) {
+            Some((words, rest)) => plain.extend([words, rest]),
+            None => plain.extend(["[", part]),
+        }
+    }
+    plain
 }
 
 /// The comment without its marks.
@@ -69,5 +83,12 @@ mod tests {
             assert!(page.contains(&option.default_variable()), "{}", option.about.name);
         }
         assert!(page.contains("image_cache_dir=/var/cache/spank-vm/images"));
+        assert!(!page.contains("]("), "a link of Markdown: {page}");
+    }
+
+    #[test]
+    fn a_link_becomes_its_words_and_a_bracket_stays_one() {
+        assert_eq!(without_links("a step ([parallel jobs](docs/parallel.md)) of N"), "a step (parallel jobs) of N");
+        assert_eq!(without_links("[a](b) [,replace]"), "a [,replace]");
     }
 }

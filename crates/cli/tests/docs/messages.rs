@@ -6,10 +6,11 @@ use std::path::Path;
 use crate::documents::{document, repository};
 
 /// Where messages are written.
-const CODE: [&str; 7] = [
+const CODE: [&str; 8] = [
     "src",
     "crates/request/src",
     "crates/node/src",
+    "crates/network/src",
     "crates/image/src",
     "crates/qemu/src",
     "crates/runner/src",
@@ -17,8 +18,13 @@ const CODE: [&str; 7] = [
 ];
 
 /// Messages of Slurm, the shell and the kernel.
-const OF_OTHERS: [&str; 4] =
-    ["unrecognized option", "Invalid feature specification", "command not found", "no space left` in the VM"];
+const OF_OTHERS: [&str; 5] = [
+    "unrecognized option",
+    "Invalid feature specification",
+    "command not found",
+    "no space left` in the VM",
+    "Network is unreachable",
+];
 
 /// A shorter piece between two words that differ could be anywhere.
 const SHORTEST: usize = 8;

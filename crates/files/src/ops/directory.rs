@@ -1,7 +1,7 @@
 //! Listing directories.
 
 use std::ffi::CStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -150,6 +150,27 @@ fn fill(handle: &Handle, listing: &mut Listing) -> Result<bool> {
     listing.entries.truncate(*len.as_ref().unwrap_or(&0));
     listing.at = 0;
     Ok(len? > 0)
+}
+
+/// Calls `each` with all names of a directory that was just opened; `None` if there are more than `most`.
+pub(crate) fn names(fd: BorrowedFd<'_>, most: usize, mut each: impl FnMut(&CStr)) -> Option<()> {
+    let (mut bytes, mut count) = (vec![0; CHUNK], 0);
+    loop {
+        let len = sys::getdents(fd, &mut bytes).ok()?;
+        if len == 0 {
+            return Some(());
+        }
+        let mut rest = &bytes[..len];
+        while !rest.is_empty() {
+            let entry = parse(rest)?;
+            each(entry.name);
+            count += 1;
+            rest = rest.get(entry.len..)?;
+        }
+        if count > most {
+            return None;
+        }
+    }
 }
 
 fn parse(bytes: &[u8]) -> Option<Entry<'_>> {

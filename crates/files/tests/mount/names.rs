@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
@@ -20,6 +21,8 @@ pub const TESTS: &[Test] = &[
     ("a_tree_deeper_than_a_path_can_be_long_is_walked", a_tree_deeper_than_a_path_can_be_long_is_walked),
     ("a_directory_that_was_removed_is_empty", a_directory_that_was_removed_is_empty),
     ("more_files_than_descriptors_are_used", more_files_than_descriptors_are_used),
+    ("who_looks_for_many_names_in_vain_asks_seldom_and_misses_none", who_looks_in_vain_asks_seldom_and_misses_none),
+    ("names_that_many_threads_make_are_there_at_once", names_that_many_threads_make_are_there_at_once),
 ];
 
 fn names_are_bytes_of_up_to_255() {
@@ -36,6 +39,72 @@ fn names_are_bytes_of_up_to_255() {
         let same = found.iter().all(|name| fs::read(dir.join(name)).unwrap() == name.as_bytes());
         (found, same, errno(fs::write(dir.join("y".repeat(256)), b"")))
     });
+}
+
+fn who_looks_in_vain_asks_seldom_and_misses_none() {
+    const NAMES: usize = 200;
+    let pair = Pair::new();
+    fs::write(pair.host.join("there"), b"").unwrap();
+    let guest = |name: &str| pair.guest().join(name);
+    let look = || {
+        for name in 0..NAMES {
+            assert_eq!(errno(fs::metadata(guest(&format!("none{name}")))), libc::ENOENT);
+        }
+        assert_eq!(errno(fs::metadata(guest("there"))), 0);
+    };
+    let reads_of_server = || {
+        let io = fs::read_to_string(format!("/proc/{}/io", pair.mounted.server_pid())).unwrap();
+        io.lines().find_map(|line| line.strip_prefix("syscr: ")).unwrap().parse::<usize>().unwrap()
+    };
+    let before = reads_of_server();
+    look();
+    let asked = reads_of_server() - before;
+    assert!(asked < NAMES / 2, "{asked} reads for {NAMES} names");
+    // What is made here is there at once, however it is made.
+    fs::write(guest("none1"), b"").unwrap();
+    fs::create_dir(guest("none2")).unwrap();
+    fs::hard_link(guest("there"), guest("none3")).unwrap();
+    std::os::unix::fs::symlink("there", guest("none4")).unwrap();
+    fs::rename(guest("there"), guest("none5")).unwrap();
+    fs::write(guest(&"n".repeat(200)), b"").unwrap();
+    for name in 1..=5 {
+        assert_eq!(errno(fs::symlink_metadata(guest(&format!("none{name}")))), 0, "none{name}");
+    }
+    assert_eq!(errno(fs::metadata(guest(&"n".repeat(200)))), 0);
+    fs::rename(guest("none5"), guest("there")).unwrap();
+    (1..=4).for_each(|name| {
+        let path = guest(&format!("none{name}"));
+        fs::remove_file(&path).or_else(|_| fs::remove_dir(&path)).unwrap();
+    });
+    look();
+    // What others make is there soon, or at once for who makes it too.
+    fs::write(pair.host.join("none7"), b"host").unwrap();
+    assert_eq!(errno(fs::File::create_new(guest("none7"))), libc::EEXIST);
+    fs::write(pair.host.join("none8"), b"host").unwrap();
+    let begun = Instant::now();
+    while errno(fs::metadata(guest("none8"))) != 0 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "it is never seen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn names_that_many_threads_make_are_there_at_once() {
+    let pair = Pair::new();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let pair = &pair;
+            scope.spawn(move || {
+                for file in 0..100 {
+                    let path = pair.guest().join(format!("{thread}-{file}"));
+                    assert_eq!(errno(fs::metadata(&path)), libc::ENOENT);
+                    fs::write(&path, b"").unwrap();
+                    assert_eq!(errno(fs::metadata(&path)), 0, "{}", path.display());
+                }
+            });
+        }
+    });
+    let all = (0..4).flat_map(|thread| (0..100).map(move |file| format!("{thread}-{file}")));
+    assert!(all.into_iter().all(|name| pair.guest().join(name).exists()));
 }
 
 fn renaming_keeps_replaces_and_exchanges() {

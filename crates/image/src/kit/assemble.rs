@@ -73,7 +73,8 @@ pub fn build(options: &BuildOptions) -> anyhow::Result<Kit> {
 
 /// The agent, checked for a common mistake: an agent that needs the host's libraries never starts.
 fn read_agent(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let agent = fs::read(path).with_context(|| format!("cannot read the agent {}", path.display()))?;
+    let agent =
+        fs::read(path).with_context(|| format!("cannot read the agent {} (--agent names another)", path.display()))?;
     ensure!(agent.starts_with(b"\x7fELF"), "the agent {} is no executable", path.display());
     ensure!(
         !has_interpreter(&agent),

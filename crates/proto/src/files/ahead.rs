@@ -1,11 +1,13 @@
 //! What the server sends before the guest's kernel asks for it: the rest of a listing, the content of a small file that
-//! was just opened. It saves waits, and nothing that the guest may believe becomes older by it. Courier and tests share it.
+//! was just opened, which names a directory has. It saves waits, and nothing that the guest may believe becomes older by it. Courier and tests share it.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::error::FilesError;
 use super::fuse::{IN_HEADER, OUT_HEADER, long, op, word};
+use super::local::local_reply;
+use super::names::Names;
 
 /// How long names and attributes are believed.
 const BELIEVED: Duration = Duration::from_secs(1);
@@ -34,6 +36,8 @@ pub enum What {
         /// Nothing follows them.
         is_end: bool,
     },
+    /// The marks of all names of a directory ([`super::name_mark`]), whose node stands in place of the handle.
+    Names,
 }
 
 /// The beginning of a frame AHEAD. The bytes themselves follow, or are in the slot that the frame names.
@@ -59,6 +63,7 @@ impl Ahead {
             What::Content => 0,
             What::Entries { is_end: false } => 1,
             What::Entries { is_end: true } => 2,
+            What::Names => 3,
         };
         let mut bytes = [0; Self::LEN];
         for (to, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip([self.unique, self.handle, self.position, what]) {
@@ -78,6 +83,7 @@ impl Ahead {
             0 => What::Content,
             1 => What::Entries { is_end: false },
             2 => What::Entries { is_end: true },
+            3 => What::Names,
             _ => return Err(wrong),
         };
         Ok((Self { unique: long(head, 0), handle: long(head, 8), position: long(head, 16), what }, rest))
@@ -86,12 +92,14 @@ impl Ahead {
 
 /// What the guest has of one share and its kernel has not asked for yet.
 ///
-/// Each change by this guest drops all of it: its kernel takes what a reply says for younger than the change. For the same
-/// reason nothing is kept that was on its way meanwhile. Changes by others the server knows, which says so.
+/// Each change by this guest drops listings and contents: its kernel takes what a reply says for younger than the change. For
+/// the same reason nothing is kept that was on its way meanwhile. Changes by others the server knows, which says so.
 #[derive(Debug, Default)]
 pub struct Store {
     listings: HashMap<u64, Listing>,
     contents: HashMap<u64, (Vec<u8>, Instant)>,
+    /// Of directories: these bear changes by this guest.
+    names: Names,
     /// Counts changes.
     changes: u64,
     /// Changes that the host has not answered.
@@ -130,10 +138,15 @@ impl Store {
             op::OPEN if word(head, IN_HEADER) & O_TRUNC == 0 => self.ask(unique),
             op::OPENDIR => self.ask(unique),
             op::SETLKW => self.change(),
-            op::LOOKUP | op::GETATTR | op::STATX | op::READLINK | op::STATFS | op::ACCESS | op::GETXATTR => {}
+            op::LOOKUP => match self.names.answer(head, now) {
+                Some(errno) => return Some(local_reply(head, errno).to_vec()),
+                None => self.ask(unique),
+            },
+            op::GETATTR | op::STATX | op::READLINK | op::STATFS | op::ACCESS | op::GETXATTR => {}
             op::LISTXATTR | op::LSEEK | op::FLUSH | op::FSYNC | op::FSYNCDIR | op::SYNCFS => {}
             op::FORGET | op::BATCH_FORGET | op::INTERRUPT => {}
             _ => {
+                self.names.note(head);
                 self.change();
                 self.changing.insert(unique);
             }
@@ -149,7 +162,7 @@ impl Store {
 
     fn change(&mut self) {
         self.changes += 1;
-        self.drop_all();
+        self.drop_contents();
     }
 
     /// The host has sent `bytes`. The reply that they come with follows.
@@ -159,7 +172,8 @@ impl Store {
             What::Content if !is_old && self.contents.len() < KEPT_MAX => {
                 self.contents.insert(ahead.handle, (bytes.to_vec(), now));
             }
-            What::Content => {}
+            What::Names if !is_old => self.names.learn(ahead.handle, bytes, now),
+            What::Content | What::Names => {}
             What::Entries { is_end } => {
                 self.drop_listing(ahead.handle);
                 let listing = Listing { entries: bytes.to_vec(), at: 0, position: ahead.position, is_end, since: now };
@@ -179,14 +193,20 @@ impl Store {
 
     /// Something here may no longer be true.
     pub fn drop_all(&mut self) {
+        self.names.clear();
+        self.drop_contents();
+    }
+
+    fn drop_contents(&mut self) {
         self.contents.clear();
         for (_, listing) in std::mem::take(&mut self.listings) {
             self.forget(&listing);
         }
     }
 
-    /// Drops what is too old; whether anything is left.
+    /// Drops what is too old; whether anything is left that somebody has to look after.
     pub fn expire(&mut self, now: Instant) -> bool {
+        self.names.expire(now);
         self.contents.retain(|_, (_, since)| now.saturating_duration_since(*since) < READ_AT_ONCE);
         let is_old = |listing: &Listing| now.saturating_duration_since(listing.since) >= BELIEVED;
         let old: Vec<u64> = self.listings.iter().filter(|(_, l)| is_old(l)).map(|(handle, _)| *handle).collect();

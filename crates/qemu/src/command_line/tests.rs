@@ -86,7 +86,7 @@ spank-vm,debug-threads=off
 -accel
 tcg,thread=multi,tb-size=64
 -cpu
-max
+max,erms=off,fsrm=off
 -machine
 microvm,acpi=on,pic=off,pit=on,rtc=on,usb=off,isa-serial=on,dump-guest-core=off
 -smp

@@ -140,6 +140,10 @@ impl FromStr for ShareSpec {
         let (source, target) = match parts[..] {
             [source] => (source, source),
             [source, target] => (source, target),
+            [_, _, mode] => {
+                let why = format!("'{}' is neither ro nor rw; a colon in a name is written \\:", shown(mode));
+                return Err(wrong(&why));
+            }
             _ => return Err(wrong("too many parts; a colon in a name is written \\:")),
         };
         let [source, target] = [source, target].map(|path| PathBuf::from(unprotected(path, &SPECIAL)));

@@ -11,6 +11,7 @@ use crate::conclude::Report;
 use crate::config::{AccelChoice, Config};
 use crate::error::{Context, RunError};
 use crate::limits::{self, OutputLimit};
+use crate::network::Network;
 use crate::prepare::{Seen, enter_terminal, see};
 use crate::relay::{Patience, Relay};
 use crate::session::{Attach, Vm};
@@ -36,6 +37,7 @@ fn local_number() -> u16 {
 /// When there is something wrong with the task, or with the VM; the text is for the user.
 pub(super) fn run(slot: &Slot, keeper: UnixStream) -> Result<ExitStatus, RunError> {
     limits::raise();
+    let network = Network::of_member(slot)?;
     let signals = Signals::watch().context("signals")?;
     let Seen { image, mut task, shares } = see(slot, false)?;
     let source = source::of(&image, &slot.config)?;
@@ -49,7 +51,7 @@ pub(super) fn run(slot: &Slot, keeper: UnixStream) -> Result<ExitStatus, RunErro
         processors: 1,
         cpus: None,
         memory: None,
-        network: None,
+        network: network.as_ref(),
         is_described: true,
     };
     let attach = Attach { task: local_number(), processors: limits::mask().context("processor affinity")? };

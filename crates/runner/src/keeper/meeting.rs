@@ -84,6 +84,8 @@ pub(super) fn receive(hall: &UnixStream) -> Arrival {
     let socket = match pass::receive(hall.as_fd()) {
         Ok((text, _)) if text.is_empty() => return Arrival::NeverAgain,
         Ok((_, fds)) => fds.into_iter().next().map(UnixStream::from),
+        // A task for which there is no descriptor sees the end of its connection. Others may still come.
+        Err(error) if error.raw_os_error() == Some(libc::EMFILE) => return Arrival::Nobody,
         Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
             return Arrival::Nobody;
         }

@@ -188,8 +188,8 @@ impl Member {
 /// Whether a message is not a task's to send: the keeper describes the machine.
 fn is_of_machine(message: &ToGuest<'_>) -> bool {
     use ToGuest::{
-        Alias, Cpus, Entropy, Hello, Hostname, Hosts, Link, Memory, Network, Resolver, Settle, Share, TakeBack, Tasks,
-        Zone,
+        Address, Alias, Cpus, Entropy, Hello, Hostname, Hosts, Link, Memory, Network, Resolver, Settle, Share,
+        TakeBack, Tasks, Zone,
     };
     matches!(
         message,
@@ -204,6 +204,7 @@ fn is_of_machine(message: &ToGuest<'_>) -> bool {
             | Memory(_)
             | Tasks(_)
             | Network(_)
+            | Address(_)
             | Hosts(_)
             | Resolver(_)
             | Zone { .. }

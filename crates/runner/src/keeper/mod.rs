@@ -26,6 +26,7 @@
 //! | a task ends while others run | it is reported at once; what it left in the background goes on, as on bare metal |
 //! | the guest sends too much, or of a task that it does not have | the VM is ended |
 //! | a runner is stopped, or its reader | its own windows fill; nobody else waits |
+//! | the VM has a network of the step's own | each task inherits its tap, and closes it: only the keeper and QEMU have it, beside slurmstepd |
 //! | the VM cannot be started | every task says why, and ends with the exit code for that |
 
 mod attach;
@@ -40,10 +41,11 @@ mod tests;
 
 use std::cell::RefCell;
 use std::ffi::OsString;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+use nix::sys::prctl::set_name;
 use nix::unistd::setsid;
 
 use self::meeting::{Place, close_all_but};
@@ -63,6 +65,9 @@ pub(crate) use self::switch::Switch;
 
 /// Name under which this program is started as a keeper.
 pub const KEEPER_PROGRAM: &str = "spank-vm-keeper";
+
+/// The same for the kernel.
+const KEEPER_NAME: &std::ffi::CStr = c"spank-vm-keeper";
 
 /// Runs the slot's command in the VM that it shares with the other tasks of this node. `arguments` are this program's own,
 /// for a keeper that it may have to start.
@@ -101,18 +106,20 @@ fn start_keeper(arguments: &[OsString]) -> Result<(), RunError> {
 }
 
 /// Prepares this process to be a keeper, before anything else: it leaves the task that started it, and depends on
-/// slurmstepd alone.
+/// slurmstepd alone. `taps` are of its VM's network, and inherited.
 ///
 /// # Errors
 /// When slurmstepd is gone, or descriptors run out.
-pub fn become_keeper(meeting: Option<Meeting>, tasks: u32) -> Result<Keeper, RunError> {
+pub fn become_keeper(meeting: Option<Meeting>, tasks: u32, taps: &[RawFd]) -> Result<Keeper, RunError> {
     let Place { door, hall, life } = enter(meeting)?;
     drop(door);
-    close_all_but(&[hall.as_raw_fd(), life.as_raw_fd()]);
+    close_all_but(&[&[hall.as_raw_fd(), life.as_raw_fd()], taps].concat());
     life::depend_on(&life).context("the end of slurmstepd cannot be watched")?;
     // Signals are for the tasks. Where Slurm sends them to every process of the step, this one must not react.
     passed_on().thread_block().context("signals")?;
     let _ = setsid();
+    // Started as /proc/self/exe, it would be called "exe". Who counts VMs knows it by its name.
+    let _ = set_name(KEEPER_NAME);
     let said = members::own_stderr().context("a pipe")?;
     Ok(Keeper { members: Members::new(hall, said, tasks), _life: life })
 }

@@ -1,15 +1,20 @@
 //! `--vm-net=job`: taps on the step's own network, which the plugin had made, and what the guests are told of the others on it.
+//!
+//! A VM has the address of its number in the network: its task's rank, and its place within the slot. A VM of a whole node has the addresses
+//! of all its tasks' ranks, and one of its own behind them: so a rank has the same address in both cases, and no node must know which ranks
+//! are on the others.
 
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::error::{Blame, Context, Fault, RunError, ensure};
-use crate::names::name_of_vm;
+use crate::names::{name_of_node_vm, name_of_vm};
 use crate::slot::Slot;
 use network::plan::{Range4, Range6, mac};
-use proto::{Inet, Interface, ToGuest};
+use proto::{Inet, Interface, MoreAddresses, ToGuest};
 use qemu::{Nic, Peer};
+use request::OfNode;
 
 /// Bytes of lines of `/etc/hosts` that are sent at once at most.
 const LINES_MOST: usize = 64 << 10;
@@ -28,6 +33,7 @@ pub(crate) struct JobNetwork {
     job: u32,
     range: Range4,
     range6: Range6,
+    of_node: Option<OfNode>,
 }
 
 impl JobNetwork {
@@ -44,7 +50,16 @@ impl JobNetwork {
         let taps = made.taps.iter().map(|&fd| inherited(fd)).collect::<Result<_, _>>();
         let request::JobNetwork { mtu, node, first, rank, ranks, .. } = *made;
         let (range, range6) = (slot.config.job_network, slot.config.job_network_v6);
-        Ok(Self { taps: taps?, mtu, node, first, rank, ranks, vms, job: job.id, range, range6 })
+        let of_node = made.of_node.clone();
+        Ok(Self { taps: taps?, mtu, node, first, rank, ranks, vms, job: job.id, range, range6, of_node })
+    }
+
+    /// The same for a task whose VM another process has: it keeps no tap.
+    ///
+    /// # Errors
+    /// As [`JobNetwork::take`].
+    pub(crate) fn of_member(slot: &Slot) -> Result<Self, RunError> {
+        Ok(Self { taps: Vec::new(), ..Self::take(slot)? })
     }
 
     /// A VM's tap: again for each attempt to start it.
@@ -66,22 +81,26 @@ impl JobNetwork {
         rank * self.vms + index
     }
 
+    /// Both addresses of this number.
+    fn addresses(&self, number: u32) -> MoreAddresses {
+        MoreAddresses {
+            v4: Inet { address: self.range.address(number).octets(), prefix: self.range.prefix(), gateway: None },
+            v6: Inet { address: self.range6.address(number).octets(), prefix: self.range6.prefix(), gateway: None },
+        }
+    }
+
     /// The messages that tell a guest about the network and all others on it.
     pub(crate) fn introduce(&self, index: usize, mut send: impl FnMut(ToGuest<'_>)) {
-        let number = self.number(self.rank, index as u32);
-        let v4 = Inet { address: self.range.address(number).octets(), prefix: self.range.prefix(), gateway: None };
-        let v6 = Inet { address: self.range6.address(number).octets(), prefix: self.range6.prefix(), gateway: None };
+        let own = match &self.of_node {
+            None => self.number(self.rank, index as u32),
+            Some(_) => self.ranks + self.node,
+        };
+        let MoreAddresses { v4, v6 } = self.addresses(own);
         send(ToGuest::Network(Interface { mac: self.mac(index), mtu: self.mtu, v4: Some(v4), v6: Some(v6) }));
+        let ranks = self.of_node.iter().flat_map(|of_node| &of_node.ranks);
+        ranks.for_each(|&rank| send(ToGuest::Address(self.addresses(rank))));
         let mut lines = String::new();
-        for (rank, index) in self.everybody() {
-            let number = self.number(rank, index);
-            let mut names = name_of_vm(self.job.into(), rank.into(), index, self.vms);
-            if index == 0 {
-                names.push_str(&format!(" rank{rank}"));
-            }
-            if self.vms > 1 {
-                names.push_str(&format!(" rank{rank}-{index}"));
-            }
+        for (number, names) in self.names() {
             let (v4, v6) = (self.range.address(number), self.range6.address(number));
             lines.push_str(&format!("{v4} {names}\n{v6} {names}\n"));
             if lines.len() > LINES_MOST {
@@ -92,10 +111,43 @@ impl JobNetwork {
         send(ToGuest::Hosts(lines.as_bytes()));
     }
 
-    /// The names of all VMs, in the order of their ranks.
+    /// The numbers in the network, and the names that each has.
+    fn names(&self) -> Vec<(u32, String)> {
+        if let Some(OfNode { nodes, .. }) = self.of_node {
+            let ranks = (0..self.ranks).map(|rank| (rank, format!("rank{rank}")));
+            let vms = (0..nodes).map(|node| (self.ranks + node, name_of_node_vm(self.job.into(), node.into())));
+            return vms.chain(ranks).collect();
+        }
+        let names = |(rank, index): (u32, u32)| {
+            let mut names = name_of_vm(self.job.into(), rank.into(), index, self.vms);
+            if index == 0 {
+                names.push_str(&format!(" rank{rank}"));
+            }
+            if self.vms > 1 {
+                names.push_str(&format!(" rank{rank}-{index}"));
+            }
+            (self.number(rank, index), names)
+        };
+        self.everybody().map(names).collect()
+    }
+
+    /// The host name of a VM, if it has another one than by its task alone.
+    pub(crate) fn own_name(&self) -> Option<String> {
+        self.of_node.as_ref().map(|_| name_of_node_vm(self.job.into(), self.node.into()))
+    }
+
+    /// The names of all VMs, in the order of their ranks or nodes.
     pub(crate) fn hosts(&self) -> String {
-        let name = |(rank, index): (u32, u32)| name_of_vm(self.job.into(), rank.into(), index, self.vms);
-        self.everybody().map(name).collect::<Vec<_>>().join(",")
+        let names: Vec<String> = match self.of_node {
+            Some(OfNode { nodes, .. }) => {
+                (0..nodes).map(|node| name_of_node_vm(self.job.into(), node.into())).collect()
+            }
+            None => {
+                let name = |(rank, index): (u32, u32)| name_of_vm(self.job.into(), rank.into(), index, self.vms);
+                self.everybody().map(name).collect()
+            }
+        };
+        names.join(",")
     }
 
     fn everybody(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
@@ -123,7 +175,27 @@ mod tests {
 
     fn network() -> JobNetwork {
         let (range, range6) = ("100.80.0.0/16".parse().unwrap(), "fd00::/64".parse().unwrap());
-        JobNetwork { taps: Vec::new(), mtu: 1450, node: 1, first: 2, rank: 1, ranks: 2, vms: 2, job: 7, range, range6 }
+        let (taps, of_node) = (Vec::new(), None);
+        JobNetwork { taps, mtu: 1450, node: 1, first: 2, rank: 1, ranks: 2, vms: 2, job: 7, range, range6, of_node }
+    }
+
+    #[test]
+    fn the_vm_of_a_node_has_the_addresses_of_its_ranks_and_one_of_its_own() {
+        // Ranks 1 and 3 of four are on the second of two nodes.
+        let of_node = Some(OfNode { nodes: 2, ranks: vec![1, 3] });
+        let network = JobNetwork { first: 0, ranks: 4, vms: 1, of_node, ..network() };
+        let (mut found, mut hosts) = (Vec::new(), String::new());
+        network.introduce(0, |message| match message {
+            ToGuest::Network(interface) => found.push(interface.v4.unwrap().address[3]),
+            ToGuest::Address(more) => found.extend([more.v4.address[3], more.v6.address[15]]),
+            ToGuest::Hosts(lines) => hosts.push_str(std::str::from_utf8(lines).unwrap()),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(found, [6, 2, 2, 4, 4]);
+        let lines: Vec<&str> = hosts.lines().collect();
+        assert_eq!(lines[..4], ["100.80.0.5 vm7-n0", "fd00::5 vm7-n0", "100.80.0.6 vm7-n1", "fd00::6 vm7-n1"]);
+        assert_eq!((lines[4], lines[11], lines.len()), ("100.80.0.1 rank0", "fd00::4 rank3", 12));
+        assert_eq!((network.hosts().as_str(), network.own_name().as_deref()), ("vm7-n0,vm7-n1", Some("vm7-n1")));
     }
 
     #[test]

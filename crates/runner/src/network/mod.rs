@@ -44,7 +44,7 @@ impl Network {
         ensure!(
             published.is_empty() || wanted == Wanted::User,
             Fault::User,
-            "--vm-publish={}: only VMs with --vm-net=user have ports to publish",
+            "--vm-publish={}: only VMs with --vm-net=user have ports to publish: add it, or leave this out",
             slot.asked.texts().find(|(name, _)| *name == "vm-publish").map_or_else(String::new, |(_, text)| text)
         );
         if wanted == Wanted::None {
@@ -61,6 +61,14 @@ impl Network {
             Wanted::Job => Self::Job(JobNetwork::take(slot)?),
             Wanted::User | Wanted::None => Self::User(UserNetwork::prepare(published, slot.asked.vms(), qemu)?),
         }))
+    }
+
+    /// The network of a task whose VM another process has; that process has checked it.
+    ///
+    /// # Errors
+    /// When the plugin's part of it did not arrive.
+    pub(crate) fn of_member(slot: &Slot) -> Result<Option<Self>, RunError> {
+        slot.job_network.as_ref().map(|_| JobNetwork::of_member(slot).map(Self::Job)).transpose()
     }
 
     /// The VM's end of the network, if it is a file.
@@ -87,6 +95,14 @@ impl Network {
         match self {
             Self::User(user) => user.introduce(send),
             Self::Job(job) => job.introduce(index, send),
+        }
+    }
+
+    /// The host name that a VM has by its network.
+    pub(crate) fn own_name(&self) -> Option<String> {
+        match self {
+            Self::User(_) => None,
+            Self::Job(job) => job.own_name(),
         }
     }
 

@@ -67,6 +67,7 @@ pub(super) fn is_for_lack_of_room(error: &RunError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use image::Catalogue;
 
     fn base(dir: &Path) -> Image {
         let text =
@@ -76,7 +77,8 @@ mod tests {
     }
 
     fn save(dir: &Path, name: &str, bytes: &[u8]) -> Result<String, RunError> {
-        let place = NewImage::find(&format!("{}/{name}", dir.display()).parse().unwrap(), None).unwrap();
+        let place =
+            NewImage::find(&format!("{}/{name}", dir.display()).parse().unwrap(), &Catalogue::new(&[])).unwrap();
         let mut stream = Vec::new();
         archive::write_disk(&mut &*bytes, bytes.len() as u64, &mut stream).unwrap();
         write(&mut &*stream, &place, Some("mine"), &base(dir))
@@ -101,7 +103,8 @@ mod tests {
     #[test]
     fn a_stream_that_breaks_off_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let place = NewImage::find(&format!("{}/x", dir.path().display()).parse().unwrap(), None).unwrap();
+        let place =
+            NewImage::find(&format!("{}/x", dir.path().display()).parse().unwrap(), &Catalogue::new(&[])).unwrap();
         write(&mut &b"svmdisk1"[..], &place, None, &base(dir.path())).unwrap_err();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }

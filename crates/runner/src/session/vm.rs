@@ -14,10 +14,11 @@ use super::keeper_frames::{Attach, Word};
 use super::wall_clock::wall_clock;
 use crate::error::Fault;
 use crate::file_server::FileServer;
+use crate::notice::printable;
 use crate::progress;
 use crate::timing::Moments;
 use proto::{self, DATA_CHUNK, Decoder, Level, ProtoError, ToGuest, ToHost};
-use qemu::{DiskError, Monitor, QemuProcess, VmSize, printable};
+use qemu::{DiskError, Monitor, QemuProcess, VmSize};
 
 /// Bytes taken from one VM before the others get their turn.
 const TURN: usize = 4 * DATA_CHUNK;

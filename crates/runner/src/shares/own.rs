@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use nix::unistd::{AccessFlags, Uid, eaccess};
 
 use super::alias::Alias;
-use super::way::{self, may_read, words};
+use super::resolve::{self, may_read, words};
 use crate::error::RunError;
 use node::layout::this_node;
 use request::breaks_guest;
@@ -83,17 +83,17 @@ pub(super) fn find(own: &Own, others: &[Found], warnings: &mut Vec<String>) -> R
     if !own.path.is_absolute() || own.role == Role::Home && NO_HOMES.iter().any(|none| own.path == Path::new(none)) {
         return Ok(None);
     }
-    let way = match way::find(&own.path) {
-        Ok(way) => way,
+    let place = match resolve::resolve(&own.path) {
+        Ok(place) => place,
         Err(error) => {
             let why = format!("{} on {}", words(&error), this_node());
             return own.lost(&why, elsewhere, warnings).map(|()| None);
         }
     };
-    let real = &way.real;
+    let real = &place.real;
     if own.role == Role::Name {
         let is_other = others.iter().any(|other| other.real == *real);
-        return Ok(is_other.then(|| Found { own: own.clone(), real: real.clone(), links: way.links }));
+        return Ok(is_other.then(|| Found { own: own.clone(), real: real.clone(), links: place.links }));
     }
     // Root could write anywhere, and a job of root may start anywhere.
     let may_write = !Uid::effective().is_root() && eaccess(real, AccessFlags::W_OK).is_ok();
@@ -108,7 +108,7 @@ pub(super) fn find(own: &Own, others: &[Found], warnings: &mut Vec<String>) -> R
         let why = format!("you may not list and enter it on {}", this_node());
         return own.lost(&why, elsewhere, warnings).map(|()| None);
     }
-    Ok(Some(Found { own: own.clone(), real: way.real, links: way.links }))
+    Ok(Some(Found { own: own.clone(), real: place.real, links: place.links }))
 }
 
 /// All other names that these directories have on the host: the links on the ways to them, and the whole ways, in

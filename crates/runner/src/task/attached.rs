@@ -8,13 +8,13 @@ use super::end::End;
 use super::output::Output;
 use super::streams::Streams;
 use super::way::Way;
+use crate::notice::printable;
 use crate::progress;
 use crate::session::{Address, Outgoing, Refusal};
 use crate::signals::{Signal, is_fatal};
 use crate::timing::Moments;
 use node::progress::Phase;
 use proto::{DATA_CHUNK, ExitStatus, ProtoError, RecvWindow, SendWindow, Stream, ToGuest, ToHost};
-use qemu::printable;
 
 #[derive(Debug, PartialEq, Eq)]
 enum State {

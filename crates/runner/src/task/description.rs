@@ -21,7 +21,7 @@ use super::socket::Socket;
 use super::way::Way;
 use crate::error::{Blame, Context, Fault, RunError};
 use crate::limits::{self, Limit};
-use crate::names::name_of_vm;
+use crate::names::{name_of_node_vm, name_of_vm};
 use crate::network::Network;
 use crate::session::{Address, wall_clock};
 use crate::shares::{Alias, Own, Role, View};
@@ -214,7 +214,7 @@ impl Task {
             (Some(job), Some(rank)) => name_of_vm(job, rank, index, vms),
             // The keeper of a node's VM is no task.
             (Some(job), None) if number("SLURM_NODEID").is_some() => {
-                format!("vm{job}-n{}", number("SLURM_NODEID").unwrap_or_default())
+                name_of_node_vm(job, number("SLURM_NODEID").unwrap_or_default())
             }
             _ if vms > 1 => format!("vm-{index}"),
             _ => "vm".to_owned(),
@@ -257,7 +257,8 @@ impl Task {
         if let Some(network) = guest.network {
             network.introduce(at.vm, &mut send);
         }
-        send(ToGuest::Hostname(self.hostname(index, vms).as_bytes()));
+        let name = guest.network.and_then(Network::own_name).unwrap_or_else(|| self.hostname(index, vms));
+        send(ToGuest::Hostname(name.as_bytes()));
         send(ToGuest::Entropy(&host_entropy()?));
         for (path, target) in guest.links.iter() {
             let (path, target) = (path.as_os_str().as_bytes(), target.as_os_str().as_bytes());

@@ -186,7 +186,7 @@ fn allowed<'a>(request: &'a [u8], list: &[&str]) -> Result<&'a str, String> {
 }
 
 fn not_understood(said: &[u8]) -> String {
-    let said = qemu::printable(&said[..said.len().min(60)]);
+    let said = crate::notice::printable(&said[..said.len().min(60)]);
     format!("the command says '{said}' to Slurm's PMI server, which is not passed on, and MPI does not go on")
 }
 

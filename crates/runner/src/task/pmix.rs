@@ -267,7 +267,7 @@ fn check_greeting(greeting: &mut [u8], name: &Name) -> Result<(), String> {
     // The server reads another message if it is 2.0.
     let is_later = matches!(version[..], [b'4'..=b'9', b'.', ..]);
     if !is_later || word(&mut rest)? != b"v41" || byte(&mut rest)? != PLAIN_BUFFER {
-        let version = qemu::printable(&version);
+        let version = crate::notice::printable(&version);
         return Err(not_understood(&format!("with PMIx '{version}', and needs 4.1 or later")));
     }
     if word(&mut rest)? != b"hash" {

@@ -12,7 +12,7 @@ use crate::error::AgentError;
 use crate::machine::{Machine, Reaped, Share};
 use crate::sys;
 use crate::task::Credentials;
-use proto::{BootTimes, Interface};
+use proto::{BootTimes, Interface, MoreAddresses};
 
 pub const TIMES: BootTimes = BootTimes { agent_ms: 1, modules_ms: 2, ready_ms: 3 };
 
@@ -70,6 +70,9 @@ impl Machine for StandIn {
     }
     fn bring_network_up(&mut self, interface: &Interface) -> Result<(), AgentError> {
         self.note(format!("network {}", interface.mtu))
+    }
+    fn add_addresses(&mut self, more: &MoreAddresses) -> Result<(), AgentError> {
+        self.note(format!("address {:?}", more.v4.address))
     }
     fn add_hosts(&mut self, lines: &[u8]) -> Result<(), AgentError> {
         self.note(format!("hosts {}", String::from_utf8_lossy(lines)))

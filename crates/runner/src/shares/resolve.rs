@@ -7,12 +7,12 @@ use std::path::{Component, Path, PathBuf};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, eaccess};
 
-/// Links that may be followed on one way; as many as the kernel follows.
+/// Links that may be followed on the way to one; as many as the kernel follows.
 const MOST_LINKS: usize = 40;
 
 /// Where a path leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Way {
+pub(super) struct Resolved {
     /// The same place without any link.
     pub real: PathBuf,
     /// The links that were followed, each with its own place and its text.
@@ -23,7 +23,7 @@ pub(super) struct Way {
 ///
 /// # Errors
 /// Something on the way is missing or closed to this process, or there are too many links.
-pub(super) fn find(path: &Path) -> io::Result<Way> {
+pub(super) fn resolve(path: &Path) -> io::Result<Resolved> {
     let mut real = PathBuf::from("/");
     let mut links = Vec::new();
     let mut left: Vec<PathBuf> = parts(path);
@@ -49,7 +49,7 @@ pub(super) fn find(path: &Path) -> io::Result<Way> {
     }
     // The last part may be closed, which only a look into it tells.
     fs::metadata(&real)?;
-    Ok(Way { real, links })
+    Ok(Resolved { real, links })
 }
 
 /// The parts of a path, the first last.
@@ -87,12 +87,12 @@ mod tests {
         symlink("lustre/users", at("users")).unwrap();
         symlink(at("users"), at("home")).unwrap();
         symlink("../../../home/ada/./x", at("lustre/users/ada/again")).unwrap();
-        let way = find(&at("home/ada/again")).unwrap();
-        assert_eq!(way.real, at("lustre/users/ada/x"));
-        let places: Vec<&PathBuf> = way.links.iter().map(|(place, _)| place).collect();
+        let found = resolve(&at("home/ada/again")).unwrap();
+        assert_eq!(found.real, at("lustre/users/ada/x"));
+        let places: Vec<&PathBuf> = found.links.iter().map(|(place, _)| place).collect();
         let again = at("lustre/users/ada/again");
         assert_eq!(places, [&at("home"), &at("users"), &again, &at("home"), &at("users")]);
-        assert_eq!(find(&at("lustre")).unwrap(), Way { real: at("lustre"), links: vec![] });
+        assert_eq!(resolve(&at("lustre")).unwrap(), Resolved { real: at("lustre"), links: vec![] });
     }
 
     #[test]
@@ -101,7 +101,7 @@ mod tests {
         let at = |path: &str| dir.path().join(path);
         symlink("loop", at("loop")).unwrap();
         symlink("missing", at("dangling")).unwrap();
-        assert_eq!(find(&at("dangling")).unwrap_err().kind(), io::ErrorKind::NotFound);
-        assert_eq!(find(&at("loop")).unwrap_err().raw_os_error(), Some(Errno::ELOOP as i32));
+        assert_eq!(resolve(&at("dangling")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(resolve(&at("loop")).unwrap_err().raw_os_error(), Some(Errno::ELOOP as i32));
     }
 }
