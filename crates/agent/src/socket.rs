@@ -57,6 +57,8 @@ pub(super) struct SocketPump {
     end_sent: bool,
     /// It is a place of a listener: it can have one connection after the other.
     is_place: bool,
+    /// It has, or had, a connection whose end one side has not yet told.
+    is_used: bool,
 }
 
 impl SocketPump {
@@ -71,17 +73,19 @@ impl SocketPump {
             host_has_closed: false,
             end_sent: false,
             is_place: true,
+            is_used: false,
         }
     }
 
     /// Whether it can take a connection: it is as new.
     pub fn is_free(&self) -> bool {
-        self.is_place && self.socket.is_none() && !self.end_sent && !self.host_has_closed
+        self.is_place && !self.is_used
     }
 
     /// Takes a nonblocking connection.
     pub fn connect(&mut self, socket: OwnedFd) {
         self.socket = Some(socket);
+        self.is_used = true;
     }
 
     /// For our nonblocking end of socket number `place`.

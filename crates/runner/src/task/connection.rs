@@ -120,6 +120,11 @@ impl Connection {
     pub fn pass_on(&mut self, task: u16, out: &mut Outgoing) -> Option<String> {
         let line = self.write();
         self.read();
+        self.tell(task, out);
+        line.or_else(|| self.write())
+    }
+
+    fn tell(&mut self, task: u16, out: &mut Outgoing) {
         let ready = self.pmix.for_guest();
         while !ready.is_empty() && self.window.available() > 0 && !self.is_closed_there {
             let length = ready.len().min(self.window.available()).min(PIECE);
@@ -127,11 +132,17 @@ impl Connection {
             out.send(task, &ToGuest::Data(self.stream, &ready[..length]));
             ready.drain(..length);
         }
-        line.or_else(|| self.write())
     }
 
     /// Tells the guest what it has to know: the credit that is due, and the end. Nothing after the end.
     pub fn answer(&mut self, task: u16, out: &mut Outgoing) {
+        // Own answers come without a word of the server, and so does the end of a guest that has said all.
+        if matches!(self.state, State::New | State::Connected(_)) {
+            self.tell(task, out);
+            if self.is_closed_there {
+                self.write();
+            }
+        }
         if let Some(credit) = self.received.consume(std::mem::take(&mut self.passed_on))
             && !matches!(self.state, State::Told)
         {
@@ -307,6 +318,27 @@ mod tests {
         connection.close().unwrap();
         assert!(connection.close().is_err() && connection.hear(b"x").is_err());
         assert_eq!(told(&mut connection), ["Eof(Socket(0))"]);
+    }
+
+    #[test]
+    fn what_is_answered_here_and_a_guest_s_end_wait_for_no_word_of_the_server() {
+        let (mut connection, listener) = place();
+        connection.hear(GREETING).unwrap();
+        let mut server = accepted(&listener);
+        server.read_exact(&mut [0; 58]).unwrap();
+        server.write_all(&[0; 8]).unwrap();
+        assert_eq!(told(&mut connection).len(), 1);
+        let job_control = [&FINALIZE[..17], &[18]].concat();
+        connection.hear(&job_control).unwrap();
+        let said = |connection: &mut Connection| {
+            let mut out = Outgoing::default();
+            connection.answer(0, &mut out);
+            out.len()
+        };
+        assert_eq!(said(&mut connection), proto::HEADER_LEN + 18);
+        connection.close().unwrap();
+        assert_eq!(said(&mut connection), proto::HEADER_LEN, "the end");
+        assert_eq!(server.read(&mut [0]).unwrap(), 0);
     }
 
     #[test]
