@@ -348,12 +348,12 @@ mod tests {
     #[test]
     fn an_mpi_interface_that_vms_do_not_have_is_refused_before_the_step_is_sent() {
         let mut host = FakeHost::new(Context::Srun);
-        host.command_line = words("srun --mpi=pmix sleep 1");
+        host.command_line = words("srun --mpi=cray_shasta sleep 1");
         let mut plugin = Plugin::new(&[]);
         hide_command(&mut plugin, &mut host).unwrap();
         plugin.take(IMAGE, Some("debian12"));
         let error = hide_command(&mut plugin, &mut host).unwrap_err().to_string();
-        assert!(error.starts_with("--mpi=pmix with --vm-image: "), "{error}");
+        assert!(error.starts_with("--mpi=cray_shasta with --vm-image: "), "{error}");
         assert_eq!(host.command(), "sleep 1");
         host.command_line = words("srun sleep 1");
         let (_dir, mut plugin) = self::plugin("true");

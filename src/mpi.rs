@@ -9,20 +9,23 @@ pub const TYPE_ENV: &str = "SLURM_MPI_TYPE";
 /// Values of `--mpi` that ask for no interface.
 const NONE: [&str; 4] = ["none", "openmpi", "list", "help"];
 
-/// The interface whose socket the runner passes on.
-const PMI2: &str = "pmi2";
+/// Whether the runner passes this interface on: `pmi2`, `pmix`, or a release of pmix such as `pmix_v4`.
+fn is_passed_on(kind: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    matches!(kind, "pmi2" | "pmix") || kind.strip_prefix("pmix_v").is_some_and(is_number)
+}
 
 /// Why tasks of so many VMs each do not get the interface `kind`, if they do not.
 pub fn refusal(kind: &str, vms: u32) -> Option<String> {
-    if kind != PMI2 {
+    if !is_passed_on(kind) {
         return Some(format!(
-            "--mpi={kind} with --vm-image: only pmi2 reaches into VMs; use --mpi=pmi2 (MPICH, MVAPICH2), or --mpi=none and \
-             mpirun within one VM (docs/parallel.md)"
+            "--mpi={kind} with --vm-image: only pmi2 and pmix reach into VMs; use --mpi=pmi2 (MPICH, MVAPICH2) or --mpi=pmix \
+             (Open MPI), or --mpi=none and mpirun within one VM (docs/parallel.md)"
         ));
     }
     (vms > 1).then(|| {
         format!(
-            "--mpi=pmi2 with --vms-per-slot={vms}: a task has one rank, so an MPI program needs a task for each VM; use \
+            "--mpi={kind} with --vms-per-slot={vms}: a task has one rank, so an MPI program needs a task for each VM; use \
              --ntasks, or --mpi=none"
         )
     })
@@ -76,5 +79,20 @@ mod tests {
         }
         assert_eq!(of("srun ./a", "./a", ""), None);
         assert_eq!(of("srun", "", ""), None);
+    }
+
+    #[test]
+    fn pmi2_and_any_release_of_pmix_reach_into_vms_and_not_into_slots_of_several() {
+        for kind in ["pmi2", "pmix", "pmix_v4", "pmix_v5"] {
+            assert_eq!(refusal(kind, 1), None, "{kind}");
+            let refused = refusal(kind, 2).unwrap();
+            assert!(
+                refused.starts_with(&format!("--mpi={kind} with --vms-per-slot=2: a task has one rank")),
+                "{refused}"
+            );
+        }
+        for kind in ["cray_shasta", "pmix_v", "pmix_v4x", "pmixer", "PMIX"] {
+            assert!(refusal(kind, 1).unwrap().contains("only pmi2 and pmix reach into VMs"), "{kind}");
+        }
     }
 }

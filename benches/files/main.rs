@@ -129,7 +129,11 @@ fn one_run(place: &Place, program: &str, dir: &str, way: &str, vms: usize) -> St
         "bare" => format!("cd {dir}/w; for i in {{0..{}}}; do SLURM_VM_INDEX=$i {work} & done; wait", vms - 1),
         _ => format!("cd /; {}", vm(program, dir, way, vms, &format!("bash -c 'cd {dir}/w; {work}'"))),
     };
-    place.sh(&format!("rm -rf {dir}/w; mkdir -p {dir}/w/{{0..{}}}; {{ {run}; }} | {CLOCK}", MANY - 1))
+    let last = MANY - 1;
+    let tree = format!(
+        "mkdir -p {dir}/w/{{0..{last}}}/tree/{{0..9}}/{{0..9}}; touch {dir}/w/{{0..{last}}}/tree/{{0..9}}/{{0..9}}/{{0..4}}"
+    );
+    place.sh(&format!("rm -rf {dir}/w; {tree}; {{ {run}; }} | {CLOCK}"))
 }
 
 fn vm(program: &str, dir: &str, way: &str, vms: usize, command: &str) -> String {

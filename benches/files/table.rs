@@ -12,8 +12,10 @@ const BEGIN: &str = "<!-- make bench writes from here -->\n";
 const END: &str = "<!-- to here -->\n";
 
 /// What is measured, and how a reader calls it.
-const CASES: [(&str, &str); 13] = [
-    ("find", "`find`"),
+const CASES: [(&str, &str); 15] = [
+    ("find-tree", "`find` in 111 directories"),
+    ("ls-lR", "`ls -lR` there"),
+    ("find", "`find` in one directory"),
     ("find-size", "`find -size`"),
     ("ls-l", "`ls -l`"),
     ("stat", "`stat`"),

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # What is measured, in this directory: prints a line before and after each operation. Whoever reads them has the clock: that of
-# an emulated machine may be wrong. FILES and MIB say how much, WHAT is "all" or "metadata".
+# an emulated machine may be wrong. A tree of directories is there already. FILES and MIB say how much, WHAT is "all" or "metadata".
 cd "${SLURM_VM_INDEX:-.}" || exit
 measured() {
     local name=$1
@@ -46,6 +46,10 @@ forget
 measured stat stat small/*
 forget
 measured missing missing
+forget
+measured find-tree find tree -type f
+forget
+measured ls-lR ls -lR tree
 if [[ $WHAT == all ]]; then
     forget
     measured read-small read_small

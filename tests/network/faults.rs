@@ -14,10 +14,10 @@ pub const CASES: &[Case] = &[
     ("nothing_is_left_of_a_network_whose_runner_is_killed", |cluster| killed(cluster, "spank-vm-step", SLOT)),
     ("nothing_is_left_of_a_network_whose_slurmstepd_is_killed", |cluster| killed(cluster, SLURMSTEPD, SLOT)),
     ("nothing_is_left_of_a_network_of_whole_nodes_whose_keeper_is_killed", |cluster| {
-        killed(cluster, "spank-vm-keeper", NODE)
+        killed(cluster, "spank-vm-keeper", NODE);
     }),
     ("nothing_is_left_of_a_network_of_whole_nodes_whose_slurmstepd_is_killed", |cluster| {
-        killed(cluster, SLURMSTEPD, NODE)
+        killed(cluster, SLURMSTEPD, NODE);
     }),
     ("a_network_outlives_slurmd_and_nothing_is_left_of_it_then", slurmd),
     ("a_program_that_makes_networks_and_dies_fails_its_step", maker),

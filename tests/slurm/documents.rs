@@ -29,7 +29,7 @@ const LEFT_OUT: [(&str, &str); 6] = [
 /// What is smaller on the test's machine than on a cluster, or has another name.
 const HERE: [(&str, &str); 7] = [
     ("--vms-per-slot=16 --mem=6G", "--vms-per-slot=2 --mem=700"),
-    ("-n8 --vm-image=debian12 --vms-per-slot=4 --mem=8G", "-n2 --vm-image=debian12 --vms-per-slot=2 --mem=700"),
+    ("-n8 --vm-image=debian12 --vms-per-slot=4 --mem=8G", "-n2 --vm-image=debian12 --vms-per-slot=2 --mem=1200"),
     ("-N2 -n8", "-N2 -n4 --mem=700"),
     ("/scratch/ada", "@DIR@/scratch"),
     ("/sw:ro", "@DIR@/sw:ro"),

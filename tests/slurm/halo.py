@@ -1,9 +1,10 @@
 """A ring of cells, divided among the ranks of an MPI program: each step needs the cells at the edges of both neighbours.
 
-    halo.py [serial]
+    halo.py [serial|openmpi]
 
 Prints the number of ranks and a sum over all cells after all steps, which is the same for any number of ranks. With 'serial' it
-is computed without MPI. It calls MPICH's library as a C program would, so the image needs no compiler.
+is computed without MPI. It calls MPICH's library as a C program would, so the image needs no compiler. With 'openmpi' it is
+Open MPI by mpi4py.
 """
 import ctypes
 import sys
@@ -59,8 +60,27 @@ class Mpich:
         self.call("MPI_Finalize")
 
 
+class OpenMpi:
+    def __init__(self):
+        from mpi4py import MPI
+
+        self.mpi, self.world = MPI, MPI.COMM_WORLD
+        self.rank, self.size = self.world.rank, self.world.size
+
+    def exchange(self, first, last):
+        before, after = (self.rank - 1) % self.size, (self.rank + 1) % self.size
+        right = self.world.sendrecv(first, dest=before, source=after)
+        return self.world.sendrecv(last, dest=after, source=before), right
+
+    def total(self, value):
+        return self.world.allreduce(value)
+
+    def finish(self):
+        self.mpi.Finalize()
+
+
 def main():
-    mpi = Alone() if sys.argv[1:] == ["serial"] else Mpich()
+    mpi = {"serial": Alone, "openmpi": OpenMpi}.get("".join(sys.argv[1:]), Mpich)()
     mine = CELLS // mpi.size
     begin = mpi.rank * mine
     cells = [(begin + i) ** 2 % 97 for i in range(mine)]

@@ -39,7 +39,7 @@ const LIES: [Lie; 7] = [
     Lie { how: "flood", code: 125, says: "sent more than its window" },
     Lie { how: "credit", code: 125, says: "more credit than was spent" },
     Lie { how: "exit", code: 3, says: "" },
-    Lie { how: "log", code: 5, says: "the agent says too much" },
+    Lie { how: "warnings", code: 5, says: "the agent says too much" },
     Lie { how: "crash", code: 125, says: "Attempted to kill init" },
 ];
 
@@ -60,7 +60,7 @@ fn lies(cluster: &Cluster) {
         assert_eq!(ended.code, lie.code, "{}: {ended:?}", lie.how);
         assert!(ended.stderr.contains(lie.says), "{}: {ended:?}", lie.how);
         match lie.how {
-            "log" => assert!(lines <= 200, "{lines} lines"),
+            "warnings" => assert!(lines <= 200, "{lines} lines"),
             "exit" => assert_eq!((lines, ended.stdout.as_str()), (0, "early\n"), "{ended:?}"),
             _ => assert_eq!(lines, 1, "{}: {ended:?}", lie.how),
         }

@@ -18,6 +18,8 @@ pub const CASES: &[Case] = &[
     ("pmi_sockets_are_the_runners_alone_and_the_death_of_a_vm_is_that_of_its_rank", holders),
     ("pmi_by_a_site_s_default_reaches_tasks_in_vms_too", default_interface),
     ("pmi_starts_a_program_of_mpich_under_srun", mpich),
+    ("pmix_starts_a_program_of_open_mpi_under_srun_and_the_death_of_a_rank_ends_the_step", open_mpi),
+    ("pmix_nonsense_of_a_task_is_told_and_does_not_reach_slurm", pmix_nonsense),
 ];
 
 pub const LONG_CASES: &[Case] = &[("mpirun_of_open_mpi_and_of_mpich_starts_its_processes_in_the_vm", mpirun)];
@@ -172,6 +174,33 @@ fn mpich(cluster: &Cluster) {
         let told = cluster.run_in(&dir, &[&srun[..], step, &["python3", "halo.py"]].concat()).ok();
         assert_eq!(told, format!("{ranks} {sum}\n").repeat(ranks.parse().unwrap()), "{step:?}");
     }
+}
+
+fn open_mpi(cluster: &Cluster) {
+    let dir = cluster.work_dir();
+    fs::copy(repository().join("tests/slurm/halo.py"), dir.join("halo.py")).unwrap();
+    let expected = cluster.run_in(&dir, &["srun", "-Q", "python3", "halo.py", "serial"]).ok();
+    let sum = expected.trim().strip_prefix("1 ").unwrap();
+    let srun = ["srun", "-Q", "--mpi=pmix", "-N1", "-n2", "--mem=1500", "--vm-image=debian12-mpi", "--vm-scope=node"];
+    let told = cluster.run_in(&dir, &[&srun[..], &["python3", "halo.py", "openmpi"]].concat()).ok();
+    assert_eq!(told, format!("2 {sum}\n").repeat(2));
+    // The other one waits in a barrier: slurmstepd's server has lost a rank, and ends the step.
+    let dies = "from mpi4py import MPI; import os, signal\n\
+                MPI.COMM_WORLD.rank or os.kill(os.getpid(), signal.SIGKILL)\n\
+                MPI.COMM_WORLD.barrier(); print('passed')";
+    let ran = cluster.run_in(&dir, &[&srun[..], &["python3", "-c", dies]].concat());
+    assert!(ran.code != 0 && ran.stdout.is_empty(), "{} {}", ran.code, ran.stdout);
+}
+
+fn pmix_nonsense(cluster: &Cluster) {
+    // The address is the VM's own; busybox connects as anything could.
+    let script = "uri=${PMIX_SERVER_URI41#*//}; echo ${PMIX_GDS_MODULE-none} ${uri%:*}; \
+                  yes garbage | head -c 3000 | nc ${uri%:*} ${uri#*:}; echo ended";
+    let ran = cluster.srun(&["-Q", "--mpi=pmix", "-n1", "--vm-image=tiny", "sh", "-c", script]);
+    assert_eq!(ran.stderr.matches("speaks to Slurm's PMIx server").count(), 1, "{}", ran.stderr);
+    assert_eq!(ran.ok(), "hash 127.80.0.1\nended\n");
+    let refusal = ["--mpi=pmix with --vms-per-slot=2", "one rank", "--ntasks"];
+    cluster.srun(&["--vm-image=tiny", "--mpi=pmix", "--vms-per-slot=2", "true"]).fails_with_one_line(&refusal);
 }
 
 fn mpirun(cluster: &Cluster) {

@@ -33,13 +33,7 @@ const BASE: &str = "base";
 const EXTRA: &str = "extra";
 
 /// Devices that get their driver only when the VM has one, and the kit's group for it.
-const BY_DEVICE: [(u32, &str); 5] = [
-    (virtio_id::NET, "net"),
-    (virtio_id::RNG, "rng"),
-    (virtio_id::NINE_P, "9p"),
-    (virtio_id::MEM, "mem"),
-    (virtio_id::FS, "virtiofs"),
-];
+const BY_DEVICE: [(u32, &str); 3] = [(virtio_id::NET, "net"), (virtio_id::NINE_P, "9p"), (virtio_id::MEM, "mem")];
 
 /// One mount: source, target, type, flags, options.
 type Mount<'a> = (&'a str, &'a str, &'a str, MsFlags, &'a str);

@@ -12,7 +12,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use proto::{FailKind, Level, ProtoError, ToGuest, ToHost, VERSION};
+use proto::{FailKind, ProtoError, ToGuest, ToHost, VERSION};
 
 use super::error::{AgentError, Doing};
 use super::machine::Machine;
@@ -190,7 +190,7 @@ impl<M: Machine> Conversation<'_, M> {
             && self.tasks().is_some_and(Tasks::are_running)
         {
             if let Err(error) = self.machine.follow_clock(*nanoseconds) {
-                out.send(task, &ToHost::Log { level: Level::Warn, text: error.to_string().as_bytes() });
+                out.send(task, &ToHost::Warning(error.to_string().as_bytes()));
             }
             return Ok(());
         }

@@ -1,6 +1,7 @@
 //! A socket that the command has besides its standard streams: what it says to the host there, and the answers.
 
 use std::collections::VecDeque;
+use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -11,7 +12,35 @@ use std::os::fd::AsRawFd;
 
 use proto::{DATA_CHUNK, ProtoError, RecvWindow, SendWindow, Stream, ToHost};
 
+use super::error::AgentError;
 use super::port::SendQueue;
+use super::task::Listen;
+
+/// Where the command finds its server in the guest.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub socket: TcpListener,
+    /// How many there may be at a time.
+    pub connections: u8,
+}
+
+impl Listener {
+    /// Opens it; it does not block.
+    ///
+    /// # Errors
+    /// When something else in the guest has the address, or `lo` is down.
+    pub fn open(asked: Listen) -> Result<Self, AgentError> {
+        let socket = TcpListener::bind(asked.address).and_then(|socket| {
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        });
+        let socket = socket.map_err(|error| AgentError::Os {
+            doing: format!("listen at {} for Slurm's PMIx server", asked.address),
+            errno: Errno::from_raw(error.raw_os_error().unwrap_or(0)),
+        })?;
+        Ok(Self { socket, connections: asked.connections })
+    }
+}
 
 /// The agent's end of a command's socket.
 #[derive(Debug)]
@@ -26,20 +55,38 @@ pub(super) struct SocketPump {
     /// The host has closed its side; the command gets what came before.
     host_has_closed: bool,
     end_sent: bool,
+    /// It is a place of a listener: it can have one connection after the other.
+    is_place: bool,
 }
 
 impl SocketPump {
-    /// For our nonblocking end of socket number `place`.
-    pub fn new(place: u8, socket: OwnedFd) -> Self {
+    /// For the connections of a listener. There is none yet.
+    pub fn place(place: u8) -> Self {
         Self {
             stream: Stream::Socket(place),
-            socket: Some(socket),
+            socket: None,
             queue: VecDeque::new(),
             received: RecvWindow::default(),
             window: SendWindow::default(),
             host_has_closed: false,
             end_sent: false,
+            is_place: true,
         }
+    }
+
+    /// Whether it can take a connection: it is as new.
+    pub fn is_free(&self) -> bool {
+        self.is_place && self.socket.is_none() && !self.end_sent && !self.host_has_closed
+    }
+
+    /// Takes a nonblocking connection.
+    pub fn connect(&mut self, socket: OwnedFd) {
+        self.socket = Some(socket);
+    }
+
+    /// For our nonblocking end of socket number `place`.
+    pub fn new(place: u8, socket: OwnedFd) -> Self {
+        Self { socket: Some(socket), is_place: false, ..Self::place(place) }
     }
 
     /// Takes bytes for the command.
@@ -47,7 +94,7 @@ impl SocketPump {
     /// # Errors
     /// The runner sent more than the window allows, or sent more after the end.
     pub fn receive(&mut self, bytes: &[u8]) -> Result<(), ProtoError> {
-        if self.host_has_closed {
+        if self.host_has_closed || self.is_free() {
             return Err(ProtoError::OutOfOrder("DATA"));
         }
         self.received.receive(self.stream.number(), bytes.len())?;
@@ -64,8 +111,15 @@ impl SocketPump {
     }
 
     /// The host has closed it: so will we, after the command got what came before.
-    pub fn end(&mut self) {
+    ///
+    /// # Errors
+    /// There is no connection.
+    pub fn end(&mut self) -> Result<(), ProtoError> {
+        if self.is_free() {
+            return Err(ProtoError::OutOfOrder("EOF"));
+        }
         self.host_has_closed = true;
+        Ok(())
     }
 
     /// What to wait for. Nothing if nothing could be done: a closed socket is always ready.
@@ -117,7 +171,9 @@ impl SocketPump {
         if self.host_has_closed && self.queue.is_empty() {
             self.socket = None;
         }
-        if let Some(credit) = self.received.consume(passed) {
+        // After its end nothing more is said of a connection: the next one has windows of its own.
+        let is_past = self.is_place && self.end_sent;
+        if let Some(credit) = self.received.consume(passed).filter(|_| !is_past) {
             out.send(task, &ToHost::Window(self.stream, credit));
         }
     }
@@ -143,9 +199,14 @@ impl SocketPump {
     }
 
     fn tell_end(&mut self, task: u16, out: &mut SendQueue) {
-        if self.socket.is_none() && !self.end_sent {
+        if self.socket.is_none() && !self.end_sent && !self.is_free() {
             self.end_sent = true;
             out.send(task, &ToHost::Eof(self.stream));
+        }
+        if let (true, true, true, Stream::Socket(place)) =
+            (self.is_place, self.end_sent, self.host_has_closed, self.stream)
+        {
+            *self = Self::place(place);
         }
     }
 }

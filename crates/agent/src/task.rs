@@ -1,6 +1,7 @@
 //! The description of a task, as it is collected message by message.
 
 use std::ffi::CString;
+use std::net::SocketAddrV4;
 
 use nix::libc;
 
@@ -42,6 +43,13 @@ pub(super) struct TerminalSize {
     pub cols: u16,
 }
 
+/// Where the command finds its server, and how many of its processes may at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Listen {
+    pub address: SocketAddrV4,
+    pub connections: u8,
+}
+
 /// All that is known about the task before it starts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct TaskSpec {
@@ -59,6 +67,15 @@ pub(super) struct TaskSpec {
     pub merge_stderr: bool,
     /// Numbers of descriptors that become sockets, in the order of their streams.
     pub sockets: Vec<u32>,
+    /// The streams after those are its connections.
+    pub listener: Option<Listen>,
+}
+
+impl TaskSpec {
+    /// Streams that it has besides the standard ones.
+    pub fn streams(&self) -> usize {
+        self.sockets.len() + self.listener.map_or(0, |listener| usize::from(listener.connections))
+    }
 }
 
 /// A task in a form that needs no further allocation, so that a child may use it between fork and exec.

@@ -70,9 +70,9 @@ impl Staged {
     /// When `dir` cannot be written.
     pub fn create(dir: &Path) -> io::Result<Self> {
         match OpenOptions::new().read(true).write(true).mode(0o666).custom_flags(libc::O_TMPFILE).open(dir) {
-            Ok(file) => return Ok(Self { file, name: None }),
+            Ok(file) => Ok(Self { file, name: None }),
             // EISDIR: a kernel or file system that does not know O_TMPFILE tries to open the directory.
-            Err(error) if !matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR)) => return Err(error),
+            Err(error) if !matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR)) => Err(error),
             Err(_) => Self::with_name(dir),
         }
     }

@@ -147,8 +147,8 @@ mod tests {
     #[test]
     fn frames_survive_any_fragmentation() {
         let mut stream = hello();
-        ToHost::Log { level: super::super::Level::Info, text: b"one" }.encode(0, &mut stream);
-        ToHost::Log { level: super::super::Level::Info, text: b"two" }.encode(3, &mut stream);
+        ToHost::Warning(b"one").encode(0, &mut stream);
+        ToHost::Warning(b"two").encode(3, &mut stream);
         for chunk in 1..stream.len() {
             let mut decoder = Decoder::new();
             let mut payloads = Vec::new();
@@ -159,7 +159,7 @@ mod tests {
                 }
             }
             assert_eq!(payloads.len(), 3, "chunk size {chunk}");
-            assert_eq!(payloads[2], (3, b"\x02two".to_vec()));
+            assert_eq!(payloads[2], (3, b"two".to_vec()));
             assert!(!decoder.is_mid_frame());
         }
     }

@@ -11,7 +11,7 @@
 //!   HELLO version nonce            ───────────►   (waits for it, drops anything before)
 //!                                  ◄───────────   HELLO version same-nonce boot-times
 //!   CLOCK HOSTNAME ENTROPY SHARE…  ───────────►   (also CPUS, MEMORY, LINK, ZONE, TASKS, NETWORK, ADDRESS, HOSTS, RESOLVER)
-//!   USER GROUP… CREDENTIALS CWD ARG… ENV… ────►   (also RLIMIT, PRIORITY, CPU-SET, PTY, MERGE-STDERR, SOCKET)
+//!   USER GROUP… CREDENTIALS CWD ARG… ENV… ────►   (also RLIMIT, PRIORITY, CPU-SET, PTY, MERGE-STDERR, SOCKET, LISTENER)
 //!   FILE FILE-DATA… START          ───────────►
 //!                                  ◄───────────   STARTED pid   or   FAILED why
 //!   DATA stdin  WINDOW  SIGNAL     ◄──────────►   DATA stdout/stderr  WINDOW  EOF
@@ -55,7 +55,7 @@ mod window;
 
 pub use error::ProtoError;
 pub use frame::{Decoder, Frame};
-pub use message::{BootTimes, ExitStatus, FailKind, Level, Stream, Transport};
+pub use message::{BootTimes, ExitStatus, FailKind, Stream, Transport};
 pub use network::{Inet, Interface, MoreAddresses};
 pub use to_guest::ToGuest;
 pub use to_host::ToHost;

@@ -35,6 +35,7 @@ pub(super) mod kind {
     pub const START: u8 = 41;
     pub const MERGE_STDERR: u8 = 42;
     pub const GROUP: u8 = 43;
+    pub const LISTENER: u8 = 44;
     pub const PRIORITY: u8 = 45;
     pub const CPU_SET: u8 = 46;
     pub const SOCKET: u8 = 47;
@@ -50,7 +51,7 @@ pub(super) mod kind {
     pub const STARTED: u8 = 96;
     pub const FAILED: u8 = 97;
     pub const EXIT: u8 = 98;
-    pub const LOG: u8 = 99;
+    pub const WARNING: u8 = 99;
     pub const SYNCED: u8 = 100;
     pub const PONG: u8 = 101;
 }
@@ -132,18 +133,6 @@ pub enum FailKind {
     NotFound = 2,
     /// The command exists but cannot be executed (a shell's exit code 126).
     NotExecutable = 3,
-}
-
-/// Severity of a line that the agent logs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Level {
-    /// The user should see it.
-    Warn = 1,
-    /// For the administrator.
-    Info = 2,
-    /// For people who debug the agent.
-    Debug = 3,
 }
 
 /// Marks on the guest's own clock (its `/proc/uptime`), in milliseconds since its kernel started.

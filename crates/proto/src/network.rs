@@ -50,9 +50,10 @@ impl Interface {
 }
 
 impl MoreAddresses {
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+    pub(super) fn encode<'a>(&self, out: &'a mut Vec<u8>) -> &'a [u8] {
         put_inet(Some(&self.v4), out);
         put_inet(Some(&self.v6), out);
+        out
     }
 
     pub(super) fn parse(r: &mut Reader<'_>) -> Result<Self, ProtoError> {

@@ -59,6 +59,7 @@ fn every_message_to_the_guest_arrives_as_it_was_sent() {
         ToGuest::FileData(b"#!/bin/sh\n"),
         ToGuest::MergeStderr,
         ToGuest::Socket(1017),
+        ToGuest::Listener { address: [127, 80, 0, 1], port: 40_000, connections: 4 },
         ToGuest::Start,
         ToGuest::Data(Stream::Stdin, b"in"),
         ToGuest::Data(Stream::Socket(SOCKETS_MAX - 1), b"cmd="),
@@ -88,7 +89,7 @@ fn every_message_to_the_host_arrives_as_it_was_sent() {
         ToHost::Exit(ExitStatus::Code(255)),
         ToHost::Synced,
         ToHost::Exit(ExitStatus::Signal(11)),
-        ToHost::Log { level: Level::Warn, text: b"hm" },
+        ToHost::Warning(b"hm"),
     ];
     for message in messages {
         roundtrip(|out| message.encode(0, out), |frame| assert_eq!(ToHost::parse(frame), Ok(message.clone())));

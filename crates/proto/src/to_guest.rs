@@ -144,6 +144,17 @@ pub enum ToGuest<'a> {
     /// Give the command a socket as this descriptor. Its bytes are [`Stream::Socket`]: the first such message is socket 0. An
     /// EOF of it closes both directions.
     Socket(u32),
+    /// Listen at this address while the command runs. Each connection is the next free one of so many [`Stream::Socket`], whose
+    /// places follow those of all sockets; the next one waits until one is free. An EOF closes both directions, each side sends
+    /// nothing after its own, and when both have, the place is as new.
+    Listener {
+        /// IPv4 address of the guest.
+        address: [u8; 4],
+        /// TCP port.
+        port: u16,
+        /// Connections at a time.
+        connections: u8,
+    },
     /// Create this file, owned by the user; FILE-DATA messages that follow are its content.
     File {
         /// Permission bits.
@@ -212,10 +223,7 @@ impl<'a> ToGuest<'a> {
                 interface.encode(&mut scratch);
                 (kind::NETWORK, 0, &scratch)
             }
-            Self::Address(more) => {
-                more.encode(&mut scratch);
-                (kind::ADDRESS, 0, &scratch)
-            }
+            Self::Address(more) => (kind::ADDRESS, 0, more.encode(&mut scratch)),
             Self::Hosts(lines) => (kind::HOSTS, 0, lines),
             Self::Resolver(text) => (kind::RESOLVER, 0, text),
             Self::User { gid, name, gecos, home, shell } => {
@@ -225,11 +233,7 @@ impl<'a> ToGuest<'a> {
                 }
                 (kind::USER, 0, &scratch)
             }
-            Self::Group { gid, name } => {
-                scratch.extend(gid.to_le_bytes());
-                scratch.extend_from_slice(name);
-                (kind::GROUP, 0, &scratch)
-            }
+            Self::Group { gid, name } => (kind::GROUP, 0, put_numbered(&mut scratch, *gid, name)),
             Self::Credentials { uid, gid, umask, groups } => {
                 for id in [uid, gid, umask].into_iter().chain(groups) {
                     scratch.extend(id.to_le_bytes());
@@ -245,14 +249,16 @@ impl<'a> ToGuest<'a> {
             Self::Priority { nice, io } => (kind::PRIORITY, 0, put_priority(&mut scratch, *nice, *io)),
             Self::CpuSet(mask) => (kind::CPU_SET, 0, mask),
             Self::Pty { rows, cols } => (kind::PTY, 0, put_size(&mut scratch, *rows, *cols)),
-            Self::File { mode, path } => {
-                scratch.extend(mode.to_le_bytes());
-                scratch.extend_from_slice(path);
-                (kind::FILE, 0, &scratch)
-            }
+            Self::File { mode, path } => (kind::FILE, 0, put_numbered(&mut scratch, *mode, path)),
             Self::FileData(bytes) => (kind::FILE_DATA, 0, bytes),
             Self::MergeStderr => (kind::MERGE_STDERR, 0, &[]),
             Self::Socket(number) => (kind::SOCKET, 0, put(&mut scratch, number.to_le_bytes())),
+            Self::Listener { address, port, connections } => {
+                scratch.extend_from_slice(address);
+                scratch.extend(port.to_le_bytes());
+                scratch.push(*connections);
+                (kind::LISTENER, 0, &scratch)
+            }
             Self::Start => (kind::START, 0, &[]),
             Self::Data(stream, bytes) => (kind::DATA, stream.number(), bytes),
             Self::Eof(stream) => (kind::EOF, stream.number(), &[]),
@@ -333,6 +339,12 @@ impl<'a> ToGuest<'a> {
             kind::FILE_DATA => Self::FileData(p),
             kind::MERGE_STDERR => Self::MergeStderr,
             kind::SOCKET => Self::Socket(Reader::new(p, "SOCKET").only(Reader::u32)?),
+            kind::LISTENER => {
+                let mut r = Reader::new(p, "LISTENER");
+                let (address, port, connections) = (r.array()?, r.u16()?, r.u8()?);
+                r.end()?;
+                Self::Listener { address, port, connections }
+            }
             kind::START => Self::Start,
             kind::DATA => Self::Data(Stream::parse(frame.stream, "DATA")?, p),
             kind::EOF => Self::Eof(Stream::parse(frame.stream, "EOF")?),
@@ -367,6 +379,13 @@ impl<'a> ToGuest<'a> {
         }
         Ok(Self::Credentials { uid, gid, umask, groups })
     }
+}
+
+/// Appends a number, and then the rest of the payload.
+fn put_numbered<'a>(out: &'a mut Vec<u8>, number: u32, rest: &[u8]) -> &'a [u8] {
+    out.extend(number.to_le_bytes());
+    out.extend_from_slice(rest);
+    out
 }
 
 /// A field with its length, and one that ends with the message.

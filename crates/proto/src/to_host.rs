@@ -1,6 +1,6 @@
 //! Messages from the agent to the runner: the one place where the host accepts or refuses what the guest says.
 
-use super::message::{BootTimes, ExitStatus, FailKind, Level, Stream, kind};
+use super::message::{BootTimes, ExitStatus, FailKind, Stream, kind};
 use super::payload::{Reader, put, put_hello};
 use super::{Frame, MAX_PAYLOAD, ProtoError};
 
@@ -32,13 +32,8 @@ pub enum ToHost<'a> {
     Pong,
     /// Answers SETTLE.
     Synced,
-    /// A line for a log.
-    Log {
-        /// Who should see it.
-        level: Level,
-        /// One line of text.
-        text: &'a [u8],
-    },
+    /// One line of text that the user should see.
+    Warning(&'a [u8]),
 }
 
 impl<'a> ToHost<'a> {
@@ -74,12 +69,8 @@ impl<'a> ToHost<'a> {
             }
             Self::Synced => (kind::SYNCED, 0, &[]),
             Self::Pong => (kind::PONG, 0, &[]),
-            Self::Log { level, text } => {
-                scratch.push(*level as u8);
-                // A log line is the only payload whose length nothing else limits.
-                scratch.extend_from_slice(&text[..text.len().min(MAX_PAYLOAD - 1)]);
-                (kind::LOG, 0, &scratch)
-            }
+            // The only payload whose length nothing else limits.
+            Self::Warning(text) => (kind::WARNING, 0, &text[..text.len().min(MAX_PAYLOAD)]),
         };
         Frame { kind, stream, task, payload }.encode(out);
     }
@@ -126,16 +117,7 @@ impl<'a> ToHost<'a> {
             }
             kind::SYNCED => Self::Synced,
             kind::PONG => Self::Pong,
-            kind::LOG => {
-                let mut r = Reader::new(p, "LOG");
-                let level = match r.u8()? {
-                    1 => Level::Warn,
-                    2 => Level::Info,
-                    3 => Level::Debug,
-                    _ => return Err(r.wrong("no such level")),
-                };
-                Self::Log { level, text: r.rest() }
-            }
+            kind::WARNING => Self::Warning(p),
             other => return Err(ProtoError::UnknownKind(other)),
         })
     }

@@ -36,7 +36,7 @@ pub use largest::most_cpus;
 pub use machine::{Accel, MachineType};
 pub use monitor::{DiskError, MemoryRegion, Monitor, Shutdown, StateUri, TURN, Transfer};
 pub use networks::has_user_network;
-pub use nic::{Nic, Peer};
+pub use nic::{Nic, Peer, Tap, TapFds};
 pub use process::{Files, Host, Inherited, QemuProcess, TemplateFiles};
 pub use shape::{BLOCK_MIB, EMULATED_MIB, MIN_GUEST_MIB, PLAIN_CPUS, Shape, VmSize};
 pub use share::{MAX_NINE_P_SHARES, Share};

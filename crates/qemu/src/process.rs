@@ -20,6 +20,7 @@ use nix::unistd::{geteuid, getppid, setsid};
 use super::descriptors::ImageFds;
 use super::error::{QemuError, WantedFor};
 use super::monitor::{Monitor, Shutdown, TURN};
+use super::nic::Tap;
 use super::tail::Tail;
 
 /// Open files that QEMU works on.
@@ -34,7 +35,7 @@ pub struct Files {
     /// QEMU's end of the port to the file server.
     pub file_port: Option<UnixStream>,
     /// QEMU's end of what is behind its network device.
-    pub nic: Option<OwnedFd>,
+    pub nic: Option<Tap>,
     /// The disks of a helper: only descriptors, the rest is in its command line.
     pub disks: Vec<OwnedFd>,
 }
@@ -77,7 +78,7 @@ impl Inherited {
         let own = [&files.image, &files.scratch].into_iter().flatten().map(AsRawFd::as_raw_fd);
         let disks = files.disks.iter().map(AsRawFd::as_raw_fd);
         let port = files.file_port.iter().map(AsRawFd::as_raw_fd);
-        let nic = files.nic.iter().map(AsRawFd::as_raw_fd);
+        let nic = files.nic.iter().map(Tap::fds).flat_map(|fds| [Some(fds.tap), fds.vhost]).flatten();
         sockets.into_iter().chain(port).chain(nic).chain(own).chain(template).chain(disks).collect()
     }
 }

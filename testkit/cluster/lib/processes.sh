@@ -101,7 +101,7 @@ only_our_programs() {
     local pid
     while read -r pid; do
         case $(name_of "$pid") in
-            slurm* | munged | srun | sbatch | salloc | spank-vm* | qemu-* | virtiofsd) printf '%s\n' "$pid" ;;
+            slurm* | munged | srun | sbatch | salloc | spank-vm* | qemu-*) printf '%s\n' "$pid" ;;
         esac
     done
 }

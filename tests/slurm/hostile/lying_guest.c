@@ -7,7 +7,7 @@
  *     lying_guest flood        output beyond what the runner has granted
  *     lying_guest credit       more credit for stdin than was spent
  *     lying_guest exit         the end of the command before the end of its output, and then more output
- *     lying_guest log          more lines for the log than anybody reads, then an end
+ *     lying_guest warnings     more warnings than anybody reads, then an end
  *     lying_guest silent       nothing, after making the file "silent" in the working directory
  *     lying_guest crash        makes the agent crash, which is the guest's first process
  */
@@ -27,7 +27,7 @@
 #define AGENT 1
 #define CHUNK 65536
 
-enum { DATA = 64, WINDOW = 66, EXIT = 98, LOG = 99 };
+enum { DATA = 64, WINDOW = 66, EXIT = 98, WARNING = 99 };
 
 static int channel = -1;
 
@@ -139,10 +139,9 @@ int main(int argc, char **argv)
 		frame(EXIT, 0, "\0\3", 2);
 		for (;;)
 			frame(DATA, 1, "late\n", 5);
-	} else if (!strcmp(how, "log")) {
-		bytes[0] = 1;
+	} else if (!strcmp(how, "warnings")) {
 		for (int i = 0; i < 2000; i++)
-			frame(LOG, 0, bytes, 500);
+			frame(WARNING, 0, bytes, 500);
 		frame(EXIT, 0, "\0\5", 2);
 		pause();
 	} else if (!strcmp(how, "silent")) {

@@ -1,6 +1,7 @@
 //! A task that is being described, and what concerns the machine among its messages.
 
 use std::ffi::OsStr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -10,7 +11,7 @@ use crate::accounts::Account;
 use crate::error::AgentError;
 use crate::files::IncomingFile;
 use crate::machine::{Machine, Share};
-use crate::task::{Credentials, Priority, ResourceLimit, TaskSpec, TerminalSize};
+use crate::task::{Credentials, Listen, Priority, ResourceLimit, TaskSpec, TerminalSize};
 
 /// A task before its START.
 #[derive(Debug, Default)]
@@ -88,10 +89,18 @@ impl Collecting {
                 spec.terminal = Some(TerminalSize { rows, cols });
             }
             ToGuest::MergeStderr => spec.merge_stderr = true,
-            ToGuest::Socket(_) if spec.sockets.len() >= usize::from(SOCKETS_MAX) => {
+            ToGuest::Socket(_) if spec.streams() >= usize::from(SOCKETS_MAX) => {
                 return Err(ProtoError::OutOfOrder("SOCKET"));
             }
             ToGuest::Socket(number) => spec.sockets.push(number),
+            ToGuest::Listener { address, port, connections } => {
+                let address = SocketAddrV4::new(Ipv4Addr::from(address), port);
+                if spec.listener.replace(Listen { address, connections }).is_some()
+                    || spec.streams() > usize::from(SOCKETS_MAX)
+                {
+                    return Err(ProtoError::OutOfOrder("LISTENER"));
+                }
+            }
             ToGuest::File { mode, path } => {
                 let owner = spec.credentials.as_ref().map(|credentials| (credentials.uid, credentials.gid));
                 let room = machine.expect_file(as_path(path));

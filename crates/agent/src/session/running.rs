@@ -3,13 +3,14 @@
 //! The end of the last task is the session's: all processes are killed first, as slurmstepd does at the end of a step.
 //! If other tasks go on, or are still to come, so do the processes that the command has started.
 
+use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use proto::{DATA_CHUNK, ExitStatus, Level, ProtoError, Stream, ToGuest, ToHost};
+use proto::{DATA_CHUNK, ExitStatus, ProtoError, Stream, ToGuest, ToHost};
 
 use crate::children::REAP_TIME;
 use crate::error::{AgentError, Doing};
@@ -17,7 +18,7 @@ use crate::exec::Spawned;
 use crate::machine::Machine;
 use crate::port::SendQueue;
 use crate::pump::{InputPump, OutputPump, output_index};
-use crate::socket::SocketPump;
+use crate::socket::{Listener, SocketPump};
 use crate::sys;
 
 /// A task's command.
@@ -33,6 +34,8 @@ pub(super) struct Running {
     pub outputs: [OutputPump; 2],
     /// What it has besides.
     pub sockets: Vec<SocketPump>,
+    /// Where it finds its server: connections are the last of the sockets.
+    listener: Option<TcpListener>,
     /// Our copy of the command's side of its terminal. Without it, a shell that closes its three
     /// descriptors for a moment would look like the end of the output.
     terminal: Option<OwnedFd>,
@@ -60,7 +63,7 @@ impl Running {
     ///
     /// # Errors
     /// The pid to clean up after, and why the command cannot be watched.
-    pub fn new(task: u16, spawned: Spawned) -> Result<Self, (Pid, AgentError)> {
+    pub fn new(task: u16, spawned: Spawned, listener: Option<Listener>) -> Result<Self, (Pid, AgentError)> {
         let leader = spawned.pid;
         let is_terminal = spawned.terminal.is_some();
         let leader_fd = match sys::pidfd(leader) {
@@ -78,6 +81,12 @@ impl Running {
             ),
             false => None,
         };
+        let mut sockets: Vec<_> =
+            (0..).zip(spawned.sockets).map(|(place, socket)| SocketPump::new(place, socket)).collect();
+        let first = sockets.len() as u8;
+        let connections = listener.as_ref().map_or(0, |listener| listener.connections);
+        sockets.extend((first..first + connections).map(SocketPump::place));
+        let listener = listener.map(|listener| listener.socket);
         Ok(Self {
             task,
             leader,
@@ -87,7 +96,8 @@ impl Running {
                 OutputPump::new(Stream::Stdout, Some(spawned.stdout)),
                 OutputPump::new(Stream::Stderr, spawned.stderr),
             ],
-            sockets: (0..).zip(spawned.sockets).map(|(place, socket)| SocketPump::new(place, socket)).collect(),
+            sockets,
+            listener,
             terminal: spawned.terminal,
             master,
             end: None,
@@ -120,7 +130,7 @@ impl Running {
             }
             ToGuest::Eof(Stream::Stdin) => self.input.end(),
             ToGuest::Data(Stream::Socket(place), bytes) => self.socket(place)?.receive(bytes)?,
-            ToGuest::Eof(Stream::Socket(place)) => self.socket(place)?.end(),
+            ToGuest::Eof(Stream::Socket(place)) => self.socket(place)?.end()?,
             ToGuest::Window(Stream::Socket(place), bytes) => self.socket(place)?.refill(bytes)?,
             // Nobody reads this output any more: the command's next write to it is SIGPIPE, as on the host.
             ToGuest::Eof(stream) => {
@@ -155,10 +165,28 @@ impl Running {
                 output.pass_on(self.task, &mut self.buffer, out);
             }
         }
+        self.accept();
         for socket in &mut self.sockets {
             socket.pass_on(self.task, &mut self.buffer, out);
         }
         self.finish(machine, out);
+    }
+
+    /// The listener, while a connection could be taken.
+    pub fn waiting(&self) -> Option<BorrowedFd<'_>> {
+        let listener = self.listener.as_ref().filter(|_| self.sockets.iter().any(SocketPump::is_free))?;
+        Some(listener.as_fd())
+    }
+
+    fn accept(&mut self) {
+        let Some(listener) = &self.listener else { return };
+        for place in self.sockets.iter_mut().filter(|socket| socket.is_free()) {
+            // A connection that has gone again, or cannot be had now, is the command's to try again.
+            let Ok((connection, _)) = listener.accept() else { return };
+            if connection.set_nonblocking(true).and(connection.set_nodelay(true)).is_ok() {
+                place.connect(connection.into());
+            }
+        }
     }
 
     fn socket(&mut self, place: u8) -> Result<&mut SocketPump, ProtoError> {
@@ -219,7 +247,7 @@ impl Running {
                 return;
             }
             let text = b"processes of the command could not be killed; they end with the VM";
-            out.send(self.task, &ToHost::Log { level: Level::Warn, text });
+            out.send(self.task, &ToHost::Warning(text));
             for output in &mut self.outputs {
                 output.cut_off(self.task, out);
             }
@@ -227,17 +255,18 @@ impl Running {
         if !self.outputs.iter().all(OutputPump::has_ended) {
             return;
         }
+        self.listener = None;
         for socket in &mut self.sockets {
             socket.finish(self.task, &mut self.buffer, out);
         }
         if let Some(text) = machine.killed_for_memory() {
-            out.send(self.task, &ToHost::Log { level: Level::Warn, text: text.as_bytes() });
+            out.send(self.task, &ToHost::Warning(text.as_bytes()));
         }
         // Others may keep the host busy for ever. What this command wrote itself is there.
         if !end.is_one_of_several
             && let Err(error) = machine.sync_shares()
         {
-            out.send(self.task, &ToHost::Log { level: Level::Warn, text: error.to_string().as_bytes() });
+            out.send(self.task, &ToHost::Warning(error.to_string().as_bytes()));
         }
         out.send(self.task, &ToHost::Exit(end.status));
         self.over = true;

@@ -8,7 +8,7 @@ use nix::libc;
 use nix::poll::PollFd;
 use nix::unistd::{Pid, read};
 
-use proto::{DATA_CHUNK, FailKind, Level, ProtoError, ToGuest, ToHost};
+use proto::{DATA_CHUNK, FailKind, ProtoError, ToGuest, ToHost};
 
 use super::collecting::Collecting;
 use super::running::Running;
@@ -17,6 +17,7 @@ use crate::exec;
 use crate::machine::Machine;
 use crate::port::SendQueue;
 use crate::pump::OutputPump;
+use crate::socket::Listener;
 use crate::sys;
 
 /// All tasks of a session.
@@ -90,9 +91,10 @@ impl Tasks {
         self.running().filter_map(|running| running.input.waiting())
     }
 
-    /// Descriptors to read from, while there is room for what they say.
+    /// Descriptors to read from or to accept from, while there is room for what they say.
     pub fn outputs(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.running().flat_map(|running| running.outputs.iter().filter_map(OutputPump::waiting))
+        self.running()
+            .flat_map(|running| running.outputs.iter().filter_map(OutputPump::waiting).chain(running.waiting()))
     }
 
     /// Sockets that something can be done with, while there is room for what they say.
@@ -156,6 +158,14 @@ impl Tasks {
             return None;
         }
         machine.wait_for_memory();
+        // Before the command could look for it.
+        let listener = match collected.spec.listener.map(Listener::open).transpose() {
+            Ok(listener) => listener,
+            Err(error) => {
+                out.send(task, &ToHost::Failed(FailKind::Setup, error.to_string().as_bytes()));
+                return None;
+            }
+        };
         let spawned = match exec::spawn(&collected.spec) {
             Ok(spawned) => spawned,
             Err(error) => {
@@ -166,11 +176,11 @@ impl Tasks {
         if let Some(errno) = spawned.cwd_error {
             let cwd = String::from_utf8_lossy(&collected.spec.cwd);
             let text = format!("cannot enter '{cwd}' in the VM: {}; running in /tmp instead", errno.desc());
-            out.send(task, &ToHost::Log { level: Level::Warn, text: text.as_bytes() });
+            out.send(task, &ToHost::Warning(text.as_bytes()));
         }
         self.leaders.push(spawned.pid);
         out.send(task, &ToHost::Started(spawned.pid.as_raw() as u32));
-        match Running::new(task, spawned) {
+        match Running::new(task, spawned, listener) {
             Ok(running) => Some(running),
             Err((leader, error)) => {
                 sys::signal_process(leader, libc::SIGKILL as u8);

@@ -136,7 +136,7 @@ impl Runner {
                     }
                     ToHost::Window(Stream::Stdin, credit) => window.refill(credit).unwrap(),
                     ToHost::Eof(_) => {}
-                    ToHost::Log { text, .. } => outcome.logs.push(String::from_utf8_lossy(text).into_owned()),
+                    ToHost::Warning(text) => outcome.logs.push(String::from_utf8_lossy(text).into_owned()),
                     ToHost::Failed(kind, why) => {
                         outcome.failed = Some((kind, String::from_utf8_lossy(why).into_owned()));
                         return Some(true);

@@ -27,7 +27,7 @@ const fn like(group: &'static str, module: &'static str) -> Wanted {
 
 /// In loading order. libcrc32c asks for `crc32c` by a name that only modprobe resolves. So modules that need it get an
 /// implementation first: the one for the processor, if it has one, and the plain one.
-const WANTED: [Wanted; 26] = [
+const WANTED: [Wanted; 24] = [
     need("pci", "virtio_pci"),
     need("mmio", "virtio_mmio"),
     need("base", "virtio_console"),
@@ -37,9 +37,7 @@ const WANTED: [Wanted; 26] = [
     need("9p", "9pnet_virtio"),
     need("9p", "9p"),
     like("mem", "virtio_mem"),
-    like("rng", "virtio_rng"),
     like("net", "virtio_net"),
-    like("virtiofs", "virtiofs"),
     like("fs:squashfs", "squashfs"),
     like("fs:ext4", "crc32c_intel"),
     like("fs:erofs", "crc32c_intel"),

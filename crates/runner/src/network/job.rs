@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::error::{Blame, Context, Fault, RunError, ensure};
@@ -13,8 +14,11 @@ use crate::names::{name_of_node_vm, name_of_vm};
 use crate::slot::Slot;
 use network::plan::{Range4, Range6, mac};
 use proto::{Inet, Interface, MoreAddresses, ToGuest};
-use qemu::{Nic, Peer};
+use qemu::{Accel, Nic, Peer, Tap, TapFds};
 use request::OfNode;
+
+/// The kernel's own device for taps: packets need not pass through QEMU.
+const VHOST: &str = "/dev/vhost-net";
 
 /// Bytes of lines of `/etc/hosts` that are sent at once at most.
 const LINES_MOST: usize = 64 << 10;
@@ -62,13 +66,18 @@ impl JobNetwork {
         Ok(Self { taps: Vec::new(), ..Self::take(slot)? })
     }
 
-    /// A VM's tap: again for each attempt to start it.
-    pub(crate) fn open(&self, index: usize) -> Result<OwnedFd, RunError> {
-        self.taps[index].try_clone().blame(Fault::System).context("a tap")
+    /// A VM's tap: again for each attempt to start it. Where the user may open the kernel's own device for taps, which is as for
+    /// `/dev/kvm`, a guest that KVM executes gets that too.
+    pub(crate) fn open(&self, index: usize, accel: Accel) -> Result<Tap, RunError> {
+        let tap = self.taps[index].try_clone().blame(Fault::System).context("a tap")?;
+        let vhost = || File::options().read(true).write(true).open(VHOST).map(OwnedFd::from);
+        let vhost =
+            if accel == Accel::Kvm { vhost().map_err(|error| tracing::debug!("{VHOST}: {error}")).ok() } else { None };
+        Ok(Tap { tap, vhost })
     }
 
     /// The device of a VM.
-    pub(crate) fn nic(&self, index: usize, tap: Option<RawFd>) -> Nic<'_> {
+    pub(crate) fn nic(&self, index: usize, tap: Option<TapFds>) -> Nic<'_> {
         Nic { mac: self.mac(index), peer: tap.map_or(Peer::Nobody, Peer::Tap) }
     }
 

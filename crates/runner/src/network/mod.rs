@@ -6,14 +6,12 @@
 mod job;
 mod user;
 
-use std::os::fd::{OwnedFd, RawFd};
-
 use crate::config::Config;
 use crate::error::{Fault, RunError, ensure};
 use crate::slot::Slot;
 use image::Image;
 use proto::ToGuest;
-use qemu::{BootSource, Nic};
+use qemu::{Accel, BootSource, Nic, Tap, TapFds};
 use request::Network as Wanted;
 
 use self::job::JobNetwork;
@@ -75,19 +73,24 @@ impl Network {
     ///
     /// # Errors
     /// When the node has no room for it.
-    pub(crate) fn open(&self, index: usize) -> Result<Option<OwnedFd>, RunError> {
+    pub(crate) fn open(&self, index: usize, accel: Accel) -> Result<Option<Tap>, RunError> {
         match self {
             Self::User(_) => Ok(None),
-            Self::Job(job) => job.open(index).map(Some),
+            Self::Job(job) => job.open(index, accel).map(Some),
         }
     }
 
-    /// The device of a VM; `fd` is what [`Network::open`] returned.
-    pub(crate) fn nic(&self, index: usize, fd: Option<RawFd>) -> Nic<'_> {
+    /// The device of a VM; `tap` is what [`Network::open`] returned.
+    pub(crate) fn nic(&self, index: usize, tap: Option<TapFds>) -> Nic<'_> {
         match self {
             Self::User(user) => user.nic(),
-            Self::Job(job) => job.nic(index, fd),
+            Self::Job(job) => job.nic(index, tap),
         }
+    }
+
+    /// Whether every QEMU that may start the VMs has it: the small one has no user network.
+    pub(crate) fn is_for_every_way(&self) -> bool {
+        matches!(self, Self::Job(_))
     }
 
     /// The messages that tell a guest about it.
@@ -104,6 +107,11 @@ impl Network {
             Self::User(_) => None,
             Self::Job(job) => job.own_name(),
         }
+    }
+
+    /// Whether ranks of one node are in VMs of their own and see each other by it.
+    pub(crate) fn separates_ranks(&self) -> bool {
+        matches!(self, Self::Job(job) if job.own_name().is_none())
     }
 
     /// The names of all VMs of the network, in the order of their ranks; `None` where they do not see each other.

@@ -212,7 +212,7 @@ fn a_reader_that_stalls_keeps_neither_the_other_stream_nor_a_signal_from_its_way
         let (mut relay, mut peers) = stage.relay(1, writer, &stderr);
         start(&mut relay, &mut peers, 0);
         peers[0].say(&ToHost::Data(Stream::Stdout, b"stalls\n"));
-        peers[0].say(&ToHost::Log { level: proto::Level::Warn, text: b"a warning" });
+        peers[0].say(&ToHost::Warning(b"a warning"));
         peers[0].say(&ToHost::Data(Stream::Stderr, b"goes on\n"));
         assert!(relay.turn().unwrap().is_continue());
         raise(Name::SIGUSR1).unwrap();

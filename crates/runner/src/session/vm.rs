@@ -17,14 +17,14 @@ use crate::file_server::FileServer;
 use crate::notice::printable;
 use crate::progress;
 use crate::timing::Moments;
-use proto::{self, DATA_CHUNK, Decoder, Level, ProtoError, ToGuest, ToHost};
+use proto::{self, DATA_CHUNK, Decoder, ProtoError, ToGuest, ToHost};
 use qemu::{DiskError, Monitor, QemuProcess, VmSize};
 
 /// Bytes taken from one VM before the others get their turn.
 const TURN: usize = 4 * DATA_CHUNK;
 
-/// Lines that one agent may log; ours logs only a few.
-const LOG_LINES: usize = 200;
+/// Warnings that one agent may send; ours sends only a few.
+const WARNINGS_MOST: usize = 200;
 
 /// Why a VM ended unexpectedly; the text is for the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,8 +110,8 @@ pub struct Vm {
     is_asked: bool,
     /// Total bytes of memory to plug when the guest is awake.
     memory_to_plug: Option<u64>,
-    /// Lines that the agent may still log.
-    log_lines: usize,
+    /// Warnings that the agent may still send.
+    warnings: usize,
 }
 
 impl Vm {
@@ -142,7 +142,7 @@ impl Vm {
             heartbeat: Heartbeat::default(),
             is_asked: false,
             memory_to_plug: None,
-            log_lines: LOG_LINES,
+            warnings: WARNINGS_MOST,
         }
     }
 
@@ -321,7 +321,7 @@ impl Vm {
 
     fn handle(&mut self, task: u16, message: ToHost<'_>, listener: &mut dyn Listener) -> Result<(), Refusal> {
         match (&self.phase, message) {
-            (_, ToHost::Log { level, text }) => self.log(level, text, listener),
+            (_, ToHost::Warning(text)) => self.warn(text, listener),
             // Another nonce answers a session before this one.
             (Phase::Greeting, ToHost::Hello { version, nonce, times }) if nonce == self.nonce => {
                 self.moments.ready = Some(Instant::now());
@@ -399,17 +399,12 @@ impl Vm {
         }
     }
 
-    /// Passes a line of the agent on. Their number is limited, because they are not under flow control,
-    /// and a guest must not fill the administrator's journal.
-    fn log(&mut self, level: Level, text: &[u8], listener: &mut dyn Listener) {
-        let Some(left) = self.log_lines.checked_sub(1) else { return };
-        self.log_lines = left;
+    /// Passes a line of the agent on. Their number is limited, because they are not under flow control.
+    fn warn(&mut self, text: &[u8], listener: &mut dyn Listener) {
+        let Some(left) = self.warnings.checked_sub(1) else { return };
+        self.warnings = left;
         let text = if left > 0 { printable(text) } else { "the agent says too much; the rest is left out".to_owned() };
-        match level {
-            Level::Warn => listener.notice(&format!("warning: {text}")),
-            Level::Info => tracing::info!(vm = self.number, "agent: {text}"),
-            Level::Debug => tracing::debug!(vm = self.number, "agent: {text}"),
-        }
+        listener.notice(&format!("warning: {text}"));
     }
 
     /// Ends the VM if the expected event has not come in time. Sends the heartbeat to a guest whose commands run, and

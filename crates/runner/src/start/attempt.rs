@@ -16,6 +16,7 @@ use crate::error::{Blame, Context, Fault, RunError};
 use crate::file_server::FileServer;
 use crate::keeper::{Members, Switch};
 use crate::limits::{self, OutputLimit};
+use crate::network::Network;
 use crate::prepare::Parts;
 use crate::relay::{Patience, Relay};
 use crate::save::{self, SaveAs, Saved};
@@ -30,7 +31,7 @@ use node::progress::Phase;
 use proto::{ExitStatus, Transport};
 use qemu::scratch;
 use qemu::{Abilities, Accel, Host, Shape, Shares, Start, System, TemplateFds, VmSize, VmSpec};
-use qemu::{Files, QemuError, QemuProcess, Way};
+use qemu::{Files, QemuError, QemuProcess, Tap, Way};
 
 /// How an attempt ended.
 #[derive(Debug)]
@@ -68,8 +69,7 @@ pub(crate) fn run(
     let ways = parts.ways.of_guest(attempt.accel(), size);
     let by = |way| Vms { slot, parts, way, size, signals, report, attempt, notice_at, members };
     let (last, faster) = ways.split_last().ok_or_else(|| RunError::new(Fault::System, "no way to start a VM"))?;
-    // The small program has no user network, and only the last way was tried with a network of the step's own.
-    let faster = if parts.network.is_some() { &[] } else { faster };
+    let faster = if parts.network.as_ref().is_none_or(Network::is_for_every_way) { faster } else { &[] };
     for &way in faster {
         attempt.try_way(Some(parts.timeouts.trial));
         match by(way).try_once()? {
@@ -387,14 +387,15 @@ impl Vms<'_> {
         // Before QEMU: it is QEMU that must let the server reach the guest's memory.
         let (server, file_port) = self.file_server(start)?.unzip();
         let host = Host { file_server: server.as_ref().map(FileServer::id), ..source::host() };
-        let nic = parts.network.as_ref().map(|network| network.open(index)).transpose()?.flatten();
+        let accel = self.attempt.accel();
+        let nic = parts.network.as_ref().map(|network| network.open(index, accel)).transpose()?.flatten();
         // A clone's kernel has been told.
-        let tsc_khz = template.is_none().then(|| counter::khz(self.attempt.accel())).flatten();
+        let tsc_khz = template.is_none().then(|| counter::khz(accel)).flatten();
         let files = Files { file_port, nic, ..files };
         let mut process = QemuProcess::spawn(&self.way.qemu, host, files, |inherited| {
             VmSpec {
                 machine: self.way.machine,
-                accel: self.attempt.accel(),
+                accel,
                 cpu_model: &slot.config.cpu_model,
                 tsc_khz,
                 start,
@@ -410,7 +411,7 @@ impl Vms<'_> {
                 nic: parts
                     .network
                     .as_ref()
-                    .map(|network| network.nic(index, inherited.files.nic.as_ref().map(AsRawFd::as_raw_fd))),
+                    .map(|network| network.nic(index, inherited.files.nic.as_ref().map(Tap::fds))),
             }
             .args()
         })

@@ -6,8 +6,8 @@ use nix::poll::PollFd;
 
 use super::end::End;
 use super::output::Output;
-use super::socket::Socket;
 use super::streams::Streams;
+use super::way::Way;
 use crate::notice::printable;
 use crate::progress;
 use crate::session::{Address, Outgoing, Refusal};
@@ -74,7 +74,7 @@ pub struct Attached {
     /// Bytes of each output that were passed on but not yet counted in `received`.
     passed_on: [usize; 2],
     /// What it has besides its streams.
-    sockets: Vec<Socket>,
+    ways: Vec<Way>,
     started: Option<Instant>,
     first_output: Option<Instant>,
     ended: Option<Instant>,
@@ -91,16 +91,16 @@ impl Attached {
             stdin: SendWindow::default(),
             received: Default::default(),
             passed_on: [0; 2],
-            sockets: Vec::new(),
+            ways: Vec::new(),
             started: None,
             first_output: None,
             ended: None,
         }
     }
 
-    /// Gives it these sockets.
-    pub(super) fn connect(&mut self, sockets: Vec<Socket>) {
-        self.sockets = sockets;
+    /// Gives it these ways to Slurm.
+    pub(super) fn connect(&mut self, ways: Vec<Way>) {
+        self.ways = ways;
     }
 
     /// Whether the agent does not know it yet.
@@ -196,14 +196,14 @@ impl Attached {
     /// The sockets to poll.
     pub fn wanted(&self) -> impl Iterator<Item = PollFd<'_>> {
         // Nothing is read before it runs.
-        self.sockets.iter().filter(|_| self.is_running()).filter_map(Socket::wanted)
+        self.ways.iter().filter(|_| self.is_running()).filter_map(Way::wanted)
     }
 
     /// Moves what can be moved between its sockets and those of the task. Returns lines for the user.
     pub fn pass_sockets(&mut self, out: &mut Outgoing) -> Vec<String> {
         let (task, is_running) = (self.address.task, self.is_running());
-        let sockets = self.sockets.iter_mut().filter(|_| is_running);
-        sockets.filter_map(|socket| socket.pass_on(task, out)).collect()
+        let ways = self.ways.iter_mut().filter(|_| is_running);
+        ways.filter_map(|way| way.pass_on(task, out)).collect()
     }
 
     /// Returns credit for what was written. A guest that sends but does not read gets none, or its queue would
@@ -212,7 +212,7 @@ impl Attached {
         if out.len() > DATA_CHUNK || self.has_ended() {
             return;
         }
-        self.sockets.iter_mut().for_each(|socket| socket.answer(self.address.task, out));
+        self.ways.iter_mut().for_each(|way| way.answer(self.address.task, out));
         if self.passed_on == [0; 2] {
             return;
         }
@@ -242,12 +242,12 @@ impl Attached {
                 self.finish(End::NotStarted(kind, printable(text)), streams);
             }
             (State::Running, ToHost::Data(Stream::Socket(place), bytes)) => {
-                if let Some(line) = self.socket(place)?.hear(bytes)? {
+                if let Some(line) = self.way(place)?.hear(bytes)? {
                     streams.notice(&format!("error: {line}"));
                 }
             }
-            (State::Running, ToHost::Eof(Stream::Socket(place))) => self.socket(place)?.close(),
-            (State::Running, ToHost::Window(Stream::Socket(place), bytes)) => self.socket(place)?.refill(bytes)?,
+            (State::Running, ToHost::Eof(Stream::Socket(place))) => self.way(place)?.close()?,
+            (State::Running, ToHost::Window(Stream::Socket(place), bytes)) => self.way(place)?.refill(bytes)?,
             (State::Running, ToHost::Data(stream, bytes)) => {
                 let output = of(streams, stream).ok_or(ProtoError::OutOfOrder("DATA"))?;
                 self.first_output.get_or_insert_with(Instant::now);
@@ -266,8 +266,8 @@ impl Attached {
         Ok(())
     }
 
-    fn socket(&mut self, place: u8) -> Result<&mut Socket, ProtoError> {
-        self.sockets.get_mut(usize::from(place)).ok_or(ProtoError::OutOfOrder("a socket that the task does not have"))
+    fn way(&mut self, place: u8) -> Result<&mut Way, ProtoError> {
+        self.ways.get_mut(usize::from(place)).ok_or(ProtoError::OutOfOrder("a socket that the task does not have"))
     }
 }
 
@@ -295,7 +295,7 @@ fn name(message: &ToHost<'_>) -> &'static str {
         ToHost::Exit(_) => "EXIT",
         ToHost::Pong => "PONG",
         ToHost::Synced => "SYNCED",
-        ToHost::Log { .. } => "LOG",
+        ToHost::Warning(_) => "WARNING",
     }
 }
 

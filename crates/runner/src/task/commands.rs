@@ -33,7 +33,7 @@ impl Commands {
     /// When there are no more descriptors.
     pub fn connect(&mut self, task: &Task) -> io::Result<()> {
         if let [command] = &mut self.list[..] {
-            command.connect(task.sockets()?);
+            command.connect(task.ways()?);
         }
         Ok(())
     }
@@ -42,7 +42,8 @@ impl Commands {
     #[cfg(any(test, feature = "fuzzing"))]
     pub fn connect_to(&mut self, task: std::os::unix::net::UnixStream) {
         let task = super::inherited::Inherited { number: 9, socket: task.into() };
-        self.list[0].connect(vec![super::socket::Socket::new(0, &task).expect("descriptors")]);
+        let socket = super::socket::Socket::new(0, &task).expect("descriptors");
+        self.list[0].connect(vec![super::way::Way::Socket(socket)]);
     }
 
     /// The sockets to poll.

@@ -12,10 +12,13 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{AccessFlags, Gid, access, getgroups};
 
 use super::command::Command;
-use super::environment::{self, Surroundings};
+use super::connection::Connection;
+use super::environment::{self, Server, Surroundings};
 use super::inherited::Inherited;
 use super::person::{Person, Zone};
+use super::pmix_server::{CONNECTIONS, PmixServer};
 use super::socket::Socket;
+use super::way::Way;
 use crate::error::{Blame, Context, Fault, RunError};
 use crate::limits::{self, Limit};
 use crate::names::{name_of_node_vm, name_of_vm};
@@ -29,6 +32,9 @@ use request::EnvEntry;
 
 /// Bytes of host entropy that every guest gets before its command runs.
 const ENTROPY_BYTES: usize = 64;
+
+/// Tells MPICH not to look for ranks in its own memory.
+const NO_LOCAL: &str = "MPIR_CVAR_NOLOCAL=";
 
 /// The command with everything that a task inherits.
 #[derive(Debug)]
@@ -52,6 +58,8 @@ pub struct Task {
     has_home_in_vm: bool,
     /// What it has besides its streams: its way to Slurm's PMI server.
     sockets: Vec<Inherited>,
+    /// Its way to Slurm's PMIx server.
+    pmix: Option<PmixServer>,
 }
 
 impl Task {
@@ -94,6 +102,7 @@ impl Task {
             merge_stderr: false,
             has_home_in_vm: false,
             sockets: Vec::new(),
+            pmix: None,
         })
     }
 
@@ -115,6 +124,7 @@ impl Task {
             merge_stderr: false,
             has_home_in_vm: false,
             sockets: Vec::new(),
+            pmix: None,
         }
     }
 
@@ -156,21 +166,29 @@ impl Task {
         let number = |name| self.variable(name).and_then(|value| value.to_str()?.parse::<u32>().ok());
         let is_first_of_several = number("SLURM_PROCID") == Some(0) && number("SLURM_NTASKS").is_some_and(|n| n > 1);
         let pmi = number("PMI_FD").and_then(Inherited::take);
-        let lost = match &pmi {
-            _ if self.variable("PMIX_NAMESPACE").is_some() => Some("pmix reaches into no VM, pmi2 does"),
-            Some(_) if !is_only => Some("pmi2 reaches into no slot of several VMs"),
+        let pmix = PmixServer::of(|name| self.variable(name));
+        let lost = match (&pmi, &pmix) {
+            (Some(_), _) if !is_only => Some("pmi2 reaches into no slot of several VMs"),
+            (_, Some(_)) if !is_only => Some("pmix reaches into no slot of several VMs"),
+            (_, Some(Err(()))) => Some(
+                "this node's PMIx is older than 4.1 or not at a port of 127.0.0.1, and reaches into no VM; pmi2 does",
+            ),
             _ => None,
         };
         self.sockets = pmi.into_iter().filter(|_| is_only).collect();
+        self.pmix = pmix.and_then(Result::ok).filter(|_| is_only && self.sockets.is_empty());
         lost.filter(|_| is_first_of_several)
     }
 
-    /// Its sockets, for one attempt to run it.
+    /// Its ways to Slurm, for one attempt to run it.
     ///
     /// # Errors
     /// When there are no more descriptors.
-    pub(super) fn sockets(&self) -> io::Result<Vec<Socket>> {
-        (0..).zip(&self.sockets).map(|(place, socket)| Socket::new(place, socket)).collect()
+    pub(super) fn ways(&self) -> io::Result<Vec<Way>> {
+        if let Some(server) = &self.pmix {
+            return Ok((0..CONNECTIONS).map(|place| Way::Connection(Connection::new(place, server))).collect());
+        }
+        (0..).zip(&self.sockets).map(|(place, socket)| Socket::new(place, socket).map(Way::Socket)).collect()
     }
 
     /// Gives the user a home that ends with the VM: the site does not want to share the real one.
@@ -282,12 +300,18 @@ impl Task {
             send(ToGuest::Arg(arg.as_bytes()));
         }
         let has_pmi = !self.sockets.is_empty();
-        let surroundings = Surroundings { seen: guest.view(), processors: guest.processors, has_pmi };
-        for pair in self.guest_environment(index, vms, surroundings) {
-            send(ToGuest::Env(pair.as_bytes()));
-        }
+        let pmix = self.pmix.as_ref().map(|server| Server { address: server.in_guest, is_shared: guest.is_described });
+        let surroundings = Surroundings { seen: guest.view(), processors: guest.processors, has_pmi, pmix };
+        let pairs = self.guest_environment(index, vms, surroundings);
+        pairs.iter().for_each(|pair| send(ToGuest::Env(pair.as_bytes())));
         if let Some(hosts) = guest.network.and_then(Network::hosts) {
             send(ToGuest::Env(format!("SLURM_VM_HOSTS={hosts}").as_bytes()));
+        }
+        // Slurm's PMI says which ranks share a node, and MPICH would look for those in memory of its own VM.
+        let are_apart = guest.network.is_some_and(Network::separates_ranks);
+        let is_said = pairs.iter().any(|pair| pair.as_bytes().starts_with(NO_LOCAL.as_bytes()));
+        if has_pmi && are_apart && !is_said {
+            send(ToGuest::Env(format!("{NO_LOCAL}1").as_bytes()));
         }
         if let (Some(script), Some(path)) = (&self.script, self.argv.first()) {
             send(ToGuest::File { mode: 0o700, path: path.as_bytes() });
@@ -300,6 +324,10 @@ impl Task {
             send(ToGuest::MergeStderr);
         }
         self.sockets.iter().for_each(|socket| send(ToGuest::Socket(socket.number)));
+        if let Some(there) = self.pmix.as_ref().map(|server| server.in_guest) {
+            let (address, port) = (there.ip().octets(), there.port());
+            send(ToGuest::Listener { address, port, connections: CONNECTIONS });
+        }
         send(ToGuest::Start);
     }
 
@@ -412,7 +440,7 @@ mod tests {
 
     #[test]
     fn every_vm_of_a_slot_is_told_its_number() {
-        let there = Surroundings { seen: View::default(), processors: 1, has_pmi: false };
+        let there = Surroundings { seen: View::default(), processors: 1, has_pmi: false, pmix: None };
         let env = task(&[("A", "line\nline=\u{e9}")]).guest_environment(1, 3, there);
         let env: Vec<_> = env.iter().map(|pair| pair.to_str().unwrap()).collect();
         assert_eq!(env[0], "A=line\nline=\u{e9}");

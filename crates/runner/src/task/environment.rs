@@ -8,12 +8,14 @@ mod rules;
 mod tests;
 
 use std::ffi::{OsStr, OsString};
+use std::net::SocketAddrV4;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
+use super::pmix_server::PmixServer;
 use crate::shares::View;
 use request::EnvEntry;
-use rules::{LAUNCHERS, Rule, rule_for};
+use rules::{APART, LAUNCHERS, Rule, rule_for};
 
 /// Temporary directories that every system has.
 const EVERYWHERE: [&str; 2] = ["/tmp", "/var/tmp"];
@@ -32,6 +34,16 @@ pub struct Surroundings<'a> {
     pub processors: u32,
     /// Whether its command has a socket to Slurm's PMI server.
     pub has_pmi: bool,
+    /// Its way to Slurm's PMIx server.
+    pub pmix: Option<Server>,
+}
+
+/// Where a command finds Slurm's PMIx server.
+#[derive(Debug, Clone, Copy)]
+pub struct Server {
+    pub address: SocketAddrV4,
+    /// Whether all tasks of the node are in one VM, as the server believes they are on one machine.
+    pub is_shared: bool,
 }
 
 /// The variables for a guest with these surroundings, of a task that has `env` and whose user asked for `wanted`.
@@ -57,6 +69,12 @@ pub fn for_guest(env: &[Variable], wanted: &[EnvEntry], there: Surroundings<'_>)
             vars.push((name.into(), value.into()));
         }
     }
+    if there.pmix.is_some_and(|server| !server.is_shared) {
+        let (name, value) = APART;
+        if !is_wanted(OsStr::new(name)) && vars.iter().all(|(key, _)| key != name) {
+            vars.push((name.into(), value.into()));
+        }
+    }
     vars
 }
 
@@ -75,6 +93,9 @@ fn translated(name: &OsStr, value: &OsStr, there: Surroundings<'_>) -> Option<Os
         None => Some(same()),
         Some(Rule::Drop) => None,
         Some(Rule::Pmi) => there.has_pmi.then(same),
+        Some(Rule::Pmix) => there.pmix.map(|_| same()),
+        Some(Rule::PmixOnly(value)) => there.pmix.map(|_| value.into()),
+        Some(Rule::PmixServer) => PmixServer::in_guest(value, there.pmix?.address).map(OsString::from),
         Some(Rule::File) => file_of(value).filter(|file| there.seen.shows(file)).map(|_| same()),
         Some(Rule::Places) => places::fit(value, there.processors).then(same),
         Some(Rule::Libraries(separators)) => libraries_of_guest(value, separators, there.seen),

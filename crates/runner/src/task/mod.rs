@@ -4,6 +4,7 @@
 mod attached;
 mod command;
 mod commands;
+mod connection;
 mod description;
 mod end;
 mod environment;
@@ -11,10 +12,13 @@ mod inherited;
 mod output;
 mod person;
 mod pmi;
+mod pmix;
+mod pmix_server;
 mod pump;
 mod socket;
 mod streams;
 mod terminal;
+mod way;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub use attached::Attached;

@@ -107,3 +107,50 @@ fn a_number_that_no_program_can_have_is_told_at_start() {
     runner.send(&vec![ToGuest::Socket(9); usize::from(SOCKETS_MAX) + 1]);
     assert_eq!(runner.run(&["echo", "new"], b"").out, b"new\n", "too many are no description");
 }
+
+#[test]
+fn a_command_connects_to_its_listener_again_and_again_through_places_that_are_used_again() {
+    let free = std::net::TcpListener::bind("127.80.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let mut runner = Runner::start(StandIn::default());
+    runner.hello(1);
+    let script = format!(
+        "for i in 1 2 3 4 5; do exec 7<>/dev/tcp/127.80.0.1/{port}; echo ask$i >&7; read -r answer <&7; echo $answer; \
+         exec 7>&-; done"
+    );
+    runner.describe(&["bash", "-c", &script]);
+    runner.send(&[ToGuest::Listener { address: [127, 80, 0, 1], port, connections: 2 }, ToGuest::Start]);
+    let (mut output, mut ends) = (String::new(), 0);
+    runner.listen(|runner, message| {
+        match message {
+            ToHost::Data(stream @ Stream::Socket(_), bytes) => {
+                let answer = format!("heard {}", str::from_utf8(bytes).unwrap());
+                runner.send(&[ToGuest::Data(stream, answer.as_bytes())]);
+            }
+            ToHost::Data(_, bytes) => output += str::from_utf8(bytes).unwrap(),
+            ToHost::Eof(stream @ Stream::Socket(_)) => {
+                ends += 1;
+                runner.send(&[ToGuest::Eof(stream)]);
+            }
+            ToHost::Exit(_) => return Some(()),
+            _ => {}
+        }
+        None
+    });
+    assert_eq!(output, (1..=5).map(|i| format!("heard ask{i}\n")).collect::<String>());
+    assert_eq!(ends, 5);
+}
+
+#[test]
+fn an_address_that_cannot_be_listened_at_is_told_at_start() {
+    let taken = std::net::TcpListener::bind("127.80.0.2:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let mut runner = Runner::start(StandIn::default());
+    runner.hello(1);
+    runner.describe(&["true"]);
+    runner.send(&[ToGuest::Listener { address: [127, 80, 0, 2], port, connections: 1 }, ToGuest::Start]);
+    let (kind, why) = runner.finish(b"").failed.unwrap();
+    assert_eq!(kind, FailKind::Setup);
+    assert!(why.contains("127.80.0.2") && why.contains("Address already in use"), "{why}");
+}

@@ -7,6 +7,12 @@ pub(super) enum Rule {
     Drop,
     /// It speaks of the task's place in Slurm's PMI, and is dropped unless the socket is there too.
     Pmi,
+    /// It speaks of the task's place in Slurm's PMIx, and is dropped unless the way to its server is there too.
+    Pmix,
+    /// The same, and of what the server offers only this passes into a VM.
+    PmixOnly(&'static str),
+    /// The same; it names the server's port.
+    PmixServer,
     /// It names a file, and is dropped unless a share contains that.
     File,
     /// It lists processors by number, and is dropped unless the VM has them all.
@@ -52,6 +58,20 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("PMI_SPAWNED", Rule::Pmi),
     ("PMI_*", Rule::Drop),
     ("PMI2_*", Rule::Drop),
+    ("PMIX_NAMESPACE", Rule::Pmix),
+    ("PMIX_RANK", Rule::Pmix),
+    ("PMIX_ID", Rule::Pmix),
+    ("PMIX_HOSTNAME", Rule::Pmix),
+    ("PMIX_VERSION", Rule::Pmix),
+    ("PMIX_BFROP_BUFFER_TYPE", Rule::Pmix),
+    ("PMIX_GDS_MODULE", Rule::PmixOnly("hash")),
+    ("PMIX_SECURITY_MODE", Rule::PmixOnly("native")),
+    ("PMIX_SERVER_URI41", Rule::PmixServer),
+    // By these an older library finds the way too, and is told that it is too old.
+    ("PMIX_SERVER_URI4", Rule::PmixServer),
+    ("PMIX_SERVER_URI3", Rule::PmixServer),
+    ("PMIX_SERVER_URI21", Rule::PmixServer),
+    ("PMIX_SERVER_URI2", Rule::PmixServer),
     ("PMIX_*", Rule::Drop),
     ("SLURM_PMI*", Rule::Drop),
     ("SLURM_SRUN_COMM_*", Rule::Drop),
@@ -101,6 +121,10 @@ pub(super) const LAUNCHERS: [(&str, &str); 7] = [
     ("I_MPI_HYDRA_BOOTSTRAP", "fork"),
 ];
 
+/// What a command gets, unless it has it, whose rank is alone in its VM: by the server's word Open MPI takes all ranks of a node
+/// for neighbours in one memory.
+pub(super) const APART: (&str, &str) = ("OMPI_MCA_btl", "self,tcp");
+
 /// The rule for the variable of this name; most have none.
 pub(super) fn rule_for(name: &str) -> Option<Rule> {
     let matches = |pattern: &str| match pattern.strip_suffix('*') {
@@ -117,7 +141,7 @@ mod tests {
     #[test]
     fn the_page_for_users_names_every_variable_with_a_rule() {
         let page = include_str!("../../../../../docs/environment.md");
-        let launchers = LAUNCHERS.iter().map(|(name, value)| format!("`{name}={value}`"));
+        let launchers = LAUNCHERS.iter().chain([&APART]).map(|(name, value)| format!("`{name}={value}`"));
         for name in RULES.iter().map(|(name, _)| format!("`{name}`")).chain(launchers) {
             assert!(page.contains(&name), "{name} is not in docs/environment.md");
         }

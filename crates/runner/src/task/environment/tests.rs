@@ -13,7 +13,7 @@ fn guest_of(env: &[(&str, &str)], wanted: &str, shared: &[&str]) -> Vec<String> 
     };
     let shares: Vec<Share> = shared.iter().map(share).collect();
     let seen = View { shares: &shares, aliases: &[] };
-    let pairs = for_guest(&env, &wanted, Surroundings { seen, processors: 4, has_pmi: false });
+    let pairs = for_guest(&env, &wanted, Surroundings { seen, processors: 4, has_pmi: false, pmix: None });
     pairs.iter().map(|(name, value)| format!("{}={}", name.display(), value.display())).collect()
 }
 
@@ -53,7 +53,7 @@ fn the_way_to_srun_does_not_lead_out_of_a_vm() {
     assert_eq!(guest(&env, "", &[]), ["SLURM_PROCID=1", "SLURM_MPI_TYPE=pmix"]);
     // The socket to slurmstepd is in the VM too.
     let env: Vec<Variable> = env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-    let kept = for_guest(&env, &[], Surroundings { seen: View::default(), processors: 4, has_pmi: true });
+    let kept = for_guest(&env, &[], Surroundings { seen: View::default(), processors: 4, has_pmi: true, pmix: None });
     let pmi: Vec<_> =
         kept.iter().filter_map(|(name, _)| name.to_str().filter(|name| name.starts_with("PMI"))).collect();
     assert_eq!(pmi, ["PMI_FD", "PMI_RANK"]);
@@ -121,4 +121,34 @@ fn what_the_user_asks_for_is_passed_whatever_the_rules_say() {
     let env = [("XDG_RUNTIME_DIR", "/run/user/1"), ("TMPDIR", "/scratch"), ("A", "1")];
     let wanted = "A=0,XDG_RUNTIME_DIR,TMPDIR,A=2,MISSING,EMPTY=";
     assert_eq!(guest(&env, wanted, &[]), ["XDG_RUNTIME_DIR=/run/user/1", "TMPDIR=/scratch", "A=2", "EMPTY="]);
+}
+
+#[test]
+fn the_way_to_slurm_s_pmix_server_is_at_another_address_in_the_guest() {
+    let env = [
+        ("PMIX_NAMESPACE", "slurm.pmix.7.0"),
+        ("PMIX_SERVER_URI41", "slurm.pmix.7.0.0;tcp4://127.0.0.1:4000"),
+        ("PMIX_SERVER_URI3", "no address"),
+        ("PMIX_GDS_MODULE", "ds21,ds12,hash"),
+        ("PMIX_SECURITY_MODE", "munge,native"),
+        ("PMIX_SERVER_TMPDIR", "/var/spool/slurmd/pmix.7.0"),
+        ("PMIX_DSTORE_21_BASE_PATH", "/var/spool/slurmd/pmix.7.0/ds21"),
+        ("PMI_FD", "9"),
+    ];
+    let env: Vec<Variable> = env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    let address = "127.80.0.1:4000".parse().unwrap();
+    let seen = |is_shared| {
+        let pmix = Some(Server { address, is_shared });
+        let kept = for_guest(&env, &[], Surroundings { seen: View::default(), processors: 4, has_pmi: false, pmix });
+        let pairs = kept.iter().map(|(name, value)| format!("{}={}", name.display(), value.display()));
+        pairs.filter(|pair| pair.starts_with("PMI") || pair.contains("_btl")).collect::<Vec<_>>()
+    };
+    let shared = [
+        "PMIX_NAMESPACE=slurm.pmix.7.0",
+        "PMIX_SERVER_URI41=slurm.pmix.7.0.0;tcp4://127.80.0.1:4000",
+        "PMIX_GDS_MODULE=hash",
+        "PMIX_SECURITY_MODE=native",
+    ];
+    assert_eq!(seen(true), shared);
+    assert_eq!(seen(false), [&shared[..], &["OMPI_MCA_btl=self,tcp"]].concat());
 }
