@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn the_same_rate_is_measured_again_whatever_else_the_machine_does() {
         let first = f64::from(measure().unwrap());
-        let busy: Vec<_> = (0..8).map(|_| thread::spawn(|| (0..200_000_000_u64).fold(0, |a, b| a ^ b))).collect();
+        let busy: Vec<_> = (0..8).map(|_| thread::spawn(|| (0..10_000_000_u64).fold(0, |a, b| a ^ b))).collect();
         for _ in 0..5 {
             let again = f64::from(measure().unwrap());
             assert!((again / first - 1.0).abs() < 1e-3, "{first} and {again} kHz");
