@@ -14,7 +14,7 @@
 
 use std::collections::VecDeque;
 
-use nix::unistd::{getegid, geteuid};
+use nix::unistd::{Gid, Uid, getegid, geteuid};
 
 use crate::notice::printable;
 
@@ -128,7 +128,7 @@ impl Pmix {
     fn greeting(&mut self) -> Result<Option<Vec<u8>>, String> {
         let said = self.said.make_contiguous();
         let Some((header, rest)) = said.split_at_mut_checked(HEADER_LEN) else { return Ok(None) };
-        // The only number that is not in the order of networks.
+        // It and the user are in the node's own order, all other numbers in that of networks.
         let length = u32::from_le_bytes([header[8], header[9], header[10], header[11]]) as usize;
         if length > GREETING_MAX {
             return Err(not_understood("with a first message that is too long"));
@@ -257,8 +257,7 @@ fn check_greeting(greeting: &mut [u8], name: &Name) -> Result<(), String> {
         return Err(not_understood("and proves who it is in another way than 'native'"));
     }
     let (credential, mut rest) = rest.split_at_mut_checked(8).ok_or_else(too_short)?;
-    credential[..4].copy_from_slice(&geteuid().as_raw().to_be_bytes());
-    credential[4..].copy_from_slice(&getegid().as_raw().to_be_bytes());
+    credential.copy_from_slice(&own_credential(geteuid(), getegid()));
     if byte(&mut rest)? != PLAIN_CLIENT {
         return Err(not_understood("as a tool and not as a task"));
     }
@@ -276,6 +275,15 @@ fn check_greeting(greeting: &mut [u8], name: &Name) -> Result<(), String> {
         return Err(not_understood("and wants its memory (PMIX_MCA_gds), which no VM has"));
     }
     Ok(())
+}
+
+/// A process' user and group, as they are in its memory.
+fn own_credential(user: Uid, group: Gid) -> [u8; 8] {
+    let [user, group] = [user.as_raw(), group.as_raw()].map(u32::to_ne_bytes);
+    let mut both = [0; 8];
+    both[..4].copy_from_slice(&user);
+    both[4..].copy_from_slice(&group);
+    both
 }
 
 fn word<'a>(rest: &mut &'a mut [u8]) -> Result<&'a [u8], String> {
@@ -362,10 +370,19 @@ mod tests {
         pmix.hear(&said[said.len() - 1..]);
         let passed = pmix.next().unwrap().unwrap();
         assert_eq!(passed.len(), said.len());
-        let credential = [geteuid().as_raw().to_be_bytes(), getegid().as_raw().to_be_bytes()].concat();
+        let credential = own_credential(geteuid(), getegid());
         let at = HEADER_LEN + "native\0".len() + 4;
         assert_eq!(passed[at..at + 8], credential[..]);
         assert_eq!((&passed[..at], &passed[at + 8..]), (&said[..at], &said[at + 8..]));
+    }
+
+    #[test]
+    fn users_other_than_root_are_in_the_order_of_the_node_s_memory() {
+        let credential = own_credential(Uid::from_raw(1000), Gid::from_raw(0x0102_0304));
+        assert_eq!(
+            credential.map(u32::from),
+            if cfg!(target_endian = "little") { [0xe8, 3, 0, 0, 4, 3, 2, 1] } else { [0, 0, 3, 0xe8, 1, 2, 3, 4] }
+        );
     }
 
     #[test]
