@@ -162,6 +162,10 @@ fn default_interface(cluster: &Cluster) {
 /// Steps whose ranks can send each other messages: alone, or with these options besides.
 const CONNECTED: &[&[&str]] = &[&["-N1", "-n1"], &["-N1", "-n2", "--vm-scope=node"]];
 
+fn ranks(step: &[&str]) -> usize {
+    step.iter().find_map(|word| word.strip_prefix("-n")).unwrap().parse().unwrap()
+}
+
 fn mpich(cluster: &Cluster) {
     let dir = cluster.work_dir();
     fs::copy(repository().join("tests/slurm/halo.py"), dir.join("halo.py")).unwrap();
@@ -169,10 +173,10 @@ fn mpich(cluster: &Cluster) {
     let expected = cluster.run_in(&dir, &["srun", "-Q", "python3", "halo.py", "serial"]).ok();
     let sum = expected.trim().strip_prefix("1 ").unwrap();
     for step in CONNECTED {
-        let ranks = step.iter().find_map(|word| word.strip_prefix("-n")).unwrap();
+        let ranks = ranks(step);
         let srun = ["srun", "-Q", "--mpi=pmi2", "--mem=1500", "--vm-image=debian12-mpi"];
         let told = cluster.run_in(&dir, &[&srun[..], step, &["python3", "halo.py"]].concat()).ok();
-        assert_eq!(told, format!("{ranks} {sum}\n").repeat(ranks.parse().unwrap()), "{step:?}");
+        assert_eq!(told, format!("{ranks} {sum}\n").repeat(ranks), "{step:?}");
     }
 }
 
@@ -181,14 +185,17 @@ fn open_mpi(cluster: &Cluster) {
     fs::copy(repository().join("tests/slurm/halo.py"), dir.join("halo.py")).unwrap();
     let expected = cluster.run_in(&dir, &["srun", "-Q", "python3", "halo.py", "serial"]).ok();
     let sum = expected.trim().strip_prefix("1 ").unwrap();
-    let srun = ["srun", "-Q", "--mpi=pmix", "-N1", "-n2", "--mem=1500", "--vm-image=debian12-mpi", "--vm-scope=node"];
-    let told = cluster.run_in(&dir, &[&srun[..], &["python3", "halo.py", "openmpi"]].concat()).ok();
-    assert_eq!(told, format!("2 {sum}\n").repeat(2));
+    let srun = ["srun", "-Q", "--mpi=pmix", "--mem=1500", "--vm-image=debian12-mpi"];
+    for step in CONNECTED {
+        let ranks = ranks(step);
+        let told = cluster.run_in(&dir, &[&srun[..], step, &["python3", "halo.py", "openmpi"]].concat()).ok();
+        assert_eq!(told, format!("{ranks} {sum}\n").repeat(ranks), "{step:?}");
+    }
     // The other one waits in a barrier: slurmstepd's server has lost a rank, and ends the step.
     let dies = "from mpi4py import MPI; import os, signal\n\
                 MPI.COMM_WORLD.rank or os.kill(os.getpid(), signal.SIGKILL)\n\
                 MPI.COMM_WORLD.barrier(); print('passed')";
-    let ran = cluster.run_in(&dir, &[&srun[..], &["python3", "-c", dies]].concat());
+    let ran = cluster.run_in(&dir, &[&srun[..], CONNECTED[1], &["python3", "-c", dies]].concat());
     assert!(ran.code != 0 && ran.stdout.is_empty(), "{} {}", ran.code, ran.stdout);
 }
 

@@ -13,6 +13,12 @@ sweep_check() {
     return 1
 }
 
+# Slurm's plugin for PMIx makes a directory per step in /tmp, and fails where there is one. One of a step that was stopped with
+# its cluster stays, and each cluster begins with job 1 anew. What a running program of the user has there is not empty.
+remove_pmix_directories() {
+    find /tmp -maxdepth 1 -name "spmix_appdir_$(id -u "$1")_*" -empty -delete
+}
+
 nothing_left() { [[ -z $(left_overs) ]]; }
 
 left_overs() {
