@@ -204,20 +204,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let keeper = dir.path().join("spank-vm-keeper");
         fs::copy("/bin/sh", &keeper).unwrap();
-        // The keeper has one child, and its parent another one.
-        let script = r#"exec 3<&0; "$1" -c 'cat <&3 & wait' & cat <&3 & wait"#;
+        // The keeper has one child, and its parent another one. Before the keeper has its name it passes for a VM.
+        let script = r#"exec 3<&0; "$1" -c 'cat <&3 & echo up; wait' & cat <&3 & wait"#;
         let mut runner = std::process::Command::new("sh");
-        let mut runner =
-            runner.args(["-c", script, "sh"]).arg(&keeper).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let piped = std::process::Stdio::piped;
+        let mut runner = runner.args(["-c", script, "sh"]).arg(&keeper).stdin(piped()).stdout(piped()).spawn().unwrap();
+        let mut up = [0; 3];
+        runner.stdout.take().unwrap().read_exact(&mut up).unwrap();
         let uid = fs::metadata("/proc/self").unwrap().uid();
         let runner_is = format!("{}-1-boot", runner.id()).parse().unwrap();
         let status = Status { image: "x".into(), vms: 1, uid, runner: runner_is };
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-        let are_vms = || running(&status).vms == 2 && running(&status).vms == 2;
-        while !are_vms() && std::time::Instant::now() < deadline {
+        while running(&status).vms != 2 && std::time::Instant::now() < deadline {
             std::thread::yield_now();
         }
-        assert!(are_vms(), "{:?}", running(&status));
+        assert_eq!(running(&status).vms, 2);
         drop(runner.stdin.take());
         runner.wait().unwrap();
     }

@@ -287,12 +287,7 @@ impl<'a> ToGuest<'a> {
             kind::CLOCK => Self::Clock(Reader::new(p, "CLOCK").only(Reader::u64)?),
             kind::HOSTNAME => Self::Hostname(p),
             kind::ENTROPY => Self::Entropy(p),
-            kind::SHARE => {
-                let mut r = Reader::new(p, "SHARE");
-                let read_only = r.u8()? != 0;
-                let transport = Transport::parse(r.u8()?, "SHARE")?;
-                Self::Share { transport, read_only, number: r.u16()?, file: r.counted()?, path: r.rest() }
-            }
+            kind::SHARE => Self::parse_share(p)?,
             kind::LINK => {
                 let (path, target) = Reader::new(p, "LINK").pair()?;
                 Self::Link { path, target }
@@ -339,12 +334,8 @@ impl<'a> ToGuest<'a> {
             kind::FILE_DATA => Self::FileData(p),
             kind::MERGE_STDERR => Self::MergeStderr,
             kind::SOCKET => Self::Socket(Reader::new(p, "SOCKET").only(Reader::u32)?),
-            kind::LISTENER => {
-                let mut r = Reader::new(p, "LISTENER");
-                let (address, port, connections) = (r.array()?, r.u16()?, r.u8()?);
-                r.end()?;
-                Self::Listener { address, port, connections }
-            }
+            kind::LISTENER => Reader::new(p, "LISTENER")
+                .only(|r| Ok(Self::Listener { address: r.array()?, port: r.u16()?, connections: r.u8()? }))?,
             kind::START => Self::Start,
             kind::DATA => Self::Data(Stream::parse(frame.stream, "DATA")?, p),
             kind::EOF => Self::Eof(Stream::parse(frame.stream, "EOF")?),
@@ -360,6 +351,13 @@ impl<'a> ToGuest<'a> {
             kind::PING => Self::Ping,
             other => return Err(ProtoError::UnknownKind(other)),
         })
+    }
+
+    fn parse_share(payload: &'a [u8]) -> Result<Self, ProtoError> {
+        let mut r = Reader::new(payload, "SHARE");
+        let read_only = r.u8()? != 0;
+        let transport = Transport::parse(r.u8()?, "SHARE")?;
+        Ok(Self::Share { transport, read_only, number: r.u16()?, file: r.counted()?, path: r.rest() })
     }
 
     fn parse_user(payload: &'a [u8]) -> Result<Self, ProtoError> {
