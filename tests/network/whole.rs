@@ -1,12 +1,16 @@
 //! `--vm-scope=node` with `--vm-net=job`: one VM for each node, and all of them on one network.
 
+use std::fs;
+
 use testkit::Cluster;
+use testkit::place::repository;
 
 use crate::Case;
 
 pub const CASES: &[Case] = &[
     ("the_vms_of_two_nodes_reach_each_other_by_node_and_by_rank_however_ranks_are_spread", reach),
     ("a_site_s_scope_holds_for_networks_too_and_too_many_tasks_are_refused", site),
+    ("mpich_has_the_answer_of_bare_metal_across_nodes_with_a_vm_for_each_node_and_for_each_task", mpich),
 ];
 
 const STEP: [&str; 6] = ["-Q", "-N2", "-n4", "--mem=1500", "--vm-image=tiny", "--vm-net=job"];
@@ -59,4 +63,17 @@ fn site(cluster: &Cluster) {
         let told = ran.stderr.matches("7 tasks and nodes, and a network has room for 6").count();
         assert_eq!(told, 5, "{}", ran.stderr);
     });
+}
+
+fn mpich(cluster: &Cluster) {
+    let dir = cluster.work_dir();
+    fs::copy(repository().join("tests/slurm/halo.py"), dir.join("halo.py")).unwrap();
+    let serial = cluster.run_in(&dir, &["srun", "-Q", "python3", "halo.py", "serial"]).ok();
+    let expected = format!("4 {}\n", serial.trim().strip_prefix("1 ").unwrap()).repeat(4);
+    for scope in ["node", "slot"] {
+        let scope = format!("--vm-scope={scope}");
+        let srun = ["srun", "-Q", "-N2", "-n4", "-t2", "--mem=1500", "--mpi=pmi2", &scope, "--vm-net=job"];
+        let words = ["--vm-image=debian12-mpi", "python3", "halo.py", "tcp"];
+        assert_eq!(cluster.run_in(&dir, &[&srun[..], &words].concat()).ok(), expected, "{scope}");
+    }
 }

@@ -1,13 +1,16 @@
 """A ring of cells, divided among the ranks of an MPI program: each step needs the cells at the edges of both neighbours.
 
-    halo.py [serial|openmpi]
+    halo.py [serial|openmpi|tcp]
 
 Prints the number of ranks and a sum over all cells after all steps, which is the same for any number of ranks. With 'serial' it
 is computed without MPI. It calls MPICH's library as a C program would, so the image needs no compiler. With 'openmpi' it is
-Open MPI by mpi4py.
+Open MPI by mpi4py. With 'tcp' the ranks wait for each other before MPI_Finalize, which can hang in MPICH 4.0 if they
+are connected by TCP.
 """
 import ctypes
+import os
 import sys
+import time
 
 CELLS, STEPS, MODULUS = 240, 60, 1000003
 
@@ -60,6 +63,20 @@ class Mpich:
         self.call("MPI_Finalize")
 
 
+class MpichByTcp(Mpich):
+    def finish(self):
+        # While one rank still handles messages, another may be done with MPI_Finalize's own ones and not answer any more. So all
+        # of them are quiet before the first one begins. They share the working directory.
+        mine = os.environ["SLURM_JOB_ID"] + ".done."
+        open(mine + str(self.rank), "w").close()
+        until = time.monotonic() + 60
+        while sum(name.startswith(mine) for name in os.listdir()) < self.size:
+            if time.monotonic() > until:
+                sys.exit("not all ranks have a sum after 60 s")
+            time.sleep(0.05)
+        super().finish()
+
+
 class OpenMpi:
     def __init__(self):
         from mpi4py import MPI
@@ -80,7 +97,7 @@ class OpenMpi:
 
 
 def main():
-    mpi = {"serial": Alone, "openmpi": OpenMpi}.get("".join(sys.argv[1:]), Mpich)()
+    mpi = {"serial": Alone, "openmpi": OpenMpi, "tcp": MpichByTcp}.get("".join(sys.argv[1:]), Mpich)()
     mine = CELLS // mpi.size
     begin = mpi.rank * mine
     cells = [(begin + i) ** 2 % 97 for i in range(mine)]
