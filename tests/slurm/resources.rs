@@ -99,7 +99,11 @@ fn shared_job(cluster: &Cluster) {
     let fits = cluster.srun(&[&step[..], &["awk", "/MemTotal/ {print int($2 / 1024)}", "/proc/meminfo"]].concat());
     cluster.run(&["scancel", &job]).ok();
     holder.wait().unwrap();
-    refused.fails_with_one_line(&["a VM of 600 MiB needs 130 MiB more", "of the 800 MiB of job_", "MiB are in use by others"]);
+    refused.fails_with_one_line(&[
+        "a VM of 600 MiB needs 130 MiB more",
+        "of the 800 MiB of job_",
+        "MiB are in use by others",
+    ]);
     let mib: u32 = fits.ok().trim().parse().unwrap();
     assert!((250..=370).contains(&mib), "{mib}");
 }

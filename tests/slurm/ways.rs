@@ -267,7 +267,7 @@ fn jobs(cluster: &Cluster) {
                 "j=$(sbatch --parsable --vm-image=tiny --wrap='./probe again; [ $(wc -l <ran) -gt 1 ] || sleep 600'); \
                  until [ -s ran ]; do sleep 0.2; done; scontrol requeue $j; \
                  i=0; until [ $(wc -l <ran) -gt 1 ]; do scontrol update job=$j StartTime=now; sleep 0.5; \
-                 i=$((i+1)); [ $i -lt 360 ] || exit 1; done; while squeue -h -j $j | grep -q .; do sleep 0.2; done",
+                 i=$((i+1)); [ $i -lt 360 ] || { cat slurm-$j.out; exit 1; }; done; while squeue -h -j $j | grep -q .; do sleep 0.2; done",
                 &["again tiny", "again tiny"],
             ),
         ],
