@@ -191,7 +191,8 @@ fn killed_copier(cluster: &Cluster) {
     assert!(!step.wait().unwrap().success());
     site.central.slow_down(Duration::ZERO);
     site.reads(&disk);
-    assert_eq!(site.srun(node, &["--vm-image=noisy", "echo", "fine"]).ok(), "fine\n");
+    let ran = site.srun(node, &["--vm-image=noisy", "echo", "fine"]);
+    assert!(ran.code == 0 && ran.stdout == "fine\n", "{ran:?}");
     assert_eq!(site.reads(&disk), [site.bytes("noisy")]);
     assert_eq!(names(&shelf), [digest], "its draft and its lock are gone");
 }
