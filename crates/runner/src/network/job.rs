@@ -124,11 +124,11 @@ impl JobNetwork {
     fn names(&self) -> Vec<(u32, String)> {
         if let Some(OfNode { nodes, .. }) = self.of_node {
             let ranks = (0..self.ranks).map(|rank| (rank, format!("rank{rank}")));
-            let vms = (0..nodes).map(|node| (self.ranks + node, name_of_node_vm(self.job.into(), node.into())));
+            let vms = (0..nodes).map(|node| (self.ranks + node, self.name_on(node)));
             return vms.chain(ranks).collect();
         }
         let names = |(rank, index): (u32, u32)| {
-            let mut names = name_of_vm(self.job.into(), rank.into(), index, self.vms);
+            let mut names = self.name_of(rank, index);
             if index == 0 {
                 names.push_str(&format!(" rank{rank}"));
             }
@@ -142,21 +142,26 @@ impl JobNetwork {
 
     /// The host name of a VM, if it has another one than by its task alone.
     pub(crate) fn own_name(&self) -> Option<String> {
-        self.of_node.as_ref().map(|_| name_of_node_vm(self.job.into(), self.node.into()))
+        self.of_node.as_ref().map(|_| self.name_on(self.node))
     }
 
     /// The names of all VMs, in the order of their ranks or nodes.
     pub(crate) fn hosts(&self) -> String {
         let names: Vec<String> = match self.of_node {
-            Some(OfNode { nodes, .. }) => {
-                (0..nodes).map(|node| name_of_node_vm(self.job.into(), node.into())).collect()
-            }
-            None => {
-                let name = |(rank, index): (u32, u32)| name_of_vm(self.job.into(), rank.into(), index, self.vms);
-                self.everybody().map(name).collect()
-            }
+            Some(OfNode { nodes, .. }) => (0..nodes).map(|node| self.name_on(node)).collect(),
+            None => self.everybody().map(|(rank, index)| self.name_of(rank, index)).collect(),
         };
         names.join(",")
+    }
+
+    /// The host name of a task's VM.
+    fn name_of(&self, rank: u32, index: u32) -> String {
+        name_of_vm(self.job.into(), rank.into(), index, self.vms)
+    }
+
+    /// The host name of a node's VM.
+    fn name_on(&self, node: u32) -> String {
+        name_of_node_vm(self.job.into(), node.into())
     }
 
     fn everybody(&self) -> impl Iterator<Item = (u32, u32)> + '_ {

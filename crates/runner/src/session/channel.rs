@@ -71,6 +71,22 @@ impl Outgoing {
         self.bytes.is_empty()
     }
 
+    /// The messages that wait, each by `as_text`.
+    #[cfg(test)]
+    pub fn told(&self, as_text: impl Fn(ToGuest<'_>) -> String) -> Vec<String> {
+        let mut decoder = proto::Decoder::new();
+        let mut hello = Vec::new();
+        ToGuest::Hello { version: 1, nonce: 1 }.encode(0, &mut hello);
+        decoder.push(&hello);
+        decoder.next_frame().unwrap();
+        decoder.push(&self.bytes);
+        let mut seen = Vec::new();
+        while let Some(frame) = decoder.next_frame().unwrap() {
+            seen.push(as_text(ToGuest::parse(frame).unwrap()));
+        }
+        seen
+    }
+
     /// Drops what waits.
     pub fn clear(&mut self) {
         self.bytes.clear();
