@@ -11,6 +11,7 @@ mod closed;
 mod files;
 mod guests;
 mod jobs;
+mod mpi;
 mod network;
 mod node;
 mod packages;
@@ -57,6 +58,7 @@ const CASES: &[&[Case]] = &[
     ways::CASES,
     jobs::CASES,
     streams::CASES,
+    mpi::CASES,
     files::CASES,
     node::CASES,
     closed::CASES,
