@@ -22,6 +22,10 @@ fn own(result: libc::c_int) -> io::Result<OwnedFd> {
     check(result).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Bytes that a netlink socket holds in each direction. The rules of a firewall are one message and as many answers: of the
+/// most nodes a third of a MiB, and with the kernel's own notes on each answer half of one.
+const HELD: libc::c_int = 4 << 20;
+
 /// Has the kernel kill the program of `command` when the thread that starts it ends, however it ends.
 pub fn ends_with_this_thread(command: &mut Command) -> &mut Command {
     // SAFETY: prctl is async-signal-safe, and the closure touches no memory of the parent.
@@ -32,14 +36,17 @@ pub fn ends_with_this_thread(command: &mut Command) -> &mut Command {
 pub(crate) fn netlink_socket(protocol: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: socket has no preconditions.
     let socket = own(unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) })?;
-    let limit = libc::timeval { tv_sec: ANSWER_WITHIN, tv_usec: 0 };
-    let length = mem::size_of::<libc::timeval>() as libc::socklen_t;
-    // SAFETY: the option reads one timeval, which `limit` is.
-    check(unsafe {
-        let value = (&raw const limit).cast();
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVTIMEO, value, length)
-    })?;
+    set(&socket, libc::SO_RCVTIMEO, libc::timeval { tv_sec: ANSWER_WITHIN, tv_usec: 0 })?;
+    set(&socket, libc::SO_SNDBUFFORCE, HELD)?;
+    set(&socket, libc::SO_RCVBUFFORCE, HELD)?;
     Ok(socket)
+}
+
+/// Sets an option of a socket, whose value has this type.
+fn set<T: Copy>(socket: &OwnedFd, option: libc::c_int, value: T) -> io::Result<()> {
+    let (length, value) = (mem::size_of::<T>() as libc::socklen_t, &raw const value);
+    // SAFETY: the kernel reads at most `length` bytes there, which `value` has.
+    check(unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, value.cast(), length) }).map(drop)
 }
 
 /// Sends bytes in one piece.
