@@ -254,7 +254,7 @@ test-matrix: lab-packages kit images lab-disks ## all of it on more releases of 
 
 bench-lab: lab-tree kit images ## starts and parallel jobs with KVM in the lab, into docs/lab.md and docs/parallel.md (RUNS=5; as root)
 	$(CARGO) bench --quiet -p spank-vm --bench lab-start
-	$(CARGO) bench --quiet -p spank-vm --bench lab-parallel
+	SPANK_VM_LAB_RELEASES="$${SPANK_VM_LAB_RELEASES:-trixie}" $(CARGO) bench --quiet -p spank-vm --bench parallel
 
 ##@ Build
 
