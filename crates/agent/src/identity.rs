@@ -6,8 +6,7 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::{Pid, sethostname};
+use nix::unistd::sethostname;
 
 use super::accounts::{Account, group_lines, missing_hosts_entry, passwd_line};
 use super::error::{AgentError, Doing};
@@ -39,9 +38,7 @@ pub(super) fn seed_and_draw(seed: &[u8]) -> Result<String, AgentError> {
 /// Keeps this process, and so everything a session starts, on the first `count` processors. Taking the others offline
 /// would be easier to see, but costs a quarter of a second for each under emulation.
 pub(super) fn use_cpus(count: u16) -> Result<(), AgentError> {
-    let mut set = CpuSet::new();
-    (0..usize::from(count)).try_for_each(|cpu| set.set(cpu)).doing(|| format!("count {count} processors"))?;
-    sched_setaffinity(Pid::from_raw(0), &set).doing(|| format!("keep to {count} processors"))
+    sys::keep_to_first(count).doing(|| format!("keep to {count} processors"))
 }
 
 /// Makes the user and the user's groups known as on the host.
