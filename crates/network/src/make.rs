@@ -71,6 +71,9 @@ pub fn make(part: &Part) -> Result<Made, NetworkError> {
         )));
     }
     let across = part.vms.len() > 1;
+    if across {
+        check_ports(first_port_of_users())?;
+    }
     let mtu = if across { mtu(part)? } else { USUAL_MTU };
     let underlay = Netlink::route().doing(|| "a netlink socket".to_owned())?;
     let guard = if across { Some(guard(part)?) } else { None };
@@ -96,6 +99,26 @@ pub fn make(part: &Part) -> Result<Made, NetworkError> {
         tunnel(part, underlay, &mut links, bridge, mtu)?;
     }
     Ok(Made { taps, guard, mtu })
+}
+
+/// The first port from which this node's users may send. A kernel that does not know it has 1024.
+pub(crate) fn first_port_of_users() -> u16 {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
+    text.trim().parse().unwrap_or(1024)
+}
+
+/// Refuses tunnels where a user could send what looks as if it came out of one.
+///
+/// # Errors
+/// Says what the administrator has to set.
+pub(crate) fn check_ports(first_of_users: u16) -> Result<(), NetworkError> {
+    match first_of_users <= links::SENDS_FROM.1 {
+        true => Err(NetworkError::new(format!(
+            "users of this node may send from ports that tunnels send from, and so forge packets of a VM \
+             (net.ipv4.ip_unprivileged_port_start = {first_of_users}): the administrator must set it to 1024"
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// The other nodes: their number in the step and their address.

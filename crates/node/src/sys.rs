@@ -139,3 +139,20 @@ pub(crate) fn with_umask<T: Send>(mask: libc::mode_t, work: impl FnOnce() -> T +
     };
     std::thread::scope(|scope| scope.spawn(alone).join().unwrap())
 }
+
+/// Runs `work` where something is mounted on `place`, unseen by everybody else.
+#[cfg(test)]
+pub(crate) fn with_mount<T: Send>(place: &Path, work: impl FnOnce() -> T + Send) -> T {
+    let place = CString::new(place.as_os_str().as_bytes()).unwrap();
+    let alone = || {
+        let (none, root, kind) = (std::ptr::null::<libc::c_char>(), c"/".as_ptr(), c"tmpfs".as_ptr());
+        // SAFETY: the first gives this thread mounts of its own, the others only read texts that end with NUL.
+        unsafe {
+            assert_eq!(libc::unshare(libc::CLONE_NEWNS), 0);
+            assert_eq!(libc::mount(none, root, none, libc::MS_REC | libc::MS_PRIVATE, none.cast()), 0);
+            assert_eq!(libc::mount(kind, place.as_ptr(), kind, 0, none.cast()), 0);
+        }
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(alone).join().unwrap())
+}
