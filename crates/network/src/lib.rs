@@ -34,3 +34,4 @@ mod sys;
 pub mod trial;
 
 pub use error::NetworkError;
+pub use sys::ends_with_this_thread;
