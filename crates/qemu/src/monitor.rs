@@ -86,6 +86,7 @@ pub enum Transfer {
 pub struct Monitor {
     stream: UnixStream,
     line: Vec<u8>,
+    lines: usize,
     transfer: Option<Transfer>,
     resumed: Option<Instant>,
     plugged: bool,
@@ -123,6 +124,7 @@ impl Monitor {
         Self {
             stream,
             line: Vec::new(),
+            lines: 0,
             transfer: None,
             resumed: None,
             plugged: false,
@@ -133,10 +135,14 @@ impl Monitor {
         }
     }
 
-    /// Makes a QEMU with `-incoming defer` read its VM from `state` and run it. After [`Monitor::negotiate`].
-    pub fn load(&mut self, state: StateUri) {
+    /// Prepares a QEMU with `-incoming defer` for [`Monitor::load`]. After [`Monitor::negotiate`].
+    pub fn prepare_load(&mut self, state: StateUri) {
         self.leave_out_memory();
         self.hand_over(state);
+    }
+
+    /// Makes it read its VM from `state` and run it.
+    pub fn load(&mut self, state: StateUri) {
         self.order(&json!({"execute": "migrate-incoming", "arguments": {"uri": state.text()}}));
     }
 
@@ -236,6 +242,7 @@ impl Monitor {
     }
 
     fn understand(&mut self, line: &[u8]) {
+        self.lines += 1;
         let Ok(message) = serde_json::from_slice::<Value>(line) else { return };
         if message["id"] == WHERE {
             // `Host virtual address for 0x100000 (ram) is 0x7f…`. Another text, or an error: it is not known.
@@ -268,6 +275,11 @@ impl Monitor {
             }
             _ => {}
         }
+    }
+
+    /// How many lines QEMU has said. The first one greets, from within its start; any other it says when it is ready.
+    pub fn lines(&self) -> usize {
+        self.lines
     }
 
     /// How saving or loading ended, if it has. A command that QEMU refused counts as a failure.
@@ -337,6 +349,7 @@ mod tests {
     fn a_clone_is_ordered_in_three_lines_of_json() {
         let (mut monitor, qemu) = monitor();
         monitor.negotiate();
+        monitor.prepare_load(StateUri::FdSet(2));
         monitor.load(StateUri::FdSet(2));
         drop(monitor);
         let text = std::io::read_to_string(qemu).unwrap();

@@ -20,9 +20,10 @@ use nix::unistd::{geteuid, getppid, setsid};
 
 use super::descriptors::ImageFds;
 use super::error::{QemuError, WantedFor};
-use super::monitor::{Monitor, Shutdown, TURN};
+use super::monitor::{Monitor, Shutdown, StateUri, TURN};
 use super::nic::Tap;
 use super::tail::Tail;
+use super::written::{Mapping, MemoryFile, Written};
 
 /// What comes before words of a guest in the texts of this module; they end the text.
 pub const GUEST_SAYS: [&str; 2] = [CONSOLE_SAYS, PANIC_SAYS];
@@ -114,6 +115,18 @@ pub struct QemuProcess {
     stderr: OwnedFd,
     printed: Tail,
     complaints: Tail,
+    /// The memory of its template.
+    memory: Option<MemoryFile>,
+    load: Option<Load>,
+}
+
+/// A clone that waits until the pages which it will write are copied.
+#[derive(Debug)]
+struct Load {
+    state: StateUri,
+    written: Written,
+    /// Where this much memory is will be asked then.
+    locate: Option<u64>,
 }
 
 impl QemuProcess {
@@ -135,6 +148,7 @@ impl QemuProcess {
         }
         let inherited = Inherited { channel: qemu_channel, console: qemu_console, monitor: qemu_monitor, files };
         let keep = inherited.descriptors();
+        let memory = inherited.files.template.as_ref().and_then(|template| MemoryFile::of(&template.ram));
 
         let mut command = Command::new(qemu);
         command.args(args(&inherited)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -159,6 +173,8 @@ impl QemuProcess {
             stderr,
             printed: Tail::default(),
             complaints: Tail::default(),
+            memory,
+            load: None,
         })
     }
 
@@ -176,6 +192,8 @@ impl QemuProcess {
             stderr: stderr.into(),
             printed,
             complaints,
+            memory: None,
+            load: None,
         }
     }
 
@@ -202,6 +220,49 @@ impl QemuProcess {
             self.complaints.push(&buf[..n]);
         }
         self.monitor.read();
+        self.copy_and_load();
+    }
+
+    /// Makes a QEMU with `-incoming defer` load its VM from `state` and run it, and then tell where the first `locate` bytes of
+    /// its memory are. Before that it gets its own copies of the pages that it will write, if they are known.
+    pub fn load(&mut self, state: StateUri, written: Option<Written>, locate: Option<u64>) {
+        self.monitor.prepare_load(state);
+        match written {
+            Some(written) => self.load = Some(Load { state, written, locate }),
+            None => self.order_load(state, locate),
+        }
+    }
+
+    fn order_load(&mut self, state: StateUri, locate: Option<u64>) {
+        self.monitor.load(state);
+        locate.into_iter().for_each(|bytes| self.monitor.locate_memory(bytes));
+    }
+
+    /// As soon as QEMU has its memory: often when it greets, while it still makes its machine.
+    fn copy_and_load(&mut self) {
+        let lines = self.monitor.lines();
+        if self.load.is_none() || lines == 0 {
+            return;
+        }
+        let mapping = self.memory.and_then(|file| Mapping::find(self.id(), file));
+        let Some(Load { state, written, locate }) = self.load.take_if(|_| mapping.is_some() || lines > 1) else {
+            return;
+        };
+        match mapping.map(|mapping| mapping.copy(&written)) {
+            Some(Ok(pages)) => tracing::debug!("{pages} pages copied"),
+            Some(Err(error)) => tracing::debug!("no pages copied: {error}"),
+            None => tracing::debug!("no pages copied: the template's memory is not found in QEMU"),
+        }
+        self.order_load(state, locate);
+    }
+
+    /// The pages of its template's memory that this clone has written.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn written(&self) -> io::Result<Written> {
+        let mapping = self.memory.and_then(|file| Mapping::find(self.id(), file));
+        mapping.ok_or_else(|| io::Error::other("the template's memory is not found in QEMU"))?.written()
     }
 
     /// The last words of QEMU or of the guest's console, as the end of a sentence.
