@@ -12,6 +12,7 @@ mod closed;
 mod files;
 mod guests;
 mod jobs;
+mod mpi;
 mod network;
 mod node;
 mod packages;
@@ -40,6 +41,7 @@ const CASES: &[&[Case]] = &[
     ways::CASES,
     jobs::CASES,
     streams::CASES,
+    mpi::CASES,
     files::CASES,
     node::CASES,
     closed::CASES,
