@@ -182,7 +182,16 @@ fn tunnel(part: &Part, mut underlay: Netlink, links: &mut Netlink, bridge: u32, 
         messages.extend((0..part.vms[node]).map(|index| links::behind_port(port, plan::mac(node as u32, index))));
     }
     for some in messages.chunks(AT_ONCE) {
-        links.ask_all(some.to_vec()).doing(|| "the tunnel cannot be set up".to_owned())?;
+        links.ask_all(some.to_vec()).doing(|| "the tunnel cannot be set up".to_owned()).map_err(|error| {
+            match error.errno() {
+                Some(libc::EADDRINUSE) => NetworkError::new(format!(
+                    "another program on this node has UDP port {}, which the tunnel needs: end it, or the administrator sets another \
+                     port on all nodes ('job_network_port')",
+                    part.port
+                )),
+                _ => error,
+            }
+        })?;
     }
     Ok(())
 }

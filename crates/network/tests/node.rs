@@ -33,6 +33,8 @@ const CASES: &[Case] = &[
     ("a_node_whose_users_may_send_from_root_s_ports_has_no_tunnels", open_ports),
     ("everything_is_gone_when_the_last_descriptor_is_closed", gone),
     ("what_cannot_be_is_said_in_one_line", refused),
+    ("a_port_that_another_program_has_is_named", taken),
+    ("nobody_but_root_makes_a_network", powerless),
     ("a_trial_says_what_is_possible_and_leaves_the_network_as_it_was", tried),
 ];
 
@@ -294,6 +296,26 @@ fn refused() {
     ip("addr add 100.80.3.4/32 dev lo");
     let error = error(&part(1, &[1], 0));
     assert!(error.contains("the address 100.80.3.4 (lo) in the range of VMs, 100.80.0.0/16"), "{error}");
+}
+
+fn taken() {
+    let switch = switch();
+    let nodes = [node(&switch, 1), node(&switch, 2)];
+    setns(&nodes[0], CloneFlags::CLONE_NEWNET).unwrap();
+    let _other = std::net::UdpSocket::bind("0.0.0.0:4789").unwrap();
+    let error = make(&part(1, &[1, 1], 0)).unwrap_err().to_string();
+    assert!(error.contains("UDP port 4789") && error.contains("'job_network_port'"), "{error}");
+}
+
+fn powerless() {
+    let switch = switch();
+    let nodes = [node(&switch, 1), node(&switch, 2)];
+    setns(&nodes[0], CloneFlags::CLONE_NEWNET).unwrap();
+    let nobody = nix::unistd::Uid::from_raw(65534);
+    nix::unistd::setresuid(nobody, nobody, nobody).unwrap();
+    let error = |part: &Part| make(part).unwrap_err().to_string();
+    let [alone, across] = [error(&part(1, &[1], 0)), error(&part(1, &[1, 1], 0))];
+    assert!(alone.contains("is slurmd root?") && across.contains("nftables"), "{alone}\n{across}");
 }
 
 fn tried() {
