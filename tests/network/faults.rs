@@ -25,7 +25,9 @@ pub const CASES: &[Case] = &[
         while_it_is_made(cluster, |_| ());
     }),
     ("a_slurmstepd_that_is_killed_while_its_network_is_made_leaves_nothing", |cluster| {
-        while_it_is_made(cluster, |slurmstepd| process::signal(slurmstepd, libc::SIGKILL));
+        while_it_is_made(cluster, |slurmstepd| {
+            process::signal(slurmstepd, libc::SIGKILL);
+        });
     }),
     ("a_slurmd_that_is_killed_while_a_network_is_made_leaves_nothing", |cluster| {
         while_it_is_made(cluster, |_| cluster.restart(&cluster.nodes()[1]));
