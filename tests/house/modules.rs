@@ -53,7 +53,7 @@ impl Crate {
     }
 
     fn read_module(&mut self, name: Name, file: &Path, dir: &Path) {
-        let code = code(&fs::read_to_string(file).unwrap());
+        let code = code(&fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display())));
         let mut module = Module::parse(&code);
         module.children.extend(undeclared(dir).filter(|child| !module.of_tests.contains(child)));
         module.file = file.strip_prefix(repository()).unwrap_or(file).display().to_string();
