@@ -199,6 +199,7 @@ bench: build kit images images-full ## all ways of starting and throughput, into
 	$(CARGO) bench --quiet -p spank-vm --bench start
 	$(CARGO) bench --quiet -p spank-vm --bench throughput
 	$(CARGO) bench --quiet -p spank-vm --bench files
+	$(CARGO) bench --quiet -p spank-vm --bench parallel
 
 bench-plugin: build kit images ## what the plugin adds to a bare-metal srun, into target/bench/plugin.csv (RUNS=200; as root)
 	$(call section,the plugin's cost)
@@ -251,8 +252,9 @@ test-matrix: lab-packages kit images lab-disks ## all of it on more releases of 
 	SPANK_VM_LAB_WHOLE=1 SPANK_VM_LAB_RELEASES='$(MATRIX)' $(CARGO) test --quiet -p spank-vm --test lab || code=$$?; \
 	  cp $(TARGET)/lab/releases.md docs/releases.md; exit $${code:-0}
 
-bench-lab: lab-tree kit images ## starts with KVM in the lab, into target/bench/lab.csv and docs/lab.md (RUNS=5; as root)
+bench-lab: lab-tree kit images ## starts and parallel jobs with KVM in the lab, into docs/lab.md and docs/parallel.md (RUNS=5; as root)
 	$(CARGO) bench --quiet -p spank-vm --bench lab-start
+	$(CARGO) bench --quiet -p spank-vm --bench lab-parallel
 
 ##@ Build
 

@@ -91,7 +91,7 @@ pub fn check_options(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Err
 /// A job that asked for a VM says so in a second variable, whose name differs from those that Slurm makes for options.
 /// If a step within the job no longer finds the first variable, this one shows that the user did not ask for the host.
 fn remember_for_job(plugin: &Plugin, host: &mut dyn Host) -> Result<(), Error> {
-    let [image, ..] = plugin.given.values();
+    let image = &plugin.given.values()[IMAGE];
     let of_job = host.own_env(JOB_IMAGE_ENV).filter(|image| !image.is_empty());
     if host.context() == Context::Allocator {
         let image = image.clone().filter(|_| plugin.given.wants_vm()).unwrap_or_default();

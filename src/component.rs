@@ -30,8 +30,9 @@ const LATE_BCAST: u32 = 0x0017_0200;
 pub struct Component {
     /// Per option the value, if there is one.
     given: [Option<OsString>; OPTIONS.len()],
+    /// What they ask for; `None` is the bare host.
     vms: Option<VmRequest>,
-    /// The values, as far as they could be read.
+    /// The first word of its command, if it was looked for and found.
     command: Option<OsString>,
     /// Whether the command was replaced with [`marker`].
     hidden: bool,

@@ -90,6 +90,8 @@ pub enum Error {
     },
     /// What the tasks of a node find each other by could not be handed over.
     Meeting(io::Error),
+    /// A bug kept root from making what the task needs; the line before this one says which.
+    Unprepared,
 }
 
 impl fmt::Display for Error {
@@ -162,6 +164,9 @@ impl fmt::Display for Error {
                 write!(f, "--vm-image={path}: the directory of the submission did not arrive; give the path from / on")
             }
             Self::Meeting(error) => write!(f, "the tasks of this node cannot find each other: {}", Reason(error)),
+            Self::Unprepared => {
+                f.write_str("this task could not be prepared, because of the internal error above; nothing was run")
+            }
             Self::Network(error) => error.fmt(f),
             Self::StateDir { path, source } => {
                 write!(f, "cannot make the task's directory {}: {}", path.display(), Reason(source))

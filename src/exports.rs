@@ -166,7 +166,15 @@ pub unsafe extern "C" fn slurm_spank_task_init_privileged(spank: spank_t, _: c_i
         Ok(())
     };
     // SAFETY: as this function's.
-    unsafe { hook("slurm_spank_task_init_privileged", spank, prepare) };
+    let code = unsafe { hook("slurm_spank_task_init_privileged", spank, prepare) };
+    if code != 0 {
+        // Only a panic leads here. The task tells it, if it wants a VM.
+        let keep = || {
+            with_plugin(|plugin| plugin.deferred = Some(Error::Unprepared));
+            0
+        };
+        guard("a task without its preparation", user_error, keep);
+    }
     0
 }
 

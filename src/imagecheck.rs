@@ -51,15 +51,17 @@ pub fn run(program: &Path, words: &[OsString], limit: Duration) -> Verdict {
     }
 }
 
-/// Collects the program's output until it has ended; `None` if that takes too long. It waits for
-/// the program's end, not the end of the pipe, because a grandchild may keep the pipe open.
+/// Collects the program's output until it has ended; `None` if that takes too long, an error if it is
+/// not known how it ended. It waits for the program's end, not the end of the pipe, because a grandchild
+/// may keep the pipe open.
 fn watch(child: &mut Child, deadline: Instant, said: &mut Vec<u8>) -> io::Result<Option<ExitStatus>> {
     let mut pipe = child.stderr.take();
     loop {
-        let ended = child.try_wait()?;
+        let ended = child.try_wait();
+        let runs = matches!(ended, Ok(None));
         while let Some(open) = &mut pipe {
             // After its end all its output is in the pipe already.
-            let patience = if ended.is_some() { Duration::ZERO } else { TICK };
+            let patience = if runs { TICK } else { Duration::ZERO };
             if !readable_within(open.as_fd(), patience)? {
                 break;
             }
@@ -73,8 +75,8 @@ fn watch(child: &mut Child, deadline: Instant, said: &mut Vec<u8>) -> io::Result
                 break;
             }
         }
-        if ended.is_some() || Instant::now() >= deadline {
-            return Ok(ended);
+        if !runs || Instant::now() >= deadline {
+            return ended;
         }
         if pipe.is_none() {
             thread::sleep(TICK);
@@ -138,6 +140,27 @@ mod tests {
         let start = Instant::now();
         assert!(matches!(shell("sleep 5 & exit 0", LONG), Verdict::Good));
         assert!(start.elapsed() < Duration::from_secs(4));
+    }
+
+    #[test]
+    fn where_ends_of_children_are_ignored_the_last_words_of_the_program_count() {
+        const IGNORES: &str = "SPANK_VM_TEST_IGNORES_ENDS";
+        if std::env::var_os(IGNORES).is_some() {
+            let mut command = Command::new("/bin/sh");
+            let mut child = command.args(["-c", "echo no such image >&2"]).stderr(Stdio::piped()).spawn().unwrap();
+            let begin = Instant::now();
+            while Path::new(&format!("/proc/{}", child.id())).exists() && begin.elapsed() < LONG {
+                thread::sleep(TICK);
+            }
+            let mut said = Vec::new();
+            assert!(watch(&mut child, Instant::now() + LONG, &mut said).is_err(), "nobody knows how it ended");
+            return assert_eq!(message(&said).as_deref(), Some("no such image"));
+        }
+        let name = "imagecheck::tests::where_ends_of_children_are_ignored_the_last_words_of_the_program_count";
+        let mut ignoring = Command::new("env");
+        ignoring.arg("--ignore-signal=CHLD").arg(std::env::current_exe().unwrap());
+        let output = ignoring.args(["--exact", name]).env(IGNORES, "1").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
 
     #[test]

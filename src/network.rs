@@ -14,10 +14,14 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long the program may take: it asks the controller.
 const MADE_WITHIN: Duration = Duration::from_secs(70);
+
+/// How long it may take to end after that.
+const ENDED_WITHIN: Duration = Duration::from_secs(2);
 
 /// A network of this step, as far as it is on this node.
 #[derive(Debug)]
@@ -61,13 +65,8 @@ impl StepNetwork {
         if let Some(config) = &args.config {
             command.arg("--config").arg(config);
         }
-        let step = match host.step()? {
-            Step::Srun(step) => step,
-            Step::Batch => BATCH,
-            Step::Interactive | Step::Extern => INTERACTIVE,
-        };
         let number = |option: &str, value: u32| format!("--{option}={value}");
-        command.arg("step-network").arg(number("job", host.job_id()?)).arg(number("step", step));
+        command.arg("step-network").arg(number("job", host.job_id()?)).arg(number("step", host.step()?.number()));
         command.arg(number("vms", request.asked.vms())).arg(number("node", place.node));
         // Else the site's configuration decides, which the program reads.
         let scope = request.asked.scope(Scope::Slot);
@@ -121,10 +120,6 @@ fn of_node(host: &dyn Host) -> Result<OfNode, Error> {
     Ok(OfNode { nodes: host.step_nodes()?, ranks })
 }
 
-/// `SLURM_BATCH_SCRIPT` and `SLURM_INTERACTIVE_STEP` of slurm.h.
-const BATCH: u32 = 0xffff_fffb;
-const INTERACTIVE: u32 = 0xffff_fffa;
-
 impl Place {
     fn of(host: &dyn Host) -> Result<Self, Error> {
         let local = host.local_tasks()?.to_string();
@@ -149,9 +144,23 @@ fn finish(mut child: Child, socket: &UnixStream) -> Result<(Said, Vec<OwnedFd>),
     if heard.is_err() {
         let _ = child.kill();
     }
-    // It has nothing more to do, or was killed.
-    let _ = child.wait();
+    end(&mut child);
     heard
+}
+
+/// Waits for the end of a program that has nothing more to do; one that does not end is killed. A process that even then
+/// does not end is slurmstepd's to reap.
+fn end(child: &mut Child) {
+    for _ in 0..2 {
+        let deadline = Instant::now() + ENDED_WITHIN;
+        while Instant::now() < deadline {
+            if !matches!(child.try_wait(), Ok(None)) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        let _ = child.kill();
+    }
 }
 
 fn listen(socket: &UnixStream) -> Result<(Said, Vec<OwnedFd>), NetworkError> {
@@ -233,6 +242,17 @@ mod tests {
         host.job_env.insert("SLURM_STEP_NODELIST".into(), "n[1-2]".into());
         let error = made("printf 'user %s' \"$*\" >&0", &host).unwrap_err();
         assert!(error.ends_with("--node=0 --tasks=1(x2) --nodes=n[1-2]"), "{error}");
+    }
+
+    #[test]
+    fn a_program_that_has_said_all_and_does_not_end_is_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let pid = dir.path().join("pid");
+        let script = format!("echo $$ >{}; printf 'ok 1500 slot' >&0; exec 0<&-; exec sleep 1000", pid.display());
+        let error = made(&script, &FakeHost::new(Context::Stepd)).unwrap_err();
+        assert_eq!(error, "--vm-net=job: not as many taps as VMs were made");
+        let pid = fs::read_to_string(pid).unwrap();
+        assert!(!std::path::Path::new("/proc").join(pid.trim()).exists());
     }
 
     #[test]

@@ -570,6 +570,15 @@ mod panics {
     }
 
     #[test]
+    fn a_task_that_root_did_not_prepare_is_refused_and_any_other_runs() {
+        let answer = panic_in("slurm_spank_task_init_privileged", "stepd", "option vm-image debian12\ntask\n");
+        assert!(answer.contains("internal error") && !answer.contains("execve"), "{answer}");
+        assert!(answer.contains("error: vm: this task could not be prepared"), "{answer}");
+        let answer = panic_in("slurm_spank_task_init_privileged", "stepd", "task\n");
+        assert!(answer.contains("execve sleep 1\n"), "{answer}");
+    }
+
+    #[test]
     fn a_panic_never_lets_a_vm_task_run_on_the_host() {
         let answer = panic_in("slurm_spank_task_init", "stepd", "option vm-image debian12\ntask\n");
         assert!(answer.contains("internal error") && !answer.contains("execve"), "{answer}");

@@ -55,14 +55,29 @@ pub enum Step {
     Srun(u32),
 }
 
+/// `SLURM_BATCH_SCRIPT`, `SLURM_INTERACTIVE_STEP` and `SLURM_EXTERN_CONT` of slurm.h, the same in every release.
+const BATCH: u32 = 0xffff_fffb;
+const INTERACTIVE: u32 = 0xffff_fffa;
+const EXTERN: u32 = 0xffff_fffc;
+
+impl Step {
+    /// Its number in Slurm.
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Batch => BATCH,
+            Self::Interactive => INTERACTIVE,
+            Self::Extern => EXTERN,
+            Self::Srun(id) => id,
+        }
+    }
+}
+
 impl From<u32> for Step {
-    /// The special numbers are `SLURM_BATCH_SCRIPT`, `SLURM_INTERACTIVE_STEP` and
-    /// `SLURM_EXTERN_CONT` of slurm.h, the same in every release.
     fn from(id: u32) -> Self {
         match id {
-            0xffff_fffb => Self::Batch,
-            0xffff_fffa => Self::Interactive,
-            0xffff_fffc => Self::Extern,
+            BATCH => Self::Batch,
+            INTERACTIVE => Self::Interactive,
+            EXTERN => Self::Extern,
             id => Self::Srun(id),
         }
     }

@@ -172,9 +172,11 @@ fn image_removed(cluster: &Cluster) -> Saw {
     fs::remove_file(&disk).unwrap();
     let since = Instant::now();
     step.tell();
-    let running = step.end().saw(since, 0, &["fine"]);
+    let running = step.end();
     let next = fine(cluster);
+    // Before anything can fail: all other rows need it.
     fs::rename(copy, disk).unwrap();
+    let running = running.saw(since, 0, &["fine"]);
     let code = next.code;
     assert_ne!(code, 0, "{next:?}");
     let next = next.saw(since, code, &["'tiny'", "No such file or directory"]);

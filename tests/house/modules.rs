@@ -212,14 +212,14 @@ fn tree(words: &[&str], prefix: &[String], uses: &mut Vec<Use>) {
     uses.push(Use { path, alias });
 }
 
-/// The first files of all crates of the workspace.
+/// The first files of all crates of the workspace, and of tests and measurements that have several files.
 pub fn roots() -> Vec<PathBuf> {
     let crates = fs::read_dir(repository().join("crates")).unwrap().map(|entry| entry.unwrap().path());
     let places = crates.chain([repository().to_owned(), repository().join("testkit")]);
     let files = places.flat_map(|place| ["src/lib.rs", "src/main.rs"].map(|file| place.join(file)));
-    let more = ["tests/slurm", "tests/parity", "tests/faults", "tests/house", "benches/start", "benches/figure4"];
-    let more = more.into_iter().map(|place| repository().join(place).join("main.rs"));
-    files.chain(more).filter(|file| file.exists()).collect()
+    let groups = ["tests", "benches", "crates/cli/tests"].map(|group| repository().join(group));
+    let more = groups.iter().flat_map(|group| fs::read_dir(group).unwrap()).map(|entry| entry.unwrap().path());
+    files.chain(more.map(|dir| dir.join("main.rs"))).filter(|file| file.exists()).collect()
 }
 
 #[cfg(test)]

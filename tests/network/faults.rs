@@ -21,7 +21,18 @@ pub const CASES: &[Case] = &[
     }),
     ("a_network_outlives_slurmd_and_nothing_is_left_of_it_then", slurmd),
     ("a_program_that_makes_networks_and_dies_fails_its_step", maker),
-    ("a_step_that_is_cancelled_while_only_some_nodes_have_its_network_leaves_nothing", half),
+    ("a_step_that_is_cancelled_while_only_some_nodes_have_its_network_leaves_nothing", |cluster| {
+        while_it_is_made(cluster, |_| ());
+    }),
+    ("a_slurmstepd_that_is_killed_while_its_network_is_made_leaves_nothing", |cluster| {
+        while_it_is_made(cluster, |slurmstepd| {
+            process::signal(slurmstepd, libc::SIGKILL);
+        });
+    }),
+    ("a_slurmd_that_is_killed_while_a_network_is_made_leaves_nothing", |cluster| {
+        while_it_is_made(cluster, |_| cluster.restart(&cluster.nodes()[1]));
+    }),
+    ("a_node_that_is_lost_takes_the_step_s_network_of_the_others_with_it", node_lost),
 ];
 
 const SLURMSTEPD: &str = "slurmstepd";
@@ -131,52 +142,85 @@ fn slurmd(cluster: &Cluster) {
     wait_for("the end of all taps", || (taps() == 0).then_some(()));
 }
 
-fn maker(cluster: &Cluster) {
-    // In the place of the program one that dies, or hands over nothing.
+/// Runs `work` while the hook's call of the program first does something else: `script`, for the shell. The client's own check goes
+/// to the real one.
+fn with_maker(cluster: &Cluster, script: &str, work: impl FnOnce()) {
     let program = cluster.program();
     let real = program.with_extension("real");
     fs::rename(&program, &real).unwrap();
-    let write = |script: &str| {
-        fs::write(&program, format!("#!/bin/bash\n{script}\n")).unwrap();
-        Command::new("chmod").arg("755").arg(&program).status().unwrap();
-    };
-    let real_path = real.display();
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        for script in ["kill -9 $$", "exit 0"] {
-            // Only the hook's call: the client's own check goes to the real one.
-            write(&format!("case \"$*\" in *step-network*) {script};; esac\nexec -a \"$0\" {real_path} \"$@\""));
-            let ran = cluster.srun(&["-Q", "-n1", "--vm-image=tiny", "--vm-net=job", "sh", "-c", "echo ran"]);
-            assert!(!ran.stdout.contains("ran"), "{ran:?}");
-            ran.fails_with_one_line(&["--vm-net=job: the program that makes it has failed"]);
-        }
-    }));
+    let text = format!(
+        "#!/bin/bash\ncase \"$*\" in *step-network*) {script};; esac\nexec -a \"$0\" {} \"$@\"\n",
+        real.display()
+    );
+    fs::write(&program, text).unwrap();
+    Command::new("chmod").arg("755").arg(&program).status().unwrap();
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
     fs::remove_file(&program).unwrap();
     fs::rename(&real, &program).unwrap();
     if let Err(panic) = result {
         std::panic::resume_unwind(panic);
     }
+}
+
+fn maker(cluster: &Cluster) {
+    for script in ["kill -9 $$", "exit 0"] {
+        with_maker(cluster, script, || {
+            let ran = cluster.srun(&["-Q", "-n1", "--vm-image=tiny", "--vm-net=job", "sh", "-c", "echo ran"]);
+            assert!(!ran.stdout.contains("ran"), "{ran:?}");
+            ran.fails_with_one_line(&["--vm-net=job: the program that makes it has failed"]);
+        });
+    }
     nothing_is_left(cluster);
 }
 
-fn half(cluster: &Cluster) {
-    // On one of the nodes, the program takes its time.
-    let program = cluster.program();
-    let real = program.with_extension("real");
-    fs::rename(&program, &real).unwrap();
+/// On the second node, the program takes its time.
+const SLOW: &str = "case \"$*\" in *--node=1*) sleep 8;; esac";
+
+/// A step of two nodes of which only the first has its network yet: does `what` to the node that makes it, and ends the step.
+fn while_it_is_made(cluster: &Cluster, what: impl FnOnce(i32)) {
     let dir = cluster.work_dir();
-    let slow = format!(
-        "#!/bin/bash\ncase \"$*\" in *step-network*--node=1*) sleep 8;; esac\nexec -a \"$0\" {} \"$@\"\n",
-        real.display()
-    );
-    fs::write(&program, slow).unwrap();
-    Command::new("chmod").arg("755").arg(&program).status().unwrap();
-    let line = ["srun", "-Q", "-N2", "-n2", "--mem=600", "--vm-image=tiny", "--vm-net=job", "sleep", "600"];
-    let mut running = cluster.command_in(&dir, &line).spawn().unwrap();
-    wait_for("the network of the first node", || (taps() > 0).then_some(()));
-    cluster.run_as_root(&["scancel", "--user", &cluster.user]);
+    with_maker(cluster, SLOW, || {
+        let line = ["srun", "-Q", "-N2", "-n2", "--mem=600", "--vm-image=tiny", "--vm-net=job", "sleep", "600"];
+        let mut running = cluster.command_in(&dir, &line).spawn().unwrap();
+        wait_for("the network of the first node", || (taps() > 0).then_some(()));
+        let is_maker = |pid: &i32| {
+            let words = process::words(*pid);
+            words.iter().any(|word| word == "--node=1") && words.iter().any(|word| word == "step-network")
+        };
+        let maker = wait_for("the maker of the second", || process::all().find(is_maker));
+        what(process::parent(maker).unwrap());
+        cluster.run_as_root(&["scancel", "--user", &cluster.user]);
+        // Slurm itself waits long for a slurmstepd that is gone.
+        wait_for("the end of all taps", || (taps() == 0).then_some(()));
+        process::signal(running.id() as i32, libc::SIGTERM);
+        wait_for("the end of the step", || running.try_wait().unwrap());
+        wait_for("the end of the maker", || process::all().find(is_maker).is_none().then_some(()));
+    });
+    wait_for("idle nodes", || cluster.nothing_is_left().ok());
+    nothing_is_left(cluster);
+}
+
+/// A node that is lost: everything on it dies at once, and the controller is told.
+fn node_lost(cluster: &Cluster) {
+    let dir = cluster.work_dir();
+    let mut running = step(cluster, &dir, SLOT);
+    let node = cluster.nodes()[1].clone();
+    let conf = cluster.slurm_dir();
+    // Its slurmd, its slurmstepds, and what they have started, by the node's name in their environment or words.
+    let is_there = |pid: &i32| {
+        let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let of_node = String::from_utf8_lossy(&environ).contains(&format!("SLURMD_NODENAME={node}\0"));
+        of_node && is_of(*pid, &conf)
+    };
+    let runner = process::all().find(is_there).expect("a runner on the second node");
+    let slurmstepd = process::parent(runner).unwrap();
+    cluster.run_as_root(&["scontrol", "update", &format!("NodeName={node}"), "State=DOWN", "Reason=lost"]);
+    process::signal(slurmstepd, libc::SIGKILL);
+    cluster.restart(&node);
+    // The job is ended on the node that is left, by Slurm.
     wait_for("the end of the step", || running.try_wait().unwrap());
-    fs::remove_file(&program).unwrap();
-    fs::rename(&real, &program).unwrap();
+    wait_for("the end of all taps", || (taps() == 0).then_some(()));
+    cluster.run_as_root(&["scontrol", "update", &format!("NodeName={node}"), "State=RESUME"]);
     wait_for("idle nodes", || cluster.nothing_is_left().ok());
     nothing_is_left(cluster);
 }

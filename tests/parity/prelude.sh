@@ -13,6 +13,17 @@ until_file() {
     exit 1
 }
 
+# until_completed JOB: waits until the job has ended well. A controller that is busy and says nothing is asked again.
+until_completed() {
+    local try
+    for ((try = 0; try < 300; try++)); do
+        [[ $(squeue -h -t all -j "$1" -o %T 2>/dev/null) != COMPLETED ]] || return 0
+        sleep 1
+    done
+    echo "job $1 did not complete"
+    exit 1
+}
+
 # job NAME: number of the running job of this name.
 job() { squeue -h -n "$1" -o %A; }
 

@@ -1,9 +1,10 @@
 //! The commands that the guides tell users to type, typed by a user.
 //!
-//! Lines for systems and programs that are not at hand are left out by name; `crates/cli/tests/docs` looks at those.
+//! Lines for systems and programs that are not at hand are left out by name: `gallery` types them with stand-ins.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use testkit::Cluster;
 use testkit::place::repository;
@@ -17,11 +18,10 @@ pub const CASES: &[Case] = &[
 ];
 
 /// Words of lines that cannot be typed here, each with the reason.
-const LEFT_OUT: [(&str, &str); 6] = [
+const LEFT_OUT: [(&str, &str); 5] = [
     ("--pty", "it needs a terminal: tests/slurm/terminal.rs"),
-    ("rocky9", "the system is not at hand"),
-    ("docker ", "the program is not at hand"),
-    ("--vm-net", "nodes with networks of their own: tests/network"),
+    ("rocky9", "a stand-in is made first: gallery.rs"),
+    ("--vm-net", "what it reaches is made first: networks.rs, tests/network"),
     ("--mpi", "what it starts is made first: tests/slurm/mpi.rs"),
     ("debain12", "it is a mistake: see first_page"),
 ];
@@ -37,14 +37,33 @@ const HERE: [(&str, &str); 7] = [
     ("/proj/x/", "@DIR@/"),
 ];
 
-/// The lines of code blocks that begin with one of these programs, perhaps after a prompt.
-fn lines(document: &str, programs: &[&str]) -> Vec<String> {
+/// The lines of a document's code blocks, without the prompt.
+pub fn code(document: &str) -> Vec<String> {
     let text = fs::read_to_string(repository().join(document)).unwrap();
     let blocks = text.lines().filter_map(|line| line.strip_prefix("    "));
-    let blocks = blocks.map(|line| line.strip_prefix("$ ").unwrap_or(line));
-    let typed = blocks.filter(|line| programs.iter().any(|program| line.starts_with(program)));
-    let here = |line: &str| HERE.iter().fold(line.to_owned(), |line, (there, here)| line.replace(there, here));
-    typed.filter(|line| !LEFT_OUT.iter().any(|(word, _)| line.contains(word))).map(here).collect()
+    blocks.map(|line| line.strip_prefix("$ ").unwrap_or(line).to_owned()).collect()
+}
+
+/// Those that begin with one of these programs, and need nothing that is made first.
+fn lines(document: &str, programs: &[&str]) -> Vec<String> {
+    let mut typed = code(document);
+    typed.retain(|line| programs.iter().any(|program| line.starts_with(program)));
+    typed.retain(|line| !LEFT_OUT.iter().any(|(word, _)| line.contains(word)));
+    let here = |line: String| HERE.iter().fold(line, |line, (there, here)| line.replace(there, here));
+    typed.into_iter().map(here).collect()
+}
+
+/// Types the lines in `dir`, in a shell that has read `prelude`; images are the site's, and the user's in a part of `dir`.
+pub fn type_in(cluster: &Cluster, dir: &Path, prelude: &str, config: &str, lines: &[String]) {
+    let images = format!("image_dirs = ['{}/images', '{}/%u']\n{config}", cluster.dir.display(), dir.display());
+    let (program, file) = (cluster.program(), cluster.config_file());
+    let head = format!("spank-vm() {{ '{}' --config '{}' \"$@\"; }}; ", program.display(), file.display());
+    cluster.with_config(&images, || {
+        for line in lines {
+            let ran = cluster.run_in(dir, &["bash", "-c", &format!("{head}{prelude}{line}")]);
+            assert_eq!(ran.code, 0, "{line}: {ran:?}");
+        }
+    });
 }
 
 /// Types the lines in a directory that has what they name, with `sim` as the user's program.
@@ -63,19 +82,8 @@ fn type_all(cluster: &Cluster, lines: &[String], sim: &str, at_least: usize) {
         fs::create_dir(dir.join(name)).unwrap();
         fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o777)).unwrap();
     }
-    let images = format!("image_dirs = ['{}/images', '{}/%u']\n", cluster.dir.display(), dir.display());
-    let program = format!(
-        "spank-vm() {{ '{}' --config '{}' \"$@\"; }}; ",
-        cluster.program().display(),
-        cluster.config_file().display()
-    );
-    cluster.with_config(&images, || {
-        for line in lines {
-            let line = line.replace("@DIR@", &dir.display().to_string());
-            let ran = cluster.run_in(&dir, &["bash", "-c", &format!("{program}{line}")]);
-            assert_eq!(ran.code, 0, "{line}: {ran:?}");
-        }
-    });
+    let here: Vec<String> = lines.iter().map(|line| line.replace("@DIR@", &dir.display().to_string())).collect();
+    type_in(cluster, &dir, "", "", &here);
 }
 
 /// Also what a terminal shows there: the mistake, and that a VM has a name and a kernel of its own.

@@ -15,6 +15,7 @@ mod documents;
 mod fail_closed;
 mod failures;
 mod fullboot;
+mod gallery;
 mod hostile;
 mod identity;
 mod images;
@@ -70,9 +71,10 @@ const CASES: &[&[Case]] = &[
     tools::CASES,
     images::CASES,
     documents::CASES,
+    gallery::CASES,
 ];
 
-const LONG_CASES: &[&[Case]] = &[images::LONG_CASES, fullboot::LONG_CASES, mpi::LONG_CASES];
+const LONG_CASES: &[&[Case]] = &[images::LONG_CASES, fullboot::LONG_CASES, gallery::LONG_CASES, mpi::LONG_CASES];
 
 fn main() -> ExitCode {
     suite::main::<Plain<RealSlurm>>()

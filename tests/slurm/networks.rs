@@ -1,19 +1,24 @@
 //! `--vm-net`: none and user.
 
-use std::io::{Read, Write};
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use testkit::Cluster;
 use testkit::wait::wait_for;
+use testkit::{Cluster, system};
 
 use crate::Case;
+use crate::documents::{code, type_in};
 
 pub const CASES: &[Case] = &[
     ("a_vm_without_a_network_has_no_device_but_the_loopback", none),
     ("a_user_network_leads_out_of_the_vm_and_a_published_port_leads_in", user),
     ("a_network_that_cannot_be_had_is_refused_in_one_line", refused),
+    ("the_line_that_installs_a_package_works_as_it_is_written", package),
 ];
 
 const DEVICES: &str = "ls /sys/class/net";
@@ -70,4 +75,57 @@ fn refused(cluster: &Cluster) {
     cluster.with_config("allowed_networks = []\n", || {
         srun(&["--vm-net=user"], &["--vm-net=user: this site allows no network", "'allowed_networks'"]);
     });
+}
+
+/// The line of docs/images.md. Instead of Debian's mirror, the VM is told of one on the node, which has one package.
+fn package(cluster: &Cluster) {
+    let lines: Vec<String> = code("docs/images.md").into_iter().filter(|line| line.contains("apt-get")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("install -y jq"), "{lines:?}");
+    let dir = cluster.work_dir();
+    let port = mirror(&dir.join("mirror"));
+    fs::write(dir.join("sources"), format!("deb [trusted=yes] http://10.0.2.2:{port}/ ./\n")).unwrap();
+    let sources = format!("export SPANK_VM_MOUNT='{}/sources:/etc/apt/sources.list:ro'; ", dir.display());
+    type_in(cluster, &dir, &sources, "", &lines);
+    type_in(cluster, &dir, "", "", &["[ \"$(srun -Q --vm-image=mine jq)\" = 'of the mirror' ]".to_owned()]);
+}
+
+/// Serves a repository of Debian packages that has a program `jq`, and returns its port.
+fn mirror(dir: &Path) -> u16 {
+    let root = dir.join("root");
+    fs::create_dir_all(root.join("DEBIAN")).unwrap();
+    fs::create_dir_all(root.join("usr/bin")).unwrap();
+    let control =
+        "Package: jq\nVersion: 1\nArchitecture: all\nMaintainer: nobody <nobody@localhost>\nDescription: test\n";
+    fs::write(root.join("DEBIAN/control"), control).unwrap();
+    fs::write(root.join("usr/bin/jq"), "#!/bin/sh\necho of the mirror\n").unwrap();
+    system(&["chmod", "755", root.join("usr/bin/jq").to_str().unwrap()]);
+    let file = dir.join("jq.deb");
+    system(&["dpkg-deb", "--root-owner-group", "--build", root.to_str().unwrap(), file.to_str().unwrap()]);
+    let sum = system(&["sha256sum", file.to_str().unwrap()]);
+    let (sum, deb) = (sum.split_whitespace().next().unwrap(), fs::read(&file).unwrap());
+    let index = format!("{control}Filename: ./jq.deb\nSize: {}\nSHA256: {sum}\n\n", deb.len());
+    let files = HashMap::from([("/./Packages", index.into_bytes()), ("/./jq.deb", deb)]);
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = service.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for peer in service.incoming().flatten() {
+            let files = files.clone();
+            thread::spawn(move || serve(&peer, &files));
+        }
+    });
+    port
+}
+
+/// Answers one request after the other, until the peer has no more.
+fn serve(mut peer: &TcpStream, files: &HashMap<&str, Vec<u8>>) {
+    let mut lines = BufReader::new(peer).lines().map_while(Result::ok);
+    while let Some(request) = lines.next() {
+        let _ = lines.by_ref().take_while(|line| !line.is_empty()).count();
+        let name = request.split(' ').nth(1).unwrap_or_default();
+        let (code, data) = files.get(name).map_or(("404 Not Found", &[][..]), |data| ("200 OK", data));
+        let head = format!("HTTP/1.1 {code}\r\nContent-Length: {}\r\n\r\n", data.len());
+        if peer.write_all(head.as_bytes()).and_then(|()| peer.write_all(data)).is_err() {
+            return;
+        }
+    }
 }

@@ -11,10 +11,9 @@ use nix::unistd::{Gid, Uid, chown};
 
 use super::clock::Follower;
 use super::error::{AgentError, Doing};
-use super::machine::Share;
 use super::memory::Arrival;
 use super::oom::OomKills;
-use super::shares::Shares;
+use super::shares::{Share, Shares};
 use super::sys;
 use super::traces::Traces;
 

@@ -2,12 +2,11 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::{Pid, sethostname};
+use nix::unistd::sethostname;
 
 use super::accounts::{Account, group_lines, missing_hosts_entry, passwd_line};
 use super::error::{AgentError, Doing};
@@ -39,9 +38,7 @@ pub(super) fn seed_and_draw(seed: &[u8]) -> Result<String, AgentError> {
 /// Keeps this process, and so everything a session starts, on the first `count` processors. Taking the others offline
 /// would be easier to see, but costs a quarter of a second for each under emulation.
 pub(super) fn use_cpus(count: u16) -> Result<(), AgentError> {
-    let mut set = CpuSet::new();
-    (0..usize::from(count)).try_for_each(|cpu| set.set(cpu)).doing(|| format!("count {count} processors"))?;
-    sched_setaffinity(Pid::from_raw(0), &set).doing(|| format!("keep to {count} processors"))
+    sys::keep_to_first(count).doing(|| format!("keep to {count} processors"))
 }
 
 /// Makes the user and the user's groups known as on the host.
@@ -85,9 +82,9 @@ fn with_a_shell_that_exists(account: &Account) -> Account {
     Account { shell, ..account.clone() }
 }
 
-/// Puts before all lines of `path` those that `lines` returns. A file that does not exist is empty.
+/// Puts before all lines of `path` those that `lines` returns.
 fn put_first(traces: &mut Traces, path: &str, lines: impl FnOnce(&[u8]) -> Vec<u8>) -> Result<(), AgentError> {
-    let text = fs::read(path).unwrap_or_default();
+    let text = content(path)?;
     let lines = lines(&text);
     if lines.is_empty() {
         return Ok(());
@@ -95,13 +92,33 @@ fn put_first(traces: &mut Traces, path: &str, lines: impl FnOnce(&[u8]) -> Vec<u
     traces.prepend(Path::new(path), lines, &text).doing(|| format!("add a line to {path}"))
 }
 
-/// Appends to `path` the line that `missing` finds missing. A file that does not exist is empty.
+/// Appends to `path` the line that `missing` finds missing.
 fn append_missing(
     traces: &mut Traces,
     path: &str,
     missing: impl FnOnce(&[u8]) -> Option<Vec<u8>>,
 ) -> Result<(), AgentError> {
-    let text = fs::read(path).unwrap_or_default();
+    let text = content(path)?;
     let Some(line) = missing(&text) else { return Ok(()) };
     traces.append(Path::new(path), line).doing(|| format!("add a line to {path}"))
+}
+
+/// What a file holds; one that does not exist is empty.
+fn content(path: &str) -> Result<Vec<u8>, AgentError> {
+    match fs::read(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        read => read.doing(|| format!("read {path}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_not_there_is_empty_and_one_that_cannot_be_read_is_no_reason_to_write_over_it() {
+        assert_eq!(content("/nonexistent").unwrap(), b"");
+        // Its first page is never there.
+        assert!(content("/proc/self/mem").is_err());
+    }
 }

@@ -61,19 +61,23 @@ pub(super) fn bring_up(interface: &Interface) -> Result<(), AgentError> {
     }
 }
 
-/// Gives the network device, which is up, further addresses. By ioctl an interface has one IPv4 address for each of its labels.
+/// Gives this VM, whose network device is up, further addresses.
+///
+/// Those of IPv4 are the loopback's: Linux answers on each device for all addresses that it has, and programs that look at the
+/// network device see the one address there that the VM's packets come from. Open MPI takes the last one it sees, and refuses
+/// connections from another. Neighbour discovery of IPv6 answers for a device's own addresses alone.
 pub(super) fn add(more: &MoreAddresses) -> Result<(), AgentError> {
     let lost = || AgentError::Unfit("the VM has no network device that is up".to_owned());
     let name = device().as_deref().and_then(interface_of).ok_or_else(lost)?;
     let [.., high, low] = more.v4.address;
-    // A label is free for each address of a network of 65,536, which is more than a VM has.
-    let label = format!("{name}:{:x}", u16::from_be_bytes([high, low]));
+    // By ioctl an interface has one IPv4 address for each of its labels. One is free for each address of a network of 65,536, which is
+    // more than a VM has.
+    let label = format!("lo:{:x}", u16::from_be_bytes([high, low]));
     let control = control(AddressFamily::Inet)?;
-    let set = |request| {
-        sys::configure(control.as_fd(), request).doing(|| format!("give the network device {label} an address"))
-    };
+    let set = |request| sys::configure(control.as_fd(), request).doing(|| format!("give {label} an address"));
     set(Request::Address(sys::interface_address(&label, more.v4.address)))?;
-    set(Request::Netmask(sys::interface_address(&label, mask(more.v4.prefix).to_be_bytes())))?;
+    // The loopback takes all addresses of a wider mask for this machine's.
+    set(Request::Netmask(sys::interface_address(&label, mask(32).to_be_bytes())))?;
     if Path::new("/proc/sys/net/ipv6").exists() { add_v6(&name, &more.v6) } else { Ok(()) }
 }
 

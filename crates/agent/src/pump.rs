@@ -155,6 +155,12 @@ impl OutputPump {
         self.left.get_or_insert(LEFT_MOST);
     }
 
+    /// None of its processes is left: the stream ends with all that waits now. Without this it would not end while a
+    /// stranger has it open, such as a service of the guest that the command has handed its output to.
+    pub fn finish_for_all(&mut self) {
+        self.left = Some(usize::MAX);
+    }
+
     /// Whether it can be tried at once: it is finishing, and its end must be found by reading.
     pub fn is_finishing(&self) -> bool {
         self.left.is_some() && self.source.is_some() && self.window.available() > 0

@@ -18,7 +18,6 @@ use super::detached::{self, Detached};
 use super::devices::Devices;
 use super::error::{AgentError, Doing};
 use super::kmsg;
-use super::machine::Share;
 
 /// `msize`: the most that virtio's 9p transport takes in one request (125 pages); fewer round
 /// trips for large files. `cache=mmap`: nothing is cached but mapped pages, so that guest and host see
@@ -40,6 +39,21 @@ const FUSE_OPTIONS: &str = "rootmode=40000,user_id=0,group_id=0,allow_other";
 
 /// What the kernel reads ahead of a program that reads a file from begin to end, in KiB: one request.
 const READ_AHEAD_KIB: usize = files::MAX_DATA >> 10;
+
+/// A host directory that the task sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Share<'a> {
+    /// Way of its files.
+    pub transport: Transport,
+    /// Its number for the host.
+    pub number: u16,
+    /// Where the task expects it.
+    pub path: &'a Path,
+    /// The name of the one file that is shared; empty if all of the directory is.
+    pub file: &'a Path,
+    /// Whether nothing may be written there.
+    pub read_only: bool,
+}
 
 /// The shares of a session.
 #[derive(Debug, Default)]

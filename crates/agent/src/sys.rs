@@ -95,6 +95,22 @@ pub(super) fn seed_random(random: impl AsFd, seed: &[u8]) -> nix::Result<()> {
     }
 }
 
+/// Keeps the calling thread on the first `count` processors.
+pub(super) fn keep_to_first(count: u16) -> nix::Result<()> {
+    let count = usize::from(count);
+    // More than the C library's type has room for.
+    let mut mask = vec![libc::c_ulong::MAX; count.div_ceil(BITS)];
+    if let (Some(last), used @ 1..) = (mask.last_mut(), count % BITS) {
+        *last >>= BITS - used;
+    }
+    let bytes = size_of_val(mask.as_slice());
+    // SAFETY: the mask is readable for its bytes.
+    Errno::result(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, bytes, mask.as_ptr()) }).map(drop)
+}
+
+/// Bits in a word of a mask of processors.
+const BITS: usize = libc::c_ulong::BITS as usize;
+
 /// Sets the size of a terminal; the kernel signals its foreground processes.
 pub(super) fn set_terminal_size(terminal: BorrowedFd<'_>, rows: u16, cols: u16) -> nix::Result<()> {
     let size = libc::winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };

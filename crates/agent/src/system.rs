@@ -7,7 +7,6 @@
 use std::collections::HashSet;
 use std::fs;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
@@ -17,16 +16,14 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
-use proto::{BootTimes, Interface, MoreAddresses};
+use proto::BootTimes;
 
-use super::accounts::Account;
 use super::children::Children;
 use super::error::{AgentError, Doing};
 use super::fixtures::Fixtures;
-use super::machine::{Machine, Reaped, Share};
+use super::machine::{Machine, Reaped};
 use super::shares::Shares;
-use super::task::Credentials;
-use super::{identity, kmsg, net, processes, zone};
+use super::{identity, kmsg, processes};
 
 /// Rounds of looking for processes that were started while others were killed.
 const ROUNDS: usize = 100;
@@ -89,24 +86,16 @@ fn cover_boot_id(hex: &str) -> Result<(), AgentError> {
 }
 
 impl Machine for System {
+    fn fixtures(&mut self) -> &mut Fixtures {
+        &mut self.fixtures
+    }
+
     fn boot_times(&self) -> BootTimes {
         self.times
     }
 
     fn boot_error(&self) -> Option<&AgentError> {
         None
-    }
-
-    fn set_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
-        self.fixtures.clock.begin(nanoseconds)
-    }
-
-    fn ask_for_clock(&mut self) {
-        self.fixtures.clock.ask();
-    }
-
-    fn follow_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
-        self.fixtures.clock.hear(nanoseconds)
     }
 
     fn set_hostname(&mut self, name: &[u8]) -> Result<(), AgentError> {
@@ -120,80 +109,8 @@ impl Machine for System {
         if self.settled { cover_boot_id(&id) } else { Ok(()) }
     }
 
-    fn use_cpus(&mut self, count: u16) -> Result<(), AgentError> {
-        identity::use_cpus(count)
-    }
-
-    fn expect_memory(&mut self, bytes: u64) {
-        self.fixtures.expect_memory(bytes);
-    }
-
-    fn wait_for_memory(&mut self) {
-        self.fixtures.wait_for_memory();
-    }
-
-    fn awaits_memory(&mut self) -> bool {
-        self.fixtures.awaits_memory()
-    }
-
-    fn killed_for_memory(&mut self) -> Option<String> {
-        self.fixtures.oom_kills.news()
-    }
-
-    fn mount_share(&mut self, share: Share<'_>) -> Result<(), AgentError> {
-        self.fixtures.mount_share(share)
-    }
-
-    fn alias(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
-        self.fixtures.alias(path, target)
-    }
-
-    fn make_home(&mut self, home: &Path, owner: (u32, u32)) -> Result<(), AgentError> {
-        self.fixtures.make_home(home, owner)
-    }
-
-    fn link(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
-        self.fixtures.traces.link(path, target)
-    }
-
-    fn check_links(&self) -> Result<(), AgentError> {
-        self.fixtures.traces.check_links()
-    }
-
-    fn expect_file(&mut self, path: &Path) -> Result<(), AgentError> {
-        self.fixtures.expect_file(path)
-    }
-
     fn take_back(&mut self) -> Result<(), AgentError> {
         self.fixtures.traces.take_back()
-    }
-
-    fn set_zone(&mut self, name: &[u8], data: &[u8]) -> Result<(), AgentError> {
-        zone::set(name, data, &mut self.fixtures.traces)
-    }
-
-    fn bring_network_up(&mut self, interface: &Interface) -> Result<(), AgentError> {
-        net::bring_up(interface)
-    }
-
-    fn add_addresses(&mut self, more: &MoreAddresses) -> Result<(), AgentError> {
-        net::add(more)
-    }
-
-    fn add_hosts(&mut self, lines: &[u8]) -> Result<(), AgentError> {
-        identity::add_hosts(lines, &mut self.fixtures.traces)
-    }
-
-    fn set_resolver(&mut self, text: &[u8]) -> Result<(), AgentError> {
-        identity::set_resolver(text, &mut self.fixtures.traces)
-    }
-
-    fn add_user(&mut self, account: &Account, credentials: &Credentials) -> Result<(), AgentError> {
-        identity::add_user(account, credentials, &mut self.fixtures.traces)
-    }
-
-    fn sync_shares(&mut self) -> Result<(), AgentError> {
-        self.fixtures.shares.sync()
     }
 
     fn settle(&mut self) {
@@ -203,10 +120,6 @@ impl Machine for System {
         let _ = wait.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
         self.fixtures.settle();
         self.settled = true;
-    }
-
-    fn forget_session(&mut self) {
-        self.fixtures.shares.unmount_all();
     }
 
     fn orphan_events(&self) -> Option<BorrowedFd<'_>> {

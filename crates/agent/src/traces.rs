@@ -10,6 +10,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
 use super::error::{AgentError, Doing};
 use super::walk::{self, Found};
 
@@ -136,14 +138,19 @@ impl Traces {
     ) -> Result<PathBuf, AgentError> {
         let mut path = path.to_owned();
         for _ in 0..walk::MOST_LINKS {
-            let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { break };
+            let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+                return Err(AgentError::Unfit(format!("{} is no place for a file", path.display())));
+            };
             let file = self.provide(parent, share_of)?.join(name);
             match file.symlink_metadata() {
                 Ok(meta) if meta.is_symlink() => {
                     let target = fs::read_link(&file).doing(|| format!("read the link {}", file.display()))?;
                     path = file.with_file_name(target);
                 }
-                Ok(meta) if meta.is_dir() => break,
+                Ok(meta) if meta.is_dir() => {
+                    let path = file.display();
+                    return Err(AgentError::Unfit(format!("there is a directory at {path}, and a file should be")));
+                }
                 Ok(_) => return Ok(file),
                 Err(_) => {
                     refuse_in_share(&file, share_of)?;
@@ -153,7 +160,7 @@ impl Traces {
                 }
             }
         }
-        Err(AgentError::Unfit(format!("there is a directory at {}, and a file should be", path.display())))
+        Err(Errno::ELOOP).doing(|| format!("find the way to {}", path.display()))
     }
 
     /// Whether a session has made this directory.
@@ -420,6 +427,10 @@ mod tests {
             assert!(error.contains("does not exist in the share") && error.contains("make it on the host"), "{error}");
         }
         assert!(traces.provide_file(&at("home/ada/file"), &share_of).is_err());
+        symlink("loop", at("etc/loop")).unwrap();
+        let error = traces.provide_file(&at("etc/loop"), &share_of).unwrap_err().to_string();
+        assert!(error.contains("symbolic links"), "{error}");
+        fs::remove_file(at("etc/loop")).unwrap();
         assert!(traces.expect_file(&at("home/ada/spool/script"), &share_of).is_err());
         traces.provide(&at("home/ada/there"), &share_of).unwrap();
         assert_eq!(listing(dir.path()), before);

@@ -68,7 +68,8 @@ pub fn read_disk(
         if offset == END {
             return Ok(size);
         }
-        let end = offset.checked_add(length as u64).filter(|&end| end <= size && length <= PIECE && offset >= done);
+        let is_piece = (1..=PIECE).contains(&length) && offset >= done;
+        let end = offset.checked_add(length as u64).filter(|&end| is_piece && end <= size);
         done = end.ok_or_else(damaged)?;
         let piece = &mut piece[..length];
         stream.read_exact(piece)?;
@@ -126,6 +127,11 @@ mod tests {
             forged[at] = byte;
             assert!(disk(&forged, 1 << 20).is_err(), "{at}");
         }
+        // Pieces of nothing could go on for ever.
+        let mut endless = good[..16].to_vec();
+        endless.extend([0; 12]);
+        endless.extend_from_slice(&good[16..]);
+        assert!(disk(&endless, 1 << 20).is_err());
         // A piece before the last one.
         let mut back = good[..good.len() - 12].to_vec();
         let again = back[16..].to_vec();

@@ -228,6 +228,7 @@ fn attributes(path: &Path) -> io::Result<Vec<Xattr>> {
             Ok(None) => {}
             // In a namespace that we may not read.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTSUP | libc::EPERM | libc::EACCES)) => {}
+            Err(error) if is_gone(&error) => {}
             Err(error) => return Err(error),
         }
     }

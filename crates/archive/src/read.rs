@@ -15,6 +15,12 @@ use super::{BLOCK, Entry, Kind, Xattr, padding, pax, shown};
 /// Maximum size of a long name or an extended header, in bytes.
 const META_MAX: u64 = 1 << 20;
 
+/// Maximum size of all of them that apply to one entry.
+const ALL_META_MAX: u64 = 4 << 20;
+
+/// Maximum number of records that apply to all entries: each entry gets a copy.
+const GLOBALS_MAX: usize = 1000;
+
 /// A stream that may be able to skip bytes without reading them.
 pub trait Skip: Read {
     /// Skips `bytes`.
@@ -47,6 +53,10 @@ pub struct Reader<R> {
     size: u64,
     /// Records that apply to all entries that follow.
     globals: Vec<Record>,
+    /// Bytes of the headers that they come from.
+    global_bytes: u64,
+    /// Bytes of all headers that apply to the current entry.
+    meta_bytes: u64,
 }
 
 type Record = (Vec<u8>, Vec<u8>);
@@ -74,7 +84,18 @@ impl Extended {
 impl<R: Skip> Reader<R> {
     /// Starts at the first header.
     pub fn new(input: R) -> Self {
-        Self { input, position: 0, stored: 0, pad: 0, map: None, read: 0, size: 0, globals: Vec::new() }
+        Self {
+            input,
+            position: 0,
+            stored: 0,
+            pad: 0,
+            map: None,
+            read: 0,
+            size: 0,
+            globals: Vec::new(),
+            global_bytes: 0,
+            meta_bytes: 0,
+        }
     }
 
     /// Where the stream is: after [`Reader::next_entry`], the first byte of the entry's content.
@@ -94,6 +115,7 @@ impl<R: Skip> Reader<R> {
     pub fn next_entry(&mut self) -> io::Result<Option<Entry>> {
         self.leave_entry()?;
         let mut extended = Extended { records: self.globals.clone(), ..Extended::default() };
+        self.meta_bytes = self.global_bytes;
         loop {
             let mut header = Header::new_old();
             self.exact(header.as_mut_bytes())?;
@@ -109,7 +131,8 @@ impl<R: Skip> Reader<R> {
                     let records = self.records(&header)?;
                     extended.records.extend(records.iter().cloned());
                     self.globals.extend(records);
-                    if self.globals.len() > 1000 {
+                    self.global_bytes += header.entry_size()?;
+                    if self.globals.len() > GLOBALS_MAX {
                         return Err(damaged("has too many global headers".to_owned()));
                     }
                 }
@@ -253,6 +276,10 @@ impl<R: Skip> Reader<R> {
         let size = header.entry_size()?;
         if size > META_MAX {
             return Err(damaged(format!("has a name or header of {size} bytes")));
+        }
+        self.meta_bytes += size;
+        if self.meta_bytes > ALL_META_MAX {
+            return Err(damaged(format!("has more than {} MiB of extended headers", ALL_META_MAX >> 20)));
         }
         let mut bytes = vec![0; size as usize];
         self.exact(&mut bytes)?;

@@ -32,7 +32,8 @@ pub struct Arguments {
     #[arg(short, long)]
     verbose: bool,
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    // Hyphens are the command's from its first word on; before it, a mistyped option is a mistake and no command.
+    #[arg(required = true, trailing_var_arg = true)]
     command: Vec<OsString>,
 }
 

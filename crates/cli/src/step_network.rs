@@ -164,7 +164,8 @@ fn scontrol(words: &[&str]) -> Result<String, NetworkError> {
 /// What a program prints, at most so many bytes; the inner error is its first line on stderr. A forged list of a few kilobytes
 /// can stand for hundreds of millions of names, and this process has no limit of memory.
 fn said_by(command: &mut Command, most: usize) -> io::Result<Result<String, String>> {
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    // The alarm ends this process alone.
+    let mut child = network::ends_with_this_thread(command).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let (mut said, mut complaint) = (Vec::new(), Vec::new());
     let limit = most as u64 + 1;
     let read = child.stdout.take().map_or(Ok(0), |stdout| stdout.take(limit).read_to_end(&mut said));

@@ -1,4 +1,4 @@
-//! Text that others wrote and that root reads on a terminal.
+//! Text that others wrote and that root reads on a terminal; what is said of mistyped words.
 
 use std::fs;
 use std::process::Command;
@@ -37,5 +37,16 @@ fn an_entry_that_cannot_be_read_gives_none_either() {
             let said = run(entry, arguments);
             assert!(said.contains("theirs") && !said.contains(['\u{1b}', '\u{7}']), "{arguments:?}: {said:?}");
         }
+    }
+}
+
+#[test]
+fn a_mistyped_option_of_run_is_a_mistake_and_no_command() {
+    let said = run("", &["run", "--image=tiny", "--vm-meme=500M", "true"]);
+    assert!(said.contains("'--vm-meme'") && said.contains("'--vm-mem'"), "{said}");
+    // Behind the command's name, and behind two hyphens, they are the command's.
+    for command in [&["ls", "--color"][..], &["--", "ls", "--color"], &["ls", "--", "-l"]] {
+        let said = run("", &[&["run", "--image=tiny"], command].concat());
+        assert!(said.contains("no image 'tiny'"), "{said}");
     }
 }

@@ -17,8 +17,8 @@
 //! **Why nobody gets in or out.** The namespace has no address, no route and no device of the node's, so a guest has nobody to talk to
 //! but its bridge. The bridge learns no addresses: it knows where each one is from the plan, so a guest that forges some fills no table
 //! and catches no frames. VXLAN has no sender's proof, and any user of any node can send UDP. So the tunnel sends from ports below
-//! 1024, which only root can, and the table refuses everything for the network's number that comes from other ports, or not from a
-//! node of the step.
+//! 1024, which only root can (a node on which others can, too, has no tunnels), and the table refuses everything for the network's
+//! number that comes from other ports, or not from a node of the step.
 
 // println! and eprintln! panic if the reader has closed the pipe.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
@@ -34,3 +34,4 @@ mod sys;
 pub mod trial;
 
 pub use error::NetworkError;
+pub use sys::ends_with_this_thread;

@@ -71,6 +71,9 @@ pub fn make(part: &Part) -> Result<Made, NetworkError> {
         )));
     }
     let across = part.vms.len() > 1;
+    if across {
+        check_ports(first_port_of_users())?;
+    }
     let mtu = if across { mtu(part)? } else { USUAL_MTU };
     let underlay = Netlink::route().doing(|| "a netlink socket".to_owned())?;
     let guard = if across { Some(guard(part)?) } else { None };
@@ -96,6 +99,26 @@ pub fn make(part: &Part) -> Result<Made, NetworkError> {
         tunnel(part, underlay, &mut links, bridge, mtu)?;
     }
     Ok(Made { taps, guard, mtu })
+}
+
+/// The first port from which this node's users may send. A kernel that does not know it has 1024.
+pub(crate) fn first_port_of_users() -> u16 {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
+    text.trim().parse().unwrap_or(1024)
+}
+
+/// Refuses tunnels where a user could send what looks as if it came out of one.
+///
+/// # Errors
+/// Says what the administrator has to set.
+pub(crate) fn check_ports(first_of_users: u16) -> Result<(), NetworkError> {
+    match first_of_users <= links::SENDS_FROM.1 {
+        true => Err(NetworkError::new(format!(
+            "users of this node may send from ports that tunnels send from, and so forge packets of a VM \
+             (net.ipv4.ip_unprivileged_port_start = {first_of_users}): the administrator must set it to 1024"
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// The other nodes: their number in the step and their address.
@@ -159,7 +182,16 @@ fn tunnel(part: &Part, mut underlay: Netlink, links: &mut Netlink, bridge: u32, 
         messages.extend((0..part.vms[node]).map(|index| links::behind_port(port, plan::mac(node as u32, index))));
     }
     for some in messages.chunks(AT_ONCE) {
-        links.ask_all(some.to_vec()).doing(|| "the tunnel cannot be set up".to_owned())?;
+        links.ask_all(some.to_vec()).doing(|| "the tunnel cannot be set up".to_owned()).map_err(|error| {
+            match error.errno() {
+                Some(libc::EADDRINUSE) => NetworkError::new(format!(
+                    "another program on this node has UDP port {}, which the tunnel needs: end it, or the administrator sets another \
+                     port on all nodes ('job_network_port')",
+                    part.port
+                )),
+                _ => error,
+            }
+        })?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::thread;
 use crate::error::{Doing, NetworkError};
 use crate::firewall;
 use crate::links;
-use crate::make::{Part, make};
+use crate::make::{Part, check_ports, first_port_of_users, make};
 use crate::netlink::Netlink;
 use crate::plan::Range4;
 
@@ -24,11 +24,16 @@ pub struct Trial {
 /// Makes networks with addresses of `range` and tunnels on `port`, as root, and lets them go again. Nothing of the node's own network
 /// is touched: a thread leaves it first, and ends.
 pub fn run(range: Range4, port: u16) -> Trial {
+    // Each network has a value of its own; this is the node's.
+    let first_of_users = first_port_of_users();
     let tried = thread::spawn(move || {
         let part = Part { job: 0, step: 0, vms: vec![1], node: 0, addresses: Vec::new(), port, range };
         match make(&part) {
             // From here on this thread is where nothing else is, and only therefore may it go on.
-            Ok(_made) => Trial { on_a_node: Ok(()), across_nodes: Some(tunnel(port)) },
+            Ok(_made) => {
+                let across = check_ports(first_of_users).and_then(|()| tunnel(port));
+                Trial { on_a_node: Ok(()), across_nodes: Some(across) }
+            }
             Err(error) => Trial { on_a_node: Err(error), across_nodes: None },
         }
     });

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use network::make::{Made, Part, make};
-use network::plan::mac;
+use network::plan::{NODES_MOST, mac};
 use network::trial;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -29,8 +29,12 @@ const CASES: &[Case] = &[
     ("vms_on_one_node_reach_each_other_and_forged_addresses_catch_nothing", one_node),
     ("vms_on_two_nodes_reach_each_other_through_the_tunnel", two_nodes),
     ("another_step_hears_nothing_and_a_user_s_packets_are_no_frames", hostile),
+    ("a_step_of_as_many_nodes_as_there_may_be_has_its_part_on_each", many_nodes),
+    ("a_node_whose_users_may_send_from_root_s_ports_has_no_tunnels", open_ports),
     ("everything_is_gone_when_the_last_descriptor_is_closed", gone),
     ("what_cannot_be_is_said_in_one_line", refused),
+    ("a_port_that_another_program_has_is_named", taken),
+    ("nobody_but_root_makes_a_network", powerless),
     ("a_trial_says_what_is_possible_and_leaves_the_network_as_it_was", tried),
 ];
 
@@ -228,6 +232,35 @@ fn hostile() {
     assert_eq!(victim.hears(SOON), ["friend"]);
 }
 
+fn many_nodes() {
+    let switch = switch();
+    let node = node(&switch, 1);
+    setns(&node, CloneFlags::CLONE_NEWNET).unwrap();
+    ip("route add 10.77.0.0/16 dev eth0");
+    let address = |number: usize| Ipv4Addr::new(10, 77, (number / 200) as u8, (number % 200) as u8 + 1);
+    let addresses = (0..NODES_MOST).map(address).collect();
+    let part = Part { vms: vec![1; NODES_MOST], addresses, ..part(7, &[1], 0) };
+    assert_eq!(made_on(&node, &part).taps.len(), 1);
+}
+
+fn open_ports() {
+    const FIRST_OF_USERS: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+    let switch = switch();
+    let node = node(&switch, 1);
+    setns(&node, CloneFlags::CLONE_NEWNET).unwrap();
+    std::fs::write(FIRST_OF_USERS, "1023").unwrap();
+    make(&part(7, &[1], 0)).unwrap();
+    setns(&node, CloneFlags::CLONE_NEWNET).unwrap();
+    let error = make(&part(7, &[1, 1], 0)).unwrap_err().to_string();
+    assert!(error.contains("net.ipv4.ip_unprivileged_port_start = 1023"), "{error}");
+    let range = part(1, &[1], 0).range;
+    let tried = trial::run(range, 4789);
+    let error = tried.across_nodes.unwrap().unwrap_err().to_string();
+    assert!(error.contains("net.ipv4.ip_unprivileged_port_start = 1023"), "{error}");
+    std::fs::write(FIRST_OF_USERS, "1024").unwrap();
+    make(&part(7, &[1, 1], 0)).unwrap();
+}
+
 fn gone() {
     let switch = switch();
     let nodes = [node(&switch, 1), node(&switch, 2)];
@@ -263,6 +296,26 @@ fn refused() {
     ip("addr add 100.80.3.4/32 dev lo");
     let error = error(&part(1, &[1], 0));
     assert!(error.contains("the address 100.80.3.4 (lo) in the range of VMs, 100.80.0.0/16"), "{error}");
+}
+
+fn taken() {
+    let switch = switch();
+    let nodes = [node(&switch, 1), node(&switch, 2)];
+    setns(&nodes[0], CloneFlags::CLONE_NEWNET).unwrap();
+    let _other = std::net::UdpSocket::bind("0.0.0.0:4789").unwrap();
+    let error = make(&part(1, &[1, 1], 0)).unwrap_err().to_string();
+    assert!(error.contains("UDP port 4789") && error.contains("'job_network_port'"), "{error}");
+}
+
+fn powerless() {
+    let switch = switch();
+    let nodes = [node(&switch, 1), node(&switch, 2)];
+    setns(&nodes[0], CloneFlags::CLONE_NEWNET).unwrap();
+    let nobody = nix::unistd::Uid::from_raw(65534);
+    nix::unistd::setresuid(nobody, nobody, nobody).unwrap();
+    let error = |part: &Part| make(part).unwrap_err().to_string();
+    let [alone, across] = [error(&part(1, &[1], 0)), error(&part(1, &[1, 1], 0))];
+    assert!(alone.contains("is slurmd root?") && across.contains("nftables"), "{alone}\n{across}");
 }
 
 fn tried() {

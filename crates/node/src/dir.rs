@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use crate::layout;
+use crate::mounts::Mounts;
 
 /// Why a directory cannot be used, in one line with the remedy.
 #[derive(Debug)]
@@ -195,6 +196,11 @@ pub fn check_reachable(path: &Path) -> Result<(), DirError> {
 pub fn make_user_shelf(cache_dir: &Path, owner: (u32, u32)) -> Result<(), DirError> {
     let dir = layout::user_shelf(cache_dir, owner.0);
     let users = cache_dir.join(layout::USERS);
+    match Mounts::now().and_then(|mounts| mounts.none_in(&dir)) {
+        // Nothing is there yet, not even what it lies in.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        other => other.map_err(io_error(&dir))?,
+    }
     if dir.symlink_metadata().is_err() {
         make_root(cache_dir)?;
         make_root(&users)?;

@@ -34,6 +34,7 @@
 pub mod dir;
 pub mod layout;
 pub mod lock;
+pub mod mounts;
 pub mod pass;
 pub mod process;
 pub mod progress;

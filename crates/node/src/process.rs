@@ -50,8 +50,9 @@ pub fn boot() -> io::Result<String> {
 
 /// When the process of that number started; `None` if there is none, or only a zombie.
 fn start_of(pid: u32) -> io::Result<Option<u64>> {
-    let stat = match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(stat) => stat,
+    let stat = match std::fs::read(format!("/proc/{pid}/stat")) {
+        // A process may give itself any bytes as its name.
+        Ok(stat) => String::from_utf8_lossy(&stat).into_owned(),
         // ESRCH: it ended between open and read.
         Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => {
             return Ok(None);
@@ -112,6 +113,22 @@ mod tests {
         assert!(!process.is_alive());
         child.wait().unwrap();
         assert!(!process.is_alive());
+    }
+
+    #[test]
+    fn a_process_whose_name_is_no_text_ends_like_any_other() {
+        let mut child = Command::new("sh")
+            .args(["-c", r"printf '\377' >/proc/$$/comm; echo; read line"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        io::Read::read_exact(&mut child.stdout.take().unwrap(), &mut [0]).unwrap();
+        let started = start_of(child.id()).unwrap().unwrap();
+        let earlier = Process { pid: child.id(), started: started - 1, ..Process::this().unwrap() };
+        assert!(!earlier.is_alive(), "another process has its number now");
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

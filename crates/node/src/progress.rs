@@ -86,7 +86,7 @@ pub fn of(pid: u32) -> Option<Progress> {
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
     let is_it = |path: &Path| fs::read_link(path).is_ok_and(|target| target.to_string_lossy().starts_with(&wanted));
     let path = descriptors.map(|entry| entry.path()).find(|path| is_it(path))?;
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).ok()?;
     if !file.metadata().ok()?.is_file() {
         return None;
     }

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::mounts::unescape;
 use crate::sys;
 
 /// Least that caches leave free of their file system: one part in so many…
@@ -75,7 +76,7 @@ fn upper_dir(mounts: &str, dev: u64) -> Option<PathBuf> {
     let number = format!("{}:{}", libc::major(dev), libc::minor(dev));
     let line = mounts.lines().find(|line| line.split(' ').nth(2) == Some(&number))?;
     let options = line.split_once(" - ")?.1.split(' ').nth(2)?;
-    options.split(',').find_map(|option| option.strip_prefix("upperdir=")).map(PathBuf::from)
+    options.split(',').find_map(|option| option.strip_prefix("upperdir=")).map(unescape)
 }
 
 /// A file system's size and what is free, in bytes.
@@ -147,8 +148,8 @@ mod tests {
     #[test]
     fn the_writable_layer_of_an_overlay_is_found() {
         let mounts = "22 1 0:21 / /proc rw - proc proc rw\n\
-                      30 1 0:40 / / rw,relatime shared:1 - overlay overlay rw,lowerdir=/ro,upperdir=/run/up,workdir=/w\n";
-        assert_eq!(upper_dir(mounts, libc::makedev(0, 40)).unwrap(), Path::new("/run/up"));
+                      30 1 0:40 / / rw,relatime shared:1 - overlay overlay rw,lowerdir=/ro,upperdir=/run/up\\040x,workdir=/w\n";
+        assert_eq!(upper_dir(mounts, libc::makedev(0, 40)).unwrap(), Path::new("/run/up x"));
         assert_eq!(upper_dir(mounts, libc::makedev(0, 21)), None);
     }
 

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::dir::{check_root, open};
 use crate::layout;
+use crate::mounts::Mounts;
 use crate::process;
 use crate::shelf::name::{self, Kind};
 use crate::shelf::{Item, last_used, owners};
@@ -141,7 +142,7 @@ fn cache_in<I: Item>(cache_dir: &Path, which: Which, bounds: &mut Bounds, space:
         Err(error) => return Swept::failed(error),
     };
     let mut sweep = Sweep { now: SystemTime::now(), boot: process::boot().ok(), trash: &mut trash, bounds };
-    for shelf in shelves(cache_dir, which) {
+    for shelf in shelves(cache_dir, which, &mut swept) {
         sweep.shelf::<I>(&shelf, &mut swept);
     }
     sweep.empty_trash(&mut swept);
@@ -159,8 +160,8 @@ struct Place {
     is_site: bool,
 }
 
-/// The shelves, beginning at a different one each time.
-fn shelves(cache_dir: &Path, which: Which) -> Vec<Place> {
+/// The shelves, beginning at a different one each time. Those in which a user has mounted something are not entered.
+fn shelves(cache_dir: &Path, which: Which, swept: &mut Swept) -> Vec<Place> {
     let mut users = owners(cache_dir);
     let any = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_nanos() as usize;
     if !users.is_empty() {
@@ -173,6 +174,20 @@ fn shelves(cache_dir: &Path, which: Which) -> Vec<Place> {
     }
     let site = (which == Which::All).then(|| Place { path: layout::site_shelf(cache_dir), is_site: true });
     let of_users = users.into_iter().map(|uid| Place { path: layout::user_shelf(cache_dir, uid), is_site: false });
+    let mounts = match Mounts::now() {
+        Ok(mounts) => mounts,
+        Err(error) => {
+            swept.count(Err(error));
+            return site.into_iter().collect();
+        }
+    };
+    let of_users = of_users.filter(|place| match mounts.none_in(&place.path) {
+        Ok(()) => true,
+        Err(error) => {
+            swept.count(Err(error));
+            false
+        }
+    });
     site.into_iter().chain(of_users).collect()
 }
 
@@ -264,7 +279,7 @@ impl Sweep<'_> {
     /// reserve of the file system is free.
     fn keep_to_budget<I: Item>(&mut self, cache_dir: &Path, space: Space, swept: &mut Swept) {
         let mut items = Vec::new();
-        for place in shelves(cache_dir, Which::All) {
+        for place in shelves(cache_dir, Which::All, swept) {
             let Ok(shelf) = open(&place.path) else { continue };
             for entry in fs::read_dir(inside(&shelf)).into_iter().flatten().flatten() {
                 if !self.bounds.take() {

@@ -17,7 +17,7 @@ pub fn printable_lines(text: &str) -> String {
 
 fn is_printable(c: char) -> bool {
     // The marks and overrides of Unicode's bidirectional algorithm, and its line separators.
-    let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     !(c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}'))
 }
 
@@ -28,6 +28,7 @@ mod tests {
     #[test]
     fn nothing_is_left_that_a_terminal_obeys() {
         assert_eq!(printable("a\x1b[2Jb\rc\nd\u{9b}31m\u{202e}e"), "a[2Jbcd31me");
+        assert_eq!(printable("x\u{61c}\u{200e}\u{2067}y"), "xy", "every mark that turns the direction");
         assert_eq!(printable("größe 5 €"), "größe 5 €");
         assert_eq!(short("\x07xyz", 2), "xy");
         assert_eq!(printable_lines("one\n\x1btwo\n"), "one\ntwo\n");

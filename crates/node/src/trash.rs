@@ -49,7 +49,7 @@ impl Trash {
             let place = self.free_place()?;
             match fs::rename(path, &place) {
                 // Another sweep used that name, or removed the whole trash: try another name.
-                Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {}
+                Err(error) if is_not_empty(&error) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound && path.symlink_metadata().is_ok() => {}
                 Err(error) => {
                     let _ = fs::remove_dir(&place);
@@ -80,9 +80,7 @@ impl Trash {
                 match self.reduce(&entry?.path(), deadline) {
                     Ok(()) => changed = true,
                     // Another sweep works on it too.
-                    Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
-                        changed = true;
-                    }
+                    Err(error) if error.kind() == ErrorKind::NotFound || is_not_empty(&error) => changed = true,
                     Err(error) => {
                         first_error.get_or_insert(error);
                     }
@@ -148,6 +146,11 @@ impl Trash {
 /// remove it at once; a umask can only remove permissions that root does not need.
 fn make(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(path)
+}
+
+/// Whether a directory was not empty, in the words of any file system: XFS says EEXIST.
+fn is_not_empty(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists)
 }
 
 fn exists(error: io::Error) -> io::Result<()> {

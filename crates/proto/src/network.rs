@@ -16,7 +16,7 @@ pub struct Interface {
     pub v6: Option<Inet<16>>,
 }
 
-/// One more address of the network device, which is up.
+/// One more address of a VM whose network device is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MoreAddresses {
     /// IPv4.

@@ -15,11 +15,12 @@ pub(super) fn put<const N: usize>(out: &mut Vec<u8>, bytes: [u8; N]) -> &[u8] {
     out
 }
 
-/// Appends the length of the bytes (two bytes), then the bytes.
+/// Appends the length of the bytes (two bytes), then the bytes. No path or name of a system has as many as 64 KiB; what a
+/// directory service has of such length is cut off.
 pub(super) fn put_counted(out: &mut Vec<u8>, bytes: &[u8]) {
-    let len = u16::try_from(bytes.len()).expect("names and paths are shorter than 64 KiB");
+    let len = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
     out.extend(len.to_le_bytes());
-    out.extend_from_slice(bytes);
+    out.extend_from_slice(&bytes[..usize::from(len)]);
 }
 
 /// Appends a terminal's size.

@@ -77,6 +77,15 @@ fn every_message_to_the_guest_arrives_as_it_was_sent() {
 }
 
 #[test]
+fn a_name_that_no_system_has_is_cut_off_and_ends_nobody() {
+    let long = vec![b'x'; 70_000];
+    let user = ToGuest::User { gid: 1, name: b"ada", gecos: &long, home: b"/home/ada", shell: b"/bin/sh" };
+    let cut = &long[..usize::from(u16::MAX)];
+    let arrives = ToGuest::User { gid: 1, name: b"ada", gecos: cut, home: b"/home/ada", shell: b"/bin/sh" };
+    roundtrip(|out| user.encode(0, out), |frame| assert_eq!(ToGuest::parse(frame), Ok(arrives.clone())));
+}
+
+#[test]
 fn every_message_to_the_host_arrives_as_it_was_sent() {
     let messages = [
         ToHost::Hello { version: 1, nonce: 9, times: BootTimes { agent_ms: 1, modules_ms: 2, ready_ms: 3 } },

@@ -15,6 +15,8 @@ use std::time::Instant;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
 
+use node::text::short;
+
 /// Reads of one text before the others get their turn: a guest that never stops printing must not
 /// delay the runner's signals and deadlines.
 pub const TURN: usize = 16;
@@ -249,7 +251,7 @@ impl Monitor {
             return;
         }
         if let Some(why) = message["error"]["desc"].as_str() {
-            let why: String = why.chars().filter(|c| !c.is_control()).take(COMPLAINT_MAX).collect();
+            let why = short(why, COMPLAINT_MAX);
             tracing::debug!("QEMU's monitor: {why}");
             self.complaint.get_or_insert(why);
         }

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
@@ -23,6 +24,11 @@ use super::monitor::{Monitor, Shutdown, StateUri, TURN};
 use super::nic::Tap;
 use super::tail::Tail;
 use super::written::{Mapping, MemoryFile, Written};
+
+/// What comes before words of a guest in the texts of this module; they end the text.
+pub const GUEST_SAYS: [&str; 2] = [CONSOLE_SAYS, PANIC_SAYS];
+const CONSOLE_SAYS: &str = "; its console ended with: ";
+const PANIC_SAYS: &str = "the guest's kernel panicked: ";
 
 /// Open files that QEMU works on.
 #[derive(Debug, Default)]
@@ -152,7 +158,8 @@ impl QemuProcess {
         let runner = nix::unistd::getpid();
         let last_fd = highest_descriptor();
         let Host { blocked, ran_out_of_memory, file_server } = host;
-        // SAFETY: the closure runs between fork and exec of a single-threaded process and makes system calls only.
+        // SAFETY: the closure runs between fork and exec and makes system calls only: it takes no memory and no lock, which
+        // another thread may have held.
         unsafe { command.pre_exec(move || detach(runner, &blocked, file_server, &keep, last_fd)) };
         let mut child = command.spawn().wanted_for(|| format!("{} cannot be started", qemu.display()))?;
         let stderr: OwnedFd = child.stderr.take().ok_or_else(|| QemuError::new("no pipe for QEMU's messages"))?.into();
@@ -262,7 +269,7 @@ impl QemuProcess {
     pub fn last_words(&self) -> String {
         match (self.complaints.telling_line(), self.printed.telling_line()) {
             (Some(line), _) => format!("; QEMU said: \"{line}\""),
-            (None, Some(line)) => format!("; its console ended with: \"{line}\""),
+            (None, Some(line)) => format!("{CONSOLE_SAYS}\"{line}\""),
             (None, None) => "; its console is empty".to_owned(),
         }
     }
@@ -310,7 +317,7 @@ impl QemuProcess {
     fn end_of_guest(&mut self) -> String {
         self.read_texts();
         match (self.printed.panic(), self.monitor.shutdown()) {
-            (Some(reason), _) => format!("the guest's kernel panicked: \"{reason}\""),
+            (Some(reason), _) => format!("{PANIC_SAYS}\"{reason}\""),
             (None, Some(Shutdown::PowerOff)) => "the guest powered itself off before the command ended".to_owned(),
             (None, Some(Shutdown::Reset)) => {
                 // Linux says why it panics. Without that, what was printed last is for the administrator.
@@ -384,7 +391,7 @@ fn detach(
     // end here.
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     if getppid() != runner {
-        return Err(io::Error::other("the runner is gone"));
+        return Err(Errno::ESRCH.into());
     }
     if let Some(server) = file_server {
         // Where Yama lets only ancestors reach a process's memory, the server may too. Without Yama it is an error.

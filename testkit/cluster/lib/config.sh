@@ -117,6 +117,7 @@ SlurmdPidFile=$CLUSTER_DIR/run/%n.slurm-pid
 SlurmdLogFile=$CLUSTER_DIR/log/%n.log
 PlugStackConfig=$CLUSTER_DIR/etc/plugstack.conf
 MpiDefault=none
+$(own_temporary_directories)
 
 # Several nodes claim the same cores and memory, so Slurm must not compare their claims with the machine.
 SlurmdParameters=config_overrides

@@ -33,3 +33,8 @@ network_launcher() {
 
 controller_address() { if [[ $OWN_NETWORKS == yes ]]; then echo "$SWITCH_ADDRESS"; else echo 127.0.0.1; fi; }
 node_addresses() { if [[ $OWN_NETWORKS == yes ]]; then echo "$NODES_NETWORK.[1-$NODES]"; else echo 127.0.0.1; fi; }
+
+# Slurm's plugin for PMIx makes a directory of the same name on each node of a step, and fails where there is one: nodes of one machine
+# need directories of their own.
+own_temporary_directories() { [[ $OWN_NETWORKS != yes ]] || echo "TmpFS=$CLUSTER_DIR/tmp/%n"; }
+make_temporary_directory() { [[ $OWN_NETWORKS != yes ]] || { mkdir -p "$CLUSTER_DIR/tmp/$1" && chmod 1777 "$CLUSTER_DIR/tmp/$1"; }; }

@@ -66,6 +66,5 @@ pub const LONG: &[Case] = &[same(
     "a job that is requeued",
     "id=$(sbatch --parsable --requeue $VM --open-mode=append -o out --wrap \
      ': > started; echo run $SLURM_RESTART_COUNT; [ -n \"$SLURM_RESTART_COUNT\" ] || sleep 100'); \
-     until_file started; until [ -s out ]; do sleep 0.1; done; scontrol requeue $id; for i in {1..200}; do [ -n \"$(squeue -h -j $id 2> /dev/null)\" ] || break; sleep 1; done; \
-     grep -v slurmstepd out",
+     until_file started; until [ -s out ]; do sleep 0.1; done; scontrol requeue $id; until_completed $id; grep -v slurmstepd out",
 )];

@@ -10,7 +10,8 @@ use proto::{ProtoError, SOCKETS_MAX, ToGuest};
 use crate::accounts::Account;
 use crate::error::AgentError;
 use crate::files::IncomingFile;
-use crate::machine::{Machine, Share};
+use crate::machine::Machine;
+use crate::shares::Share;
 use crate::task::{Credentials, Listen, Priority, ResourceLimit, TaskSpec, TerminalSize};
 
 /// A task before its START.

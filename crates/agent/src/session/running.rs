@@ -213,8 +213,11 @@ impl Running {
 
     /// No process is left.
     pub fn none_left(&mut self) {
-        if let Some(end) = &mut self.end {
-            end.none_left = true;
+        let Some(end) = &mut self.end else { return };
+        end.none_left = true;
+        // A terminal of an old kernel may still have to bring what was written last.
+        if self.master.is_none() {
+            self.outputs.iter_mut().for_each(OutputPump::finish_for_all);
         }
     }
 

@@ -178,10 +178,13 @@ impl Tasks {
             let text = format!("cannot enter '{cwd}' in the VM: {}; running in /tmp instead", errno.desc());
             out.send(task, &ToHost::Warning(text.as_bytes()));
         }
-        self.leaders.push(spawned.pid);
-        out.send(task, &ToHost::Started(spawned.pid.as_raw() as u32));
+        let pid = spawned.pid;
+        self.leaders.push(pid);
         match Running::new(task, spawned, listener) {
-            Ok(running) => Some(running),
+            Ok(running) => {
+                out.send(task, &ToHost::Started(pid.as_raw() as u32));
+                Some(running)
+            }
             Err((leader, error)) => {
                 sys::signal_process(leader, libc::SIGKILL as u8);
                 out.send(task, &ToHost::Failed(FailKind::Setup, error.to_string().as_bytes()));

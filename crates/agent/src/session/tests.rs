@@ -263,6 +263,28 @@ fn what_the_command_leaves_in_the_background_neither_delays_nor_survives_its_end
 }
 
 #[test]
+fn an_output_that_a_stranger_holds_open_does_not_keep_a_command_from_ending() {
+    let mut runner = Runner::start(StandIn::default());
+    runner.hello(1);
+    runner.describe(&["sh", "-c", "echo first; read word; echo last"]);
+    runner.send(&[ToGuest::Start]);
+    let mut started = 0;
+    runner.listen(|_, message| {
+        if let ToHost::Started(pid) = message {
+            started = pid;
+        }
+        matches!(message, ToHost::Data(..)).then_some(())
+    });
+    // As a service of the guest does that a command has handed its output to.
+    let held = std::fs::OpenOptions::new().write(true).open(format!("/proc/{started}/fd/1")).unwrap();
+    runner.send(&[ToGuest::Data(Stream::Stdin, b"go\n")]);
+    let outcome = runner.finish(b"");
+    assert_eq!((outcome.exit, outcome.out.as_slice()), (Some(ExitStatus::Code(0)), b"last\n".as_slice()));
+    // It does not notice the end of the command.
+    (&held).write_all(b"more").unwrap();
+}
+
+#[test]
 fn commands_that_cannot_start_say_why_as_a_shell_does() {
     let dir = tempfile::tempdir().unwrap();
     let script = dir.path().join("script");

@@ -75,6 +75,32 @@ fn a_damaged_header_and_a_name_without_end_are_errors() {
 }
 
 #[test]
+fn headers_before_an_entry_and_for_all_entries_have_a_limit_together() {
+    let extended = |kind: EntryType| {
+        let mut records = Vec::new();
+        pax::push(&mut records, b"comment", &vec![b'x'; 1_000_000]);
+        let mut header = Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_size(records.len() as u64);
+        header.set_cksum();
+        let mut bytes = header.as_bytes().to_vec();
+        bytes.extend_from_slice(&records);
+        bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
+        bytes
+    };
+    let one = written(&[(entry(b"a", Kind::Directory), b"")]);
+    for kind in [EntryType::XHeader, EntryType::XGlobalHeader] {
+        let few = [extended(kind).repeat(3), one.clone()].concat();
+        assert_eq!(all(&few).unwrap().len(), 1, "{kind:?}");
+        let error = all(&[extended(kind).repeat(20), one.clone()].concat()).unwrap_err().to_string();
+        assert!(error.contains("MiB of extended headers"), "{error}");
+    }
+    // Each global header counts for all entries that follow.
+    let entries = [extended(EntryType::XGlobalHeader), one[..BLOCK].to_vec()].concat().repeat(20);
+    assert!(all(&entries).unwrap_err().to_string().contains("MiB of extended headers"));
+}
+
+#[test]
 fn every_dialect_of_gnu_tar_is_understood_with_holes_and_long_names() {
     let dir = tempfile::tempdir().unwrap();
     let long = "long/".repeat(30);

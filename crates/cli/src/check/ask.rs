@@ -1,12 +1,15 @@
 //! Other programs are asked, with a deadline: a controller that is down answers late or never.
 
 use std::io::Read;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long an answer may take. `srun --help` and `scontrol` wait for a controller that does not answer.
 pub const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Time between two looks at a process that has said everything.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// What a program says on its standard output.
 ///
@@ -51,10 +54,10 @@ pub fn answer(command: &mut Command, patience: Duration) -> Result<String, NoAns
             let _ = sender.send((number, String::from_utf8_lossy(&bytes).into_owned()));
         });
     }
-    let deadline = std::time::Instant::now() + patience;
+    let deadline = Instant::now() + patience;
     let mut texts = [String::new(), String::new()];
     for _ in 0..texts.len() {
-        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        let left = deadline.saturating_duration_since(Instant::now());
         let Ok((number, text)) = receiver.recv_timeout(left) else {
             let _ = child.kill();
             let _ = child.wait();
@@ -63,10 +66,24 @@ pub fn answer(command: &mut Command, patience: Duration) -> Result<String, NoAns
         texts[number] = text;
     }
     let [said, complained] = texts;
-    match child.wait() {
-        Ok(status) if status.success() => Ok(said),
-        _ => Err(NoAnswer::Failed(complained)),
+    match wait_until(&mut child, deadline) {
+        Some(status) if status.success() => Ok(said),
+        Some(_) => Err(NoAnswer::Failed(complained)),
+        None => Err(NoAnswer::Late),
     }
+}
+
+/// How the process ended. One that says no more may still not end by itself: then it is ended.
+fn wait_until(child: &mut Child, deadline: Instant) -> Option<ExitStatus> {
+    while let Ok(None) = child.try_wait() {
+        if Instant::now() >= deadline {
+            let _ = child.kill();
+            let _ = child.wait();
+            return None;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    child.wait().ok()
 }
 
 fn boxed(reader: impl Read + Send + 'static) -> Box<dyn Read + Send> {
@@ -83,6 +100,9 @@ mod tests {
         assert_eq!(output("sh", &["-c", "echo no >&2; exit 1"]).unwrap_err(), "sh -c echo no >&2; exit 1: no");
         let endless = answer(Command::new("sleep").arg("1000"), Duration::from_millis(50));
         assert!(matches!(endless, Err(NoAnswer::Late)), "{endless:?}");
+        // One that only says nothing more.
+        let silent = answer(Command::new("sh").args(["-c", "exec >&- 2>&-; sleep 1000"]), Duration::from_millis(50));
+        assert!(matches!(silent, Err(NoAnswer::Late)), "{silent:?}");
         assert_eq!(output("sh", &["-c", "echo yes"]).unwrap(), "yes\n");
     }
 }

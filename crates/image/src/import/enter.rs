@@ -72,7 +72,10 @@ pub fn publish(staged: Staged, options: &ImportOptions, arch: String) -> anyhow:
         staged.publish(&entry_path, options.replace)
     });
     if let Err(error) = published {
-        let _ = fs::remove_file(dir.join(&disk));
+        // The image of that name may have this very disk: its name is that of its content.
+        if disk_of(&entry_path).as_deref() != Some(&dir.join(&disk)) {
+            let _ = fs::remove_file(dir.join(&disk));
+        }
         return Err(error);
     }
     if let Some(old) = old {
@@ -100,4 +103,35 @@ fn is_interrupted() -> bool {
     let ending =
         [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM].iter().fold(0, |mask, n| mask | 1 << (n - 1));
     (pending("SigPnd:") | pending("ShdPnd:")) & ending != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::import::DEFAULT_MAX_BYTES;
+
+    #[test]
+    fn a_disk_that_an_entry_has_stays_when_the_same_disk_cannot_be_entered_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = ImportOptions {
+            name: "x".parse().unwrap(),
+            dir: dir.path().to_owned(),
+            description: String::new(),
+            append: String::new(),
+            replace: false,
+            inherits: None,
+            arch: None,
+            max_bytes: DEFAULT_MAX_BYTES,
+        };
+        let enter = || {
+            let staged = begin(&options).unwrap();
+            staged.file().write_all(b"the same").unwrap();
+            publish(staged, &options, "x86_64".to_owned())
+        };
+        let first = enter().unwrap();
+        // As if two imports of one archive had begun at once.
+        let error = format!("{:#}", enter().unwrap_err());
+        assert!(error.contains("x.toml"), "{error}");
+        assert_eq!(fs::read(&first.disk).unwrap(), b"the same");
+    }
 }

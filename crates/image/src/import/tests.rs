@@ -268,6 +268,7 @@ fn links_in_circles_and_names_too_long_are_refused() {
     assert!(site.refusal(&[file(&format!("etc/{}", "n".repeat(256)), "")]).contains("longer than Linux allows"));
     assert!(site.refusal(&[file(&"d/".repeat(2100), "")]).contains("longer than Linux allows"));
     assert!(site.refusal(&[file(&format!("etc/{}\0b", "n".repeat(120)), "")]).contains("a zero byte"));
+    assert!(site.refusal(&[symlink("etc/long", &"d/".repeat(2100))]).contains("longer than Linux allows"));
 }
 
 #[test]

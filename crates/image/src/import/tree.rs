@@ -103,6 +103,7 @@ impl Tree {
         }
         let inode = match &entry.kind {
             Kind::HardLink(target) => self.linked(target, &path)?,
+            Kind::Symlink(target) if target.len() > PATH_MAX => bail!(too_long(target)),
             Kind::Directory => {
                 if let Some((existing, _)) = self.child(parent, name)
                     && self.is_directory(existing)

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::dir;
 use crate::sys;
+use crate::trash::inside;
 use crate::trust::{Distrust, Readers, believe, believe_file};
 
 /// Time of modification of every copy, in seconds since 1970: 2001-09-09 01:46:40, a time that no clock will show
@@ -113,7 +114,9 @@ impl Item for TemplateDir {
     fn measure(path: &Path, meta: &Metadata) -> Option<(u64, SystemTime)> {
         let mut used = meta.is_dir().then(|| meta.modified().ok())??;
         let mut bytes = 0;
-        let files = fs::read_dir(path).into_iter().flatten().flatten().take(FILES_MOST);
+        // Opened, because a link may have the name by now.
+        let opened = dir::open(path).ok()?;
+        let files = fs::read_dir(inside(&opened)).into_iter().flatten().flatten().take(FILES_MOST);
         for meta in files.filter_map(|file| file.metadata().ok()).filter(Metadata::is_file) {
             bytes += meta.blocks() * 512;
             // A user who clones the site's template may not change its times, but the kernel notes that it is read.

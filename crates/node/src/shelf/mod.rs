@@ -23,6 +23,7 @@ pub use room::{NoRoom, Stored};
 use crate::dir::{self, DirError};
 use crate::layout;
 use crate::lock::{self, Interrupt, Waited};
+use crate::mounts::Mounts;
 use crate::space::{self, Medium};
 use crate::trash::Trash;
 use crate::trust::{Distrust, Readers};
@@ -111,9 +112,11 @@ impl<I: Item> Shelf<I> {
         }
     }
 
-    /// The site's and those of all users that this process may read.
+    /// The site's and those of all users that this process may read. Not those in which a user has mounted something.
     pub fn all(cache_dir: &Path) -> Vec<Self> {
         let own = owners(cache_dir).into_iter().map(|uid| Self::of_user(cache_dir, uid));
+        let mounts = Mounts::now().ok();
+        let own = own.filter(|shelf| mounts.as_ref().is_some_and(|mounts| mounts.none_in(&shelf.dir).is_ok()));
         [Self::of_site(cache_dir)].into_iter().chain(own).collect()
     }
 
@@ -217,9 +220,9 @@ impl<I: Item> Shelf<I> {
             let _ = fs::remove_file(&path);
             return None;
         }
-        let mut text = String::new();
-        file.take(NOTE_MOST).read_to_string(&mut text).ok()?;
-        Some(text)
+        let mut text = Vec::new();
+        file.take(NOTE_MOST).read_to_end(&mut text).ok()?;
+        Some(String::from_utf8_lossy(&text).into_owned())
     }
 
     /// Forgets that making it failed.

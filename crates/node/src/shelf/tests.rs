@@ -165,6 +165,30 @@ fn a_failure_is_remembered_until_the_item_is_made() {
 }
 
 #[test]
+fn a_long_reason_is_remembered_as_far_as_there_is_room_for_it() {
+    let cache = cache();
+    let copies = shelf::<ImageCopy>(cache.path());
+    // The limit is in the middle of a letter.
+    copies.note_failure("0a", &format!("x{}", "\u{e9}".repeat(NOTE_MOST as usize)));
+    let found = copies.recent_failure("0a").unwrap();
+    assert!(found.starts_with("x\u{e9}") && found.len() <= NOTE_MOST as usize + 2, "{}", found.len());
+}
+
+#[test]
+fn a_template_that_became_a_link_is_not_measured() {
+    let cache = cache();
+    let (here, elsewhere) = (cache.path().join("1b"), cache.path().join("elsewhere"));
+    for dir in [&here, &elsewhere] {
+        fs::create_dir(dir).unwrap();
+    }
+    let meta = fs::symlink_metadata(&here).unwrap();
+    assert!(TemplateDir::measure(&here, &meta).is_some());
+    fs::remove_dir(&here).unwrap();
+    symlink(&elsewhere, &here).unwrap();
+    assert_eq!(TemplateDir::measure(&here, &meta), None);
+}
+
+#[test]
 fn the_least_recently_used_make_room_within_the_limit() {
     let cache = cache();
     let copies = shelf::<ImageCopy>(cache.path());

@@ -10,13 +10,16 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::meeting::{Arrival, receive};
 use super::member::{Member, Stage};
 use super::processors::Union;
-use crate::session::{Address, Attach, Listener, Outgoing, Refusal, Word};
+use crate::session::{Address, Attach, AwakeClock, Listener, Outgoing, Refusal, Word};
 use proto::{DATA_CHUNK, ToGuest, ToHost};
 use qemu::VmSize;
 
 /// How long the VM waits for all tasks before it starts: their processors are the VM's. slurmstepd starts all of them
 /// together, and what comes between (a TaskProlog) is short. Who comes later finds the VM as it is.
 const GATHER: Duration = Duration::from_secs(5);
+
+/// How long tasks may take to read the last words, without the time of a suspension.
+const PART: Duration = Duration::from_secs(300);
 
 /// Everybody who has come, and who may come.
 #[derive(Debug)]
@@ -155,18 +158,20 @@ impl Members {
         self.list.iter_mut().filter(|member| member.stage != Stage::Ended).for_each(|member| member.tell(word));
     }
 
-    /// Waits until everybody has got what is owed. There is no deadline: a task may be suspended with its job, and the end
-    /// of slurmstepd ends this process.
+    /// Waits until everybody has got what is owed, at most [`PART`]: a task whose process was stopped must not keep this one.
     pub(super) fn part(mut self) {
+        let mut clock = AwakeClock::new();
+        let deadline = clock.deadline(PART);
         loop {
             self.flush();
             let owed = self.list.iter().filter(|member| member.is_owed());
             let mut fds: Vec<_> =
                 owed.filter_map(|member| Some(PollFd::new(member.fd()?, PollFlags::POLLOUT))).collect();
-            if fds.is_empty() {
+            if fds.is_empty() || clock.has_passed(deadline) {
                 return;
             }
-            let _ = poll(&mut fds, PollTimeout::NONE);
+            let _ = poll(&mut fds, clock.sleep_until([deadline].into_iter()));
+            clock.wake();
         }
     }
 

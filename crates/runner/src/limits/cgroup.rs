@@ -7,10 +7,11 @@
 //! | v1 | `/sys/fs/cgroup/memory/slurm[_NODE]/uid_U/job_J/step_S/task_T` |
 //! | v2 | `/sys/fs/cgroup/system.slice/[NODE_]slurmstepd.scope/job_J/step_S/user/task_T`; from 26.05 on another word than `job_J` |
 
-use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+use node::mounts::unescape;
 
 /// Whose memory a control group holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,20 +121,6 @@ fn mount(mounts: &str, kind: &str, option: Option<&str>) -> Option<Mount> {
         let mut place = place.split(' ').skip(3).map(unescape);
         (is_kind && has_option).then_some(Mount { root: place.next()?, point: place.next()? })
     })
-}
-
-/// Blanks in paths are octal there.
-fn unescape(text: &str) -> PathBuf {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let octal = tail.get(..3).filter(|_| first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => (bytes.push(byte), rest = &tail[3..]).1,
-            None => (bytes.push(first), rest = tail).1,
-        }
-    }
-    PathBuf::from(OsStr::from_bytes(&bytes))
 }
 
 /// `None` for the root of a tree, which has no limit, and for a group that is not readable.

@@ -27,9 +27,7 @@ mod vm;
 mod wall_clock;
 
 pub use channel::{Address, Listener, Outgoing, Refusal};
-#[cfg(any(test, feature = "fuzzing"))]
-pub use clock::AwakeClock;
-pub use clock::Deadline;
+pub use clock::{AwakeClock, Deadline};
 pub use events::{Events, nonce};
 pub(crate) use keeper_frames::{Attach, Word};
 pub use lesson::Lesson;

@@ -9,7 +9,9 @@ use nix::unistd::Pid;
 
 use crate::accounts::Account;
 use crate::error::AgentError;
-use crate::machine::{Machine, Reaped, Share};
+use crate::fixtures::Fixtures;
+use crate::machine::{Machine, Reaped};
+use crate::shares::Share;
 use crate::sys;
 use crate::task::Credentials;
 use proto::{BootTimes, Interface, MoreAddresses};
@@ -21,6 +23,8 @@ pub const TIMES: BootTimes = BootTimes { agent_ms: 1, modules_ms: 2, ready_ms: 3
 pub struct StandIn {
     pub boot_error: Option<AgentError>,
     pub calls: Vec<String>,
+    /// Nothing is ever asked of them.
+    pub fixtures: Fixtures,
 }
 
 impl StandIn {
@@ -32,6 +36,9 @@ impl StandIn {
 }
 
 impl Machine for StandIn {
+    fn fixtures(&mut self) -> &mut Fixtures {
+        &mut self.fixtures
+    }
     fn boot_times(&self) -> BootTimes {
         TIMES
     }
@@ -87,7 +94,7 @@ impl Machine for StandIn {
     fn link(&mut self, path: &Path, target: &Path) -> Result<(), AgentError> {
         self.note(format!("link {} {}", path.display(), target.display()))
     }
-    fn check_links(&self) -> Result<(), AgentError> {
+    fn check_links(&mut self) -> Result<(), AgentError> {
         let dangling = self.calls.iter().any(|call| call.contains("nowhere"));
         if dangling { Err(AgentError::Unfit("the link leads nowhere".to_owned())) } else { Ok(()) }
     }
@@ -105,11 +112,6 @@ impl Machine for StandIn {
     }
     fn killed_for_memory(&mut self) -> Option<String> {
         None
-    }
-    fn expect_memory(&mut self, _bytes: u64) {}
-    fn wait_for_memory(&mut self) {}
-    fn awaits_memory(&mut self) -> bool {
-        false
     }
     fn forget_session(&mut self) {
         self.calls.push("forget".to_owned());

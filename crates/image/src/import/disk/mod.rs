@@ -139,7 +139,11 @@ impl Disk {
         if let Some((offset, size)) = part {
             below = json!({ "driver": "raw", "offset": offset, "size": size, "file": below });
         }
-        let node = json!({ "driver": self.format.block_driver(), "file": below });
+        let mut node = json!({ "driver": self.format.block_driver(), "file": below });
+        if self.format.may_have_a_backing_file() {
+            // What was looked at may have been changed since.
+            node["backing"] = serde_json::Value::Null;
+        }
         let mut command = Command::new("qemu-img");
         command.args(before).arg(format!("json:{node}")).args(after).stdin(file);
         command.output().context("qemu-img cannot be started: install qemu-utils")

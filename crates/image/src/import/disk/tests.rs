@@ -72,6 +72,53 @@ fn a_disk_that_names_another_file_is_refused_with_the_remedy() {
     refused(&disk, &["encrypted"]);
 }
 
+/// QEMU reads the description of a vmdk where it wants, and finds a word of it anywhere in a line.
+#[test]
+fn a_vmdk_cannot_lead_to_another_file_by_a_description_that_is_only_read_by_qemu() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let disk = dir.join("disk");
+    qemu_img(dir, &["create", "-f", "vmdk", "disk", "1M"]);
+    let whole = fs::read(&disk).unwrap();
+
+    // A disk of no sectors is all described: its data is in the files that the description names.
+    fs::write(dir.join("secret"), vec![7; 1 << 20]).unwrap();
+    let description = format!(
+        "# Disk DescriptorFile\n#createType=\"monolithicFlat\"\nversion=1\nCID=1\nparentCID=ffffffff\n\
+         createType=\"monolithicSparse\"\nRW 2048 FLAT \"{}\" 0\n",
+        dir.join("secret").display()
+    );
+    let mut described = whole.clone();
+    described[12..20].fill(0);
+    described[512..512 + 20 * 512].fill(0);
+    described[512..512 + description.len()].copy_from_slice(description.as_bytes());
+    fs::write(&disk, &described).unwrap();
+    refused(&disk, &["in other files"]);
+
+    // The header leads to a harmless description, and QEMU reads another one.
+    let mut hinted = whole.clone();
+    hinted.resize(whole.len().next_multiple_of(512), 0);
+    let at = hinted.len();
+    hinted.extend_from_slice(&whole[512..512 + 20 * 512]);
+    hinted[28..36].copy_from_slice(&(at as u64 / 512).to_le_bytes());
+    let hint = b"# parentFileNameHint=\"/nonexistent/parent\"\n";
+    hinted[512..512 + hint.len()].copy_from_slice(hint);
+    fs::write(&disk, &hinted).unwrap();
+    refused(&disk, &["/nonexistent/parent", "snapshots"]);
+}
+
+#[test]
+fn a_disk_that_names_another_file_after_it_was_looked_at_does_not_lead_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    qemu_img(dir, &["create", "-f", "qcow2", "disk", "1M"]);
+    let disk = recognise(&dir.join("disk")).unwrap().unwrap();
+    qemu_img(dir, &["create", "-f", "qcow2", "-b", "/nonexistent", "-F", "raw", "-u", "other", "1M"]);
+    // In place: whoever looked has the file open.
+    fs::write(dir.join("disk"), fs::read(dir.join("other")).unwrap()).unwrap();
+    disk.must_be_whole().unwrap();
+}
+
 #[test]
 fn marks_in_headers_and_foreign_formats_are_named() {
     let dir = tempfile::tempdir().unwrap();
