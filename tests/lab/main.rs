@@ -7,6 +7,7 @@
 //! `SPANK_VM_LAB_RELEASES="bookworm trixie"` chooses the releases (Debian 12 and 13 without it). Debian 13 runs all
 //! tests. Others leave out those that show the same on every release (`once`), unless `SPANK_VM_LAB_WHOLE` is set.
 
+mod case;
 mod closed;
 mod files;
 mod guests;
@@ -30,26 +31,8 @@ use std::time::Instant;
 use libtest_mimic::{Arguments, Failed, Trial};
 use testkit::lab::Lab;
 
+use case::{Case, case};
 use report::Release;
-
-/// A test: a sentence and a function of the lab.
-struct Case {
-    name: &'static str,
-    run: fn(&Lab),
-    /// Whether it shows the same on every release, so that one is enough.
-    once: bool,
-}
-
-impl Case {
-    /// The same, where one release is enough.
-    const fn once(self) -> Self {
-        Self { once: true, ..self }
-    }
-}
-
-const fn case(name: &'static str, run: fn(&Lab)) -> Case {
-    Case { name, run, once: false }
-}
 
 /// On one node. The reboot is nearly last: it loses templates and earlier lines of the journal. Packages are: in the
 /// end they take the boot kit with them.

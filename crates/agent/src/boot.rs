@@ -206,6 +206,7 @@ fn cover_etc() -> Result<(), AgentError> {
     }
     // The merged directory takes owner and mode from the upper one.
     fs::set_permissions(&upper, meta.permissions()).doing(|| format!("open {upper}"))?;
+    give_to_owner_of(&meta, &upper)?;
     let layers = format!("lowerdir={lower},upperdir={upper},workdir={work},redirect_dir=on,volatile");
     mount(Some("overlay"), format!("{ROOT}/etc").as_str(), Some("overlay"), MsFlags::empty(), Some(layers.as_str()))
         .doing(|| "mount the overlay over /etc".to_owned())?;
@@ -227,10 +228,13 @@ fn cover_tmp() -> Result<(), AgentError> {
     }
     fs::create_dir(&own).doing(|| format!("create {own}"))?;
     fs::set_permissions(&own, fs::Permissions::from_mode(0o1777)).doing(|| format!("open {own} to everybody"))?;
-    chown(own.as_str(), Some(meta.uid().into()), Some(meta.gid().into()))
-        .doing(|| format!("give {own} to its owner"))?;
+    give_to_owner_of(&meta, &own)?;
     mount(Some(own.as_str()), target.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>)
         .doing(|| "mount a directory of the scratch disk on /tmp".to_owned())
+}
+
+fn give_to_owner_of(meta: &fs::Metadata, path: &str) -> Result<(), AgentError> {
+    chown(path, Some(meta.uid().into()), Some(meta.gid().into())).doing(|| format!("give {path} to its owner"))
 }
 
 /// Makes [`ROOT`] the root the way switch_root does: the overlay is moved onto `/`, so that the

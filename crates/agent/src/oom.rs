@@ -24,6 +24,9 @@ pub(super) fn set_policy() -> Result<(), AgentError> {
     RECLAIM.into_iter().try_for_each(|(file, value)| fs::write(file, value).doing(|| format!("write {file}")))
 }
 
+/// Most records that are looked at: more than a kernel's log holds.
+const RECORDS_MOST: usize = 1 << 16;
+
 /// What the kernel has killed until now.
 #[derive(Debug, Default)]
 pub(super) struct OomKills {
@@ -70,14 +73,16 @@ fn kernel_log() -> String {
     };
     let mut text = String::new();
     let mut record = [0; 8192];
-    loop {
+    // Who writes faster than this is read must not keep the command from ending.
+    for _ in 0..RECORDS_MOST {
         match kmsg.read(&mut record) {
             Ok(n @ 1..) => text.push_str(&String::from_utf8_lossy(&record[..n])),
             // The record was overwritten before it was read.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
-            Ok(_) | Err(_) => return text,
+            Ok(_) | Err(_) => break,
         }
     }
+    text
 }
 
 #[cfg(test)]

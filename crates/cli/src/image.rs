@@ -80,7 +80,7 @@ pub enum Command {
         #[arg(long, value_name = "SIZE", default_value = "64G", value_parser = size)]
         max_size: u64,
         /// Of a disk with several systems, the number of the partition with the root
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=128))]
+        #[arg(long, value_name = "N", value_parser = optimise::partition())]
         partition: Option<u32>,
         /// Of a btrfs with several systems, the subvolume with the root
         #[arg(long, value_name = "NAME")]
@@ -101,7 +101,7 @@ pub enum Command {
         #[arg(long, requires = "name", default_value = "")]
         description: String,
         /// Partition that holds the root, where there are several systems
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = optimise::partition())]
         partition: Option<u32>,
         /// Btrfs subvolume that holds the root, where there are several systems
         #[arg(long, value_name = "NAME")]

@@ -8,6 +8,9 @@ use super::output::print;
 use image::kit::{self, BuildOptions, DEFAULT_SCRATCH_BYTES, KernelSource, Kit};
 use runner::config::Config;
 
+/// Largest private disk: what an ext4 with blocks of 4 KiB can have.
+const SCRATCH_MIB_MOST: u64 = 16 << 20;
+
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Build a kit from Debian's kernel package, which is unpacked and not installed
@@ -25,7 +28,7 @@ pub enum Command {
         #[arg(long, default_value = "/var/cache/spank-vm")]
         cache: PathBuf,
         /// Size of the private disk of each VM, in MiB; it is sparse
-        #[arg(long, value_name = "MIB", default_value_t = DEFAULT_SCRATCH_BYTES >> 20)]
+        #[arg(long, value_name = "MIB", default_value_t = DEFAULT_SCRATCH_BYTES >> 20, value_parser = clap::value_parser!(u64).range(16..=SCRATCH_MIB_MOST))]
         scratch: u64,
         /// A kernel module that every VM loads, beside those that the kit always has; may be given more than once
         #[arg(long, value_name = "NAME")]

@@ -122,11 +122,11 @@ fn finish(result: Result<ExitStatus, RunError>) -> ExitCode {
     }
 }
 
-/// Ends as an ordinary tool: 0 or 1, the error printed once.
+/// Ends as an ordinary tool: 0 or 1, the error printed once; as a shell does if what it ran was killed.
 fn finish_plain(result: anyhow::Result<ExitStatus>) -> ExitCode {
     match result {
         Ok(ExitStatus::Code(code)) => ExitCode::from(code),
-        Ok(ExitStatus::Signal(_)) => ExitCode::FAILURE,
+        Ok(ExitStatus::Signal(signo)) => ExitCode::from(128_u8.saturating_add(signo)),
         Err(error) => {
             output::complain(&format!("{error:#}"));
             ExitCode::FAILURE

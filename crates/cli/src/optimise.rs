@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
+use clap::builder::RangedI64ValueParser;
 
 use self::place::{compare_sizes, compare_starts, publish, staging_for};
 use super::output::{mib, print};
@@ -41,11 +42,16 @@ pub struct Arguments {
     #[arg(long, value_name = "UNIT")]
     keep: Vec<String>,
     /// With boot = "full": partition that holds the root, where there are several systems
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = partition())]
     partition: Option<u32>,
     /// With boot = "full": btrfs subvolume that holds the root, where there are several systems
     #[arg(long, value_name = "NAME")]
     subvolume: Option<String>,
+}
+
+/// The number of a partition.
+pub fn partition() -> RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=128)
 }
 
 /// Optimises the image; one that fails any check is not published, and the old one stays.

@@ -1,4 +1,4 @@
-//! Where file systems are mounted, as this process sees it.
+//! Where users may have mounted file systems of their own, as this process sees it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -9,7 +9,11 @@ use std::path::{Path, PathBuf};
 /// The mounts of this thread, which may have other ones than its process.
 const TABLE: &str = "/proc/thread-self/mountinfo";
 
-/// The places on which something is mounted.
+/// The beginnings of the kinds of file systems that users can mount without root's help, where the site lets them. Behind these
+/// is a program of the user's, or a server of the user's choice. Any other, like one for each user's quota, is root's.
+const OF_USERS: [&str; 3] = ["fuse", "cifs", "smb"];
+
+/// The places on which users may have mounted something.
 #[derive(Debug)]
 pub struct Mounts(Vec<PathBuf>);
 
@@ -22,11 +26,10 @@ impl Mounts {
         Ok(Self(points(&fs::read_to_string(TABLE)?).collect()))
     }
 
-    /// Refuses a directory on or below which something is mounted.
+    /// Refuses a directory on or below which a user may have mounted something.
     ///
-    /// A user can mount a file system of that user's own (FUSE) on any directory of that user's. Where others may enter it
-    /// (`user_allow_other`), root would wait in it for the user's program. Even to look at its root is to wait, so the list
-    /// of mounts is asked first.
+    /// Users can mount such a file system on any directory of theirs. Where others may enter it (`user_allow_other` of FUSE),
+    /// root would wait in it for the user's program. Even to look at its root is to wait, so the list of mounts is asked first.
     ///
     /// # Errors
     /// Names what is mounted; also when there is no such directory.
@@ -36,14 +39,18 @@ impl Mounts {
         let real = dir.parent().ok_or(io::ErrorKind::InvalidInput)?.canonicalize()?.join(name);
         match self.0.iter().find(|point| point.starts_with(&real)) {
             None => Ok(()),
-            Some(point) => Err(io::Error::other(format!("something is mounted on {}", point.display()))),
+            Some(point) => Err(io::Error::other(format!("its user has mounted something on {}", point.display()))),
         }
     }
 }
 
 /// The places in a list of mounts (proc_pid_mountinfo(5)).
 fn points(table: &str) -> impl Iterator<Item = PathBuf> + '_ {
-    table.lines().filter_map(|line| line.split(' ').nth(4).map(unescape))
+    table.lines().filter_map(|line| {
+        let (place, what) = line.split_once(" - ")?;
+        let is_of_users = OF_USERS.iter().any(|kind| what.starts_with(kind));
+        is_of_users.then(|| place.split(' ').nth(4).map(unescape)).flatten()
+    })
 }
 
 /// A path in that list: blanks and backslashes are octal there.
@@ -65,9 +72,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_with_blanks_are_read_as_they_are() {
-        let table = "36 35 98:0 / /mnt/a\\040b\\134 rw,noatime master:1 - ext3 /dev/root rw\n22 1 0:21 / /proc rw - proc proc rw\n";
-        assert_eq!(points(table).collect::<Vec<_>>(), [Path::new("/mnt/a b\\"), Path::new("/proc")]);
+    fn what_users_can_mount_is_known_by_its_kind_and_blanks_are_read_as_they_are() {
+        let table = "36 35 0:98 / /mnt/a\\040b\\134 rw,nosuid master:1 - fuse.sshfs ada@there:/ rw,user_id=1000\n\
+                     22 1 0:21 / /proc rw - proc proc rw\n23 1 8:1 / /mnt/quota rw - xfs /dev/sda1 rw\n\
+                     24 1 0:99 / /mnt/share rw - cifs //there/x rw\n";
+        assert_eq!(points(table).collect::<Vec<_>>(), [Path::new("/mnt/a b\\"), Path::new("/mnt/share")]);
     }
 
     #[test]
@@ -83,7 +92,7 @@ mod tests {
             crate::sys::with_mount(&other, || {
                 none_in(&one).unwrap();
                 let error = none_in(&other).unwrap_err().to_string();
-                assert_eq!(error, format!("something is mounted on {}", other.display()));
+                assert_eq!(error, format!("its user has mounted something on {}", other.display()));
             });
         }
         assert!(none_in(&dir.path().join("none/1")).is_err());

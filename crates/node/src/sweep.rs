@@ -160,7 +160,7 @@ struct Place {
     is_site: bool,
 }
 
-/// The shelves, beginning at a different one each time. Those in which something is mounted are not entered.
+/// The shelves, beginning at a different one each time. Those in which a user has mounted something are not entered.
 fn shelves(cache_dir: &Path, which: Which, swept: &mut Swept) -> Vec<Place> {
     let mut users = owners(cache_dir);
     let any = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_nanos() as usize;

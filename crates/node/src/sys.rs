@@ -113,9 +113,12 @@ pub(crate) fn statfs(file: &File) -> io::Result<Statfs> {
     Ok(Statfs { magic, block, blocks: at.f_blocks, available: at.f_bavail })
 }
 
-/// Whether the file has an access control list: its group permissions are then only the most that the list can allow.
+/// The attribute that holds an access control list.
+const ACL: &CStr = c"system.posix_acl_access";
+
+/// Whether the file has an access control list: its group permissions are then only the most that the list can allow, and
+/// the list may exclude somebody.
 pub(crate) fn has_acl(path: &Path) -> bool {
-    const ACL: &CStr = c"system.posix_acl_access";
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return true };
     // SAFETY: both texts end with NUL; of a buffer of length 0 nothing is written.
     unsafe { libc::lgetxattr(path.as_ptr(), ACL.as_ptr(), std::ptr::null_mut(), 0) > 0 }
@@ -124,6 +127,32 @@ pub(crate) fn has_acl(path: &Path) -> bool {
 /// Sets the time of access of a file; its time of modification stays.
 pub(crate) fn set_accessed(file: &File, to: SystemTime) -> io::Result<()> {
     file.set_times(std::fs::FileTimes::new().set_accessed(to))
+}
+
+/// Gives a file or directory an access control list that excludes one user.
+#[cfg(test)]
+pub(crate) fn exclude_somebody(path: &Path) -> io::Result<()> {
+    // Version 2; then owner, user 65534, group, mask and others: kind, permissions, number (linux/posix_acl_xattr.h).
+    let entries =
+        [(0x01_u16, 7_u16, u32::MAX), (0x02, 0, 65534), (0x04, 5, u32::MAX), (0x10, 5, u32::MAX), (0x20, 5, u32::MAX)];
+    let mut value = 2_u32.to_le_bytes().to_vec();
+    for (kind, permissions, number) in entries {
+        value.extend(kind.to_le_bytes().into_iter().chain(permissions.to_le_bytes()).chain(number.to_le_bytes()));
+    }
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: both texts end with NUL, and the value is readable for its length.
+    match unsafe { libc::lsetxattr(path.as_ptr(), ACL.as_ptr(), value.as_ptr().cast(), value.len(), 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Takes the list away.
+#[cfg(test)]
+pub(crate) fn include_all(path: &Path) {
+    let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+    // SAFETY: both texts end with NUL.
+    unsafe { libc::lremovexattr(path.as_ptr(), ACL.as_ptr()) };
 }
 
 /// Runs `work` with its own umask, in parallel with other tests.
@@ -140,19 +169,28 @@ pub(crate) fn with_umask<T: Send>(mask: libc::mode_t, work: impl FnOnce() -> T +
     std::thread::scope(|scope| scope.spawn(alone).join().unwrap())
 }
 
-/// Runs `work` where something is mounted on `place`, unseen by everybody else.
+/// Runs `work` where a user's file system is mounted on `place`, unseen by everybody else. It does not answer: who enters it waits.
+/// Does nothing where there is no FUSE.
 #[cfg(test)]
-pub(crate) fn with_mount<T: Send>(place: &Path, work: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn with_mount(place: &Path, work: impl FnOnce() + Send) {
     let place = CString::new(place.as_os_str().as_bytes()).unwrap();
+    let Ok(fuse) = File::options().read(true).write(true).open("/dev/fuse") else { return };
+    let options = format!("fd={},rootmode=40000,user_id=65534,group_id=65534,allow_other", fuse.as_raw_fd());
+    let options = CString::new(options).unwrap();
     let alone = || {
-        let (none, root, kind) = (std::ptr::null::<libc::c_char>(), c"/".as_ptr(), c"tmpfs".as_ptr());
+        let (none, root, kind) = (std::ptr::null::<libc::c_char>(), c"/".as_ptr(), c"fuse".as_ptr());
         // SAFETY: the first gives this thread mounts of its own, the others only read texts that end with NUL.
         unsafe {
             assert_eq!(libc::unshare(libc::CLONE_NEWNS), 0);
             assert_eq!(libc::mount(none, root, none, libc::MS_REC | libc::MS_PRIVATE, none.cast()), 0);
-            assert_eq!(libc::mount(kind, place.as_ptr(), kind, 0, none.cast()), 0);
+            assert_eq!(libc::mount(kind, place.as_ptr(), kind, 0, options.as_ptr().cast()), 0);
         }
-        work()
+        work();
     };
-    std::thread::scope(|scope| scope.spawn(alone).join().unwrap())
+    // Without its program the kernel refuses everything there, and a test that waits goes on.
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(20));
+        drop(fuse);
+    });
+    std::thread::scope(|scope| scope.spawn(alone).join().unwrap());
 }

@@ -124,13 +124,15 @@ fn readers_below(file: &File, path: &Path) -> io::Result<Readers> {
         return Ok(Readers::NOBODY);
     }
     let gid = opened.gid();
-    let mut others = opened.mode() & 0o004 != 0;
     let mut group = opened.mode() & 0o040 != 0 && !sys::has_acl(&path);
+    // A group that is excluded would be among the others of another file, and a list may exclude anybody.
+    let mut others = group && opened.mode() & 0o004 != 0;
     for dir in path.ancestors().skip(1) {
         let meta = fs::symlink_metadata(dir)?;
-        let all_pass = meta.mode() & 0o001 != 0;
+        let group_passes = meta.mode() & 0o010 != 0 && !sys::has_acl(dir);
+        let all_pass = group_passes && meta.mode() & 0o001 != 0;
         others &= all_pass;
-        group &= all_pass || (meta.gid() == gid && meta.mode() & 0o010 != 0 && !sys::has_acl(dir));
+        group &= all_pass || (meta.gid() == gid && group_passes);
     }
     Ok(Readers { group: group.then_some(gid), others })
 }
@@ -166,6 +168,33 @@ mod tests {
         assert_eq!(seen(0o711, 0o640), (0o640, Some(gid)), "to pass is enough");
         assert_eq!(seen(0o755, 0o600), (0o600, None));
         assert_eq!(Readers { group: Some(gid), others: false }.dir_mode(), 0o750);
+    }
+
+    #[test]
+    fn whom_the_original_excludes_cannot_read_what_is_made_from_it() {
+        let root = tempfile::tempdir().unwrap();
+        chmod(root.path(), 0o755);
+        let dir = root.path().join("project");
+        fs::create_dir(&dir).unwrap();
+        let path = dir.join("disk");
+        fs::write(&path, "x").unwrap();
+        let file = File::open(&path).unwrap();
+        // Everybody but a group: its members would be among the others of another file.
+        for (dir_mode, file_mode) in [(0o755, 0o604), (0o701, 0o644)] {
+            chmod(&dir, dir_mode);
+            chmod(&path, file_mode);
+            assert_eq!(readers(&file, &path), Readers::NOBODY, "{dir_mode:o} {file_mode:o}");
+        }
+        chmod(&dir, 0o755);
+        chmod(&path, 0o644);
+        assert!(readers(&file, &path).others);
+        // Everybody but a user.
+        for place in [&path, &dir] {
+            if sys::exclude_somebody(place).is_ok() {
+                assert_eq!(readers(&file, &path), Readers::NOBODY, "{}", place.display());
+            }
+            sys::include_all(place);
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod shape;
 mod share;
 mod tail;
 mod way;
+mod written;
 
 pub use abilities::Abilities;
 pub use boot::{BootSource, FullBoot, KitFiles};
@@ -37,7 +38,8 @@ pub use machine::{Accel, MachineType};
 pub use monitor::{DiskError, MemoryRegion, Monitor, Shutdown, StateUri, TURN, Transfer};
 pub use networks::has_user_network;
 pub use nic::{Nic, Peer, Tap, TapFds};
-pub use process::{Files, Host, Inherited, QemuProcess, TemplateFiles};
+pub use process::{Files, GUEST_SAYS, Host, Inherited, QemuProcess, TemplateFiles};
 pub use shape::{BLOCK_MIB, EMULATED_MIB, MIN_GUEST_MIB, PLAIN_CPUS, Shape, VmSize};
 pub use share::{MAX_NINE_P_SHARES, Share};
 pub use way::{Need, Way};
+pub use written::{MOST as WRITTEN_MOST, Written};

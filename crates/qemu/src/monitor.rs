@@ -15,6 +15,8 @@ use std::time::Instant;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
 
+use node::text::short;
+
 /// Reads of one text before the others get their turn: a guest that never stops printing must not
 /// delay the runner's signals and deadlines.
 pub const TURN: usize = 16;
@@ -84,6 +86,7 @@ pub enum Transfer {
 pub struct Monitor {
     stream: UnixStream,
     line: Vec<u8>,
+    lines: usize,
     transfer: Option<Transfer>,
     resumed: Option<Instant>,
     plugged: bool,
@@ -121,6 +124,7 @@ impl Monitor {
         Self {
             stream,
             line: Vec::new(),
+            lines: 0,
             transfer: None,
             resumed: None,
             plugged: false,
@@ -131,10 +135,14 @@ impl Monitor {
         }
     }
 
-    /// Makes a QEMU with `-incoming defer` read its VM from `state` and run it. After [`Monitor::negotiate`].
-    pub fn load(&mut self, state: StateUri) {
+    /// Prepares a QEMU with `-incoming defer` for [`Monitor::load`]. After [`Monitor::negotiate`].
+    pub fn prepare_load(&mut self, state: StateUri) {
         self.leave_out_memory();
         self.hand_over(state);
+    }
+
+    /// Makes it read its VM from `state` and run it.
+    pub fn load(&mut self, state: StateUri) {
         self.order(&json!({"execute": "migrate-incoming", "arguments": {"uri": state.text()}}));
     }
 
@@ -234,6 +242,7 @@ impl Monitor {
     }
 
     fn understand(&mut self, line: &[u8]) {
+        self.lines += 1;
         let Ok(message) = serde_json::from_slice::<Value>(line) else { return };
         if message["id"] == WHERE {
             // `Host virtual address for 0x100000 (ram) is 0x7f…`. Another text, or an error: it is not known.
@@ -242,7 +251,7 @@ impl Monitor {
             return;
         }
         if let Some(why) = message["error"]["desc"].as_str() {
-            let why: String = why.chars().filter(|c| !c.is_control()).take(COMPLAINT_MAX).collect();
+            let why = short(why, COMPLAINT_MAX);
             tracing::debug!("QEMU's monitor: {why}");
             self.complaint.get_or_insert(why);
         }
@@ -266,6 +275,11 @@ impl Monitor {
             }
             _ => {}
         }
+    }
+
+    /// How many lines QEMU has said. The first one greets, from within its start; any other it says when it is ready.
+    pub fn lines(&self) -> usize {
+        self.lines
     }
 
     /// How saving or loading ended, if it has. A command that QEMU refused counts as a failure.
@@ -335,6 +349,7 @@ mod tests {
     fn a_clone_is_ordered_in_three_lines_of_json() {
         let (mut monitor, qemu) = monitor();
         monitor.negotiate();
+        monitor.prepare_load(StateUri::FdSet(2));
         monitor.load(StateUri::FdSet(2));
         drop(monitor);
         let text = std::io::read_to_string(qemu).unwrap();

@@ -22,6 +22,8 @@ const CLUSTER_BITS: u32 = 16;
 const CLUSTER: u64 = 1 << CLUSTER_BITS;
 /// Bytes of the disk that one entry of the first table covers: a second table of eight-byte entries, one per cluster.
 const PER_L1_ENTRY: u64 = CLUSTER / 8 * CLUSTER;
+/// The largest disk of a file with such clusters that QEMU opens: its first table has at most 32 MiB.
+const SIZE_MOST: u64 = (32 << 20) / 8 * PER_L1_ENTRY;
 /// Reference counts have 2^4 bits.
 const REFCOUNT_ORDER: u32 = 4;
 
@@ -72,7 +74,7 @@ fn write_empty(file: &File, disk_bytes: u64) -> io::Result<()> {
 /// Size of the disk that a qcow2 file holds, in bytes.
 ///
 /// # Errors
-/// When the file cannot be read or is no qcow2 file.
+/// When the file cannot be read, is no qcow2 file, or says something impossible.
 pub fn virtual_size(file: &File) -> Result<u64, QemuError> {
     let mut head = [0; SIZE_OFFSET as usize + 8];
     file.read_exact_at(&mut head, 0).wanted_for(|| "it is too short for a qcow2 file".to_owned())?;
@@ -81,7 +83,10 @@ pub fn virtual_size(file: &File) -> Result<u64, QemuError> {
     }
     let mut size = [0; 8];
     size.copy_from_slice(&head[SIZE_OFFSET as usize..]);
-    Ok(u64::from_be_bytes(size))
+    match u64::from_be_bytes(size) {
+        size if size > SIZE_MOST => Err(QemuError::new(format!("it says that it holds a disk of {size} bytes"))),
+        size => Ok(size),
+    }
 }
 
 #[cfg(test)]
@@ -103,6 +108,17 @@ mod tests {
             let told = Command::new("qemu-img").args(["info", "-f", "qcow2", "--output=json", &path]).output().unwrap();
             let told = String::from_utf8(told.stdout).unwrap();
             assert!(told.contains(&format!("\"virtual-size\": {}", bytes.next_multiple_of(512))), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_size_that_no_disk_has_is_not_believed() {
+        let file = tempfile::tempfile().unwrap();
+        write_empty(&file, 1 << 30).unwrap();
+        for size in [u64::MAX, 1 << 60] {
+            file.write_all_at(&size.to_be_bytes(), SIZE_OFFSET).unwrap();
+            let error = virtual_size(&file).unwrap_err().to_string();
+            assert!(error.contains(&format!("a disk of {size} bytes")), "{error}");
         }
     }
 

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
@@ -19,9 +20,15 @@ use nix::unistd::{geteuid, getppid, setsid};
 
 use super::descriptors::ImageFds;
 use super::error::{QemuError, WantedFor};
-use super::monitor::{Monitor, Shutdown, TURN};
+use super::monitor::{Monitor, Shutdown, StateUri, TURN};
 use super::nic::Tap;
 use super::tail::Tail;
+use super::written::{Mapping, MemoryFile, Written};
+
+/// What comes before words of a guest in the texts of this module; they end the text.
+pub const GUEST_SAYS: [&str; 2] = [CONSOLE_SAYS, PANIC_SAYS];
+const CONSOLE_SAYS: &str = "; its console ended with: ";
+const PANIC_SAYS: &str = "the guest's kernel panicked: ";
 
 /// Open files that QEMU works on.
 #[derive(Debug, Default)]
@@ -108,6 +115,18 @@ pub struct QemuProcess {
     stderr: OwnedFd,
     printed: Tail,
     complaints: Tail,
+    /// The memory of its template.
+    memory: Option<MemoryFile>,
+    load: Option<Load>,
+}
+
+/// A clone that waits until the pages which it will write are copied.
+#[derive(Debug)]
+struct Load {
+    state: StateUri,
+    written: Written,
+    /// Where this much memory is will be asked then.
+    locate: Option<u64>,
 }
 
 impl QemuProcess {
@@ -129,6 +148,7 @@ impl QemuProcess {
         }
         let inherited = Inherited { channel: qemu_channel, console: qemu_console, monitor: qemu_monitor, files };
         let keep = inherited.descriptors();
+        let memory = inherited.files.template.as_ref().and_then(|template| MemoryFile::of(&template.ram));
 
         let mut command = Command::new(qemu);
         command.args(args(&inherited)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -138,7 +158,8 @@ impl QemuProcess {
         let runner = nix::unistd::getpid();
         let last_fd = highest_descriptor();
         let Host { blocked, ran_out_of_memory, file_server } = host;
-        // SAFETY: the closure runs between fork and exec of a single-threaded process and makes system calls only.
+        // SAFETY: the closure runs between fork and exec and makes system calls only: it takes no memory and no lock, which
+        // another thread may have held.
         unsafe { command.pre_exec(move || detach(runner, &blocked, file_server, &keep, last_fd)) };
         let mut child = command.spawn().wanted_for(|| format!("{} cannot be started", qemu.display()))?;
         let stderr: OwnedFd = child.stderr.take().ok_or_else(|| QemuError::new("no pipe for QEMU's messages"))?.into();
@@ -152,6 +173,8 @@ impl QemuProcess {
             stderr,
             printed: Tail::default(),
             complaints: Tail::default(),
+            memory,
+            load: None,
         })
     }
 
@@ -169,6 +192,8 @@ impl QemuProcess {
             stderr: stderr.into(),
             printed,
             complaints,
+            memory: None,
+            load: None,
         }
     }
 
@@ -195,13 +220,56 @@ impl QemuProcess {
             self.complaints.push(&buf[..n]);
         }
         self.monitor.read();
+        self.copy_and_load();
+    }
+
+    /// Makes a QEMU with `-incoming defer` load its VM from `state` and run it, and then tell where the first `locate` bytes of
+    /// its memory are. Before that it gets its own copies of the pages that it will write, if they are known.
+    pub fn load(&mut self, state: StateUri, written: Option<Written>, locate: Option<u64>) {
+        self.monitor.prepare_load(state);
+        match written {
+            Some(written) => self.load = Some(Load { state, written, locate }),
+            None => self.order_load(state, locate),
+        }
+    }
+
+    fn order_load(&mut self, state: StateUri, locate: Option<u64>) {
+        self.monitor.load(state);
+        locate.into_iter().for_each(|bytes| self.monitor.locate_memory(bytes));
+    }
+
+    /// As soon as QEMU has its memory: often when it greets, while it still makes its machine.
+    fn copy_and_load(&mut self) {
+        let lines = self.monitor.lines();
+        if self.load.is_none() || lines == 0 {
+            return;
+        }
+        let mapping = self.memory.and_then(|file| Mapping::find(self.id(), file));
+        let Some(Load { state, written, locate }) = self.load.take_if(|_| mapping.is_some() || lines > 1) else {
+            return;
+        };
+        match mapping.map(|mapping| mapping.copy(&written)) {
+            Some(Ok(pages)) => tracing::debug!("{pages} pages copied"),
+            Some(Err(error)) => tracing::debug!("no pages copied: {error}"),
+            None => tracing::debug!("no pages copied: the template's memory is not found in QEMU"),
+        }
+        self.order_load(state, locate);
+    }
+
+    /// The pages of its template's memory that this clone has written.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn written(&self) -> io::Result<Written> {
+        let mapping = self.memory.and_then(|file| Mapping::find(self.id(), file));
+        mapping.ok_or_else(|| io::Error::other("the template's memory is not found in QEMU"))?.written()
     }
 
     /// The last words of QEMU or of the guest's console, as the end of a sentence.
     pub fn last_words(&self) -> String {
         match (self.complaints.telling_line(), self.printed.telling_line()) {
             (Some(line), _) => format!("; QEMU said: \"{line}\""),
-            (None, Some(line)) => format!("; its console ended with: \"{line}\""),
+            (None, Some(line)) => format!("{CONSOLE_SAYS}\"{line}\""),
             (None, None) => "; its console is empty".to_owned(),
         }
     }
@@ -249,7 +317,7 @@ impl QemuProcess {
     fn end_of_guest(&mut self) -> String {
         self.read_texts();
         match (self.printed.panic(), self.monitor.shutdown()) {
-            (Some(reason), _) => format!("the guest's kernel panicked: \"{reason}\""),
+            (Some(reason), _) => format!("{PANIC_SAYS}\"{reason}\""),
             (None, Some(Shutdown::PowerOff)) => "the guest powered itself off before the command ended".to_owned(),
             (None, Some(Shutdown::Reset)) => {
                 // Linux says why it panics. Without that, what was printed last is for the administrator.
@@ -323,7 +391,7 @@ fn detach(
     // end here.
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     if getppid() != runner {
-        return Err(io::Error::other("the runner is gone"));
+        return Err(Errno::ESRCH.into());
     }
     if let Some(server) = file_server {
         // Where Yama lets only ancestors reach a process's memory, the server may too. Without Yama it is an error.

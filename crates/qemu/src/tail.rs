@@ -1,5 +1,7 @@
 //! The end of a stream of text that is only looked at when something goes wrong.
 
+use node::text::short;
+
 /// Keeps the last bytes of what was pushed.
 #[derive(Debug, Default)]
 pub struct Tail {
@@ -11,6 +13,9 @@ const PANIC: &str = "Kernel panic";
 
 /// The beginnings of QEMU's sentences when KVM cannot run a guest any more. Registers follow.
 const KVM_FAILURES: [&str; 3] = ["KVM: entry failed", "KVM internal error", "KVM: unknown exit"];
+
+/// Most characters of a line.
+const LINE_MOST: usize = 200;
 
 /// Bytes kept.
 const KEPT: usize = 16 * 1024;
@@ -53,9 +58,7 @@ impl Tail {
     /// The lines that have text.
     fn lines(&self) -> Vec<String> {
         let text = String::from_utf8_lossy(&self.bytes);
-        let clean = |line: &str| {
-            without_orders(line).chars().filter(|c| !c.is_control()).take(200).collect::<String>().trim().to_owned()
-        };
+        let clean = |line: &str| short(&without_orders(line), LINE_MOST).trim().to_owned();
         text.lines().map(clean).filter(|line| !line.is_empty()).collect()
     }
 }
@@ -81,6 +84,8 @@ mod tests {
         let mut tail = Tail::default();
         tail.push(b"\x1b[01;01H\x1b[0m\x1b[2J  Booting `D\x1b[01;12Hebian'\x1b[?25h\r\n\x1b[");
         assert_eq!(tail.telling_line().unwrap(), "Booting `Debian'");
+        tail.push("\u{202e}turned\u{2028}round\n".as_bytes());
+        assert_eq!(tail.telling_line().unwrap(), "turnedround");
     }
 
     #[test]

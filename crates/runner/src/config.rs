@@ -20,6 +20,12 @@ pub const DEFAULT_PATH: &str = layout::DEFAULT_CONFIG;
 const JOB_NETWORK: &str = "100.80.0.0/16";
 const JOB_NETWORK_V6: &str = "fd76:6d6e:6574::/64";
 
+/// More than anybody waits for, and no sum or product of it is too large for a clock.
+const MOST_SECONDS: u64 = 1_000_000_000;
+
+/// More than any node has, and in bytes no number is too large for it: 2^60.
+const MOST_MIB: u64 = 1 << 40;
+
 /// How guests are executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -322,6 +328,22 @@ impl Config {
         for (key, value) in at_least_one {
             ensure!(value > 0, Fault::System, "{key} = 0: must be at least 1");
         }
+        let at_most = [
+            ("boot_timeout_s", self.boot_timeout_s, MOST_SECONDS),
+            ("full_boot_timeout_s", self.full_boot_timeout_s, MOST_SECONDS),
+            ("silence_timeout_s", self.silence_timeout_s, MOST_SECONDS),
+            ("kvm_timeout_s", self.kvm_timeout_s, MOST_SECONDS),
+            ("image_copy_timeout_s", self.image_copy_timeout_s, MOST_SECONDS),
+            ("default_memory_mib", self.default_memory_mib, MOST_MIB),
+            ("memory_overhead_mib", self.memory_overhead_mib, MOST_MIB),
+            ("memory_overhead_per_gib_mib", self.memory_overhead_per_gib_mib, MOST_MIB),
+            ("microvm_memory_mib", self.microvm_memory_mib, MOST_MIB),
+            ("image_cache_mib", self.image_cache_mib, MOST_MIB),
+            ("template_cache_mib", self.template_cache_mib, MOST_MIB),
+        ];
+        for (key, value, most) in at_most {
+            ensure!(value <= most, Fault::System, "{key} = {value}: at most {most}");
+        }
         ensure!(
             self.max_vms_per_slot <= MAX_VMS_PER_SLOT,
             Fault::System,
@@ -428,6 +450,26 @@ mod tests {
             let error = format!("{:#}", Config::parse(text).unwrap_err());
             let named = error.contains(text.split(' ').next().unwrap()) || error.contains("xen");
             assert!(named, "{error}");
+        }
+    }
+
+    #[test]
+    fn no_number_is_too_large_for_the_arithmetic() {
+        for key in [
+            "boot_timeout_s",
+            "full_boot_timeout_s",
+            "silence_timeout_s",
+            "kvm_timeout_s",
+            "image_copy_timeout_s",
+            "default_memory_mib",
+            "memory_overhead_mib",
+            "memory_overhead_per_gib_mib",
+            "microvm_memory_mib",
+            "image_cache_mib",
+            "template_cache_mib",
+        ] {
+            let error = Config::parse(&format!("{key} = {}", i64::MAX)).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{key} = {}: at most 10", i64::MAX)), "{error}");
         }
     }
 

@@ -55,9 +55,13 @@ impl Draft {
         let text = Staged::create(&self.dir).context("the entry")?;
         text.file().write_all(toml::to_string(&entry).blame(Fault::System)?.as_bytes()).context("the entry")?;
         let disk = self.dir.join(&entry.disk);
+        // One with the same content has the same name, and may be that of the entry that is there.
+        let is_new = !disk.exists();
         self.file.publish(&disk, true).blame(Fault::User)?;
         if let Err(error) = text.publish(entry_path, replace) {
-            let _ = fs::remove_file(&disk);
+            if is_new {
+                let _ = fs::remove_file(&disk);
+            }
             return Err(error).blame(Fault::User);
         }
         Ok((entry, disk))
@@ -76,6 +80,24 @@ pub(crate) fn with_absolute_files(entry: &mut ImageEntry, of: &Image) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_that_another_entry_has_stays_when_the_new_entry_cannot_be_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let (name, entry_path) = ("x".parse().unwrap(), dir.path().join("x.toml"));
+        let publish = |replace| {
+            let draft = Draft::empty(dir.path(), DiskFormat::Raw).unwrap();
+            draft.file().unwrap().write_all(b"content").unwrap();
+            let entry = ImageEntry::new("x".into(), DiskFormat::Raw);
+            draft.publish(entry, &name, &entry_path, replace)
+        };
+        let (_, disk) = publish(false).unwrap();
+        publish(false).unwrap_err();
+        assert_eq!(fs::read(&disk).unwrap(), b"content");
+        fs::remove_file(&disk).unwrap();
+        publish(false).unwrap_err();
+        assert!(!disk.exists(), "a disk that nobody has does not stay");
+    }
 
     #[test]
     fn the_first_image_of_a_user_makes_the_directory() {

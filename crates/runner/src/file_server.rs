@@ -10,6 +10,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::{Pid, getppid, pipe2};
@@ -23,6 +24,9 @@ use qemu::{MemoryRegion, Share};
 
 /// Longest text of the server that is kept; it says one line.
 const SAID_MAX: usize = 1000;
+
+/// How long the server may take to read what it is told; it does so first of all.
+const HEARD_WITHIN: Duration = Duration::from_secs(20);
 
 /// How long to wait for the end of a killed server. If the host's file system hangs, it ends when that comes back.
 const REAP_TIME: Duration = Duration::from_secs(2);
@@ -54,6 +58,7 @@ impl FileServer {
     fn spawn(shares: &[Share], memory: u64, blocked: SigSet) -> io::Result<(Self, UnixStream)> {
         let (port, qemu_port) = UnixStream::pair()?;
         let (control, server_control) = UnixStream::pair()?;
+        control.set_write_timeout(Some(HEARD_WITHIN))?;
         let (stderr, server_stderr) = pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK)?;
         let shared = |share: &Share| {
             let path = share.served().0.to_owned();
@@ -63,14 +68,21 @@ impl FileServer {
         command.arg0("spank-vm").arg("file-server").env_clear().current_dir("/");
         command.stdin(OwnedFd::from(server_control)).stdout(Stdio::null()).stderr(server_stderr);
         let (runner, fd) = (nix::unistd::getpid(), port.as_raw_fd());
-        // SAFETY: the closure runs between fork and exec of a single-threaded process and makes system calls only.
+        // SAFETY: the closure runs between fork and exec and makes system calls only: it takes no memory and no lock, which
+        // another thread may have held.
         unsafe { command.pre_exec(move || detach(runner, &blocked, fd)) };
         let child = command.spawn()?;
         // With the copies of its descriptors: if it dies, the next line fails and does not wait.
         drop(command);
         let mut server = Self { child, control, stderr, said: Vec::new(), memory: Some(memory) };
         // Not before it runs: many long paths are more than a socket holds.
-        server.control.write_all(&Shares(shares.iter().map(shared).collect()).encode())?;
+        let heard = server.control.write_all(&Shares(shares.iter().map(shared).collect()).encode());
+        heard.map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => {
+                io::Error::other(format!("it reads nothing within {} s", HEARD_WITHIN.as_secs()))
+            }
+            _ => error,
+        })?;
         Ok((server, qemu_port))
     }
 
@@ -108,7 +120,7 @@ impl FileServer {
                     let room = SAID_MAX.saturating_sub(self.said.len());
                     self.said.extend_from_slice(&buffer[..n.min(room)]);
                 }
-                Err(nix::errno::Errno::EAGAIN) => return None,
+                Err(Errno::EAGAIN) => return None,
                 Err(_) => break,
             }
         }
@@ -158,7 +170,7 @@ fn detach(runner: Pid, mask: &SigSet, port: RawFd) -> io::Result<()> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(mask), None)?;
     set_pdeathsig(Signal::SIGKILL)?;
     if getppid() != runner {
-        return Err(io::Error::other("the runner is gone"));
+        return Err(Errno::ESRCH.into());
     }
     // SAFETY: dup2 on numbers; the copy is not close-on-exec. Where the port has the number already, the flag is taken away.
     let rc = unsafe {

@@ -19,6 +19,7 @@ use super::task::{End, Guest, Output, Streams, Task};
 use super::timing::Moments;
 use crate::config::Config;
 use crate::limits;
+use crate::notice::printable;
 use image::Links;
 use proto::{ExitStatus, FailKind, Transport};
 use qemu::{Accel, BootSource, VmSize};
@@ -180,8 +181,8 @@ fn listen(mut pipe: std::io::PipeReader) -> Vec<String> {
     let _ = pipe.by_ref().take(SAID_MAX).read_to_end(&mut text);
     // Never let the writer wait.
     let _ = std::io::copy(&mut pipe, &mut std::io::sink());
-    let clean = |line: &str| line.chars().filter(|c| !c.is_control()).take(1000).collect::<String>();
-    String::from_utf8_lossy(&text).lines().map(clean).filter(|line| !line.is_empty()).collect()
+    let lines = text.split(|&byte| byte == b'\n').map(printable);
+    lines.filter(|line| !line.is_empty()).collect()
 }
 
 #[cfg(test)]
@@ -190,6 +191,14 @@ mod tests {
 
     fn finished(code: u8, said: &[&str]) -> Finished {
         Finished { status: ExitStatus::Code(code), said: said.iter().map(|line| (*line).to_owned()).collect() }
+    }
+
+    #[test]
+    fn nothing_that_a_disk_makes_the_program_say_controls_a_terminal() {
+        let (heard, mut said) = std::io::pipe().unwrap();
+        std::io::Write::write_all(&mut said, "warning: \u{202e}a\x1b[2J\u{2028}b\n\nlast\n".as_bytes()).unwrap();
+        drop(said);
+        assert_eq!(listen(heard), ["warning: a[2Jb", "last"]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest part of a line that is kept, in bytes.
 const LINE_MOST: usize = 4096;
 
-/// The usual places of Slurm's commands; the job's PATH cannot be trusted.
+/// The usual places of Slurm's commands.
 const BIN_DIRS: [&str; 4] = ["/usr/bin", "/usr/local/bin", "/opt/slurm/bin", "/usr/local/slurm/bin"];
 
 /// Partition and account of the job. Without a job there are none.
@@ -28,19 +28,21 @@ const BIN_DIRS: [&str; 4] = ["/usr/bin", "/usr/local/bin", "/opt/slurm/bin", "/u
 /// When Slurm does not answer.
 pub fn facts(job: Option<&JobRef>) -> Result<JobFacts, RunError> {
     let Some(job) = job else { return Ok(JobFacts::default()) };
-    let squeue = BIN_DIRS.iter().map(|dir| Path::new(dir).join("squeue")).find(|path| path.exists());
-    let mut command = Command::new(squeue.as_deref().unwrap_or(Path::new("squeue")));
-    if squeue.is_some() {
-        command.env_clear();
-    }
+    let untold = "Slurm does not tell the job's partition and account";
+    let mut command = Command::new(program(&BIN_DIRS).context(untold)?);
     let id = job.id.to_string();
-    command.args(["--noheader", "--jobs", &id, "--format", "%A %P %a"]);
+    command.env_clear().args(["--noheader", "--jobs", &id, "--format", "%A %P %a"]);
     if let Some(path) = &job.slurm_conf {
         command.env("SLURM_CONF", path);
     }
-    let line =
-        line_about(&id, &mut command, PATIENCE).context("Slurm does not tell the job's partition and account")?;
+    let line = line_about(&id, &mut command, PATIENCE).context(untold)?;
     line.as_deref().map(facts_in).ok_or_else(|| system(format!("Slurm knows no job {id}")))
+}
+
+/// The program that asks Slurm. The job's PATH would be its user's word.
+fn program(dirs: &[&str]) -> Result<PathBuf, RunError> {
+    let found = dirs.iter().map(|dir| Path::new(dir).join("squeue")).find(|path| path.exists());
+    found.ok_or_else(|| system(format!("no squeue in {}", dirs.join(", "))))
 }
 
 /// Slurm, or the connection to it, does not work.
@@ -157,6 +159,12 @@ mod tests {
         assert!(text("sleep 60", Duration::from_millis(50)).contains("no answer"));
         assert!(text("exec >&-; sleep 60", Duration::from_millis(50)).contains("no answer"));
         assert!(text("exit 1", PATIENCE).contains("squeue: exit status: 1"));
+    }
+
+    #[test]
+    fn a_program_of_the_user_s_is_not_asked() {
+        let error = program(&["/nonexistent", "/nowhere"]).unwrap_err();
+        assert_eq!(error.to_string(), "no squeue in /nonexistent, /nowhere");
     }
 
     #[test]

@@ -7,9 +7,9 @@
 //!
 //! With `--vm-scope=node` the tasks of a node attach to one VM, which a process of its own keeps (`keeper`).
 //!
-//! Single-threaded; every wait is in the relay's poll and has a deadline until the command runs. If
-//! this process dies in any way, its VMs die with it (`PR_SET_PDEATHSIG`), and their disks have no
-//! name, so nothing is left over.
+//! One thread does all that concerns VMs. What it waits for before it has any, locks, copies and other programs, has a
+//! deadline; from then on every wait is in the relay's poll, with a deadline until the command runs. If this process dies
+//! in any way, its VMs die with it (`PR_SET_PDEATHSIG`), and their disks have no name, so nothing is left over.
 
 // println! and eprintln! panic if the reader has closed the pipe.
 #![deny(clippy::print_stdout, clippy::print_stderr)]

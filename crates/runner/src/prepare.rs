@@ -75,7 +75,7 @@ pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunErr
         wanted_mib: asked.vm_mem,
         wanted_cpus: asked.vm_cpus,
     })?;
-    limits::allow_vm(size.memory_mib << 20, source::disk_bytes(&source), vms)?;
+    limits::allow_vm(size.memory_mib.saturating_mul(1 << 20), source::disk_bytes(&source), vms)?;
     progress::size(size);
     let machine = source::machine(&source, config.machine);
     let ways = Ways::of(config, &source, &qemu);

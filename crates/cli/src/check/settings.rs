@@ -1,6 +1,9 @@
 //! Every effective setting, as TOML.
 
+use std::path::Path;
+
 use runner::config::Config;
+use toml::Value;
 
 /// The text that could be the configuration.
 pub(super) fn text(config: &Config) -> String {
@@ -42,14 +45,17 @@ pub(super) fn text(config: &Config) -> String {
         job_network_port,
         shares,
     } = config;
-    let shares: Vec<String> = shares.iter().map(ToString::to_string).collect();
+    let shares = Value::Array(shares.iter().map(|share| Value::String(share.to_string())).collect());
+    let image_dirs = Value::Array(image_dirs.iter().map(|dir| quoted(dir)).collect());
+    let [image_cache_dir, kit, qemu] = [image_cache_dir, kit, qemu].map(|path| quoted(path));
+    let [state_dir, template_dir, scratch_dir] = [state_dir, template_dir, scratch_dir].map(|path| quoted(path));
     format!(
-        "image_dirs = {image_dirs:?}\nuser_images = {user_images}\ndelivery = {:?}\n\
-         image_cache_dir = {image_cache_dir:?}\nimage_cache_mib = {image_cache_mib}\n\
-         image_copy_timeout_s = {image_copy_timeout_s}\nkit = {kit:?}\nqemu = {qemu:?}\naccel = {:?}\n\
+        "image_dirs = {image_dirs}\nuser_images = {user_images}\ndelivery = {:?}\n\
+         image_cache_dir = {image_cache_dir}\nimage_cache_mib = {image_cache_mib}\n\
+         image_copy_timeout_s = {image_copy_timeout_s}\nkit = {kit}\nqemu = {qemu}\naccel = {:?}\n\
          cpu_model = \"{cpu_model}\"\nmachine = {:?}\nmicrovm_memory_mib = {microvm_memory_mib}\nstart = {:?}\n\
-         state_dir = {state_dir:?}\ntemplate_dir = {template_dir:?}\ntemplate_cache_mib = {template_cache_mib}\n\
-         scratch_dir = {scratch_dir:?}\ndefault_memory_mib = {default_memory_mib}\n\
+         state_dir = {state_dir}\ntemplate_dir = {template_dir}\ntemplate_cache_mib = {template_cache_mib}\n\
+         scratch_dir = {scratch_dir}\ndefault_memory_mib = {default_memory_mib}\n\
          memory_overhead_mib = {memory_overhead_mib}\n\
          memory_overhead_per_gib_mib = {memory_overhead_per_gib_mib}\nmax_vms_per_slot = {max_vms_per_slot}\n\
          vm_scope = \"{}\"\nvm_scopes = {:?}\n\
@@ -59,7 +65,7 @@ pub(super) fn text(config: &Config) -> String {
          default_network = {:?}\nallowed_networks = {:?}\n\
          job_network = \"{job_network}\"\njob_network_v6 = \"{job_network_v6}\"\n\
          job_network_port = {job_network_port}\n\
-         shares = {shares:?}\n",
+         shares = {shares}\n",
         delivery.as_str(),
         format!("{accel:?}").to_lowercase(),
         format!("{machine:?}").to_lowercase(),
@@ -70,4 +76,23 @@ pub(super) fn text(config: &Config) -> String {
         default_network.as_str(),
         allowed_networks.iter().map(|network| network.as_str()).collect::<Vec<_>>(),
     )
+}
+
+/// Rust's own way to write a path escapes more than TOML knows.
+fn quoted(path: &Path) -> Value {
+    Value::String(path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_is_toml_whatever_a_directory_is_called() {
+        // An accent of its own, a quote, a tabulator.
+        let kit = "/sw/cafe\u{301} \"x\"\t'y'";
+        let config = Config { kit: kit.into(), image_dirs: vec![kit.into()], ..Config::default() };
+        let table: toml::Table = text(&config).parse().unwrap();
+        assert_eq!((table["kit"].as_str(), table["image_dirs"][0].as_str()), (Some(kit), Some(kit)));
+    }
 }

@@ -17,7 +17,7 @@ use crate::trust::{Distrust, Readers, believe, believe_file};
 /// again.
 const SEAL: u64 = 1_000_000_000;
 
-/// Most entries of a template's directory that are looked at; it has six.
+/// Most entries of a template's directory that are looked at; it has seven at most.
 const FILES_MOST: usize = 32;
 
 /// A kind of things that are kept on a shelf.

@@ -112,7 +112,7 @@ impl<I: Item> Shelf<I> {
         }
     }
 
-    /// The site's and those of all users that this process may read. Not those in which something is mounted.
+    /// The site's and those of all users that this process may read. Not those in which a user has mounted something.
     pub fn all(cache_dir: &Path) -> Vec<Self> {
         let own = owners(cache_dir).into_iter().map(|uid| Self::of_user(cache_dir, uid));
         let mounts = Mounts::now().ok();

@@ -132,8 +132,8 @@ impl Drop for OutputLimit {
 pub fn allow_vm(guest_bytes: u64, disk_bytes: u64, vms: u32) -> Result<(), RunError> {
     let needs = [
         (Resource::RLIMIT_FSIZE, disk_bytes, "the VM's private disk"),
-        (Resource::RLIMIT_AS, guest_bytes + OF_QEMU, "QEMU with the guest's memory"),
-        (Resource::RLIMIT_DATA, guest_bytes + OF_QEMU, "QEMU with the guest's memory"),
+        (Resource::RLIMIT_AS, guest_bytes.saturating_add(OF_QEMU), "QEMU with the guest's memory"),
+        (Resource::RLIMIT_DATA, guest_bytes.saturating_add(OF_QEMU), "QEMU with the guest's memory"),
         (Resource::RLIMIT_NOFILE, FILES + FILES_PER_VM * u64::from(vms), "the VMs' descriptors"),
     ];
     match needs.into_iter().find(|(resource, needed, _)| hard(*resource).is_some_and(|hard| hard < *needed)) {
@@ -148,13 +148,15 @@ pub fn allow_vm(guest_bytes: u64, disk_bytes: u64, vms: u32) -> Result<(), RunEr
 pub fn allow_mapping(bytes: u64) -> bool {
     [Resource::RLIMIT_AS, Resource::RLIMIT_DATA]
         .into_iter()
-        .all(|of| hard(of).is_none_or(|hard| hard >= bytes + OF_QEMU))
+        .all(|of| hard(of).is_none_or(|hard| hard >= bytes.saturating_add(OF_QEMU)))
 }
 
 /// The user's fault, if the words of a failure show that a hard limit of this task is the reason.
 pub fn blame(why: &str) -> Option<RunError> {
+    // A guest has limits of its own.
+    let node_s = qemu::GUEST_SAYS.iter().fold(why, |node_s, begin| node_s.split(begin).next().unwrap_or_default());
     // The words of strerror, in which QEMU speaks too.
-    let says = |words: &str| why.contains(words);
+    let says = |words: &str| node_s.contains(words);
     let reasons = [
         (says("File too large"), Resource::RLIMIT_FSIZE),
         (says("Too many open files"), Resource::RLIMIT_NOFILE),
@@ -209,6 +211,23 @@ mod tests {
         let mut sorted = numbers.clone();
         sorted.sort_unstable();
         assert_eq!(sorted, (0..16).collect::<Vec<u8>>());
+    }
+
+    #[test]
+    fn a_vm_of_any_size_is_compared_with_the_limits() {
+        let _ = allow_vm(u64::MAX, u64::MAX, u32::MAX);
+        let _ = allow_mapping(u64::MAX);
+    }
+
+    #[test]
+    fn the_words_of_a_guest_are_not_taken_for_the_system_s() {
+        let words = "Too many open files";
+        assert!(hard(Resource::RLIMIT_NOFILE).is_none() || blame(words).is_some());
+        for guest_s in ["no answer within 60 s; its console ended with: ", "the guest's kernel panicked: "] {
+            assert!(blame(&format!("{guest_s}\"{words}\"")).is_none(), "{guest_s}");
+        }
+        let qemu_s = format!("QEMU failed with code 1; QEMU said: \"{words}\"");
+        assert!(hard(Resource::RLIMIT_NOFILE).is_none() || blame(&qemu_s).is_some());
     }
 
     #[test]

@@ -23,6 +23,9 @@ const VHOST: &str = "/dev/vhost-net";
 /// Bytes of lines of `/etc/hosts` that are sent at once at most.
 const LINES_MOST: usize = 64 << 10;
 
+/// Bytes of the names of all VMs that a variable has room for: Linux lets one have 128 KiB with its name.
+const NAMES_MOST: usize = 127 << 10;
+
 /// The VMs of a task on their step's network.
 #[derive(Debug)]
 pub(crate) struct JobNetwork {
@@ -145,13 +148,14 @@ impl JobNetwork {
         self.of_node.as_ref().map(|_| self.name_on(self.node))
     }
 
-    /// The names of all VMs, in the order of their ranks or nodes.
-    pub(crate) fn hosts(&self) -> String {
+    /// The names of all VMs, in the order of their ranks or nodes; `None` if no variable has room for them. With more, no program
+    /// would start.
+    pub(crate) fn hosts(&self) -> Option<String> {
         let names: Vec<String> = match self.of_node {
             Some(OfNode { nodes, .. }) => (0..nodes).map(|node| self.name_on(node)).collect(),
             None => self.everybody().map(|(rank, index)| self.name_of(rank, index)).collect(),
         };
-        names.join(",")
+        Some(names.join(",")).filter(|names| names.len() <= NAMES_MOST)
     }
 
     /// The host name of a task's VM.
@@ -209,7 +213,10 @@ mod tests {
         let lines: Vec<&str> = hosts.lines().collect();
         assert_eq!(lines[..4], ["100.80.0.5 vm7-n0", "fd00::5 vm7-n0", "100.80.0.6 vm7-n1", "fd00::6 vm7-n1"]);
         assert_eq!((lines[4], lines[11], lines.len()), ("100.80.0.1 rank0", "fd00::4 rank3", 12));
-        assert_eq!((network.hosts().as_str(), network.own_name().as_deref()), ("vm7-n0,vm7-n1", Some("vm7-n1")));
+        assert_eq!(
+            (network.hosts().unwrap().as_str(), network.own_name().as_deref()),
+            ("vm7-n0,vm7-n1", Some("vm7-n1"))
+        );
     }
 
     #[test]
@@ -230,7 +237,19 @@ mod tests {
             ["100.80.0.1 vm7-0-0 rank0 rank0-0", "fd00::1 vm7-0-0 rank0 rank0-0", "100.80.0.2 vm7-0-1 rank0-1"]
         );
         assert_eq!(lines[6..], ["100.80.0.4 vm7-1-1 rank1-1", "fd00::4 vm7-1-1 rank1-1"]);
-        assert_eq!(network().hosts(), "vm7-0-0,vm7-0-1,vm7-1-0,vm7-1-1");
+        assert_eq!(network().hosts().unwrap(), "vm7-0-0,vm7-0-1,vm7-1-0,vm7-1-1");
+    }
+
+    #[test]
+    fn names_that_no_variable_has_room_for_are_in_the_file_of_hosts_alone() {
+        let mut lines = 0;
+        let network = JobNetwork { ranks: 16_000, ..network() };
+        network.introduce(0, |message| {
+            if let ToGuest::Hosts(text) = message {
+                lines += std::str::from_utf8(text).unwrap().lines().count();
+            }
+        });
+        assert_eq!((network.hosts(), lines), (None, 64_000));
     }
 
     #[test]

@@ -118,7 +118,7 @@ impl Network {
     pub(crate) fn hosts(&self) -> Option<String> {
         match self {
             Self::User(_) => None,
-            Self::Job(job) => Some(job.hosts()),
+            Self::Job(job) => job.hosts(),
         }
     }
 }

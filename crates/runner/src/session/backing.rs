@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use super::channel::Outgoing;
-use qemu::{DiskError, MemoryRegion, Monitor, QemuProcess};
+use qemu::{DiskError, MemoryRegion, Monitor, QemuProcess, Written};
 
 /// The far end of a session's channel.
 #[derive(Debug)]
@@ -75,6 +75,14 @@ impl Backing {
 
     pub fn memory(&mut self, bytes: u64) -> Option<Vec<MemoryRegion>> {
         self.monitor()?.memory(bytes)
+    }
+
+    /// The pages of its template's memory that a clone has written.
+    pub fn written(&self) -> io::Result<Written> {
+        match self {
+            Self::Qemu(process) => process.written(),
+            Self::Keeper(_) => Ok(Written::default()),
+        }
     }
 
     pub fn resumed(&mut self) -> Option<Instant> {

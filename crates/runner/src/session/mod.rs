@@ -18,6 +18,7 @@ mod clock;
 mod events;
 mod heartbeat;
 mod keeper_frames;
+mod lesson;
 #[cfg(any(test, feature = "fuzzing"))]
 mod stand_in;
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub use channel::{Address, Listener, Outgoing, Refusal};
 pub use clock::{AwakeClock, Deadline};
 pub use events::{Events, nonce};
 pub(crate) use keeper_frames::{Attach, Word};
+pub use lesson::Lesson;
 #[cfg(test)]
 pub use stand_in::Peer;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -11,6 +11,7 @@ use super::channel::{Address, Listener, Outgoing, Refusal};
 use super::clock::{AwakeClock, Deadline};
 use super::heartbeat::{Beat, Heartbeat};
 use super::keeper_frames::{Attach, Word};
+use super::lesson::Lesson;
 use super::wall_clock::wall_clock;
 use crate::error::Fault;
 use crate::file_server::FileServer;
@@ -112,6 +113,8 @@ pub struct Vm {
     memory_to_plug: Option<u64>,
     /// Warnings that the agent may still send.
     warnings: usize,
+    /// Waits for the commands to begin.
+    lesson: Option<Lesson>,
 }
 
 impl Vm {
@@ -143,6 +146,7 @@ impl Vm {
             is_asked: false,
             memory_to_plug: None,
             warnings: WARNINGS_MOST,
+            lesson: None,
         }
     }
 
@@ -190,6 +194,12 @@ impl Vm {
     pub fn look_after(&mut self, clock: &AwakeClock, limit: Option<Duration>) {
         self.wait = None;
         self.heartbeat.begin(clock, limit);
+        self.lesson.take().into_iter().for_each(|lesson| lesson.learn(&self.process));
+    }
+
+    /// Keeps what this clone has written when its commands run.
+    pub fn learn(&mut self, lesson: Option<Lesson>) {
+        self.lesson = lesson;
     }
 
     fn ask(&mut self) {

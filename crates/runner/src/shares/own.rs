@@ -19,6 +19,9 @@ const SYSTEM_DIRS: [&str; 14] = [
 /// Directories below those that belong to users.
 const USERS_DIRS: [&str; 2] = ["/var/tmp", "/run/user"];
 
+/// Longest path in bytes: `PATH_MAX` of Linux without the NUL at its end. A way through many links can be longer.
+const PATH_MOST: usize = 4095;
+
 /// Homes of accounts that have none.
 const NO_HOMES: [&str; 3] = ["/", "/nonexistent", "/dev/null"];
 
@@ -121,7 +124,10 @@ pub(super) fn aliases(found: &[Found]) -> Vec<Alias> {
         for (path, target) in links.iter().cloned().chain((!is_plain).then_some(whole)) {
             // These links the image has itself, or it is built in another way.
             let is_known = aliases.iter().any(|alias| alias.path == path);
-            if !is_known && !breaks_guest(&path) && !path.components().any(|part| part == Component::ParentDir) {
+            // Nobody can name it as a whole there either.
+            let is_too_long = path.as_os_str().len() > PATH_MOST;
+            let is_plain = !path.components().any(|part| part == Component::ParentDir);
+            if !is_known && !is_too_long && is_plain && !breaks_guest(&path) {
                 aliases.push(Alias { path, target });
             }
         }

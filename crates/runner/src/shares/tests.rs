@@ -186,3 +186,16 @@ fn more_shares_than_can_be_are_refused_with_their_number() {
     let error = chosen().at_most(2).unwrap_err().to_string();
     assert!(error.contains("3 places") && error.contains("2 can be"), "{error}");
 }
+
+#[test]
+fn a_name_longer_than_any_system_call_takes_is_none_of_the_guest_s() {
+    let deep = vec!["d".repeat(200); 15].join("/");
+    let host = Host::with(&["home", &deep]);
+    symlink(&host.root, host.at(&deep).join("up")).unwrap();
+    let long = format!("{deep}/up/").repeat(30) + "home";
+    let own = [host.own(Role::Home, "home"), host.own(Role::Name, &long)];
+    let chosen = host.choose(&[], &own).unwrap();
+    assert_eq!(host.shown(&chosen), ["@/home>@/home"]);
+    let longest = chosen.aliases.iter().map(|alias| alias.path.as_os_str().len()).max();
+    assert!(longest.is_some_and(|longest| longest < 4096), "{longest:?}");
+}

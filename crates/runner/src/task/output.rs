@@ -15,6 +15,9 @@ use super::pump::Pump;
 /// Longest line that is kept together; a longer one is passed on in parts.
 const LINE_MAX: usize = 64 * 1024;
 
+/// Bytes of several messages that are kept in one piece at most: each piece costs as much as a hundred bytes.
+const JOINED_MAX: usize = 64 * 1024;
+
 /// How to write to a descriptor without blocking. Other processes share it, so its flags must not
 /// be changed. A write of any length may be tried.
 #[derive(Debug)]
@@ -131,10 +134,18 @@ impl Output {
     }
 
     fn enqueue(&mut self, vm: usize, bytes: Vec<u8>) {
-        if !bytes.is_empty() {
-            let owed = bytes.len();
-            let bytes = if self.label { labelled(vm, &bytes) } else { bytes };
-            self.queue.push_back(Chunk { vm, bytes, written: 0, owed });
+        if bytes.is_empty() {
+            return;
+        }
+        let owed = bytes.len();
+        let bytes = if self.label { labelled(vm, &bytes) } else { bytes };
+        match self.queue.back_mut() {
+            // A guest that sends byte by byte must not make this process's memory grow beyond its window.
+            Some(last) if last.vm == vm && last.bytes.len() + bytes.len() <= JOINED_MAX => {
+                last.bytes.extend_from_slice(&bytes);
+                last.owed += owed;
+            }
+            _ => self.queue.push_back(Chunk { vm, bytes, written: 0, owed }),
         }
     }
 
@@ -321,6 +332,27 @@ mod tests {
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "1: a\n1: b\n0: \n1: unfinished\n");
+    }
+
+    #[test]
+    fn bytes_that_come_one_by_one_are_kept_together() {
+        let (writer, mut reader) = UnixStream::pair().unwrap();
+        let mut output = Output::new(writer.as_fd(), 1).unwrap();
+        (0..2 * JOINED_MAX).for_each(|_| output.push(0, b"x"));
+        output.push_own(b"own\n".to_vec());
+        output.push(0, &[b'y'; JOINED_MAX]);
+        assert!(output.queue.len() <= 4, "{} chunks", output.queue.len());
+        let (mut of_guest, mut text) = (0, Vec::new());
+        while output.is_waiting() {
+            of_guest += drain(&mut output).iter().map(|(_, n)| n).sum::<usize>();
+            let mut buffer = [0; 4096];
+            let n = reader.read(&mut buffer).unwrap();
+            text.extend_from_slice(&buffer[..n]);
+        }
+        drop((output, writer));
+        reader.read_to_end(&mut text).unwrap();
+        assert_eq!((of_guest, text.len()), (3 * JOINED_MAX, 3 * JOINED_MAX + 4));
+        assert_eq!(&text[2 * JOINED_MAX..2 * JOINED_MAX + 5], b"own\ny");
     }
 
     #[test]

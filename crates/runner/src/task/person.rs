@@ -16,6 +16,9 @@ const LOCALTIME: &str = "/etc/localtime";
 /// Longest data of a time zone that is sent, in bytes; the longest zones have 4 KiB.
 const ZONE_MOST: u64 = 32 << 10;
 
+/// Longest field of an account that is sent, in bytes; a directory service may have longer notes on a person.
+const FIELD_MOST: usize = 4095;
+
 /// How long to look for the names of further groups: a directory service far away may take long for many large ones.
 const NAMES_WITHIN: Duration = Duration::from_millis(500);
 
@@ -60,8 +63,9 @@ impl Person {
     /// The messages that make user and groups known, to be sent before the credentials.
     pub(super) fn introduce(&self, mut send: impl FnMut(ToGuest<'_>)) {
         let User { gid, name, gecos, dir, shell, .. } = &self.user;
-        let (home, shell) = (dir.as_os_str().as_bytes(), shell.as_os_str().as_bytes());
-        send(ToGuest::User { gid: gid.as_raw(), name: name.as_bytes(), gecos: gecos.as_bytes(), home, shell });
+        let fields = [name.as_bytes(), gecos.as_bytes(), dir.as_os_str().as_bytes(), shell.as_os_str().as_bytes()];
+        let [name, gecos, home, shell] = fields.map(|field| if field.len() > FIELD_MOST { b"" } else { field });
+        send(ToGuest::User { gid: gid.as_raw(), name, gecos, home, shell });
         for (gid, name) in &self.groups {
             send(ToGuest::Group { gid: *gid, name });
         }
@@ -123,6 +127,15 @@ mod tests {
     fn a_zone_is_named_by_its_place_in_the_database() {
         assert_eq!(name_of(Path::new("/usr/share/zoneinfo/Europe/Berlin")), b"Europe/Berlin");
         assert_eq!(name_of(Path::new("/etc/localtime")), b"");
+    }
+
+    #[test]
+    fn notes_of_an_account_that_no_guest_could_take_are_left_out() {
+        let mut person = Person::root();
+        person.user.gecos = std::ffi::CString::new(vec![b'x'; 100_000]).unwrap();
+        let mut out = Vec::new();
+        person.introduce(|message| message.encode(0, &mut out));
+        assert!((10..1000).contains(&out.len()), "{}", out.len());
     }
 
     #[test]

@@ -4,9 +4,10 @@
 //! Root reads users' templates too, to list and verify them. So nothing in a manifest is used as a path, only the
 //! files that every template has are opened, and only as ordinary files.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::PathBuf;
 
 use crate::error::{Blame, Context, Fault, RunError, ensure};
@@ -16,12 +17,15 @@ use serde::{Deserialize, Serialize};
 
 use super::checksum;
 use super::key::FORMAT;
-use qemu::{Abilities, TemplateFiles};
+use qemu::{Abilities, TemplateFiles, WRITTEN_MOST, Written};
 
 pub const MANIFEST: &str = "template.toml";
 pub const RAM: &str = "ram";
 pub const STATE: &str = "state";
 pub const SCRATCH: &str = "scratch";
+/// The pages that its first clone has written. It comes later than the others, and is no part of the template: without it
+/// clones are a little slower.
+const WRITTEN: &str = "written";
 /// The directory behind a share's device while the template is made.
 pub const EMPTY: &str = "empty";
 
@@ -87,6 +91,7 @@ pub struct Template {
     ram: File,
     state: File,
     scratch: File,
+    written: Option<Written>,
 }
 
 impl Template {
@@ -109,7 +114,12 @@ impl Template {
             ensure!(recorded == Some(found), Fault::Node, "{name} has {found} bytes and not {recorded:?}");
             ensure!(found <= FILE_MOST, Fault::Node, "{name} has {found} bytes");
         }
-        Ok(Self { shelf: shelf.clone(), name: name.to_owned(), manifest, ram, state, scratch })
+        let written = open(WRITTEN, false).ok().and_then(|file| {
+            let mut bytes = Vec::new();
+            file.take((WRITTEN_MOST * 4) as u64 + 1).read_to_end(&mut bytes).ok()?;
+            Written::from_bytes(&bytes)
+        });
+        Ok(Self { shelf: shelf.clone(), name: name.to_owned(), manifest, ram, state, scratch, written })
     }
 
     /// Looks at the template of that name on a shelf, without using it.
@@ -150,6 +160,29 @@ impl Template {
         &self.scratch
     }
 
+    /// The pages that its clones write, if that is known.
+    pub fn written(&self) -> Option<&Written> {
+        self.written.as_ref()
+    }
+
+    /// Keeps what its first clone has written, if it is this user's; a function that needs nothing more of this.
+    pub fn keeper_of_written(&self) -> Option<impl FnOnce(&Written) -> io::Result<()> + use<>> {
+        let is_wanted = self.written.is_none() && self.shelf.owner == nix::unistd::Uid::effective().as_raw();
+        let (dir, like) = (self.dir(), self.ram.metadata());
+        is_wanted.then_some(move |written: &Written| {
+            let like = like?;
+            // Another clone may do the same now: either list is as good.
+            let draft = dir.join(format!("{WRITTEN}.{}", std::process::id()));
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+            let kept = file
+                .write_all(&written.to_bytes())
+                .and_then(|()| fchown(&file, None, Some(like.gid())))
+                .and_then(|()| file.set_permissions(like.permissions()))
+                .and_then(|()| fs::rename(&draft, dir.join(WRITTEN)));
+            kept.inspect_err(|_| drop(fs::remove_file(&draft)))
+        })
+    }
+
     /// What the QEMU that made it was able to.
     pub fn abilities(&self) -> Abilities {
         Abilities { read_only_templates: self.manifest.read_only }
@@ -173,7 +206,6 @@ impl Template {
 mod tests {
     use super::*;
     use node::trust::Readers;
-    use std::fs;
     use std::path::Path;
 
     /// A template whose manifest says `more` beside what is true.
@@ -235,6 +267,24 @@ mod tests {
             File::options().write(true).open(draft.join(MANIFEST)).unwrap().set_len(1 << 40).unwrap();
         };
         template(cache.path(), "", endless).unwrap_err();
+    }
+
+    #[test]
+    fn what_the_first_clone_has_written_is_kept_once_and_a_bad_list_is_none() {
+        let cache = tempfile::tempdir().unwrap();
+        let made = template(cache.path(), "", |_| {}).unwrap();
+        assert_eq!(made.written(), None);
+        let list = Written::from_bytes(&[1, 0, 0, 0, 5, 0, 0, 0]).unwrap();
+        made.keeper_of_written().unwrap()(&list).unwrap();
+        let again = || Template::look(&made.shelf, "1b").unwrap();
+        assert_eq!(again().written(), Some(&list));
+        assert!(again().keeper_of_written().is_none());
+        assert_eq!(fs::read_dir(made.dir()).unwrap().count(), 5, "no draft is left");
+        again().verify().unwrap();
+        fs::write(made.dir().join(WRITTEN), "of another length").unwrap();
+        assert_eq!(again().written(), None);
+        made.remove().unwrap();
+        assert!(made.keeper_of_written().unwrap()(&list).is_err());
     }
 
     #[test]
