@@ -53,7 +53,7 @@ impl Crate {
     }
 
     fn read_module(&mut self, name: Name, file: &Path, dir: &Path) {
-        let code = code(&fs::read_to_string(file).unwrap());
+        let code = code(&fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display())));
         let mut module = Module::parse(&code);
         module.children.extend(undeclared(dir).filter(|child| !module.of_tests.contains(child)));
         module.file = file.strip_prefix(repository()).unwrap_or(file).display().to_string();
@@ -166,9 +166,14 @@ impl Module {
 /// Files in the directory of a module: a macro may have declared them.
 fn undeclared(dir: &Path) -> impl Iterator<Item = String> {
     let files = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let names = files.filter(|file| file.extension().is_some_and(|end| end == "rs"));
-    let names = names.filter_map(|file| Some(file.file_stem()?.to_str()?.to_owned()));
-    names.filter(|name| !["lib", "main", "mod"].contains(&name.as_str()))
+    let files = files.filter(|file| file.extension().is_some_and(|end| end == "rs") && !is_program(file));
+    let names = files.filter_map(|file| Some(file.file_stem()?.to_str()?.to_owned()));
+    names.filter(|name| !["lib", "mod"].contains(&name.as_str()))
+}
+
+/// Whether it is the first file of a program: there may be several in a directory.
+fn is_program(file: &Path) -> bool {
+    file.ends_with("main.rs") || fs::read_to_string(file).is_ok_and(|text| text.contains("\nfn main("))
 }
 
 /// Where the item ends that begins at `at`, with further attributes before it.
@@ -218,8 +223,9 @@ pub fn roots() -> Vec<PathBuf> {
     let places = crates.chain([repository().to_owned(), repository().join("testkit")]);
     let files = places.flat_map(|place| ["src/lib.rs", "src/main.rs"].map(|file| place.join(file)));
     let groups = ["tests", "benches", "crates/cli/tests"].map(|group| repository().join(group));
-    let more = groups.iter().flat_map(|group| fs::read_dir(group).unwrap()).map(|entry| entry.unwrap().path());
-    files.chain(more.map(|dir| dir.join("main.rs"))).filter(|file| file.exists()).collect()
+    let dirs = groups.iter().flat_map(|group| fs::read_dir(group).unwrap()).map(|entry| entry.unwrap().path());
+    let more = dirs.flat_map(|dir| fs::read_dir(dir).into_iter().flatten()).map(|entry| entry.unwrap().path());
+    files.filter(|file| file.exists()).chain(more.filter(|file| is_program(file))).collect()
 }
 
 #[cfg(test)]

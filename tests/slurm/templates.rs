@@ -23,6 +23,7 @@ pub const CASES: &[Case] = &[
     ("a_command_may_ask_for_all_its_memory_at_once", at_once),
     ("the_template_of_a_user_is_closed_to_others", private),
     ("a_template_of_the_site_serves_a_user_and_keeps_the_images_permissions", of_site),
+    ("an_image_that_no_template_can_be_made_of_keeps_no_other_from_its_own", all_but_one),
     ("a_damaged_template_is_replaced_and_the_step_does_not_notice", damaged),
     ("a_template_that_others_could_have_written_is_not_used", tampered),
     ("a_builder_that_was_killed_leaves_no_lock", killed_builder),
@@ -163,6 +164,24 @@ fn of_site(cluster: &Cluster) {
     let listed = cluster.tool("root", &["template", "list"]).ok();
     assert!(listed.contains("(site)"), "{listed}");
     assert_eq!(templates(cluster).len(), 0, "the user's step used the site's: {listed}");
+}
+
+/// As the unit makes them that runs when a node comes up.
+fn all_but_one(cluster: &Cluster) {
+    forget(cluster);
+    let dir = cluster.work_dir();
+    let entry = fs::read_to_string(cluster.dir.join("images/tiny.toml")).unwrap();
+    let entry = entry.replace("disk = \"", &format!("disk = \"{}/images/", cluster.dir.display()));
+    fs::write(dir.join("other.toml"), entry.replace(".squashfs", ".gone")).unwrap();
+    fs::write(dir.join("tiny.toml"), entry).unwrap();
+    cluster.with_config(&format!("image_dirs = ['{}']\n", dir.display()), || {
+        let ran = cluster.tool("root", &["template", "build", "--all"]);
+        assert!(ran.code == 1 && ran.stderr.contains("1 of 2 images is without a template"), "{ran:?}");
+        let lines: Vec<&str> = ran.stdout.lines().collect();
+        assert!(lines[0].starts_with("other: FAILED: the disk of image 'other'"), "{ran:?}");
+        assert!(lines[1].starts_with("tiny: made in "), "{ran:?}");
+    });
+    forget(cluster);
 }
 
 fn damaged(cluster: &Cluster) {

@@ -1,5 +1,6 @@
 //! What `spank-vm image` does with images that exist: list, show, check, verify, fetch, remove.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -172,20 +173,29 @@ pub fn fetch_all(config: &Config, images: &[ImageRef], all: bool) -> anyhow::Res
         true => site_images(&config.catalogue())?,
         false => images.to_vec(),
     };
+    let fetch_one = |image: &ImageRef| print_line(&format!("{image}: {}", fetch(config, image)?));
+    for_each(&names, all, "not on this node", fetch_one)
+}
+
+/// Does the work for each image. Of all images, one that fails keeps no other from it.
+pub fn for_each<T: Display>(
+    images: &[T],
+    all: bool,
+    otherwise: &str,
+    work: impl Fn(&T) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let mut failed = 0;
-    for image in &names {
-        let line = match fetch(config, image) {
-            Ok(disk) => format!("{image}: {disk}"),
+    for image in images {
+        match work(image) {
             Err(error) if all => {
                 failed += 1;
-                format!("{image}: FAILED: {error:#}")
+                print_line(&format!("{image}: FAILED: {error:#}"))?;
             }
-            Err(error) => return Err(error.into()),
-        };
-        print_line(&line)?;
+            other => other?,
+        }
     }
     let are = if failed == 1 { "is" } else { "are" };
-    ensure!(failed == 0, "{failed} of {} images {are} not on this node", names.len());
+    ensure!(failed == 0, "{failed} of {} images {are} {otherwise}", images.len());
     Ok(())
 }
 

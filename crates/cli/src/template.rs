@@ -7,6 +7,7 @@ use clap::Subcommand;
 use nix::unistd::{Uid, User};
 use node::shelf::{Shelf, Stored, TemplateDir};
 
+use super::catalogue::for_each;
 use super::output::{print, print_line};
 use request::{ImageName, Network, VmCpus, VmMem, VmOption};
 use runner::config::Config;
@@ -65,15 +66,15 @@ pub fn run(config: &Config, command: Command) -> anyhow::Result<()> {
             let images = if all { config.catalogue().names()? } else { images };
             let shares = shares.unwrap_or(config.shares.len() + 1);
             let net = net || config.default_network != Network::None;
-            for image in images {
-                for made in prebuild(config, &image, vm_mem, vm_cpus, shares, net)? {
+            for_each(&images, all, "without a template", |image| {
+                for made in prebuild(config, image, vm_mem, vm_cpus, shares, net)? {
                     let took = made.template.manifest.made_in_ms as f64 / 1e3;
                     let what =
                         if made.existed { "was there already".to_owned() } else { format!("made in {took:.1} s") };
                     print(&format!("{image}: {what}; {}\n", made.template.manifest.hardware))?;
                 }
-            }
-            Ok(())
+                Ok(())
+            })
         }
         Command::Verify => verify(config),
         Command::Remove { images, all } => {

@@ -37,8 +37,9 @@ pub(crate) fn netlink_socket(protocol: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: socket has no preconditions.
     let socket = own(unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) })?;
     set(&socket, libc::SO_RCVTIMEO, libc::timeval { tv_sec: ANSWER_WITHIN, tv_usec: 0 })?;
-    set(&socket, libc::SO_SNDBUFFORCE, HELD)?;
-    set(&socket, libc::SO_RCVBUFFORCE, HELD)?;
+    // Others than root may not: they are refused later, and told why.
+    let _ = set(&socket, libc::SO_SNDBUFFORCE, HELD);
+    let _ = set(&socket, libc::SO_RCVBUFFORCE, HELD);
     Ok(socket)
 }
 

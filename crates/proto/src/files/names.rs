@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use super::fuse::{IN_HEADER, long, op, word};
 
-/// How long the list is believed. Names that do exist are believed longer: who waits for a file should not.
-const BELIEVED: Duration = Duration::from_millis(500);
+/// How long the list is believed. Names that do exist are believed longer: who waits for a file that another VM makes should
+/// not wait long. The server lists a directory as often as this at most, so however many names are looked for, the host is
+/// asked ten times a second.
+const BELIEVED: Duration = Duration::from_millis(100);
 
 /// Directories whose names are kept, at most.
 const KEPT_MAX: usize = 64;

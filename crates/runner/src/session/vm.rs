@@ -198,8 +198,8 @@ impl Vm {
     }
 
     /// Keeps what this clone has written when its commands run.
-    pub fn learn(&mut self, lesson: Lesson) {
-        self.lesson = Some(lesson);
+    pub fn learn(&mut self, lesson: Option<Lesson>) {
+        self.lesson = lesson;
     }
 
     fn ask(&mut self) {

@@ -418,23 +418,21 @@ impl Vms<'_> {
         .map_err(blame_start)?;
         // Also so that the monitor reports why a machine stopped.
         process.monitor.negotiate();
-        let mut memory_to_plug = None;
-        let mut lesson = None;
+        let (mut memory_to_plug, mut lesson) = (None, None);
         let locate = server.as_ref().and_then(FileServer::wants_memory);
         if let (Start::Clone(shape, fds), Some(state), Some((_, template))) = (start, &device_state, template) {
             // An emulated guest gains nothing by it.
             let written = template.written().filter(|_| accel == Accel::Kvm).cloned();
             process.load(fds.abilities.state_uri(state), written, locate);
             memory_to_plug = shape.bytes_to_plug(self.size);
-            lesson = template.keeper_of_written().filter(|_| accel == Accel::Kvm && index == 0);
+            let is_first = accel == Accel::Kvm && index == 0;
+            lesson = template.keeper_of_written().filter(|_| is_first).map(Lesson::new);
         } else if let Some(bytes) = locate {
             process.monitor.locate_memory(bytes);
         }
         let moments = Moments { template: has_template, spawned: Some(Instant::now()), ..Moments::begin(slot.begin) };
         let mut vm = Vm::new(index, process, memory_to_plug, moments);
-        if let Some(lesson) = lesson {
-            vm.learn(Lesson::new(lesson));
-        }
+        vm.learn(lesson);
         if let Some(server) = server {
             vm.serve_files(server);
         }

@@ -12,6 +12,7 @@ mod policy;
 mod prebuild;
 mod processor;
 pub(crate) mod source;
+mod training;
 mod verdict;
 mod ways;
 

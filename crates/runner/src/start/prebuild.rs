@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Uid;
 
-use super::{Attempt, Policy, Ways, source};
+use super::{Attempt, Policy, Ways, source, training};
 use crate::config::Config;
 use crate::delivery::{self, Delivered};
 use crate::error::{Blame, Context, Fault, RunError};
@@ -130,7 +130,13 @@ pub fn prebuild(
 fn make_one(config: &Config, recipe: &Recipe<'_>, terms: &Terms<'_>) -> Result<Obtained, RunError> {
     let cache_bytes = config.template_cache_mib << 20;
     let made = match Uid::effective().is_root() {
-        true => template::make_for_site(recipe, &config.template_dir, cache_bytes, terms),
+        true => template::make_for_site(recipe, &config.template_dir, cache_bytes, terms).map(|made| match made {
+            Obtained::Template(template) => match training::train(&template, recipe, config, terms) {
+                Some(signal) => Obtained::Interrupted(signal),
+                None => Obtained::Template(template),
+            },
+            other => other,
+        }),
         false => {
             let shelf = Shelf::of_user(&config.template_dir, Uid::effective().as_raw());
             template::obtain_from(&shelf, recipe, cache_bytes, terms)
