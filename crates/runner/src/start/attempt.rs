@@ -432,12 +432,8 @@ impl Vms<'_> {
         }
         let moments = Moments { template: has_template, spawned: Some(Instant::now()), ..Moments::begin(slot.begin) };
         let mut vm = Vm::new(index, process, memory_to_plug, moments);
-        if let Some(lesson) = lesson {
-            vm.learn(Lesson::new(lesson));
-        }
-        if let Some(server) = server {
-            vm.serve_files(server);
-        }
+        lesson.into_iter().for_each(|lesson| vm.learn(Lesson::new(lesson)));
+        server.into_iter().for_each(|server| vm.serve_files(server));
         Ok(vm)
     }
 
