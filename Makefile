@@ -254,7 +254,7 @@ test-matrix: lab-packages kit images lab-disks ## all of it on more releases of 
 
 bench-lab: lab-tree kit images ## starts and parallel jobs with KVM in the lab, into docs/lab.md and docs/parallel.md (RUNS=5; as root)
 	$(CARGO) bench --quiet -p spank-vm --bench lab-start
-	$(CARGO) bench --quiet -p spank-vm --bench lab-parallel
+	SPANK_VM_LAB_RELEASES="$${SPANK_VM_LAB_RELEASES:-trixie}" $(CARGO) bench --quiet -p spank-vm --bench parallel
 
 ##@ Build
 
@@ -404,6 +404,7 @@ install-built:
 	# What the documents link to.
 	install -D -m 644 -t $(DESTDIR)$(DOCDIR)/docs/examples docs/examples/*
 	install -D -m 644 -t $(DESTDIR)$(DOCDIR)/benches/figure4 benches/figure4/figure4.svg
+	install -D -m 644 -t $(DESTDIR)$(DOCDIR)/benches/parallel benches/parallel/messages.c
 	ln -sfn --relative $(DESTDIR)$(SHAREDIR) $(DESTDIR)$(DOCDIR)/slurm-conf
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system packaging/spank-vm-*.service packaging/spank-vm-*.timer
 	install -D -m 644 packaging/spank-vm.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/spank-vm.conf

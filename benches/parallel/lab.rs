@@ -1,10 +1,5 @@
-//! The same as in `main.rs` under KVM in the lab: two node VMs, two kernels, vhost-net. The times say nothing of real hardware.
-//! Writes `target/bench/lab-parallel.csv` and renews the second table of docs/parallel.md.
-//!
-//! `RUNS=1` is how often everything is measured, `SPANK_VM_LAB_RELEASES=trixie` in which release.
-
-mod cases;
-mod table;
+//! The same under KVM in the lab: two node VMs, two kernels, vhost-net. The times say nothing of real hardware.
+//! Writes `target/bench/lab-parallel.csv` and renews the second table of docs/parallel.md. `RUNS=1` is how often everything is measured.
 
 use std::fs;
 use std::process::ExitCode;
@@ -14,7 +9,8 @@ use testkit::measure::setting;
 use testkit::place::{output, repository};
 use testkit::system;
 
-use cases::Place;
+use crate::cases::{self, Place};
+use crate::table;
 
 impl Place for Lab {
     fn sh(&self, script: &str) -> Result<String, String> {
@@ -31,13 +27,9 @@ impl Place for Lab {
     }
 }
 
-fn main() -> ExitCode {
-    // cargo passes --bench; a run as part of `cargo test --benches` measures nothing.
-    if !std::env::args().any(|argument| argument == "--bench") {
-        return ExitCode::SUCCESS;
-    }
-    let release = setting("SPANK_VM_LAB_RELEASES", "bookworm".to_owned());
-    let lab = match Lab::start(&release, 2) {
+/// Measures everything in node VMs of this release.
+pub fn run(release: &str) -> ExitCode {
+    let lab = match Lab::start(release, 2) {
         Ok(lab) => lab,
         Err(why) => {
             eprintln!("{why}");
@@ -46,12 +38,12 @@ fn main() -> ExitCode {
     };
     prepare(&lab);
     let runs = setting("RUNS", 1_usize).max(1);
-    let before = load();
+    let before = table::load();
     let values = cases::measure(&lab, runs);
     let title = format!(
         "Under KVM with vhost-net, in two emulated node VMs of Debian ({release}), each with a kernel of its own; the nodes' link is a \
          socket: {runs} run; load average of the machine that emulates {before} before and {} after. Only the ratios say anything.",
-        load()
+        table::load()
     );
     table::write(&values, "lab-parallel", "<!-- make bench-lab writes from here -->\n", &title);
     ExitCode::SUCCESS
@@ -70,9 +62,4 @@ fn prepare(lab: &Lab) {
         lab.sh_on(node, "root", "sed -i 's/^Prolog=/#Prolog=/' /etc/slurm/slurm.conf").ok();
     }
     lab.root("scontrol reconfigure; sleep 2");
-}
-
-fn load() -> String {
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    load.split(' ').next().unwrap_or("?").to_owned()
 }

@@ -2,12 +2,12 @@
 //! metal in one run. Prints a table, writes `target/bench/parallel.csv` and renews the first table of docs/parallel.md.
 //!
 //! Each node of the cluster has a network of its own, with a veth to a bridge; bare ranks and VMs use the same links. `RUNS=3` is how
-//! often everything is measured.
+//! often everything is measured. `SPANK_VM_LAB_RELEASES=trixie` measures in the lab instead.
 
 mod cases;
+mod lab;
 mod table;
 
-use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -43,6 +43,14 @@ impl Place for Here<'_> {
 }
 
 fn main() -> ExitCode {
+    // cargo passes --bench; a run as part of `cargo test --benches` measures nothing.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return ExitCode::SUCCESS;
+    }
+    let releases = setting("SPANK_VM_LAB_RELEASES", String::new());
+    if let Some(release) = releases.split_whitespace().next() {
+        return lab::run(release);
+    }
     if std::env::var_os(OWN_NETWORKS).is_none() {
         let program = std::env::current_exe().expect("this program");
         let mut inside = Command::new("unshare");
@@ -56,19 +64,14 @@ fn main() -> ExitCode {
         let [program, source] = [dir.join("messages"), source].map(|path| path.to_str().unwrap().to_owned());
         system(&["cc", "-O2", "-static", "-o", &program, &source]);
         let runs = setting("RUNS", 3_usize).max(1);
-        let before = load();
+        let before = table::load();
         let values = cases::measure(&Here(cluster, dir), runs);
         let title = format!(
             "On one machine ({}), whose nodes have networks of their own: medians of {runs}; load average {before} before and {} \
              after.",
             machine(),
-            load()
+            table::load()
         );
         table::write(&values, "parallel", "<!-- make bench writes from here -->\n", &title);
     })
-}
-
-fn load() -> String {
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    load.split(' ').next().unwrap_or("?").to_owned()
 }

@@ -50,3 +50,9 @@ pub fn write(values: &Values, name: &str, begin: &str, title: &str) {
 fn rounded(value: f64) -> String {
     if value < 10.0 { format!("{value:.1}") } else { format!("{value:.0}") }
 }
+
+/// The machine's load average.
+pub fn load() -> String {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    load.split(' ').next().unwrap_or("?").to_owned()
+}

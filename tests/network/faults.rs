@@ -206,7 +206,7 @@ fn node_lost(cluster: &Cluster) {
     let mut running = step(cluster, &dir, SLOT);
     let node = cluster.nodes()[1].clone();
     let conf = cluster.slurm_dir();
-    // Its slurmd, its slurmstepds, and what they have started, by the node's name in their environment or words.
+    // By the node's name in its environment.
     let is_there = |pid: &i32| {
         let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         let of_node = String::from_utf8_lossy(&environ).contains(&format!("SLURMD_NODENAME={node}\0"));
@@ -214,12 +214,13 @@ fn node_lost(cluster: &Cluster) {
     };
     let runner = process::all().find(is_there).expect("a runner on the second node");
     let slurmstepd = process::parent(runner).unwrap();
-    cluster.run_as_root(&["scontrol", "update", &format!("NodeName={node}"), "State=DOWN", "Reason=lost"]);
     process::signal(slurmstepd, libc::SIGKILL);
+    cluster.run_as_root(&["scontrol", "update", &format!("NodeName={node}"), "State=DOWN", "Reason=lost"]);
     cluster.restart(&node);
-    // The job is ended on the node that is left, by Slurm.
-    wait_for("the end of the step", || running.try_wait().unwrap());
+    // The job is ended on the node that is left, by Slurm. srun itself waits longer for what the lost one has to say.
     wait_for("the end of all taps", || (taps() == 0).then_some(()));
+    process::signal(running.id() as i32, libc::SIGTERM);
+    wait_for("the end of the step", || running.try_wait().unwrap());
     cluster.run_as_root(&["scontrol", "update", &format!("NodeName={node}"), "State=RESUME"]);
     wait_for("idle nodes", || cluster.nothing_is_left().ok());
     nothing_is_left(cluster);
