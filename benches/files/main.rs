@@ -1,7 +1,8 @@
 //! How fast the host's files are in a VM: by FUSE, by 9p, and the same without a VM, in one run. Prints a table, writes
 //! `target/bench/files.csv` and renews the table of docs/files.md.
 //!
-//! It starts VMs without Slurm, as root. `RUNS=3` is how often each way is measured, `FILES=200` and `MIB=64` how much is done.
+//! It starts VMs without Slurm, as root. `RUNS=3` is how often each way is measured, `FILES=200` and `MIB=64` how much is done,
+//! `CPUS=2` by a VM of how many processors.
 //! `SPANK_VM_LAB_RELEASES=trixie` measures under KVM in the lab instead; its times say nothing of real hardware.
 
 mod table;
@@ -137,7 +138,7 @@ fn one_run(place: &Place, program: &str, dir: &str, way: &str, vms: usize) -> St
 }
 
 fn vm(program: &str, dir: &str, way: &str, vms: usize, command: &str) -> String {
-    let cpus = if vms == 1 { 2 } else { 1 };
+    let cpus = if vms == 1 { setting("CPUS", 2_u32) } else { 1 };
     format!(
         "{program} --config {dir}/{way}.toml run --image debian12 --root --vms {vms} --vm-cpus {cpus} --mount {dir} -- {command}"
     )
