@@ -23,7 +23,12 @@ impl Mounts {
     /// # Errors
     /// When the kernel does not tell.
     pub fn now() -> io::Result<Self> {
-        Ok(Self(points(&fs::read_to_string(TABLE)?).collect()))
+        Ok(Self::of(&fs::read(TABLE)?))
+    }
+
+    /// A name need be no text: that must not hide the others. What is no text comes below what is compared.
+    fn of(table: &[u8]) -> Self {
+        Self(points(&String::from_utf8_lossy(table)).collect())
     }
 
     /// Refuses a directory on or below which a user may have mounted something.
@@ -77,6 +82,14 @@ mod tests {
                      22 1 0:21 / /proc rw - proc proc rw\n23 1 8:1 / /mnt/quota rw - xfs /dev/sda1 rw\n\
                      24 1 0:99 / /mnt/share rw - cifs //there/x rw\n";
         assert_eq!(points(table).collect::<Vec<_>>(), [Path::new("/mnt/a b\\"), Path::new("/mnt/share")]);
+    }
+
+    #[test]
+    fn a_name_that_is_no_text_hides_no_mount() {
+        let table = b"36 35 0:98 / /cache/1000/\xff rw - fuse.x x rw\n37 35 0:99 / /cache/1001 rw - fuse.y y rw\n";
+        let mounts = Mounts::of(table);
+        assert!(mounts.0.iter().any(|point| point.starts_with("/cache/1000")), "{mounts:?}");
+        assert!(mounts.0.contains(&PathBuf::from("/cache/1001")), "{mounts:?}");
     }
 
     #[test]

@@ -63,8 +63,8 @@ fn of_magic(magic: u32) -> Medium {
 /// The storage of the writable layer of the overlay that holds `file`, if its path can still be used.
 fn upper_medium(file: &File) -> Option<Medium> {
     let dev = file.metadata().ok()?.dev();
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let upper = upper_dir(&mounts, dev)?;
+    let mounts = fs::read("/proc/self/mountinfo").ok()?;
+    let upper = upper_dir(&String::from_utf8_lossy(&mounts), dev)?;
     match of_magic(sys::statfs(&File::open(upper).ok()?).ok()?.magic) {
         Medium::Memory => Some(Medium::Memory),
         _ => None,

@@ -77,7 +77,8 @@ pub(crate) struct Mapping {
 impl Mapping {
     /// That of process `pid`; `None` if it has none, or this process may not know.
     pub(crate) fn find(pid: u32, file: MemoryFile) -> Option<Self> {
-        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
+        let maps = fs::read(format!("/proc/{pid}/maps")).ok()?;
+        let maps = String::from_utf8_lossy(&maps);
         // START-END rw-p OFFSET DEVICE INODE PATH. The device is not compared: on some file systems it is not stat's.
         let start = maps.lines().find_map(|line| {
             let mut words = line.split_ascii_whitespace();

@@ -65,8 +65,8 @@ fn clear_tmp() {
 
 /// The root last, because the others are mounted in it.
 fn freeze_all() -> Result<(), Failure> {
-    let mounts = fs::read_to_string("/proc/self/mounts").map_err(|error| format!("/proc/self/mounts: {error}"))?;
-    let mut places = on_disks(&mounts);
+    let mounts = fs::read("/proc/self/mounts").map_err(|error| format!("/proc/self/mounts: {error}"))?;
+    let mut places = on_disks(&String::from_utf8_lossy(&mounts));
     places.sort_by_key(|place| std::cmp::Reverse(place.as_os_str().len()));
     // What deleted files have left is not saved.
     let open: Vec<(File, PathBuf)> =

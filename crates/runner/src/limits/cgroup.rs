@@ -92,7 +92,9 @@ struct Own {
 
 fn find(root: &Path) -> Option<Own> {
     let membership = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
-    let mounts = fs::read_to_string(root.join("proc/self/mountinfo")).ok()?;
+    // Another user may have mounted something in a place whose name is no text.
+    let mounts = fs::read(root.join("proc/self/mountinfo")).ok()?;
+    let mounts = String::from_utf8_lossy(&mounts);
     // A line is `number:controllers:path`. Hybrid systems have v1 controllers and a v2 tree without any.
     let lines = || membership.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
     let v1 = lines().find(|(controllers, _)| controllers.split(',').any(|name| name == "memory"));

@@ -54,6 +54,15 @@ fn level(name: &str, owner: Owner, limit_mib: Option<u64>, used_mib: u64) -> Lev
 }
 
 #[test]
+fn a_mount_of_another_user_whose_name_is_no_text_hides_no_limit() {
+    let node = Node::new("4:memory:/job_2\n", "");
+    let other = b"99 22 0:99 / /home/bob/\xff rw - fuse.x x rw\n";
+    fs::write(node.0.path().join("proc/self/mountinfo"), [other, V1_MOUNTS.as_bytes()].concat()).unwrap();
+    node.v1("job_2", "734003200", "1097728", "0");
+    assert_eq!(node.levels(), [level("job_2", Owner::Job, Some(700), 1)]);
+}
+
+#[test]
 fn the_tree_of_v1_is_read_from_the_task_to_the_node() {
     let membership = "\
 9:name=systemd:/
