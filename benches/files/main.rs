@@ -7,12 +7,10 @@
 
 mod table;
 
-use std::fs;
-use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use testkit::lab::Lab;
-use testkit::measure::setting;
+use testkit::measure::{load, setting};
 use testkit::place::{built, output, repository};
 
 use table::Table;
@@ -142,9 +140,4 @@ fn vm(program: &str, dir: &str, way: &str, vms: usize, command: &str) -> String 
     format!(
         "{program} --config {dir}/{way}.toml run --image debian12 --root --vms {vms} --vm-cpus {cpus} --mount {dir} -- {command}"
     )
-}
-
-fn load() -> String {
-    let load = fs::read_to_string(Path::new("/proc/loadavg")).unwrap_or_default();
-    load.split(' ').next().unwrap_or("?").to_owned()
 }

@@ -5,11 +5,10 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use testkit::measure::quantile;
+use testkit::measure::{quantile, renew};
 
-/// The table is between these two lines.
+/// The line before the table.
 const BEGIN: &str = "<!-- make bench writes from here -->\n";
-const END: &str = "<!-- to here -->\n";
 
 /// What is measured, and how a reader calls it.
 const CASES: [(&str, &str); 15] = [
@@ -97,9 +96,6 @@ impl Table {
 
     /// Puts the table into the document, in place of the old one.
     pub fn write_document(&self, document: &Path) {
-        let text = fs::read_to_string(document).unwrap();
-        let (head, rest) = text.split_once(BEGIN).expect("docs/files.md has the line before the table");
-        let (_, tail) = rest.split_once(END).expect("docs/files.md has the line after the table");
         let mut table = format!(
             "\nMeasured with {}; load average of the machine {}. Milliseconds, medians.\n\n\
              | what | without a VM | 9p | FUSE | FUSE is so many times as fast as 9p |\n| --- | --- | --- | --- | --- |\n",
@@ -109,6 +105,6 @@ impl Table {
             writeln!(table, "| {title} | {bare:.0} | {plan9:.0} | {fuse:.0} | {:.1} |", plan9 / fuse.max(1.0)).unwrap();
         }
         println!("{table}");
-        fs::write(document, format!("{head}{BEGIN}{table}\n{END}{tail}")).unwrap();
+        renew(document, BEGIN, &format!("{table}\n"));
     }
 }

@@ -7,11 +7,11 @@
 
 mod table;
 
-use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
 use testkit::lab::Lab;
+use testkit::measure::load;
 
 use table::Sample;
 
@@ -33,8 +33,7 @@ fn main() -> ExitCode {
     }
     let runs: u32 = std::env::var("RUNS").map_or(5, |text| text.parse().expect("RUNS is a number"));
     let releases = std::env::var("SPANK_VM_LAB_RELEASES").unwrap_or_else(|_| "bookworm trixie".to_owned());
-    let load = fs::read_to_string("/proc/loadavg").unwrap();
-    let load = load.split(' ').next().unwrap_or("?").to_owned();
+    let load = load();
     let mut samples = Vec::new();
     for release in releases.split_whitespace() {
         match Lab::start(release, 1) {

@@ -4,6 +4,8 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
+use testkit::measure::renew;
+
 /// One measured start.
 pub struct Sample {
     pub release: String,
@@ -17,9 +19,8 @@ pub struct Sample {
     pub phases: String,
 }
 
-/// The table is between these two lines.
+/// The line before the table.
 const BEGIN: &str = "<!-- make bench-lab writes from here -->\n";
-const END: &str = "<!-- to here -->\n";
 
 /// Writes every sample on a line.
 pub fn write_csv(path: &Path, samples: &[Sample], load: &str) {
@@ -34,11 +35,8 @@ pub fn write_csv(path: &Path, samples: &[Sample], load: &str) {
 
 /// Puts the medians into the document, in place of the old ones.
 pub fn write_table(document: &Path, samples: &[Sample], load: &str) {
-    let text = fs::read_to_string(document).unwrap();
-    let (head, rest) = text.split_once(BEGIN).expect("docs/lab.md has the line before the table");
-    let (_, tail) = rest.split_once(END).expect("docs/lab.md has the line after the table");
     let table = table(samples, load);
-    fs::write(document, format!("{head}{BEGIN}{table}{END}{tail}")).unwrap();
+    renew(document, BEGIN, &table);
     println!("{table}");
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::process::ExitCode;
 
 use testkit::lab::Lab;
-use testkit::measure::setting;
+use testkit::measure::{load, setting};
 use testkit::place::{output, repository};
 use testkit::system;
 
@@ -38,12 +38,12 @@ pub fn run(release: &str) -> ExitCode {
     };
     prepare(&lab);
     let runs = setting("RUNS", 1_usize).max(1);
-    let before = table::load();
+    let before = load();
     let values = cases::measure(&lab, runs);
     let title = format!(
         "Under KVM with vhost-net, in two emulated node VMs of Debian ({release}), each with a kernel of its own; the nodes' link is a \
          socket: {runs} run; load average of the machine that emulates {before} before and {} after. Only the ratios say anything.",
-        table::load()
+        load()
     );
     table::write(&values, "lab-parallel", "<!-- make bench-lab writes from here -->\n", &title);
     ExitCode::SUCCESS

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use testkit::cluster::OWN_NETWORKS;
-use testkit::measure::{machine, on_a_cluster, setting};
+use testkit::measure::{load, machine, on_a_cluster, setting};
 use testkit::place::repository;
 use testkit::{Cluster, system};
 
@@ -64,13 +64,13 @@ fn main() -> ExitCode {
         let [program, source] = [dir.join("messages"), source].map(|path| path.to_str().unwrap().to_owned());
         system(&["cc", "-O2", "-static", "-o", &program, &source]);
         let runs = setting("RUNS", 3_usize).max(1);
-        let before = table::load();
+        let before = load();
         let values = cases::measure(&Here(cluster, dir), runs);
         let title = format!(
             "On one machine ({}), whose nodes have networks of their own: medians of {runs}; load average {before} before and {} \
              after.",
             machine(),
-            table::load()
+            load()
         );
         table::write(&values, "parallel", "<!-- make bench writes from here -->\n", &title);
     })

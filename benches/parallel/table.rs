@@ -3,12 +3,10 @@
 use std::fmt::Write;
 use std::fs;
 
-use testkit::measure::quantile;
+use testkit::measure::{quantile, renew};
 use testkit::place::{output, repository};
 
 use crate::cases::{ROWS, Values, WAYS};
-
-const END: &str = "<!-- to here -->\n";
 
 /// Writes `target/bench/NAME.csv`, and the table of docs/parallel.md that begins with this comment.
 pub fn write(values: &Values, name: &str, begin: &str, title: &str) {
@@ -38,21 +36,11 @@ pub fn write(values: &Values, name: &str, begin: &str, title: &str) {
     let path = output(&format!("bench/{name}.csv"));
     fs::create_dir_all(path.parent().expect("a directory")).unwrap();
     fs::write(&path, csv).unwrap();
-    let document = repository().join("docs/parallel.md");
-    let text = fs::read_to_string(&document).unwrap();
-    let (head, rest) = text.split_once(begin).expect("docs/parallel.md has the line before the table");
-    let (_, tail) = rest.split_once(END).expect("docs/parallel.md has the line after the table");
-    fs::write(document, format!("{head}{begin}{table}\n{END}{tail}")).unwrap();
+    renew(&repository().join("docs/parallel.md"), begin, &format!("{table}\n"));
     println!("{table}\nwritten to {}", path.display());
 }
 
 /// Three digits say all that a measurement knows.
 fn rounded(value: f64) -> String {
     if value < 10.0 { format!("{value:.1}") } else { format!("{value:.0}") }
-}
-
-/// The machine's load average.
-pub fn load() -> String {
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    load.split(' ').next().unwrap_or("?").to_owned()
 }

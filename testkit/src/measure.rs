@@ -1,5 +1,6 @@
 //! What the measurements have in common.
 
+use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -88,9 +89,36 @@ pub fn machine() -> String {
     format!("{cores} cores, QEMU {version}, software emulation")
 }
 
+/// The machine's load average of the last minute.
+pub fn load() -> String {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    load.split(' ').next().unwrap_or("?").to_owned()
+}
+
+/// The line after what a measurement writes into a document.
+const END: &str = "<!-- to here -->\n";
+
+/// Puts `part` in the place of what stands in a document between the line `begin` and the next one that ends such a part.
+pub fn renew(document: &Path, begin: &str, part: &str) {
+    let text = fs::read_to_string(document).unwrap();
+    let missing = |which: &str| format!("{} has no line {which} its table", document.display());
+    let (head, rest) = text.split_once(begin).unwrap_or_else(|| panic!("{}", missing("before")));
+    let (_, tail) = rest.split_once(END).unwrap_or_else(|| panic!("{}", missing("after")));
+    fs::write(document, format!("{head}{begin}{part}{END}{tail}")).unwrap();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_part_that_begins_with_the_line_is_renewed() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), format!("a\n<1>\nold\n{END}b\n<2>\nold\n{END}c\n")).unwrap();
+        renew(file.path(), "<2>\n", "new\n");
+        let text = fs::read_to_string(file.path()).unwrap();
+        assert_eq!(text, format!("a\n<1>\nold\n{END}b\n<2>\nnew\n{END}c\n"));
+    }
 
     #[test]
     fn a_quantile_is_one_of_the_values() {

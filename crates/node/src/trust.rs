@@ -141,9 +141,21 @@ fn readers_below(file: &File, path: &Path) -> io::Result<Readers> {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
 
     fn chmod(path: &Path, mode: u32) {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// A directory for a file of it, and the file; who removes the first removes all.
+    fn project() -> (tempfile::TempDir, PathBuf, PathBuf) {
+        let root = tempfile::tempdir().unwrap();
+        chmod(root.path(), 0o755);
+        let dir = root.path().join("project");
+        fs::create_dir(&dir).unwrap();
+        let path = dir.join("disk");
+        fs::write(&path, "x").unwrap();
+        (root, dir, path)
     }
 
     #[test]
@@ -172,12 +184,7 @@ mod tests {
 
     #[test]
     fn whom_the_original_excludes_cannot_read_what_is_made_from_it() {
-        let root = tempfile::tempdir().unwrap();
-        chmod(root.path(), 0o755);
-        let dir = root.path().join("project");
-        fs::create_dir(&dir).unwrap();
-        let path = dir.join("disk");
-        fs::write(&path, "x").unwrap();
+        let (_root, dir, path) = project();
         let file = File::open(&path).unwrap();
         // Everybody but a group: its members would be among the others of another file.
         for (dir_mode, file_mode) in [(0o755, 0o604), (0o701, 0o644)] {
@@ -202,12 +209,7 @@ mod tests {
         if crate::dir::own_uid().unwrap() != 0 {
             return;
         }
-        let root = tempfile::tempdir().unwrap();
-        chmod(root.path(), 0o755);
-        let dir = root.path().join("project");
-        fs::create_dir(&dir).unwrap();
-        let path = dir.join("disk");
-        fs::write(&path, "x").unwrap();
+        let (_root, dir, path) = project();
         chmod(&path, 0o644);
         chmod(&dir, 0o750);
         std::os::unix::fs::chown(&dir, None, Some(4242)).unwrap();
