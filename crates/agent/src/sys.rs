@@ -108,6 +108,23 @@ pub(super) fn keep_to_first(count: u16) -> nix::Result<()> {
     Errno::result(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, bytes, mask.as_ptr()) }).map(drop)
 }
 
+/// Keeps this thread on the processor of this number.
+pub(super) fn keep_to(cpu: usize) -> nix::Result<()> {
+    let mut mask = vec![0; cpu / BITS + 1];
+    mask[cpu / BITS] |= (1 as libc::c_ulong) << (cpu % BITS);
+    let bytes = size_of_val(mask.as_slice());
+    // SAFETY: the mask is readable for its bytes.
+    Errno::result(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, bytes, mask.as_ptr()) }).map(drop)
+}
+
+/// Lets this thread run only where nothing else does, or as others do.
+pub(super) fn run_when_idle(yes: bool) -> nix::Result<()> {
+    let policy = if yes { libc::SCHED_IDLE } else { libc::SCHED_OTHER };
+    let parameter = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the parameter lives through the call.
+    Errno::result(unsafe { libc::sched_setscheduler(0, policy, &raw const parameter) }).map(drop)
+}
+
 /// Bits in a word of a mask of processors.
 const BITS: usize = libc::c_ulong::BITS as usize;
 

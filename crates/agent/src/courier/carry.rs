@@ -22,6 +22,7 @@ use super::birth::Kept;
 use super::control::{Control, Order};
 use super::held::{self, Known, Watch, lock};
 use super::number::Number;
+use super::place::{Place, Seat};
 use super::request::{self, HEAD, REST, Way};
 use super::slots::Slots;
 use crate::kmsg;
@@ -39,6 +40,7 @@ pub(super) fn run(port: OwnedFd, control: Control, session: Number, kept: &Kept)
     let _ = fcntl(&port, FcntlArg::F_SETFL(OFlag::empty()));
     let slots = Slots::make().map_err(|errno| kmsg::note(&format!("no slots for bulk data: {}", errno.desc()))).ok();
     let all = Arc::new(All {
+        place: Place::new(&port),
         port,
         sending: Mutex::default(),
         slots,
@@ -70,6 +72,7 @@ fn start(work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
 /// What all threads share.
 pub(super) struct All {
     port: OwnedFd,
+    place: Place,
     /// Held while a frame is written.
     sending: Mutex<Told>,
     slots: Option<Slots>,
@@ -170,7 +173,8 @@ fn serve(all: &Arc<All>, share: u16, fd: OwnedFd) {
     }
     let _ = fcntl(&shared.fd, FcntlArg::F_SETFL(OFlag::empty()));
     let (all, asked) = (Arc::clone(all), Asked::default());
-    let mut collector = Collector { all, share, shared, asked, spare: vec![0; REST], expects_data: false };
+    let mut collector =
+        Collector { all, share, shared, asked, spare: vec![0; REST], expects_data: false, seat: Seat::new() };
     if collector.collect() {
         let run = start(move || while collector.collect() {});
         run.unwrap_or_else(|error| kmsg::note(&format!("a share cannot be served: {error}")));
@@ -247,9 +251,13 @@ fn hear_host(all: &All) -> ! {
     let mut decoder = Decoder::new();
     // The session whose HELLO the host has answered.
     let mut greeted = 0;
+    let mut seat = Seat::new();
     loop {
         match read(&all.port, decoder.space()) {
-            Ok(n @ 1..) => decoder.filled(n),
+            Ok(n @ 1..) => {
+                decoder.filled(n);
+                all.place.settle(&mut seat);
+            }
             Err(Errno::EINTR) => continue,
             _ => {
                 thread::sleep(LOOK_EVERY);
@@ -326,7 +334,8 @@ fn reply(all: &All, share: u16, payload: &[u8], bulk: &[u8]) {
     };
     let Some(Share { fd, known, .. }) = shared.as_deref() else { return };
     lock(known).answered(request::unique(payload));
-    if held::is_refusal(writev(fd, &[IoSlice::new(payload), IoSlice::new(bulk)]))
+    let give = || writev(fd, &[IoSlice::new(payload), IoSlice::new(bulk)]);
+    if held::is_refusal(all.place.answer(give))
         && let Some(failure) = request::failure_of(payload)
     {
         kmsg::note("the kernel refuses a reply of the file server");
@@ -395,6 +404,7 @@ struct Collector {
     /// The last request had bulk data, so the next may have it too: it is read into a slot. To have one always would leave
     /// none for others while nothing happens here.
     expects_data: bool,
+    seat: Seat,
 }
 
 impl Collector {
@@ -425,13 +435,14 @@ impl Collector {
             };
         }
         let Some(session) = self.session() else { return false };
+        all.place.asked(request::pid(&head), request::is_light(&head, way), &mut self.seat);
         if let Some(reply) = self.known_answer(&head[..first]) {
-            let _ = write(&self.shared.fd, &reply);
+            let _ = all.place.answer(|| write(&self.shared.fd, &reply));
             return true;
         }
         let mut header = Header { kind: kind::REQUEST, share: self.share, slot: None, data: 0 };
         if request::is_close(&head) {
-            let _ = write(&self.shared.fd, &local_reply(&head, 0));
+            let _ = all.place.answer(|| write(&self.shared.fd, &local_reply(&head, 0)));
         }
         if request::can_be_held(&head) {
             let rest = slot.as_mut().map_or(&self.spare[..behind], |slot| &slot.bytes()[..behind]);

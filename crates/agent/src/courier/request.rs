@@ -9,6 +9,9 @@ pub(super) const HEAD: usize = IN_HEADER + WRITE_IN;
 /// Where READ, READDIR and READDIRPLUS have the number of bytes that they want: after handle and offset.
 const SIZE_AT: usize = IN_HEADER + 16;
 
+/// Most bytes of data that are taken for few.
+const LIGHT_MAX: usize = 32 * 1024;
+
 /// In RELEASE, after handle and flags: a lock of the whole file ends with it.
 const RELEASE_FLAGS_AT: usize = IN_HEADER + 12;
 const RELEASE_UNLOCKS: u32 = 1 << 1;
@@ -67,6 +70,19 @@ pub(super) fn is_answered(head: &[u8; HEAD]) -> bool {
 /// Number of the request that a reply answers.
 pub(super) fn unique(reply: &[u8]) -> u64 {
     long(reply, 8)
+}
+
+/// The thread that asks, or 0 if none waits.
+pub(super) fn pid(head: &[u8; HEAD]) -> u32 {
+    match opcode(head) {
+        op::FORGET | op::BATCH_FORGET | op::INTERRUPT | op::RELEASE | op::RELEASEDIR => 0,
+        _ => word(head, 32),
+    }
+}
+
+/// Whether little is copied for a request that travels so.
+pub(super) fn is_light(head: &[u8; HEAD], way: Way) -> bool {
+    way != Way::Data && (opcode(head) != op::READ || word(head, SIZE_AT) as usize <= LIGHT_MAX)
 }
 
 /// What it asks for.
