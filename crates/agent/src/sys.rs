@@ -117,9 +117,24 @@ pub(super) fn keep_to(cpu: usize) -> nix::Result<()> {
     Errno::result(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, bytes, mask.as_ptr()) }).map(drop)
 }
 
-/// Lets this thread run only where nothing else does, or as others do.
-pub(super) fn run_when_idle(yes: bool) -> nix::Result<()> {
-    let policy = if yes { libc::SCHED_IDLE } else { libc::SCHED_OTHER };
+/// How a thread takes its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// As all do.
+    Usual,
+    /// It interrupts nobody when it is woken.
+    Waits,
+    /// It runs only where nothing else does.
+    Last,
+}
+
+/// Sets how this thread takes its turn.
+pub(super) fn take_turn(turn: Turn) -> nix::Result<()> {
+    let policy = match turn {
+        Turn::Usual => libc::SCHED_OTHER,
+        Turn::Waits => libc::SCHED_BATCH,
+        Turn::Last => libc::SCHED_IDLE,
+    };
     let parameter = libc::sched_param { sched_priority: 0 };
     // SAFETY: the parameter lives through the call.
     Errno::result(unsafe { libc::sched_setscheduler(0, policy, &raw const parameter) }).map(drop)

@@ -277,13 +277,13 @@ fn hear_host(all: &All) -> ! {
             if frame.header.kind == kind::HELLO_REPLY {
                 greeted = Hello::parse(frame.payload).map_or(0, |hello| hello.nonce);
             } else if session != 0 && greeted == session {
-                deliver(all, &frame);
+                deliver(all, &frame, &seat);
             }
         }
     }
 }
 
-fn deliver(all: &All, frame: &Frame<'_>) {
+fn deliver(all: &All, frame: &Frame<'_>, seat: &Seat) {
     let Header { kind, share, slot, data } = frame.header;
     match kind {
         kind::SLOTS_REPLY => {
@@ -293,7 +293,8 @@ fn deliver(all: &All, frame: &Frame<'_>) {
         }
         kind::REPLY => {
             let slots = all.slots.as_ref().zip(slot);
-            reply(all, share, frame.payload, slots.map_or(&[], |(slots, slot)| slots.filled(slot, data as usize)));
+            let bulk = slots.map_or(&[][..], |(slots, slot)| slots.filled(slot, data as usize));
+            reply(all, share, [frame.payload, bulk], seat);
             if let Some((slots, slot)) = slots {
                 slots.give_back(slot);
             }
@@ -323,7 +324,7 @@ fn deliver(all: &All, frame: &Frame<'_>) {
 }
 
 /// Gives the host's reply to the kernel.
-fn reply(all: &All, share: u16, payload: &[u8], bulk: &[u8]) {
+fn reply(all: &All, share: u16, [payload, bulk]: [&[u8]; 2], seat: &Seat) {
     let shared = {
         let mut state = lock(&all.state);
         state.owed = state.owed.saturating_sub(1);
@@ -335,7 +336,7 @@ fn reply(all: &All, share: u16, payload: &[u8], bulk: &[u8]) {
     let Some(Share { fd, known, .. }) = shared.as_deref() else { return };
     lock(known).answered(request::unique(payload));
     let give = || writev(fd, &[IoSlice::new(payload), IoSlice::new(bulk)]);
-    if held::is_refusal(all.place.answer(give))
+    if held::is_refusal(all.place.answer(seat, give))
         && let Some(failure) = request::failure_of(payload)
     {
         kmsg::note("the kernel refuses a reply of the file server");
@@ -437,12 +438,12 @@ impl Collector {
         let Some(session) = self.session() else { return false };
         all.place.asked(request::pid(&head), request::is_light(&head, way), &mut self.seat);
         if let Some(reply) = self.known_answer(&head[..first]) {
-            let _ = all.place.answer(|| write(&self.shared.fd, &reply));
+            let _ = all.place.answer(&self.seat, || write(&self.shared.fd, &reply));
             return true;
         }
         let mut header = Header { kind: kind::REQUEST, share: self.share, slot: None, data: 0 };
         if request::is_close(&head) {
-            let _ = all.place.answer(|| write(&self.shared.fd, &local_reply(&head, 0)));
+            let _ = write(&self.shared.fd, &local_reply(&head, 0));
         }
         if request::can_be_held(&head) {
             let rest = slot.as_mut().map_or(&self.spare[..behind], |slot| &slot.bytes()[..behind]);
@@ -466,19 +467,9 @@ impl Collector {
                 header.data = behind as u32;
                 self.send(session, wants_slots, &[&header.encode(first), &head[..first]]);
             }
-            Some(mut slot) => {
-                self.send(
-                    session,
-                    wants_slots,
-                    &[&header.encode(first + behind), &head[..first], &slot.bytes()[..behind]],
-                );
-            }
-            None => {
-                self.send(
-                    session,
-                    wants_slots,
-                    &[&header.encode(first + behind), &head[..first], &self.spare[..behind]],
-                );
+            mut slot => {
+                let rest = slot.as_mut().map_or(&self.spare[..behind], |slot| &slot.bytes()[..behind]);
+                self.send(session, wants_slots, &[&header.encode(first + behind), &head[..first], rest]);
             }
         }
         true

@@ -3,8 +3,9 @@
 //! Who asks waits, and the courier works meanwhile: on another processor, both wake each other across processors, which in a
 //! VM are two or three exits each time. The kernel puts them there, because it takes a processor that idles for better
 //! than one whose process is about to wait. So where one task asks and nothing else runs, the courier goes to that task's
-//! processor, and the port's interrupt with it. When it answers, it does so as a process that runs only where nothing else
-//! does (`SCHED_IDLE`): then the kernel wakes the task on this processor, and lets it go first.
+//! processor, and the port's interrupt with it. There it does not interrupt the task when it is woken (`SCHED_BATCH`), and
+//! when it answers, it does so as a process that runs only where nothing else does (`SCHED_IDLE`): then the kernel wakes
+//! the task on this processor, and lets it go first.
 //!
 //! # Failure modes
 //! - Others run, or several tasks ask in turn: the courier is left to the kernel, on all processors.
@@ -26,7 +27,7 @@ use nix::sys::stat::{fstat, major, minor};
 use nix::unistd::{Pid, geteuid};
 
 use super::held::lock;
-use crate::sys;
+use crate::sys::{self, Turn};
 
 /// So many questions in a row of one task begin it. After so many more, or so long, is looked whether it still holds.
 const ENOUGH: u32 = 4;
@@ -144,24 +145,29 @@ impl Place {
     /// Takes this thread to where the courier is.
     pub fn settle(&self, seat: &mut Seat) {
         let here = self.here.load(Ordering::Relaxed);
-        if here != seat.0 {
-            let done = usize::try_from(here).map_or_else(|_| sys::keep_to_first(u16::MAX), sys::keep_to);
-            if done.is_err() {
-                self.give_up();
-            }
-            seat.0 = here;
+        if here == seat.0 {
+            return;
         }
+        let done = match usize::try_from(here) {
+            Ok(cpu) => sys::keep_to(cpu).and_then(|()| sys::take_turn(Turn::Waits)),
+            Err(_) => sys::keep_to_first(u16::MAX).and_then(|()| sys::take_turn(Turn::Usual)),
+        };
+        if done.is_err() {
+            self.give_up();
+        }
+        seat.0 = here;
     }
 
     /// Answers, and lets the task go first where nothing else runs.
-    pub fn answer<T>(&self, give: impl FnOnce() -> T) -> T {
-        if !self.yields.load(Ordering::Relaxed) || sys::run_when_idle(true).is_err() {
+    pub fn answer<T>(&self, seat: &Seat, give: impl FnOnce() -> T) -> T {
+        let yields = seat.0 != ALL && self.yields.load(Ordering::Relaxed);
+        if !yields || sys::take_turn(Turn::Last).is_err() {
             return give();
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let given = give();
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-        if sys::run_when_idle(false).is_err() {
+        if sys::take_turn(Turn::Waits).is_err() {
             self.give_up();
         }
         given

@@ -53,6 +53,7 @@ pub(crate) fn opendir(share: &Share, node: u64, reply: &mut Reply) -> Result<()>
     reply.u64(0);
     if let Ok(open) = share.handles.get(handle, id) {
         ahead(share, handle, &open, &mut lock(&open.listing), reply);
+        reply.absent = absent::more(share);
     }
     Ok(())
 }

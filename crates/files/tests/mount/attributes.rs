@@ -5,14 +5,22 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use proto::files::fuse::{ROOT, op};
+use proto::files::{Absent, Ahead, PROBED, kind, listed_nodes};
+
 use super::Test;
 use super::pair::{Pair, errno, number};
 use super::processes::with_umask;
+use super::raw::{Raw, string};
 
 pub const TESTS: &[Test] = &[
     ("times_are_kept_to_the_nanosecond", times_are_kept_to_the_nanosecond),
     ("modes_and_owners_are_changed", modes_and_owners_are_changed),
     ("extended_attributes_pass", extended_attributes_pass),
+    (
+        "what_is_absent_in_the_next_directory_comes_with_its_opening",
+        what_is_absent_in_the_next_directory_comes_with_its_opening,
+    ),
     ("the_umask_holds_and_a_default_acl_in_its_place", the_umask_holds_and_a_default_acl_in_its_place),
     ("the_time_of_birth_is_known_where_the_kernel_asks", the_time_of_birth_is_known_where_the_kernel_asks),
     ("flags_of_a_file_are_read_and_set", flags_of_a_file_are_read_and_set),
@@ -93,6 +101,41 @@ fn acl(owner: u16, user: u16, mask: u16) -> Vec<u8> {
         bytes.extend_from_slice(&id.to_le_bytes());
     }
     bytes
+}
+
+/// `ls -lR`: who asks for an attribute of all files of one directory does so in the next.
+fn what_is_absent_in_the_next_directory_comes_with_its_opening() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["a", "b"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+        (0..3).for_each(|i| fs::write(dir.path().join(name).join(i.to_string()), "").unwrap());
+    }
+    let mut raw = Raw::new(&[dir.path()]);
+    // The nodes of its files, and of which the guest is told that an attribute is absent.
+    let list = |raw: &mut Raw, name: &str| {
+        let node = raw.lookup(0, ROOT, name).unwrap();
+        raw.post(0, op::OPENDIR, node, &[0; 8]);
+        let (mut listed, mut absent) = (Vec::new(), Vec::new());
+        loop {
+            let (header, payload) = raw.receive().unwrap();
+            match header.kind {
+                kind::AHEAD => listed.extend(listed_nodes(Ahead::parse(&payload).unwrap().1)),
+                kind::ABSENT => absent.extend(Absent::parse(&payload).unwrap().nodes),
+                _ => return (listed, absent),
+            }
+        }
+    };
+    let (listed, absent) = list(&mut raw, "a");
+    assert_eq!((listed.len(), absent.len()), (3, 0), "nobody has asked");
+    let name = string(std::str::from_utf8(PROBED[1]).unwrap());
+    for node in listed {
+        let (error, _) = raw.ask(0, op::GETXATTR, node, &[&[0; 8][..], &name].concat());
+        assert!(error == libc::ENODATA || error == libc::EOPNOTSUPP, "{error}");
+    }
+    let (mut listed, mut absent) = list(&mut raw, "b");
+    listed.sort_unstable();
+    absent.sort_unstable();
+    assert_eq!((listed.len(), absent), (3, listed));
 }
 
 fn the_umask_holds_and_a_default_acl_in_its_place() {
