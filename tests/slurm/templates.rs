@@ -173,13 +173,18 @@ fn all_but_one(cluster: &Cluster) {
     let entry = fs::read_to_string(cluster.dir.join("images/tiny.toml")).unwrap();
     let entry = entry.replace("disk = \"", &format!("disk = \"{}/images/", cluster.dir.display()));
     fs::write(dir.join("other.toml"), entry.replace(".squashfs", ".gone")).unwrap();
+    let foreign = entry.lines().filter(|line| !line.starts_with("arch")).collect::<Vec<_>>().join("\n");
+    fs::write(dir.join("arm.toml"), format!("arch = 'aarch64'\n{foreign}\n")).unwrap();
     fs::write(dir.join("tiny.toml"), entry).unwrap();
     cluster.with_config(&format!("image_dirs = ['{}']\n", dir.display()), || {
         let ran = cluster.tool("root", &["template", "build", "--all"]);
         assert!(ran.code == 1 && ran.stderr.contains("1 of 2 images is without a template"), "{ran:?}");
         let lines: Vec<&str> = ran.stdout.lines().collect();
-        assert!(lines[0].starts_with("other: FAILED: the disk of image 'other'"), "{ran:?}");
-        assert!(lines[1].starts_with("tiny: made in "), "{ran:?}");
+        assert_eq!(lines[0], "arm: left out: it is for aarch64, this node is x86_64", "{ran:?}");
+        assert!(lines[1].starts_with("other: FAILED: the disk of image 'other'"), "{ran:?}");
+        assert!(lines[2].starts_with("tiny: made in "), "{ran:?}");
+        let named = cluster.tool("root", &["template", "build", "arm"]);
+        assert!(named.code == 1 && named.stderr.contains("image 'arm' is for aarch64, this node is x86_64"), "{named:?}");
     });
     forget(cluster);
 }
