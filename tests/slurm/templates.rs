@@ -184,7 +184,10 @@ fn all_but_one(cluster: &Cluster) {
         assert!(lines[1].starts_with("other: FAILED: the disk of image 'other'"), "{ran:?}");
         assert!(lines[2].starts_with("tiny: made in "), "{ran:?}");
         let named = cluster.tool("root", &["template", "build", "arm"]);
-        assert!(named.code == 1 && named.stderr.contains("image 'arm' is for aarch64, this node is x86_64"), "{named:?}");
+        assert!(
+            named.code == 1 && named.stderr.contains("image 'arm' is for aarch64, this node is x86_64"),
+            "{named:?}"
+        );
     });
     forget(cluster);
 }
@@ -362,6 +365,8 @@ fn host_keys(cluster: &Cluster) {
         echo 'the key of the image' > root/etc/ssh/ssh_host_ed25519_key
         printf '#!/bin/sh\ncat /proc/sys/kernel/random/uuid > /etc/ssh/ssh_host_ed25519_key\n' > root/usr/bin/ssh-keygen
         chmod 755 root/usr/bin/ssh-keygen
+        # As systems of RHEL's kind keep it.
+        chown 0:998 root/etc/ssh/ssh_host_ed25519_key; chmod 640 root/etc/ssh/ssh_host_ed25519_key
         tar -C root -rf root.tar ./etc/ssh ./usr/bin/ssh-keygen"#;
     let dir = cluster.work_dir();
     let recipe = repository().join("tests/images/tiny");
@@ -370,7 +375,10 @@ fn host_keys(cluster: &Cluster) {
     let (archive, images) = (archive.to_str().unwrap(), images.to_str().unwrap());
     cluster.tool("root", &["image", "import", archive, "--name", "keyed", "--dir", images]).ok();
     cluster.with_config(&format!("image_dirs = ['{images}']\n"), || {
-        let command = "cd /etc/ssh; while [ ! -s ssh_host_ed25519_key ]; do sleep 0.1; done; cat ssh_host_ed25519_key";
+        let command = "cd /etc/ssh; key=ssh_host_ed25519_key; i=0
+            while [ ! -s $key ]; do sleep 0.1; done
+            until [ \"$(stat -c %a:%g $key)\" = 640:998 ]; do i=$((i+1)); [ $i -lt 300 ] || exit 9; sleep 0.1; done
+            cat $key";
         let words = ["run", "--image", "keyed", "--vms", "8", "--vm-mem", "128", "--", "sh", "-c", command];
         let stdout = cluster.tool("root", &words).ok();
         let keys: BTreeSet<&str> = stdout.lines().collect();

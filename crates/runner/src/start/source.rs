@@ -32,12 +32,7 @@ pub(crate) fn of(image: &Image, config: &Config) -> Result<BootSource, RunError>
 /// When they are for another processor.
 pub(crate) fn fits_processor(image: &Image) -> Result<(), RunError> {
     let (name, arch) = (&image.name, &image.entry.arch);
-    ensure!(
-        runs_here(arch),
-        Fault::Image,
-        "image '{name}' is for {arch}, this node is {}",
-        std::env::consts::ARCH
-    );
+    ensure!(runs_here(arch), Fault::Image, "image '{name}' is for {arch}, this node is {}", std::env::consts::ARCH);
     Ok(())
 }
 
