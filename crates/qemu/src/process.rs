@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -24,10 +24,13 @@ use super::monitor::{Monitor, Shutdown, StateUri, TURN};
 use super::nic::Tap;
 use super::tail::Tail;
 use super::written::{Mapping, MemoryFile, Written};
+use node::child;
 
 /// What comes before words of a guest in the texts of this module; they end the text.
 pub const GUEST_SAYS: [&str; 2] = [CONSOLE_SAYS, PANIC_SAYS];
 const CONSOLE_SAYS: &str = "; its console ended with: ";
+/// How long a killed QEMU may take to end: one of a terabyte frees its memory for a while.
+const GONE_WITHIN: Duration = Duration::from_secs(60);
 const PANIC_SAYS: &str = "the guest's kernel panicked: ";
 
 /// Open files that QEMU works on.
@@ -336,15 +339,7 @@ impl QemuProcess {
     /// The channel closes a moment before the process can be reaped; if QEMU still lives a second
     /// after that, it is stuck.
     fn ended_by_itself(&mut self) -> Option<ExitStatus> {
-        let deadline = Instant::now() + Duration::from_secs(1);
-        while Instant::now() < deadline {
-            if let Ok(Some(status)) = self.child.as_mut()?.try_wait() {
-                return Some(status);
-            }
-            // This is only for an error message, so it is not worth a descriptor to wait on.
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        None
+        child::wait(self.child.as_mut()?, Duration::from_secs(1))
     }
 
     /// Whether somebody stopped QEMU: SIGSTOP, a debugger.
@@ -361,10 +356,18 @@ impl QemuProcess {
         let _ = self.child.as_mut().map(Child::kill);
     }
 
-    /// Kills QEMU and waits for its end.
+    /// Kills QEMU and waits for its end, as long as a process needs that is not held by a file system or a device. One that is held
+    /// keeps what it holds until it is let go; Slurm sees it in the step's control group.
     pub fn finish(&mut self) {
-        self.kill();
-        let _ = self.child.as_mut().map(Child::wait);
+        let Some(qemu) = &mut self.child else { return };
+        if child::end(qemu, GONE_WITHIN).is_none() {
+            let (pid, seconds) = (qemu.id(), GONE_WITHIN.as_secs());
+            tracing::warn!(
+                "QEMU (process {pid}) was killed and has not ended within {seconds} s: a file system or a device of this node holds it"
+            );
+            // Nobody waits a second time.
+            self.child = None;
+        }
     }
 }
 
