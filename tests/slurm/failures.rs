@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use testkit::undo::{afterwards, moved_aside, with_text};
-use testkit::wait::wait_for_file;
+use testkit::wait::wait_for;
 use testkit::{Cluster, ran};
 
 use crate::Case;
@@ -135,11 +135,15 @@ fn missing_runner(cluster: &Cluster) {
 fn missing_plugin(cluster: &Cluster) {
     let dir = cluster.work_dir();
     let plugstack = cluster.dir.join("plugstack.conf");
-    // slurmstepd loads the plugin again for every step; srun has read the file when this job starts to run.
-    let script = "srun --begin=now+3 --vm-image=tiny touch ran-on-the-host & sleep 1; echo > submitted; wait $!";
-    let spawned = cluster.command_in(&dir, &["sh", "-c", script]).stderr(Stdio::piped()).spawn().unwrap();
-    wait_for_file(&dir.join("submitted"));
+    // slurmstepd loads the plugin again for every step; srun has read the file when its job is there.
+    let held = ["srun", "--hold", "-J", "lost", "--vm-image=tiny", "touch", "ran-on-the-host"];
+    let spawned = cluster.command_in(&dir, &held).stderr(Stdio::piped()).spawn().unwrap();
+    let job = wait_for("the job", || {
+        let listed = cluster.run(&["squeue", "-h", "-n", "lost", "-o", "%A"]).stdout;
+        listed.split_whitespace().next().map(str::to_owned)
+    });
     let _line = with_text(&plugstack, "");
+    cluster.run(&["scontrol", "release", &job]).ok();
     let ended = ran(spawned.wait_with_output().unwrap());
     assert_ne!(ended.code, 0);
     assert!(!dir.join("ran-on-the-host").exists());
