@@ -381,7 +381,7 @@ impl Vms<'_> {
             }
             None => {
                 let scratch = Some(source::private_disk(&parts.source, parts.disk.file(), scratch_dir)?);
-                (Start::Boot(self.size), Files { image, scratch, ..Files::default() })
+                (Start::Boot(self.size, self.way.abilities_to_boot()), Files { image, scratch, ..Files::default() })
             }
         };
         // Before QEMU: it is QEMU that must let the server reach the guest's memory.
@@ -446,7 +446,7 @@ impl Vms<'_> {
             return Ok(None);
         }
         let memory_mib = match start {
-            Start::Boot(size) => size.memory_mib,
+            Start::Boot(size, _) => size.memory_mib,
             Start::Template(shape, _) | Start::Clone(shape, _) => shape.base_mib,
         };
         FileServer::start(&self.parts.seen.shares, memory_mib << 20, source::host().blocked).map(Some)

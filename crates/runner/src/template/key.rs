@@ -92,7 +92,7 @@ impl Recipe<'_> {
             is_file: false,
         };
         let shares: Vec<Share> = (0..self.shape.shares).map(placeholder).collect();
-        let fds = TemplateFds { ram: 0, state: 0, abilities: Abilities { read_only_templates: true } };
+        let fds = TemplateFds { ram: 0, state: 0, abilities: Abilities::ALL };
         let spec = VmSpec {
             machine: self.way.machine,
             accel: self.accel,
