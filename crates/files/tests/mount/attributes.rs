@@ -128,7 +128,8 @@ fn what_is_absent_in_the_next_directory_comes_with_its_opening() {
     let (listed, absent) = list(&mut raw, "a");
     assert_eq!((listed.len(), absent.len()), (3, 0), "nobody has asked");
     let name = string(std::str::from_utf8(PROBED[1]).unwrap());
-    for node in listed {
+    // With the second answer it is told of the third.
+    for node in listed.into_iter().take(2) {
         let (error, _) = raw.ask(0, op::GETXATTR, node, &[&[0; 8][..], &name].concat());
         assert!(error == libc::ENODATA || error == libc::EOPNOTSUPP, "{error}");
     }
