@@ -21,7 +21,7 @@ use crate::timing::Moments;
 use proto::{ToGuest, ToHost, Transport};
 use qemu::Share;
 use qemu::scratch::copy_sparse;
-use qemu::{Abilities, BLOCK_MIB, Nic, Shares, Start, System, TemplateFds, VmSpec};
+use qemu::{Abilities, BLOCK_MIB, Ends, Nic, Shares, Start, System, TemplateFds, VmSpec};
 use qemu::{Files, QemuProcess, TemplateFiles};
 use qemu::{StateUri, Transfer};
 
@@ -134,22 +134,13 @@ fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) 
     let template = files.template.as_ref().ok_or_else(|| RunError::new(Fault::System, "no template files"))?;
     let fds = TemplateFds { ram: template.ram.as_raw_fd(), state: template.state.as_raw_fd(), abilities };
     QemuProcess::spawn(&recipe.way.qemu, source::host(), files, |inherited| {
+        let system = System::Image(recipe.image, inherited.files.image_fds());
+        let start = Start::Template(recipe.shape, fds);
         VmSpec {
-            machine: recipe.way.machine,
-            accel: recipe.accel,
-            cpu_model: recipe.cpu_model,
             tsc_khz: counter::khz(recipe.accel),
-            start: Start::Template(recipe.shape, fds),
-            source: recipe.source,
-            system: System::Image(recipe.image, inherited.files.image_fds()),
-            channel: inherited.channel.as_raw_fd(),
-            console: inherited.console.as_raw_fd(),
-            monitor: inherited.monitor.as_raw_fd(),
-            shares: match &inherited.files.file_port {
-                Some(port) => Shares::Port(port.as_raw_fd()),
-                None => Shares::NineP(&shares),
-            },
+            shares: Shares::of(inherited, &shares),
             nic: recipe.has_nic.then_some(Nic::OF_TEMPLATE),
+            ..VmSpec::new(recipe.hardware(), start, recipe.source, system, Ends::of(inherited))
         }
         .args()
     })
