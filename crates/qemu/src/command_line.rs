@@ -21,8 +21,8 @@ use proto::{PORT_NAME, files};
 /// How a VM comes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// Its kernel boots on exactly the hardware that was asked for.
-    Boot(VmSize),
+    /// Its kernel boots on exactly the hardware that was asked for, by a QEMU that can do this.
+    Boot(VmSize, Abilities),
     /// The same on a template's hardware, with its memory in a file that is kept.
     Template(Shape, TemplateFds),
     /// It continues where its template was stopped, with a private mapping of the template's memory.
@@ -166,9 +166,13 @@ impl<'a> VmSpec<'a> {
     }
 
     fn processors_and_memory(&self, args: &mut Args) {
-        let machine = self.hardware.machine.option(self.source);
+        let abilities = match self.start {
+            Start::Boot(_, abilities) => abilities,
+            Start::Template(_, fds) | Start::Clone(_, fds) => fds.abilities,
+        };
+        let machine = self.hardware.machine.option(self.source, abilities);
         let (shape, fds, private) = match self.start {
-            Start::Boot(size) => {
+            Start::Boot(size, _) => {
                 let interrupts = self.interrupts(size.cpus);
                 args.pair("-machine", format!("{machine}{}{NO_DUMP}", interrupts.map_or("", |(option, _)| option)));
                 args.pair("-smp", size.cpus.to_string());
@@ -307,7 +311,7 @@ impl<'a> VmSpec<'a> {
         words.push(self.hardware.machine.kernel_words().to_owned());
         words.push(self.hardware.accel.kernel_words().to_owned());
         words.extend(self.tsc_khz.map(|khz| format!("tsc_early_khz={khz}")));
-        if !matches!(self.start, Start::Boot(_)) {
+        if !matches!(self.start, Start::Boot(..)) {
             // No device here needs bounce buffers. The kernel would make them if memory might reach beyond 4 GiB, and
             // they would take a quarter of the memory.
             words.push("swiotlb=noforce".to_owned());

@@ -20,6 +20,7 @@ mod networks;
 mod nic;
 pub mod overlay;
 mod process;
+pub mod program;
 pub mod scratch;
 mod shape;
 mod share;

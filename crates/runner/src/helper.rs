@@ -22,6 +22,7 @@ use crate::limits;
 use crate::notice::printable;
 use image::Links;
 use proto::{ExitStatus, FailKind, Transport};
+use qemu::Way;
 use qemu::{Accel, BootSource, VmSize};
 use qemu::{Ends, Hardware, HelperDisk, Start, System, VmSpec};
 use qemu::{Files, QemuProcess};
@@ -152,16 +153,15 @@ impl Helper<'_> {
     fn spawn(&self, accel: Accel) -> Result<QemuProcess, RunError> {
         let open = |disk: &HelperDisk| disk.file.as_fd().try_clone_to_owned();
         let fds: Vec<OwnedFd> = self.disks.iter().map(open).collect::<Result<_, _>>().context("the disk")?;
+        let way = Way::plain(&self.qemu, source::machine(&self.source, self.config.machine));
+        let abilities = way.abilities_to_boot();
         QemuProcess::spawn(&self.qemu, source::host(), Files { disks: fds, ..Files::default() }, |inherited| {
             // By the numbers that QEMU inherits.
             let numbers: Vec<i32> = inherited.files.disks.iter().map(AsRawFd::as_raw_fd).collect();
-            let hardware = Hardware {
-                machine: source::machine(&self.source, self.config.machine),
-                accel,
-                cpu_model: &self.config.cpu_model,
-            };
+            let hardware = Hardware { machine: way.machine, accel, cpu_model: &self.config.cpu_model };
             let system = System::Helper(&self.disks, &numbers);
-            let spec = VmSpec::new(hardware, Start::Boot(SIZE), &self.source, system, Ends::of(inherited));
+            let start = Start::Boot(SIZE, abilities);
+            let spec = VmSpec::new(hardware, start, &self.source, system, Ends::of(inherited));
             VmSpec { tsc_khz: counter::khz(accel), ..spec }.args()
         })
         .blame(Fault::Node)

@@ -7,7 +7,7 @@ use image::{BootMode, ImageEntry};
 
 const ENDS: Ends = Ends { channel: 8, console: 9, monitor: 10 };
 
-const ABLE: Abilities = Abilities { read_only_templates: true };
+const ABLE: Abilities = Abilities::ALL;
 
 fn image() -> Image {
     let entry: ImageEntry = toml::from_str("disk = 'x'\nformat = 'squashfs'\nappend = 'vsyscall=emulate'\n").unwrap();
@@ -20,7 +20,7 @@ fn image() -> Image {
 }
 
 fn boot(image: &Image, machine: MachineType, accel: Accel) -> String {
-    spec(image, machine, accel, Start::Boot(VmSize { memory_mib: 512, cpus: 2 }))
+    spec(image, machine, accel, Start::Boot(VmSize { memory_mib: 512, cpus: 2 }, ABLE))
 }
 
 fn kit() -> BootSource {
@@ -162,11 +162,29 @@ fn a_clone_has_its_templates_hardware_and_a_private_view_of_its_memory() {
     // The kernel is in the clone's memory.
     let template = format!("{before}-chardev{after}");
     assert_eq!(common(&template), common(&clone), "a difference would make the state unreadable");
-    let old = TemplateFds { abilities: Abilities { read_only_templates: false }, ..fds };
+    let old = TemplateFds { abilities: Abilities { read_only_templates: false, ..ABLE }, ..fds };
     let line = spec(&image(), MachineType::Q35, Accel::Tcg, Start::Clone(shape, old));
     assert!(line.contains("mem-path=/proc/self/fd/11,share=off\n") && !line.contains("fd=12,"), "{line}");
     assert_eq!(fds.abilities.state_uri(&12), StateUri::FdSet(2));
     assert_eq!(old.abilities.state_uri(&12), StateUri::Fd(12));
+}
+
+#[test]
+fn a_qemu_before_7_0_is_not_told_of_an_option_that_it_does_not_know() {
+    let shape = Shape::of(VmSize { memory_mib: 1000, cpus: 2 }, 1).unwrap();
+    let line = |abilities| {
+        let fds = TemplateFds { ram: 11, state: 12, abilities };
+        [
+            Start::Boot(VmSize { memory_mib: 512, cpus: 2 }, abilities),
+            Start::Template(shape, fds),
+            Start::Clone(shape, fds),
+        ]
+        .map(|start| spec(&image(), MachineType::Q35, Accel::Tcg, start))
+    };
+    for (new, old) in line(ABLE).into_iter().zip(line(Abilities { without_keyboard: false, ..ABLE })) {
+        assert!(new.contains("i8042=off") && !old.contains("i8042"), "{new}\n{old}");
+        assert_eq!(new.replace(",i8042=off", ""), old);
+    }
 }
 
 #[test]
@@ -238,7 +256,7 @@ fn a_helper_has_no_image_and_its_disks_by_descriptor_and_format() {
     let disks = [disk];
     let (model, kit) = (CpuModel::default(), kit());
     let hardware = Hardware { machine: MachineType::Q35, accel: Accel::Tcg, cpu_model: &model };
-    let start = Start::Boot(VmSize { memory_mib: 256, cpus: 1 });
+    let start = Start::Boot(VmSize { memory_mib: 256, cpus: 1 }, ABLE);
     let system = System::Helper(&disks, &[7]);
     let spec = VmSpec { tsc_khz: Some(2_600_001), ..VmSpec::new(hardware, start, &kit, system, ENDS) };
     let line = spec.args().iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n");
@@ -257,7 +275,8 @@ fn a_helper_has_no_image_and_its_disks_by_descriptor_and_format() {
 
 #[test]
 fn more_than_255_processors_have_their_interrupts_remapped() {
-    let of = |accel, cpus| spec(&image(), MachineType::Q35, accel, Start::Boot(VmSize { memory_mib: 1 << 20, cpus }));
+    let of =
+        |accel, cpus| spec(&image(), MachineType::Q35, accel, Start::Boot(VmSize { memory_mib: 1 << 20, cpus }, ABLE));
     for accel in [Accel::Kvm, Accel::Tcg] {
         let plain = of(accel, 255);
         assert!(!plain.contains("iommu") && !plain.contains("irqchip"), "{plain}");
@@ -274,7 +293,7 @@ fn more_than_255_processors_have_their_interrupts_remapped() {
 fn a_file_server_takes_a_port_and_no_device_for_any_share() {
     let (model, kit, image) = (CpuModel::default(), kit(), image());
     let hardware = Hardware { machine: MachineType::Q35, accel: Accel::Tcg, cpu_model: &model };
-    let start = Start::Boot(VmSize { memory_mib: 256, cpus: 1 });
+    let start = Start::Boot(VmSize { memory_mib: 256, cpus: 1 }, ABLE);
     let system = System::Image(&image, ImageFds { image: 6, scratch: 7 });
     let spec = VmSpec { shares: Shares::Port(11), ..VmSpec::new(hardware, start, &kit, system, ENDS) };
     let line = spec.args().iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n");

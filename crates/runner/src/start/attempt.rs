@@ -375,7 +375,8 @@ impl Vms<'_> {
                 (None, Files { image, scratch, ..Files::default() })
             }
         };
-        let start = cloning.as_ref().map_or(Start::Boot(self.size), Cloning::start);
+        let start =
+            cloning.as_ref().map_or_else(|| Start::Boot(self.size, self.way.abilities_to_boot()), Cloning::start);
         // Before QEMU: it is QEMU that must let the server reach the guest's memory.
         let (server, file_port) = self.file_server(start)?.unzip();
         let file_server = server.as_ref().map(FileServer::id);
@@ -429,7 +430,7 @@ impl Vms<'_> {
             return Ok(None);
         }
         let memory_mib = match start {
-            Start::Boot(size) => size.memory_mib,
+            Start::Boot(size, _) => size.memory_mib,
             Start::Template(shape, _) | Start::Clone(shape, _) => shape.base_mib,
         };
         FileServer::start(&self.parts.seen.shares, memory_mib << 20, source::host().blocked).map(Some)

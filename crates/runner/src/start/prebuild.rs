@@ -58,6 +58,7 @@ pub fn prebuild(
     let begin = Instant::now();
     limits::raise();
     let image = config.catalogue().resolve(&image.clone().into())?;
+    source::fits_processor(&image)?;
     let source = source::of(&image, config)?;
     let qemu = config.qemu_path()?;
     let signals = Signals::watch().context("signals")?;

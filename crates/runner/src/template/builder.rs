@@ -120,6 +120,7 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> Result<Bui
             if recipe.has_nic { ", a network device" } else { "" }
         ),
         read_only: abilities.read_only_templates,
+        without_keyboard: abilities.without_keyboard,
         files: [RAM, STATE, SCRATCH].into_iter().map(record).collect::<Result<_, RunError>>()?,
         made_in_ms: begin.elapsed().as_millis() as u64,
     };

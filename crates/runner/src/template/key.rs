@@ -98,7 +98,7 @@ impl Recipe<'_> {
             is_file: false,
         };
         let shares: Vec<Share> = (0..self.shape.shares).map(placeholder).collect();
-        let fds = TemplateFds { ram: 0, state: 0, abilities: Abilities { read_only_templates: true } };
+        let fds = TemplateFds { ram: 0, state: 0, abilities: Abilities::ALL };
         // Without the counter's speed: it is measured, and so never quite the same. Two templates of one boot of the node do not
         // differ in it.
         let start = Start::Template(self.shape, fds);
