@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -286,7 +286,9 @@ impl QemuProcess {
     /// Why the channel closed, for the user: from QEMU's end and from what was printed.
     pub fn exit_reason(&mut self) -> String {
         self.read_texts();
-        let how = match self.ended_by_itself() {
+        // The channel closes a moment before the process can be reaped: on a busy node that has to free its memory, seconds.
+        let status = self.child.as_mut().and_then(|qemu| child::wait(qemu, Duration::from_secs(10)));
+        let how = match status {
             Some(status) => match (status.signal(), status.code()) {
                 (Some(libc::SIGKILL), _) if (self.ran_out_of_memory)() => {
                     "the node's kernel killed QEMU, because the memory of this task is used up: ask for more with --mem; if \
@@ -334,14 +336,6 @@ impl QemuProcess {
         }
     }
 
-    /// How QEMU ended, if it did without being killed by us.
-    ///
-    /// The channel closes a moment before the process can be reaped; if QEMU still lives a second
-    /// after that, it is stuck.
-    fn ended_by_itself(&mut self) -> Option<ExitStatus> {
-        child::wait(self.child.as_mut()?, Duration::from_secs(1))
-    }
-
     /// Whether somebody stopped QEMU: SIGSTOP, a debugger.
     pub fn is_stopped(&self) -> bool {
         let stat = self.child.as_ref().map(|child| std::fs::read_to_string(format!("/proc/{}/stat", child.id())));
@@ -356,14 +350,13 @@ impl QemuProcess {
         let _ = self.child.as_mut().map(Child::kill);
     }
 
-    /// Kills QEMU and waits for its end, as long as a process needs that is not held by a file system or a device. One that is held
-    /// keeps what it holds until it is let go; Slurm sees it in the step's control group.
+    /// Kills QEMU and waits for its end. One that a file system or a device holds ends later; Slurm sees it in the step's control group.
     pub fn finish(&mut self) {
         let Some(qemu) = &mut self.child else { return };
         if child::end(qemu, GONE_WITHIN).is_none() {
-            let (pid, seconds) = (qemu.id(), GONE_WITHIN.as_secs());
             tracing::warn!(
-                "QEMU (process {pid}) was killed and has not ended within {seconds} s: a file system or a device of this node holds it"
+                "QEMU (process {}) was killed and does not end: a file system or a device holds it",
+                qemu.id()
             );
             // Nobody waits a second time.
             self.child = None;
