@@ -209,6 +209,19 @@ impl Cluster {
         run(Command::new(cluster_script()).arg("restart").arg(self.slurm_dir()).arg(daemon)).unwrap();
     }
 
+    /// Runs `work` while the slurmd of a node, and all that it starts, was started by this program.
+    pub fn with_node_started_by(&self, node: &str, starter: &Path, work: impl FnOnce()) {
+        let restart = |starter: Option<&Path>| {
+            run(Command::new(cluster_script()).arg("restart").arg(self.slurm_dir()).arg(node).args(starter)).unwrap();
+        };
+        restart(Some(starter));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        restart(None);
+        if let Err(panic) = result {
+            std::panic::resume_unwind(panic);
+        }
+    }
+
     /// The leftovers of jobs that the cluster's script finds; empty if all is well.
     pub fn sweep_check(&self) -> Option<String> {
         let swept = Command::new(cluster_script()).arg("sweep-check").arg(self.slurm_dir()).output().unwrap();
