@@ -286,8 +286,8 @@ impl QemuProcess {
     /// Why the channel closed, for the user: from QEMU's end and from what was printed.
     pub fn exit_reason(&mut self) -> String {
         self.read_texts();
-        // The channel closes a moment before the process can be reaped; if QEMU still lives a second after that, it is stuck.
-        let status = self.child.as_mut().and_then(|qemu| child::wait(qemu, Duration::from_secs(1)));
+        // The channel closes a moment before the process can be reaped: on a busy node that has to free its memory, seconds.
+        let status = self.child.as_mut().and_then(|qemu| child::wait(qemu, Duration::from_secs(10)));
         let how = match status {
             Some(status) => match (status.signal(), status.code()) {
                 (Some(libc::SIGKILL), _) if (self.ran_out_of_memory)() => {
