@@ -11,6 +11,7 @@ use nix::unistd::User;
 use crate::place::{built, cluster_script};
 use crate::process;
 use crate::ran::{Ran, ran};
+use crate::undo::afterwards;
 
 /// Deadline for any command of a test.
 const COMMAND_TIMEOUT_S: &str = "600";
@@ -129,11 +130,8 @@ impl Cluster {
     /// Runs `work` while the site's configuration has other values.
     pub fn with_config(&self, config: &str, work: impl FnOnce()) {
         self.configure(config, "");
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-        self.configure("", "");
-        if let Err(panic) = result {
-            std::panic::resume_unwind(panic);
-        }
+        let _default = afterwards(|| self.configure("", ""));
+        work();
     }
 
     /// A new empty directory that belongs to the user.

@@ -8,6 +8,7 @@ use std::process::Stdio;
 
 use testkit::cluster::uid;
 use testkit::place::repository;
+use testkit::undo::afterwards;
 use testkit::{Cluster, Ran, system};
 
 use crate::Case;
@@ -322,15 +323,12 @@ fn in_memory(cluster: &Cluster) {
     let dir = cluster.dir.join("templates");
     fs::create_dir(&dir).unwrap();
     system(&["mount", "-t", "tmpfs", "-o", "mode=755,size=1g", "tmpfs", dir.to_str().unwrap()]);
-    let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        assert_eq!(vm(cluster, &[], &["echo", "fine"]).ok(), "fine\n");
-        assert_eq!(fs::read_dir(shelf(cluster)).unwrap().count(), 0, "no template, no draft, no lock");
-        let said = cluster.tool("root", &["check", "--image", "tiny"]).stdout;
-        let line = said.lines().find(|line| line.starts_with("templates ")).unwrap_or_default();
-        assert!(line.contains("limited") && line.contains("in the node's memory"), "{said}");
-    }));
-    system(&["umount", dir.to_str().unwrap()]);
-    ran.unwrap();
+    let _mounted = afterwards(|| drop(system(&["umount", dir.to_str().unwrap()])));
+    assert_eq!(vm(cluster, &[], &["echo", "fine"]).ok(), "fine\n");
+    assert_eq!(fs::read_dir(shelf(cluster)).unwrap().count(), 0, "no template, no draft, no lock");
+    let said = cluster.tool("root", &["check", "--image", "tiny"]).stdout;
+    let line = said.lines().find(|line| line.starts_with("templates ")).unwrap_or_default();
+    assert!(line.contains("limited") && line.contains("in the node's memory"), "{said}");
 }
 
 fn closed_directory(cluster: &Cluster) {
