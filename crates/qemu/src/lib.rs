@@ -10,6 +10,7 @@ mod boot;
 mod command_line;
 mod cpu_model;
 mod descriptors;
+mod detach;
 mod error;
 mod helper_disk;
 mod largest;
@@ -29,7 +30,7 @@ mod written;
 
 pub use abilities::Abilities;
 pub use boot::{BootSource, FullBoot, KitFiles};
-pub use command_line::{Shares, Start, System, TemplateFds, VmSpec};
+pub use command_line::{Ends, Hardware, Shares, Start, System, TemplateFds, VmSpec};
 pub use cpu_model::CpuModel;
 pub use descriptors::ImageFds;
 pub use error::QemuError;

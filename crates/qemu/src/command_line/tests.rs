@@ -5,6 +5,8 @@ use crate::boot::KitFiles;
 use crate::monitor::StateUri;
 use image::{BootMode, ImageEntry};
 
+const ENDS: Ends = Ends { channel: 8, console: 9, monitor: 10 };
+
 const ABLE: Abilities = Abilities::ALL;
 
 fn image() -> Image {
@@ -51,20 +53,10 @@ fn spec(image: &Image, machine: MachineType, accel: Accel, start: Start) -> Stri
             })
         }
     };
-    let spec = VmSpec {
-        machine,
-        accel,
-        cpu_model: &CpuModel::default(),
-        tsc_khz: None,
-        start,
-        source: &source,
-        system: System::Image(image, ImageFds { image: 6, scratch: 7 }),
-        channel: 8,
-        console: 9,
-        monitor: 10,
-        shares: Shares::NineP(&shares),
-        nic: None,
-    };
+    let model = CpuModel::default();
+    let hardware = Hardware { machine, accel, cpu_model: &model };
+    let system = System::Image(image, ImageFds { image: 6, scratch: 7 });
+    let spec = VmSpec { shares: Shares::NineP(&shares), ..VmSpec::new(hardware, start, &source, system, ENDS) };
     spec.args().iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
@@ -262,20 +254,11 @@ fn a_helper_has_no_image_and_its_disks_by_descriptor_and_format() {
         writable: false,
     };
     let disks = [disk];
-    let spec = VmSpec {
-        machine: MachineType::Q35,
-        accel: Accel::Tcg,
-        cpu_model: &CpuModel::default(),
-        tsc_khz: Some(2_600_001),
-        start: Start::Boot(VmSize { memory_mib: 256, cpus: 1 }, ABLE),
-        source: &kit(),
-        system: System::Helper(&disks, &[7]),
-        channel: 8,
-        console: 9,
-        monitor: 10,
-        shares: Shares::None,
-        nic: None,
-    };
+    let (model, kit) = (CpuModel::default(), kit());
+    let hardware = Hardware { machine: MachineType::Q35, accel: Accel::Tcg, cpu_model: &model };
+    let start = Start::Boot(VmSize { memory_mib: 256, cpus: 1 }, ABLE);
+    let system = System::Helper(&disks, &[7]);
+    let spec = VmSpec { tsc_khz: Some(2_600_001), ..VmSpec::new(hardware, start, &kit, system, ENDS) };
     let line = spec.args().iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n");
     for expected in [
         " tsc_early_khz=2600001 spank_vm.root=none\n",
@@ -308,20 +291,11 @@ fn more_than_255_processors_have_their_interrupts_remapped() {
 
 #[test]
 fn a_file_server_takes_a_port_and_no_device_for_any_share() {
-    let spec = VmSpec {
-        machine: MachineType::Q35,
-        accel: Accel::Tcg,
-        cpu_model: &CpuModel::default(),
-        tsc_khz: None,
-        start: Start::Boot(VmSize { memory_mib: 256, cpus: 1 }, ABLE),
-        source: &kit(),
-        system: System::Image(&image(), ImageFds { image: 6, scratch: 7 }),
-        channel: 8,
-        console: 9,
-        monitor: 10,
-        shares: Shares::Port(11),
-        nic: None,
-    };
+    let (model, kit, image) = (CpuModel::default(), kit(), image());
+    let hardware = Hardware { machine: MachineType::Q35, accel: Accel::Tcg, cpu_model: &model };
+    let start = Start::Boot(VmSize { memory_mib: 256, cpus: 1 }, ABLE);
+    let system = System::Image(&image, ImageFds { image: 6, scratch: 7 });
+    let spec = VmSpec { shares: Shares::Port(11), ..VmSpec::new(hardware, start, &kit, system, ENDS) };
     let line = spec.args().iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n");
     let expected = "virtio-serial-pci,max_ports=3\n-device\nvirtserialport,chardev=channel,name=org.spank-vm.agent\n\
                     -chardev\nsocket,id=files,fd=11\n-device\nvirtserialport,chardev=files,name=org.spank-vm.files\n";

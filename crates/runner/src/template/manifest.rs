@@ -144,6 +144,11 @@ impl Template {
         self.shelf.dir.join(&self.name)
     }
 
+    /// An empty directory in it.
+    pub fn empty(&self) -> PathBuf {
+        self.dir().join(EMPTY)
+    }
+
     /// Removes it. It disappears in one step; VMs that were cloned from it are not affected.
     ///
     /// # Errors
