@@ -12,6 +12,7 @@ use crate::place::{built, cluster_script};
 use crate::process;
 use crate::ran::{Ran, ran};
 use crate::undo::afterwards;
+use crate::wait::wait_for;
 
 /// Deadline for any command of a test.
 const COMMAND_TIMEOUT_S: &str = "600";
@@ -212,14 +213,16 @@ impl Cluster {
     /// Runs `work` while the slurmd of a node, and all that it starts, was started by this program.
     pub fn with_node_started_by(&self, node: &str, starter: &Path, work: impl FnOnce()) {
         let restart = |starter: Option<&Path>| {
+            // What a killed slurmd does not say of a job's end, the controller asks for again minutes later.
+            wait_for("the node is idle", || {
+                let state = self.run_as_root(&["sinfo", "-h", "-n", node, "-o", "%T"]).stdout;
+                (state.trim() == "idle").then_some(())
+            });
             run(Command::new(cluster_script()).arg("restart").arg(self.slurm_dir()).arg(node).args(starter)).unwrap();
         };
         restart(Some(starter));
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-        restart(None);
-        if let Err(panic) = result {
-            std::panic::resume_unwind(panic);
-        }
+        let _usual = afterwards(|| restart(None));
+        work();
     }
 
     /// The leftovers of jobs that the cluster's script finds; empty if all is well.

@@ -8,7 +8,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use testkit::place::cluster_script;
-use testkit::{Cluster, system};
+use testkit::undo::afterwards;
+use testkit::wait::wait_for_file;
+use testkit::{Cluster, process, system};
 
 use crate::Case;
 
@@ -55,7 +57,29 @@ fn old_kernel(cluster: &Cluster) {
         }
         let made = fs::read_dir(cluster.dir.join("templates/users")).map(Iterator::count);
         assert_eq!(made.unwrap_or(0), 1, "the VMs were clones of a template");
+        file_server_has_its_own_alone(cluster, &starter);
     });
+}
+
+/// Who starts a runner may have files open; the file server of its VM must not.
+fn file_server_has_its_own_alone(cluster: &Cluster, starter: &Path) {
+    let dir = cluster.work_dir();
+    // Root's file server may do what any owner of its files may, and no more.
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
+    let (program, config) = (cluster.program(), cluster.config_file());
+    let line = format!(
+        "exec 7</etc/passwd; exec {} --config {} run --image tiny -- sh -c ': > up; until [ -e go ]; do sleep 0.1; done'",
+        program.display(),
+        config.display()
+    );
+    let mut vm = cluster.command_as("root", &dir, &[starter.to_str().unwrap(), "sh", "-c", &line]).spawn().unwrap();
+    let go = afterwards(|| fs::write(dir.join("go"), "").unwrap());
+    wait_for_file(&dir.join("up"));
+    let is_server = |pid: &i32| process::words(*pid) == ["spank-vm", "file-server"] && process::has_open(*pid, &dir);
+    let server = process::all().find(is_server).expect("a file server has the directory open");
+    let has_foreign = process::has_open(server, Path::new("/etc/passwd"));
+    drop(go);
+    assert!(vm.wait().unwrap().success() && !has_foreign, "the file server has a file of who started the runner");
 }
 
 /// Without emulation, as RHEL's is, it would run nothing where these tests run.

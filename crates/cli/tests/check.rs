@@ -51,3 +51,19 @@ fn a_health_checker_gets_one_line() {
     let said = text(&output);
     assert!(output.status.code() == Some(1) && said.lines().count() == 1 && said.contains("no boot kit"), "{output:?}");
 }
+
+#[test]
+fn a_configuration_is_found_by_a_relative_path_in_the_look_with_another_user_s_rights_too() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::write(dir.path().join("site.toml"), "kit = '/nowhere/kit'\n").unwrap();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_spank-vm"));
+    let words = ["--config", "site.toml", "check", "--json"];
+    let said = program.args(words).env("LC_ALL", "C").current_dir(dir.path()).output().unwrap();
+    let report: Value = serde_json::from_str(&text(&said)).unwrap();
+    let checks = report["checks"].as_array().unwrap();
+    let users = checks.iter().find(|check| check["name"] == "users").unwrap();
+    // Where the tests do not run as root, or users cannot execute what was built, it is another reason.
+    assert!(!users["found"].as_str().unwrap().contains("site.toml cannot be read"), "{users}");
+}

@@ -40,11 +40,23 @@ pub fn confine(port: libc::c_int) -> Result<(), ServeError> {
     done("give up privileges", unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
     without_capabilities(&done)?;
     raise_limits(&done)?;
-    // What is open beyond the port came from whoever started the runner. An old kernel has no close_range; there the runner
-    // has closed them.
-    // SAFETY: nothing in this process has opened a descriptor yet.
-    unsafe { libc::syscall(libc::SYS_close_range, port + 1, libc::c_uint::MAX, 0) };
+    close_beyond(port);
     Ok(())
+}
+
+/// What is open beyond the port came from whoever started the runner: slurmstepd leaves a task the socket to its PMI server.
+fn close_beyond(port: libc::c_int) {
+    // SAFETY: nothing in this process has opened a descriptor yet.
+    if unsafe { libc::syscall(libc::SYS_close_range, port + 1, libc::c_uint::MAX, 0) } == 0 {
+        return;
+    }
+    // Kernels before 5.9 do not have it. The list is complete before the first one is closed, and its own descriptor with it.
+    let listed = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let numbers: Vec<libc::c_int> = listed.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for number in numbers.into_iter().filter(|&number| number > port) {
+        // SAFETY: as above; the number of the list itself is free by now.
+        unsafe { libc::close(number) };
+    }
 }
 
 /// A server of root acts as the owner of root's files, like any user.

@@ -117,6 +117,9 @@ impl ImageEntry {
     /// # Errors
     /// The contradiction, for the author of the entry.
     pub fn validate(&self) -> Result<(), String> {
+        if let Some(usual) = usual_name(&self.arch) {
+            return Err(format!("arch = \"{}\": write \"{usual}\"", self.arch));
+        }
         match self.boot {
             BootMode::Kit if self.full.is_some() => {
                 return Err("[full] says nothing without boot = \"full\"".to_owned());
@@ -138,6 +141,19 @@ impl ImageEntry {
             );
         }
         Ok(())
+    }
+}
+
+/// What an architecture is called here if it has another name elsewhere, as Debian and container images call it. One
+/// spelling everywhere, or an image would run on no node.
+fn usual_name(arch: &str) -> Option<&'static str> {
+    match arch {
+        "" => Some(std::env::consts::ARCH),
+        "amd64" | "x86-64" | "x64" => Some("x86_64"),
+        "arm64" => Some("aarch64"),
+        "x86" | "386" | "i486" | "i586" | "i686" => Some("i386"),
+        "ppc64le" | "ppc64el" | "ppc64" => Some("powerpc64"),
+        _ => None,
     }
 }
 
@@ -164,6 +180,19 @@ mod tests {
         assert_eq!((full.full_boot().disk_bus, full.full_boot().shares), (DiskBus::Sata, false));
         let again: ImageEntry = toml::from_str(&toml::to_string(&full).unwrap()).unwrap();
         assert_eq!(again, full);
+    }
+
+    #[test]
+    fn an_architecture_has_one_spelling() {
+        for (written, usual) in
+            [("amd64", "x86_64"), ("arm64", "aarch64"), ("i686", "i386"), ("", std::env::consts::ARCH)]
+        {
+            let error = entry(&format!("format = 'raw'\narch = '{written}'\n")).unwrap_err();
+            assert_eq!(error, format!("arch = \"{written}\": write \"{usual}\""));
+        }
+        for known in ["x86_64", "i386", "aarch64", "riscv64", "another processor"] {
+            entry(&format!("format = 'raw'\narch = '{known}'\n")).unwrap();
+        }
     }
 
     #[test]

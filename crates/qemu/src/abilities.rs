@@ -57,8 +57,8 @@ impl Abilities {
 pub(crate) fn version_of(qemu: &Path) -> Result<(u32, u32), QemuError> {
     let said = print(qemu, &["--version"])?;
     version(&said.lines).ok_or_else(|| {
-        let text = [&said.lines, &said.complaints].map(|text| text.trim()).join(" ");
-        QemuError::new(format!("{} --version says '{}'", qemu.display(), text.trim()))
+        let text = [said.lines, said.complaints].concat();
+        QemuError::new(format!("{} --version says '{}'", qemu.display(), text.lines().next().unwrap_or_default()))
     })
 }
 

@@ -18,11 +18,11 @@ pub fn find(qemu: &Path) -> Option<PathBuf> {
 
 fn find_in(directories: &[&Path], qemu: &Path) -> Option<PathBuf> {
     if qemu.components().count() > 1 {
-        return Some(qemu.to_owned()).filter(|path| path.exists());
+        return Some(qemu.to_owned()).filter(|path| path.is_file());
     }
     let other_name = (qemu == Path::new(NAME)).then_some(Path::new(NAME_OF_RHEL));
     let names = [qemu].into_iter().chain(other_name);
-    names.flat_map(|name| directories.iter().map(move |dir| dir.join(name))).find(|path| path.exists())
+    names.flat_map(|name| directories.iter().map(move |dir| dir.join(name))).find(|path| path.is_file())
 }
 
 #[cfg(test)]
@@ -37,7 +37,7 @@ mod tests {
             std::fs::create_dir(dir).unwrap();
         }
         let found = |name: &str| find_in(&[&bin, &libexec], Path::new(name));
-        assert_eq!(found(NAME), None);
+        assert_eq!((found(NAME), found(""), found(".")), (None, None, None));
         std::fs::write(libexec.join("qemu-kvm"), "").unwrap();
         assert_eq!(found(NAME), Some(libexec.join("qemu-kvm")));
         assert_eq!(found("qemu-kvm"), Some(libexec.join("qemu-kvm")));

@@ -60,7 +60,8 @@ fn judge(name: &str, found: &[Checked], named: bool) -> Finding {
 fn as_user(config_file: Option<&Path>, name: &str) -> anyhow::Result<Vec<Checked>> {
     let mut command = Command::new("/proc/self/exe");
     if let Some(file) = config_file {
-        command.arg("--config").arg(file);
+        // The other process starts in another directory.
+        command.arg("--config").arg(std::path::absolute(file)?);
     }
     command.args(["check", "--user", name, "--as-user", "--json"]).current_dir("/");
     match answer(&mut command, PATIENCE) {
