@@ -205,8 +205,8 @@ bench-plugin: build kit images ## what the plugin adds to a bare-metal srun, int
 	$(call section,the plugin's cost)
 	$(CARGO) bench --quiet -p spank-vm --bench plugin
 
-# Takes an hour or more; benches/figure4/main.rs says which variables choose a part of it.
-figure4: build kit images images-full ## the paper's Figure 4 again, into target/figure4 (REPEATS=10; as root)
+# Takes an hour or more, of which the slow series take at most MINUTES; benches/figure4/main.rs says which other variables choose a part of it.
+figure4: build kit images images-full ## the paper's Figure 4 again, into target/figure4 (REPEATS=10, MINUTES=20; as root)
 	@packaging/debian-deps figure4
 	$(call section,Figure 4)
 	$(CARGO) bench --quiet -p spank-vm --bench figure4

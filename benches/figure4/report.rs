@@ -15,7 +15,8 @@ use crate::series::Series;
 pub struct Report {
     dir: PathBuf,
     cells: Vec<Cell>,
-    left_out: Vec<Series>,
+    /// And whether that is because a cell is too large; else there was no time.
+    left_out: Vec<(Series, bool)>,
 }
 
 impl Report {
@@ -33,9 +34,9 @@ impl Report {
         fs::write(self.dir.join("figure4.md"), self.markdown()).unwrap();
     }
 
-    /// Notes that a cell of the series is too large to be measured.
-    pub fn leave_out(&mut self, series: Series) {
-        self.left_out.push(series);
+    /// Notes that a cell of the series is not measured, because it is too large or would take too long.
+    pub fn leave_out(&mut self, series: Series, is_too_large: bool) {
+        self.left_out.push((series, is_too_large));
     }
 
     /// Writes the tables once more, draws the figure and prints the table.
@@ -98,12 +99,18 @@ impl Report {
             format!("Points: cells of the grid, each the mean of its repeats ({}).", repeats.join(", ")),
             "Lines: means of the cells that have as many VMs.".to_owned(),
         ];
-        let left_out = Series::ALL.into_iter().filter_map(|series| {
-            let count = self.left_out.iter().filter(|&&left_out| left_out == series).count();
-            let most = series.most_vms();
-            (count > 0).then(|| format!("{}: cells of more than {most} VMs left out ({count}).", series.name()))
-        });
-        let left_out: Vec<String> = left_out.collect();
+        let mut left_out: Vec<String> = Vec::new();
+        for series in Series::ALL {
+            let count = |why| self.left_out.iter().filter(|&&one| one == (series, why)).count();
+            let (large, late) = (count(true), count(false));
+            if large > 0 {
+                let most = series.most_vms();
+                left_out.push(format!("{}: cells of more than {most} VMs left out ({large}).", series.name()));
+            }
+            if late > 0 {
+                left_out.push(format!("{}: its {late} largest cells left out for lack of time.", series.name()));
+            }
+        }
         if !left_out.is_empty() {
             caption.push(left_out.join(" "));
         }

@@ -64,6 +64,11 @@ impl Series {
         }
     }
 
+    /// Whether all of its cells may take an hour and more.
+    pub fn is_slow(self) -> bool {
+        matches!(self, Self::KitBoot | Self::Paper)
+    }
+
     /// How often each cell is measured.
     pub fn repeats(self) -> usize {
         match self {

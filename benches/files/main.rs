@@ -12,6 +12,7 @@ use std::process::{Command, ExitCode};
 use testkit::lab::Lab;
 use testkit::measure::{load, setting};
 use testkit::place::{built, output, repository};
+use testkit::ran;
 
 use table::Table;
 
@@ -35,17 +36,25 @@ enum Place {
 
 impl Place {
     fn sh(&self, script: &str) -> String {
-        match self {
+        self.try_sh(script).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// What the script prints, or how it failed and what it said then.
+    fn try_sh(&self, script: &str) -> Result<String, String> {
+        let (code, stdout, stderr) = match self {
             Self::Here => {
-                let ran = Command::new("timeout")
-                    .args(["1200", "bash", "-c", script])
-                    .output()
-                    .expect("timeout is installed");
-                let said = String::from_utf8_lossy(&ran.stderr);
-                assert!(ran.status.success(), "{}: {said}", ran.status);
-                String::from_utf8_lossy(&ran.stdout).into_owned()
+                let output = Command::new("timeout").args(["1200", "bash", "-c", script]).output();
+                let ended = ran(output.expect("timeout is installed"));
+                (ended.code, ended.stdout, ended.stderr)
             }
-            Self::Lab(lab) => lab.root(script),
+            Self::Lab(lab) => {
+                let ended = lab.sh("root", script);
+                (ended.code, ended.stdout, ended.stderr)
+            }
+        };
+        match code {
+            0 => Ok(stdout),
+            code => Err(format!("it failed with {code}: {}", stderr.trim())),
         }
     }
 
@@ -89,14 +98,19 @@ fn main() -> ExitCode {
         release => format!("KVM in an emulated node of {release}"),
     };
     let mut table = Table::new(title, &load());
-    measure(&place, &mut table);
+    let is_whole = measure(&place, &mut table);
     table.load_after(&load());
     table.write_csv(&output("bench/files.csv"));
+    if !is_whole {
+        eprintln!("something could not be measured: docs/files.md keeps its table");
+        return ExitCode::FAILURE;
+    }
     table.write_document(&repository().join("docs/files.md"));
     ExitCode::SUCCESS
 }
 
-fn measure(place: &Place, table: &mut Table) {
+/// Measures everything, and says whether all of it could be: what fails does not take the rest with it.
+fn measure(place: &Place, table: &mut Table) -> bool {
     let dir = place.sh("mktemp -d /var/tmp/spank-vm-files.XXXXXX").trim().to_owned();
     let (program, places) = place.installation(&dir);
     for way in &WAYS[..2] {
@@ -106,33 +120,40 @@ fn measure(place: &Place, table: &mut Table) {
         place.sh(&format!("cd /; {}", vm(&program, &dir, way, 1, "true")));
     }
     place.sh(&format!("cat >{dir}/work.sh <<'END'\n{WORK}END"));
-    for _ in 0..setting("RUNS", 3_u32) {
+    let mut is_whole = true;
+    let rounds = std::iter::repeat_n(1, setting("RUNS", 3)).chain([MANY]);
+    for vms in rounds {
         // In turn, so that what else the machine does meets all of them.
         for way in WAYS {
-            table.add(way, 1, &one_run(place, &program, &dir, way, 1));
+            let run = one_run(place, &program, &dir, way, vms);
+            if let Err(why) = run.and_then(|printed| table.add(way, vms, &printed)) {
+                eprintln!("{way}, {vms} at once: {why}");
+                is_whole = false;
+            }
         }
     }
-    for way in WAYS {
-        table.add(way, MANY, &one_run(place, &program, &dir, way, MANY));
-    }
     place.sh(&format!("rm -r {dir}"));
+    is_whole
 }
 
 /// What one run printed, on a fresh directory.
-fn one_run(place: &Place, program: &str, dir: &str, way: &str, vms: usize) -> String {
+fn one_run(place: &Place, program: &str, dir: &str, way: &str, vms: usize) -> Result<String, String> {
     let what = if vms == 1 { "all" } else { "metadata" };
     let (files, mib) = (setting("FILES", 200_u32), setting("MIB", 64_u32));
     let work = format!("WHAT={what} FILES={files} MIB={mib} bash {dir}/work.sh");
     let run = match way {
         "bare" if vms == 1 => format!("cd {dir}/w; {work}"),
-        "bare" => format!("cd {dir}/w; for i in {{0..{}}}; do SLURM_VM_INDEX=$i {work} & done; wait", vms - 1),
+        "bare" => {
+            let all = format!("cd {dir}/w; for i in {{0..{}}}; do SLURM_VM_INDEX=$i {work} & done", vms - 1);
+            format!("{all}; for i in {{1..{vms}}}; do wait -n || exit; done")
+        }
         _ => format!("cd /; {}", vm(program, dir, way, vms, &format!("bash -c 'cd {dir}/w; {work}'"))),
     };
     let last = MANY - 1;
     let tree = format!(
         "mkdir -p {dir}/w/{{0..{last}}}/tree/{{0..9}}/{{0..9}}; touch {dir}/w/{{0..{last}}}/tree/{{0..9}}/{{0..9}}/{{0..4}}"
     );
-    place.sh(&format!("rm -rf {dir}/w; {tree}; {{ {run}; }} | {CLOCK}"))
+    place.try_sh(&format!("set -o pipefail; rm -rf {dir}/w; {tree}; {{ {run}; }} | {CLOCK}"))
 }
 
 fn vm(program: &str, dir: &str, way: &str, vms: usize, command: &str) -> String {

@@ -1,6 +1,6 @@
 //! The table of the ways to the host's files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
@@ -46,25 +46,37 @@ impl Table {
     }
 
     /// Adds what a run printed. Of several VMs together the sum counts.
-    pub fn add(&mut self, way: &'static str, vms: usize, printed: &str) {
+    ///
+    /// # Errors
+    ///
+    /// If something has not ended, or some of the VMs have printed nothing.
+    pub fn add(&mut self, way: &'static str, vms: usize, printed: &str) -> Result<(), String> {
         let mut begun = BTreeMap::new();
         let mut times: Vec<(String, f64)> = Vec::new();
+        let mut seen = BTreeSet::new();
         for line in printed.lines() {
             let [at, what, name, vm] = line.split(' ').collect::<Vec<_>>()[..] else { continue };
             let at: f64 = at.parse().expect("microseconds");
+            seen.insert(vm);
             if what == "begin" {
                 begun.insert((name, vm), at);
             } else if let Some(begun) = begun.remove(&(name, vm)) {
                 times.push((name.to_owned(), (at - begun) / 1000.0));
             }
         }
-        assert!(!times.is_empty(), "{way} printed nothing");
+        if let Some((name, vm)) = begun.keys().next() {
+            return Err(format!("'{name}' has not ended in VM {vm}"));
+        }
+        if seen.len() != vms {
+            return Err(format!("{} of {vms} have printed something", seen.len()));
+        }
         if vms == 1 {
             times.into_iter().for_each(|(name, ms)| self.times.entry((way, 1, name)).or_default().push(ms));
         } else {
             let mean = times.iter().map(|(_, ms)| ms).sum::<f64>() / vms as f64;
             self.times.entry((way, vms, "names".to_owned())).or_default().push(mean);
         }
+        Ok(())
     }
 
     fn median(&self, way: &'static str, vms: usize, name: &str) -> f64 {

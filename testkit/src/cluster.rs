@@ -11,6 +11,7 @@ use nix::unistd::User;
 use crate::place::{built, cluster_script};
 use crate::process;
 use crate::ran::{Ran, ran};
+use crate::undo::afterwards;
 
 /// Deadline for any command of a test.
 const COMMAND_TIMEOUT_S: &str = "600";
@@ -129,11 +130,8 @@ impl Cluster {
     /// Runs `work` while the site's configuration has other values.
     pub fn with_config(&self, config: &str, work: impl FnOnce()) {
         self.configure(config, "");
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-        self.configure("", "");
-        if let Err(panic) = result {
-            std::panic::resume_unwind(panic);
-        }
+        let _default = afterwards(|| self.configure("", ""));
+        work();
     }
 
     /// A new empty directory that belongs to the user.
@@ -209,6 +207,19 @@ impl Cluster {
     #[track_caller]
     pub fn restart(&self, daemon: &str) {
         run(Command::new(cluster_script()).arg("restart").arg(self.slurm_dir()).arg(daemon)).unwrap();
+    }
+
+    /// Runs `work` while the slurmd of a node, and all that it starts, was started by this program.
+    pub fn with_node_started_by(&self, node: &str, starter: &Path, work: impl FnOnce()) {
+        let restart = |starter: Option<&Path>| {
+            run(Command::new(cluster_script()).arg("restart").arg(self.slurm_dir()).arg(node).args(starter)).unwrap();
+        };
+        restart(Some(starter));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        restart(None);
+        if let Err(panic) = result {
+            std::panic::resume_unwind(panic);
+        }
     }
 
     /// The leftovers of jobs that the cluster's script finds; empty if all is well.

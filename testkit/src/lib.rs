@@ -13,6 +13,7 @@ pub mod measure;
 pub mod place;
 pub mod process;
 pub mod suite;
+pub mod undo;
 pub mod wait;
 
 mod ran;

@@ -73,6 +73,20 @@ pub fn has_open(pid: i32, dir: &Path) -> bool {
     files.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|file| file.starts_with(dir))
 }
 
+/// Whether anything about the process names a file below `dir`: its program, its words, its environment, a file that it has open.
+pub fn belongs_to(pid: i32, dir: &Path) -> bool {
+    let needle = format!("{}/", dir.display()).into_bytes();
+    let names_it = |file: &str| {
+        let bytes = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        bytes.windows(needle.len()).any(|part| part == needle)
+    };
+    let program = fs::read_link(format!("/proc/{pid}/exe"));
+    program.is_ok_and(|program| program.starts_with(dir))
+        || names_it("cmdline")
+        || names_it("environ")
+        || has_open(pid, dir)
+}
+
 /// Sends a signal and returns the time.
 ///
 /// # Panics
@@ -89,6 +103,36 @@ pub fn signal(pid: i32, signo: i32) -> Instant {
 mod tests {
     use super::*;
     use std::process::{Command, Stdio, id};
+
+    #[test]
+    fn a_process_belongs_to_a_directory_by_its_words_its_environment_or_its_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        let sleep = |variable: &Path, input: &Path| {
+            let mut command = Command::new("sleep");
+            command.arg("60").env_clear().env("FILE", variable).stdin(fs::File::open(input).unwrap());
+            command.spawn().unwrap()
+        };
+        let null = Path::new("/dev/null");
+        let by_none = sleep(null, null);
+        let by_environment = sleep(&file, null);
+        let by_file = sleep(null, &file);
+        let pid = |child: &std::process::Child| i32::try_from(child.id()).unwrap();
+        // What is seen of a process before it runs its program is the parent's.
+        crate::wait::wait_for("the children", || {
+            [&by_none, &by_environment, &by_file]
+                .into_iter()
+                .all(|child| words(pid(child)) == ["sleep", "60"])
+                .then_some(())
+        });
+        let found = [&by_none, &by_environment, &by_file].map(|child| belongs_to(pid(child), dir.path()));
+        for mut child in [by_none, by_environment, by_file] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert_eq!(found, [false, true, true]);
+    }
 
     #[test]
     fn a_child_is_found_by_name_parent_and_words() {

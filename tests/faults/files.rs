@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use testkit::undo::afterwards;
 use testkit::{Cluster, Ran, system};
 
 use crate::step::{Shown, Step, UNTIL_TOLD, node};
@@ -85,9 +86,8 @@ fn templates_gone(cluster: &Cluster) -> Saw {
 fn under(dir: &Path, options: &str, work: impl FnOnce() -> Saw) -> Saw {
     let dir = dir.display().to_string();
     system(&["mount", "-t", "tmpfs", "-o", options, "tmpfs", &dir]);
-    let saw = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-    system(&["umount", "-l", &dir]);
-    saw.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    let _mounted = afterwards(|| drop(system(&["umount", "-l", &dir])));
+    work()
 }
 
 fn template_disk_full(cluster: &Cluster) -> Saw {
@@ -170,12 +170,12 @@ fn image_removed(cluster: &Cluster) -> Saw {
     let step = Step::running(cluster, &["--vm-root"], &format!("{UNTIL_TOLD} {READS_ITS_DISK}"));
     let (disk, copy) = disk(cluster);
     fs::remove_file(&disk).unwrap();
+    // All other rows need it.
+    let _disk = afterwards(|| fs::rename(&copy, &disk).unwrap());
     let since = Instant::now();
     step.tell();
     let running = step.end();
     let next = fine(cluster);
-    // Before anything can fail: all other rows need it.
-    fs::rename(copy, disk).unwrap();
     let running = running.saw(since, 0, &["fine"]);
     let code = next.code;
     assert_ne!(code, 0, "{next:?}");

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use testkit::Cluster;
+use testkit::undo::with_text;
 use testkit::wait::wait_for_file;
 
 use crate::rogue;
@@ -117,13 +118,12 @@ fn clock(cluster: &Cluster) -> Saw {
 fn with_kernel_words(cluster: &Cluster, words: &str, timeout_s: u32) -> Saw {
     let tiny = std::fs::read_to_string(cluster.dir.join("images/tiny.toml")).unwrap();
     let entry = cluster.dir.join("images/stuck.toml");
-    std::fs::write(&entry, format!("{tiny}append = '{words}'\n")).unwrap();
+    let _entry = with_text(&entry, &format!("{tiny}append = '{words}'\n"));
     let mut found = None;
     cluster.with_config(&format!("start = 'boot'\nboot_timeout_s = {timeout_s}\n"), || {
         let since = Instant::now();
         found = Some((since, cluster.srun(&["-w", &crate::step::node(cluster), "--vm-image=stuck", "true"])));
     });
-    std::fs::remove_file(entry).unwrap();
     let (since, ran) = found.unwrap();
     ran.saw(since, 125, &["vm: error: image 'stuck' on "])
 }

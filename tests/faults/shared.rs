@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use testkit::process::{all, is_there, parent, signal, words};
+use testkit::process::{all, belongs_to, is_there, parent, signal, words};
 use testkit::wait::{wait_for, wait_for_file};
 use testkit::{Cluster, process};
 
@@ -39,9 +39,9 @@ impl Pair {
         let step = Step::running(cluster, &options, &script);
         wait_for_file(&step.dir.join("running0"));
         wait_for_file(&step.dir.join("running1"));
-        let keeper = wait_for("the keeper", || {
-            all().find(|pid| words(*pid).first().is_some_and(|word| word == "spank-vm-keeper"))
-        });
+        let is_keeper = |pid: &i32| words(*pid).first().is_some_and(|word| word == "spank-vm-keeper");
+        // Not that of another cluster of this machine.
+        let keeper = wait_for("the keeper", || all().find(|pid| is_keeper(pid) && belongs_to(*pid, &cluster.dir)));
         let founder = parent(keeper).unwrap();
         let stepd = parent(founder).unwrap();
         let other = wait_for("the other task", || {

@@ -48,6 +48,7 @@ fn kvm(lab: &Lab) {
 }
 
 fn clone(lab: &Lab) {
+    lab.sh("ada", "srun --vm-image=tiny true").ok();
     let step = lab.sh("ada", "SPANK_VM_TIMING=1 srun --vm-image=tiny true");
     assert!(step.stderr.contains(" wake=") && !step.stderr.contains(" kernel="), "{step:?}");
     print!("{}", step.stderr);

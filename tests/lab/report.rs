@@ -15,6 +15,8 @@ pub struct Release {
     versions: String,
     boot: Duration,
     rows: Vec<Row>,
+    /// How many guests the emulated processor lost.
+    lost: usize,
 }
 
 struct Row {
@@ -26,15 +28,16 @@ struct Row {
 impl Release {
     /// A release and a number of nodes, whose lab was up after `boot`.
     pub fn new((name, nodes): &(String, u8), versions: String, boot: Duration) -> Self {
-        Self { name: name.clone(), nodes: *nodes, versions, boot, rows: Vec::new() }
+        Self { name: name.clone(), nodes: *nodes, versions, boot, rows: Vec::new(), lost: 0 }
     }
 
     fn title(&self) -> String {
         if self.nodes == 1 { self.name.clone() } else { format!("{}, {} nodes", self.name, self.nodes) }
     }
 
-    /// Adds a test that has ended.
-    pub fn add(&mut self, case: &'static Case, took: Duration, works: bool) {
+    /// Adds a test that has ended, in which `lost` guests were lost before.
+    pub fn add(&mut self, case: &'static Case, took: Duration, works: bool, lost: usize) {
+        self.lost += lost;
         self.rows.push(Row { case, took, works });
     }
 
@@ -52,7 +55,9 @@ impl Release {
         let (linux, systemd) = (self.version("linux"), self.version("systemd"));
         let is_part = self.nodes == 1 && !self.rows.iter().any(|row| row.case.once);
         let part = if is_part { ", those for every release" } else { "" };
-        let ran = format!("{} of {}{part}", self.rows.len() - not.len(), self.rows.len());
+        let lost =
+            if self.lost == 0 { String::new() } else { format!(", guests lost by the emulation: {}", self.lost) };
+        let ran = format!("{} of {}{part}{lost}", self.rows.len() - not.len(), self.rows.len());
         format!(
             "| {} | {slurm} | {qemu} | {linux} | {systemd} | {day} | {ran} | {} |\n",
             self.title(),

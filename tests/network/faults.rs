@@ -1,9 +1,11 @@
 //! What is left of a network when somebody dies.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command};
 
+use testkit::undo::afterwards;
 use testkit::wait::{wait_for, wait_for_file};
 use testkit::{Cluster, process};
 
@@ -41,20 +43,66 @@ const SLURMSTEPD: &str = "slurmstepd";
 const SLOT: &[&str] = &["-n2", "--vm-scope=slot"];
 const NODE: &[&str] = &["-n4", "--vm-scope=node"];
 
+/// A step, which ends with this value at the latest.
+struct Running<'a> {
+    cluster: &'a Cluster,
+    srun: Child,
+}
+
+impl<'a> Running<'a> {
+    fn new(cluster: &'a Cluster, dir: &Path, srun: &[&str]) -> Self {
+        Self { cluster, srun: cluster.command_in(dir, srun).spawn().unwrap() }
+    }
+
+    fn is_there(&mut self) -> bool {
+        self.srun.try_wait().unwrap().is_none()
+    }
+
+    fn cancel(&self) {
+        self.cluster.run_as_root(&["scancel", "--user", &self.cluster.user]);
+    }
+
+    /// Asks srun to end: Slurm itself waits long for a slurmstepd that is gone.
+    fn hurry(&mut self) {
+        // It may have ended by itself. Until it is waited for, its number is nobody else's.
+        if self.is_there() {
+            process::signal(self.srun.id() as i32, libc::SIGTERM);
+        }
+    }
+
+    fn wait(&mut self) {
+        wait_for("the end of the step", || self.srun.try_wait().unwrap());
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if self.is_there() {
+            self.cancel();
+            self.hurry();
+            let _ = self.srun.wait();
+        }
+    }
+}
+
 /// A step over two nodes that is up.
-fn step(cluster: &Cluster, dir: &Path, tasks: &[&str]) -> Child {
+fn step<'a>(cluster: &'a Cluster, dir: &Path, tasks: &[&str]) -> Running<'a> {
     let script = "touch up.$SLURM_PROCID; sleep 600";
     let srun = ["srun", "-Q", "-K1", "-N2", "--mem=600", "--vm-image=tiny", "--vm-net=job"];
     let line = [&srun, tasks, &["sh", "-c", script]].concat();
-    let step = cluster.command_in(dir, &line).spawn().unwrap();
+    let step = Running::new(cluster, dir, &line);
     let count = if tasks == NODE { 4 } else { 2 };
     (0..count).for_each(|rank| wait_for_file(&dir.join(format!("up.{rank}"))));
     step
 }
 
-/// How many taps are open.
-fn taps() -> usize {
+/// How many taps of this cluster's VMs are open.
+fn taps(cluster: &Cluster) -> usize {
     let holds = |pid: i32| {
+        // Other clusters and node VMs of this machine have taps too.
+        if !process::belongs_to(pid, &cluster.dir) {
+            return 0;
+        }
         let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
         fds.filter(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == Path::new("/dev/net/tun"))).count()
     };
@@ -84,8 +132,12 @@ fn links(cluster: &Cluster) -> Vec<String> {
     found
 }
 
+fn no_taps(cluster: &Cluster) {
+    wait_for("the end of all taps", || (taps(cluster) == 0).then_some(()));
+}
+
 fn nothing_is_left(cluster: &Cluster) {
-    wait_for("the end of all taps", || (taps() == 0).then_some(()));
+    no_taps(cluster);
     assert_eq!(links(cluster), Vec::<String>::new());
     // The next step on these nodes gets a network.
     let script = "ls /sys/class/net/eth0 >/dev/null && echo ok";
@@ -98,7 +150,7 @@ fn killed(cluster: &Cluster, name: &str, tasks: &[&str]) {
     let is_slurmstepd = name == SLURMSTEPD;
     let dir = cluster.work_dir();
     let mut running = step(cluster, &dir, tasks);
-    assert!(taps() > 0);
+    assert!(taps(cluster) > 0);
     let conf = cluster.slurm_dir();
     let is_one = |pid: &i32| {
         let words = process::words(*pid);
@@ -114,14 +166,13 @@ fn killed(cluster: &Cluster, name: &str, tasks: &[&str]) {
         }
     };
     let victim = process::all().find(is_one).unwrap_or_else(|| panic!("no {name}"));
-    Command::new("kill").args(["-9", &victim.to_string()]).status().unwrap();
+    process::signal(victim, libc::SIGKILL);
     if is_slurmstepd {
-        // Slurm itself waits long for a slurmstepd that is gone.
-        cluster.run_as_root(&["scancel", "--user", &cluster.user]);
-        wait_for("the end of all taps", || (taps() == 0).then_some(()));
-        process::signal(running.id() as i32, libc::SIGTERM);
+        running.cancel();
+        no_taps(cluster);
+        running.hurry();
     }
-    wait_for("the end of the step", || running.try_wait().unwrap());
+    running.wait();
     nothing_is_left(cluster);
 }
 
@@ -135,11 +186,11 @@ fn slurmd(cluster: &Cluster) {
     let mut running = step(cluster, &dir, SLOT);
     let nodes = cluster.nodes();
     cluster.restart(&nodes[0]);
-    assert!(running.try_wait().unwrap().is_none(), "the step goes on");
-    cluster.run_as_root(&["scancel", "--user", &cluster.user]);
-    wait_for("the end of the step", || running.try_wait().unwrap());
+    assert!(running.is_there(), "the step goes on");
+    running.cancel();
+    running.wait();
     wait_for("the node", || cluster.nothing_is_left().ok());
-    wait_for("the end of all taps", || (taps() == 0).then_some(()));
+    no_taps(cluster);
 }
 
 /// Runs `work` while the hook's call of the program first does something else: `script`, for the shell. The client's own check goes
@@ -147,19 +198,18 @@ fn slurmd(cluster: &Cluster) {
 fn with_maker(cluster: &Cluster, script: &str, work: impl FnOnce()) {
     let program = cluster.program();
     let real = program.with_extension("real");
-    fs::rename(&program, &real).unwrap();
+    fs::hard_link(&program, &real).unwrap();
+    let _real = afterwards(|| fs::rename(&real, &program).unwrap());
     let text = format!(
         "#!/bin/bash\ncase \"$*\" in *step-network*) {script};; esac\nexec -a \"$0\" {} \"$@\"\n",
         real.display()
     );
-    fs::write(&program, text).unwrap();
-    Command::new("chmod").arg("755").arg(&program).status().unwrap();
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-    fs::remove_file(&program).unwrap();
-    fs::rename(&real, &program).unwrap();
-    if let Err(panic) = result {
-        std::panic::resume_unwind(panic);
-    }
+    // In one step: there is a program all the time.
+    let stand_in = program.with_extension("stand-in");
+    fs::write(&stand_in, text).unwrap();
+    fs::set_permissions(&stand_in, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::rename(&stand_in, &program).unwrap();
+    work();
 }
 
 fn maker(cluster: &Cluster) {
@@ -181,19 +231,19 @@ fn while_it_is_made(cluster: &Cluster, what: impl FnOnce(i32)) {
     let dir = cluster.work_dir();
     with_maker(cluster, SLOW, || {
         let line = ["srun", "-Q", "-N2", "-n2", "--mem=600", "--vm-image=tiny", "--vm-net=job", "sleep", "600"];
-        let mut running = cluster.command_in(&dir, &line).spawn().unwrap();
-        wait_for("the network of the first node", || (taps() > 0).then_some(()));
+        let mut running = Running::new(cluster, &dir, &line);
+        wait_for("the network of the first node", || (taps(cluster) > 0).then_some(()));
         let is_maker = |pid: &i32| {
             let words = process::words(*pid);
-            words.iter().any(|word| word == "--node=1") && words.iter().any(|word| word == "step-network")
+            let is_one = words.iter().any(|word| word == "--node=1") && words.iter().any(|word| word == "step-network");
+            is_one && process::belongs_to(*pid, &cluster.dir)
         };
         let maker = wait_for("the maker of the second", || process::all().find(is_maker));
         what(process::parent(maker).unwrap());
-        cluster.run_as_root(&["scancel", "--user", &cluster.user]);
-        // Slurm itself waits long for a slurmstepd that is gone.
-        wait_for("the end of all taps", || (taps() == 0).then_some(()));
-        process::signal(running.id() as i32, libc::SIGTERM);
-        wait_for("the end of the step", || running.try_wait().unwrap());
+        running.cancel();
+        no_taps(cluster);
+        running.hurry();
+        running.wait();
         wait_for("the end of the maker", || process::all().find(is_maker).is_none().then_some(()));
     });
     wait_for("idle nodes", || cluster.nothing_is_left().ok());
@@ -215,13 +265,15 @@ fn node_lost(cluster: &Cluster) {
     let runner = process::all().find(is_there).expect("a runner on the second node");
     let slurmstepd = process::parent(runner).unwrap();
     process::signal(slurmstepd, libc::SIGKILL);
+    let resume = || drop(cluster.run_as_root(&["scontrol", "update", &format!("NodeName={node}"), "State=RESUME"]));
+    let lost = afterwards(resume);
     cluster.run_as_root(&["scontrol", "update", &format!("NodeName={node}"), "State=DOWN", "Reason=lost"]);
     cluster.restart(&node);
     // The job is ended on the node that is left, by Slurm. srun itself waits longer for what the lost one has to say.
-    wait_for("the end of all taps", || (taps() == 0).then_some(()));
-    process::signal(running.id() as i32, libc::SIGTERM);
-    wait_for("the end of the step", || running.try_wait().unwrap());
-    cluster.run_as_root(&["scontrol", "update", &format!("NodeName={node}"), "State=RESUME"]);
+    no_taps(cluster);
+    running.hurry();
+    running.wait();
+    drop(lost);
     wait_for("idle nodes", || cluster.nothing_is_left().ok());
     nothing_is_left(cluster);
 }

@@ -2,26 +2,47 @@
 # What the scripts of the parity cases share. Before it, the options of the step are set: VM, and
 # for two of a kind TWO, LABEL, RANK, for two tasks of a node BOTH.
 
+# How long a wait may last, in seconds: for a step that needs seconds of a processor on a machine where twenty others want it too.
+PATIENCE=180
+
+# give_up TEXT: ends the script because something did not happen, and its steps: they would wait for the script.
+give_up() {
+    local pids
+    echo "$1"
+    mapfile -t pids < <(jobs -pr)
+    ((${#pids[@]} == 0)) || kill "${pids[@]}"
+    exit 1
+}
+
 # until_file NAME: waits until a command has made this file; ends the script if that does not happen.
 until_file() {
-    local try
-    for ((try = 0; try < 600; try++)); do
-        [[ ! -e $1 ]] || return 0
+    local begin=$EPOCHSECONDS
+    until [[ -e $1 ]]; do
+        ((EPOCHSECONDS < begin + PATIENCE)) || give_up "$1 did not appear"
         sleep 0.1
     done
-    echo "$1 did not appear"
-    exit 1
+}
+
+# until_said TEXT COMMAND...: waits until the command prints this text, and prints what it has printed last.
+until_said() {
+    local begin=$EPOCHSECONDS wanted=$1 said
+    shift
+    while
+        said=$("$@")
+        [[ $said != "$wanted" ]] && ((EPOCHSECONDS < begin + PATIENCE))
+    do
+        sleep 0.5
+    done
+    echo "$said"
 }
 
 # until_completed JOB: waits until the job has ended well. A controller that is busy and says nothing is asked again.
 until_completed() {
-    local try
-    for ((try = 0; try < 300; try++)); do
-        [[ $(squeue -h -t all -j "$1" -o %T 2>/dev/null) != COMPLETED ]] || return 0
+    local begin=$EPOCHSECONDS
+    until [[ $(squeue -h -t all -j "$1" -o %T 2>/dev/null) == COMPLETED ]]; do
+        ((EPOCHSECONDS < begin + 2 * PATIENCE)) || give_up "job $1 did not complete"
         sleep 1
     done
-    echo "job $1 did not complete"
-    exit 1
 }
 
 # without_reset: messages of srun, from standard input, without those of a race of its own. A step that ends while input is on its
@@ -67,24 +88,18 @@ coloured_screen() { in_tmux capture-pane -p -e | sed -e 's/ *$//' -e '/^$/d'; }
 
 # see_last PATTERN: waits until the last line of the screen matches, as a new prompt does.
 see_last() {
-    local try
-    for ((try = 0; try < 200; try++)); do
-        ! screen | tail -n 1 | grep -Eq -e "$1\$" || return 0
+    local begin=$EPOCHSECONDS
+    until screen | tail -n 1 | grep -Eq -e "$1\$"; do
+        ((EPOCHSECONDS < begin + PATIENCE)) || give_up "the screen does not end with '$1':"$'\n'"$(screen)"
         sleep 0.1
     done
-    echo "the screen does not end with '$1':"
-    screen
-    exit 1
 }
 
 # see PATTERN: waits until a line of the screen matches; ends the script if none does.
 see() {
-    local try
-    for ((try = 0; try < 200; try++)); do
-        ! screen | grep -Eq -e "$1" || return 0
+    local begin=$EPOCHSECONDS
+    until screen | grep -Eq -e "$1"; do
+        ((EPOCHSECONDS < begin + PATIENCE)) || give_up "'$1' is not on the screen:"$'\n'"$(screen)"
         sleep 0.1
     done
-    echo "'$1' is not on the screen:"
-    screen
-    exit 1
 }

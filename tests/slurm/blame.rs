@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use testkit::place::repository;
+use testkit::undo::{Undo, afterwards, with_text};
 use testkit::{Cluster, ran};
 
 use crate::Case;
@@ -54,23 +55,12 @@ fn with_slurm_conf(cluster: &Cluster, lines: &str, work: impl FnOnce()) {
     let reconfigure = || {
         as_root(cluster, &["scontrol", "reconfigure"]);
     };
-    replace(&path, &format!("{before}\n{lines}\n"));
+    // Dropped last, when the file is as before.
+    let _old = afterwards(reconfigure);
+    // In one step: an epilog that is still under way reads slurm.conf too, and drains its node if it finds half of it.
+    let _file = with_text(&path, &format!("{before}\n{lines}\n"));
     reconfigure();
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-    replace(&path, &before);
-    reconfigure();
-    if let Err(panic) = result {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-/// Gives a file another content at once: an epilog that is still under way reads slurm.conf too, and drains its node if
-/// it finds half of it.
-fn replace(path: &Path, text: &str) {
-    let new = path.with_extension("new");
-    fs::copy(path, &new).unwrap();
-    fs::write(&new, text).unwrap();
-    fs::rename(&new, path).unwrap();
+    work();
 }
 
 fn as_root(cluster: &Cluster, argv: &[&str]) -> String {
@@ -107,19 +97,20 @@ fn requeued(cluster: &Cluster) {
     with_slurm_conf(cluster, "RequeueExit=75", || {
         let dir = cluster.work_dir();
         let job = submit_held(cluster, &dir, &node, "tiny");
+        let waiting = afterwards(|| drop(cluster.run(&["scancel", &job])));
         cluster.with_config("kit = '/nonexistent/kit'\n", || {
             cluster.run(&["scontrol", "release", &job]).ok();
             wait_for_words(cluster, &["job", &job], &["Restarts=1"]);
         });
-        cluster.run(&["scancel", &job]).ok();
+        drop(waiting);
         let told = fs::read_to_string(dir.join("out")).unwrap();
         assert!(told.contains("this node (") && told.contains("/nonexistent/kit"), "{told}");
         // The image is removed while the job waits: no node is broken.
         let entry = cluster.dir.join("images/other.toml");
-        fs::copy(cluster.dir.join("images/tiny.toml"), &entry).unwrap();
+        let image = with_text(&entry, &fs::read_to_string(cluster.dir.join("images/tiny.toml")).unwrap());
         let dir = cluster.work_dir();
         let job = submit_held(cluster, &dir, &node, "other");
-        fs::remove_file(entry).unwrap();
+        drop(image);
         cluster.run(&["scontrol", "release", &job]).ok();
         let said = wait_for_words(cluster, &["job", &job], &["JobState=FAILED"]);
         assert!(said.contains("Restarts=0") && said.contains("ExitCode=125:0"), "{said}");
@@ -159,41 +150,38 @@ fn with_prolog(cluster: &Cluster, work: impl FnOnce()) {
         .replace("config=/etc/slurm/spank-vm.toml", &format!("config={config}"));
     assert!(text.contains(&stage) && text.contains(&config));
     let path = cluster.dir.join("prolog");
-    fs::write(&path, text).unwrap();
+    let _prolog = with_text(&path, &text);
     assert!(Command::new("chmod").arg("755").arg(&path).status().unwrap().success());
     let lines = format!(
         "Prolog={}\nSchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1,nohold_on_prolog_fail",
         path.display()
     );
     with_slurm_conf(cluster, &lines, work);
-    fs::remove_file(path).unwrap();
 }
 
 /// A job waits, the node breaks, the job is released, the node is repaired.
-fn drained_by_prolog(cluster: &Cluster, break_node: impl FnOnce(), mend: impl FnOnce(), reason: &str) {
+fn drained_by_prolog<'a>(cluster: &Cluster, break_node: impl FnOnce() -> Undo<'a>, reason: &str) {
     let node = first_node(cluster);
     with_prolog(cluster, || {
         // Bare-metal jobs do not notice.
         cluster.srun(&["-w", &node, "true"]).ok();
         let dir = cluster.work_dir();
         let job = submit_held(cluster, &dir, &node, "tiny");
-        break_node();
-        let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            cluster.run(&["scontrol", "release", &job]).ok();
-            let said = wait_for_words(cluster, &["node", &node], &["DRAIN", "Reason=spank-vm: "]);
-            assert!(said.contains(reason), "{said}");
-            wait_for_words(cluster, &["job", &job], &["JobState=PENDING"]);
-            // In it, slurmd may say that the Prolog failed.
-            let out = fs::read_to_string(dir.join("out")).unwrap_or_default();
-            assert!(!out.contains("ID="), "{out}");
-        }));
-        mend();
-        cluster.run(&["scancel", &job]).ok();
-        wait_for_words(cluster, &["job", &job], &["JobState=CANCELLED"]);
-        as_root(cluster, &["scontrol", "update", &format!("nodename={node}"), "state=resume"]);
-        if let Err(panic) = seen {
-            std::panic::resume_unwind(panic);
-        }
+        let job_and_node = afterwards(|| {
+            cluster.run(&["scancel", &job]).ok();
+            wait_for_words(cluster, &["job", &job], &["JobState=CANCELLED"]);
+            as_root(cluster, &["scontrol", "update", &format!("nodename={node}"), "state=resume"]);
+        });
+        let broken = break_node();
+        cluster.run(&["scontrol", "release", &job]).ok();
+        let said = wait_for_words(cluster, &["node", &node], &["DRAIN", "Reason=spank-vm: "]);
+        assert!(said.contains(reason), "{said}");
+        wait_for_words(cluster, &["job", &job], &["JobState=PENDING"]);
+        // In it, slurmd may say that the Prolog failed.
+        let out = fs::read_to_string(dir.join("out")).unwrap_or_default();
+        assert!(!out.contains("ID="), "{out}");
+        drop(broken);
+        drop(job_and_node);
         let ok = cluster.srun(&["-w", &node, "--vm-image=tiny", "grep", "^ID=", "/etc/os-release"]).ok();
         assert_eq!(ok, "ID=tiny\n");
     });
@@ -201,15 +189,15 @@ fn drained_by_prolog(cluster: &Cluster, break_node: impl FnOnce(), mend: impl Fn
 
 fn prolog_without_plugin(cluster: &Cluster) {
     let plugstack = cluster.dir.join("plugstack.conf");
-    let line = fs::read_to_string(&plugstack).unwrap();
-    let break_node = || fs::write(&plugstack, "").unwrap();
-    let mend = || fs::write(&plugstack, &line).unwrap();
-    drained_by_prolog(cluster, break_node, mend, "Slurm does not load the plugin on this node");
+    drained_by_prolog(cluster, || with_text(&plugstack, ""), "Slurm does not load the plugin on this node");
 }
 
 fn prolog_without_qemu(cluster: &Cluster) {
-    let break_node = || cluster.configure("qemu = '/nonexistent/qemu'\n", "");
-    drained_by_prolog(cluster, break_node, || cluster.configure("", ""), "no QEMU at '/nonexistent/qemu'");
+    let break_node = || {
+        cluster.configure("qemu = '/nonexistent/qemu'\n", "");
+        afterwards(|| cluster.configure("", ""))
+    };
+    drained_by_prolog(cluster, break_node, "no QEMU at '/nonexistent/qemu'");
 }
 
 /// Both at once: a feature that is no longer available cannot be active.
@@ -227,6 +215,7 @@ fn feature(cluster: &Cluster) {
         || {
             let refused = cluster.srun(&["--vm-image=tiny", "true"]);
             assert!(refused.code != 0 && refused.stderr.contains("Invalid feature specification"), "{refused:?}");
+            let _none = afterwards(|| set_features(cluster, node, ""));
             set_features(cluster, node, "spank-vm,other");
             let command = ["sh", "-c", "echo $SLURMD_NODENAME"];
             for options in [&["--vm-image=tiny"][..], &["--vm-image=tiny", "-C", "other"]] {
@@ -234,7 +223,6 @@ fn feature(cluster: &Cluster) {
             }
             cluster.srun(&["-N4", "true"]).ok();
             cluster.srun(&["-N4", "--vm-image=none", "true"]).ok();
-            set_features(cluster, node, "");
         },
     );
 }
@@ -243,9 +231,8 @@ fn feature(cluster: &Cluster) {
 fn with_job_submit(cluster: &Cluster, change: impl FnOnce(String) -> String, work: impl FnOnce()) {
     let script = cluster.slurm_conf().with_file_name("job_submit.lua");
     let sample = fs::read_to_string(repository().join("slurm-conf/job_submit.lua")).unwrap();
-    fs::write(&script, change(sample)).unwrap();
+    let _script = with_text(&script, &change(sample));
     with_slurm_conf(cluster, "JobSubmitPlugins=lua", work);
-    fs::remove_file(script).unwrap();
 }
 
 /// What Slurm keeps of a job is what `sacct` has to show.
@@ -255,8 +242,8 @@ fn image_in_comment(cluster: &Cluster) {
         let comment = |arguments: &[&str]| {
             let submitted = [&["sbatch", "--parsable", "--wrap=true"], arguments].concat();
             let job = cluster.run(&submitted).ok();
+            let _job = afterwards(|| drop(cluster.run(&["scancel", job.trim()])));
             let shown = cluster.run(&["scontrol", "show", "job", job.trim()]).ok();
-            cluster.run(&["scancel", job.trim()]).ok();
             let line = shown.lines().find_map(|line| line.trim().strip_prefix("AdminComment="));
             line.unwrap_or_default().trim().to_owned()
         };
@@ -266,9 +253,9 @@ fn image_in_comment(cluster: &Cluster) {
         // By the environment too, which the command line of sacct does not show.
         let by_environment = ["sh", "-c", "SPANK_VM_IMAGE=tiny sbatch --parsable --wrap=true"];
         let job = cluster.run(&by_environment).ok();
+        let _job = afterwards(|| drop(cluster.run(&["scancel", job.trim()])));
         let shown = cluster.run(&["scontrol", "show", "job", job.trim()]).ok();
         assert!(shown.contains("AdminComment=vm-image=tiny"), "{shown}");
-        cluster.run(&["scancel", job.trim()]).ok();
     });
 }
 

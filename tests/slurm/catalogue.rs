@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use testkit::undo::with_text;
 use testkit::{Cluster, ran};
 
 use crate::Case;
@@ -129,10 +130,8 @@ fn closed_directory(cluster: &Cluster) {
 fn with_rule(cluster: &Cluster, rule: &str, work: impl FnOnce()) {
     let tiny = fs::read_to_string(cluster.dir.join("images/tiny.toml")).unwrap();
     let entry = cluster.dir.join("images/ruled.toml");
-    fs::write(&entry, format!("{tiny}\n[allow]\n{rule}\n")).unwrap();
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-    fs::remove_file(entry).unwrap();
-    result.unwrap();
+    let _entry = with_text(&entry, &format!("{tiny}\n[allow]\n{rule}\n"));
+    work();
 }
 
 fn for_others(cluster: &Cluster) {
@@ -203,11 +202,11 @@ fn bad_disks(cluster: &Cluster) {
         cluster.run_in(&dir, &["srun", &option, "true"]).fails_with_one_line(&words);
     }
     // An entry that does not fit its disk.
-    let entry = format!("disk = '{}'\nformat = 'qcow2'\n", tiny_disk(cluster).display());
-    fs::write(cluster.dir.join("images/lying.toml"), entry).unwrap();
+    let text = format!("disk = '{}'\nformat = 'qcow2'\n", tiny_disk(cluster).display());
+    let entry = cluster.dir.join("images/lying.toml");
+    let _entry = with_text(&entry, &text);
     let refusal = ["'lying'", "holds a squashfs file system", "format = 'qcow2'"];
     cluster.srun(&["--vm-image=lying", "true"]).fails_with_one_line(&refusal);
-    fs::remove_file(cluster.dir.join("images/lying.toml")).unwrap();
 }
 
 fn tools(cluster: &Cluster) {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use testkit::process::field_in;
+use testkit::undo::afterwards;
 use testkit::wait::wait_for_file;
 use testkit::{Cluster, ran};
 
@@ -28,15 +29,14 @@ fn with_qemu(cluster: &Cluster, look: impl FnOnce(&Path)) {
     let step = step.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_for_file(&dir.join("running"));
     let found = cluster.qemus();
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        assert_eq!(found.len(), 1, "{found:?}");
-        look(Path::new(&format!("/proc/{}", found[0])));
-    }));
-    fs::write(dir.join("seen"), "").unwrap();
-    ran(step.wait_with_output().unwrap()).ok();
-    if let Err(panic) = result {
-        std::panic::resume_unwind(panic);
-    }
+    // However the look ends, the step must not outlive the test.
+    let end = afterwards(|| {
+        fs::write(dir.join("seen"), "").unwrap();
+        ran(step.wait_with_output().unwrap()).ok();
+    });
+    assert_eq!(found.len(), 1, "{found:?}");
+    look(Path::new(&format!("/proc/{}", found[0])));
+    drop(end);
 }
 
 fn confined(cluster: &Cluster) {

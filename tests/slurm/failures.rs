@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use testkit::wait::wait_for_file;
+use testkit::undo::{afterwards, moved_aside, with_text};
+use testkit::wait::wait_for;
 use testkit::{Cluster, ran};
 
 use crate::Case;
@@ -58,8 +59,8 @@ fn unreadable_catalogue(cluster: &Cluster) {
         // A login node without images lets the node judge, and there it is the node's fault.
         let ran = cluster.srun(&["--vm-image=tiny", "true"]);
         ran.fails_with_one_line(&["this node", "/nonexistent/images", "image_dirs"]);
+        let _job = afterwards(|| drop(cluster.run(&["scancel", "--me"])));
         cluster.run(&["sbatch", "--hold", "--vm-image=tiny", "--wrap", "true"]).ok();
-        cluster.run(&["scancel", "--me"]);
     });
     let closed = cluster.dir.join("closed");
     fs::create_dir(&closed).unwrap();
@@ -85,29 +86,25 @@ fn no_qemu(cluster: &Cluster) {
 
 fn disk_gone(cluster: &Cluster) {
     let entry = cluster.dir.join("images/gone.toml");
-    fs::write(&entry, "disk = 'gone.squashfs'\nformat = 'squashfs'\n").unwrap();
+    let _entry = with_text(&entry, "disk = 'gone.squashfs'\nformat = 'squashfs'\n");
     cluster.srun(&["--vm-image=gone", "true"]).fails_with_one_line(&["'gone'", "gone.squashfs", "No such file"]);
-    fs::remove_file(entry).unwrap();
 }
 
 /// An image without a file system as root cannot boot; an image whose kernel command line stops the kernel never
 /// answers.
 fn no_answer(cluster: &Cluster) {
-    let tiny = fs::read_to_string(cluster.dir.join("images/tiny.toml")).unwrap();
-    let entry = cluster.dir.join("images/stuck.toml");
-    fs::write(&entry, tiny + "append = 'rdinit=/no/such/init'\n").unwrap();
-    cluster.with_config("boot_timeout_s = 60\n", || {
-        let refusal = ["'stuck'", "the guest's kernel panicked", "root fs"];
-        cluster.srun(&["--vm-image=stuck", "true"]).fails_with_one_line(&refusal);
+    with_stuck_image(cluster, STUCK, || {
+        cluster.with_config("boot_timeout_s = 60\n", || {
+            let refusal = ["'stuck'", "the guest's kernel panicked", "root fs"];
+            cluster.srun(&["--vm-image=stuck", "true"]).fails_with_one_line(&refusal);
+        });
     });
-    let hang = fs::read_to_string(cluster.dir.join("images/tiny.toml")).unwrap()
-        + "append = 'initcall_debug_hang=1 panic=0 rdinit=/no/such/init'\n";
-    fs::write(&entry, hang).unwrap();
-    cluster.with_config("boot_timeout_s = 12\n", || {
-        let refusal = ["'stuck'", "no answer within 12 s", "console", "panic"];
-        cluster.srun(&["--vm-image=stuck", "true"]).fails_with_one_line(&refusal);
+    with_stuck_image(cluster, "initcall_debug_hang=1 panic=0 rdinit=/no/such/init", || {
+        cluster.with_config("boot_timeout_s = 12\n", || {
+            let refusal = ["'stuck'", "no answer within 12 s", "console", "panic"];
+            cluster.srun(&["--vm-image=stuck", "true"]).fails_with_one_line(&refusal);
+        });
     });
-    fs::remove_file(entry).unwrap();
 }
 
 fn too_little_memory(cluster: &Cluster) {
@@ -127,11 +124,9 @@ fn bad_configuration(cluster: &Cluster) {
 
 fn missing_runner(cluster: &Cluster) {
     let step = cluster.dir.join("stage/libexec/spank-vm-step");
-    let aside = cluster.dir.join("step-aside");
-    fs::rename(&step, &aside).unwrap();
+    let _step = moved_aside(&step);
     let dir = cluster.work_dir();
     let ran = cluster.run_in(&dir, &["srun", "--vm-image=tiny", "touch", "ran-on-the-host"]);
-    fs::rename(&aside, &step).unwrap();
     assert!(!dir.join("ran-on-the-host").exists());
     ran.fails_with_one_line(&["spank-vm-step"]);
 }
@@ -140,25 +135,29 @@ fn missing_runner(cluster: &Cluster) {
 fn missing_plugin(cluster: &Cluster) {
     let dir = cluster.work_dir();
     let plugstack = cluster.dir.join("plugstack.conf");
-    let line = fs::read_to_string(&plugstack).unwrap();
-    // slurmstepd loads the plugin again for every step; srun has read the file when this job starts to run.
-    let script = "srun --begin=now+3 --vm-image=tiny touch ran-on-the-host & sleep 1; echo > submitted; wait $!";
-    let spawned = cluster.command_in(&dir, &["sh", "-c", script]).stderr(Stdio::piped()).spawn().unwrap();
-    wait_for_file(&dir.join("submitted"));
-    fs::write(&plugstack, "").unwrap();
+    // slurmstepd loads the plugin again for every step; srun has read the file when its job is there.
+    let held = ["srun", "--hold", "-J", "lost", "--vm-image=tiny", "touch", "ran-on-the-host"];
+    let spawned = cluster.command_in(&dir, &held).stderr(Stdio::piped()).spawn().unwrap();
+    let job = wait_for("the job", || {
+        let listed = cluster.run(&["squeue", "-h", "-n", "lost", "-o", "%A"]).stdout;
+        listed.split_whitespace().next().map(str::to_owned)
+    });
+    let _line = with_text(&plugstack, "");
+    cluster.run(&["scontrol", "release", &job]).ok();
     let ended = ran(spawned.wait_with_output().unwrap());
-    fs::write(&plugstack, line).unwrap();
     assert_ne!(ended.code, 0);
     assert!(!dir.join("ran-on-the-host").exists());
 }
 
-/// An image whose kernel panics.
-fn with_stuck_image(cluster: &Cluster, work: impl FnOnce()) {
+/// Makes a kernel panic.
+const STUCK: &str = "rdinit=/no/such/init";
+
+/// Runs `work` while there is an image with these words for its kernel.
+fn with_stuck_image(cluster: &Cluster, words: &str, work: impl FnOnce()) {
     let entry = cluster.dir.join("images/stuck.toml");
     let tiny = fs::read_to_string(cluster.dir.join("images/tiny.toml")).unwrap();
-    fs::write(&entry, tiny + "append = 'rdinit=/no/such/init'\n").unwrap();
+    let _entry = with_text(&entry, &format!("{tiny}append = '{words}'\n"));
     work();
-    fs::remove_file(entry).unwrap();
 }
 
 /// What the node remembers about KVM: jobs of root write it where all users rely on it.
@@ -172,6 +171,7 @@ fn forget_verdict(cluster: &Cluster) {
 
 fn broken_kvm(cluster: &Cluster) {
     forget_verdict(cluster);
+    let _verdict = afterwards(|| forget_verdict(cluster));
     cluster.with_config("accel = 'auto'\nkvm_timeout_s = 5\n", || {
         let argv = ["srun", "--vm-image=tiny", "grep", "-h", "^ID=", "/etc/os-release"];
         let ran = ran(cluster.command_as("root", Path::new("/"), &argv).output().unwrap());
@@ -182,13 +182,13 @@ fn broken_kvm(cluster: &Cluster) {
             assert!(verdict(cluster).is_some_and(|text| text.starts_with(word)), "{ran:?}");
         }
     });
-    forget_verdict(cluster);
 }
 
 fn not_kvm_s_fault(cluster: &Cluster) {
     forget_verdict(cluster);
+    let _verdict = afterwards(|| forget_verdict(cluster));
     cluster.with_config("accel = 'auto'\nkvm_timeout_s = 5\n", || {
-        with_stuck_image(cluster, || {
+        with_stuck_image(cluster, STUCK, || {
             let argv = ["srun", "--vm-image=stuck", "true"];
             let ran = ran(cluster.command_as("root", Path::new("/"), &argv).output().unwrap());
             assert_eq!(ran.code, 125, "{ran:?}");

@@ -26,6 +26,7 @@ mod options;
 mod paths;
 mod person;
 mod resources;
+mod rhel;
 mod save;
 mod scope;
 mod slots;
@@ -66,6 +67,7 @@ const CASES: &[&[Case]] = &[
     blame::CASES,
     inherited::CASES,
     resources::CASES,
+    rhel::CASES,
     hostile::CASES,
     confinement::CASES,
     tools::CASES,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use testkit::place::repository;
+use testkit::undo::with_text;
 use testkit::wait::wait_for_file;
 use testkit::{Cluster, Ran, is_chatter, process, system};
 
@@ -143,17 +144,10 @@ fn holders(cluster: &Cluster) {
 fn default_interface(cluster: &Cluster) {
     let dir = program(cluster);
     let path = cluster.slurm_conf();
-    let before = fs::read_to_string(&path).unwrap();
-    let with = |text: &str| {
-        let new = path.with_extension("new");
-        fs::copy(&path, &new).unwrap();
-        fs::write(&new, text).unwrap();
-        fs::rename(&new, &path).unwrap();
-    };
-    with(&before.replace("MpiDefault=none", "MpiDefault=pmi2"));
+    let none = fs::read_to_string(&path).unwrap();
+    let _none = with_text(&path, &none.replace("MpiDefault=none", "MpiDefault=pmi2"));
     let told = cluster.run_in(&dir, &["srun", "-Q", "-N2", "-n2", "--vm-image=tiny", "./pmi", "2"]);
     let two = cluster.srun(&["-Q", "-n2", "--vms-per-slot=2", "--vm-image=tiny", "sh", "-c", "echo ${PMI_RANK-none}"]);
-    with(&before);
     assert_eq!(sorted(&told.ok()), ["rank 0 of 2: sum 1, 912 bytes", "rank 1 of 2: sum 1, 912 bytes"]);
     assert_eq!(two.stderr.matches("pmi2 reaches into no slot of several VMs").count(), 1, "{}", two.stderr);
     assert_eq!(two.ok(), "none\n".repeat(4));

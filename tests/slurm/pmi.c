@@ -4,8 +4,8 @@
  *
  *   pmi WIRE [DEED [COMMAND]]
  *
- * WIRE is 1 or 2. Every task puts a value, waits for all, gets the values of all and prints them. DEED is what rank 1 does
- * before it waits: 'kill' (dies by SIGKILL), 'exit' (leaves with 3), 'abort', 'spawn' (asks for a shell with COMMAND),
+ * WIRE is 1 or 2. Every task waits for all, puts a value, waits again, gets the values of all and prints them. DEED is what rank 1 does
+ * when all tasks run and before it waits again: 'kill' (dies by SIGKILL), 'exit' (leaves with 3), 'abort', 'spawn' (asks for a shell with COMMAND),
  * 'garbage', 'half' (half a request, a file 'half', and then nothing). 'child' makes all of them speak in a child process that a shell started.
  */
 #include <errno.h>
@@ -83,6 +83,12 @@ static void value(const char *name, char *into, size_t room) {
     snprintf(into, room, "%.*s", (int)strcspn(found, "; \n"), found);
 }
 
+/* Waits for all tasks. */
+static void fence(void) {
+    if (wire == 2) { ask("cmd=kvs-fence;"); hear("kvs-fence-response"); }
+    else { ask("cmd=barrier_in\n"); hear("barrier_out"); }
+}
+
 int main(int argc, char **argv) {
     char kvs[300] = "", text[1100], host[256] = "";
     const char *deed = argc > 2 ? argv[2] : "";
@@ -114,6 +120,8 @@ int main(int argc, char **argv) {
         hear("my_kvsname");
         value("kvsname", kvs, sizeof kvs);
     }
+    /* What ends a step while a node still starts its tasks, ends it otherwise: on bare metal too. */
+    fence();
     gethostname(host, sizeof host - 1);
     /* Values of all lengths, up to the longest. */
     char long_value[1001];
@@ -136,8 +144,7 @@ int main(int argc, char **argv) {
             hear("spawn");
         }
     }
-    if (wire == 2) { ask("cmd=kvs-fence;"); hear("kvs-fence-response"); }
-    else { ask("cmd=barrier_in\n"); hear("barrier_out"); }
+    fence();
     int sum = 0, bytes = 0;
     for (int other = 0; other < size; other++) {
         if (wire == 2) { ask("cmd=kvs-get;jobid=%s;srcid=-1;key=k%d;", getenv("PMI_JOBID"), other); hear("kvs-get-response"); }

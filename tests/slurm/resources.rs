@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use testkit::process;
+use testkit::undo::afterwards;
 use testkit::wait::wait_for_file;
 use testkit::{Cluster, ran};
 
@@ -154,6 +155,12 @@ fn full_scratch(cluster: &Cluster) {
     fs::create_dir(&small).unwrap();
     let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m,mode=1777", "tmpfs"]).arg(&small).status();
     assert!(mounted.unwrap().success());
+    let mounted = afterwards(|| {
+        // After a failure something may still be open; then that failure is the one to report.
+        let lazily = if std::thread::panicking() { "-l" } else { "-v" };
+        assert!(Command::new("umount").arg(lazily).arg(&small).status().unwrap().success());
+        fs::remove_dir(&small).unwrap();
+    });
     cluster.with_config(&format!("scratch_dir = '{}'\n", small.display()), || {
         let script = "dd if=/dev/zero of=/var/big bs=1M count=200 && sync && echo written";
         let ended = cluster.srun(&["--vm-image=tiny", "--vm-root", "sh", "-c", script]);
@@ -167,8 +174,7 @@ fn full_scratch(cluster: &Cluster) {
         assert_eq!(cluster.tool("root", &["check", "--node"]).ok(), "");
     });
     cluster.nothing_is_left().unwrap();
-    assert!(Command::new("umount").arg(&small).status().unwrap().success());
-    fs::remove_dir(small).unwrap();
+    drop(mounted);
 }
 
 /// A kit whose private disks are small: `kit build --scratch` without the build.

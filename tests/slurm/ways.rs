@@ -11,6 +11,7 @@ use std::process::Command;
 use std::thread;
 
 use crate::Case;
+use testkit::undo::{unchanged, with_mode};
 use testkit::{Cluster, Ran};
 
 pub const CASES: &[Case] = &[
@@ -321,8 +322,7 @@ fn losses(cluster: &Cluster) {
 
 fn nodes_without_plugin(cluster: &Cluster) {
     let file = cluster.dir.join("plugstack.conf");
-    let line = fs::read_to_string(&file).unwrap();
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+    let _mode = with_mode(&file, 0o666);
     for (typed, ran) in [
         ("srun --prolog=./lose --vm-image=tiny ./probe A", &[][..]),
         ("srun --prolog=./lose -n1 --vm-image=tiny ./probe A : -n1 --vm-image=tiny ./probe B", &[]),
@@ -334,12 +334,12 @@ fn nodes_without_plugin(cluster: &Cluster) {
     ] {
         let dir = prepared(cluster);
         script(&dir, "lose", &format!("#!/bin/sh\n: >{}\n", file.display()));
+        let line = unchanged(&file);
         let ended = cluster.run_in(&dir, &["sh", "-c", typed]);
-        fs::write(&file, &line).unwrap();
+        drop(line);
         assert_eq!(what_ran(&dir), ran, "{typed}: {ended:?}");
         assert!(ended.code != 0, "{typed}: {ended:?}");
     }
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
 }
 
 /// Tries every way and reports all failures together.

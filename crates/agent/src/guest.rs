@@ -95,7 +95,9 @@ impl Machine for Guest {
     }
 
     fn reap(&mut self, leaders: &[Pid]) -> Reaped {
-        self.children.reap(leaders)
+        let reaped = self.children.reap(leaders);
+        self.keys.children_reaped();
+        reaped
     }
 
     fn kill_tasks(&mut self, _leaders: &[Pid]) {

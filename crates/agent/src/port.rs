@@ -1,6 +1,8 @@
 //! The agent's end of the channel.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread::sleep;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -15,6 +17,14 @@ const SEND_LIMIT: usize = 256 * 1024;
 
 /// Bytes per read. The kernel hands out at most one of its page-sized buffers anyway.
 const READ_SIZE: usize = 32 * 1024;
+
+/// How often a write that finds no memory for its buffer is tried again, and how long to wait before: half a minute, in which the command
+/// may free some, or the kernel end what takes it all. The agent may be the guest's first process: it must not end for that.
+const TRIES: u32 = 600;
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The least that is written at once when memory is short: less than a page is always easier to find than many in a row.
+const PIECE_LEAST: usize = 512;
 
 /// Result of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,17 +88,8 @@ impl Port {
 
     /// Sends what the port takes now.
     pub fn flush(&mut self) -> Result<(), AgentError> {
-        while !self.out.is_empty() {
-            match write(&self.fd, self.out.pending()) {
-                Ok(n) => self.out.sent(n),
-                Err(Errno::EAGAIN) => break,
-                Err(Errno::EINTR) => {}
-                // The next read will report the disconnect; then these bytes are dropped.
-                Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENODEV) => break,
-                Err(errno) => return Err(errno).doing(|| "write to the runner's port".to_owned()),
-            }
-        }
-        Ok(())
+        let Self { fd, out, .. } = self;
+        out.hand_over(|bytes| write(&*fd, bytes), || sleep(PAUSE)).doing(|| "write to the runner's port".to_owned())
     }
 
     /// Waits until the host connects. A disconnected port is readable for ever (POLLHUP), so a level
@@ -136,6 +137,36 @@ impl SendQueue {
         self.done == self.bytes.len()
     }
 
+    /// Writes what can be written now. The kernel copies each write into a buffer of up to 32 KiB, for which it may have no memory.
+    fn hand_over(
+        &mut self,
+        mut write: impl FnMut(&[u8]) -> nix::Result<usize>,
+        mut pause: impl FnMut(),
+    ) -> nix::Result<()> {
+        let (mut piece, mut tries) = (usize::MAX, 0);
+        while !self.is_empty() {
+            let bytes = self.pending();
+            let bytes = &bytes[..bytes.len().min(piece)];
+            match write(bytes) {
+                Ok(n) => {
+                    self.sent(n);
+                    tries = 0;
+                }
+                Err(Errno::EAGAIN) => break,
+                Err(Errno::EINTR) => {}
+                // The next read will report the disconnect; then these bytes are dropped.
+                Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENODEV) => break,
+                Err(Errno::ENOMEM) if tries < TRIES => {
+                    piece = (bytes.len() / 2).max(PIECE_LEAST);
+                    tries += 1;
+                    pause();
+                }
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
+    }
+
     fn pending(&self) -> &[u8] {
         &self.bytes[self.done..]
     }
@@ -156,6 +187,39 @@ impl SendQueue {
 mod tests {
     use super::*;
     use proto::Stream;
+
+    /// A queue with a message, and the same bytes.
+    fn full() -> (SendQueue, Vec<u8>) {
+        let mut queue = SendQueue::default();
+        queue.send(0, &ToHost::Data(Stream::Stdout, &[7; 20_000]));
+        let bytes = queue.pending().to_vec();
+        (queue, bytes)
+    }
+
+    #[test]
+    fn a_write_that_finds_no_memory_is_tried_again_in_smaller_pieces() {
+        let (mut queue, expected) = full();
+        let (mut got, mut pauses) = (Vec::new(), 0);
+        let write = |bytes: &[u8]| {
+            // A page can be had, and more in a row cannot.
+            if bytes.len() > 4096 {
+                return Err(Errno::ENOMEM);
+            }
+            got.extend_from_slice(bytes);
+            Ok(bytes.len())
+        };
+        assert_eq!(queue.hand_over(write, || pauses += 1), Ok(()));
+        assert!(queue.is_empty() && got == expected && pauses < 10, "{pauses}");
+    }
+
+    #[test]
+    fn memory_that_never_comes_is_waited_for_so_long_and_no_longer() {
+        let (mut queue, expected) = full();
+        let mut pauses = 0;
+        assert_eq!(queue.hand_over(|_| Err(Errno::ENOMEM), || pauses += 1), Err(Errno::ENOMEM));
+        assert_eq!(pauses, TRIES);
+        assert!(queue.pending() == expected, "nothing is lost");
+    }
 
     #[test]
     fn the_queue_hands_out_each_byte_once_and_forgets_what_was_sent() {

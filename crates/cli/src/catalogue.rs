@@ -9,10 +9,10 @@ use nix::unistd::{AccessFlags, Uid, User, access};
 
 use super::output::{complain, print, print_line};
 use image::digest;
-use image::{Catalogue, Image, ImageError, Owner};
+use image::{Catalogue, Image, ImageError, Owner, runs_here};
 use node::shelf::{ImageCopy, Shelf};
 use node::text::printable;
-use request::ImageRef;
+use request::{ImageName, ImageRef};
 use runner::config::Config;
 use runner::{delivery, fetch};
 
@@ -170,7 +170,11 @@ pub fn verify(config: &Config, image: &ImageRef) -> anyhow::Result<()> {
 /// Copies images to this node: as root for everybody, else for this user.
 pub fn fetch_all(config: &Config, images: &[ImageRef], all: bool) -> anyhow::Result<()> {
     let names = match all {
-        true => site_images(&config.catalogue())?,
+        true => {
+            let catalogue = config.catalogue();
+            let names = that_run_here(&catalogue, site_images(&catalogue)?)?;
+            names.into_iter().map(ImageRef::from).collect()
+        }
         false => images.to_vec(),
     };
     let fetch_one = |image: &ImageRef| print_line(&format!("{image}: {}", fetch(config, image)?));
@@ -200,10 +204,26 @@ pub fn for_each<T: Display>(
 }
 
 /// What belongs on every node: the site's images, not those of users and groups.
-fn site_images(catalogue: &Catalogue) -> anyhow::Result<Vec<ImageRef>> {
+fn site_images(catalogue: &Catalogue) -> anyhow::Result<Vec<ImageName>> {
     let images = catalogue.list()?.into_iter().filter_map(Result::ok);
     let of_site = images.filter(|image| catalogue.owner_of(image) == Some(Owner::Site));
-    Ok(of_site.map(|image| image.name.into()).collect())
+    Ok(of_site.map(|image| image.name).collect())
+}
+
+/// Those of all images whose programs this node's processor runs; a cluster may have nodes of several kinds. An entry
+/// that cannot be read stays: what is done with it says why.
+pub fn that_run_here(catalogue: &Catalogue, names: Vec<ImageName>) -> anyhow::Result<Vec<ImageName>> {
+    let mut fit = Vec::new();
+    for name in names {
+        match catalogue.find(&name) {
+            Ok(Image { entry, .. }) if !runs_here(&entry.arch) => {
+                let here = std::env::consts::ARCH;
+                print_line(&format!("{name}: left out: it is for {}, this node is {here}", entry.arch))?;
+            }
+            _ => fit.push(name),
+        }
+    }
+    Ok(fit)
 }
 
 /// Removes the entry, and the disk beside it unless another entry there needs it.

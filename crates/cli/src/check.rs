@@ -93,7 +93,7 @@ fn full(
     let image = arguments.image.as_ref();
     let user = arguments.user.as_deref();
     type Look<'a> = &'a dyn Fn() -> Finding;
-    let looks: [(&str, &str, Look<'_>); 20] = [
+    let looks: [(&str, &str, Look<'_>); 21] = [
         ("kernel", "QEMU, KVM and the runner use what Linux has had since 4.18", &host::kernel),
         ("cgroups", "a VM must not take memory and processors of other jobs", &|| host::cgroups(&controller)),
         ("clock", "guests get their time from this node", &host::clock),
@@ -109,6 +109,7 @@ fn full(
         ("scratch", "what guests write outside shares is kept there", &|| vms::scratch(config)),
         ("state", "root notes there which VMs run", &|| caches::state(config)),
         ("templates", "VMs are cloned from them in a fraction of a boot's time", &|| caches::templates(config)),
+        ("files", "shared directories are served by a process beside each VM", &|| host::files(config)),
         ("users", "VMs run with their users' rights, and root's own look says nothing of them", &|| {
             users::look(config_file, config, user)
         }),

@@ -15,6 +15,7 @@ use nix::unistd::alarm;
 use network::NetworkError;
 use network::make::{Made, Part, make};
 use network::plan::{Has, check_size, tasks_per_node};
+use node::child::{KILLED_ENDS_WITHIN, end};
 use request::{Network, Scope, VmOption, VmScope};
 use runner::config::Config;
 
@@ -170,8 +171,7 @@ fn said_by(command: &mut Command, most: usize) -> io::Result<Result<String, Stri
     let limit = most as u64 + 1;
     let read = child.stdout.take().map_or(Ok(0), |stdout| stdout.take(limit).read_to_end(&mut said));
     if said.len() > most || read.is_err() {
-        let _ = child.kill();
-        let _ = child.wait();
+        end(&mut child, KILLED_ENDS_WITHIN);
         read?;
         return Err(io::Error::other(format!("it says more than {most} bytes")));
     }

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use nix::unistd::{Uid, User};
 use node::shelf::{Shelf, Stored, TemplateDir};
 
-use super::catalogue::for_each;
+use super::catalogue::{for_each, that_run_here};
 use super::output::{print, print_line};
 use request::{ImageName, Network, VmCpus, VmMem, VmOption};
 use runner::config::Config;
@@ -63,7 +63,8 @@ pub fn run(config: &Config, command: Command) -> anyhow::Result<()> {
                 Some(why) => bail!("{why}"),
                 None => {}
             }
-            let images = if all { config.catalogue().names()? } else { images };
+            let catalogue = config.catalogue();
+            let images = if all { that_run_here(&catalogue, catalogue.names()?)? } else { images };
             let shares = shares.unwrap_or(config.shares.len() + 1);
             let net = net || config.default_network != Network::None;
             for_each(&images, all, "without a template", |image| {

@@ -50,3 +50,14 @@ fn a_mistyped_option_of_run_is_a_mistake_and_no_command() {
         assert!(said.contains("no image 'tiny'"), "{said}");
     }
 }
+
+#[test]
+fn what_is_done_for_all_images_leaves_out_those_of_another_processor() {
+    let entry = "disk = 'theirs.squashfs'\nformat = 'squashfs'\narch = 'sparc'\n";
+    let why = "theirs: left out: it is for sparc, this node is ";
+    let said = run(entry, &["image", "fetch", "--all"]);
+    assert!(said.starts_with(why) && said.lines().count() == 1, "{said}");
+    // Whoever names it is told that it is of no use here.
+    let said = run(entry, &["image", "fetch", "theirs"]);
+    assert!(said.contains("image 'theirs' is for sparc, this node is "), "{said}");
+}

@@ -31,6 +31,7 @@
 // println! and eprintln! panic if the reader has closed the pipe.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod child;
 pub mod dir;
 pub mod layout;
 pub mod lock;

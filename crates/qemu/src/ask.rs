@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::{QemuError, WantedFor};
+use node::child::{KILLED_ENDS_WITHIN, end};
 
 /// How long QEMU may take: it executes nothing.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
@@ -71,8 +72,7 @@ fn hear(mut command: Command, question: &str, within: Duration) -> io::Result<An
             Err(_) => heard = Err(io::Error::other(format!("no answer within {} s", within.as_secs()))),
         }
     }
-    let _ = child.kill();
-    let _ = child.wait();
+    end(&mut child, KILLED_ENDS_WITHIN);
     heard.map(|()| answer)
 }
 

@@ -1,7 +1,7 @@
 //! QEMU's command line as a pure function of the VM's description.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use crate::abilities::Abilities;
@@ -12,6 +12,7 @@ use crate::helper_disk::HelperDisk;
 use crate::machine::{Accel, MachineType};
 use crate::monitor::MEMORY_DEVICE;
 use crate::nic::Nic;
+use crate::process::Inherited;
 use crate::shape::{BLOCK_MIB, PLAIN_CPUS, Shape, VmSize};
 use crate::share::Share;
 use image::{DiskBus, Image};
@@ -20,8 +21,8 @@ use proto::{PORT_NAME, files};
 /// How a VM comes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// Its kernel boots on exactly the hardware that was asked for.
-    Boot(VmSize),
+    /// Its kernel boots on exactly the hardware that was asked for, by a QEMU that can do this.
+    Boot(VmSize, Abilities),
     /// The same on a template's hardware, with its memory in a file that is kept.
     Template(Shape, TemplateFds),
     /// It continues where its template was stopped, with a private mapping of the template's memory.
@@ -55,15 +56,42 @@ pub enum System<'a> {
     Helper(&'a [HelperDisk], &'a [RawFd]),
 }
 
-/// Everything the command line says.
-#[derive(Debug)]
-pub struct VmSpec<'a> {
+/// What kind of machine a VM is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hardware<'a> {
     /// Virtual hardware.
     pub machine: MachineType,
     /// Who executes it.
     pub accel: Accel,
     /// The processor it sees.
     pub cpu_model: &'a CpuModel,
+}
+
+/// QEMU's ends of what every VM has, by their numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ends {
+    /// Of the channel.
+    pub channel: RawFd,
+    /// Of the console.
+    pub console: RawFd,
+    /// Of its monitor.
+    pub monitor: RawFd,
+}
+
+impl Ends {
+    /// Those that QEMU inherits.
+    pub fn of(inherited: &Inherited) -> Self {
+        let [channel, console, monitor] =
+            [&inherited.channel, &inherited.console, &inherited.monitor].map(AsRawFd::as_raw_fd);
+        Self { channel, console, monitor }
+    }
+}
+
+/// Everything the command line says.
+#[derive(Debug)]
+pub struct VmSpec<'a> {
+    /// Machine and processor.
+    pub hardware: Hardware<'a>,
     /// Counts of its time stamp counter in a ms, for a kernel that should not measure that itself.
     pub tsc_khz: Option<u32>,
     /// How it starts, with which memory and processors.
@@ -72,12 +100,8 @@ pub struct VmSpec<'a> {
     pub source: &'a BootSource,
     /// What the guest is for.
     pub system: System<'a>,
-    /// QEMU's end of the channel.
-    pub channel: RawFd,
-    /// QEMU's end of the console.
-    pub console: RawFd,
-    /// QEMU's end of its monitor.
-    pub monitor: RawFd,
+    /// Channel, console and monitor.
+    pub ends: Ends,
     /// Host directories the guest sees, and how.
     pub shares: Shares<'a>,
     /// Its network device, if it has one.
@@ -95,7 +119,19 @@ pub enum Shares<'a> {
     NineP(&'a [Share]),
 }
 
-impl VmSpec<'_> {
+impl<'a> Shares<'a> {
+    /// By the file server whose port QEMU inherits; without one, a device for each.
+    pub fn of(inherited: &Inherited, nine_p: &'a [Share]) -> Self {
+        inherited.files.file_port.as_ref().map_or(Self::NineP(nine_p), |port| Self::Port(port.as_raw_fd()))
+    }
+}
+
+impl<'a> VmSpec<'a> {
+    /// A VM without shares and network, whose kernel measures its counter itself if it boots.
+    pub fn new(hardware: Hardware<'a>, start: Start, source: &'a BootSource, system: System<'a>, ends: Ends) -> Self {
+        Self { hardware, tsc_khz: None, start, source, system, ends, shares: Shares::None, nic: None }
+    }
+
     /// The arguments after the program's name.
     ///
     /// Commas in paths are doubled in option lists: QEMU's syntax for a literal comma.
@@ -105,8 +141,8 @@ impl VmSpec<'_> {
         // If the guest breaks out of QEMU, it can start no new programs and gain no privileges.
         args.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
         args.pair("-name", "spank-vm,debug-threads=off");
-        args.pair("-accel", self.accel.option());
-        args.pair("-cpu", self.cpu_model.option(self.accel));
+        args.pair("-accel", self.hardware.accel.option());
+        args.pair("-cpu", self.hardware.cpu_model.option(self.hardware.accel));
         self.processors_and_memory(&mut args);
         // A clone's kernel is in its memory, and none is ever loaded again: a reset ends the VM.
         if !matches!((self.start, self.source), (Start::Clone(..), BootSource::Kit(_))) {
@@ -122,7 +158,7 @@ impl VmSpec<'_> {
             self.nine_p(&mut args, shares);
         }
         if let Some(nic) = self.nic {
-            let [peer, device] = nic.options(self.machine.bus());
+            let [peer, device] = nic.options(self.hardware.machine.bus());
             args.pair("-netdev", peer);
             args.pair("-device", device);
         }
@@ -130,9 +166,13 @@ impl VmSpec<'_> {
     }
 
     fn processors_and_memory(&self, args: &mut Args) {
-        let machine = self.machine.option(self.source);
+        let abilities = match self.start {
+            Start::Boot(_, abilities) => abilities,
+            Start::Template(_, fds) | Start::Clone(_, fds) => fds.abilities,
+        };
+        let machine = self.hardware.machine.option(self.source, abilities);
         let (shape, fds, private) = match self.start {
-            Start::Boot(size) => {
+            Start::Boot(size, _) => {
                 let interrupts = self.interrupts(size.cpus);
                 args.pair("-machine", format!("{machine}{}{NO_DUMP}", interrupts.map_or("", |(option, _)| option)));
                 args.pair("-smp", size.cpus.to_string());
@@ -163,7 +203,7 @@ impl VmSpec<'_> {
         args.pair("-object", ram);
         if pluggable_mib > 0 {
             args.pair("-object", format!("memory-backend-ram,id=plug-ram,size={pluggable_mib}M,reserve=off"));
-            let bus = self.machine.bus();
+            let bus = self.hardware.machine.bus();
             args.pair(
                 "-device",
                 format!("virtio-mem-{bus},id={MEMORY_DEVICE},memdev=plug-ram,requested-size=0,block-size={BLOCK_MIB}M"),
@@ -185,7 +225,7 @@ impl VmSpec<'_> {
     /// a device, which must come before all others.
     fn interrupts(&self, cpus: u32) -> Option<(&'static str, &'static str)> {
         let device = "intel-iommu,intremap=on,eim=on";
-        match self.accel {
+        match self.hardware.accel {
             _ if cpus <= PLAIN_CPUS => None,
             // The part of the interrupt controller that remaps is QEMU's.
             Accel::Kvm => Some((",kernel-irqchip=split", device)),
@@ -194,14 +234,14 @@ impl VmSpec<'_> {
     }
 
     fn console_and_channel(&self, args: &mut Args) {
-        args.pair("-chardev", format!("socket,id=monitor,fd={}", self.monitor));
+        args.pair("-chardev", format!("socket,id=monitor,fd={}", self.ends.monitor));
         args.pair("-mon", "chardev=monitor,mode=control");
-        args.pair("-chardev", format!("socket,id=console,fd={}", self.console));
+        args.pair("-chardev", format!("socket,id=console,fd={}", self.ends.console));
         args.pair("-serial", "chardev:console");
-        args.pair("-chardev", format!("socket,id=channel,fd={}", self.channel));
+        args.pair("-chardev", format!("socket,id=channel,fd={}", self.ends.channel));
         // Port 0 is the console's, which is not used.
         let ports = if let Shares::Port(_) = self.shares { 3 } else { 2 };
-        args.pair("-device", format!("virtio-serial-{},max_ports={ports}", self.machine.bus()));
+        args.pair("-device", format!("virtio-serial-{},max_ports={ports}", self.hardware.machine.bus()));
         args.pair("-device", format!("virtserialport,chardev=channel,name={PORT_NAME}"));
         if let Shares::Port(fd) = self.shares {
             args.pair("-chardev", format!("socket,id=files,fd={fd}"));
@@ -225,7 +265,7 @@ impl VmSpec<'_> {
 
     /// Two disks, which the agent puts together.
     fn image_and_scratch(&self, image: &Image, fds: ImageFds, args: &mut Args) {
-        let bus = self.machine.bus();
+        let bus = self.hardware.machine.bus();
         image_node("root", image, fds.image, args);
         args.pair("-device", format!("virtio-blk-{bus},drive=root,serial=root,{ON_ERROR}"));
         scratch_file(fds.scratch, args);
@@ -234,7 +274,7 @@ impl VmSpec<'_> {
     }
 
     fn helper_disks(&self, args: &mut Args, disks: &[HelperDisk], fds: &[RawFd]) {
-        let bus = self.machine.bus();
+        let bus = self.hardware.machine.bus();
         for (number, (disk, fd)) in disks.iter().zip(fds).enumerate() {
             let (set, serial) = (FIRST_DISK_SET + number as u32, &disk.serial);
             args.pair("-add-fd", format!("fd={fd},set={set}"));
@@ -256,7 +296,7 @@ impl VmSpec<'_> {
                 &format!("local,id={tag},security_model=none,multidevs=remap,readonly={mode},path="),
                 share.served().0.as_os_str(),
             );
-            args.pair("-device", format!("virtio-9p-{},fsdev={tag},mount_tag={tag}", self.machine.bus()));
+            args.pair("-device", format!("virtio-9p-{},fsdev={tag},mount_tag={tag}", self.hardware.machine.bus()));
         }
     }
 
@@ -268,10 +308,10 @@ impl VmSpec<'_> {
         }
         // cryptomgr.notests: half a second of self-tests of ciphers that no guest uses.
         let mut words = vec!["console=ttyS0 quiet loglevel=1 panic=-1 8250.nr_uarts=1 cryptomgr.notests=1".to_owned()];
-        words.push(self.machine.kernel_words().to_owned());
-        words.push(self.accel.kernel_words().to_owned());
+        words.push(self.hardware.machine.kernel_words().to_owned());
+        words.push(self.hardware.accel.kernel_words().to_owned());
         words.extend(self.tsc_khz.map(|khz| format!("tsc_early_khz={khz}")));
-        if !matches!(self.start, Start::Boot(_)) {
+        if !matches!(self.start, Start::Boot(..)) {
             // No device here needs bounce buffers. The kernel would make them if memory might reach beyond 4 GiB, and
             // they would take a quarter of the memory.
             words.push("swiotlb=noforce".to_owned());

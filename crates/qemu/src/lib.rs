@@ -19,6 +19,7 @@ mod networks;
 mod nic;
 pub mod overlay;
 mod process;
+pub mod program;
 pub mod scratch;
 mod shape;
 mod share;
@@ -28,7 +29,7 @@ mod written;
 
 pub use abilities::Abilities;
 pub use boot::{BootSource, FullBoot, KitFiles};
-pub use command_line::{Shares, Start, System, TemplateFds, VmSpec};
+pub use command_line::{Ends, Hardware, Shares, Start, System, TemplateFds, VmSpec};
 pub use cpu_model::CpuModel;
 pub use descriptors::ImageFds;
 pub use error::QemuError;

@@ -1,5 +1,6 @@
 //! What depends on the processor and the machine: names, options, words for the guest's kernel. One table for each.
 
+use crate::abilities::Abilities;
 use crate::boot::BootSource;
 
 /// Virtual hardware.
@@ -23,12 +24,15 @@ pub enum Accel {
 }
 
 impl MachineType {
-    pub(crate) fn option(self, source: &BootSource) -> &'static str {
+    pub(crate) fn option(self, source: &BootSource, abilities: Abilities) -> &'static str {
         match (self, source) {
             // pic=off: the ACPI tables promise a machine without one, and its first tick is a divide error.
             // pit, rtc: without them the kernel needs seconds to calibrate its clock.
             (Self::Microvm, _) => "microvm,acpi=on,pic=off,pit=on,rtc=on,usb=off,isa-serial=on",
             // The kernel spends 200 ms of emulated time on a HPET that nothing uses.
+            (Self::Q35, BootSource::Kit(_)) if !abilities.without_keyboard => {
+                "q35,usb=off,vmport=off,smbus=off,sata=off,hpet=off"
+            }
             (Self::Q35, BootSource::Kit(_)) => "q35,usb=off,vmport=off,smbus=off,sata=off,i8042=off,hpet=off",
             // graphics=off: firmware and boot loader speak to the serial console, as there is no screen.
             (Self::Q35, BootSource::Image(_)) => "q35,usb=off,vmport=off,sata=off,hpet=off,graphics=off",

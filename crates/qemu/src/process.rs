@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -24,10 +24,13 @@ use super::monitor::{Monitor, Shutdown, StateUri, TURN};
 use super::nic::Tap;
 use super::tail::Tail;
 use super::written::{Mapping, MemoryFile, Written};
+use node::child;
 
 /// What comes before words of a guest in the texts of this module; they end the text.
 pub const GUEST_SAYS: [&str; 2] = [CONSOLE_SAYS, PANIC_SAYS];
 const CONSOLE_SAYS: &str = "; its console ended with: ";
+/// How long a killed QEMU may take to end: one of a terabyte frees its memory for a while.
+const GONE_WITHIN: Duration = Duration::from_secs(60);
 const PANIC_SAYS: &str = "the guest's kernel panicked: ";
 
 /// Open files that QEMU works on.
@@ -283,7 +286,9 @@ impl QemuProcess {
     /// Why the channel closed, for the user: from QEMU's end and from what was printed.
     pub fn exit_reason(&mut self) -> String {
         self.read_texts();
-        let how = match self.ended_by_itself() {
+        // The channel closes a moment before the process can be reaped; if QEMU still lives a second after that, it is stuck.
+        let status = self.child.as_mut().and_then(|qemu| child::wait(qemu, Duration::from_secs(1)));
+        let how = match status {
             Some(status) => match (status.signal(), status.code()) {
                 (Some(libc::SIGKILL), _) if (self.ran_out_of_memory)() => {
                     "the node's kernel killed QEMU, because the memory of this task is used up: ask for more with --mem; if \
@@ -331,22 +336,6 @@ impl QemuProcess {
         }
     }
 
-    /// How QEMU ended, if it did without being killed by us.
-    ///
-    /// The channel closes a moment before the process can be reaped; if QEMU still lives a second
-    /// after that, it is stuck.
-    fn ended_by_itself(&mut self) -> Option<ExitStatus> {
-        let deadline = Instant::now() + Duration::from_secs(1);
-        while Instant::now() < deadline {
-            if let Ok(Some(status)) = self.child.as_mut()?.try_wait() {
-                return Some(status);
-            }
-            // This is only for an error message, so it is not worth a descriptor to wait on.
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        None
-    }
-
     /// Whether somebody stopped QEMU: SIGSTOP, a debugger.
     pub fn is_stopped(&self) -> bool {
         let stat = self.child.as_ref().map(|child| std::fs::read_to_string(format!("/proc/{}/stat", child.id())));
@@ -361,10 +350,17 @@ impl QemuProcess {
         let _ = self.child.as_mut().map(Child::kill);
     }
 
-    /// Kills QEMU and waits for its end.
+    /// Kills QEMU and waits for its end. One that a file system or a device holds ends later; Slurm sees it in the step's control group.
     pub fn finish(&mut self) {
-        self.kill();
-        let _ = self.child.as_mut().map(Child::wait);
+        let Some(qemu) = &mut self.child else { return };
+        if child::end(qemu, GONE_WITHIN).is_none() {
+            tracing::warn!(
+                "QEMU (process {}) was killed and does not end: a file system or a device holds it",
+                qemu.id()
+            );
+            // Nobody waits a second time.
+            self.child = None;
+        }
     }
 }
 

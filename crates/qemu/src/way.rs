@@ -15,7 +15,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::abilities::version_of;
+use crate::abilities::{Abilities, version_of};
 use crate::boot::BootSource;
 use crate::machine::{Accel, MachineType};
 use crate::shape::{PLAIN_CPUS, VmSize};
@@ -103,6 +103,15 @@ impl Way {
     /// Why it is not for any guest on this node, if its program is missing.
     pub fn is_missing(&self) -> Option<String> {
         (!self.qemu.exists()).then(|| format!("{} is not there", self.qemu.display()))
+    }
+
+    /// What its program can do, for a guest that boots: asking it takes a few milliseconds of a second or more. Of one that
+    /// does not answer everything is believed, as starting it says what is wrong.
+    pub fn abilities_to_boot(&self) -> Abilities {
+        match self.machine {
+            MachineType::Q35 => Abilities::of(&self.qemu).unwrap_or(Abilities::ALL),
+            MachineType::Microvm | MachineType::Pc => Abilities::ALL,
+        }
     }
 
     /// Why the small program is not for any guest: that of QEMU 7.2 starts none of them. Asking it takes a few milliseconds,

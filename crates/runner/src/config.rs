@@ -10,7 +10,7 @@ use image::{Catalogue, Person, check_pattern};
 use network::NetworkError;
 use network::plan::{Range4, Range6};
 use node::layout;
-use qemu::CpuModel;
+use qemu::{CpuModel, program};
 use request::{Asked, MAX_VMS_PER_SLOT, Network, Scope, ShareSpec, VmNet, VmOption};
 
 /// Where the configuration is looked for unless the plugin or `--config` names another file.
@@ -257,7 +257,7 @@ impl Default for Config {
             image_cache_mib: 20480,
             image_copy_timeout_s: 600,
             kit: "/var/lib/spank-vm/kit".into(),
-            qemu: "qemu-system-x86_64".into(),
+            qemu: program::NAME.into(),
             accel: AccelChoice::Auto,
             cpu_model: CpuModel::default(),
             machine: MachineChoice::Auto,
@@ -409,16 +409,7 @@ impl Config {
     /// # Errors
     /// When it does not exist; the text says how to get it.
     pub fn qemu_path(&self) -> Result<PathBuf, RunError> {
-        // The job's PATH may be anything, so it is not used to find a site's QEMU.
-        let found = if self.qemu.components().count() > 1 {
-            Some(self.qemu.clone()).filter(|path| path.exists())
-        } else {
-            ["/usr/bin", "/usr/local/bin", "/usr/libexec"]
-                .iter()
-                .map(|dir| Path::new(dir).join(&self.qemu))
-                .find(|path| path.exists())
-        };
-        found.ok_or_else(|| {
+        program::find(&self.qemu).ok_or_else(|| {
             let qemu = self.qemu.display();
             let why = format!("no QEMU at '{qemu}': install qemu-system-x86 or set 'qemu' in the configuration");
             RunError::new(Fault::Node, why)

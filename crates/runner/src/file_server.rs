@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::prctl::set_pdeathsig;
@@ -20,6 +20,7 @@ use crate::limits;
 use crate::notice::printable;
 use files::PORT_FD;
 use files::control::{Memory, Region, Shares};
+use node::child::{KILLED_ENDS_WITHIN, wait};
 use qemu::{MemoryRegion, Share};
 
 /// Longest text of the server that is kept; it says one line.
@@ -27,9 +28,6 @@ const SAID_MAX: usize = 1000;
 
 /// How long the server may take to read what it is told; it does so first of all.
 const HEARD_WITHIN: Duration = Duration::from_secs(20);
-
-/// How long to wait for the end of a killed server. If the host's file system hangs, it ends when that comes back.
-const REAP_TIME: Duration = Duration::from_secs(2);
 
 /// A server that runs. Dropping it kills it.
 #[derive(Debug)]
@@ -144,14 +142,7 @@ impl FileServer {
 
     /// Waits for its end, as long as a process needs that is not held by a file system.
     pub(crate) fn reap(&mut self) -> Option<std::process::ExitStatus> {
-        let deadline = Instant::now() + REAP_TIME;
-        loop {
-            match self.child.try_wait() {
-                Ok(Some(status)) => return Some(status),
-                Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
-                _ => return None,
-            }
-        }
+        wait(&mut self.child, KILLED_ENDS_WITHIN)
     }
 }
 

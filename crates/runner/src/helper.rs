@@ -22,9 +22,10 @@ use crate::limits;
 use crate::notice::printable;
 use image::Links;
 use proto::{ExitStatus, FailKind, Transport};
+use qemu::Way;
 use qemu::{Accel, BootSource, VmSize};
+use qemu::{Ends, Hardware, HelperDisk, Start, System, VmSpec};
 use qemu::{Files, QemuProcess};
-use qemu::{HelperDisk, Shares, Start, System, VmSpec};
 
 /// The agent's own name in a guest without an image.
 const AGENT: &str = "/init";
@@ -152,24 +153,16 @@ impl Helper<'_> {
     fn spawn(&self, accel: Accel) -> Result<QemuProcess, RunError> {
         let open = |disk: &HelperDisk| disk.file.as_fd().try_clone_to_owned();
         let fds: Vec<OwnedFd> = self.disks.iter().map(open).collect::<Result<_, _>>().context("the disk")?;
+        let way = Way::plain(&self.qemu, source::machine(&self.source, self.config.machine));
+        let abilities = way.abilities_to_boot();
         QemuProcess::spawn(&self.qemu, source::host(), Files { disks: fds, ..Files::default() }, |inherited| {
             // By the numbers that QEMU inherits.
             let numbers: Vec<i32> = inherited.files.disks.iter().map(AsRawFd::as_raw_fd).collect();
-            VmSpec {
-                machine: source::machine(&self.source, self.config.machine),
-                accel,
-                cpu_model: &self.config.cpu_model,
-                tsc_khz: counter::khz(accel),
-                start: Start::Boot(SIZE),
-                source: &self.source,
-                system: System::Helper(&self.disks, &numbers),
-                channel: inherited.channel.as_raw_fd(),
-                console: inherited.console.as_raw_fd(),
-                monitor: inherited.monitor.as_raw_fd(),
-                shares: Shares::None,
-                nic: None,
-            }
-            .args()
+            let hardware = Hardware { machine: way.machine, accel, cpu_model: &self.config.cpu_model };
+            let system = System::Helper(&self.disks, &numbers);
+            let start = Start::Boot(SIZE, abilities);
+            let spec = VmSpec::new(hardware, start, &self.source, system, Ends::of(inherited));
+            VmSpec { tsc_khz: counter::khz(accel), ..spec }.args()
         })
         .blame(Fault::Node)
     }

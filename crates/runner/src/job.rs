@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::{Context, Fault, RunError, ensure};
 use image::allow::JobFacts;
+use node::child::{self, KILLED_ENDS_WITHIN};
 use request::JobRef;
 
 /// How long the controller may take to answer.
@@ -57,7 +58,8 @@ fn line_about(id: &str, command: &mut Command, patience: Duration) -> Result<Opt
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
     let found = child.stdout.take().ok_or_else(|| system("no pipe".to_owned())).and_then(|out| find(id, out, deadline));
     let status = match &found {
-        Ok(_) => wait(&mut child, deadline)?,
+        // It has closed its output.
+        Ok(_) => child::wait(&mut child, deadline.saturating_duration_since(Instant::now())),
         Err(_) => None,
     };
     match (found, status) {
@@ -66,8 +68,7 @@ fn line_about(id: &str, command: &mut Command, patience: Duration) -> Result<Opt
             Ok(line)
         }
         (found, _) => {
-            let _ = child.kill();
-            let _ = child.wait();
+            child::end(&mut child, KILLED_ENDS_WITHIN);
             found.and_then(|_| Err(late(patience)))
         }
     }
@@ -109,16 +110,6 @@ fn find(id: &str, mut out: ChildStdout, deadline: Instant) -> Result<Option<Stri
 fn text_about(id: &str, line: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(line);
     (text.split_whitespace().next() == Some(id)).then(|| text.into_owned())
-}
-
-/// Waits for a program that has closed its output.
-fn wait(child: &mut Child, deadline: Instant) -> Result<Option<ExitStatus>, RunError> {
-    loop {
-        match child.try_wait()? {
-            None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
-            status => return Ok(status),
-        }
-    }
 }
 
 /// What a line says of its job.

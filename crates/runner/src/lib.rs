@@ -138,6 +138,7 @@ pub fn try_kvm(config: &Config, image: &ImageName) -> Result<KvmTest, RunError> 
 /// When it cannot be used.
 pub fn fetch(config: &Config, image: &ImageRef) -> Result<Disk, RunError> {
     let image = config.catalogue().resolve(image)?;
+    source::fits_processor(&image)?;
     let signals = Signals::watch().context("signals")?;
     match delivery::deliver(&image, &delivery::CopyTerms::of(config, &signals, None))? {
         Delivered::Disk(disk) => Ok(disk),

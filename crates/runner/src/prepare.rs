@@ -14,7 +14,7 @@ use crate::slot::{NOTICE_AFTER, Slot};
 use crate::start::{Timeouts, Ways, source};
 use crate::task::{RawTerminal, Task, same_file, terminal_size};
 use crate::{job, limits, notice, progress, save, shares};
-use image::{Image, ImageError, Owner, runs_here};
+use image::{Image, ImageError, Owner};
 use proto::Transport;
 use qemu::{BootSource, MachineType, VmSize};
 
@@ -129,14 +129,7 @@ fn find_image(slot: &Slot) -> Result<Image, RunError> {
         let refused = |refusal| ImageError::Refused { name: image.name.clone(), refusal };
         image.entry.allow.permits_job(&facts).map_err(refused)?;
     }
-    ensure!(
-        runs_here(&image.entry.arch),
-        Fault::Image,
-        "image '{}' is for {}, this node is {}",
-        image.name,
-        image.entry.arch,
-        std::env::consts::ARCH
-    );
+    source::fits_processor(&image)?;
     Ok(image)
 }
 

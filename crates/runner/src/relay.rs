@@ -170,6 +170,7 @@ impl<'a> Relay<'a> {
                 command.finish(End::of_vm(vm), streams);
             } else if command.is_running() && vm.expected().is_some() {
                 vm.look_after(&self.events.clock, self.patience.silence_limit);
+                vm.learn();
             } else if let Some(end) = command.end() {
                 // It was the only command in its VM.
                 match *end == End::Exited(ExitStatus::Code(0)) && self.keep == Some(vm.number) {

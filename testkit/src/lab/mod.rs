@@ -4,6 +4,7 @@
 //! started it, however that process ends.
 
 mod ended;
+mod lost;
 
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -13,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use ended::Ended;
+pub use lost::Losses;
 
 /// Deadline for one script in a node VM, in seconds.
 const SCRIPT_S: &str = "240";
@@ -142,6 +144,19 @@ impl Lab {
     pub fn reboot(&self) {
         let done = self.tool(REBOOT_S, "reboot", &[]).output().expect("timeout is installed");
         assert!(done.status.success(), "{}", text(done.stderr));
+    }
+
+    /// What the nodes' administrators were told since `ago` of guests that ended.
+    pub fn told_since(&self, ago: Duration) -> String {
+        let script = format!("journalctl -q -o cat --since=-{}s | grep -F 'the guest '; true", ago.as_secs() + 1);
+        (1..=self.nodes).map(|node| self.sh_on(node, "root", &script).stdout).collect()
+    }
+
+    /// Makes the nodes forget templates that could not be made, so that the next step tries again.
+    pub fn forget_failed_templates(&self) {
+        for node in 1..=self.nodes {
+            self.sh_on(node, "root", "find /var/cache/spank-vm/templates -name '*.failed' -delete");
+        }
     }
 
     /// Ends the lab and removes what it had.

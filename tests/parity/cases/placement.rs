@@ -53,8 +53,9 @@ pub const CASES: &[Case] = &[
     same(
         "records",
         "sstat counts the step's memory and processor time",
-        "srun $VM -J counted perl -e '$x = \"x\" x 300000000; 1 while (times)[0] < 3; open F, \">started\"; close F; \
-         sleep 1 until -e \"go\"' & until_file started; sleep 4; sstat -n -P -o MaxRSS,AveCPU $(job counted).0 | \
-         awk -F '[|:K]' '{ print ($1 > 290000 ? \"memory counted\" : $0), ($NF >= 2 ? \"time counted\" : $0) }'; : > go; wait",
+        "said() { sstat -n -P -o MaxRSS,AveCPU $(job counted).0 | \
+         awk -F '[|:K]' '{ print ($1 > 290000 ? \"memory counted\" : $0), ($NF >= 2 ? \"time counted\" : $0) }'; }; \
+         srun $VM -J counted perl -e '$x = \"x\" x 300000000; 1 while (times)[0] < 3; open F, \">started\"; close F; \
+         sleep 1 until -e \"go\"' & until_file started; until_said 'memory counted time counted' said; : > go; wait",
     ),
 ];

@@ -59,7 +59,7 @@ pub const CASES: &[Case] = &[
         "shared VM",
         "a process in the background outlives its task",
         "srun $BOTH bash -c 'if [ $SLURM_PROCID = 0 ]; then sleep 100 > /dev/null 2>&1 & echo $! > pid; \
-         else sleep 2; kill -0 $(cat pid) && echo alive; fi'",
+         else until [ -s pid ]; do sleep 0.1; done; sleep 2; kill -0 $(cat pid) && echo alive; fi'",
     ),
     same("shared VM", "processors of each task", "srun ${BOTH/--cpu-bind=none/--cpu-bind=cores} nproc"),
     same("shared VM", "processors of both", "srun $BOTH nproc"),
@@ -78,7 +78,8 @@ pub const CASES: &[Case] = &[
     differs(
         "shared VM",
         "what is left in the background writes after its task's end",
-        "srun $BOTH bash -c 'if [ $SLURM_PROCID = 0 ]; then (sleep 1; echo late) & else sleep 3; fi'",
+        "srun $BOTH bash -c 'if [ $SLURM_PROCID = 0 ]; then (sleep 1; echo late; : > wrote) & \
+         else until [ -e wrote ]; do sleep 0.1; done; sleep 1; fi'",
         "nobody reads a task's output in the VM after its end; it is dropped (docs/parallel.md)",
     ),
 ];

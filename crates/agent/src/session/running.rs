@@ -5,7 +5,7 @@
 
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -46,14 +46,19 @@ pub(super) struct Running {
     buffer: Vec<u8>,
 }
 
+/// How long the end of a terminal is waited for that nobody of the command has open any more.
+const TERMINAL_TIME: Duration = Duration::from_secs(2);
+
 /// The time between the leader's death and EXIT.
 #[derive(Debug)]
 struct End {
     status: ExitStatus,
-    /// Deadline of the wait for processes that cannot be killed.
+    /// Deadline of the wait for processes that cannot be killed, and then for what a terminal still has to bring.
     deadline: Instant,
     /// Nothing is waited for, or it is gone.
     none_left: bool,
+    /// A terminal of an old kernel may still have to bring what was written last.
+    awaits_terminal: bool,
     /// Others go on.
     is_one_of_several: bool,
 }
@@ -113,7 +118,7 @@ impl Running {
 
     /// When to look again even if nothing happens.
     pub fn deadline(&self) -> Option<Instant> {
-        self.end.as_ref().filter(|end| !end.none_left).map(|end| end.deadline)
+        self.end.as_ref().filter(|end| !end.none_left || end.awaits_terminal).map(|end| end.deadline)
     }
 
     /// Whether EXIT was sent.
@@ -157,6 +162,11 @@ impl Running {
     pub fn advance<M: Machine>(&mut self, machine: &mut M, out: &mut SendQueue) {
         let credit = self.input.pass_on();
         self.give_back(credit, out);
+        if let Some(end) = self.end.as_mut().filter(|end| end.awaits_terminal && Instant::now() >= end.deadline) {
+            end.awaits_terminal = false;
+            // A stranger has it open, or it would have ended.
+            self.outputs.iter_mut().for_each(OutputPump::finish_for_all);
+        }
         for output in &mut self.outputs {
             if out.has_room() {
                 output.pass_on(self.task, &mut self.buffer, out);
@@ -201,7 +211,7 @@ impl Running {
     /// Its leader was reaped. `is_last` says that all processes were killed because of that.
     pub fn died(&mut self, status: ExitStatus, is_last: bool, out: &mut SendQueue) {
         let (deadline, none_left) = (Instant::now() + REAP_TIME, !is_last);
-        self.end = Some(End { status, deadline, none_left, is_one_of_several: !is_last });
+        self.end = Some(End { status, deadline, none_left, awaits_terminal: false, is_one_of_several: !is_last });
         self.leader_fd = None;
         self.terminal = None;
         if !is_last {
@@ -214,10 +224,14 @@ impl Running {
     /// No process is left.
     pub fn none_left(&mut self) {
         let Some(end) = &mut self.end else { return };
-        end.none_left = true;
-        // A terminal of an old kernel may still have to bring what was written last.
-        if self.master.is_none() {
-            self.outputs.iter_mut().for_each(OutputPump::finish_for_all);
+        let is_new = !std::mem::replace(&mut end.none_left, true);
+        match self.master {
+            None => self.outputs.iter_mut().for_each(OutputPump::finish_for_all),
+            Some(_) if is_new => {
+                end.awaits_terminal = true;
+                end.deadline = Instant::now() + TERMINAL_TIME;
+            }
+            Some(_) => {}
         }
     }
 

@@ -351,6 +351,25 @@ fn a_terminal_has_its_size_takes_input_and_outlives_its_inputs_end() {
 }
 
 #[test]
+fn a_terminal_that_a_stranger_holds_open_does_not_keep_a_command_from_ending() {
+    let mut runner = Runner::start(StandIn::default());
+    runner.hello(1);
+    runner.describe(&["sh", "-c", "tty; read word; echo last; exit 3"]);
+    runner.send(&[ToGuest::Pty { rows: 24, cols: 80 }, ToGuest::Start]);
+    let tty = runner.listen(|_, message| match message {
+        ToHost::Data(_, bytes) => Some(String::from_utf8_lossy(bytes).trim().to_owned()),
+        _ => None,
+    });
+    // As a service of the guest that writes to the terminals of its users.
+    let stranger = std::fs::OpenOptions::new().write(true).open(&tty).expect(&tty);
+    runner.send(&[ToGuest::Data(Stream::Stdin, b"go\n")]);
+    let outcome = runner.finish(b"");
+    assert_eq!((outcome.exit, outcome.logs), (Some(ExitStatus::Code(3)), vec![]));
+    assert!(outcome.out.ends_with(b"last\r\n"), "{:?}", String::from_utf8_lossy(&outcome.out));
+    drop(stranger);
+}
+
+#[test]
 fn a_second_hello_ends_the_first_session_and_its_task() {
     let mut runner = Runner::start(StandIn::default());
     runner.hello(1);

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use super::ask::output;
 use super::finding::Finding;
 use super::slurm::{self, Settings};
+use runner::config::{Config, FileTransport};
 
 /// The oldest kernel that spank-vm is meant for: that of RHEL 8.
 const OLDEST_KERNEL: (u32, u32) = (4, 18);
@@ -58,6 +59,27 @@ fn cgroup_version(mounts: &str) -> Option<&'static str> {
         return Some(if quick { "cgroup v2 with favordynmods" } else { "cgroup v2" });
     }
     mounts.lines().any(|line| line.split(' ').nth(2) == Some("cgroup")).then_some("cgroup v1")
+}
+
+/// Whether the file server may reach the memory of its QEMU.
+pub(super) fn files(config: &Config) -> Finding {
+    match config.file_transport {
+        FileTransport::NineP => Finding::good("QEMU itself serves them, over 9p"),
+        // Without Yama there is no such file.
+        FileTransport::Fuse => judge_ptrace(&read("/proc/sys/kernel/yama/ptrace_scope")),
+    }
+}
+
+/// `scope` as in the kernel's documentation of Yama: 1 lets a process say who may, which QEMU does.
+fn judge_ptrace(scope: &str) -> Finding {
+    match scope {
+        "2" | "3" => Finding::limited(format!(
+            "kernel.yama.ptrace_scope is {scope}: the file server may not reach QEMU's memory, so long data go through QEMU, piece by \
+             piece"
+        ))
+        .remedy("kernel.yama.ptrace_scope = 1 in /etc/sysctl.d; 3 lasts until the node boots"),
+        _ => Finding::good("the file server reaches the memory of its VM"),
+    }
 }
 
 /// The modules that KVM needs.
@@ -129,6 +151,14 @@ mod tests {
         let v1 = "tmpfs /sys/fs/cgroup tmpfs ro 0 0\ncgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\n";
         assert_eq!(cgroup_version(&format!("{v1}{}", v2.replace("group ", "group/unified "))), Some("cgroup v1"));
         assert_eq!(cgroup_version("proc /proc proc rw 0 0\n"), None);
+    }
+
+    #[test]
+    fn a_system_that_lets_no_process_reach_another_s_memory_is_named() {
+        for (scope, state) in [("", State::Ok), ("0", State::Ok), ("1", State::Ok), ("2", State::Limited)] {
+            assert_eq!(judge_ptrace(scope).state, state, "{scope}");
+        }
+        assert!(judge_ptrace("3").found.starts_with("kernel.yama.ptrace_scope is 3: "));
     }
 
     #[test]

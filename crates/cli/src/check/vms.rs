@@ -11,16 +11,18 @@ use image::{Image, ImageError};
 use node::space::Space;
 use qemu::Abilities;
 use request::ImageName;
-use runner::config::{AccelChoice, Config};
+use runner::config::{AccelChoice, Config, FileTransport};
 use runner::error::Fault;
 use runner::{self, KvmTest, WayHere};
 
 /// Devices without which no VM is made, by any of these names.
 const NEEDED: [&str; 3] = ["virtio-blk-pci", "virtio-serial-pci", "virtserialport"];
 
-/// Devices that VMs can do without, and what is lost.
-const WANTED: [(&str, &str); 2] =
-    [("virtio-mem-pci", "VMs boot and are not cloned"), ("virtio-9p-pci", "host directories are not shared over 9p")];
+/// What shared directories need where the site wants them as devices. RHEL's QEMU has no such device.
+const NINE_P: &str = "virtio-9p-pci";
+
+/// What VMs can do without, but not to be cloned.
+const PLUG: &str = "virtio-mem-pci";
 
 /// QEMU, and which way of starting it allows.
 pub(super) fn qemu(config: &Config) -> Finding {
@@ -39,24 +41,27 @@ pub(super) fn qemu(config: &Config) -> Finding {
     match said {
         Ok((version, devices)) => {
             let version = format!("{shown}: {}", version.lines().next().unwrap_or_default());
-            judge_qemu(&version, &devices, Abilities::of(&path).is_ok_and(|able| able.read_only_templates))
+            let nine_p = config.file_transport == FileTransport::NineP;
+            judge_qemu(&version, &devices, nine_p, Abilities::of(&path).is_ok_and(|able| able.read_only_templates))
         }
         Err(why) => Finding::bad(why).remedy("install QEMU anew, or set 'qemu' in the configuration"),
     }
 }
 
-fn judge_qemu(version: &str, devices: &str, shares_templates: bool) -> Finding {
+fn judge_qemu(version: &str, devices: &str, nine_p: bool, shares_templates: bool) -> Finding {
     let has = |name: &str| devices.contains(&format!("name \"{name}\""));
+    if nine_p && !has(NINE_P) {
+        return Finding::bad(format!("{version} lacks {NINE_P}, and the site wants files over 9p"))
+            .remedy("file_transport = \"fuse\" in the configuration needs no such device");
+    }
     let missing: Vec<&str> = NEEDED.into_iter().filter(|name| !has(name)).collect();
     if !missing.is_empty() {
         return Finding::bad(format!("{version} lacks {}", missing.join(", "))).remedy(
             "install a QEMU with virtio devices (Debian: qemu-system-x86), or set 'qemu' in the configuration",
         );
     }
-    let lost: Vec<String> =
-        WANTED.iter().filter(|(name, _)| !has(name)).map(|(name, lost)| format!("without {name} {lost}")).collect();
-    if !lost.is_empty() {
-        return Finding::limited(format!("{version}: {}", lost.join(", ")))
+    if !has(PLUG) {
+        return Finding::limited(format!("{version}: without {PLUG} VMs boot and are not cloned"))
             .remedy("install a QEMU that has it (Debian: qemu-system-x86)");
     }
     match shares_templates {
@@ -232,11 +237,15 @@ mod tests {
     #[test]
     fn what_a_qemu_lacks_decides_whether_and_how_vms_start() {
         let full = ["virtio-blk-pci", "virtio-serial-pci", "virtserialport", "virtio-mem-pci", "virtio-9p-pci"];
-        assert_eq!(judge_qemu("v", &devices(&full), true).state, State::Ok);
-        assert!(judge_qemu("v", &devices(&full), false).found.contains("each user's own templates"));
-        let limited = judge_qemu("v", &devices(&full[..4]), true);
-        assert!(limited.state == State::Limited && limited.found.contains("9p"), "{limited:?}");
-        let bad = judge_qemu("v", &devices(&full[1..]), true);
+        assert_eq!(judge_qemu("v", &devices(&full), true, true).state, State::Ok);
+        assert!(judge_qemu("v", &devices(&full), false, false).found.contains("each user's own templates"));
+        // As RHEL's.
+        assert_eq!(judge_qemu("v", &devices(&full[..4]), false, true).state, State::Ok);
+        let over_9p = judge_qemu("v", &devices(&full[..4]), true, true);
+        assert!(over_9p.state == State::Missing && over_9p.found.contains("9p"), "{over_9p:?}");
+        let limited = judge_qemu("v", &devices(&full[..3]), false, true);
+        assert!(limited.state == State::Limited && limited.found.contains("not cloned"), "{limited:?}");
+        let bad = judge_qemu("v", &devices(&full[1..]), false, true);
         assert!(bad.state == State::Missing && bad.found == "v lacks virtio-blk-pci", "{bad:?}");
     }
 }

@@ -58,6 +58,8 @@ impl Histogram {
 pub struct Counters {
     /// Where in the journal the next run goes on.
     pub cursor: Option<String>,
+    /// When the last line was written, in microseconds since 1970: where to go on if the journal does not take the cursor.
+    pub last_us: Option<u64>,
     /// VMs whose command began, by the way of starting.
     pub starts: BTreeMap<String, Histogram>,
     /// VMs that failed, by whose fault it is.
@@ -78,6 +80,9 @@ impl Counters {
             self.cursor = Some(cursor.to_owned());
         }
         let number = |name: &str| text(name)?.parse::<u64>().ok();
+        if let Some(at) = number("__REALTIME_TIMESTAMP") {
+            self.last_us = Some(at);
+        }
         let way = text("F_WAY").and_then(|said| WAYS.into_iter().find(|way| *way == said));
         if let (Some(way), Some(ms)) = (way, number("F_START_MS").filter(|ms| *ms <= LONGEST_MS)) {
             self.starts.entry(way.to_owned()).or_default().add(ms);

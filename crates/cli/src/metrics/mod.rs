@@ -12,6 +12,7 @@
 //! - The reader must not see half a file: it appears by renaming.
 //! - Two runs at once would count twice: a lock, and the second one ends with one line.
 //! - There is no journal, or it has lost lines: the counters stay as they are, and `spank_vm_journal_readable` is 0.
+//! - The journal does not take the cursor of the last run: it goes on by the time of the last line.
 //! - The state file is lost or damaged: counters begin at 0, which Prometheus takes for a restart.
 //! - journalctl hangs: it has a deadline.
 

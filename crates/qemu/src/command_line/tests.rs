@@ -5,7 +5,9 @@ use crate::boot::KitFiles;
 use crate::monitor::StateUri;
 use image::{BootMode, ImageEntry};
 
-const ABLE: Abilities = Abilities { read_only_templates: true };
+const ENDS: Ends = Ends { channel: 8, console: 9, monitor: 10 };
+
+const ABLE: Abilities = Abilities::ALL;
 
 fn image() -> Image {
     let entry: ImageEntry = toml::from_str("disk = 'x'\nformat = 'squashfs'\nappend = 'vsyscall=emulate'\n").unwrap();
@@ -18,7 +20,7 @@ fn image() -> Image {
 }
 
 fn boot(image: &Image, machine: MachineType, accel: Accel) -> String {
-    spec(image, machine, accel, Start::Boot(VmSize { memory_mib: 512, cpus: 2 }))
+    spec(image, machine, accel, Start::Boot(VmSize { memory_mib: 512, cpus: 2 }, ABLE))
 }
 
 fn kit() -> BootSource {
@@ -51,20 +53,10 @@ fn spec(image: &Image, machine: MachineType, accel: Accel, start: Start) -> Stri
             })
         }
     };
-    let spec = VmSpec {
-        machine,
-        accel,
-        cpu_model: &CpuModel::default(),
-        tsc_khz: None,
-        start,
-        source: &source,
-        system: System::Image(image, ImageFds { image: 6, scratch: 7 }),
-        channel: 8,
-        console: 9,
-        monitor: 10,
-        shares: Shares::NineP(&shares),
-        nic: None,
-    };
+    let model = CpuModel::default();
+    let hardware = Hardware { machine, accel, cpu_model: &model };
+    let system = System::Image(image, ImageFds { image: 6, scratch: 7 });
+    let spec = VmSpec { shares: Shares::NineP(&shares), ..VmSpec::new(hardware, start, &source, system, ENDS) };
     spec.args().iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
@@ -170,11 +162,29 @@ fn a_clone_has_its_templates_hardware_and_a_private_view_of_its_memory() {
     // The kernel is in the clone's memory.
     let template = format!("{before}-chardev{after}");
     assert_eq!(common(&template), common(&clone), "a difference would make the state unreadable");
-    let old = TemplateFds { abilities: Abilities { read_only_templates: false }, ..fds };
+    let old = TemplateFds { abilities: Abilities { read_only_templates: false, ..ABLE }, ..fds };
     let line = spec(&image(), MachineType::Q35, Accel::Tcg, Start::Clone(shape, old));
     assert!(line.contains("mem-path=/proc/self/fd/11,share=off\n") && !line.contains("fd=12,"), "{line}");
     assert_eq!(fds.abilities.state_uri(&12), StateUri::FdSet(2));
     assert_eq!(old.abilities.state_uri(&12), StateUri::Fd(12));
+}
+
+#[test]
+fn a_qemu_before_7_0_is_not_told_of_an_option_that_it_does_not_know() {
+    let shape = Shape::of(VmSize { memory_mib: 1000, cpus: 2 }, 1).unwrap();
+    let line = |abilities| {
+        let fds = TemplateFds { ram: 11, state: 12, abilities };
+        [
+            Start::Boot(VmSize { memory_mib: 512, cpus: 2 }, abilities),
+            Start::Template(shape, fds),
+            Start::Clone(shape, fds),
+        ]
+        .map(|start| spec(&image(), MachineType::Q35, Accel::Tcg, start))
+    };
+    for (new, old) in line(ABLE).into_iter().zip(line(Abilities { without_keyboard: false, ..ABLE })) {
+        assert!(new.contains("i8042=off") && !old.contains("i8042"), "{new}\n{old}");
+        assert_eq!(new.replace(",i8042=off", ""), old);
+    }
 }
 
 #[test]
@@ -244,20 +254,11 @@ fn a_helper_has_no_image_and_its_disks_by_descriptor_and_format() {
         writable: false,
     };
     let disks = [disk];
-    let spec = VmSpec {
-        machine: MachineType::Q35,
-        accel: Accel::Tcg,
-        cpu_model: &CpuModel::default(),
-        tsc_khz: Some(2_600_001),
-        start: Start::Boot(VmSize { memory_mib: 256, cpus: 1 }),
-        source: &kit(),
-        system: System::Helper(&disks, &[7]),
-        channel: 8,
-        console: 9,
-        monitor: 10,
-        shares: Shares::None,
-        nic: None,
-    };
+    let (model, kit) = (CpuModel::default(), kit());
+    let hardware = Hardware { machine: MachineType::Q35, accel: Accel::Tcg, cpu_model: &model };
+    let start = Start::Boot(VmSize { memory_mib: 256, cpus: 1 }, ABLE);
+    let system = System::Helper(&disks, &[7]);
+    let spec = VmSpec { tsc_khz: Some(2_600_001), ..VmSpec::new(hardware, start, &kit, system, ENDS) };
     let line = spec.args().iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n");
     for expected in [
         " tsc_early_khz=2600001 spank_vm.root=none\n",
@@ -274,7 +275,8 @@ fn a_helper_has_no_image_and_its_disks_by_descriptor_and_format() {
 
 #[test]
 fn more_than_255_processors_have_their_interrupts_remapped() {
-    let of = |accel, cpus| spec(&image(), MachineType::Q35, accel, Start::Boot(VmSize { memory_mib: 1 << 20, cpus }));
+    let of =
+        |accel, cpus| spec(&image(), MachineType::Q35, accel, Start::Boot(VmSize { memory_mib: 1 << 20, cpus }, ABLE));
     for accel in [Accel::Kvm, Accel::Tcg] {
         let plain = of(accel, 255);
         assert!(!plain.contains("iommu") && !plain.contains("irqchip"), "{plain}");
@@ -289,20 +291,11 @@ fn more_than_255_processors_have_their_interrupts_remapped() {
 
 #[test]
 fn a_file_server_takes_a_port_and_no_device_for_any_share() {
-    let spec = VmSpec {
-        machine: MachineType::Q35,
-        accel: Accel::Tcg,
-        cpu_model: &CpuModel::default(),
-        tsc_khz: None,
-        start: Start::Boot(VmSize { memory_mib: 256, cpus: 1 }),
-        source: &kit(),
-        system: System::Image(&image(), ImageFds { image: 6, scratch: 7 }),
-        channel: 8,
-        console: 9,
-        monitor: 10,
-        shares: Shares::Port(11),
-        nic: None,
-    };
+    let (model, kit, image) = (CpuModel::default(), kit(), image());
+    let hardware = Hardware { machine: MachineType::Q35, accel: Accel::Tcg, cpu_model: &model };
+    let start = Start::Boot(VmSize { memory_mib: 256, cpus: 1 }, ABLE);
+    let system = System::Image(&image, ImageFds { image: 6, scratch: 7 });
+    let spec = VmSpec { shares: Shares::Port(11), ..VmSpec::new(hardware, start, &kit, system, ENDS) };
     let line = spec.args().iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n");
     let expected = "virtio-serial-pci,max_ports=3\n-device\nvirtserialport,chardev=channel,name=org.spank-vm.agent\n\
                     -chardev\nsocket,id=files,fd=11\n-device\nvirtserialport,chardev=files,name=org.spank-vm.files\n";

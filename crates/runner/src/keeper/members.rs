@@ -37,6 +37,8 @@ pub(crate) struct Members {
     union: Union,
     /// The VM has answered, and has this size.
     size: Option<VmSize>,
+    /// Some task's command runs, or has run.
+    pub(super) has_begun: bool,
     buffer: Box<[u8]>,
 }
 
@@ -52,6 +54,7 @@ impl Members {
             line: Vec::new(),
             union: Union::default(),
             size: None,
+            has_begun: false,
             buffer: vec![0; DATA_CHUNK].into(),
         }
     }
@@ -206,7 +209,10 @@ impl Listener for Members {
         let member = self.list.iter_mut().find(|member| member.has_number(from.task));
         let member = member.filter(|member| member.stage >= Stage::Started);
         match member.map(|member| member.hear(&message)) {
-            Some(true) => Ok(()),
+            Some(true) => {
+                self.has_begun |= matches!(message, ToHost::Started(_));
+                Ok(())
+            }
             Some(false) => Err(Refusal::Reason(format!("the guest sends more of task {} than it may", from.task))),
             None => Err(Refusal::Reason(format!("the guest speaks of a task {} that it does not have", from.task))),
         }

@@ -95,6 +95,9 @@ impl<'a> Switch<'a> {
         drop(wanted);
         self.events.receive(&ready, vms, self.members);
         self.members.receive(may_speak, self.vm.out());
+        if self.members.has_begun {
+            self.vm.learn();
+        }
         Ok(())
     }
 

@@ -121,7 +121,9 @@ fn each_task_speaks_to_the_guest_under_its_own_number_and_is_bound_to_its_proces
     second.say(&ToGuest::Start);
     node.turn();
     assert_eq!(node.told(), ["7 Arg([120])", "7 CpuSet([2])", "7 Start"]);
+    assert!(!node.members.has_begun, "what a clone writes until its first command runs is not known yet");
     node.guest_says(7, &ToHost::Started(5)).unwrap();
+    assert!(node.members.has_begun);
     node.guest_says(7, &ToHost::Exit(ExitStatus::Code(3))).unwrap();
     assert_eq!(second.hears(), ["0 Started(5)", "0 Exit(Code(3))"]);
     assert!(first.hears().is_empty());

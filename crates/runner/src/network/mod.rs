@@ -69,6 +69,11 @@ impl Network {
         slot.job_network.as_ref().map(|_| JobNetwork::of_member(slot).map(Self::Job)).transpose()
     }
 
+    /// That of a VM in which nobody works: a guest's part of it is as always, and nothing is behind the device.
+    pub(crate) fn of_nobody() -> Self {
+        Self::User(UserNetwork::without_host())
+    }
+
     /// The VM's end of the network, if it is a file.
     ///
     /// # Errors

@@ -27,6 +27,8 @@ pub(crate) struct UserNetwork {
     published: Vec<(u16, u16)>,
     v6: bool,
     resolver: String,
+    /// Something is behind the device.
+    is_connected: bool,
 }
 
 impl UserNetwork {
@@ -50,12 +52,19 @@ impl UserNetwork {
             )));
         }
         let published = published.iter().map(|port| (port.host, port.guest)).collect();
-        Ok(Self { published, v6: has_v6_route(), resolver: resolver(&of_host("/etc/resolv.conf")) })
+        let (v6, resolver) = (has_v6_route(), resolver(&of_host("/etc/resolv.conf")));
+        Ok(Self { published, v6, resolver, is_connected: true })
+    }
+
+    /// One that leads nowhere, which every QEMU has.
+    pub(crate) fn without_host() -> Self {
+        Self { published: Vec::new(), v6: true, resolver: resolver(""), is_connected: false }
     }
 
     /// The device of a VM.
     pub(crate) fn nic(&self) -> Nic<'_> {
-        Nic { mac: MAC, peer: Peer::User { published: &self.published, v6: self.v6 } }
+        let peer = Peer::User { published: &self.published, v6: self.v6 };
+        Nic { mac: MAC, peer: if self.is_connected { peer } else { Peer::Nobody } }
     }
 
     /// The messages that tell a guest about it.

@@ -114,7 +114,7 @@ pub struct Vm {
     /// Warnings that the agent may still send.
     warnings: usize,
     /// Waits for the commands to begin.
-    lesson: Option<Lesson>,
+    pub lesson: Option<Lesson>,
 }
 
 impl Vm {
@@ -194,12 +194,11 @@ impl Vm {
     pub fn look_after(&mut self, clock: &AwakeClock, limit: Option<Duration>) {
         self.wait = None;
         self.heartbeat.begin(clock, limit);
-        self.lesson.take().into_iter().for_each(|lesson| lesson.learn(&self.process));
     }
 
-    /// Keeps what this clone has written when its commands run.
-    pub fn learn(&mut self, lesson: Option<Lesson>) {
-        self.lesson = lesson;
+    /// The first command runs: what this clone has written until now is kept.
+    pub fn learn(&mut self) {
+        self.lesson.take().into_iter().for_each(|lesson| lesson.learn(&self.process));
     }
 
     fn ask(&mut self) {

@@ -4,10 +4,11 @@
 
 use std::cell::RefCell;
 use std::io::{self, IsTerminal};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use super::cloning::Cloning;
 use super::fit::{Wanted, fit};
 use super::{Attempt, counter, kvm, source};
 use crate::conclude::Report;
@@ -29,8 +30,7 @@ use crate::timing::Moments;
 use crate::{notice, progress};
 use node::progress::Phase;
 use proto::{ExitStatus, Transport};
-use qemu::scratch;
-use qemu::{Abilities, Accel, Host, Shape, Shares, Start, System, TemplateFds, VmSize, VmSpec};
+use qemu::{Abilities, Accel, Ends, Hardware, Host, Shape, Shares, Start, System, VmSize, VmSpec};
 use qemu::{Files, QemuError, QemuProcess, Tap, Way};
 
 /// How an attempt ended.
@@ -366,24 +366,17 @@ impl Vms<'_> {
     ) -> Result<Vm, RunError> {
         let Self { slot, parts, .. } = self;
         let scratch_dir = &slot.config.scratch_dir;
-        // Kept until QEMU has it.
-        let mut device_state = None;
-        let image = Some(parts.disk.file().try_clone().context("the image's disk")?);
-        let (start, files) = match template {
-            Some((shape, template)) => {
-                let opened = template.files().context("the template's files")?;
-                let (ram, state) = (opened.ram.as_raw_fd(), opened.state.as_raw_fd());
-                let fds = TemplateFds { ram, state, abilities: template.abilities() };
-                let scratch = scratch::create(template.scratch(), scratch_dir).map_err(source::blame_disk)?;
-                device_state = Some(opened.state.try_clone()?);
-                let files = Files { image, scratch: Some(scratch), template: Some(opened), ..Files::default() };
-                (Start::Clone(shape, fds), files)
-            }
+        let cloning = template.map(|of| Cloning::open(of, &parts.disk, scratch_dir)).transpose()?;
+        let (cloning, files) = match cloning {
+            Some((cloning, files)) => (Some(cloning), files),
             None => {
+                let image = Some(parts.disk.file().try_clone().context("the image's disk")?);
                 let scratch = Some(source::private_disk(&parts.source, parts.disk.file(), scratch_dir)?);
-                (Start::Boot(self.size), Files { image, scratch, ..Files::default() })
+                (None, Files { image, scratch, ..Files::default() })
             }
         };
+        let start =
+            cloning.as_ref().map_or_else(|| Start::Boot(self.size, self.way.abilities_to_boot()), Cloning::start);
         // Before QEMU: it is QEMU that must let the server reach the guest's memory.
         let (server, file_port) = self.file_server(start)?.unzip();
         let host = Host { file_server: server.as_ref().map(FileServer::id), ..source::host() };
@@ -393,25 +386,14 @@ impl Vms<'_> {
         let tsc_khz = template.is_none().then(|| counter::khz(accel)).flatten();
         let files = Files { file_port, nic, ..files };
         let mut process = QemuProcess::spawn(&self.way.qemu, host, files, |inherited| {
+            let hardware = Hardware { machine: self.way.machine, accel, cpu_model: &slot.config.cpu_model };
+            let system = System::Image(&parts.image, inherited.files.image_fds());
+            let tap = || inherited.files.nic.as_ref().map(Tap::fds);
             VmSpec {
-                machine: self.way.machine,
-                accel,
-                cpu_model: &slot.config.cpu_model,
                 tsc_khz,
-                start,
-                source: &parts.source,
-                system: System::Image(&parts.image, inherited.files.image_fds()),
-                channel: inherited.channel.as_raw_fd(),
-                console: inherited.console.as_raw_fd(),
-                monitor: inherited.monitor.as_raw_fd(),
-                shares: match &inherited.files.file_port {
-                    Some(port) => Shares::Port(port.as_raw_fd()),
-                    None => Shares::NineP(&parts.seen.shares),
-                },
-                nic: parts
-                    .network
-                    .as_ref()
-                    .map(|network| network.nic(index, inherited.files.nic.as_ref().map(Tap::fds))),
+                shares: Shares::of(inherited, &parts.seen.shares),
+                nic: parts.network.as_ref().map(|network| network.nic(index, tap())),
+                ..VmSpec::new(hardware, start, &parts.source, system, Ends::of(inherited))
             }
             .args()
         })
@@ -420,11 +402,12 @@ impl Vms<'_> {
         process.monitor.negotiate();
         let (mut memory_to_plug, mut lesson) = (None, None);
         let locate = server.as_ref().and_then(FileServer::wants_memory);
-        if let (Start::Clone(shape, fds), Some(state), Some((_, template))) = (start, &device_state, template) {
+        if let Some(cloning) = &cloning {
+            let template = cloning.template();
             // An emulated guest gains nothing by it.
             let written = template.written().filter(|_| accel == Accel::Kvm).cloned();
-            process.load(fds.abilities.state_uri(state), written, locate);
-            memory_to_plug = shape.bytes_to_plug(self.size);
+            cloning.load(&mut process, written, locate);
+            memory_to_plug = cloning.shape().bytes_to_plug(self.size);
             let is_first = accel == Accel::Kvm && index == 0;
             lesson = template.keeper_of_written().filter(|_| is_first).map(Lesson::new);
         } else if let Some(bytes) = locate {
@@ -432,7 +415,7 @@ impl Vms<'_> {
         }
         let moments = Moments { template: has_template, spawned: Some(Instant::now()), ..Moments::begin(slot.begin) };
         let mut vm = Vm::new(index, process, memory_to_plug, moments);
-        vm.learn(lesson);
+        vm.lesson = lesson;
         if let Some(server) = server {
             vm.serve_files(server);
         }
@@ -446,7 +429,7 @@ impl Vms<'_> {
             return Ok(None);
         }
         let memory_mib = match start {
-            Start::Boot(size) => size.memory_mib,
+            Start::Boot(size, _) => size.memory_mib,
             Start::Template(shape, _) | Start::Clone(shape, _) => shape.base_mib,
         };
         FileServer::start(&self.parts.seen.shares, memory_mib << 20, source::host().blocked).map(Some)

@@ -5,6 +5,7 @@
 //! ```
 
 mod attempt;
+mod cloning;
 pub(crate) mod counter;
 mod fit;
 mod kvm;

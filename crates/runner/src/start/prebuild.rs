@@ -58,6 +58,7 @@ pub fn prebuild(
     let begin = Instant::now();
     limits::raise();
     let image = config.catalogue().resolve(&image.clone().into())?;
+    source::fits_processor(&image)?;
     let source = source::of(&image, config)?;
     let qemu = config.qemu_path()?;
     let signals = Signals::watch().context("signals")?;
@@ -90,7 +91,7 @@ pub fn prebuild(
             has_nic,
             introduction: &introduction,
         };
-        make_one(config, &recipe, &Terms { signals: &signals, attempt, notice_at })
+        make_one(config, &recipe, size, &Terms { signals: &signals, attempt, notice_at })
     };
     let ways = Ways::of(config, &source, &qemu);
     let timeouts = source::timeouts(&source, config, 1);
@@ -127,11 +128,11 @@ pub fn prebuild(
 }
 
 /// Makes one template: for everybody, or for this user.
-fn make_one(config: &Config, recipe: &Recipe<'_>, terms: &Terms<'_>) -> Result<Obtained, RunError> {
+fn make_one(config: &Config, recipe: &Recipe<'_>, size: VmSize, terms: &Terms<'_>) -> Result<Obtained, RunError> {
     let cache_bytes = config.template_cache_mib << 20;
     let made = match Uid::effective().is_root() {
         true => template::make_for_site(recipe, &config.template_dir, cache_bytes, terms).map(|made| match made {
-            Obtained::Template(template) => match training::train(&template, recipe, config, terms) {
+            Obtained::Template(template) => match training::train(&template, recipe, size, config, terms) {
                 Some(signal) => Obtained::Interrupted(signal),
                 None => Obtained::Template(template),
             },

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use super::Timeouts;
 use crate::config::{Config, FileTransport, MachineChoice};
-use crate::error::{Blame, Context, Fault, RunError};
+use crate::error::{Blame, Context, Fault, RunError, ensure};
 use crate::limits;
 use crate::signals::passed_on;
 use image::kit::Kit;
-use image::{BootMode, DiskBus, DiskFormat, Image};
+use image::{BootMode, DiskBus, DiskFormat, Image, runs_here};
 use proto::Transport;
 use qemu::{BootSource, FullBoot, Host, KitFiles, MachineType, QemuError, overlay, scratch};
 
@@ -24,6 +24,16 @@ pub(crate) fn of(image: &Image, config: &Config) -> Result<BootSource, RunError>
         BootMode::Kit => kit(config),
         BootMode::Full => full_boot(image).map(BootSource::Image),
     }
+}
+
+/// Whether guests of this node run the image's programs.
+///
+/// # Errors
+/// When they are for another processor.
+pub(crate) fn fits_processor(image: &Image) -> Result<(), RunError> {
+    let (name, arch) = (&image.name, &image.entry.arch);
+    ensure!(runs_here(arch), Fault::Image, "image '{name}' is for {arch}, this node is {}", std::env::consts::ARCH);
+    Ok(())
 }
 
 /// The site's boot kit.

@@ -1,36 +1,61 @@
 //! A first clone of a template that root has made for everybody. No user may write to it, so no user's clone can teach it which
 //! pages all clones write (`qemu::Written`).
 //!
-//! The clone runs the image's shell and ends. Whatever goes wrong is only told to the journal: the template is whole without it, and
-//! its clones are a little slower.
+//! The clone is like a user's step: it has an ordinary user, the memory and the network device of VMs that the template is for, and
+//! shares, behind which is an empty directory. It runs the image's shell and ends. Whatever goes wrong is only told to the
+//! journal: the template is whole without it, and its clones are a little slower.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::Instant;
 
+use super::cloning::Cloning;
 use super::source;
 use crate::config::Config;
-use crate::error::{Blame, Context, Fault, RunError};
+use crate::error::{Blame, Fault, RunError};
 use crate::file_server::FileServer;
+use crate::network::Network;
 use crate::relay::{Patience, Relay};
 use crate::session::{Lesson, Vm};
 use crate::signals::Signal;
-use crate::task::{Guest, Output, Streams, Task};
+use crate::task::{End, Guest, Output, Streams, Task};
 use crate::template::{Recipe, Template, Terms};
 use crate::timing::Moments;
 use proto::Transport;
-use qemu::{Accel, Files, Host, QemuProcess, Shares, Start, System, TemplateFds, VmSpec, scratch};
+use qemu::{Accel, Ends, Files, Host, QemuProcess, Share, Shares, System, VmSize, VmSpec};
 
 /// What every image has, and what uses the parts that most commands use.
 const COMMAND: [&str; 3] = ["/bin/sh", "-c", ":"];
 
-/// Runs the clone, if the template is this process's own and lacks the list. A signal that ends this process meanwhile.
-pub(super) fn train(template: &Template, recipe: &Recipe<'_>, config: &Config, terms: &Terms<'_>) -> Option<Signal> {
-    let has_devices_of_its_own = recipe.transport == Transport::NineP || recipe.has_nic;
-    let keep = template.keeper_of_written().filter(|_| recipe.accel == Accel::Kvm && !has_devices_of_its_own)?;
-    let trained = start(template, recipe, config).and_then(|mut vm| {
-        vm.learn(Some(Lesson::new(keep)));
-        run(vm, recipe, terms)
+/// The home of the clone's user.
+const HOME: &str = "/home/somebody";
+
+/// A first clone, and what it is made of.
+struct Trainee<'a> {
+    template: &'a Template,
+    recipe: &'a Recipe<'a>,
+    config: &'a Config,
+    size: VmSize,
+    shares: Vec<Share>,
+    network: Option<Network>,
+}
+
+/// Runs the clone as a VM of this size, if the template is this process's own and lacks the list. A signal that ends this process
+/// meanwhile.
+pub(super) fn train(
+    template: &Template,
+    recipe: &Recipe<'_>,
+    size: VmSize,
+    config: &Config,
+    terms: &Terms<'_>,
+) -> Option<Signal> {
+    let keep = template.keeper_of_written().filter(|_| recipe.accel == Accel::Kvm)?;
+    let network = recipe.has_nic.then(Network::of_nobody);
+    let trainee = Trainee { template, recipe, config, size, shares: shares(template, recipe, config), network };
+    let trained = trainee.start().and_then(|mut vm| {
+        vm.lesson = Some(Lesson::new(keep));
+        trainee.run(vm, terms)
     });
     trained.unwrap_or_else(|error| {
         tracing::warn!("clones of {} could start faster: its first one failed: {error:#}", template.dir().display());
@@ -38,69 +63,79 @@ pub(super) fn train(template: &Template, recipe: &Recipe<'_>, config: &Config, t
     })
 }
 
-fn start(template: &Template, recipe: &Recipe<'_>, config: &Config) -> Result<Vm, RunError> {
-    let begin = Instant::now();
-    let opened = template.files().context("the template's files")?;
-    let fds =
-        TemplateFds { ram: opened.ram.as_raw_fd(), state: opened.state.as_raw_fd(), abilities: template.abilities() };
-    let state = opened.state.try_clone()?;
-    let (server, port) = FileServer::start(&[], recipe.shape.base_mib << 20, source::host().blocked)?;
-    let files = Files {
-        image: Some(recipe.disk.file().try_clone()?),
-        scratch: Some(scratch::create(template.scratch(), &config.scratch_dir).map_err(source::blame_disk)?),
-        template: Some(opened),
-        file_port: Some(port),
-        ..Files::default()
+/// As many as most VMs of the site have: a home, and what the site adds.
+fn shares(template: &Template, recipe: &Recipe<'_>, config: &Config) -> Vec<Share> {
+    let count = match recipe.transport {
+        Transport::Fuse => config.shares.len() + 1,
+        Transport::NineP => recipe.shape.shares,
     };
-    let host = Host { file_server: Some(server.id()), ..source::host() };
-    let mut process = QemuProcess::spawn(&recipe.way.qemu, host, files, |inherited| {
-        VmSpec {
-            machine: recipe.way.machine,
-            accel: recipe.accel,
-            cpu_model: recipe.cpu_model,
-            tsc_khz: None,
-            start: Start::Clone(recipe.shape, fds),
-            source: recipe.source,
-            system: System::Image(recipe.image, inherited.files.image_fds()),
-            channel: inherited.channel.as_raw_fd(),
-            console: inherited.console.as_raw_fd(),
-            monitor: inherited.monitor.as_raw_fd(),
-            shares: inherited.files.file_port.as_ref().map_or(Shares::None, |port| Shares::Port(port.as_raw_fd())),
-            nic: None,
-        }
-        .args()
-    })
-    .blame(Fault::Node)?;
-    process.monitor.negotiate();
-    process.load(fds.abilities.state_uri(&state), None, server.wants_memory());
-    let mut vm = Vm::new(0, process, None, Moments::begin(begin));
-    vm.serve_files(server);
-    Ok(vm)
+    let share = |number: usize| Share {
+        tag: format!("s{number}"),
+        source: template.empty(),
+        target: if number == 0 { HOME.into() } else { format!("/srv/{number}").into() },
+        read_only: true,
+        is_file: false,
+    };
+    (0..count).map(share).collect()
 }
 
-fn run(vm: Vm, recipe: &Recipe<'_>, terms: &Terms<'_>) -> Result<Option<Signal>, RunError> {
-    let nowhere = File::options().write(true).open("/dev/null")?;
-    let streams = Streams::outputs_only(Output::new(nowhere.as_fd(), 1)?, Output::new(nowhere.as_fd(), 1)?);
-    let guest = Guest {
-        task: &Task::of_helper(COMMAND.map(Into::into).into()),
-        shares: &[],
-        aliases: &[],
-        transport: recipe.transport,
-        links: &recipe.image.entry.links,
-        network: None,
-        processors: recipe.shape.cpus,
-        cpus: None,
-        memory: None,
-        is_described: false,
-    };
-    let (attempt, advice) = (terms.attempt, source::advice(recipe.source));
-    let patience =
-        Patience { attempt, answer_within: attempt.answer_within(), advice, silence_limit: None, notice: None };
-    let mut relay = Relay::new(vec![vm], streams, terms.signals, guest, patience);
-    let interrupted = relay.run()?;
-    relay.vms.iter_mut().for_each(Vm::reap);
-    match relay.vms[0].failure() {
-        Some(failure) if interrupted.is_none() => Err(RunError::new(Fault::Guest, failure.why())),
-        _ => Ok(interrupted),
+impl Trainee<'_> {
+    fn start(&self) -> Result<Vm, RunError> {
+        let Self { recipe, .. } = self;
+        let begin = Instant::now();
+        let (cloning, files) = Cloning::open((recipe.shape, self.template), recipe.disk, &self.config.scratch_dir)?;
+        let has_port = recipe.transport == Transport::Fuse;
+        let serve = || FileServer::start(&self.shares, recipe.shape.base_mib << 20, source::host().blocked);
+        let (server, file_port) = has_port.then(serve).transpose()?.unzip();
+        let host = Host { file_server: server.as_ref().map(FileServer::id), ..source::host() };
+        let mut process = QemuProcess::spawn(&recipe.way.qemu, host, Files { file_port, ..files }, |inherited| {
+            let system = System::Image(recipe.image, inherited.files.image_fds());
+            VmSpec {
+                shares: Shares::of(inherited, &self.shares),
+                nic: self.network.as_ref().map(|network| network.nic(0, None)),
+                ..VmSpec::new(recipe.hardware(), cloning.start(), recipe.source, system, Ends::of(inherited))
+            }
+            .args()
+        })
+        .blame(Fault::Node)?;
+        process.monitor.negotiate();
+        cloning.load(&mut process, None, server.as_ref().and_then(FileServer::wants_memory));
+        let mut vm = Vm::new(0, process, cloning.shape().bytes_to_plug(self.size), Moments::begin(begin));
+        if let Some(server) = server {
+            vm.serve_files(server);
+        }
+        Ok(vm)
+    }
+
+    fn run(&self, vm: Vm, terms: &Terms<'_>) -> Result<Option<Signal>, RunError> {
+        let Self { recipe, size, .. } = self;
+        let nowhere = File::options().write(true).open("/dev/null")?;
+        let streams = Streams::outputs_only(Output::new(nowhere.as_fd(), 1)?, Output::new(nowhere.as_fd(), 1)?);
+        let has_home = !self.shares.is_empty();
+        let home = Path::new(if has_home { HOME } else { "/" });
+        let guest = Guest {
+            task: &Task::of_somebody(COMMAND.map(Into::into).into(), home),
+            shares: &self.shares,
+            aliases: &[],
+            transport: recipe.transport,
+            links: &recipe.image.entry.links,
+            network: self.network.as_ref(),
+            processors: size.cpus,
+            cpus: (recipe.shape.cpus > size.cpus).then_some(size.cpus as u16),
+            memory: recipe.shape.beyond_template(*size),
+            is_described: false,
+        };
+        let (attempt, advice) = (terms.attempt, source::advice(recipe.source));
+        let answer_within = attempt.answer_within();
+        let patience = Patience { attempt, answer_within, advice, silence_limit: None, notice: None };
+        let mut relay = Relay::new(vec![vm], streams, terms.signals, guest, patience);
+        let interrupted = relay.run()?;
+        relay.vms.iter_mut().for_each(Vm::reap);
+        match (relay.vms[0].failure(), relay.commands.end(0)) {
+            _ if interrupted.is_some() => Ok(interrupted),
+            (Some(failure), _) => Err(RunError::new(Fault::Guest, failure.why())),
+            (None, Some(End::Exited(_))) => Ok(None),
+            (None, end) => Err(RunError::new(Fault::Guest, format!("its command: {end:?}"))),
+        }
     }
 }

@@ -33,6 +33,9 @@ use request::EnvEntry;
 /// Bytes of host entropy that every guest gets before its command runs.
 const ENTROPY_BYTES: usize = 64;
 
+/// Directories with programs, for a command that has no environment of its own.
+const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
 /// Tells MPICH not to look for ranks in its own memory.
 const NO_LOCAL: &str = "MPIR_CVAR_NOLOCAL=";
 
@@ -126,6 +129,15 @@ impl Task {
             sockets: Vec::new(),
             pmix: None,
         }
+    }
+
+    /// Describes a command of an ordinary user whom nobody knows, in this home.
+    pub fn of_somebody(argv: Vec<OsString>, home: &Path) -> Self {
+        let person = Person::somebody(home);
+        let of_user = [("HOME", home.as_os_str()), ("USER", OsStr::new(&person.user.name)), ("PATH", OsStr::new(PATH))];
+        let env = of_user.map(|(name, value)| (name.into(), value.to_owned())).into();
+        let (cwd, gid, zone) = (home.to_owned(), person.user.gid, Zone::of_host());
+        Self { env, cwd, person, zone, gid, limits: limits::of_task(), ..Self::of_helper(argv) }
     }
 
     /// Gives the command a terminal of this size.

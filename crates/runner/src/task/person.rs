@@ -19,6 +19,9 @@ const ZONE_MOST: u64 = 32 << 10;
 /// Longest field of an account that is sent, in bytes; a directory service may have longer notes on a person.
 const FIELD_MOST: usize = 4095;
 
+/// The number of a user who is nobody's.
+const SOMEBODY: u32 = 60_000;
+
 /// How long to look for the names of further groups: a directory service far away may take long for many large ones.
 const NAMES_WITHIN: Duration = Duration::from_millis(500);
 
@@ -58,6 +61,13 @@ impl Person {
         let root = nameless(Uid::from_raw(0));
         let user = User { name: "root".into(), dir: "/root".into(), gid: Gid::from_raw(0), ..root };
         Self { user, groups: Vec::new() }
+    }
+
+    /// An ordinary user whom neither host nor image knows.
+    pub(super) fn somebody(home: &Path) -> Self {
+        let gid = Gid::from_raw(SOMEBODY);
+        let user = User { name: "somebody".into(), dir: home.to_owned(), gid, ..nameless(Uid::from_raw(SOMEBODY)) };
+        Self { user, groups: vec![(SOMEBODY, b"somebody".to_vec())] }
     }
 
     /// The messages that make user and groups known, to be sent before the credentials.

@@ -14,7 +14,8 @@ use image::digest::hex;
 use proto::{self, Transport};
 use qemu::BootSource;
 use qemu::Share;
-use qemu::{Abilities, Accel, CpuModel, ImageFds, Nic, Shape, Shares, Start, System, TemplateFds, VmSpec, Way};
+use qemu::{Abilities, Accel, CpuModel, Ends, Hardware, ImageFds, Nic, Shape, Shares, Start, System};
+use qemu::{TemplateFds, VmSpec, Way};
 
 /// Version of the directory's layout and of what the agent does before it is saved.
 pub const FORMAT: u32 = 3;
@@ -50,6 +51,11 @@ pub struct Recipe<'a> {
 }
 
 impl Recipe<'_> {
+    /// Machine and processor of its clones.
+    pub fn hardware(&self) -> Hardware<'_> {
+        Hardware { machine: self.way.machine, accel: self.accel, cpu_model: self.cpu_model }
+    }
+
     /// The name of this recipe's template on this node until its next reboot.
     ///
     /// # Errors
@@ -92,24 +98,18 @@ impl Recipe<'_> {
             is_file: false,
         };
         let shares: Vec<Share> = (0..self.shape.shares).map(placeholder).collect();
-        let fds = TemplateFds { ram: 0, state: 0, abilities: Abilities { read_only_templates: true } };
+        let fds = TemplateFds { ram: 0, state: 0, abilities: Abilities::ALL };
+        // Without the counter's speed: it is measured, and so never quite the same. Two templates of one boot of the node do not
+        // differ in it.
+        let start = Start::Template(self.shape, fds);
+        let system = System::Image(self.image, ImageFds::default());
         let spec = VmSpec {
-            machine: self.way.machine,
-            accel: self.accel,
-            cpu_model: self.cpu_model,
-            // Measured, and so never quite the same: two templates of one boot of the node do not differ in it.
-            tsc_khz: None,
-            start: Start::Template(self.shape, fds),
-            source: self.source,
-            system: System::Image(self.image, ImageFds::default()),
-            channel: 0,
-            console: 0,
-            monitor: 0,
             shares: match self.transport {
                 Transport::Fuse => Shares::Port(0),
                 Transport::NineP => Shares::NineP(&shares),
             },
             nic: self.has_nic.then_some(Nic::OF_TEMPLATE),
+            ..VmSpec::new(self.hardware(), start, self.source, system, Ends::default())
         };
         spec.args().iter().for_each(|arg| add(arg.as_bytes()));
         // Files cannot be trusted after a crash of the node, and the next boot may have another kernel or

@@ -50,10 +50,17 @@ pub struct Manifest {
     pub hardware: String,
     /// Whether QEMU can clone it without write permission.
     pub read_only: bool,
+    /// Whether its machine has no controller for keyboard and mouse. Templates that do not say so have none.
+    #[serde(default = "yes")]
+    pub without_keyboard: bool,
     /// Milliseconds that making it took.
     pub made_in_ms: u64,
     /// The files' lengths in bytes and checksums of their content.
     pub files: Vec<FileRecord>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// One file of a template.
@@ -137,6 +144,11 @@ impl Template {
         self.shelf.dir.join(&self.name)
     }
 
+    /// An empty directory in it.
+    pub fn empty(&self) -> PathBuf {
+        self.dir().join(EMPTY)
+    }
+
     /// Removes it. It disappears in one step; VMs that were cloned from it are not affected.
     ///
     /// # Errors
@@ -185,7 +197,8 @@ impl Template {
 
     /// What the QEMU that made it was able to.
     pub fn abilities(&self) -> Abilities {
-        Abilities { read_only_templates: self.manifest.read_only }
+        let Manifest { read_only, without_keyboard, .. } = self.manifest;
+        Abilities { read_only_templates: read_only, without_keyboard }
     }
 
     /// Compares every file with the checksum taken when the template was made.
