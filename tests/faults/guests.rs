@@ -129,7 +129,7 @@ fn with_kernel_words(cluster: &Cluster, words: &str, timeout_s: u32) -> Saw {
 }
 
 fn no_init(cluster: &Cluster) -> Saw {
-    let saw = with_kernel_words(cluster, "rdinit=/no/such/init", 60);
+    let saw = with_kernel_words(cluster, "rdinit=/no/such/init", 600);
     assert!(saw.text.contains("the guest's kernel panicked: "), "{saw:?}");
     saw
 }

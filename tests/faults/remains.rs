@@ -3,10 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use testkit::cluster::uid;
 use testkit::{Cluster, system};
 
 /// Deadline for a node to be as before.
@@ -44,7 +46,7 @@ impl Baseline {
     /// The state now.
     pub fn of(cluster: &Cluster) -> Self {
         cluster.nothing_is_left().expect("nothing has run yet");
-        Self { descriptors: descriptors(cluster), shared_memory: shared_memory() }
+        Self { descriptors: descriptors(cluster), shared_memory: shared_memory(cluster) }
     }
 
     /// Waits until the node is as it was.
@@ -71,7 +73,7 @@ impl Baseline {
             bytes => left.push(format!("{bytes} bytes in nameless files")),
         }
         left.extend(of_templates(cluster).into_iter().map(|path| path.display().to_string()));
-        left.extend(shared_memory().difference(&self.shared_memory).map(|name| format!("/dev/shm/{name}")));
+        left.extend(shared_memory(cluster).difference(&self.shared_memory).map(|name| format!("/dev/shm/{name}")));
         for (daemon, now) in descriptors(cluster) {
             let before = self.descriptors.iter().find(|(name, _)| *name == daemon).map_or(0, |(_, count)| *count);
             if now > before + FEW {
@@ -108,7 +110,10 @@ fn descriptors(cluster: &Cluster) -> Vec<(String, usize)> {
     daemons.filter_map(count).collect()
 }
 
-fn shared_memory() -> BTreeSet<String> {
-    let entries = fs::read_dir("/dev/shm").into_iter().flatten().flatten();
+/// What the users of VMs have there. What others on this machine do is their own.
+fn shared_memory(cluster: &Cluster) -> BTreeSet<String> {
+    let user = uid(&cluster.user);
+    let is_theirs = |entry: &fs::DirEntry| entry.metadata().is_ok_and(|meta| meta.uid() == user);
+    let entries = fs::read_dir("/dev/shm").into_iter().flatten().flatten().filter(is_theirs);
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }

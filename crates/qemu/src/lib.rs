@@ -10,6 +10,7 @@ mod boot;
 mod command_line;
 mod cpu_model;
 mod descriptors;
+mod detach;
 mod error;
 mod helper_disk;
 mod largest;

@@ -12,13 +12,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::sys::prctl;
-use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
-use nix::unistd::{geteuid, getppid, setsid};
+use nix::sys::signal::SigSet;
 
 use super::descriptors::ImageFds;
+use super::detach::{Newborn, highest_descriptor};
 use super::error::{QemuError, WantedFor};
 use super::monitor::{Monitor, Shutdown, StateUri, TURN};
 use super::nic::Tap;
@@ -102,6 +99,9 @@ pub struct Host {
     pub ran_out_of_memory: fn() -> bool,
     /// Process number of the file server, which reaches the guest's memory through QEMU's.
     pub file_server: Option<u32>,
+    /// No memory of QEMU is worth huge pages, because the guest's is a file's. Without this, QEMU's tables for the guest take a whole
+    /// one.
+    pub small_pages: bool,
 }
 
 /// A running QEMU and the runner's ends of its streams, all nonblocking. Dropping it kills QEMU.
@@ -158,12 +158,12 @@ impl QemuProcess {
         // QEMU does not get the job's environment: QEMU needs nothing from it, and some variables could change what
         // its libraries do.
         command.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
-        let runner = nix::unistd::getpid();
         let last_fd = highest_descriptor();
-        let Host { blocked, ran_out_of_memory, file_server } = host;
+        let Host { blocked, ran_out_of_memory, file_server, small_pages } = host;
+        let newborn = Newborn { runner: nix::unistd::getpid(), blocked, file_server, small_pages, keep, last_fd };
         // SAFETY: the closure runs between fork and exec and makes system calls only: it takes no memory and no lock, which
         // another thread may have held.
-        unsafe { command.pre_exec(move || detach(runner, &blocked, file_server, &keep, last_fd)) };
+        unsafe { command.pre_exec(move || newborn.detach()) };
         let mut child = command.spawn().wanted_for(|| format!("{} cannot be started", qemu.display()))?;
         let stderr: OwnedFd = child.stderr.take().ok_or_else(|| QemuError::new("no pipe for QEMU's messages"))?.into();
         set_nonblocking(&stderr).wanted_for(|| "QEMU's messages".to_owned())?;
@@ -286,8 +286,8 @@ impl QemuProcess {
     /// Why the channel closed, for the user: from QEMU's end and from what was printed.
     pub fn exit_reason(&mut self) -> String {
         self.read_texts();
-        // The channel closes a moment before the process can be reaped; if QEMU still lives a second after that, it is stuck.
-        let status = self.child.as_mut().and_then(|qemu| child::wait(qemu, Duration::from_secs(1)));
+        // The channel closes a moment before the process can be reaped: on a busy node that has to free its memory, seconds.
+        let status = self.child.as_mut().and_then(|qemu| child::wait(qemu, Duration::from_secs(10)));
         let how = match status {
             Some(status) => match (status.signal(), status.code()) {
                 (Some(libc::SIGKILL), _) if (self.ran_out_of_memory)() => {
@@ -370,125 +370,9 @@ impl Drop for QemuProcess {
     }
 }
 
-/// Prepares the child between fork and exec.
-fn detach(
-    runner: nix::unistd::Pid,
-    mask: &SigSet,
-    file_server: Option<u32>,
-    keep: &[RawFd],
-    last_fd: RawFd,
-) -> io::Result<()> {
-    // Its own session: neither the terminal's nor Slurm's group signals reach it.
-    setsid()?;
-    // Where Slurm signals every descendant (proctrack/linuxproc), QEMU must not react. KVM's own use
-    // of SIGUSR1 survives this: QEMU unblocks it in each vCPU thread.
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(mask), None)?;
-    // When the runner dies in any way, QEMU dies too. If the runner is dead already, the kernel sends no signal, so
-    // end here.
-    prctl::set_pdeathsig(Signal::SIGKILL)?;
-    if getppid() != runner {
-        return Err(Errno::ESRCH.into());
-    }
-    if let Some(server) = file_server {
-        // Where Yama lets only ancestors reach a process's memory, the server may too. Without Yama it is an error.
-        // SAFETY: prctl with integers only.
-        unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::c_ulong::from(server), 0, 0, 0) };
-    }
-    no_core_dump()?;
-    no_capabilities()?;
-    // QEMU must not get PMI sockets and other descriptors that slurmstepd left open.
-    close_on_exec(last_fd)?;
-    for &fd in keep {
-        // SAFETY: F_SETFD on a descriptor that the parent holds open across the fork.
-        if unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    Ok(())
-}
-
-/// Marks all descriptors but the standard ones; those after `last_fd` are marked already.
-fn close_on_exec(last_fd: RawFd) -> io::Result<()> {
-    // SAFETY: close_range with CLOSE_RANGE_CLOEXEC only sets flags on descriptors of this process.
-    let rc = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    if rc == 0 {
-        return Ok(());
-    }
-    let error = io::Error::last_os_error();
-    match error.raw_os_error() {
-        // Kernels before 5.9 do not have it, and before 5.11 it has no such flag.
-        Some(libc::ENOSYS | libc::EINVAL) => one_by_one(last_fd),
-        _ => Err(error),
-    }
-}
-
-/// The same on older kernels.
-fn one_by_one(last_fd: RawFd) -> io::Result<()> {
-    for fd in 3..=last_fd {
-        // SAFETY: F_SETFD changes only a flag of a descriptor of this process.
-        let rc = unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
-        if rc != 0 && io::Error::last_os_error().raw_os_error() != Some(libc::EBADF) {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    Ok(())
-}
-
-/// The highest number of a descriptor of this process. Those that are opened later are marked when they are opened.
-fn highest_descriptor() -> RawFd {
-    let listed = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
-    let numbers = listed.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    // Without /proc: more than slurmstepd and this process ever have.
-    numbers.max().unwrap_or(4096)
-}
-
-/// A core dump would put the memory of a guest into a file. The hard limit is lowered too, so this cannot be undone.
-fn no_core_dump() -> io::Result<()> {
-    Ok(setrlimit(Resource::RLIMIT_CORE, 0, 0)?)
-}
-
-/// QEMU never has a capability, not even for root: then it acts as an ordinary user with uid 0, and a guest
-/// cannot use it to change owners, make devices, or ignore permissions.
-fn no_capabilities() -> io::Result<()> {
-    if !geteuid().is_root() {
-        // exec gives no capability to other users: there is nothing to inherit, and no ambient set without privilege.
-        return Ok(());
-    }
-    const SECBIT_NOROOT: libc::c_ulong = 1 << 0;
-    const SECBIT_NOROOT_LOCKED: libc::c_ulong = 1 << 1;
-    // SAFETY: prctl with integers only; it changes credentials of this process alone.
-    let unroot = || unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NOROOT_LOCKED) };
-    // SAFETY: as before.
-    let no_ambient = || unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
-    match (no_ambient(), unroot()) {
-        (0, 0) => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
 fn set_nonblocking(fd: &OwnedFd) -> nix::Result<()> {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
     fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_kernel_without_close_range_keeps_no_descriptor_open_either() {
-        let file = File::open("/dev/null").unwrap();
-        // SAFETY: dup gives a new descriptor, without the flag; it ends with the test's process.
-        let leaked = unsafe { libc::dup(file.as_raw_fd()) };
-        assert!(leaked > 2 && highest_descriptor() >= leaked);
-        let last = highest_descriptor();
-        let mut list = Command::new("ls");
-        list.arg("/proc/self/fd").stdout(Stdio::piped());
-        // SAFETY: the closure makes system calls only.
-        unsafe { list.pre_exec(move || one_by_one(last)) };
-        let listed = String::from_utf8(list.output().unwrap().stdout).unwrap();
-        assert!(!listed.lines().any(|number| number == leaked.to_string()), "{listed}");
-    }
 }

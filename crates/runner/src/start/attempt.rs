@@ -379,7 +379,8 @@ impl Vms<'_> {
             cloning.as_ref().map_or_else(|| Start::Boot(self.size, self.way.abilities_to_boot()), Cloning::start);
         // Before QEMU: it is QEMU that must let the server reach the guest's memory.
         let (server, file_port) = self.file_server(start)?.unzip();
-        let host = Host { file_server: server.as_ref().map(FileServer::id), ..source::host() };
+        let file_server = server.as_ref().map(FileServer::id);
+        let host = cloning.as_ref().map_or(Host { file_server, ..source::host() }, |cloning| cloning.host(file_server));
         let accel = self.attempt.accel();
         let nic = parts.network.as_ref().map(|network| network.open(index, accel)).transpose()?.flatten();
         // A clone's kernel has been told.

@@ -8,7 +8,7 @@ use super::source;
 use crate::delivery::Disk;
 use crate::error::{Context, RunError};
 use crate::template::Template;
-use qemu::{Files, QemuProcess, Shape, Start, TemplateFds, Written, scratch};
+use qemu::{Files, Host, QemuProcess, Shape, Start, TemplateFds, Written, scratch};
 
 /// A template, opened for one clone.
 #[derive(Debug)]
@@ -43,6 +43,11 @@ impl<'a> Cloning<'a> {
     /// How QEMU starts.
     pub(super) fn start(&self) -> Start {
         Start::Clone(self.shape, self.fds)
+    }
+
+    /// What a QEMU of such a clone must know about this process and the VM's file server.
+    pub(super) fn host(&self, file_server: Option<u32>) -> Host {
+        Host { file_server, small_pages: self.shape.pluggable_mib == 0, ..source::host() }
     }
 
     /// Has QEMU load the state, after a copy of the pages that are known to be written; `locate` is how much of the guest's memory

@@ -171,5 +171,5 @@ fn full_boot(image: &Image) -> Result<FullBoot, RunError> {
 
 /// What a QEMU process must know about this process.
 pub(crate) fn host() -> Host {
-    Host { blocked: passed_on(), ran_out_of_memory: limits::ran_out_of_memory, file_server: None }
+    Host { blocked: passed_on(), ran_out_of_memory: limits::ran_out_of_memory, file_server: None, small_pages: false }
 }

@@ -23,7 +23,7 @@ use crate::task::{End, Guest, Output, Streams, Task};
 use crate::template::{Recipe, Template, Terms};
 use crate::timing::Moments;
 use proto::Transport;
-use qemu::{Accel, Ends, Files, Host, QemuProcess, Share, Shares, System, VmSize, VmSpec};
+use qemu::{Accel, Ends, Files, QemuProcess, Share, Shares, System, VmSize, VmSpec};
 
 /// What every image has, and what uses the parts that most commands use.
 const COMMAND: [&str; 3] = ["/bin/sh", "-c", ":"];
@@ -87,7 +87,7 @@ impl Trainee<'_> {
         let has_port = recipe.transport == Transport::Fuse;
         let serve = || FileServer::start(&self.shares, recipe.shape.base_mib << 20, source::host().blocked);
         let (server, file_port) = has_port.then(serve).transpose()?.unzip();
-        let host = Host { file_server: server.as_ref().map(FileServer::id), ..source::host() };
+        let host = cloning.host(server.as_ref().map(FileServer::id));
         let mut process = QemuProcess::spawn(&recipe.way.qemu, host, Files { file_port, ..files }, |inherited| {
             let system = System::Image(recipe.image, inherited.files.image_fds());
             VmSpec {
