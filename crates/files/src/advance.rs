@@ -38,7 +38,7 @@ impl Advance {
             header.slot = None;
             Frame { header, payload: &[&ahead[..], bytes].concat() }.encode(&mut frame);
         } else {
-            bulk.write(header.slot?, bytes).ok()?;
+            bulk.lent(header.slot?).and_then(|lent| lent.write(0, bytes)).ok()?;
             header.data = bytes.len() as u32;
             Frame { header, payload: &ahead }.encode(&mut frame);
         }

@@ -39,7 +39,7 @@ pub(crate) enum Belief {
 }
 
 /// Changes within this many seconds may leave the same time: the coarsest clock of a file system in use.
-const GRAIN: i64 = 2;
+pub(crate) const GRAIN: i64 = 2;
 
 /// Seconds for which something that was sent ahead is kept at most, rounded up.
 const AHEAD: i64 = 2;

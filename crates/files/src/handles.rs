@@ -15,6 +15,8 @@ use super::sys::{self, Errno, Result};
 pub(crate) struct Handle {
     pub(crate) node: Arc<Node>,
     fd: OwnedFd,
+    /// The guest's cache is not used.
+    pub(crate) is_past: bool,
     /// The flags it was opened with.
     pub(crate) flags: i32,
     /// The same file open for writing without O_APPEND, from when it is needed on.
@@ -63,6 +65,7 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
+        self.node.past.closed(self.is_past);
         self.node.opens.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -87,17 +90,20 @@ impl Handles {
         if self.all.load(Ordering::Relaxed) < self.max { Ok(()) } else { Err(Errno(libc::ENFILE)) }
     }
 
-    /// A number for the open file `fd`. Closing it `is_quiet` if no error comes up there.
-    pub(crate) fn add(&self, node: Arc<Node>, fd: OwnedFd, flags: i32, is_quiet: bool) -> u64 {
+    /// A number for the open file `fd`, and whether the guest's cache is not used. Closing it `is_quiet` if no error comes up
+    /// there.
+    pub(crate) fn add(&self, node: Arc<Node>, fd: OwnedFd, flags: i32, is_quiet: bool) -> (u64, bool) {
+        let is_past = node.past.goes_past(flags);
         node.opens.fetch_add(1, Ordering::Relaxed);
+        node.past.opened(is_past);
         let (plain, written, listing) = (OnceLock::new(), AtomicBool::new(false), Mutex::default());
-        let handle = Arc::new(Handle { node, fd, flags, plain, written, listing });
+        let handle = Arc::new(Handle { node, fd, is_past, flags, plain, written, listing });
         self.all.fetch_add(1, Ordering::Relaxed);
         let mut table = lock(&self.table);
         table.0 += 1;
         let id = table.0 | if is_quiet { QUIET_CLOSE } else { 0 };
         table.1.insert(id, handle);
-        id
+        (id, is_past)
     }
 
     /// The handle with this number, if it is one of that node; EBADF for others.
@@ -145,7 +151,7 @@ mod tests {
         let all = Arc::new(AtomicUsize::new(0));
         let handles = Handles::new(Arc::clone(&all), 2);
         let add =
-            || handles.add(Arc::clone(nodes.root()), file.as_file().try_clone().unwrap().into(), libc::O_RDWR, false);
+            || handles.add(Arc::clone(nodes.root()), file.as_file().try_clone().unwrap().into(), libc::O_RDWR, false).0;
         let (one, two) = (add(), add());
         assert_eq!(handles.has_room(), Err(Errno(libc::ENFILE)));
         assert_eq!(handles.get(one, ROOT + 1).unwrap_err(), Errno(libc::EBADF));
@@ -166,8 +172,9 @@ mod tests {
         let nodes = Nodes::new(file.as_file().try_clone().unwrap().into(), Arc::new(Bounds::new(9))).unwrap();
         let handles = Handles::new(Arc::default(), 2);
         let appends = std::fs::File::options().append(true).open(file.path()).unwrap();
-        let id = handles.add(Arc::clone(nodes.root()), appends.into(), libc::O_WRONLY | libc::O_APPEND, true);
-        assert_eq!(id & QUIET_CLOSE, QUIET_CLOSE);
+        let (id, is_past) =
+            handles.add(Arc::clone(nodes.root()), appends.into(), libc::O_WRONLY | libc::O_APPEND, true);
+        assert_eq!((id & QUIET_CLOSE, is_past), (QUIET_CLOSE, true));
         let handle = handles.get(id, ROOT).unwrap();
         sys::io::pwrite(handle.fd(), b"end", 0).unwrap();
         sys::io::pwrite(handle.plain().unwrap(), b"x", 1).unwrap();

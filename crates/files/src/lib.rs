@@ -39,6 +39,7 @@ mod locks;
 mod missing;
 mod nodes;
 mod ops;
+mod past;
 mod process;
 mod seat;
 mod server;

@@ -285,7 +285,7 @@ mod tests {
     fn an_interrupt_that_comes_before_the_wait_is_not_lost() {
         let place = Place::new(9);
         let handles = Handles::new(Arc::default(), 9);
-        let id = handles.add(Arc::clone(place.nodes.root()), place.open(), libc::O_RDWR, false);
+        let (id, _) = handles.add(Arc::clone(place.nodes.root()), place.open(), libc::O_RDWR, false);
         let waits = Waits::default();
         waits.expect(3, 1);
         waits.interrupt(3, 1);

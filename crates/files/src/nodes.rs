@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use proto::files::fuse::ROOT;
 
 use super::belief::Told;
+use super::past::Past;
 use super::sys::{Errno, Result, fstat, openat};
 
 /// What makes two names one file.
@@ -27,6 +28,7 @@ pub(crate) struct Node {
     pub(crate) kind: u32,
     /// How many handles are open: its descriptor stays.
     pub(crate) opens: AtomicU32,
+    pub(crate) past: Past,
     /// Its descriptor was needed since somebody looked.
     used: AtomicBool,
     /// Its names were removed in the guest: only the descriptor leads to it.
@@ -361,7 +363,8 @@ impl Table {
 fn node(id: u64, stat: &libc::stat, fd: Option<OwnedFd>, place: Option<(u64, CString)>) -> Node {
     let state = State { lookups: 1, fd: fd.map(Arc::new), place, told: Told::default() };
     let (used, pinned, opens) = (AtomicBool::new(true), AtomicBool::new(false), AtomicU32::new(0));
-    Node { id, key: key(stat), kind: stat.st_mode & libc::S_IFMT, opens, used, pinned, state: Mutex::new(state) }
+    let (past, state) = (Past::default(), Mutex::new(state));
+    Node { id, key: key(stat), kind: stat.st_mode & libc::S_IFMT, opens, past, used, pinned, state }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use proto::files::{Decoder, FilesError, Hello, INLINE_MAX, MAX_DATA, Slots, UsableSlots, VERSION, kind};
+use proto::files::{Decoder, FilesError, Header, Hello, INLINE_MAX, MAX_DATA, Slots, UsableSlots, VERSION, kind};
 
 use super::advance::room;
 use super::control::Memory;
@@ -21,7 +21,7 @@ use super::locks::{Waits, Wanted};
 use super::nodes::lock;
 use super::seat::Seat;
 use super::share::Share;
-use super::slots::Bulk;
+use super::slots::{Bulk, Lent};
 use super::sys::io::{read, shutdown, write_all};
 use super::sys::{Errno, Result};
 use super::wire::{Reply, Request, doubt, invalidate};
@@ -224,7 +224,7 @@ impl Server {
         let number = job.header.share;
         let Some((_, gate)) = self.shares.get(usize::from(number)) else { return job };
         loop {
-            self.perform(&mut job, reply);
+            self.perform(&job, reply);
             match gate.next() {
                 Some(next) => job = next,
                 None => break,
@@ -322,10 +322,11 @@ impl Server {
     }
 
     /// Does one request, and replies unless the reply comes later.
-    fn perform(self: &Arc<Self>, job: &mut Job, reply: &mut Reply) {
-        if let Err(error) = self.fetch(job) {
-            return self.refuse(job, error, reply);
-        }
+    fn perform(self: &Arc<Self>, job: &Job, reply: &mut Reply) {
+        reply.lent = match self.lent(job.header) {
+            Ok(lent) => lent,
+            Err(error) => return self.refuse(job, error, reply),
+        };
         let Some((share, _)) = self.shares.get(usize::from(job.header.share)) else { return };
         let Some(request) = Request::parse(job.request.bytes()) else { return };
         let number = job.header.share;
@@ -344,13 +345,15 @@ impl Server {
         }
     }
 
-    /// Gets a request's data from its slot.
-    fn fetch(&self, job: &mut Job) -> Result<()> {
-        let (Some(slot), data @ 1..) = (job.header.slot, job.header.data as usize) else { return Ok(()) };
-        if data > MAX_DATA {
-            return Err(Errno(libc::EINVAL));
+    /// A request's slot. Without one only a request that has data in it cannot be done.
+    fn lent(&self, header: Header) -> Result<Option<(Lent, usize)>> {
+        let (Some(slot), data) = (header.slot, header.data as usize) else { return Ok(None) };
+        match self.bulk.lent(slot) {
+            _ if data > MAX_DATA => Err(Errno(libc::EINVAL)),
+            Ok(lent) => Ok(Some((lent, data))),
+            Err(error) if data > 0 => Err(error),
+            Err(_) => Ok(None),
         }
-        self.bulk.read(slot, job.request.grow(data))
     }
 
     /// Replies to a request that is not done.
@@ -399,10 +402,10 @@ impl Server {
         let share = job.header.share;
         let advance = reply.advance.take();
         let ahead = advance.as_ref().and_then(|advance| advance.frame(job.header, unique, &self.bulk));
-        let mut data = 0;
-        if let Some(slot) = job.header.slot
-            && reply.len() > INLINE_MAX
-            && self.bulk.write(slot, reply.body()).is_ok()
+        let mut data = reply.in_slot;
+        if reply.len() > INLINE_MAX
+            && let Some((lent, _)) = reply.lent.take()
+            && lent.write(0, reply.body()).is_ok()
         {
             data = reply.take_body();
         }

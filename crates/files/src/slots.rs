@@ -72,23 +72,40 @@ impl Bulk {
             slots: map_slots(slots, &memory.regions),
         });
         // Only what was reached once is usable: a system that restricts ptrace says so now.
-        let mapped =
-            mapped.filter(|mapped| mapped.slots.iter().all(|slot| memory::read(mapped.pid, slot, &mut [0; 1]).is_ok()));
+        let mapped = mapped
+            .filter(|mapped| mapped.slots.iter().all(|slot| memory::read(mapped.pid, slot, 0, &mut [0; 1]).is_ok()));
         let usable = mapped.as_ref().map_or(0, |mapped| mapped.slots.len() as u32);
         self.set(mapped);
         Some(UsableSlots(usable))
     }
 
-    /// Reads the beginning of a slot.
-    pub(crate) fn read(&self, slot: u32, to: &mut [u8]) -> Result<()> {
+    /// A slot that a request has lent.
+    ///
+    /// # Errors
+    /// EIO if there are none, EINVAL if there is no such one.
+    pub(crate) fn lent(&self, slot: u32) -> Result<Lent> {
         let mapped = self.get().ok_or(Errno(libc::EIO))?;
-        memory::read(mapped.pid, mapped.slot(slot)?, to)
+        mapped.slot(slot)?;
+        Ok(Lent { mapped, slot })
+    }
+}
+
+/// See [`Bulk::lent`].
+#[derive(Debug)]
+pub(crate) struct Lent {
+    mapped: Arc<Mapped>,
+    slot: u32,
+}
+
+impl Lent {
+    /// Reads it from the byte `at` on.
+    pub(crate) fn read(&self, at: usize, to: &mut [u8]) -> Result<()> {
+        memory::read(self.mapped.pid, self.mapped.slot(self.slot)?, at, to)
     }
 
-    /// Writes the beginning of a slot.
-    pub(crate) fn write(&self, slot: u32, data: &[u8]) -> Result<()> {
-        let mapped = self.get().ok_or(Errno(libc::EIO))?;
-        memory::write(mapped.pid, mapped.slot(slot)?, data)
+    /// Writes to it from the byte `at` on.
+    pub(crate) fn write(&self, at: usize, data: &[u8]) -> Result<()> {
+        memory::write(self.mapped.pid, self.mapped.slot(self.slot)?, at, data)
     }
 }
 
@@ -157,14 +174,21 @@ mod tests {
         assert_eq!(bulk.slots(Slots { size: PAGE as u32, pages: vec![P, 0] }), None);
         let known = Memory { pid: std::process::id(), regions: vec![Region { guest: 0, len: 2 * P, host: start }] };
         assert_eq!(bulk.memory(Some(known)), Some(UsableSlots(2)));
-        bulk.write(0, b"bulk").unwrap();
+        let lent = bulk.lent(0).unwrap();
+        lent.write(0, b"bulk").unwrap();
         let mut read = [0; 5];
-        bulk.read(0, &mut read).unwrap();
+        lent.read(0, &mut read).unwrap();
         assert_eq!(&read, b"bulk\x07");
-        assert_eq!(bulk.read(2, &mut read), Err(Errno(libc::EINVAL)));
-        assert_eq!(bulk.write(1, &[0; PAGE + 1]), Err(Errno(libc::EINVAL)), "more than the slot has");
+        lent.write(PAGE - 2, b"!?").unwrap();
+        lent.read(PAGE - 5, &mut read).unwrap();
+        assert_eq!(&read, b"\x07\x07\x07!?");
+        assert_eq!(bulk.lent(2).err(), Some(Errno(libc::EINVAL)));
+        let second = bulk.lent(1).unwrap();
+        assert_eq!(second.write(0, &[0; PAGE + 1]), Err(Errno(libc::EINVAL)), "more than the slot has");
+        assert_eq!(second.write(PAGE, &[0; 1]), Err(Errno(libc::EINVAL)), "behind its end");
+        assert_eq!(second.write(usize::MAX, &[0; 1]), Err(Errno(libc::EINVAL)));
         bulk.clear();
-        assert_eq!(bulk.read(0, &mut read), Err(Errno(libc::EIO)));
+        assert_eq!(bulk.lent(0).err(), Some(Errno(libc::EIO)));
         assert_eq!(std::hint::black_box(&memory)[(start - memory.as_ptr() as u64 + P) as usize..][..4], *b"bulk");
     }
 

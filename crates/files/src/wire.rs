@@ -7,6 +7,7 @@ use proto::files::{Absent, Frame, HEADER_LEN, Header, kind};
 
 use super::advance::Advance;
 use super::buffer::Buffer;
+use super::slots::Lent;
 use super::sys::{Errno, Result, to_wire_device};
 
 /// How long the guest may believe a name or attributes, in seconds.
@@ -103,6 +104,10 @@ pub(crate) struct Reply {
     pub(crate) absent: Vec<Absent>,
     /// How many changes of such attributes there were when the request began.
     pub(crate) seen: u64,
+    /// The slot that the request has lent, with so many bytes of data.
+    pub(crate) lent: Option<(Lent, usize)>,
+    /// Bytes of the body that lie in it; then there are no others.
+    pub(crate) in_slot: usize,
     /// How many bytes may be sent ahead with this reply.
     pub(crate) room: usize,
     /// What is.
@@ -116,7 +121,7 @@ impl Reply {
     pub(crate) fn begin(&mut self) {
         self.bytes.clear();
         self.bytes.grow(REPLY_HEAD);
-        (self.stale, self.advance, self.doubt) = (None, None, false);
+        (self.stale, self.advance, self.doubt, self.in_slot) = (None, None, false, 0);
         self.absent.clear();
     }
 
@@ -164,6 +169,7 @@ impl Reply {
 
     /// Turns the reply into an error.
     pub(crate) fn fail(&mut self) {
+        self.in_slot = 0;
         self.truncate(0);
     }
 

@@ -35,7 +35,7 @@ pub(crate) fn getattr(share: &Share, node: u64, args: &mut Args<'_>, reply: &mut
     let target = share.by_handle(node, (flags & GETATTR_FH != 0).then_some(handle))?;
     let stat = sys::fstat(target.fd())?;
     entry::note(share, target.node(), &stat, reply);
-    reply.attr_out(&stat, share.ino(&stat));
+    reply.attr_out(&target.node().past.seen(&stat, sys::now()), share.ino(&stat));
     Ok(())
 }
 

@@ -1,16 +1,20 @@
 //! Data of open files.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 
 use proto::files::MAX_DATA;
 
 use super::super::share::Share;
+use super::super::slots::Lent;
 use super::super::sys::{self, Errno, Result, io};
 use super::super::wire::{Args, Reply};
 
 /// In WRITE: the guest's kernel writes what a mapping has changed, at that offset.
 const WRITE_CACHE: u32 = 1;
+
+/// Bulk data passes through a buffer of so many bytes: it stays in the processor's cache between the two copies.
+const PIECE: usize = 128 * 1024;
 
 /// One COPY_FILE_RANGE copies so much at most: the guest asks again for the rest, and can be interrupted in between.
 const COPY_MAX: usize = 64 * 1024 * 1024;
@@ -23,10 +27,40 @@ pub(crate) fn read(share: &Share, node: u64, args: &mut Args<'_>, reply: &mut Re
         return Err(Errno(libc::EINVAL));
     }
     handle.node.told(|told| told.read_at(sys::now()));
+    if size > PIECE
+        && let Some((lent, data)) = reply.lent.take()
+    {
+        if let Some(read) = read_to(handle.fd(), &lent, (offset, size), reply)? {
+            reply.in_slot = read;
+            return Ok(());
+        }
+        reply.lent = Some((lent, data));
+    }
     let start = reply.len();
     let read = io::pread(handle.fd(), reply.grow(size), offset)?;
     reply.truncate(start + read);
     Ok(())
+}
+
+/// Reads to a slot; how many bytes, or `None` if the slot cannot be reached. The buffer of the reply is used and left empty.
+fn read_to(fd: BorrowedFd<'_>, slot: &Lent, (offset, size): (i64, usize), reply: &mut Reply) -> Result<Option<usize>> {
+    let mut done = 0;
+    while done < size {
+        let wanted = PIECE.min(size - done);
+        let at = offset.checked_add(done as i64).ok_or(Errno(libc::EINVAL))?;
+        let piece = reply.grow(wanted);
+        let read = io::pread(fd, piece, at)?;
+        let is_there = slot.write(done, &piece[..read]).is_ok();
+        reply.truncate(0);
+        if !is_there {
+            return Ok(None);
+        }
+        done += read;
+        if read < wanted {
+            break;
+        }
+    }
+    Ok(Some(done))
 }
 
 /// WRITE. What is appended never overwrites, whoever else appends.
@@ -37,17 +71,51 @@ pub(crate) fn write(share: &Share, node: u64, args: &mut Args<'_>, reply: &mut R
     args.skip(8)?;
     let flags = args.u32()? as i32;
     args.skip(4)?;
-    let data = args.data(size)?;
-    handle.written.store(true, Ordering::Relaxed);
     let appends = flags & libc::O_APPEND != 0 && kind & WRITE_CACHE == 0;
-    let written = match (appends, handle.appends()) {
-        (true, false) => io::append(handle.fd(), data)?,
-        (true, true) => io::pwrite(handle.fd(), data, offset)?,
-        (false, _) => io::pwrite(handle.plain()?, data, offset)?,
+    let fd = if appends { handle.fd() } else { handle.plain()? };
+    let put = |data: &[u8], at| match appends && !handle.appends() {
+        true => io::append(fd, data),
+        false => io::pwrite(fd, data, at),
     };
+    handle.written.store(true, Ordering::Relaxed);
+    let written = match reply.lent.take() {
+        Some((slot, data @ 1..)) if size <= data => {
+            // What is appended stays in one piece, and each piece of the others would wait for a disk.
+            let is_whole = appends || handle.flags & (libc::O_SYNC | libc::O_DSYNC) != 0;
+            write_from(&slot, (offset, size), if is_whole { size } else { PIECE }, reply, put)?
+        }
+        _ => put(args.data(size)?, offset)?,
+    };
+    handle.node.past.wrote(handle.is_past);
     reply.u32(written as u32);
     reply.u32(0);
     Ok(())
+}
+
+/// Writes `size` bytes of a slot in pieces; how many were written. The buffer of the reply is used and left empty.
+fn write_from(
+    slot: &Lent,
+    (offset, size): (i64, usize),
+    piece: usize,
+    reply: &mut Reply,
+    put: impl Fn(&[u8], i64) -> Result<usize>,
+) -> Result<usize> {
+    let mut done = 0;
+    while done < size {
+        let wanted = piece.min(size - done);
+        let at = offset.checked_add(done as i64).ok_or(Errno(libc::EINVAL))?;
+        let data = reply.grow(wanted);
+        let written = slot.read(done, data).and_then(|()| put(data, at));
+        reply.truncate(0);
+        match written {
+            Ok(written) if written == wanted => done += written,
+            // A disk that is full: as with one write, the next one says so.
+            Ok(written) => return Ok(done + written),
+            Err(error) if done == 0 => return Err(error),
+            Err(_) => return Ok(done),
+        }
+    }
+    Ok(done)
 }
 
 /// FALLOCATE.

@@ -48,7 +48,7 @@ pub(crate) fn opendir(share: &Share, node: u64, reply: &mut Reply) -> Result<()>
     share.handles.has_room()?;
     let fd = sys::reopen(share.nodes.fd(&node)?.as_fd(), libc::O_RDONLY | libc::O_DIRECTORY)?;
     let (id, is_quiet) = (node.id, share.closes_quietly(node.key.0, fd.as_fd()));
-    let handle = share.handles.add(node, fd, libc::O_RDONLY, is_quiet);
+    let (handle, _) = share.handles.add(node, fd, libc::O_RDONLY, is_quiet);
     reply.u64(handle);
     reply.u64(0);
     if let Ok(open) = share.handles.get(handle, id) {

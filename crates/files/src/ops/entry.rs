@@ -35,7 +35,7 @@ pub(crate) fn answer(
 /// Tells the guest of a node that it has looked up.
 pub(crate) fn tell(share: &Share, node: &Node, stat: &libc::stat, reply: &mut Reply) {
     note(share, node, stat, reply);
-    reply.entry_out(node.id, stat, share.ino(stat));
+    reply.entry_out(node.id, &node.past.seen(stat, sys::now()), share.ino(stat));
 }
 
 /// Notes what the guest is told of a node.

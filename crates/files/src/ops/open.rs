@@ -48,11 +48,9 @@ fn open_node(share: &Share, node: &Arc<Node>, flags: i32) -> Result<OwnedFd> {
 
 /// The end of a reply to a request that has opened a file.
 fn answer(share: &Share, node: Arc<Node>, fd: OwnedFd, flags: i32, keep: bool, reply: &mut Reply) -> u64 {
-    // With a cache the guest's kernel cuts a write where it believes that a page ends, and others append in between.
-    let appends = flags & libc::O_APPEND != 0 && flags & libc::O_ACCMODE != libc::O_RDONLY;
-    let direct = if appends { FOPEN_DIRECT_IO } else { 0 };
     let is_quiet = share.closes_quietly(node.key.0, fd.as_fd());
-    let handle = share.handles.add(node, fd, flags, is_quiet);
+    let (handle, is_past) = share.handles.add(node, fd, flags, is_quiet);
+    let direct = if is_past { FOPEN_DIRECT_IO } else { 0 };
     reply.u64(handle);
     reply.u32(direct | if keep { FOPEN_KEEP_CACHE } else { 0 });
     reply.u32(0);

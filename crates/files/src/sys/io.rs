@@ -8,7 +8,8 @@ use libc::{c_int, off64_t};
 
 use super::{Errno, Result, check, check_long};
 
-/// `pread`: fewer bytes than asked for only at the end of the file.
+/// `pread`: fewer bytes than asked for only at the end of the file. An error that comes later is one of all: a guest's kernel
+/// takes a short answer for the end.
 pub(crate) fn pread(fd: BorrowedFd<'_>, to: &mut [u8], offset: i64) -> Result<usize> {
     let mut done = 0;
     while done < to.len() {
@@ -19,8 +20,7 @@ pub(crate) fn pread(fd: BorrowedFd<'_>, to: &mut [u8], offset: i64) -> Result<us
             Ok(0) => break,
             Ok(read) => done += read,
             Err(Errno(libc::EINTR)) => {}
-            Err(error) if done == 0 => return Err(error),
-            Err(_) => break,
+            Err(error) => return Err(error),
         }
     }
     Ok(done)

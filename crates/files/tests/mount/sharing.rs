@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = &[
     ("what_changes_elsewhere_is_seen_after_the_attributes_time", what_changes_elsewhere_is_seen_in_time),
     ("a_change_in_the_same_instant_is_seen_too", a_change_in_the_same_instant_is_seen_too),
     ("what_is_written_is_on_the_host_at_once", what_is_written_is_on_the_host_at_once),
+    ("who_reads_beside_a_writer_sees_each_write", who_reads_beside_a_writer_sees_each_write),
     ("data_that_did_not_change_is_read_once", data_that_did_not_change_is_read_once),
     ("what_was_sent_ahead_is_not_believed_after_a_change", what_was_sent_ahead_is_not_believed_after_a_change),
     ("a_content_is_not_older_than_a_moment", a_content_is_not_older_than_a_moment),
@@ -173,6 +174,31 @@ fn what_is_written_is_on_the_host_at_once() {
     assert_eq!(fs::read(pair.host.join("f")).unwrap(), b"written");
     pair.mounted.kill_server();
     assert_eq!(fs::read(pair.host.join("f")).unwrap(), b"written");
+}
+
+/// Data that is only written goes past the guest's memory. A reader has it there.
+fn who_reads_beside_a_writer_sees_each_write() {
+    let pair = Pair::new();
+    let path = pair.guest().join("f");
+    let sees_each = |reader: &File, writer: &File| {
+        for round in 0..300 {
+            let (text, mut seen) = (format!("{round:04}"), [0; 4]);
+            writer.write_all_at(text.as_bytes(), 5000).unwrap();
+            reader.read_exact_at(&mut seen, 5000).unwrap();
+            assert_eq!(std::str::from_utf8(&seen), Ok(&*text));
+        }
+    };
+    let first = File::create(&path).unwrap();
+    first.write_all_at(&[b'-'; 10_000], 0).unwrap();
+    let reader = File::open(&path).unwrap();
+    sees_each(&reader, &first);
+    let second = File::options().write(true).open(&path).unwrap();
+    sees_each(&reader, &second);
+    let both = File::options().read(true).write(true).open(&path).unwrap();
+    sees_each(&both, &first);
+    sees_each(&File::open(&path).unwrap(), &both);
+    drop((first, second));
+    sees_each(&reader, &File::options().write(true).open(&path).unwrap());
 }
 
 fn data_that_did_not_change_is_read_once() {
