@@ -142,7 +142,7 @@ fn one_run(place: &Place, program: &str, dir: &str, way: &str, vms: usize) -> Re
     let (files, mib) = (setting("FILES", 200_u32), setting("MIB", 64_u32));
     let work = format!("WHAT={what} FILES={files} MIB={mib} bash {dir}/work.sh");
     let run = match way {
-        "bare" if vms == 1 => format!("cd {dir}/w; {work}"),
+        "bare" if vms == 1 => format!("cd {dir}/w; SLURM_VM_INDEX=0 {work}"),
         "bare" => {
             let all = format!("cd {dir}/w; for i in {{0..{}}}; do SLURM_VM_INDEX=$i {work} & done", vms - 1);
             format!("{all}; for i in {{1..{vms}}}; do wait -n || exit; done")
