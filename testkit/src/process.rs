@@ -23,6 +23,11 @@ pub fn is_named(pid: i32, name: &str) -> bool {
     fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.starts_with(name))
 }
 
+/// Whether the process is a VM: a QEMU, and not one that is asked for its release.
+pub fn is_vm(pid: i32) -> bool {
+    is_named(pid, "qemu") && words(pid).iter().any(|word| word == "-nodefaults")
+}
+
 /// The process id of its parent.
 pub fn parent(pid: i32) -> Option<i32> {
     field(pid, "PPid:")?.parse().ok()

@@ -51,7 +51,7 @@ impl Pair {
     }
 
     fn qemu(&self) -> i32 {
-        wait_for("QEMU", || all().find(|pid| parent(*pid) == Some(self.keeper) && process::is_named(*pid, "qemu")))
+        wait_for("QEMU", || all().find(|pid| parent(*pid) == Some(self.keeper) && process::is_vm(*pid)))
     }
 
     fn gone(pid: i32) {

@@ -65,9 +65,7 @@ impl Step {
     /// Its QEMU, once there is one.
     pub fn qemu(&self) -> i32 {
         let runner = self.runner();
-        wait_for("QEMU", || {
-            process::all().find(|&pid| process::parent(pid) == Some(runner) && process::is_named(pid, "qemu"))
-        })
+        wait_for("QEMU", || process::all().find(|&pid| process::parent(pid) == Some(runner) && process::is_vm(pid)))
     }
 
     /// The server of its shares, once there is one.
