@@ -98,7 +98,7 @@ impl Table {
     pub fn write_csv(&self, path: &Path) {
         let mut text = "case,bare_ms,9p_ms,fuse_ms,times_as_fast_as_9p,load_average\n".to_owned();
         for (title, [bare, plan9, fuse]) in self.rows() {
-            writeln!(text, "{title},{bare:.0},{plan9:.0},{fuse:.0},{:.2},{}", plan9 / fuse.max(1.0), self.load)
+            writeln!(text, "\"{title}\",{bare:.0},{plan9:.0},{fuse:.0},{:.2},{}", plan9 / fuse.max(1.0), self.load)
                 .unwrap();
         }
         fs::create_dir_all(path.parent().unwrap()).unwrap();
