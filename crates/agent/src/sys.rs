@@ -103,16 +103,19 @@ pub(super) fn keep_to_first(count: u16) -> nix::Result<()> {
     if let (Some(last), used @ 1..) = (mask.last_mut(), count % BITS) {
         *last >>= BITS - used;
     }
-    let bytes = size_of_val(mask.as_slice());
-    // SAFETY: the mask is readable for its bytes.
-    Errno::result(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, bytes, mask.as_ptr()) }).map(drop)
+    keep_within(&mask)
 }
 
 /// Keeps this thread on the processor of this number.
 pub(super) fn keep_to(cpu: usize) -> nix::Result<()> {
     let mut mask = vec![0; cpu / BITS + 1];
     mask[cpu / BITS] |= (1 as libc::c_ulong) << (cpu % BITS);
-    let bytes = size_of_val(mask.as_slice());
+    keep_within(&mask)
+}
+
+/// Keeps this thread on the processors whose bits are set.
+fn keep_within(mask: &[libc::c_ulong]) -> nix::Result<()> {
+    let bytes = size_of_val(mask);
     // SAFETY: the mask is readable for its bytes.
     Errno::result(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, bytes, mask.as_ptr()) }).map(drop)
 }

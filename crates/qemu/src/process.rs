@@ -26,9 +26,10 @@ use node::child;
 /// What comes before words of a guest in the texts of this module; they end the text.
 pub const GUEST_SAYS: [&str; 2] = [CONSOLE_SAYS, PANIC_SAYS];
 const CONSOLE_SAYS: &str = "; its console ended with: ";
+const PANIC_SAYS: &str = "the guest's kernel panicked: ";
+
 /// How long a killed QEMU may take to end: one of a terabyte frees its memory for a while.
 const GONE_WITHIN: Duration = Duration::from_secs(60);
-const PANIC_SAYS: &str = "the guest's kernel panicked: ";
 
 /// Open files that QEMU works on.
 #[derive(Debug, Default)]

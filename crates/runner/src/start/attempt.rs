@@ -247,7 +247,9 @@ impl Vms<'_> {
     fn launch(&self, template: Option<(Shape, &Template)>) -> Result<Vec<Vm>, RunError> {
         progress::enter(Phase::Start);
         let has_template = template.is_some().then(Instant::now);
-        let start = |index| self.start(template, has_template, index);
+        // Asked once, and not for each VM.
+        let abilities = template.map_or_else(|| self.way.abilities_to_boot(), |(_, template)| template.abilities());
+        let start = |index| self.start(template, abilities, has_template, index);
         (0..self.slot.asked.vms() as usize).map(start).collect()
     }
 
@@ -361,6 +363,7 @@ impl Vms<'_> {
     fn start(
         &self,
         template: Option<(Shape, &Template)>,
+        abilities: Abilities,
         has_template: Option<Instant>,
         index: usize,
     ) -> Result<Vm, RunError> {
@@ -375,8 +378,7 @@ impl Vms<'_> {
                 (None, Files { image, scratch, ..Files::default() })
             }
         };
-        let start =
-            cloning.as_ref().map_or_else(|| Start::Boot(self.size, self.way.abilities_to_boot()), Cloning::start);
+        let start = cloning.as_ref().map_or(Start::Boot(self.size, abilities), Cloning::start);
         // Before QEMU: it is QEMU that must let the server reach the guest's memory.
         let (server, file_port) = self.file_server(start)?.unzip();
         let file_server = server.as_ref().map(FileServer::id);
