@@ -2,8 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use proto::files::{Ahead, Frame, Header, INLINE_MAX, What, kind, listed_nodes};
+use proto::files::{Ahead, Frame, Header, INLINE_MAX, What, kind, listed_nodes, opened};
 
+use super::handles::Handles;
 use super::nodes::Nodes;
 use super::slots::Bulk;
 
@@ -12,6 +13,9 @@ pub(crate) const CONTENT_MAX: usize = 64 * 1024;
 
 /// Most bytes of entries, which is a few hundred of them.
 pub(crate) const ENTRIES_MAX: usize = 128 * 1024;
+
+/// Most bytes of directories that were opened ahead, where they have no slot.
+pub(crate) const OPENED_INLINE: usize = 8 * 1024;
 
 /// Bytes that are sent over the port: with the reply they come in one piece.
 pub(crate) const INLINE: usize = 2560;
@@ -32,17 +36,22 @@ impl Advance {
     pub(crate) fn frame(&self, header: Header, unique: u64, bulk: &Bulk) -> Option<Vec<u8>> {
         let Self { handle, position, what, ref bytes, .. } = *self;
         let ahead = Ahead { unique, handle, position, what }.encode();
-        let mut header = Header { kind: kind::AHEAD, share: header.share, slot: header.slot, data: 0 };
+        let slot = header.slot.filter(|_| self.wants_slot());
+        let mut header = Header { kind: kind::AHEAD, share: header.share, slot, data: 0 };
         let mut frame = Vec::new();
-        if bytes.len() <= INLINE || what == What::Names {
-            header.slot = None;
-            Frame { header, payload: &[&ahead[..], bytes].concat() }.encode(&mut frame);
-        } else {
-            bulk.lent(header.slot?).and_then(|lent| lent.write(0, bytes)).ok()?;
+        if let Some(slot) = slot {
+            bulk.lent(slot).and_then(|lent| lent.write(0, bytes)).ok()?;
             header.data = bytes.len() as u32;
             Frame { header, payload: &ahead }.encode(&mut frame);
+        } else {
+            Frame { header, payload: &[&ahead[..], bytes].concat() }.encode(&mut frame);
         }
         Some(frame)
+    }
+
+    /// Whether its bytes belong into a slot.
+    pub(crate) fn wants_slot(&self) -> bool {
+        self.bytes.len() > INLINE && self.what != What::Names
     }
 
     /// Whether it is still true.
@@ -51,9 +60,17 @@ impl Advance {
     }
 
     /// The guest will not hear of it.
-    pub(crate) fn withdraw(&self, nodes: &Nodes) {
-        if let What::Entries { .. } = self.what {
-            listed_nodes(&self.bytes).for_each(|node| nodes.forget(node, 1));
+    pub(crate) fn withdraw(&self, nodes: &Nodes, handles: &Handles) {
+        let forget = |entries: &[u8]| listed_nodes(entries).for_each(|node| nodes.forget(node, 1));
+        match self.what {
+            What::Entries { .. } => forget(&self.bytes),
+            What::Opened => {
+                for (dir, entries) in opened(&self.bytes) {
+                    forget(entries);
+                    drop(handles.remove(dir.handle, dir.node));
+                }
+            }
+            What::Content | What::Names => {}
         }
     }
 }

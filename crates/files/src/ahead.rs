@@ -40,7 +40,7 @@ struct Inside {
 struct Asked {
     /// The place up to which the guest knows.
     last: u64,
-    /// How many to look at next; 0 until a second file is asked for.
+    /// How many were looked at.
     run: u64,
     at: Instant,
 }
@@ -83,13 +83,28 @@ impl Ahead {
             Some(Asked { last, run, at })
                 if (last + 1..=last + GAP).contains(&place) && now.saturating_duration_since(at) < RECENT =>
             {
-                (run * 4).clamp(FIRST, MOST)
+                (run * 16).clamp(FIRST, MOST)
             }
-            _ => 0,
+            _ => FIRST,
         };
         let nodes = inside.behind(place, run);
         inside.asked[name] = Some(Asked { last: place + nodes.len() as u64, run, at: now });
         nodes
+    }
+
+    /// Which nodes to look at for another attribute, which whoever asks for `name` asks for too: the one that is asked for now, and
+    /// those that are looked at with it.
+    pub(crate) fn along(&self, name: usize, other: usize, node: u64) -> Vec<u64> {
+        let mut inside = lock(&self.0);
+        let (Some(place), Some(asked)) = (inside.places.get(&node).copied(), inside.asked[name]) else {
+            return Vec::new();
+        };
+        let known = inside.asked[other].filter(|known| asked.at.saturating_duration_since(known.at) < RECENT);
+        let first = known.filter(|known| known.last >= place).map_or(place, |known| known.last + 1);
+        let Some(count) = (asked.last + 1).checked_sub(first).filter(|count| *count > 0) else { return Vec::new() };
+        inside.asked[other] = Some(asked);
+        let skip = first.saturating_sub(inside.base) as usize;
+        inside.listed.iter().skip(skip).take(count as usize).copied().collect()
     }
 
     /// More was listed: which nodes to look at for a guest that has asked for this attribute of all before.
@@ -115,16 +130,28 @@ mod tests {
         let (ahead, now) = (Ahead::default(), Instant::now());
         (100..130).for_each(|node| ahead.listed(node));
         assert!(ahead.after(1, 7, now).is_empty(), "it was not listed");
-        assert!(ahead.after(1, 100, now).is_empty(), "the first says nothing");
         assert_eq!(ahead.after(1, 101, now), (102..110).collect::<Vec<_>>());
-        assert!(ahead.after(2, 102, now).is_empty(), "each attribute on its own");
+        assert_eq!(ahead.after(2, 102, now), (103..111).collect::<Vec<_>>(), "each attribute on its own");
         assert_eq!(ahead.after(1, 110, now), (111..130).collect::<Vec<_>>());
         assert!(ahead.more(1, now).is_empty());
         (130..140).for_each(|node| ahead.listed(node));
         assert_eq!(ahead.more(1, now), (130..140).collect::<Vec<_>>());
-        assert!(ahead.more(2, now).is_empty() && ahead.more(0, now).is_empty());
-        assert!(ahead.after(1, 105, now).is_empty(), "it begins again");
-        assert!(ahead.after(1, 106, now + RECENT).is_empty(), "much later");
+        assert!(ahead.more(0, now).is_empty());
+        assert_eq!(ahead.after(1, 105, now).len() as u64, FIRST, "it begins again");
+        assert_eq!(ahead.after(1, 114, now + RECENT).len() as u64, FIRST, "much later");
+    }
+
+    #[test]
+    fn attributes_that_are_asked_for_together_are_looked_at_together() {
+        let (ahead, now) = (Ahead::default(), Instant::now());
+        (100..130).for_each(|node| ahead.listed(node));
+        assert!(ahead.along(1, 2, 100).is_empty(), "nobody has asked");
+        ahead.after(1, 100, now);
+        assert_eq!(ahead.along(1, 2, 100), (100..109).collect::<Vec<_>>(), "this one too");
+        assert!(ahead.along(1, 2, 100).is_empty(), "not twice");
+        ahead.after(1, 109, now);
+        assert_eq!(ahead.along(1, 2, 109), (109..130).collect::<Vec<_>>());
+        assert!(ahead.along(1, 2, 7).is_empty(), "it was not listed");
     }
 
     #[test]
@@ -132,8 +159,7 @@ mod tests {
         let (ahead, now) = (Ahead::default(), Instant::now());
         (0..LISTED_MAX as u64 + 3).for_each(|node| ahead.listed(node));
         assert!(ahead.after(0, 1, now).is_empty() && ahead.after(0, 2, now).is_empty());
-        assert!(ahead.after(0, 3, now).is_empty());
-        assert_eq!(ahead.after(0, 4, now).len(), FIRST as usize);
+        assert_eq!(ahead.after(0, 3, now).len(), FIRST as usize);
         let inside = lock(&ahead.0);
         assert_eq!((inside.listed.len(), inside.places.len()), (LISTED_MAX, LISTED_MAX));
     }

@@ -4,7 +4,7 @@ use proto::files::QUIET_CLOSE;
 use proto::files::fuse::op;
 
 use super::locks::{Waits, Wanted};
-use super::ops::{attributes, data, directory, entry, ioctl, locking, missing, names, open, xattr};
+use super::ops::{attributes, data, directory, entry, ioctl, locking, missing, names, open, walk, xattr};
 use super::share::Share;
 use super::sys::{Errno, Result};
 use super::wire::{Reply, Request};
@@ -128,6 +128,9 @@ pub(crate) fn dispatch(share: &Share, number: u16, waits: &Waits, request: Reque
     }
     if op == op::LOOKUP && done == Err(Errno(libc::ENOENT)) {
         missing::after(share, node, reply);
+    }
+    if op == op::OPENDIR && done.is_ok() {
+        walk::after(share, node, reply);
     }
     Outcome::Done(done)
 }

@@ -46,6 +46,7 @@ mod server;
 mod share;
 mod slots;
 mod sys;
+mod walk;
 mod wire;
 
 pub use error::ServeError;

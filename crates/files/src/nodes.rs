@@ -52,6 +52,11 @@ impl Node {
         with(&mut lock(&self.state).told)
     }
 
+    /// The directory where the file was seen last.
+    pub(crate) fn parent(&self) -> Option<u64> {
+        lock(&self.state).place.as_ref().map(|(parent, _)| *parent)
+    }
+
     /// Its names were removed: the file goes with its last descriptor, which may take long.
     pub(crate) fn is_pinned(&self) -> bool {
         self.pinned.load(Ordering::Relaxed)

@@ -12,4 +12,5 @@ pub(crate) mod missing;
 pub(crate) mod names;
 pub(crate) mod open;
 pub(crate) mod umask;
+pub(crate) mod walk;
 pub(crate) mod xattr;

@@ -400,8 +400,10 @@ impl Server {
     /// Sends a reply, its body in the slot if it is large.
     fn answer(&self, job: &Job, unique: u64, result: Result<()>, reply: &mut Reply) {
         let share = job.header.share;
-        let advance = reply.advance.take();
-        let ahead = advance.as_ref().and_then(|advance| advance.frame(job.header, unique, &self.bulk));
+        let advances = [reply.advance.take(), reply.walked.take()].map(|advance| {
+            let advance = advance?;
+            Some((advance.frame(job.header, unique, &self.bulk), advance))
+        });
         let mut data = reply.in_slot;
         if reply.len() > INLINE_MAX
             && let Some((lent, _)) = reply.lent.take()
@@ -417,10 +419,12 @@ impl Server {
         let frame = reply.finish(share, job.header.slot, unique, result, data);
         let _writer = lock(&self.writer);
         let is_true = |(share, _): &(Share, Gate)| share.changes.load(Ordering::SeqCst) == seen;
-        if let (Some(advance), Some((share, _))) = (advance, self.shares.get(usize::from(share))) {
-            match ahead.filter(|_| advance.is_true(&share.doubts)) {
-                Some(frame) => first.extend(frame),
-                None => advance.withdraw(&share.nodes),
+        if let Some((share, _)) = self.shares.get(usize::from(share)) {
+            for (ahead, advance) in advances.into_iter().flatten() {
+                match ahead.filter(|_| advance.is_true(&share.doubts)) {
+                    Some(frame) => first.extend(frame),
+                    None => advance.withdraw(&share.nodes, &share.handles),
+                }
             }
         }
         if !absent.is_empty() && self.shares.get(usize::from(share)).is_some_and(is_true) {

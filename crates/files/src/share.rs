@@ -17,6 +17,7 @@ use super::locks::Locks;
 use super::missing::Missing;
 use super::nodes::{Bounds, Node, Nodes, lock};
 use super::sys::{self, Errno, Result};
+use super::walk::Walk;
 use super::wire::Reply;
 
 /// Cached descriptors are at most so many, whatever the limit is: each holds a file of the host in memory.
@@ -35,6 +36,7 @@ pub(crate) struct Share {
     pub(crate) closing: Closing,
     pub(crate) ahead: Ahead,
     pub(crate) missing: Missing,
+    pub(crate) walk: Walk,
     /// Counts beginnings and ends of changes of extended attributes.
     pub(crate) changes: AtomicU64,
     /// Counts how often something that was sent ahead became doubtful.
@@ -75,6 +77,7 @@ pub(crate) fn open_all(shares: &Shares) -> std::result::Result<Vec<Share>, Serve
             closing: Closing::default(),
             ahead: Ahead::default(),
             missing: Missing::default(),
+            walk: Walk::default(),
             changes: AtomicU64::new(0),
             doubts: AtomicU64::new(0),
             slow: AtomicU32::new(0),
@@ -95,8 +98,9 @@ fn open_root(path: &CStr) -> Result<OwnedFd> {
 }
 
 impl Share {
-    /// EROFS where nothing may be written.
+    /// EROFS where nothing may be written. Each change asks, and the guest believes nothing of before then.
     pub(crate) fn writable(&self) -> Result<()> {
+        self.walk.end();
         if self.read_only { Err(Errno(libc::EROFS)) } else { Ok(()) }
     }
 

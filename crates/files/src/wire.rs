@@ -112,6 +112,8 @@ pub(crate) struct Reply {
     pub(crate) room: usize,
     /// What is.
     pub(crate) advance: Option<Advance>,
+    /// Directories that were opened for who walks a tree. They have the slot only if `advance` has not.
+    pub(crate) walked: Option<Advance>,
     /// What was sent ahead before is no longer true.
     pub(crate) doubt: bool,
 }
@@ -121,7 +123,7 @@ impl Reply {
     pub(crate) fn begin(&mut self) {
         self.bytes.clear();
         self.bytes.grow(REPLY_HEAD);
-        (self.stale, self.advance, self.doubt, self.in_slot) = (None, None, false, 0);
+        (self.stale, self.advance, self.walked, self.doubt, self.in_slot) = (None, None, None, false, 0);
         self.absent.clear();
     }
 

@@ -33,7 +33,7 @@
 //! everything travels inline and nothing else changes. A REQUEST that names a slot owns it until its REPLY. For a request
 //! with bulk data (WRITE) the first `data` bytes of the slot follow the inline payload. For READ and READDIR `data` is 0,
 //! and the server may put the reply's body there: then `data` of the REPLY is not 0, and that many bytes of the slot
-//! follow its inline payload. The slot of an OPEN, OPENDIR or READDIRPLUS may hold what an AHEAD before the REPLY brings; the
+//! follow its inline payload. The slot of an OPEN, OPENDIR or READDIRPLUS may hold what one AHEAD before the REPLY brings; the
 //! names of a directory, with the REPLY to a LOOKUP that failed, come inline.
 
 mod ahead;
@@ -41,22 +41,26 @@ mod error;
 mod frame;
 pub mod fuse;
 mod init;
+mod listing;
 mod local;
 mod messages;
 mod names;
+mod opened;
 #[cfg(test)]
 mod tests;
 
-pub use ahead::{Ahead, Store, What, listed_nodes};
+pub use ahead::{Ahead, Store, What};
 pub use error::FilesError;
 pub use frame::{Decoder, Frame, Header};
 pub use init::{InitError, init_reply};
+pub use listing::listed_nodes;
 pub use local::{Absences, Asked, FILE_IOCTLS, QUIET_CLOSE, local_reply};
 pub use messages::{Absent, Hello, Slots, UsableSlots};
 pub use names::{NAMES_MAX, name_mark};
+pub use opened::{Opened, opened};
 
 /// Version of this wire format.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// Name of the virtio-serial port, as the guest sees it in `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "org.spank-vm.files";

@@ -117,14 +117,14 @@ impl Share {
         self.session.load(Ordering::Acquire)
     }
 
-    /// Frames that tell the host which nodes the kernel will never hear of.
-    pub fn forgets(&self, number: u16) -> Vec<u8> {
-        let mut frame = Vec::new();
-        if let Some(payload) = lock(&self.known).store.forgets() {
-            let header = Header { kind: kind::REQUEST, share: number, ..Header::default() };
-            Frame { header, payload: &payload }.encode(&mut frame);
+    /// Frames that tell the host what the kernel will never hear of.
+    pub fn asides(&self, number: u16) -> Vec<u8> {
+        let mut frames = Vec::new();
+        let header = Header { kind: kind::REQUEST, share: number, ..Header::default() };
+        for payload in lock(&self.known).store.asides() {
+            Frame { header, payload: &payload }.encode(&mut frames);
         }
-        frame
+        frames
     }
 }
 
@@ -368,7 +368,7 @@ fn send_with_held(all: &All, share: &Share, session: u64, wants_slots: bool, fra
 /// Sends what all shares have held back.
 fn send_all(all: &All) {
     for (number, share) in all.shares() {
-        let known = share.forgets(number);
+        let known = share.asides(number);
         let mut kept = lock(&share.held);
         kept.extend_from_slice(&known);
         if !kept.is_empty() {
@@ -476,8 +476,8 @@ impl Collector {
     }
 
     fn send(&self, session: u64, wants_slots: bool, frame: &[&[u8]]) {
-        let forgets = self.shared.forgets(self.share);
-        send_with_held(&self.all, &self.shared, session, wants_slots, &[&[&forgets[..]], frame].concat());
+        let asides = self.shared.asides(self.share);
+        send_with_held(&self.all, &self.shared, session, wants_slots, &[&[&asides[..]], frame].concat());
     }
 
     /// The session to which this share belongs, if that is still the one.

@@ -16,7 +16,18 @@ pub(crate) fn after(share: &Share, node: u64, name: &[u8], error: Errno) -> Vec<
     let Some(name) = PROBED.iter().position(|probed| *probed == name).filter(|_| is_absent(error)) else {
         return Vec::new();
     };
-    look(share, name, &share.ahead.after(name, node, Instant::now()))
+    let mut found = look(share, name, &share.ahead.after(name, node, Instant::now()));
+    if let Some(other) = asked_with(name) {
+        found.extend(look(share, other, &share.ahead.along(name, other, node)));
+    }
+    found
+}
+
+/// What `ls -l` asks for of the same file.
+fn asked_with(name: usize) -> Option<usize> {
+    let place = |name: &[u8]| PROBED.iter().position(|probed| *probed == name);
+    let pair = [place(b"security.selinux")?, place(b"system.posix_acl_access")?];
+    pair.contains(&name).then(|| if name == pair[0] { pair[1] } else { pair[0] })
 }
 
 /// What to tell the guest of files that it has just listed.

@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use proto::files::{MAX_DATA, What};
 
 use super::super::advance::{Advance, ENTRIES_MAX, leaves_room};
 use super::super::handles::{Handle, Listing};
-use super::super::nodes::lock;
+use super::super::nodes::{Node, lock};
 use super::super::share::Share;
 use super::super::sys::{self, Errno, Result, io};
 use super::super::wire::{Args, Reply};
@@ -47,6 +48,7 @@ pub(crate) fn opendir(share: &Share, node: u64, reply: &mut Reply) -> Result<()>
     }
     share.handles.has_room()?;
     let fd = sys::reopen(share.nodes.fd(&node)?.as_fd(), libc::O_RDONLY | libc::O_DIRECTORY)?;
+    share.walk.opens(node.id, node.parent(), Instant::now());
     let (id, is_quiet) = (node.id, share.closes_quietly(node.key.0, fd.as_fd()));
     let (handle, _) = share.handles.add(node, fd, libc::O_RDONLY, is_quiet);
     reply.u64(handle);
@@ -88,6 +90,22 @@ pub(crate) fn readdir(share: &Share, node: u64, args: &mut Args<'_>, plus: bool,
         (listing.entries, listing.at) = (Vec::new(), 0);
     }
     Ok(())
+}
+
+/// Opens a directory, and lists it in at most `size` bytes, before the guest opens it: its handle, its entries, and whether they
+/// are all. `None` where the file system is not local: there each look may take long.
+pub(crate) fn opened(share: &Share, node: Arc<Node>, size: usize, more: &mut Reply) -> Option<(u64, bool)> {
+    share.handles.has_room().ok()?;
+    let fd = sys::reopen(share.nodes.fd(&node).ok()?.as_fd(), libc::O_RDONLY | libc::O_DIRECTORY).ok()?;
+    if !share.closes_quietly(node.key.0, fd.as_fd()) {
+        return None;
+    }
+    let id = node.id;
+    let (handle, _) = share.handles.add(node, fd, libc::O_RDONLY, true);
+    let open = share.handles.get(handle, id).ok()?;
+    let kind = Kind { plus: true, ahead: true };
+    let listed = list(share, &open, &mut lock(&open.listing), kind, size, more);
+    Some((handle, listed.unwrap_or(false)))
 }
 
 /// How entries are listed.
@@ -194,6 +212,9 @@ fn write(share: &Share, handle: &Handle, found: &Entry<'_>, how: Kind, has_room:
                 match node {
                     Some(node) => {
                         share.ahead.listed(node.id);
+                        if node.is(libc::S_IFDIR) {
+                            share.walk.listed(handle.node.id, node.id);
+                        }
                         entry::tell(share, &node, &stat, reply);
                         if how.ahead {
                             node.told(|told| told.sent_ahead(sys::now()));
@@ -219,7 +240,7 @@ fn write(share: &Share, handle: &Handle, found: &Entry<'_>, how: Kind, has_room:
     reply.grow(padding).fill(0);
 }
 
-type Looked = (Option<std::sync::Arc<super::super::nodes::Node>>, libc::stat);
+type Looked = (Option<Arc<Node>>, libc::stat);
 
 fn look(share: &Share, handle: &Handle, name: &CStr) -> Option<Looked> {
     let stat = sys::fstatat(handle.fd(), name).ok()?;

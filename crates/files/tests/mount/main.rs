@@ -17,6 +17,7 @@ mod pump;
 mod random;
 mod raw;
 mod sharing;
+mod walking;
 
 use std::process::ExitCode;
 
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
     if !arguments.list {
         needs();
     }
-    let groups: [(&str, &[Test]); 9] = [
+    let groups: [(&str, &[Test]); 10] = [
         ("attributes", attributes::TESTS),
         ("basics", basics::TESTS),
         ("errors", errors::TESTS),
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         ("names", names::TESTS),
         ("random", random::TESTS),
         ("sharing", sharing::TESTS),
+        ("walking", walking::TESTS),
     ];
     let trial = |group: &str, (name, test): Test| {
         Trial::test(format!("{group}::{name}"), move || {

@@ -105,7 +105,7 @@ fn to_port(mut fuse: &File, mut port: &UnixStream, memory: Option<&Memory>, know
             continue;
         }
         let mut header = Header { kind: kind::REQUEST, ..Header::default() };
-        if let Some(payload) = known_2.1.forgets() {
+        for payload in known_2.1.asides() {
             Frame { header, payload: &payload }.encode(&mut held);
         }
         drop(known_2);

@@ -1,27 +1,23 @@
 //! What the server sends before the guest's kernel asks for it: the rest of a listing, the content of a small file that
-//! was just opened, which names a directory has. It saves waits, and nothing that the guest may believe becomes older by it. Courier and tests share it.
+//! was just opened, which names a directory has, the directories that who walks a tree opens next. It saves waits; nothing
+//! that the guest may believe becomes older by it, but for those directories, which are a moment old when they are opened.
+//! Courier and tests share it.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::error::FilesError;
 use super::fuse::{IN_HEADER, OUT_HEADER, long, op, word};
+use super::listing::{BELIEVED, Listing};
 use super::local::local_reply;
 use super::names::Names;
-
-/// How long names and attributes are believed.
-const BELIEVED: Duration = Duration::from_secs(1);
+use super::opened::{Dropped, Opens, opened};
 
 /// A content is for who reads at once after opening.
 const READ_AT_ONCE: Duration = Duration::from_millis(100);
 
 /// Listings and contents that are kept of a share, each at most.
 const KEPT_MAX: usize = 64;
-
-/// Bytes of `fuse_entry_out`, which stand before each entry of a listing.
-const ENTRY_OUT: usize = 128;
-/// Bytes before an entry's name: inode u64, next position u64, length u32, type u32.
-const ENTRY_HEAD: usize = ENTRY_OUT + 24;
 
 /// In the numbers of an OPEN: the file becomes empty.
 const O_TRUNC: u32 = 0o1000;
@@ -38,6 +34,8 @@ pub enum What {
     },
     /// The marks of all names of a directory ([`super::name_mark`]), whose node stands in place of the handle.
     Names,
+    /// Directories that were opened and listed ([`super::Opened`]).
+    Opened,
 }
 
 /// The beginning of a frame AHEAD. The bytes themselves follow, or are in the slot that the frame names.
@@ -64,6 +62,7 @@ impl Ahead {
             What::Entries { is_end: false } => 1,
             What::Entries { is_end: true } => 2,
             What::Names => 3,
+            What::Opened => 4,
         };
         let mut bytes = [0; Self::LEN];
         for (to, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip([self.unique, self.handle, self.position, what]) {
@@ -84,6 +83,7 @@ impl Ahead {
             1 => What::Entries { is_end: false },
             2 => What::Entries { is_end: true },
             3 => What::Names,
+            4 => What::Opened,
             _ => return Err(wrong),
         };
         Ok((Self { unique: long(head, 0), handle: long(head, 8), position: long(head, 16), what }, rest))
@@ -106,19 +106,12 @@ pub struct Store {
     changing: HashSet<u64>,
     /// Requests whose replies may bring something, and how many changes there had been.
     asked: HashMap<u64, u64>,
+    /// Directories that are open, and that the kernel has not opened.
+    opens: Opens,
     /// Nodes that were listed, and that the kernel will never hear of.
     forgotten: Vec<u64>,
-}
-
-#[derive(Debug)]
-struct Listing {
-    entries: Vec<u8>,
-    /// Where the next one begins.
-    at: usize,
-    /// The position in the directory at which that one is.
-    position: u64,
-    is_end: bool,
-    since: Instant,
+    /// Requests that close directories which the kernel has not opened.
+    closes: Vec<Vec<u8>>,
 }
 
 impl Store {
@@ -136,7 +129,11 @@ impl Store {
             op::READDIR | op::RELEASEDIR => self.drop_listing(handle),
             op::RELEASE => drop(self.contents.remove(&handle)),
             op::OPEN if word(head, IN_HEADER) & O_TRUNC == 0 => self.ask(unique),
-            op::OPENDIR => self.ask(unique),
+            op::OPENDIR => match self.open(long(head, 16), now) {
+                // `fuse_open_out`
+                Some(handle) => return Some(reply(unique, &[handle.to_le_bytes(), [0; 8]].concat())),
+                None => self.ask(unique),
+            },
             op::SETLKW => self.change(),
             op::LOOKUP => match self.names.answer(head, now) {
                 Some(errno) => return Some(local_reply(head, errno).to_vec()),
@@ -160,6 +157,21 @@ impl Store {
         }
     }
 
+    /// The handle for who opens this directory, if it is open and listed already.
+    fn open(&mut self, node: u64, now: Instant) -> Option<u64> {
+        match self.opens.take(node, now)? {
+            Ok((handle, listing)) => {
+                self.drop_listing(handle);
+                self.listings.insert(handle, listing);
+                Some(handle)
+            }
+            Err(old) => {
+                self.close(&old);
+                None
+            }
+        }
+    }
+
     fn change(&mut self) {
         self.changes += 1;
         self.drop_contents();
@@ -174,9 +186,19 @@ impl Store {
             }
             What::Names if !is_old => self.names.learn(ahead.handle, bytes, now),
             What::Content | What::Names => {}
+            What::Opened => {
+                for (dir, entries) in opened(bytes) {
+                    if let Some(refused) = self.opens.keep(dir, entries, now) {
+                        self.close(&refused);
+                    }
+                }
+                if is_old {
+                    self.close_all(None);
+                }
+            }
             What::Entries { is_end } => {
                 self.drop_listing(ahead.handle);
-                let listing = Listing { entries: bytes.to_vec(), at: 0, position: ahead.position, is_end, since: now };
+                let listing = Listing::new(bytes.to_vec(), ahead.position, is_end, now);
                 if is_old || self.listings.len() >= KEPT_MAX {
                     return self.forget(&listing);
                 }
@@ -199,6 +221,7 @@ impl Store {
 
     fn drop_contents(&mut self) {
         self.contents.clear();
+        self.close_all(None);
         for (_, listing) in std::mem::take(&mut self.listings) {
             self.forget(&listing);
         }
@@ -207,15 +230,22 @@ impl Store {
     /// Drops what is too old; whether anything is left that somebody has to look after.
     pub fn expire(&mut self, now: Instant) -> bool {
         self.names.expire(now);
+        self.close_all(Some(now));
         self.contents.retain(|_, (_, since)| now.saturating_duration_since(*since) < READ_AT_ONCE);
         let is_old = |listing: &Listing| now.saturating_duration_since(listing.since) >= BELIEVED;
         let old: Vec<u64> = self.listings.iter().filter(|(_, l)| is_old(l)).map(|(handle, _)| *handle).collect();
         old.into_iter().for_each(|handle| self.drop_listing(handle));
-        !self.contents.is_empty() || !self.listings.is_empty()
+        !self.contents.is_empty() || !self.listings.is_empty() || !self.opens.is_empty()
     }
 
-    /// A request that tells the host which nodes the kernel will never hear of, if there are any.
-    pub fn forgets(&mut self) -> Option<Vec<u8>> {
+    /// Requests that nobody answers: they tell the host what the kernel will never hear of.
+    pub fn asides(&mut self) -> Vec<Vec<u8>> {
+        let mut asides = std::mem::take(&mut self.closes);
+        asides.extend(self.forgets());
+        asides
+    }
+
+    fn forgets(&mut self) -> Option<Vec<u8>> {
         if self.forgotten.is_empty() {
             return None;
         }
@@ -250,24 +280,11 @@ impl Store {
     }
 
     fn entries(&mut self, handle: u64, position: u64, size: usize, now: Instant) -> Option<Vec<u8>> {
-        let listing = self.listings.get_mut(&handle)?;
-        let left = BELIEVED.checked_sub(now.saturating_duration_since(listing.since)).filter(|left| !left.is_zero());
-        let mut out = Vec::new();
-        if let Some(left) = left.filter(|_| listing.position == position) {
-            while let Some((len, next)) =
-                entry(&listing.entries[listing.at..]).filter(|(len, _)| out.len() + len <= size)
-            {
-                let start = out.len();
-                out.extend_from_slice(&listing.entries[listing.at..listing.at + len]);
-                shorten(&mut out[start..], left);
-                (listing.at, listing.position) = (listing.at + len, next);
-            }
-            if !out.is_empty() || listing.is_end && listing.at == listing.entries.len() {
-                return Some(out);
-            }
+        let taken = self.listings.get_mut(&handle)?.take(position, size, now);
+        if taken.is_none() {
+            self.drop_listing(handle);
         }
-        self.drop_listing(handle);
-        None
+        taken
     }
 
     fn drop_listing(&mut self, handle: u64) {
@@ -277,37 +294,17 @@ impl Store {
     }
 
     fn forget(&mut self, listing: &Listing) {
-        self.forgotten.extend(listed_nodes(&listing.entries[listing.at..]));
+        self.forgotten.extend(listing.nodes());
     }
-}
 
-/// The nodes of entries that come with attributes.
-pub fn listed_nodes(mut entries: &[u8]) -> impl Iterator<Item = u64> {
-    let next = move || {
-        let (len, _) = entry(entries)?;
-        let node = long(entries, 0);
-        entries = &entries[len..];
-        Some(node)
-    };
-    // Entries may come without: nobody knows a node by them.
-    std::iter::from_fn(next).filter(|node| *node != 0)
-}
-
-/// Bytes of the entry that begins `bytes`, and the position behind it.
-fn entry(bytes: &[u8]) -> Option<(usize, u64)> {
-    let name = word(bytes.get(..ENTRY_HEAD)?, ENTRY_OUT + 16) as usize;
-    let len = ENTRY_HEAD.checked_add(name)?.checked_next_multiple_of(8)?;
-    (len <= bytes.len()).then(|| (len, long(bytes, ENTRY_OUT + 8)))
-}
-
-/// Lets the kernel believe an entry no longer than this.
-fn shorten(entry: &mut [u8], left: Duration) {
-    if long(entry, 0) == 0 {
-        return;
+    fn close(&mut self, dropped: &Dropped) {
+        self.forget(&dropped.listing);
+        self.closes.push(dropped.close());
     }
-    for (seconds, nanoseconds) in [(16, 32), (24, 36)] {
-        entry[seconds..][..8].copy_from_slice(&left.as_secs().to_le_bytes());
-        entry[nanoseconds..][..4].copy_from_slice(&left.subsec_nanos().to_le_bytes());
+
+    /// Closes directories that the kernel has not opened: those that are too old, or all.
+    fn close_all(&mut self, old: Option<Instant>) {
+        self.opens.drain(old).iter().for_each(|dropped| self.close(dropped));
     }
 }
 
@@ -323,6 +320,8 @@ fn reply(unique: u64, body: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::listing::ENTRY_OUT;
+    use super::super::opened::Opened;
     use super::*;
 
     fn request(op: u32, unique: u64, words: &[u64]) -> Vec<u8> {
@@ -354,6 +353,10 @@ mod tests {
         store.learn(&ahead, &[one(11, 100), one(12, 200), one(13, 300)].concat(), now);
         store.answered(1);
         store
+    }
+
+    fn forgotten(store: &mut Store) -> u32 {
+        store.forgets().map_or(0, |request| word(&request, IN_HEADER))
     }
 
     fn list(store: &mut Store, position: u64, size: u64, now: Instant) -> Option<Vec<u64>> {
@@ -395,8 +398,66 @@ mod tests {
         {
             let mut store = listed(now);
             assert_eq!(store.answer(&request(op, 2, &words), now), None);
-            assert_eq!(word(&store.forgets().unwrap(), IN_HEADER), 3);
+            assert_eq!(forgotten(&mut store), 3);
         }
+    }
+
+    /// A store that was told, when it asked for a listing, that its subdirectory 11 is open and lists the nodes 21 and 22.
+    fn walked(now: Instant) -> Store {
+        let mut store = Store::default();
+        store.answer(&request(op::OPENDIR, 1, &[0]), now);
+        let mut body = Vec::new();
+        Opened { node: 11, handle: 8, is_end: true }.encode(&[one(21, 100), one(22, 200)].concat(), &mut body);
+        store.learn(&Ahead { unique: 1, handle: DIR, position: 0, what: What::Opened }, &body, now);
+        store.answered(1);
+        store
+    }
+
+    fn opendir(store: &mut Store, node: u64, now: Instant) -> Option<u64> {
+        let mut request = request(op::OPENDIR, 5, &[0]);
+        request[16..24].copy_from_slice(&node.to_le_bytes());
+        store.answer(&request, now).map(|reply| long(&reply, OUT_HEADER))
+    }
+
+    #[test]
+    fn who_walks_a_tree_opens_a_directory_without_the_host_and_closes_it_with_it() {
+        let now = Instant::now();
+        let mut store = walked(now);
+        assert_eq!(opendir(&mut store, 12, now), None);
+        assert_eq!(opendir(&mut store, 11, now), Some(8));
+        assert_eq!(opendir(&mut store, 11, now), None, "the next one sees it as it is then");
+        let mut listed = |position, size| {
+            let reply = store.answer(&request(op::READDIRPLUS, 2, &[8, position, size]), now)?;
+            Some(reply[OUT_HEADER..].chunks(160).map(|entry| long(entry, 0)).collect::<Vec<_>>())
+        };
+        assert_eq!((listed(0, 4096), listed(200, 4096)), (Some(vec![21, 22]), Some(vec![])));
+        assert_eq!(store.answer(&request(op::RELEASEDIR, 3, &[8]), now), None, "the host closes it");
+        assert!(store.asides().is_empty());
+    }
+
+    #[test]
+    fn a_directory_that_nobody_opens_is_closed_and_what_it_listed_is_forgotten() {
+        let now = Instant::now();
+        let ends: [(&str, fn(&mut Store, Instant)); 4] = [
+            ("a change", |store, now| drop(store.answer(&request(op::UNLINK, 3, &[]), now))),
+            ("a doubt", |store, _| store.drop_all()),
+            ("too late", |store, now| assert!(store.expire(now) && !store.expire(now + BELIEVED / 5))),
+            ("opened too late", |store, now| assert_eq!(opendir(store, 11, now + BELIEVED / 5), None)),
+        ];
+        for (what, end) in ends {
+            let mut store = walked(now);
+            end(&mut store, now);
+            let asides = store.asides();
+            assert_eq!(asides.len(), 2, "{what}");
+            assert_eq!((word(&asides[0], 4), long(&asides[0], IN_HEADER)), (op::RELEASEDIR, 8), "{what}");
+            assert_eq!((word(&asides[1], 4), word(&asides[1], IN_HEADER)), (op::BATCH_FORGET, 2), "{what}");
+            assert_eq!(opendir(&mut store, 11, now), None, "{what}");
+        }
+        let mut store = Store::default();
+        let mut body = Vec::new();
+        Opened { node: 11, handle: 8, is_end: true }.encode(&one(21, 100), &mut body);
+        store.learn(&Ahead { unique: 9, handle: DIR, position: 0, what: What::Opened }, &body, now);
+        assert_eq!(store.asides().len(), 2, "it was not asked for, or changed meanwhile");
     }
 
     #[test]
