@@ -20,7 +20,7 @@ use proto::files::{Absent, Ahead, Asked, Decoder, Frame, Header, Hello, UsableSl
 
 use super::birth::Kept;
 use super::control::{Control, Order};
-use super::held::{self, Known, Watch, lock};
+use super::held::{self, Held, Known, Watch, lock};
 use super::number::Number;
 use super::place::{Place, Seat};
 use super::request::{self, HEAD, REST, Way};
@@ -108,23 +108,13 @@ pub(super) struct Share {
     session: AtomicU64,
     pub known: Mutex<Known>,
     /// Frames that are held back. Locked before [`All::sending`].
-    pub held: Mutex<Vec<u8>>,
+    pub held: Mutex<Held>,
 }
 
 impl Share {
     /// The session it belongs to, or 0.
     pub fn session(&self) -> u64 {
         self.session.load(Ordering::Acquire)
-    }
-
-    /// Frames that tell the host what the kernel will never hear of.
-    pub fn asides(&self, number: u16) -> Vec<u8> {
-        let mut frames = Vec::new();
-        let header = Header { kind: kind::REQUEST, share: number, ..Header::default() };
-        for payload in lock(&self.known).store.asides() {
-            Frame { header, payload: &payload }.encode(&mut frames);
-        }
-        frames
     }
 }
 
@@ -161,8 +151,7 @@ fn obey(all: &Arc<All>, control: &Arc<Control>, number: u32, order: Order, fd: O
 
 /// Takes a share over. Its first request is answered before this returns: afterwards the mount is as it will stay.
 fn serve(all: &Arc<All>, share: u16, fd: OwnedFd) {
-    let (session, known) = (AtomicU64::new(0), Mutex::default());
-    let shared = Arc::new(Share { fd, session, known, held: Mutex::default() });
+    let shared = Arc::new(Share { fd, session: AtomicU64::new(0), known: Mutex::default(), held: Mutex::default() });
     {
         let mut state = lock(&all.state);
         let index = usize::from(share);
@@ -346,10 +335,9 @@ fn reply(all: &All, share: u16, [payload, bulk]: [&[u8]; 2], seat: &Seat) {
 
 /// Holds frames of a share back.
 fn hold(all: &All, share: &Share, frame: &[&[u8]]) {
-    let mut kept = lock(&share.held);
-    frame.iter().for_each(|part| kept.extend_from_slice(part));
-    if kept.len() > held::HELD_MAX {
-        all.send(share.session(), false, &[&std::mem::take(&mut *kept)]);
+    let (now, mut kept) = (Instant::now(), lock(&share.held));
+    if frame.iter().map(|part| kept.push(part, now)).last().is_some_and(|len| len > held::HELD_MAX) {
+        all.send(share.session(), false, &[&kept.take()]);
     } else {
         drop(kept);
         all.watch.on();
@@ -360,7 +348,7 @@ fn hold(all: &All, share: &Share, frame: &[&[u8]]) {
 fn send_with_held(all: &All, share: &Share, session: u64, wants_slots: bool, frame: &[&[u8]]) {
     // Others must not overtake what is sent here: a name may be removed only after its file was closed.
     let mut kept = lock(&share.held);
-    let first = std::mem::take(&mut *kept);
+    let first = kept.take();
     let parts: Vec<&[u8]> = std::iter::once(first.as_slice()).chain(frame.iter().copied()).collect();
     all.send(session, wants_slots, &parts);
 }
@@ -368,29 +356,41 @@ fn send_with_held(all: &All, share: &Share, session: u64, wants_slots: bool, fra
 /// Sends what all shares have held back.
 fn send_all(all: &All) {
     for (number, share) in all.shares() {
-        let known = share.asides(number);
-        let mut kept = lock(&share.held);
-        kept.extend_from_slice(&known);
-        if !kept.is_empty() {
-            all.send(share.session(), false, &[&std::mem::take(&mut *kept)]);
-        }
+        send_held(all, number, &share, Duration::MAX);
     }
+}
+
+/// Sends what a share has held back, if that may wait no longer than this; else how long it may.
+fn send_held(all: &All, number: u16, share: &Share, longest: Duration) -> Option<Duration> {
+    let (asides, now) = (lock(&share.known).asides(number), Instant::now());
+    let mut kept = lock(&share.held);
+    kept.push(&asides, now);
+    let left = kept.left(now)?;
+    if left > longest {
+        return Some(left);
+    }
+    all.send(share.session(), false, &[&kept.take()]);
+    None
 }
 
 /// Looks after what is held and what was sent ahead, for ever.
 fn look_after(all: &All) -> ! {
+    let mut nap = held::MOMENT;
     loop {
         all.watch.wait();
-        thread::sleep(held::MOMENT);
-        let now = Instant::now();
-        let mut is_left = false;
-        for (_, share) in all.shares() {
+        thread::sleep(nap);
+        let (now, mut is_left) = (Instant::now(), false);
+        nap = held::MOMENT;
+        for (number, share) in all.shares() {
             is_left |= lock(&share.known).store.expire(now);
+            // Who asks one question after the other takes it along: a frame of its own would wake the host twice as often.
+            if let Some(left) = send_held(all, number, &share, Duration::ZERO) {
+                (is_left, nap) = (true, nap.min(left));
+            }
         }
         if is_left {
             all.watch.on();
         }
-        send_all(all);
     }
 }
 
@@ -476,7 +476,7 @@ impl Collector {
     }
 
     fn send(&self, session: u64, wants_slots: bool, frame: &[&[u8]]) {
-        let asides = self.shared.asides(self.share);
+        let asides = lock(&self.shared.known).asides(self.share);
         send_with_held(&self.all, &self.shared, session, wants_slots, &[&[&asides[..]], frame].concat());
     }
 
