@@ -18,7 +18,7 @@ pub use ended::Ended;
 const SCRIPT_S: &str = "240";
 
 /// Deadline for a lab to be up, in seconds: two boots on a busy machine, and Slurm's registration.
-const START_S: &str = "900";
+const START_S: &str = "1300";
 
 /// Deadline for a reboot until Slurm has the node back, in seconds.
 const REBOOT_S: &str = "700";
