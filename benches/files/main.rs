@@ -149,9 +149,9 @@ fn one_run(place: &Place, program: &str, dir: &str, way: &str, vms: usize) -> Re
         }
         _ => format!("cd /; {}", vm(program, dir, way, vms, &format!("bash -c 'cd {dir}/w; {work}'"))),
     };
-    let last = MANY - 1;
+    let each = format!("{dir}/w/{{0..{}}}", MANY - 1);
     let tree = format!(
-        "mkdir -p {dir}/w/{{0..{last}}}/tree/{{0..9}}/{{0..9}}; touch {dir}/w/{{0..{last}}}/tree/{{0..9}}/{{0..9}}/{{0..4}}"
+        "mkdir -p {each}/{{tree/{{0..9}}/{{0..9}},flat}}; touch {each}/{{tree/{{0..9}}/{{0..9}}/{{0..4}},flat/{{0..999}}}}"
     );
     place.try_sh(&format!("set -o pipefail; rm -rf {dir}/w; {tree}; {{ {run}; }} | {CLOCK}"))
 }

@@ -14,7 +14,7 @@ const BEGIN: &str = "<!-- make bench writes from here -->\n";
 const CASES: [(&str, &str); 15] = [
     ("find-tree", "`find` in 111 directories"),
     ("ls-lR", "`ls -lR` there"),
-    ("find", "`find` in one directory"),
+    ("find", "`find` in one directory of 1,000 files"),
     ("find-size", "`find -size`"),
     ("ls-l", "`ls -l`"),
     ("stat", "`stat`"),

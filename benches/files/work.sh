@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # What is measured, in this directory: prints a line before and after each operation. Whoever reads them has the clock: that of
-# an emulated machine may be wrong. A tree of directories is there already. FILES and MIB say how much, WHAT is "all" or "metadata".
+# an emulated machine may be wrong. A tree of directories and one of a thousand files are there already. FILES and MIB say how
+# much, WHAT is "all" or "metadata".
 cd "${SLURM_VM_INDEX:-.}" || exit
 measured() {
     local name=$1
@@ -37,7 +38,7 @@ untar() { mkdir untarred && tar xf small.tar -C untarred; }
 
 measured create create
 forget
-measured find find small -type f
+measured find find flat -type f
 forget
 measured find-size find small -size 1
 forget
