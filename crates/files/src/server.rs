@@ -400,9 +400,13 @@ impl Server {
     /// Sends a reply, its body in the slot if it is large.
     fn answer(&self, job: &Job, unique: u64, result: Result<()>, reply: &mut Reply) {
         let share = job.header.share;
+        let mut header = job.header;
         let advances = [reply.advance.take(), reply.walked.take()].map(|advance| {
             let advance = advance?;
-            Some((advance.frame(job.header, unique, &self.bulk), advance))
+            let frame = advance.frame(header, unique, &self.bulk);
+            // The slot is one's only.
+            header.slot = header.slot.filter(|_| !advance.wants_slot());
+            Some((frame, advance))
         });
         let mut data = reply.in_slot;
         if reply.len() > INLINE_MAX

@@ -16,6 +16,7 @@ pub const TESTS: &[Test] = &[
     ("who_opens_one_of_the_listed_directories_is_told_of_the_next", the_next_directories_are_sent_ahead),
     ("who_changes_something_is_not", who_changes_something_is_not),
     ("a_walk_sees_all_that_the_host_has", a_walk_sees_all_that_the_host_has),
+    ("large_directories_beside_each_other_are_listed_whole", large_directories_are_listed_whole),
     ("a_walk_sees_what_changes_meanwhile", a_walk_sees_what_changes_meanwhile),
     ("directories_that_nobody_opens_are_closed", directories_that_nobody_opens_are_closed),
 ];
@@ -119,6 +120,15 @@ fn a_walk_sees_all_that_the_host_has() {
     let expected = walked(&pair.host);
     for _ in 0..3 {
         assert_eq!(walked(pair.guest()), expected);
+    }
+}
+
+/// Each of them wants the slot of the request.
+fn large_directories_are_listed_whole() {
+    for files in [30, 60, 200] {
+        let pair = Pair::new();
+        tree(&pair.host, files);
+        assert_eq!(walked(pair.guest()), walked(&pair.host));
     }
 }
 
