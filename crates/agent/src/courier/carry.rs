@@ -349,8 +349,7 @@ fn send_with_held(all: &All, share: &Share, session: u64, wants_slots: bool, fra
     // Others must not overtake what is sent here: a name may be removed only after its file was closed.
     let mut kept = lock(&share.held);
     let first = kept.take();
-    let parts: Vec<&[u8]> = std::iter::once(first.as_slice()).chain(frame.iter().copied()).collect();
-    all.send(session, wants_slots, &parts);
+    all.send(session, wants_slots, &[&[first.as_slice()], frame].concat());
 }
 
 /// Sends what all shares have held back.
