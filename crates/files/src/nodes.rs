@@ -164,17 +164,14 @@ impl Nodes {
         let mut closed = Vec::new();
         let mut table = lock(&self.table);
         let known = table.by_key.get(&key(stat)).and_then(|id| table.by_id.get(id)).cloned();
-        let kind = stat.st_mode & libc::S_IFMT;
-        if let Some(node) = known.filter(|node| node.kind == kind) {
+        if let Some(node) = known.filter(|node| node.kind == stat.st_mode & libc::S_IFMT) {
             let mut state = lock(&node.state);
             state.lookups = state.lookups.saturating_add(1);
             if node.id != ROOT && state.place.as_ref().is_none_or(|place| place.0 != parent || *place.1 != *name) {
                 state.place = Some((parent, name.to_owned()));
             }
             let is_new = state.fd.is_none() && fd.is_some();
-            if is_new {
-                state.fd = fd.map(Arc::new);
-            }
+            state.fd = state.fd.take().or_else(|| fd.map(Arc::new));
             drop(state);
             if is_new {
                 table.cache(&node, self.bounds.cached_max, &mut closed);

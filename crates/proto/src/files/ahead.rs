@@ -321,7 +321,6 @@ fn reply(unique: u64, body: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::super::listing::ENTRY_OUT;
-    use super::super::opened::Opened;
     use super::*;
 
     fn request(op: u32, unique: u64, words: &[u64]) -> Vec<u8> {
@@ -400,64 +399,6 @@ mod tests {
             assert_eq!(store.answer(&request(op, 2, &words), now), None);
             assert_eq!(forgotten(&mut store), 3);
         }
-    }
-
-    /// A store that was told, when it asked for a listing, that its subdirectory 11 is open and lists the nodes 21 and 22.
-    fn walked(now: Instant) -> Store {
-        let mut store = Store::default();
-        store.answer(&request(op::OPENDIR, 1, &[0]), now);
-        let mut body = Vec::new();
-        Opened { node: 11, handle: 8, is_end: true }.encode(&[one(21, 100), one(22, 200)].concat(), &mut body);
-        store.learn(&Ahead { unique: 1, handle: DIR, position: 0, what: What::Opened }, &body, now);
-        store.answered(1);
-        store
-    }
-
-    fn opendir(store: &mut Store, node: u64, now: Instant) -> Option<u64> {
-        let mut request = request(op::OPENDIR, 5, &[0]);
-        request[16..24].copy_from_slice(&node.to_le_bytes());
-        store.answer(&request, now).map(|reply| long(&reply, OUT_HEADER))
-    }
-
-    #[test]
-    fn who_walks_a_tree_opens_a_directory_without_the_host_and_closes_it_with_it() {
-        let now = Instant::now();
-        let mut store = walked(now);
-        assert_eq!(opendir(&mut store, 12, now), None);
-        assert_eq!(opendir(&mut store, 11, now), Some(8));
-        assert_eq!(opendir(&mut store, 11, now), None, "the next one sees it as it is then");
-        let mut listed = |position, size| {
-            let reply = store.answer(&request(op::READDIRPLUS, 2, &[8, position, size]), now)?;
-            Some(reply[OUT_HEADER..].chunks(160).map(|entry| long(entry, 0)).collect::<Vec<_>>())
-        };
-        assert_eq!((listed(0, 4096), listed(200, 4096)), (Some(vec![21, 22]), Some(vec![])));
-        assert_eq!(store.answer(&request(op::RELEASEDIR, 3, &[8]), now), None, "the host closes it");
-        assert!(store.asides().is_empty());
-    }
-
-    #[test]
-    fn a_directory_that_nobody_opens_is_closed_and_what_it_listed_is_forgotten() {
-        let now = Instant::now();
-        let ends: [(&str, fn(&mut Store, Instant)); 4] = [
-            ("a change", |store, now| drop(store.answer(&request(op::UNLINK, 3, &[]), now))),
-            ("a doubt", |store, _| store.drop_all()),
-            ("too late", |store, now| assert!(store.expire(now) && !store.expire(now + BELIEVED / 5))),
-            ("opened too late", |store, now| assert_eq!(opendir(store, 11, now + BELIEVED / 5), None)),
-        ];
-        for (what, end) in ends {
-            let mut store = walked(now);
-            end(&mut store, now);
-            let asides = store.asides();
-            assert_eq!(asides.len(), 2, "{what}");
-            assert_eq!((word(&asides[0], 4), long(&asides[0], IN_HEADER)), (op::RELEASEDIR, 8), "{what}");
-            assert_eq!((word(&asides[1], 4), word(&asides[1], IN_HEADER)), (op::BATCH_FORGET, 2), "{what}");
-            assert_eq!(opendir(&mut store, 11, now), None, "{what}");
-        }
-        let mut store = Store::default();
-        let mut body = Vec::new();
-        Opened { node: 11, handle: 8, is_end: true }.encode(&one(21, 100), &mut body);
-        store.learn(&Ahead { unique: 9, handle: DIR, position: 0, what: What::Opened }, &body, now);
-        assert_eq!(store.asides().len(), 2, "it was not asked for, or changed meanwhile");
     }
 
     #[test]

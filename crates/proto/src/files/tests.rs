@@ -1,3 +1,6 @@
+use std::time::{Duration, Instant};
+
+use super::fuse::{IN_HEADER, OUT_HEADER, long, op, word};
 use super::*;
 
 fn push(decoder: &mut Decoder, mut bytes: &[u8]) {
@@ -159,4 +162,89 @@ fn a_first_request_that_cannot_be_answered_is_an_error() {
     assert_eq!(init_reply(&[0; 40]), Err(InitError::NotInit));
     assert_eq!(init_reply(&init(7, 40, 0)[..50]), Err(InitError::NotInit));
     assert_eq!(init_reply(&[]), Err(InitError::NotInit));
+}
+
+/// A request about a node, as the kernel writes it.
+fn fuse(op: u32, unique: u64, node: u64, words: &[u64]) -> Vec<u8> {
+    let mut bytes = vec![0; IN_HEADER];
+    bytes[4..8].copy_from_slice(&op.to_le_bytes());
+    bytes[8..16].copy_from_slice(&unique.to_le_bytes());
+    bytes[16..24].copy_from_slice(&node.to_le_bytes());
+    words.iter().for_each(|word| bytes.extend_from_slice(&word.to_le_bytes()));
+    bytes
+}
+
+/// An entry with a name of five bytes, which is 160 bytes long.
+fn entry(node: u64, next: u64) -> Vec<u8> {
+    let mut bytes = vec![0; 160];
+    bytes[..8].copy_from_slice(&node.to_le_bytes());
+    bytes[136..144].copy_from_slice(&next.to_le_bytes());
+    bytes[144] = 5;
+    bytes
+}
+
+/// A store that is told with the reply to the request 1 that the directory 11 is open and lists the nodes 21 and 22.
+fn told(store: &mut Store, now: Instant) {
+    let mut body = Vec::new();
+    Opened { node: 11, handle: 8, is_end: true }.encode(&[entry(21, 100), entry(22, 200)].concat(), &mut body);
+    store.learn(&Ahead { unique: 1, handle: 7, position: 0, what: What::Opened }, &body, now);
+    store.answered(1);
+}
+
+fn walked(now: Instant) -> Store {
+    let mut store = Store::default();
+    store.answer(&fuse(op::OPENDIR, 1, 10, &[0]), now);
+    told(&mut store, now);
+    store
+}
+
+/// The handle, if the directory is open already.
+fn opendir(store: &mut Store, node: u64, now: Instant) -> Option<u64> {
+    store.answer(&fuse(op::OPENDIR, 5, node, &[0]), now).map(|reply| long(&reply, OUT_HEADER))
+}
+
+/// It closes the directory 11 and forgets what was listed there.
+#[track_caller]
+fn closes(store: &mut Store) {
+    let asides = store.asides();
+    assert_eq!(asides.len(), 2);
+    assert_eq!((word(&asides[0], 4), long(&asides[0], IN_HEADER)), (op::RELEASEDIR, 8));
+    assert_eq!((word(&asides[1], 4), word(&asides[1], IN_HEADER)), (op::BATCH_FORGET, 2));
+    assert_eq!(opendir(store, 11, Instant::now()), None);
+}
+
+#[test]
+fn who_walks_a_tree_opens_a_directory_without_the_host_and_closes_it_with_it() {
+    let now = Instant::now();
+    let mut store = walked(now);
+    assert_eq!(opendir(&mut store, 12, now), None);
+    assert_eq!(opendir(&mut store, 11, now), Some(8));
+    assert_eq!(opendir(&mut store, 11, now), None, "the next one sees it as it is then");
+    let mut listed = |position, size| {
+        let reply = store.answer(&fuse(op::READDIRPLUS, 2, 11, &[8, position, size]), now)?;
+        Some(reply[OUT_HEADER..].chunks(160).map(|entry| long(entry, 0)).collect::<Vec<_>>())
+    };
+    assert_eq!((listed(0, 4096), listed(200, 4096)), (Some(vec![21, 22]), Some(vec![])));
+    assert_eq!(store.answer(&fuse(op::RELEASEDIR, 3, 11, &[8]), now), None, "the host closes it");
+    assert!(store.asides().is_empty());
+}
+
+#[test]
+fn a_directory_that_nobody_opens_is_closed_and_what_it_listed_is_forgotten() {
+    let (now, late) = (Instant::now(), Duration::from_millis(200));
+    let mut store = walked(now);
+    store.answer(&fuse(op::UNLINK, 3, 10, &[0]), now);
+    closes(&mut store);
+    let mut store = walked(now);
+    store.drop_all();
+    closes(&mut store);
+    let mut store = walked(now);
+    assert!(store.expire(now) && !store.expire(now + late));
+    closes(&mut store);
+    let mut store = walked(now);
+    assert_eq!(opendir(&mut store, 11, now + late), None);
+    closes(&mut store);
+    let mut store = Store::default();
+    told(&mut store, now);
+    closes(&mut store);
 }
