@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use super::fuse::{IN_HEADER, OUT_HEADER, long, op, word};
+use super::fuse::{IN_HEADER, OUT_HEADER, long, op, word as word_at};
 use super::*;
 
 fn push(decoder: &mut Decoder, mut bytes: &[u8]) {
@@ -208,8 +208,8 @@ fn opendir(store: &mut Store, node: u64, now: Instant) -> Option<u64> {
 fn closes(store: &mut Store) {
     let asides = store.asides();
     assert_eq!(asides.len(), 2);
-    assert_eq!((word(&asides[0], 4), long(&asides[0], IN_HEADER)), (op::RELEASEDIR, 8));
-    assert_eq!((word(&asides[1], 4), word(&asides[1], IN_HEADER)), (op::BATCH_FORGET, 2));
+    assert_eq!((word_at(&asides[0], 4), long(&asides[0], IN_HEADER)), (op::RELEASEDIR, 8));
+    assert_eq!((word_at(&asides[1], 4), word_at(&asides[1], IN_HEADER)), (op::BATCH_FORGET, 2));
     assert_eq!(opendir(store, 11, Instant::now()), None);
 }
 
