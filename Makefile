@@ -59,7 +59,7 @@ SCRIPTS := .ci/run fuzz/run packaging/debian-deps packaging/bill packaging/make-
 export SPANK_VM_STAGE  ?= $(abspath $(STAGE))
 export SPANK_VM_KIT    ?= $(abspath $(KIT))
 export SPANK_VM_IMAGES ?= $(abspath $(IMAGES))
-# The same plugin with hooks that panic on demand, for tests/hooks.rs.
+# The same plugin with hooks that panic on demand, for tests/hooks.
 export SPANK_VM_PANICKING_PLUGIN := $(abspath $(TARGET)/panics/debug/libspank_vm.so)
 
 # Checks dependencies with the rules in deny.toml.
