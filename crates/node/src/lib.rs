@@ -32,6 +32,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod child;
+pub mod descriptors;
 pub mod dir;
 pub mod layout;
 pub mod lock;
