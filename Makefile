@@ -342,7 +342,7 @@ $(DISKS)/.%.made: tests/images/systemd-disk
 # Kept, because the tests make disks and container images of them.
 .PRECIOUS: $(ROOTS)/%.tar
 $(ROOTS)/%.tar: tests/images/%
-	$(call section,root of $*)
+	$(call section,files of image $*)
 	@mkdir -p $(ROOTS)
 	@tests/images/$* >$@.partial
 	@mv $@.partial $@
