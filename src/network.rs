@@ -1,8 +1,9 @@
 //! In slurmstepd: a network of the step's own.
 //!
-//! It is made once, before the tasks are forked, by a program that root starts here: `spank-vm step-network`, with these arguments and
-//! nothing of the job in its environment. It hands over open files: a tap for each VM, and what keeps others out. Slurmstepd keeps them,
-//! each task inherits its own, and when all are closed the kernel takes the network back. So whoever is killed, nothing is left.
+//! It is made once, before the tasks are forked, by a program that root starts here: `spank-vm step-network`, with
+//! these arguments and nothing of the job in its environment. It hands over open files: a tap for each VM, and what
+//! keeps others out. Slurmstepd keeps them, each task inherits its own, and when all are closed the kernel takes the
+//! network back. So whoever is killed, nothing is left.
 
 use super::args::Args;
 use super::error::Error;

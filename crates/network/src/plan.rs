@@ -114,8 +114,8 @@ pub fn mac(node: u32, index: u32) -> [u8; 6] {
     [0x02, 0x76, a, b, c, d]
 }
 
-/// The 24-bit number of a step's network. Two steps have the same one in one case of 16 million; then the second to come to a node is
-/// refused there.
+/// The 24-bit number of a step's network. Two steps have the same one in one case of 16 million; then the second to
+/// come to a node is refused there.
 pub fn number(job: u32, step: u32) -> u32 {
     // A mixer of 64 bits (splitmix64): neighbouring steps get numbers that are far apart.
     let mut x = (u64::from(job) << 32 | u64::from(step)).wrapping_add(0x9e37_79b9_7f4a_7c15);

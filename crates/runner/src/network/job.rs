@@ -1,8 +1,8 @@
 //! `--vm-net=job`: taps on the step's own network, which the plugin had made, and what the guests are told of the others on it.
 //!
-//! A VM has the address of its number in the network: its task's rank, and its place within the slot. A VM of a whole node has the addresses
-//! of all its tasks' ranks, and one of its own behind them: so a rank has the same address in both cases, and no node must know which ranks
-//! are on the others.
+//! A VM has the address of its number in the network: its task's rank, and its place within the slot. A VM of a whole
+//! node has the addresses of all its tasks' ranks, and one of its own behind them: so a rank has the same address in
+//! both cases, and no node must know which ranks are on the others.
 
 #![allow(unsafe_code)]
 
