@@ -1,6 +1,5 @@
 //! What the server sends before the guest's kernel asks for it: the rest of a listing, the content of a small file that
-//! was just opened, which names a directory has. It saves waits, and nothing that the guest may believe becomes older
-//! by it. Courier and tests share it.
+//! was just opened, which names a directory has. It saves waits, and nothing that the guest may believe becomes older by it. Courier and tests share it.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
