@@ -10,10 +10,10 @@ use crate::error::NetworkError;
 pub const NODES_MOST: usize = 512;
 
 /// Most VMs of a network on one node: a bridge has 1,023 ports.
-pub const VMS_ON_NODE_MOST: u32 = 512;
+pub(crate) const VMS_ON_NODE_MOST: u32 = 512;
 
 /// Most VMs of a network: the names of all are in one variable.
-pub const VMS_MOST: u32 = 4096;
+pub(crate) const VMS_MOST: u32 = 4096;
 
 /// A range of IPv4 addresses, like `100.80.0.0/16`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -47,7 +47,7 @@ pub mod sweep;
 mod sys;
 pub mod task_dir;
 pub mod text;
-pub mod trash;
+mod trash;
 pub mod trust;
 
 pub use sys::try_lock;

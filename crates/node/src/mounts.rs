@@ -38,7 +38,7 @@ impl Mounts {
     ///
     /// # Errors
     /// Names what is mounted; also when there is no such directory.
-    pub fn none_in(&self, dir: &Path) -> io::Result<()> {
+    pub(crate) fn none_in(&self, dir: &Path) -> io::Result<()> {
         // The list has real places. Only the directory itself is its user's: nothing is followed into it.
         let name = dir.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         let real = dir.parent().ok_or(io::ErrorKind::InvalidInput)?.canonicalize()?.join(name);
