@@ -55,7 +55,7 @@ impl JobNetwork {
         let vms = slot.asked.vms();
         ensure!(made.taps.len() == vms as usize, Fault::System, "--vm-net=job: not as many taps as VMs were made");
         let taps = made.taps.iter().map(|&fd| inherited(fd)).collect::<Result<_, _>>();
-        let request::JobNetwork { mtu, node, first, rank, ranks, .. } = *made;
+        let request::NetworkPart { mtu, node, first, rank, ranks, .. } = *made;
         let (range, range6) = (slot.config.job_network, slot.config.job_network_v6);
         let of_node = made.of_node.clone();
         Ok(Self { taps: taps?, mtu, node, first, rank, ranks, vms, job: job.id, range, range6, of_node })
