@@ -87,7 +87,7 @@ pub(super) fn confined(config: &Config) -> Finding {
 fn judge_confinement(how: Confine, found: Result<u32, Unconfined>) -> Finding {
     let why = match found {
         Ok(release) => {
-            return Finding::good(format!("QEMU opens no file of its user (Landlock {release})"));
+            return Finding::good(format!("QEMU opens no file of its user (Landlock ABI {release})"));
         }
         Err(why) => why,
     };
