@@ -436,7 +436,7 @@ impl Collector {
             };
         }
         let Some(session) = self.session() else { return false };
-        all.place.asked(request::pid(&head), request::is_light(&head, way), &mut self.seat);
+        all.place.asked(request::pid(&head), request::waits(&head), &mut self.seat);
         if let Some(reply) = self.known_answer(&head[..first]) {
             let _ = all.place.answer(&self.seat, || write(&self.shared.fd, &reply));
             return true;
@@ -456,7 +456,7 @@ impl Collector {
         self.expects_data = way == Way::Data;
         let wants_slots = way != Way::Plain;
         if wants_slots && slot.is_none() {
-            slot = slots.and_then(Slots::take);
+            slot = slots.and_then(if request::is_bulk(&head, way) { Slots::await_one } else { Slots::take });
             if let Some(slot) = &mut slot {
                 slot.bytes()[..behind].copy_from_slice(&self.spare[..behind]);
             }
