@@ -37,7 +37,7 @@ pub(super) struct Slots {
     base: NonNull<u8>,
     announced: Announced,
     /// Hold the pages.
-    _pipes: Vec<(OwnedFd, OwnedFd)>,
+    pipes: Vec<(OwnedFd, OwnedFd)>,
     state: Mutex<State>,
     /// One was given back, or there are none any more.
     changed: Condvar,
@@ -110,7 +110,7 @@ impl Slots {
         let pipes = (0..COUNT).map(|slot| pin(base, slot)).collect::<nix::Result<Vec<_>>>()?;
         let announced = Announced { size: MAX_DATA as u32, pages: addresses(base, bytes / PAGE)? };
         let state = Mutex::default();
-        Ok(Self { base, announced, _pipes: pipes, state, changed: Condvar::new() })
+        Ok(Self { base, announced, pipes, state, changed: Condvar::new() })
     }
 
     /// What the host is told.
@@ -157,6 +157,11 @@ impl Slots {
     pub fn filled(&self, slot: u32, bytes: usize) -> &[u8] {
         // SAFETY: within the mapping. The host writes to a slot only before its reply, and nobody else has it yet.
         unsafe { std::slice::from_raw_parts(self.start(slot), bytes.min(MAX_DATA)) }
+    }
+
+    /// The pipe in which a slot's pages lie, from the first on. Nothing may be taken out.
+    pub fn pages(&self, slot: u32) -> Option<&OwnedFd> {
+        self.pipes.get(slot as usize).map(|(reader, _)| reader)
     }
 
     fn start(&self, slot: u32) -> *mut u8 {
