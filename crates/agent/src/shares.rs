@@ -39,7 +39,7 @@ const FUSE_OPTIONS: &str = "rootmode=40000,user_id=0,group_id=0,allow_other";
 
 /// What the kernel reads ahead of a program that reads a file from begin to end, in KiB: two requests, which the courier takes
 /// and the host answers in one go.
-const READ_AHEAD_KIB: usize = 2 * files::MAX_DATA >> 10;
+const READ_AHEAD_KIB: usize = 2 * (files::MAX_DATA >> 10);
 
 /// A host directory that the task sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
