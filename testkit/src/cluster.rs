@@ -20,7 +20,8 @@ const COMMAND_TIMEOUT_S: &str = "600";
 /// Deadline for the leftovers of a finished job to disappear.
 const SETTLE: Duration = Duration::from_secs(15);
 
-/// Set to anything, each node of a cluster is in a network of its own; the process that starts it must be in no network of the machine.
+/// Set to anything, each node of a cluster is in a network of its own; the process that starts it must be in no network
+/// of the machine.
 pub const OWN_NETWORKS: &str = "SPANK_VM_OWN_NETWORKS";
 
 /// Nodes of a cluster.
@@ -247,6 +248,20 @@ impl Cluster {
                 return Err(format!("left behind: {}", left.join("; ")));
             }
             std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Ends what a failed case left in the queue and makes its nodes fit for work again, so that the next case fails for its own reasons
+    /// only. What does not end in a minute and a half is left.
+    pub fn forget_jobs(&self) {
+        let script = r#"
+            squeue -h -o %A | xargs -r scancel
+            timeout 90 sh -c 'while squeue -h | grep -q .; do sleep 0.1; done'
+            sinfo -h -N -t drain,down -o '%N was %T: %E'
+            for node in $(sinfo -h -N -t drain,down -o %N); do scontrol update nodename=$node state=resume; done"#;
+        let said = self.run_as_root(&["sh", "-c", script]);
+        if !(said.stdout.is_empty() && said.stderr.is_empty()) {
+            eprintln!("\nafter a case that failed: {}{}", said.stdout, said.stderr);
         }
     }
 

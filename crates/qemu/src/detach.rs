@@ -11,6 +11,8 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::{Pid, geteuid, getppid, setsid};
 
+use super::confine::Ruleset;
+
 /// What the child needs between fork and exec.
 #[derive(Debug)]
 pub(crate) struct Newborn {
@@ -26,6 +28,8 @@ pub(crate) struct Newborn {
     pub keep: Vec<RawFd>,
     /// What [`highest_descriptor`] says before the fork.
     pub last_fd: RawFd,
+    /// What it is held to.
+    pub rules: Option<Ruleset>,
 }
 
 impl Newborn {
@@ -65,7 +69,8 @@ impl Newborn {
                 return Err(io::Error::last_os_error());
             }
         }
-        Ok(())
+        // Last, because it takes rights.
+        self.rules.as_ref().map_or(Ok(()), Ruleset::enter)
     }
 }
 
@@ -98,10 +103,8 @@ fn one_by_one(last_fd: RawFd) -> io::Result<()> {
 
 /// The highest number of a descriptor of this process. Those that are opened later are marked when they are opened.
 pub(crate) fn highest_descriptor() -> RawFd {
-    let listed = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
-    let numbers = listed.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     // Without /proc: more than slurmstepd and this process ever have.
-    numbers.max().unwrap_or(4096)
+    node::descriptors::open().into_iter().max().unwrap_or(4096)
 }
 
 /// A core dump would put the memory of a guest into a file. The hard limit is lowered too, so this cannot be undone.
@@ -157,8 +160,8 @@ mod tests {
             let mut cat = Command::new("cat");
             cat.arg("/proc/self/status").stdout(Stdio::piped());
             let (runner, last_fd) = (nix::unistd::getpid(), highest_descriptor());
-            let newborn =
-                Newborn { runner, blocked: SigSet::empty(), file_server: None, small_pages, keep: Vec::new(), last_fd };
+            let (blocked, keep) = (SigSet::empty(), Vec::new());
+            let newborn = Newborn { runner, blocked, file_server: None, small_pages, keep, last_fd, rules: None };
             // SAFETY: the closure makes system calls only.
             unsafe { cat.pre_exec(move || newborn.detach()) };
             let said = String::from_utf8(cat.output().unwrap().stdout).unwrap();

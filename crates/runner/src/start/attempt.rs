@@ -4,7 +4,6 @@
 
 use std::cell::RefCell;
 use std::io::{self, IsTerminal};
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -22,9 +21,9 @@ use crate::prepare::Parts;
 use crate::relay::{Patience, Relay};
 use crate::save::{self, SaveAs, Saved};
 use crate::session::{Failure, Lesson, Vm};
-use crate::signals::{Signal, Signals};
+use crate::signals::{Signal, Signals, passed_on};
 use crate::slot::{NOTICE_AFTER, Slot};
-use crate::task::{End, Guest, Output, Streams};
+use crate::task::{End, Guest, Streams};
 use crate::template::{self, Obtained, Recipe, Template, Terms};
 use crate::timing::Moments;
 use crate::{notice, progress};
@@ -238,7 +237,8 @@ impl Vms<'_> {
             has_nic: parts.network.is_some(),
             introduction: &introduction,
         };
-        let terms = Terms { signals: self.signals, attempt: self.attempt, notice_at: self.notice_at };
+        let confinement = slot.config.confinement();
+        let terms = Terms { signals: self.signals, attempt: self.attempt, confinement, notice_at: self.notice_at };
         let cache_bytes = slot.config.template_cache_mib << 20;
         template::obtain(&recipe, &slot.config.template_dir, cache_bytes, &terms).map(|template| (shape, template))
     }
@@ -312,17 +312,8 @@ impl Vms<'_> {
     }
 
     fn streams(&self) -> Result<Streams, RunError> {
-        let count = self.slot.asked.vms() as usize;
-        let mut streams = Streams::new(
-            io::stdin().as_fd(),
-            Output::new(io::stdout().as_fd(), count)?,
-            Output::new(io::stderr().as_fd(), count)?,
-        )?;
-        // On a terminal the program in the VM controls where lines begin.
-        if self.slot.asked.vm_label == Some(true) && !self.parts.task.has_terminal() {
-            streams.outputs().for_each(Output::label_lines);
-        }
-        Ok(streams)
+        let asked = &self.slot.asked;
+        Ok(Streams::of_this_process(asked.vms() as usize, self.parts.task.has_labels(asked))?)
     }
 
     fn guest(&self, template: Option<(Shape, &Template)>) -> Guest<'_> {
@@ -382,7 +373,11 @@ impl Vms<'_> {
         // Before QEMU: it is QEMU that must let the server reach the guest's memory.
         let (server, file_port) = self.file_server(start)?.unzip();
         let file_server = server.as_ref().map(FileServer::id);
-        let host = cloning.as_ref().map_or(Host { file_server, ..source::host() }, |cloning| cloning.host(file_server));
+        let confinement = slot.config.confinement();
+        let host = match &cloning {
+            Some(cloning) => cloning.host(file_server, confinement),
+            None => Host { file_server, ..source::host(confinement) },
+        };
         let accel = self.attempt.accel();
         let nic = parts.network.as_ref().map(|network| network.open(index, accel)).transpose()?.flatten();
         // A clone's kernel has been told.
@@ -435,7 +430,7 @@ impl Vms<'_> {
             Start::Boot(size, _) => size.memory_mib,
             Start::Template(shape, _) | Start::Clone(shape, _) => shape.base_mib,
         };
-        FileServer::start(&self.parts.seen.shares, memory_mib << 20, source::host().blocked).map(Some)
+        FileServer::start(&self.parts.seen.shares, memory_mib << 20, passed_on()).map(Some)
     }
 
     /// For `-v`.
