@@ -29,7 +29,7 @@ pub const CASES: &[Case] = &[
         "allocations",
         "sattach shows a step's output",
         "srun $VM -J seen sh -c ': > started; until [ -e go ]; do echo early; sleep 0.1; done; echo shown; sleep 1' > own & \
-         until_file started; sattach $(job seen).0 > attached 2> err & until_said early grep -om1 early attached > told; \
+         until_file started; : > attached; sattach $(job seen).0 > attached 2> err & until_said early grep -om1 early attached > told; \
          : > go; wait; tail -n 1 own; tail -n 1 attached",
     ),
     same(

@@ -86,8 +86,8 @@ pub const CASES: &[Case] = &[
     same(
         "files",
         "a file that another process changes",
-        "srun $VM sh -c 'cat f; : > seen; until [ -e changed ]; do sleep 0.1; done; cat f' & echo one > f; \
-         until_file seen; echo two > f; : > changed; wait",
+        "echo one > f; srun $VM sh -c 'cat f; : > seen; until [ -e changed ]; do sleep 0.1; done; cat f' & until_file seen; \
+         echo two > f; : > changed; wait",
     ),
     same(
         "files",
