@@ -60,7 +60,7 @@ fn in_turns(cluster: &Cluster) {
     let dir = cluster.work_dir();
     let script = "echo > up-$SLURM_VM_INDEX; while [ ! -e up-0 ] || [ ! -e up-5 ]; do sleep 0.05; done; echo all";
     let step = ["srun", "-Q", "-c1", "--mem=2048", "--vm-image=tiny", "--vms-per-slot=6", "sh", "-c", script];
-    assert_eq!(ran(&mut cluster.command_in(&dir, &step)).ok(), "all\n".repeat(6));
+    assert_eq!(cluster.run_in(&dir, &step).ok(), "all\n".repeat(6));
 }
 
 fn whole_lines(cluster: &Cluster) {
