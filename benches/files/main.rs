@@ -85,7 +85,7 @@ fn main() -> ExitCode {
     let release = setting("SPANK_VM_LAB_RELEASES", String::new());
     let place = match release.as_str() {
         "" => Place::Here,
-        release => match Lab::start(release, 1) {
+        release => match Lab::start_to_measure(release, 1) {
             Ok(lab) => Place::Lab(lab),
             Err(why) => {
                 eprintln!("{why}");

@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     let load = load();
     let mut samples = Vec::new();
     for release in releases.split_whitespace() {
-        match Lab::start(release, 1) {
+        match Lab::start_to_measure(release, 1) {
             Ok(lab) => samples.extend(measure(&lab, release, runs)),
             Err(why) => {
                 eprintln!("{why}");

@@ -29,7 +29,7 @@ impl Place for Lab {
 
 /// Measures everything in node VMs of this release.
 pub fn run(release: &str) -> ExitCode {
-    let lab = match Lab::start(release, 2) {
+    let lab = match Lab::start_to_measure(release, 2) {
         Ok(lab) => lab,
         Err(why) => {
             eprintln!("{why}");

@@ -5,18 +5,15 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::Case;
+use crate::{Case, Kind};
 
 /// The results of one release.
 pub struct Release {
-    name: String,
-    nodes: u8,
+    kind: Kind,
     /// Packages and their versions, one a line.
     versions: String,
     boot: Duration,
     rows: Vec<Row>,
-    /// How many guests the emulated processor lost.
-    lost: usize,
 }
 
 struct Row {
@@ -27,17 +24,12 @@ struct Row {
 
 impl Release {
     /// A release and a number of nodes, whose lab was up after `boot`.
-    pub fn new((name, nodes): &(String, u8), versions: String, boot: Duration) -> Self {
-        Self { name: name.clone(), nodes: *nodes, versions, boot, rows: Vec::new(), lost: 0 }
+    pub fn new(kind: &Kind, versions: String, boot: Duration) -> Self {
+        Self { kind: kind.clone(), versions, boot, rows: Vec::new() }
     }
 
-    fn title(&self) -> String {
-        if self.nodes == 1 { self.name.clone() } else { format!("{}, {} nodes", self.name, self.nodes) }
-    }
-
-    /// Adds a test that has ended, in which `lost` guests were lost before.
-    pub fn add(&mut self, case: &'static Case, took: Duration, works: bool, lost: usize) {
-        self.lost += lost;
+    /// Adds a test that has ended.
+    pub fn add(&mut self, case: &'static Case, took: Duration, works: bool) {
         self.rows.push(Row { case, took, works });
     }
 
@@ -53,14 +45,12 @@ impl Release {
         let not: Vec<&str> = self.rows.iter().filter(|row| !row.works).map(|row| row.case.name).collect();
         let (slurm, qemu) = (self.version("slurmd"), self.version("qemu-system-x86"));
         let (linux, systemd) = (self.version("linux"), self.version("systemd"));
-        let is_part = self.nodes == 1 && !self.rows.iter().any(|row| row.case.once);
+        let is_part = self.kind.nodes == 1 && !self.rows.iter().any(|row| row.case.once);
         let part = if is_part { ", those for every release" } else { "" };
-        let lost =
-            if self.lost == 0 { String::new() } else { format!(", guests lost by the emulation: {}", self.lost) };
-        let ran = format!("{} of {}{part}{lost}", self.rows.len() - not.len(), self.rows.len());
+        let ran = format!("{} of {}{part}", self.rows.len() - not.len(), self.rows.len());
         format!(
             "| {} | {slurm} | {qemu} | {linux} | {systemd} | {day} | {ran} | {} |\n",
-            self.title(),
+            self.kind.title(),
             not.join(", ").replace('_', " ")
         )
     }
@@ -69,7 +59,7 @@ impl Release {
 /// Prints all tests with their times.
 pub fn print(releases: &[Release]) {
     for release in releases {
-        println!("times in {}, a machine that is emulated itself:", release.title());
+        println!("times in {}, a machine that is emulated itself:", release.kind.title());
         println!("{:>7.1} s  until it was idle", release.boot.as_secs_f64());
         for Row { case, took, .. } in &release.rows {
             println!("{:>7.1} s  {}", took.as_secs_f64(), case.name);
@@ -88,7 +78,7 @@ pub fn write(releases: &[Release]) {
     let lines = lab.join("releases");
     fs::create_dir_all(&lines).unwrap();
     for release in releases {
-        fs::write(lines.join(release.title()), release.line(&day)).unwrap();
+        fs::write(lines.join(release.kind.title()), release.line(&day)).unwrap();
     }
     let mut names: Vec<_> = fs::read_dir(lines).unwrap().map(|entry| entry.unwrap().path()).collect();
     names.sort();
