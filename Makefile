@@ -51,15 +51,18 @@ ZSHDIR     ?= $(PREFIX)/share/zsh/$(if $(wildcard /etc/debian_version),vendor-co
 # The same bytes wherever it is built: no path of this machine is in the programs.
 REMAP := --remap-path-prefix=$(CURDIR)=/spank-vm --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
 
-SCRIPTS := .ci/run fuzz/run packaging/debian-deps packaging/bill packaging/make-packages packaging/reproduce $(wildcard packaging/debian/p[or]*) testkit/packages benches/paper-way benches/files/work.sh testkit/suites testkit/one testkit/coverage testkit/cluster/cluster testkit/cluster/demo testkit/cluster/lib/v2-node testkit/cluster/lib/own-network \
-           testkit/lab/lab testkit/lab/make-node \
-           $(wildcard testkit/cluster/lib/*.sh) $(filter-out %.c,$(wildcard tests/images/*)) docs/examples/ring tests/parity/prelude.sh slurm-conf/example-job.sh slurm-conf/prolog
+SCRIPTS := .ci/run fuzz/run benches/paper-way benches/files/work.sh docs/examples/ring \
+           packaging/debian-deps packaging/bill packaging/make-packages packaging/reproduce $(wildcard packaging/debian/p[or]*) \
+           slurm-conf/example-job.sh slurm-conf/prolog tests/parity/prelude.sh $(filter-out %.c,$(wildcard tests/images/*)) \
+           testkit/one testkit/suites testkit/packages testkit/coverage testkit/lab/lab testkit/lab/make-node \
+           testkit/cluster/cluster testkit/cluster/demo testkit/cluster/lib/v2-node testkit/cluster/lib/own-network \
+           $(wildcard testkit/cluster/lib/*.sh)
 
 # By these the tests on a real cluster find the build; for a build made elsewhere, set them in the environment.
 export SPANK_VM_STAGE  ?= $(abspath $(STAGE))
 export SPANK_VM_KIT    ?= $(abspath $(KIT))
 export SPANK_VM_IMAGES ?= $(abspath $(IMAGES))
-# The same plugin with hooks that panic on demand, for tests/hooks.rs.
+# The same plugin with hooks that panic on demand, for tests/hooks.
 export SPANK_VM_PANICKING_PLUGIN := $(abspath $(TARGET)/panics/debug/libspank_vm.so)
 
 # Checks dependencies with the rules in deny.toml.
@@ -78,7 +81,7 @@ section = @printf '\n=== %s\n' '$(1)'
 help: ## this table
 	@awk 'BEGIN { FS = ":.*## "; print "make TARGET" } \
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	  /^[a-z0-9-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo demo-ready demo-stop
 # Cargo shows what it does, because the first build takes minutes.
@@ -95,7 +98,7 @@ demo-stop: ## end the demo's Slurm
 
 .PHONY: test test-one lint lint-rust lint-shell lint-deps advisories coverage test-unit test-hooks test-slurm test-network test-parity test-faults test-long fuzz miri parity reliability bench bench-plugin figure4
 # One after the other, even with -j, because these tests also measure the machine. Those that fail fast come first.
-test: ## everything that must pass, what is quick first; at its end how long each suite took (as root)
+test: ## all tests that need no node VM, what is quick first; at its end how long each suite took (as root)
 	@MAKE=$(MAKE) testkit/suites deps lint test-unit test-hooks build kit images disks test-slurm test-network test-parity test-faults
 	$(call section,all tests passed)
 
@@ -342,7 +345,7 @@ $(DISKS)/.%.made: tests/images/systemd-disk
 # Kept, because the tests make disks and container images of them.
 .PRECIOUS: $(ROOTS)/%.tar
 $(ROOTS)/%.tar: tests/images/%
-	$(call section,root of $*)
+	$(call section,files of image $*)
 	@mkdir -p $(ROOTS)
 	@tests/images/$* >$@.partial
 	@mv $@.partial $@

@@ -7,8 +7,7 @@ use super::plugin::Plugin;
 use super::variables::{COMMAND_ENV, COMPONENTS_ENV, IMAGE_DIR_ENV, JOB_IMAGE_ENV, MULTI_PROG_ENV, VERBOSE_ENV};
 use super::{component, mpi, multiprog};
 use crate::spank::{Context, Host, Level};
-use request::{IMAGE, OPTIONS};
-use request::{ImageRef, STEP_PROGRAM, VmRequest};
+use request::{IMAGE, ImageRef, OPTIONS, STEP_PROGRAM, VmRequest};
 use std::env;
 use std::ffi::{OsStr, OsString, c_int};
 use std::fs;
@@ -139,7 +138,7 @@ fn check_image(plugin: &mut Plugin, host: &dyn Host, vms: &VmRequest) -> Result<
 /// puts the real one back.
 ///
 /// # Errors
-/// When Slurm refuses.
+/// When Slurm refuses, the command cannot be hidden, or VMs lack the step's interface for MPI.
 pub fn hide_command(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     if !plugin.wants_vm() {
         return plugin.image_of_job.as_deref().map_or(Ok(()), |image| interactive::must_be_shell(host, image));
@@ -148,7 +147,8 @@ pub fn hide_command(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Erro
         host.set_own_env(VERBOSE_ENV, OsStr::new("1"));
     }
     let argv = host.argv()?;
-    let asked = mpi::asked(&host.command_line(), &argv, plugin.mpi.clone());
+    let own = host.command_line();
+    let asked = mpi::asked(&own, &argv, plugin.mpi.clone());
     if let Some(why) = asked.and_then(|kind| mpi::refusal(&kind, plugin.most_vms())) {
         return Err(Error::Mpi(why));
     }
@@ -164,7 +164,6 @@ pub fn hide_command(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Erro
         return Ok(());
     }
     // Otherwise it is a command that the plugin could not hide.
-    let own = host.command_line();
     if !argv[1..].iter().all(|word| own.contains(word)) {
         return Err(Error::OpenCommand);
     }

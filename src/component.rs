@@ -14,8 +14,7 @@ use super::error::Error;
 use super::variables::COMPONENTS_ENV;
 use super::version;
 use crate::spank::{Context, Host, SpankError, command_begins};
-use request::{Encoded, STEP_PROGRAM, VmRequest, decode};
-use request::{IMAGE, OPTIONS};
+use request::{Encoded, IMAGE, OPTIONS, STEP_PROGRAM, VmRequest, decode};
 use std::ffi::{OsStr, OsString};
 
 /// In the list of components: this one asked for no VM.

@@ -3,6 +3,7 @@
 use super::args::ArgsError;
 use super::network_error::NetworkError;
 use crate::spank::SpankError;
+use node::text::reason;
 use request::{EXIT_NODE_FAILED, RequestError, STEP_PROGRAM};
 use std::ffi::c_int;
 use std::fmt;
@@ -112,7 +113,7 @@ impl fmt::Display for Error {
                 f,
                 "cannot run {}: {}; is spank-vm installed here, and does libexec= in plugstack.conf name its directory?",
                 path.display(),
-                Reason(source)
+                reason(source)
             ),
             Self::Node(error) => write!(f, "this node cannot run VMs: {error}"),
             Self::MultiProg => f.write_str(
@@ -158,18 +159,18 @@ impl fmt::Display for Error {
                  ('{STEP_PROGRAM}' is not a command of its own)"
             ),
             Self::NoWorkDir { path, source } => {
-                write!(f, "--vm-image={path}: the working directory is not known: {}", Reason(source))
+                write!(f, "--vm-image={path}: the working directory is not known: {}", reason(source))
             }
             Self::LostImageDir(path) => {
                 write!(f, "--vm-image={path}: the directory of the submission did not arrive; give the path from / on")
             }
-            Self::Meeting(error) => write!(f, "the tasks of this node cannot find each other: {}", Reason(error)),
+            Self::Meeting(error) => write!(f, "the tasks of this node cannot find each other: {}", reason(error)),
             Self::Unprepared => {
                 f.write_str("this task could not be prepared, because of the internal error above; nothing was run")
             }
             Self::Network(error) => error.fmt(f),
             Self::StateDir { path, source } => {
-                write!(f, "cannot make the task's directory {}: {}", path.display(), Reason(source))
+                write!(f, "cannot make the task's directory {}: {}", path.display(), reason(source))
             }
         }
     }
@@ -204,15 +205,5 @@ impl Error {
 impl From<SpankError> for Error {
     fn from(error: SpankError) -> Self {
         Self::Slurm(error)
-    }
-}
-
-/// An I/O error without Rust's "(os error 2)".
-struct Reason<'a>(&'a io::Error);
-
-impl fmt::Display for Reason<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.0.to_string();
-        f.write_str(text.split(" (os error").next().unwrap_or_default())
     }
 }

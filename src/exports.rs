@@ -54,7 +54,7 @@ unsafe fn hook(name: &str, spank: spank_t, body: impl FnOnce(&mut Spank) -> Resu
     })
 }
 
-/// Lets tests/hooks.rs see what a panic does; it is not in the installed library.
+/// Lets tests/hooks see what a panic does; it is not in the installed library.
 #[cfg(feature = "panics-on-demand")]
 fn panic_on_demand(hook: &str) {
     assert!(std::env::var("SPANK_VM_TEST_PANIC").as_deref() != Ok(hook), "asked for by the test");

@@ -4,13 +4,15 @@
 //!
 //! | file | program |
 //! | --- | --- |
-//! | [`client`] | srun, sbatch, salloc: options, submit-time checks, the placeholder command |
-//! | [`component`] | the same for several components, and the part on the node that reads them |
+//! | `client` | srun, sbatch, salloc: options, submit-time checks, the placeholder command |
+//! | `component` | the same for several components, and the part on the node that reads them |
 //! | `interactive` | the same for the shell that salloc starts on a node |
-//! | [`stepd`] | slurmstepd: turns the task into `spank-vm-step`, cleans up after it |
+//! | `mpi` | the same for `--mpi`: which interfaces reach into VMs |
+//! | `stepd` | slurmstepd: turns the task into `spank-vm-step`, cleans up after it |
 //! | `meeting` | slurmstepd: how tasks find each other that share a VM |
-//! | [`sweep`] | slurmd and its epilog: leftovers of killed processes |
-//! | `exports` | the functions Slurm calls; nothing else leaves the library |
+//! | `network` | slurmstepd: the step's own network |
+//! | `sweep` | slurmd and its epilog: leftovers of killed processes |
+//! | `exports` | all of them: the functions Slurm calls; nothing else leaves the library |
 //!
 //! Two rules come from how Slurm treats failing hooks. In slurmstepd only `task_init` fails: a
 //! failure before it drains the node or is lost, so an earlier error is kept until then. And a step
@@ -20,10 +22,10 @@
 // println! and eprintln! panic if the reader has closed the pipe.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
-pub mod args;
-pub mod client;
-pub mod component;
-pub mod error;
+mod args;
+mod client;
+mod component;
+mod error;
 mod exports;
 mod given;
 mod imagecheck;
@@ -34,9 +36,9 @@ mod multiprog;
 mod network;
 mod network_error;
 mod plugin;
-pub mod spank;
-pub mod stepd;
-pub mod sweep;
+mod spank;
+mod stepd;
+mod sweep;
 mod sys;
 mod variables;
 mod version;

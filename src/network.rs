@@ -1,15 +1,16 @@
 //! In slurmstepd: a network of the step's own.
 //!
-//! It is made once, before the tasks are forked, by a program that root starts here: `spank-vm step-network`, with these arguments and
-//! nothing of the job in its environment. It hands over open files: a tap for each VM, and what keeps others out. Slurmstepd keeps them,
-//! each task inherits its own, and when all are closed the kernel takes the network back. So whoever is killed, nothing is left.
+//! It is made once, before the tasks are forked, by a program that root starts here: `spank-vm step-network`, with
+//! these arguments and nothing of the job in its environment. It hands over open files: a tap for each VM, and what
+//! keeps others out. Slurmstepd keeps them, each task inherits its own, and when all are closed the kernel takes the
+//! network back. So whoever is killed, nothing is left.
 
 use super::args::Args;
 use super::error::Error;
 use super::network_error::NetworkError;
 use crate::spank::{Host, Step, inherit, readable_within};
 use node::pass;
-use request::{JobNetwork, OfNode, Scope, VmRequest};
+use request::{NetworkPart, OfNode, Scope, VmRequest};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -97,7 +98,7 @@ impl StepNetwork {
     ///
     /// # Errors
     /// When Slurm does not say which task this is.
-    pub fn of_task(&self, vms: u32, host: &dyn Host) -> Result<JobNetwork, Error> {
+    pub fn of_task(&self, vms: u32, host: &dyn Host) -> Result<NetworkPart, Error> {
         let (first, count) = match self.said.scope {
             Scope::Slot => (host.local_task_id()? * vms, vms),
             // Any of them may be the first to come, and starts the VM.
@@ -111,7 +112,7 @@ impl StepNetwork {
             Scope::Slot => None,
             Scope::Node => Some(of_node(host)?),
         };
-        Ok(JobNetwork { mtu: self.said.mtu, node: self.node, first, rank, ranks, taps, of_node })
+        Ok(NetworkPart { mtu: self.said.mtu, node: self.node, first, rank, ranks, taps, of_node })
     }
 }
 

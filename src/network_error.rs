@@ -1,5 +1,6 @@
 //! Why a step has no network of its own.
 
+use node::text::reason;
 use std::fmt;
 use std::io;
 
@@ -28,7 +29,7 @@ impl fmt::Display for NetworkError {
 
 impl From<io::Error> for NetworkError {
     fn from(error: io::Error) -> Self {
-        Self::Node(error.to_string())
+        Self::Node(reason(&error))
     }
 }
 

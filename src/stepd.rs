@@ -4,6 +4,7 @@
 //! binding, limits and the task's cgroup apply to the virtual machine as to any command. A plain
 //! execve in the hook would skip them.
 
+use super::args::Args;
 use super::component::{self, Decision};
 use super::error::Error;
 use super::meeting::MeetingPlace;
@@ -15,9 +16,9 @@ use crate::spank::{Host, Level, SpankError, Step, is_executable};
 use node::process::Process;
 use node::status::Status;
 use node::{dir, layout, task_dir};
-use request::{IMAGE, NONE, Network, OPTIONS};
-use request::{JobRef, Meeting, REQUEST_ENV, STEP_PROGRAM, Scope, VmRequest};
-use std::ffi::OsString;
+use request::{IMAGE, JobRef, Meeting, NONE, Network, OPTIONS, REQUEST_ENV, STEP_PROGRAM, Scope, VmRequest};
+use std::ffi::{OsStr, OsString};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// As root, before the tasks are forked: makes the step's own network, if it has one, and what tasks need to find each
@@ -66,24 +67,35 @@ pub fn tasks_are_forked(plugin: &mut Plugin) {
     }
 }
 
-/// As root: writes the task's status for the node. Errors are kept and reported in [`task_init`].
+/// As root: writes the task's status for the node, and makes what only root can make for the user. Errors are kept and
+/// reported in [`task_init`].
 pub fn task_init_privileged(plugin: &mut Plugin, host: &mut dyn Host) {
-    match make_state_dir(plugin, host) {
-        Ok(()) => {}
-        Err(error) => plugin.deferred = Some(error),
+    if let Err(error) = prepare_task(plugin, host) {
+        plugin.deferred = Some(error);
     }
 }
 
-fn make_state_dir(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
+fn prepare_task(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     let step = host.step()?;
     adopt_what_slurm_lost(plugin, host, step)?;
     let Some(request) = plugin.given.vms()?.filter(|_| step != Step::Extern) else { return Ok(()) };
-    let path = task_dir::path(&plugin.args()?.state_dir, host.job_id()?, step, host.task_id()?);
     let owner = host.owner()?;
-    let noted =
-        Process::this().and_then(|runner| task_dir::create(&path, &status(&request, owner.0, runner).to_string()));
-    noted.map_err(|source| Error::StateDir { path, source })?;
-    let args = plugin.args()?;
+    let path = task_dir::path(&plugin.args()?.state_dir, host.job_id()?, step, host.task_id()?);
+    note_task(&path, &request, owner.0).map_err(|source| Error::StateDir { path, source })?;
+    plugin.image_cache_dir = Some(make_shelves(plugin.args()?, owner, host));
+    Ok(())
+}
+
+/// Makes the task's directory with its status; this process becomes the task.
+fn note_task(path: &Path, request: &VmRequest, uid: u32) -> io::Result<()> {
+    let runner = Process::this()?;
+    let status = Status { image: request.image.to_string(), vms: request.asked.vms(), uid, runner };
+    task_dir::create(path, &status.to_string())
+}
+
+/// Makes the user's shelves in the caches, without which a VM works too. Returns this node's directory for copies of
+/// images.
+fn make_shelves(args: &Args, owner: (u32, u32), host: &dyn Host) -> PathBuf {
     if let Err(error) = dir::make_user_shelf(&args.template_dir, owner) {
         host.log(Level::Warning, &format!("every VM of user {} boots, no template can be kept: {error}", owner.0));
     }
@@ -91,13 +103,7 @@ fn make_state_dir(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error>
     if let Err(error) = dir::make_user_shelf(&image_cache_dir, owner) {
         host.log(Level::Warning, &format!("user {} reads images in place, no copy can be kept: {error}", owner.0));
     }
-    plugin.image_cache_dir = Some(image_cache_dir);
-    Ok(())
-}
-
-/// The status of a task; `runner` is this process, which becomes the task.
-fn status(request: &VmRequest, uid: u32, runner: Process) -> Status {
-    Status { image: request.image.to_string(), vms: request.asked.vms(), uid, runner }
+    image_cache_dir
 }
 
 /// As the user, last before execve: turns the task into the step program.
@@ -170,19 +176,30 @@ fn become_step(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     request.memory_mib = task_memory(host, request.tasks)?;
     request.config = args.config.clone();
     request.meeting = meeting(plugin)?;
-    if !host.can_prepend_argv() {
-        request.argv0 = command.clone();
+    Ok(hand_over(host, &program, request, command.as_deref(), replaced)?)
+}
+
+/// Has slurmstepd execute the program with this request. Where words cannot be put before the command, the program takes
+/// the place of its first one, which then travels in the request. `replaced`: another word stands there already.
+fn hand_over(
+    host: &mut dyn Host,
+    program: &Path,
+    mut request: VmRequest,
+    command: Option<&OsStr>,
+    replaced: bool,
+) -> Result<(), SpankError> {
+    let can_prepend = host.can_prepend_argv();
+    if !can_prepend {
+        request.argv0 = command.map(OsStr::to_owned);
     }
     host.set_job_env(REQUEST_ENV, request.to_string().as_ref())?;
-    if host.can_prepend_argv() {
-        if let (true, Some(command)) = (replaced, &command) {
-            host.set_arg(0, command)?;
-        }
-        host.prepend_argv(&[program.as_os_str()])?;
-    } else {
-        host.set_arg(0, program.as_os_str())?;
+    if !can_prepend {
+        return host.set_arg(0, program.as_os_str());
     }
-    Ok(())
+    if let (true, Some(command)) = (replaced, command) {
+        host.set_arg(0, command)?;
+    }
+    host.prepend_argv(&[program.as_os_str()])
 }
 
 fn meeting(plugin: &Plugin) -> Result<Option<Meeting>, Error> {

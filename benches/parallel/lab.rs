@@ -1,5 +1,6 @@
-//! The same under KVM in the lab: two node VMs, two kernels, vhost-net. The times say nothing of real hardware.
-//! Writes `target/bench/lab-parallel.csv` and renews the second table of docs/parallel.md. `RUNS=1` is how often everything is measured.
+//! The same under KVM in the lab: two node VMs, two kernels, vhost-net. The times say nothing of real hardware. Writes
+//! `target/bench/lab-parallel.csv` and renews the second table of docs/parallel.md. `RUNS=1` is how often everything is
+//! measured.
 
 use std::fs;
 use std::process::ExitCode;

@@ -1,8 +1,8 @@
 //! What VMs cost a parallel job: the start of 16 ranks, messages between ranks, an allreduce, as ratios to the same on bare
 //! metal in one run. Prints a table, writes `target/bench/parallel.csv` and renews the first table of docs/parallel.md.
 //!
-//! Each node of the cluster has a network of its own, with a veth to a bridge; bare ranks and VMs use the same links. `RUNS=3` is how
-//! often everything is measured. `SPANK_VM_LAB_RELEASES=trixie` measures in the lab instead.
+//! Each node of the cluster has a network of its own, with a veth to a bridge; bare ranks and VMs use the same links.
+//! `RUNS=3` is how often everything is measured. `SPANK_VM_LAB_RELEASES=trixie` measures in the lab instead.
 
 mod cases;
 mod lab;

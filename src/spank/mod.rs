@@ -19,7 +19,7 @@ pub mod testing;
 pub use guard::guard;
 pub use handle::{Spank, own_word, own_words};
 pub use live::command_begins;
-pub use option::{Callback, register};
+pub use option::register;
 pub use process::{end_task, exit_client, inherit, is_executable, readable_within, symbol};
 
 pub use crate::sys::spank_t;

@@ -20,7 +20,8 @@ const COMMAND_TIMEOUT_S: &str = "600";
 /// Deadline for the leftovers of a finished job to disappear.
 const SETTLE: Duration = Duration::from_secs(15);
 
-/// Set to anything, each node of a cluster is in a network of its own; the process that starts it must be in no network of the machine.
+/// Set to anything, each node of a cluster is in a network of its own; the process that starts it must be in no network
+/// of the machine.
 pub const OWN_NETWORKS: &str = "SPANK_VM_OWN_NETWORKS";
 
 /// Nodes of a cluster.

@@ -32,8 +32,8 @@ pub fn afterwards<'a>(undo: impl FnOnce() + 'a) -> Undo<'a> {
     Undo(Some(Box::new(undo)))
 }
 
-/// Gives a file another content, in one step: who reads it meanwhile finds the old or the new one. Afterwards it is again as it was,
-/// or not there.
+/// Gives a file another content, in one step: who reads it meanwhile finds the old or the new one. Afterwards it is
+/// again as it was, or not there.
 ///
 /// # Panics
 ///

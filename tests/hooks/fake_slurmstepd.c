@@ -1,7 +1,7 @@
 /*
  * Stands in for the programs that load the plugin: exports the functions of spank.h that it uses,
  * loads the real library, and calls its hooks in the order it reads from standard input. What the
- * hooks say and do comes out on standard output, one fact per line; tests/hooks.rs compares.
+ * hooks say and do comes out on standard output, one fact per line; tests/hooks compares.
  *
  *     fake_slurmstepd LIBRARY srun|sbatch|stepd|slurmd|script [WORD...]
  *

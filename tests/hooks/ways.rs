@@ -2,7 +2,7 @@
 //! a node does with it. Slurm's part in between is played as it is in every release: all components get the values that
 //! were given last. tests/slurm/ways.rs has the ways that need a real Slurm.
 
-use super::{INIT, Node, Slurm, fake};
+use super::stand_in::{INIT, Node, Slurm, fake};
 use std::fs;
 use std::process::Command;
 

@@ -11,6 +11,7 @@ use std::time::Instant;
 use testkit::lab::Lab;
 
 use crate::Case;
+use crate::kind::Kind;
 use crate::report::Release;
 
 /// How many labs are up at once where [`ENOUGH_MIB`] of memory are free; otherwise it is one.
@@ -22,19 +23,6 @@ const ENOUGH_MIB: u64 = 18 * 1024;
 thread_local! {
     /// Where and why this lane's last assertion failed: printed with the result of the test and not in the middle of the list.
     static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
-}
-
-/// A kind of lab.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kind {
-    pub release: String,
-    pub nodes: u8,
-}
-
-impl Kind {
-    pub fn title(&self) -> String {
-        if self.nodes == 1 { self.release.clone() } else { format!("{}, {} nodes", self.release, self.nodes) }
-    }
 }
 
 /// How a case ended: why it failed, if it did.

@@ -12,6 +12,7 @@ mod closed;
 mod files;
 mod guests;
 mod jobs;
+mod kind;
 mod lanes;
 mod mpi;
 mod network;
@@ -30,7 +31,8 @@ use std::thread;
 use libtest_mimic::{Arguments, Trial};
 
 use case::{Case, case};
-use lanes::{Group, Kind};
+use kind::Kind;
+use lanes::Group;
 
 /// On one node. The reboot is nearly last: it loses templates and earlier lines of the journal. Packages are: in the
 /// end they take the boot kit with them.

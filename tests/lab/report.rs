@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::{Case, Kind};
+use crate::Case;
+use crate::kind::Kind;
 
 /// The results of one release.
 pub struct Release {

@@ -1,5 +1,5 @@
-//! The step's own network (`--vm-net=job`) on a real Slurm whose nodes have networks of their own, in a network namespace that is gone with
-//! this process.
+//! The step's own network (`--vm-net=job`) on a real Slurm whose nodes have networks of their own, in a network
+//! namespace that is gone with this process.
 
 mod faults;
 mod hosts;

@@ -31,7 +31,8 @@ fn lines(stdout: &str) -> Vec<&str> {
 fn reach(cluster: &Cluster) {
     let root = ["--vm-root", "--vm-scope=node"];
     let step = |more: &[&str]| cluster.srun(&[&STEP[..], &root, more, &["sh", "-c", SCRIPT]].concat()).ok();
-    // Ranks have the first four addresses, and the VMs the next ones. Packets come from these: they alone are on the network device.
+    // Ranks have the first four addresses, and the VMs the next ones. Packets come from these: they alone are on the
+    // network device.
     let addresses = |own, ranks: [u8; 2]| {
         let [a, b] = ranks;
         format!("eth0 100.80.0.{own}/16 lo 100.80.0.{a}/32 lo 100.80.0.{b}/32")

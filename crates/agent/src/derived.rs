@@ -17,9 +17,9 @@
 //! | size of a tmpfs in percent | the same percentage; half of the pages as number of its files |
 //! | `transparent_hugepage` | off below 512 MiB, else as the kernel was built (here: `always`, which most are) |
 //!
-//! The kernel itself follows plugged memory in `vm.min_free_kbytes` (huge pages raise it), `vm.user_reserve_kbytes`, `vm.admin_reserve_kbytes`,
-//! `vm.lowmem_reserve_ratio` and all that is a percentage (`vm.dirty_ratio`, `vm.overcommit_ratio`). What a system has set
-//! to a value of its own stays.
+//! The kernel itself follows plugged memory in `vm.min_free_kbytes` (huge pages raise it), `vm.user_reserve_kbytes`,
+//! `vm.admin_reserve_kbytes`, `vm.lowmem_reserve_ratio` and all that is a percentage (`vm.dirty_ratio`,
+//! `vm.overcommit_ratio`). What a system has set to a value of its own stays.
 
 use std::ffi::CString;
 use std::fs;

@@ -70,8 +70,8 @@ pub(super) fn add(more: &MoreAddresses) -> Result<(), AgentError> {
     let lost = || AgentError::Unfit("the VM has no network device that is up".to_owned());
     let name = device().as_deref().and_then(interface_of).ok_or_else(lost)?;
     let [.., high, low] = more.v4.address;
-    // By ioctl an interface has one IPv4 address for each of its labels. One is free for each address of a network of 65,536, which is
-    // more than a VM has.
+    // By ioctl an interface has one IPv4 address for each of its labels. One is free for each address of a network of
+    // 65,536, which is more than a VM has.
     let label = format!("lo:{:x}", u16::from_be_bytes([high, low]));
     let control = control(AddressFamily::Inet)?;
     let set = |request| sys::configure(control.as_fd(), request).doing(|| format!("give {label} an address"));

@@ -18,8 +18,9 @@ const SEND_LIMIT: usize = 256 * 1024;
 /// Bytes per read. The kernel hands out at most one of its page-sized buffers anyway.
 const READ_SIZE: usize = 32 * 1024;
 
-/// How often a write that finds no memory for its buffer is tried again, and how long to wait before: half a minute, in which the command
-/// may free some, or the kernel end what takes it all. The agent may be the guest's first process: it must not end for that.
+/// How often a write that finds no memory for its buffer is tried again, and how long to wait before: half a minute, in
+/// which the command may free some, or the kernel end what takes it all. The agent may be the guest's first process: it
+/// must not end for that.
 const TRIES: u32 = 600;
 const PAUSE: Duration = Duration::from_millis(50);
 

@@ -13,7 +13,7 @@
 
 mod disk;
 mod error;
-pub mod export;
+mod export;
 mod pax;
 mod read;
 mod sparse;

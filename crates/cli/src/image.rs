@@ -64,7 +64,8 @@ pub enum Command {
         /// Name of the new image
         #[arg(long)]
         name: ImageName,
-        /// Directory for disk and entry [default: root's is the site's, the first of 'image_dirs'; a user's the first with '~' or '%u']
+        /// Directory for disk and entry [default: root's is the site's, the first of 'image_dirs'; a user's the first
+        /// with '~' or '%u']
         #[arg(long)]
         dir: Option<PathBuf>,
         /// One line for people
@@ -94,7 +95,8 @@ pub enum Command {
         /// Name of the new image made of a disk file
         #[arg(long)]
         name: Option<ImageName>,
-        /// Directory for the new image [default: root's is the site's, the first of 'image_dirs'; a user's the first with '~' or '%u']
+        /// Directory for the new image [default: root's is the site's, the first of 'image_dirs'; a user's the first
+        /// with '~' or '%u']
         #[arg(long, requires = "name")]
         dir: Option<PathBuf>,
         /// One line for people about the new image

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, Uid, getppid};
 
 use proto::ExitStatus;
-use request::{ImageRef, JobNetwork, REQUEST_ENV, STEP_PROGRAM, Scope, VmRequest};
+use request::{ImageRef, NetworkPart, REQUEST_ENV, STEP_PROGRAM, Scope, VmRequest};
 use runner::config::Config;
 use runner::error::{Blame, Context, Fault, RunError};
 use runner::{self, Command, SaveAs, Slot, limits};
@@ -96,7 +96,7 @@ fn run_slot(arguments: Vec<OsString>, begin: Instant, image: &mut Option<ImageRe
     let config = load(&request)?;
     let (tasks, meeting) = (request.tasks, request.meeting);
     let scope = config.scope(&request.asked)?;
-    let is_made_for = |network: &JobNetwork| if network.of_node.is_some() { Scope::Node } else { Scope::Slot };
+    let is_made_for = |network: &NetworkPart| if network.of_node.is_some() { Scope::Node } else { Scope::Slot };
     if tasks > 1 && request.job_network.as_ref().is_some_and(|network| is_made_for(network) != scope) {
         // The site's configuration has been changed since: tasks with VMs of their own would share a tap.
         return Err(RunError::node(format!(

@@ -1,8 +1,9 @@
 //! The process of root's that makes a node's part of a step's network; the plugin starts it in slurmstepd.
 //!
-//! Its words are checked as if they were a stranger's: those about the other nodes come from the job's environment, which its user
-//! controls. What a user can bring about with them stays within the step: the network's number is made from the job's and the step's,
-//! which slurmstepd knows from Slurm, and addresses come from the controller alone, for names of its nodes.
+//! Its words are checked as if they were a stranger's: those about the other nodes come from the job's environment,
+//! which its user controls. What a user can bring about with them stays within the step: the network's number is made
+//! from the job's and the step's, which slurmstepd knows from Slurm, and addresses come from the controller alone, for
+//! names of its nodes.
 
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};

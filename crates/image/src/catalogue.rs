@@ -221,7 +221,7 @@ impl Catalogue {
     ///
     /// # Errors
     /// One that has an image of that name; the text is for the user.
-    pub fn would_find(&self, name: &ImageName) -> anyhow::Result<()> {
+    pub(crate) fn would_find(&self, name: &ImageName) -> anyhow::Result<()> {
         let dirs = self.dirs.iter().map(|dir| dir.path.as_path());
         let mut before = dirs.take_while(|dir| Some(*dir) != self.dir_for_new());
         match before.find(|dir| dir.join(format!("{name}.toml")).symlink_metadata().is_ok()) {

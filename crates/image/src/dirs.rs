@@ -33,7 +33,7 @@ impl Person {
     }
 
     /// The same with these groups.
-    #[must_use]
+    #[cfg(test)]
     pub fn in_groups<'a>(self, names: impl IntoIterator<Item = &'a str>) -> Self {
         Self { groups: OnceLock::from(names.into_iter().map(str::to_owned).collect::<Vec<_>>()), ..self }
     }

@@ -36,7 +36,8 @@ impl Netlink {
         self.ask_all(vec![message])
     }
 
-    /// Sends messages at once, all of which count as one, and waits for the answer to the last that wants one. The first error counts.
+    /// Sends messages at once, all of which count as one, and waits for the answer to the last that wants one. The
+    /// first error counts.
     pub(crate) fn ask_all(&mut self, messages: Vec<Message>) -> io::Result<()> {
         self.batch(messages, |_| true)
     }

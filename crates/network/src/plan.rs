@@ -10,10 +10,10 @@ use crate::error::NetworkError;
 pub const NODES_MOST: usize = 512;
 
 /// Most VMs of a network on one node: a bridge has 1,023 ports.
-pub const VMS_ON_NODE_MOST: u32 = 512;
+pub(crate) const VMS_ON_NODE_MOST: u32 = 512;
 
 /// Most VMs of a network: the names of all are in one variable.
-pub const VMS_MOST: u32 = 4096;
+pub(crate) const VMS_MOST: u32 = 4096;
 
 /// A range of IPv4 addresses, like `100.80.0.0/16`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,8 +114,8 @@ pub fn mac(node: u32, index: u32) -> [u8; 6] {
     [0x02, 0x76, a, b, c, d]
 }
 
-/// The 24-bit number of a step's network. Two steps have the same one in one case of 16 million; then the second to come to a node is
-/// refused there.
+/// The 24-bit number of a step's network. Two steps have the same one in one case of 16 million; then the second to
+/// come to a node is refused there.
 pub fn number(job: u32, step: u32) -> u32 {
     // A mixer of 64 bits (splitmix64): neighbouring steps get numbers that are far apart.
     let mut x = (u64::from(job) << 32 | u64::from(step)).wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -137,7 +137,8 @@ pub(crate) fn addresses() -> io::Result<Vec<(String, Ipv4Addr)>> {
         if entry.ifa_addr.is_null() {
             continue;
         }
-        // SAFETY: not null: every address begins with its family; one of AF_INET is a sockaddr_in, read without regard to alignment.
+        // SAFETY: not null: every address begins with its family; one of AF_INET is a sockaddr_in, read without regard
+        // to alignment.
         let address = unsafe {
             (i32::from((*entry.ifa_addr).sa_family) == libc::AF_INET)
                 .then(|| entry.ifa_addr.cast::<libc::sockaddr_in>().read_unaligned())

@@ -21,8 +21,8 @@ pub struct Trial {
     pub across_nodes: Option<Result<(), NetworkError>>,
 }
 
-/// Makes networks with addresses of `range` and tunnels on `port`, as root, and lets them go again. Nothing of the node's own network
-/// is touched: a thread leaves it first, and ends.
+/// Makes networks with addresses of `range` and tunnels on `port`, as root, and lets them go again. Nothing of the
+/// node's own network is touched: a thread leaves it first, and ends.
 pub fn run(range: Range4, port: u16) -> Trial {
     // Each network has a value of its own; this is the node's.
     let first_of_users = first_port_of_users();

@@ -1,5 +1,5 @@
-//! The ends of child processes, waited for with a deadline: one that a file system or a device of the node holds does not even end when it
-//! is killed.
+//! The ends of child processes, waited for with a deadline: one that a file system or a device of the node holds does
+//! not even end when it is killed.
 
 use std::process::{Child, ExitStatus};
 use std::thread::sleep;

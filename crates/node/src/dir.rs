@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::layout;
 use crate::mounts::Mounts;
+use crate::text;
 
 /// Why a directory cannot be used, in one line with the remedy.
 #[derive(Debug)]
@@ -42,10 +43,7 @@ pub enum DirError {
 impl fmt::Display for DirError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Io { path, source } => {
-                let why = source.to_string();
-                write!(f, "{}: {}", path.display(), why.split(" (os error").next().unwrap_or_default())
-            }
+            Self::Io { path, source } => write!(f, "{}: {}", path.display(), text::reason(source)),
             Self::Unsafe { path, owner, found, mode } => {
                 let who = if *owner == 0 { "root".to_owned() } else { format!("user {owner}") };
                 write!(

@@ -21,7 +21,7 @@ pub(crate) const USERS: &str = "users";
 pub(crate) const TRASH: &str = ".swept";
 
 /// The site's shelf in a cache directory.
-pub fn site_shelf(cache_dir: &Path) -> PathBuf {
+pub(crate) fn site_shelf(cache_dir: &Path) -> PathBuf {
     cache_dir.join(SITE)
 }
 

@@ -32,6 +32,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod child;
+pub mod descriptors;
 pub mod dir;
 pub mod layout;
 pub mod lock;
@@ -46,7 +47,7 @@ pub mod sweep;
 mod sys;
 pub mod task_dir;
 pub mod text;
-pub mod trash;
+mod trash;
 pub mod trust;
 
 pub use sys::try_lock;

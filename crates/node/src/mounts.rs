@@ -38,7 +38,7 @@ impl Mounts {
     ///
     /// # Errors
     /// Names what is mounted; also when there is no such directory.
-    pub fn none_in(&self, dir: &Path) -> io::Result<()> {
+    pub(crate) fn none_in(&self, dir: &Path) -> io::Result<()> {
         // The list has real places. Only the directory itself is its user's: nothing is followed into it.
         let name = dir.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         let real = dir.parent().ok_or(io::ErrorKind::InvalidInput)?.canonicalize()?.join(name);
@@ -64,10 +64,9 @@ pub fn unescape(text: &str) -> PathBuf {
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
         let octal = tail.get(..3).filter(|_| first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => (bytes.push(byte), rest = &tail[3..]).1,
-            None => (bytes.push(first), rest = tail).1,
-        }
+        let escaped = octal.and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        bytes.push(escaped.unwrap_or(first));
+        rest = if escaped.is_some() { &tail[3..] } else { tail };
     }
     PathBuf::from(OsStr::from_bytes(&bytes))
 }

@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use crate::process::Process;
 
 /// Its name in a task's directory.
-pub const STATUS_FILE: &str = "status.toml";
+pub(crate) const STATUS_FILE: &str = "status.toml";
 
 /// Largest status file that is read.
 const STATUS_MAX: u64 = 64 * 1024;

@@ -45,7 +45,7 @@ pub fn create(path: &Path, status: &str) -> io::Result<()> {
 }
 
 /// Whether the process of the task still runs. After a killed slurmstepd there is a directory without a process.
-pub fn is_in_use(path: &Path) -> bool {
+pub(crate) fn is_in_use(path: &Path) -> bool {
     let text = fs::read_to_string(path.join(STATUS_FILE)).unwrap_or_default();
     match text.parse::<Status>() {
         Ok(status) => status.runner.is_alive(),

@@ -1,4 +1,6 @@
-//! Text that somebody else wrote, made safe for a terminal and a log.
+//! Text that somebody else wrote, made fit for a terminal and a log.
+
+use std::io;
 
 /// `text` without characters that could control a terminal, fake another line, or reverse the direction of writing.
 pub fn printable(text: &str) -> String {
@@ -13,6 +15,12 @@ pub fn short(text: &str, most: usize) -> String {
 /// Several lines of text, each made [`printable`].
 pub fn printable_lines(text: &str) -> String {
     text.chars().filter(|&c| c == '\n' || is_printable(c)).collect()
+}
+
+/// The system's words for an error, without Rust's "(os error 2)".
+pub fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 fn is_printable(c: char) -> bool {

@@ -76,7 +76,7 @@ pub fn believe(meta: &Metadata, owner: u32) -> Result<(), Distrust> {
 ///
 /// # Errors
 /// What else it is, or who else can have put it there.
-pub fn believe_file(file: &File, owner: u32) -> Result<(), Distrust> {
+pub(crate) fn believe_file(file: &File, owner: u32) -> Result<(), Distrust> {
     let meta = file.metadata()?;
     if !meta.is_file() {
         return Err(Distrust::Kind);
@@ -98,12 +98,12 @@ impl Readers {
     pub const NOBODY: Self = Self { group: None, others: false };
 
     /// The permissions of a file with these readers that its owner may write.
-    pub fn file_mode(self) -> u32 {
+    pub(crate) fn file_mode(self) -> u32 {
         0o600 | if self.group.is_some() { 0o040 } else { 0 } | if self.others { 0o004 } else { 0 }
     }
 
     /// The permissions of a directory with such files.
-    pub fn dir_mode(self) -> u32 {
+    pub(crate) fn dir_mode(self) -> u32 {
         0o700 | if self.group.is_some() { 0o050 } else { 0 } | if self.others { 0o005 } else { 0 }
     }
 }

@@ -98,10 +98,8 @@ fn one_by_one(last_fd: RawFd) -> io::Result<()> {
 
 /// The highest number of a descriptor of this process. Those that are opened later are marked when they are opened.
 pub(crate) fn highest_descriptor() -> RawFd {
-    let listed = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
-    let numbers = listed.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     // Without /proc: more than slurmstepd and this process ever have.
-    numbers.max().unwrap_or(4096)
+    node::descriptors::open().into_iter().max().unwrap_or(4096)
 }
 
 /// A core dump would put the memory of a guest into a file. The hard limit is lowered too, so this cannot be undone.

@@ -4,14 +4,14 @@
 #![forbid(unsafe_code)]
 
 mod error;
-mod job_network;
+mod network_part;
 mod options;
 mod values;
 mod vm_option;
 mod vm_request;
 
 pub use self::error::RequestError;
-pub use self::job_network::{JobNetwork, OfNode};
+pub use self::network_part::{NetworkPart, OfNode};
 pub use self::options::*;
 pub use self::vm_option::{About, VmOption};
 pub use self::vm_request::{Encoded, JobRef, Meeting, REQUEST_ENV, VmRequest, decode};

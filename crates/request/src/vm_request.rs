@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::error::RequestError;
-use crate::job_network::JobNetwork;
+use crate::network_part::NetworkPart;
 use crate::options::{Asked, ImageRef, VmImage};
 use crate::vm_option::VmOption;
 
@@ -47,7 +47,7 @@ pub struct VmRequest {
     /// Where the tasks of this node meet, if there are several.
     pub meeting: Option<Meeting>,
     /// The task's part of the step's own network, made by the plugin.
-    pub job_network: Option<JobNetwork>,
+    pub job_network: Option<NetworkPart>,
 }
 
 /// Open descriptors by which the tasks of a step on a node find each other. The plugin makes them before slurmstepd

@@ -47,13 +47,13 @@ impl Fault {
     }
 
     /// The one with this word.
-    pub(crate) fn named(word: &str) -> Option<Self> {
-        use Fault::{Guest, Image, Node, NotExecutable, NotFound, System, User};
-        [User, NotFound, NotExecutable, Node, Image, Guest, System].into_iter().find(|fault| fault.word() == word)
+    pub fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|fault| fault.word() == word)
     }
 
-    /// All words.
-    pub const WORDS: [&'static str; 7] = ["user", "not_found", "not_executable", "node", "image", "guest", "system"];
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::User, Self::NotFound, Self::NotExecutable, Self::Node, Self::Image, Self::Guest, Self::System];
 
     /// The exit code of a task that ends for this.
     pub fn exit_code(self) -> u8 {

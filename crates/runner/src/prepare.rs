@@ -164,7 +164,7 @@ fn choose_shares(slot: &Slot, image: &Image, own: &[Own], tells: bool) -> Result
         ensure!(
             mounts.is_empty(),
             Fault::User,
-            "--vm-mount: the kernel of image '{name}' cannot mount host directories"
+            "--vm-mount: the kernel of image '{name}' cannot mount host directories; leave it out, or use another image"
         );
         if tells {
             notice::line(&format!(

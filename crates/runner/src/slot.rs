@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::limits::Memory;
 use crate::save::SaveAs;
 use crate::task::Command;
-use request::{Asked, ImageRef, JobNetwork, JobRef};
+use request::{Asked, ImageRef, JobRef, NetworkPart};
 
 /// If a start takes longer than this, a person who waits at a terminal is told.
 pub(crate) const NOTICE_AFTER: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ pub struct Slot {
     /// The job, where there is one.
     pub job: Option<JobRef>,
     /// The task's part of a network of its step, where the plugin made one.
-    pub job_network: Option<JobNetwork>,
+    pub job_network: Option<NetworkPart>,
     /// The options besides the image. Its `vm_save` has become [`Slot::save`].
     pub asked: Asked,
     /// Memory of the whole slot, where it is limited.

@@ -87,8 +87,8 @@ impl Counters {
         if let (Some(way), Some(ms)) = (way, number("F_START_MS").filter(|ms| *ms <= LONGEST_MS)) {
             self.starts.entry(way.to_owned()).or_default().add(ms);
         }
-        if let Some(reason) = text("F_REASON").and_then(|said| Fault::WORDS.into_iter().find(|word| *word == said)) {
-            *self.failures.entry(reason.to_owned()).or_default() += 1;
+        if let Some(fault) = text("F_REASON").and_then(Fault::named) {
+            *self.failures.entry(fault.word().to_owned()).or_default() += 1;
         }
         true
     }

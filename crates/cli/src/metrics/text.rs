@@ -82,7 +82,7 @@ fn counted(text: &mut Text, counters: &Counters) {
     }
     let name = "spank_vm_failures_total";
     text.about(name, "counter", "VMs and steps that failed, by whose fault it is.");
-    for reason in Fault::WORDS {
+    for reason in Fault::ALL.map(Fault::word) {
         text.number(name, &format!("reason=\"{reason}\""), counters.failures.get(reason).copied().unwrap_or(0));
     }
 }

@@ -12,9 +12,8 @@ use super::manifest::{FORMAT, Manifest};
 use super::modules::{self, Selection};
 use super::package::{self, KernelSource};
 use super::replace::Draft;
-use super::{INITRAMFS, Kit, MANIFEST, SCRATCH, VMLINUX, VMLINUZ, bzimage, tool, trim};
+use super::{INITRAMFS, Kit, MANIFEST, SCRATCH, VMLINUX, bzimage, tool, trim};
 use crate::digest;
-use proto;
 
 /// Size of a VM's private disk unless somebody asks for another. It is sparse.
 pub const DEFAULT_SCRATCH_BYTES: u64 = 8 << 30;
@@ -49,7 +48,6 @@ pub fn build(options: &BuildOptions) -> anyhow::Result<Kit> {
     let selection = modules::select(&kernel.modules, &kernel.package, &options.modules)?;
     let image = fs::read(&kernel.image).with_context(|| format!("cannot read {}", kernel.image.display()))?;
 
-    write(&dir.join(VMLINUZ), &image)?;
     write(&dir.join(VMLINUX), &trim::trim(bzimage::extract_vmlinux(&image)?))?;
     write(&dir.join(INITRAMFS), &initramfs(&agent, &selection))?;
     make_scratch(&dir.join(SCRATCH), options.scratch_bytes)?;
@@ -129,10 +127,7 @@ fn make_scratch(path: &Path, bytes: u64) -> anyhow::Result<()> {
 }
 
 fn digests(dir: &Path) -> anyhow::Result<BTreeMap<String, String>> {
-    [VMLINUZ, VMLINUX, INITRAMFS]
-        .into_iter()
-        .map(|file| Ok((file.to_owned(), digest::of_file(&dir.join(file))?)))
-        .collect()
+    [VMLINUX, INITRAMFS].into_iter().map(|file| Ok((file.to_owned(), digest::of_file(&dir.join(file))?))).collect()
 }
 
 fn write(path: &Path, content: &[u8]) -> anyhow::Result<()> {

@@ -5,8 +5,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `kit.toml` | what is in it, see [`Manifest`] |
-//! | `vmlinuz` | the kernel as its package ships it |
-//! | `vmlinux` | the same, uncompressed, with a PVH entry: a guest need not unpack it at each start |
+//! | `vmlinux` | the kernel, uncompressed, with a PVH entry: a guest need not unpack it at each start |
 //! | `initramfs.cpio` | the agent as `/init`, and the modules it loads |
 //! | `scratch.ext4` | an empty, sparse file system: what a VM's private disk is a copy of |
 //!
@@ -30,7 +29,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::digest;
-use proto;
 
 pub use assemble::{BuildOptions, DEFAULT_SCRATCH_BYTES, build};
 pub use manifest::Manifest;
@@ -40,7 +38,6 @@ use manifest::FORMAT;
 
 /// File names within a kit.
 pub(crate) const MANIFEST: &str = "kit.toml";
-const VMLINUZ: &str = "vmlinuz";
 const VMLINUX: &str = "vmlinux";
 const INITRAMFS: &str = "initramfs.cpio";
 const SCRATCH: &str = "scratch.ext4";
@@ -68,7 +65,7 @@ impl Kit {
             Err(source) => return Err(KitError::Unreadable { path, source }),
         };
         let kit = Self::parse(dir, &text)?;
-        for file in [VMLINUZ, VMLINUX, INITRAMFS, SCRATCH] {
+        for file in [VMLINUX, INITRAMFS, SCRATCH] {
             let path = dir.join(file);
             match File::open(&path) {
                 Ok(_) => {}
@@ -109,11 +106,6 @@ impl Kit {
         self.dir.join(VMLINUX)
     }
 
-    /// The kernel as its package ships it, for a QEMU or machine type that cannot start the other one.
-    pub fn compressed_kernel(&self) -> PathBuf {
-        self.dir.join(VMLINUZ)
-    }
-
     /// The initramfs that belongs to the kernel.
     pub fn initramfs(&self) -> PathBuf {
         self.dir.join(INITRAMFS)
@@ -132,11 +124,6 @@ impl Kit {
     /// Digest of the whole content: two kits with the same digest are the same kit.
     pub fn digest(&self) -> &str {
         &self.digest
-    }
-
-    /// Whether an image with a root of this type can be booted.
-    pub fn knows_file_system(&self, name: &str) -> bool {
-        self.manifest.filesystems.iter().any(|known| known == name)
     }
 
     /// Reads every file and compares it with the digest taken when the kit was built.
@@ -245,7 +232,7 @@ mod tests {
 
     fn written(dir: &Path, manifest: &Manifest) {
         fs::write(dir.join(MANIFEST), manifest.to_toml().unwrap()).unwrap();
-        for file in [VMLINUZ, VMLINUX, INITRAMFS, SCRATCH] {
+        for file in [VMLINUX, INITRAMFS, SCRATCH] {
             fs::write(dir.join(file), file).unwrap();
         }
     }
@@ -254,13 +241,12 @@ mod tests {
     fn a_kit_is_loaded_and_its_files_are_verified() {
         let dir = tempfile::tempdir().unwrap();
         let mut manifest = Manifest::example();
-        manifest.sha256.insert(VMLINUZ.to_owned(), digest::of_bytes(VMLINUZ.as_bytes()));
+        manifest.sha256.insert(VMLINUX.to_owned(), digest::of_bytes(VMLINUX.as_bytes()));
         written(dir.path(), &manifest);
         let kit = Kit::load(dir.path()).unwrap();
         assert_eq!(kit.manifest(), &manifest);
-        assert!(kit.knows_file_system("squashfs") && !kit.knows_file_system("zfs"));
         kit.verify().unwrap();
-        fs::write(dir.path().join(VMLINUZ), "other").unwrap();
+        fs::write(dir.path().join(VMLINUX), "other").unwrap();
         assert!(matches!(kit.verify(), Err(KitError::Changed { .. })));
     }
 

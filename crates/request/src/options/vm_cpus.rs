@@ -5,7 +5,7 @@ use crate::values::number;
 use crate::vm_option::{About, VmOption};
 
 /// Most processors of a VM: what the largest machine of any QEMU has. A node's may have fewer.
-pub const MAX_CPUS: u32 = 4096;
+pub(crate) const MAX_CPUS: u32 = 4096;
 
 /// `--vm-cpus`.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use crate::values::{protected, shown, split_at, unprotected};
 use crate::vm_option::{About, VmOption};
 
 /// Most entries of `--vm-mount`.
-pub const MAX_MOUNTS: usize = 64;
+pub(crate) const MAX_MOUNTS: usize = 64;
 
 /// What may be written with a backslash before it, to be a part of a name.
 const SPECIAL: [char; 3] = [',', ':', '\\'];

@@ -1,8 +1,6 @@
 //! A task whose VM is kept by another process: the same relay as of any slot, with the keeper in the place of QEMU.
 
-use std::io;
-use std::io::IsTerminal;
-use std::os::fd::AsFd;
+use std::io::{self, IsTerminal};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -18,7 +16,7 @@ use crate::session::{Attach, Vm};
 use crate::signals::Signals;
 use crate::slot::{NOTICE_AFTER, Slot};
 use crate::start::{Attempt, Policy, Timeouts, source};
-use crate::task::{End, Guest, Output, Streams};
+use crate::task::{End, Guest, Streams};
 use crate::timing::Moments;
 use proto::ExitStatus;
 
@@ -68,14 +66,7 @@ pub(super) fn run(slot: &Slot, keeper: UnixStream) -> Result<ExitStatus, RunErro
             silence_limit: None,
             notice: notice_at.map(|moment| (moment, slot.image.as_str())),
         };
-        let mut streams = Streams::new(
-            io::stdin().as_fd(),
-            Output::new(io::stdout().as_fd(), 1)?,
-            Output::new(io::stderr().as_fd(), 1)?,
-        )?;
-        if slot.asked.vm_label == Some(true) && !task.has_terminal() {
-            streams.outputs().for_each(Output::label_lines);
-        }
+        let streams = Streams::of_this_process(1, task.has_labels(&slot.asked))?;
         let mut relay = Relay::new(vec![vm], streams, &signals, guest, patience);
         relay.commands.connect(&task).context("the sockets of the task")?;
         relay.report_to(&report);

@@ -16,7 +16,7 @@ use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{Uid, close};
 
 use crate::error::{Context, Fault, RunError};
-use node::pass;
+use node::{descriptors, pass};
 use request::Meeting;
 
 /// The descriptors of a meeting, taken over from slurmstepd.
@@ -101,9 +101,7 @@ pub(super) fn receive(hall: &UnixStream) -> Arrival {
 /// Closes all descriptors but the standard ones and these: those of the task that founded the VM, which the keeper must
 /// not hold (its end would not be seen at the other side).
 pub(super) fn close_all_but(keep: &[RawFd]) {
-    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
-    let numbers: Vec<RawFd> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    for fd in numbers.into_iter().filter(|fd| *fd > 2 && !keep.contains(fd)) {
+    for fd in descriptors::open().into_iter().filter(|fd| *fd > 2 && !keep.contains(fd)) {
         // EBADF: that of the listing itself.
         let _ = close(fd);
     }

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vm_of_any_size_is_compared_with_the_limits() {
+    fn no_size_is_too_large_to_be_compared_with_the_limits() {
         let _ = allow_vm(u64::MAX, u64::MAX, u32::MAX);
         let _ = allow_mapping(u64::MAX);
     }

@@ -1,8 +1,8 @@
 //! `--vm-net=job`: taps on the step's own network, which the plugin had made, and what the guests are told of the others on it.
 //!
-//! A VM has the address of its number in the network: its task's rank, and its place within the slot. A VM of a whole node has the addresses
-//! of all its tasks' ranks, and one of its own behind them: so a rank has the same address in both cases, and no node must know which ranks
-//! are on the others.
+//! A VM has the address of its number in the network: its task's rank, and its place within the slot. A VM of a whole
+//! node has the addresses of all its tasks' ranks, and one of its own behind them: so a rank has the same address in
+//! both cases, and no node must know which ranks are on the others.
 
 #![allow(unsafe_code)]
 
@@ -55,7 +55,7 @@ impl JobNetwork {
         let vms = slot.asked.vms();
         ensure!(made.taps.len() == vms as usize, Fault::System, "--vm-net=job: not as many taps as VMs were made");
         let taps = made.taps.iter().map(|&fd| inherited(fd)).collect::<Result<_, _>>();
-        let request::JobNetwork { mtu, node, first, rank, ranks, .. } = *made;
+        let request::NetworkPart { mtu, node, first, rank, ranks, .. } = *made;
         let (range, range6) = (slot.config.job_network, slot.config.job_network_v6);
         let of_node = made.of_node.clone();
         Ok(Self { taps: taps?, mtu, node, first, rank, ranks, vms, job: job.id, range, range6, of_node })

@@ -4,7 +4,6 @@
 
 use std::cell::RefCell;
 use std::io::{self, IsTerminal};
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -24,7 +23,7 @@ use crate::save::{self, SaveAs, Saved};
 use crate::session::{Failure, Lesson, Vm};
 use crate::signals::{Signal, Signals};
 use crate::slot::{NOTICE_AFTER, Slot};
-use crate::task::{End, Guest, Output, Streams};
+use crate::task::{End, Guest, Streams};
 use crate::template::{self, Obtained, Recipe, Template, Terms};
 use crate::timing::Moments;
 use crate::{notice, progress};
@@ -315,17 +314,8 @@ impl Vms<'_> {
     }
 
     fn streams(&self) -> Result<Streams, RunError> {
-        let count = self.slot.asked.vms() as usize;
-        let mut streams = Streams::new(
-            io::stdin().as_fd(),
-            Output::new(io::stdout().as_fd(), count)?,
-            Output::new(io::stderr().as_fd(), count)?,
-        )?;
-        // On a terminal the program in the VM controls where lines begin.
-        if self.slot.asked.vm_label == Some(true) && !self.parts.task.has_terminal() {
-            streams.outputs().for_each(Output::label_lines);
-        }
-        Ok(streams)
+        let asked = &self.slot.asked;
+        Ok(Streams::of_this_process(asked.vms() as usize, self.parts.task.has_labels(asked))?)
     }
 
     fn guest(&self, template: Option<(Shape, &Template)>) -> Guest<'_> {

@@ -28,7 +28,7 @@ use crate::shares::{Alias, Own, Role, View};
 use image::Links;
 use proto::{DATA_CHUNK, ToGuest, Transport};
 use qemu::Share;
-use request::EnvEntry;
+use request::{Asked, EnvEntry};
 
 /// Bytes of host entropy that every guest gets before its command runs.
 const ENTROPY_BYTES: usize = 64;
@@ -165,6 +165,11 @@ impl Task {
     /// Whether the command gets a terminal.
     pub fn has_terminal(&self) -> bool {
         self.terminal.is_some()
+    }
+
+    /// Whether lines of the command's output get numbers. On a terminal the program in the VM controls where lines begin.
+    pub fn has_labels(&self, asked: &Asked) -> bool {
+        asked.vm_label == Some(true) && !self.has_terminal()
     }
 
     /// Makes the command's stderr the same file as its stdout.

@@ -21,7 +21,7 @@ const JOINED_MAX: usize = 64 * 1024;
 /// How to write to a descriptor without blocking. Other processes share it, so its flags must not
 /// be changed. A write of any length may be tried.
 #[derive(Debug)]
-enum Way {
+enum Writer {
     /// An open file description of our own on the same pipe or terminal.
     Own(File),
     /// `send` with MSG_DONTWAIT.
@@ -50,7 +50,7 @@ pub enum Trouble {
 /// acknowledged to the guest only when they have been written.
 #[derive(Debug)]
 pub struct Output {
-    way: Way,
+    writer: Writer,
     queue: VecDeque<Chunk>,
     partial: Vec<Vec<u8>>,
     /// Each line is preceded by its VM's number.
@@ -89,13 +89,13 @@ impl Output {
     pub fn new(fd: BorrowedFd<'_>, vms: usize) -> io::Result<Self> {
         let file = File::from(fd.try_clone_to_owned()?);
         let is_device = file.metadata()?.file_type().is_char_device();
-        Ok(Self::by(Way::of(file)?, is_device, vms))
+        Ok(Self::by(Writer::of(file)?, is_device, vms))
     }
 
-    fn by(way: Way, is_device: bool, vms: usize) -> Self {
+    fn by(writer: Writer, is_device: bool, vms: usize) -> Self {
         let (queue, partial) = (VecDeque::new(), vec![Vec::new(); vms]);
         let (label, is_short_of_room, state) = (false, false, State::Open);
-        Self { way, queue, partial, label, is_device, state, is_short_of_room, trouble: None }
+        Self { writer, queue, partial, label, is_device, state, is_short_of_room, trouble: None }
     }
 
     /// From now on each line is preceded by the number of its VM, as with `srun --label`.
@@ -151,7 +151,7 @@ impl Output {
 
     /// Whether something waits to be written.
     pub fn is_waiting(&self) -> bool {
-        !self.queue.is_empty() || matches!(&self.way, Way::Pump(pump) if pump.is_finishing())
+        !self.queue.is_empty() || matches!(&self.writer, Writer::Pump(pump) if pump.is_finishing())
     }
 
     /// The descriptor to poll while something waits.
@@ -179,14 +179,14 @@ impl Output {
 
     /// No more will come; [`Output::is_waiting`] is true until all is written.
     pub fn finish(&mut self) {
-        if let (Way::Pump(pump), true) = (&mut self.way, self.queue.is_empty()) {
+        if let (Writer::Pump(pump), true) = (&mut self.writer, self.queue.is_empty()) {
             pump.finish();
         }
     }
 
     /// Writes as much as the reader takes now; reports (VM, bytes) that were written.
     pub fn write_some(&mut self, mut done: impl FnMut(usize, usize)) {
-        if let Way::Pump(pump) = &mut self.way
+        if let Writer::Pump(pump) = &mut self.writer
             && let Err(error) = pump.look()
         {
             self.fail(error);
@@ -194,7 +194,7 @@ impl Output {
         while let Some(chunk) = self.queue.front_mut() {
             let rest = &chunk.bytes[chunk.written..];
             let n = match self.state {
-                State::Open => match self.way.write(rest) {
+                State::Open => match self.writer.write(rest) {
                     Ok(0) => return,
                     Ok(n) => n,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -237,14 +237,14 @@ impl Output {
 
 impl AsFd for Output {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.way {
-            Way::Own(file) | Way::Socket(file) | Way::Regular(file) => file.as_fd(),
-            Way::Pump(pump) => pump.as_fd(),
+        match &self.writer {
+            Writer::Own(file) | Writer::Socket(file) | Writer::Regular(file) => file.as_fd(),
+            Writer::Pump(pump) => pump.as_fd(),
         }
     }
 }
 
-impl Way {
+impl Writer {
     fn of(file: File) -> io::Result<Self> {
         let kind = file.metadata()?.file_type();
         if kind.is_socket() {
@@ -385,7 +385,7 @@ mod tests {
     fn a_pipe_of_somebody_else_is_written_to_its_end_without_blocking() {
         let (mut reader, writer) = std::io::pipe().unwrap();
         let pump = Pump::start(File::from(std::os::fd::OwnedFd::from(writer))).unwrap();
-        let mut output = Output::by(Way::Pump(pump), false, 1);
+        let mut output = Output::by(Writer::Pump(pump), false, 1);
         let big = vec![b'x'; 1 << 20];
         output.push(0, &big);
         // The reader does not read, so this would block.
@@ -408,7 +408,7 @@ mod tests {
         let (full, pipe) = (File::create("/dev/full").unwrap(), File::from(std::os::fd::OwnedFd::from(writer)));
         drop(reader);
         for (file, has_lost) in [(full, true), (pipe, false)] {
-            let mut output = Output::by(Way::Pump(Pump::start(file).unwrap()), false, 1);
+            let mut output = Output::by(Writer::Pump(Pump::start(file).unwrap()), false, 1);
             output.push(0, b"lost");
             output.write_some(|_, _| {});
             output.finish();
@@ -421,13 +421,13 @@ mod tests {
     fn what_does_not_fit_is_lost_and_the_rest_is_tried() {
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
         let (mut reader, writer) = std::io::pipe().unwrap();
-        let mut output = Output::by(Way::Regular(full), false, 1);
+        let mut output = Output::by(Writer::Regular(full), false, 1);
         for _ in 0..2 {
             output.push(0, b"does not fit");
             assert_eq!(drain(&mut output), [(0, 12)]);
         }
         assert!(matches!(output.take_trouble(), Some(Trouble::NoRoom(_))) && output.take_trouble().is_none());
-        output.way = Way::Regular(File::from(std::os::fd::OwnedFd::from(writer)));
+        output.writer = Writer::Regular(File::from(std::os::fd::OwnedFd::from(writer)));
         output.push(0, b"fits");
         drain(&mut output);
         assert!(output.has_lost());
@@ -445,7 +445,7 @@ mod tests {
             (false, libc::EFBIG, true),
             (false, libc::EPIPE, false),
         ] {
-            let mut output = Output::by(Way::Regular(File::open("/dev/null").unwrap()), is_device, 1);
+            let mut output = Output::by(Writer::Regular(File::open("/dev/null").unwrap()), is_device, 1);
             output.fail(io::Error::from_raw_os_error(number));
             assert_eq!(output.has_lost(), has_lost, "{number}");
             assert!(output.take_trouble().is_some() && output.take_trouble().is_none());

@@ -51,6 +51,19 @@ impl Streams {
         Ok(Self { stdout, stderr, stdin, has_user: true, buffer: vec![0; DATA_CHUNK].into() })
     }
 
+    /// Those of this process, for commands in this many VMs. `labels`: each line of their output has its VM's number.
+    ///
+    /// # Errors
+    /// When descriptors run out.
+    pub fn of_this_process(vms: usize, labels: bool) -> io::Result<Self> {
+        let (stdout, stderr) = (Output::new(io::stdout().as_fd(), vms)?, Output::new(io::stderr().as_fd(), vms)?);
+        let mut streams = Self::new(io::stdin().as_fd(), stdout, stderr)?;
+        if labels {
+            streams.outputs().for_each(Output::label_lines);
+        }
+        Ok(streams)
+    }
+
     /// Tells the user something, queued after the commands' output, so that a stalled reader blocks nothing else.
     pub fn notice(&mut self, text: &str) {
         match self.has_user {

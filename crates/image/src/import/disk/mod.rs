@@ -9,12 +9,11 @@ mod sif;
 mod vdi;
 mod vmdk;
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use serde_json::json;
 
 use super::layer::{Part, START};
@@ -110,7 +109,7 @@ impl Disk {
         if self.format == DiskFormat::Raw {
             return Ok(());
         }
-        let output = self.qemu_img(&["check", "-q"], &[])?;
+        let output = self.qemu_img_check()?;
         match output.status.code() {
             // 3: some space is lost, but no data. 63: this format has nothing to check.
             Some(0 | 3 | 63) => Ok(()),
@@ -121,19 +120,8 @@ impl Disk {
         }
     }
 
-    /// Copies the disk as it is to the existing file `target`, as qcow2.
-    ///
-    /// # Errors
-    /// When the disk cannot be read or the target cannot be written.
-    pub fn copy_as_qcow2(&self, target: &Path) -> anyhow::Result<()> {
-        // -W: writing out of order takes less time, and nobody reads the file meanwhile.
-        let output = self.qemu_img(&["convert", "-q", "-W", "-O", "qcow2"], &[target.as_os_str()])?;
-        ensure!(output.status.success(), "the disk cannot be copied: {}", first_line(&output));
-        Ok(())
-    }
-
-    /// Runs `qemu-img` on this disk, in its own format and with no other file.
-    fn qemu_img(&self, before: &[&str], after: &[&OsStr]) -> anyhow::Result<Output> {
+    /// Runs `qemu-img check` on this disk, in its own format and with no other file.
+    fn qemu_img_check(&self) -> anyhow::Result<Output> {
         let (file, part) = self.open()?;
         let mut below = json!({ "driver": "file", "filename": "/dev/stdin", "locking": "off" });
         if let Some((offset, size)) = part {
@@ -145,7 +133,7 @@ impl Disk {
             node["backing"] = serde_json::Value::Null;
         }
         let mut command = Command::new("qemu-img");
-        command.args(before).arg(format!("json:{node}")).args(after).stdin(file);
+        command.args(["check", "-q"]).arg(format!("json:{node}")).stdin(file);
         command.output().context("qemu-img cannot be started: install qemu-utils")
     }
 }

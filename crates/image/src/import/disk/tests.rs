@@ -41,8 +41,6 @@ fn every_format_is_recognised_whole_and_a_cut_one_is_not_whole() {
         let disk = recognise(&dir.join("disk")).unwrap().unwrap();
         assert_eq!(disk.format, expected, "{options}");
         disk.must_be_whole().unwrap_or_else(|error| panic!("{options}: {error:#}"));
-        disk.copy_as_qcow2(&dir.join("copy")).unwrap();
-        qemu_img(dir, &["compare", "-f", "raw", "-F", "qcow2", "raw", "copy"]);
         let bytes = fs::read(dir.join("disk")).unwrap();
         fs::write(dir.join("cut"), &bytes[..bytes.len() / 2]).unwrap();
         if let Ok(Some(cut)) = recognise(&dir.join("cut")) {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 /// What was made for the VMs of a task, and where they are in the step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JobNetwork {
+pub struct NetworkPart {
     /// Longest packet in bytes.
     pub mtu: u16,
     /// Number of the node within the step.
@@ -31,7 +31,7 @@ pub struct OfNode {
     pub ranks: Vec<u32>,
 }
 
-impl fmt::Display for JobNetwork {
+impl fmt::Display for NetworkPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}.{}.{}", self.mtu, self.node, self.first, self.rank, self.ranks)?;
         self.taps.iter().try_for_each(|tap| write!(f, ".{tap}"))?;
@@ -41,7 +41,7 @@ impl fmt::Display for JobNetwork {
     }
 }
 
-impl FromStr for JobNetwork {
+impl FromStr for NetworkPart {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
@@ -74,16 +74,16 @@ mod tests {
 
     #[test]
     fn it_is_read_back_and_nothing_else_is_read() {
-        let network = JobNetwork { mtu: 1450, node: 1, first: 4, rank: 2, ranks: 3, taps: vec![7, 8], of_node: None };
+        let network = NetworkPart { mtu: 1450, node: 1, first: 4, rank: 2, ranks: 3, taps: vec![7, 8], of_node: None };
         assert_eq!(network.to_string(), "1450.1.4.2.3.7.8");
         assert_eq!(network.to_string().parse(), Ok(network.clone()));
         let of_node = Some(OfNode { nodes: 2, ranks: vec![1, 3] });
-        let network = JobNetwork { taps: vec![7], of_node, ..network };
+        let network = NetworkPart { taps: vec![7], of_node, ..network };
         assert_eq!(network.to_string(), "1450.1.4.2.3.7/2.1.3");
         assert_eq!(network.to_string().parse(), Ok(network));
         let bad = ["", "1450", "1450.1.4.2", "66000.1.4.2.3", "1450.1.4.2.3.x", "1450.1.4.2.3.", "-1.1.1.1.1"];
         for bad in bad.into_iter().chain(["1450.1.4.2.3.7/", "1450.1.4.2.3.7/2.", "1450.1.4.2.3.7/2.1/3"]) {
-            assert_eq!(bad.parse::<JobNetwork>(), Err(()), "{bad}");
+            assert_eq!(bad.parse::<NetworkPart>(), Err(()), "{bad}");
         }
     }
 }
