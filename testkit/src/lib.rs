@@ -19,4 +19,4 @@ pub mod wait;
 mod ran;
 
 pub use cluster::Cluster;
-pub use ran::{Ran, is_chatter, ran, system};
+pub use ran::{Ran, is_chatter, is_waiting, ran, system};

@@ -37,9 +37,24 @@ impl Ran {
     }
 }
 
-/// Whether srun prints lines about waiting depends on how long the previous job took to end.
+/// What srun and salloc say when a job or a step has to wait, and when the wait is over. Whether it has to depends on how long the one before took
+/// to end.
+const WAITS: [&str; 5] = [
+    "queued and waiting for resources",
+    "has been allocated resources",
+    "step creation temporarily disabled, retrying",
+    "step creation still disabled, retrying",
+    "Step created for ",
+];
+
+/// Whether it is a line that comes only if a job or a step has to wait.
+pub fn is_waiting(line: &str) -> bool {
+    WAITS.iter().any(|words| line.contains(words))
+}
+
+/// Whether it is no line that a test should count: empty, or about waiting.
 pub fn is_chatter(line: &str) -> bool {
-    line.trim().is_empty() || line.contains("queued and waiting") || line.contains("has been allocated resources")
+    line.trim().is_empty() || is_waiting(line)
 }
 
 /// `output` as text.
@@ -78,7 +93,9 @@ mod tests {
 
     #[test]
     fn what_srun_says_of_itself_is_no_line_of_ours() {
-        let said = "srun: job 1 queued and waiting for resources\n\nvm: error: no image 'x'\n\
+        let said = "srun: job 1 queued and waiting for resources\n\
+                    srun: Job 1 step creation temporarily disabled, retrying (Requested nodes are busy)\n\
+                    srun: Step created for job 1\n\nvm: error: no image 'x'\n\
                     srun: error: n1: task 0: Exited with exit code 75\n";
         let failed = |stderr: &str| Ran { code: 75, stdout: String::new(), stderr: stderr.to_owned() };
         failed(said).fails_with_one_line(&["no image", "'x'"]);

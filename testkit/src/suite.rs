@@ -8,11 +8,12 @@ use std::env;
 use std::fmt::Write as _;
 use std::fs;
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use libtest_mimic::{Arguments, Conclusion, Trial};
+use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
 
 use crate::cluster::Cluster;
 use crate::place::output;
@@ -144,11 +145,15 @@ fn on_a_cluster<S: Suite>(
         let title = S::title(&case);
         Trial::test(title.clone(), move || {
             let _running = Running { title, begin: Instant::now(), times: &times };
-            suite.run(&cluster, case)?;
-            if sweep_each {
-                cluster.nothing_is_left()?;
+            if !sweep_each {
+                return Ok(suite.run(&cluster, case)?);
             }
-            Ok(())
+            let whole = || suite.run(&cluster, case).and_then(|()| cluster.nothing_is_left());
+            let outcome = catch_unwind(AssertUnwindSafe(whole));
+            if !matches!(outcome, Ok(Ok(()))) {
+                cluster.forget_jobs();
+            }
+            outcome.unwrap_or_else(|panic| resume_unwind(panic)).map_err(Failed::from)
         })
     });
     let conclusion = libtest_mimic::run(arguments, trials.collect());

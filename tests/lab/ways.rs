@@ -12,6 +12,7 @@ pub const CASES: &[Case] = &[
     case("where_no_small_machine_works_all_vms_start_as_a_pc", no_small_machine).once(),
     case("a_small_program_that_hangs_costs_one_trial_and_no_step", hanging_program).once(),
     case("a_site_that_wants_a_pc_gets_no_small_machine", pinned).once(),
+    case("a_program_in_qemu_s_place_opens_no_file_of_its_user_and_the_vm_runs", walled),
 ];
 
 /// Program and machine of the QEMU of a step of ada's with these options, while it runs.
@@ -118,5 +119,28 @@ fn pinned(lab: &Lab) {
     let small = "cp /usr/bin/qemu-system-x86_64-microvm qemu-microvm";
     let said = with_programs(lab, &format!("{REAL}; {small}"), "machine = \"q35\"");
     assert!(said.contains("machine q35 of /opt/ways/qemu;") && !said.contains("not started by"), "{said}");
+    forget(lab);
+}
+
+/// A script in QEMU's place gives up if it can do what a guest would that has broken out.
+fn walled(lab: &Lab) {
+    let script = "#!/bin/sh\n\
+        case \"$*\" in *-sandbox*)\n\
+            cat /home/ada/secret && exit 9\n\
+            ls /home/ada && exit 9\n\
+            (: >/home/ada/new) && exit 9 ;;\n\
+        esac >/dev/null 2>&1\n\
+        exec /usr/bin/qemu-system-x86_64 \"$@\"\n";
+    lab.sh("ada", "echo secret >secret; chmod 600 secret").ok();
+    let make = format!("cat >qemu <<'END'\n{script}END\nchmod +x qemu");
+    let said = with_programs(lab, &make, "confine_qemu = \"require\"");
+    assert!(said.contains("machine microvm of /opt/ways/qemu;"), "{said}");
+    let off = "sed s/require/off/ /opt/ways/site.toml >off.toml; \
+               spank-vm --config off.toml run --image tiny --vm-mem 300 -- true; echo $?; rm -f off.toml new secret";
+    let off = lab.sh("ada", off);
+    assert!(off.stdout == "75\n" && off.stderr.contains("QEMU failed with code 9"), "{off:?}");
+    // QEMU itself, in all other tests.
+    let checked = lab.sh("ada", "spank-vm check --node --json").stdout;
+    assert!(checked.contains("QEMU opens no file of its user (Landlock ABI "), "{checked}");
     forget(lab);
 }

@@ -5,12 +5,14 @@
 # How long a wait may last, in seconds: for a step that needs seconds of a processor on a machine where twenty others want it too.
 PATIENCE=180
 
-# give_up TEXT: ends the script because something did not happen, and its steps: they would wait for the script.
+# give_up TEXT: ends the script because something did not happen, and its steps and jobs: they would wait for the script, and other
+# cases for them.
 give_up() {
     local pids
     echo "$1"
     mapfile -t pids < <(jobs -pr)
     ((${#pids[@]} == 0)) || kill "${pids[@]}"
+    squeue -h -o '%A %Z' | awk -v "dir=$PWD" '$2 == dir { print $1 }' | xargs -r scancel
     exit 1
 }
 

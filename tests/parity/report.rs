@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use testkit::Ran;
 use testkit::place::output;
 use testkit::suite::Length;
+use testkit::{Ran, is_waiting};
 
 use crate::cases::Case;
 
@@ -49,11 +49,6 @@ impl Seen {
         };
         if text.is_empty() { format!("{code}no output") } else { format!("{code}`{text}`") }
     }
-}
-
-/// Whether srun prints lines about waiting depends on how long the previous job took to end.
-fn is_waiting(line: &str) -> bool {
-    line.contains("queued and waiting for resources") || line.contains("has been allocated resources")
 }
 
 /// Replaces the names of the nodes: which ones are free is random.

@@ -1,11 +1,11 @@
 //! What a VM's processes may do on the node, and what other users may do to them.
 
 use std::fs::{self, DirBuilder};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use testkit::process::field_in;
+use testkit::process::{field_in, words};
 use testkit::undo::afterwards;
 use testkit::wait::wait_for_file;
 use testkit::{Cluster, ran};
@@ -14,6 +14,7 @@ use crate::Case;
 
 pub const CASES: &[Case] = &[
     ("qemu_has_no_right_descriptor_or_variable_that_it_does_not_need", confined),
+    ("a_program_in_qemu_s_place_opens_no_file_of_the_user_and_the_vm_runs", walled),
     ("jobs_of_root_are_refused_unless_the_site_allows_them", no_root),
     ("a_job_of_root_acts_on_its_shares_without_the_capabilities_of_root", tame_root),
 ];
@@ -64,6 +65,49 @@ fn confined(cluster: &Cluster) {
         descriptors(cluster, qemu);
         strangers(cluster, qemu, user);
     });
+}
+
+/// A script in QEMU's place tries what a guest would that has broken out, and tells it by QEMU's command line.
+fn walled(cluster: &Cluster) {
+    let home = cluster.work_dir();
+    fs::write(home.join("secret"), "secret\n").unwrap();
+    let site = cluster.dir.join("qemu-of-site");
+    fs::create_dir(&site).unwrap();
+    let (home, program) = (home.display(), site.join("qemu"));
+    let script = format!(
+        "#!/bin/sh\ncan=can
+        cat {home}/secret >/dev/null 2>&1 && can=$can-read
+        ls {home} >/dev/null 2>&1 && can=$can-list
+        (: >{home}/new) 2>/dev/null && can=$can-write
+        mv {home}/new {home}/old 2>/dev/null && can=$can-move
+        rm {home}/old 2>/dev/null && can=$can-remove
+        kill -0 $PPID 2>/dev/null && can=$can-signal
+        exec /usr/bin/qemu-system-x86_64 \"$@\" -name $can\n"
+    );
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let can = |how: &str| {
+        let mut can = String::new();
+        cluster.with_config(&format!("confine_qemu = '{how}'\nqemu = '{}'\n", program.display()), || {
+            with_qemu(cluster, |qemu| {
+                let qemu = qemu.file_name().unwrap().to_str().unwrap().parse().unwrap();
+                can = words(qemu).last().unwrap().clone();
+            });
+        });
+        can
+    };
+    assert_eq!(can("off"), "can-read-list-write-move-remove-signal");
+    let has_landlock = cluster.tool("root", &["check", "--node", "--json"]).stdout.contains("(Landlock ABI ");
+    if has_landlock {
+        // Kernels before 6.12 do not forbid signals.
+        assert!(["can", "can-signal"].contains(&can("require").as_str()));
+    } else {
+        cluster.with_config("confine_qemu = 'require'\n", || {
+            let refused = cluster.run(&["srun", "--vm-image=tiny", "true"]);
+            refused.fails_with_one_line(&["QEMU cannot be confined", "Landlock"]);
+        });
+    }
+    fs::remove_dir_all(site).unwrap();
 }
 
 /// Every open descriptor is of an expected kind.
@@ -127,7 +171,7 @@ fn tame_root(cluster: &Cluster) {
     let foreign = dir.join("foreign");
     fs::write(&foreign, "LEAK\n").unwrap();
     std::os::unix::fs::chown(&foreign, Some(65534), Some(65534)).unwrap();
-    fs::set_permissions(&foreign, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    fs::set_permissions(&foreign, PermissionsExt::from_mode(0o600)).unwrap();
     let script = "cat foreign 2>/dev/null; mknod zero c 1 5 2>/dev/null; [ -c zero ] && echo 'made a device'; \
                   echo mine >mine; chown 65534 mine 2>/dev/null; id -u";
     let words = ["srun", "--vm-image=tiny", "sh", "-c", script];

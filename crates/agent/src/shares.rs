@@ -37,8 +37,9 @@ const FUSE: &str = "/dev/fuse";
 /// kernel decides who may do what. The root of a share is a directory.
 const FUSE_OPTIONS: &str = "rootmode=40000,user_id=0,group_id=0,allow_other";
 
-/// What the kernel reads ahead of a program that reads a file from begin to end, in KiB: one request.
-const READ_AHEAD_KIB: usize = files::MAX_DATA >> 10;
+/// What the kernel reads ahead of a program that reads a file from begin to end, in KiB: two requests, which the courier takes
+/// and the host answers in one go.
+const READ_AHEAD_KIB: usize = 2 * (files::MAX_DATA >> 10);
 
 /// A host directory that the task sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -260,7 +261,7 @@ fn mount_nine_p(share: Share<'_>, path: &Path) -> Result<(), AgentError> {
     attached.doing(|| format!("mount the share {}", path.display()))
 }
 
-/// Lets the kernel read ahead as much as one request carries. Without it everything works, slower.
+/// Lets the kernel read ahead further than it does by itself. Without it everything works, slower.
 fn read_ahead(device: &str) {
     let _ = fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), READ_AHEAD_KIB.to_string());
 }

@@ -93,7 +93,7 @@ fn full(
     let image = arguments.image.as_ref();
     let user = arguments.user.as_deref();
     type Look<'a> = &'a dyn Fn() -> Finding;
-    let looks: [(&str, &str, Look<'_>); 21] = [
+    let looks: [(&str, &str, Look<'_>); 22] = [
         ("kernel", "QEMU, KVM and the runner use what Linux has had since 4.18", &host::kernel),
         ("cgroups", "a VM must not take memory and processors of other jobs", &|| host::cgroups(&controller)),
         ("clock", "guests get their time from this node", &host::clock),
@@ -102,6 +102,7 @@ fn full(
         ("slurmd", "slurmd removes what a killed slurmstepd leaves behind", &slurm::slurmd),
         ("batch", "a job that asked for a VM must not run on the host", &|| slurm::batch(&controller)),
         ("qemu", "VMs are its processes", &|| vms::qemu(config)),
+        ("confined", "a guest that has taken over QEMU is its user", &|| vms::confined(config)),
         ("processor", "it is what guests believe they have", &|| vms::processor(config)),
         ("kit", "its kernel and agent start the guests", &|| vms::kit(config)),
         ("images", "a VM runs one of them", &|| vms::images(config)),
@@ -143,6 +144,7 @@ fn quick(config_file: Option<&Path>, config: &Config, arguments: &Arguments) -> 
     let mut findings = vec![
         ("plugin", plugin),
         ("qemu", vms::qemu(config)),
+        ("confined", vms::confined(config)),
         ("processor", vms::processor(config)),
         ("kit", vms::kit(config)),
         ("images", vms::images(config)),

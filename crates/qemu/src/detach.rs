@@ -11,6 +11,8 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::{Pid, geteuid, getppid, setsid};
 
+use super::confine::Ruleset;
+
 /// What the child needs between fork and exec.
 #[derive(Debug)]
 pub(crate) struct Newborn {
@@ -26,6 +28,8 @@ pub(crate) struct Newborn {
     pub keep: Vec<RawFd>,
     /// What [`highest_descriptor`] says before the fork.
     pub last_fd: RawFd,
+    /// What it is held to.
+    pub rules: Option<Ruleset>,
 }
 
 impl Newborn {
@@ -65,7 +69,8 @@ impl Newborn {
                 return Err(io::Error::last_os_error());
             }
         }
-        Ok(())
+        // Last, because it takes rights.
+        self.rules.as_ref().map_or(Ok(()), Ruleset::enter)
     }
 }
 
@@ -155,8 +160,8 @@ mod tests {
             let mut cat = Command::new("cat");
             cat.arg("/proc/self/status").stdout(Stdio::piped());
             let (runner, last_fd) = (nix::unistd::getpid(), highest_descriptor());
-            let newborn =
-                Newborn { runner, blocked: SigSet::empty(), file_server: None, small_pages, keep: Vec::new(), last_fd };
+            let (blocked, keep) = (SigSet::empty(), Vec::new());
+            let newborn = Newborn { runner, blocked, file_server: None, small_pages, keep, last_fd, rules: None };
             // SAFETY: the closure makes system calls only.
             unsafe { cat.pre_exec(move || newborn.detach()) };
             let said = String::from_utf8(cat.output().unwrap().stdout).unwrap();

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use nix::sys::signal::SigSet;
 
+use super::confine::Confinement;
 use super::descriptors::ImageFds;
 use super::detach::{Newborn, highest_descriptor};
 use super::error::{QemuError, WantedFor};
@@ -27,6 +28,9 @@ use node::child;
 pub const GUEST_SAYS: [&str; 2] = [CONSOLE_SAYS, PANIC_SAYS];
 const CONSOLE_SAYS: &str = "; its console ended with: ";
 const PANIC_SAYS: &str = "the guest's kernel panicked: ";
+
+/// What may be the reason where QEMU has no permission.
+const CONFINED: &str = " (it is confined: 'confine_qemu' and 'qemu_dirs' in the site's configuration say to what)";
 
 /// How long a killed QEMU may take to end: one of a terabyte frees its memory for a while.
 const GONE_WITHIN: Duration = Duration::from_secs(60);
@@ -93,7 +97,7 @@ impl Inherited {
 
 /// What QEMU must know about the process that starts it.
 #[derive(Debug, Clone, Copy)]
-pub struct Host {
+pub struct Host<'a> {
     /// Signals that the starting process handles: they are blocked in QEMU.
     pub blocked: SigSet,
     /// Whether the memory that both processes may use is exhausted.
@@ -103,6 +107,8 @@ pub struct Host {
     /// No memory of QEMU is worth huge pages, because the guest's is a file's. Without this, QEMU's tables for the guest take a whole
     /// one.
     pub small_pages: bool,
+    /// Whether it can open files of its user.
+    pub confinement: Confinement<'a>,
 }
 
 /// A running QEMU and the runner's ends of its streams, all nonblocking. Dropping it kills QEMU.
@@ -124,6 +130,7 @@ pub struct QemuProcess {
     load: Option<Load>,
     /// It waits for [`QemuProcess::go`].
     is_held: bool,
+    is_confined: bool,
 }
 
 /// A clone that waits for its turn, and until the pages which it will write are copied.
@@ -139,10 +146,10 @@ impl QemuProcess {
     /// Starts `qemu`; `args` gets the descriptors by the numbers they have in the child.
     ///
     /// # Errors
-    /// When descriptors run out or the program cannot be executed.
+    /// When descriptors run out or the program cannot be executed; when it must be confined and cannot be.
     pub fn spawn(
         qemu: &Path,
-        host: Host,
+        host: Host<'_>,
         files: Files,
         args: impl FnOnce(&Inherited) -> Vec<OsString>,
     ) -> Result<Self, QemuError> {
@@ -156,14 +163,19 @@ impl QemuProcess {
         let keep = inherited.descriptors();
         let memory = inherited.files.template.as_ref().and_then(|template| MemoryFile::of(&template.ram));
 
+        let args = args(&inherited);
+        let reopened = inherited.files.template.as_ref().map(|template| &template.ram);
+        let Host { blocked, ran_out_of_memory, file_server, small_pages, confinement } = host;
+        let rules = confinement.rules(qemu, &args, reopened.as_slice())?;
+        let is_confined = rules.is_some();
         let mut command = Command::new(qemu);
-        command.args(args(&inherited)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         // QEMU does not get the job's environment: QEMU needs nothing from it, and some variables could change what
         // its libraries do.
         command.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
         let last_fd = highest_descriptor();
-        let Host { blocked, ran_out_of_memory, file_server, small_pages } = host;
-        let newborn = Newborn { runner: nix::unistd::getpid(), blocked, file_server, small_pages, keep, last_fd };
+        let newborn =
+            Newborn { runner: nix::unistd::getpid(), blocked, file_server, small_pages, keep, last_fd, rules };
         // SAFETY: the closure runs between fork and exec and makes system calls only: it takes no memory and no lock, which
         // another thread may have held.
         unsafe { command.pre_exec(move || newborn.detach()) };
@@ -182,6 +194,7 @@ impl QemuProcess {
             memory,
             load: None,
             is_held: false,
+            is_confined,
         })
     }
 
@@ -202,6 +215,7 @@ impl QemuProcess {
             memory: None,
             load: None,
             is_held: false,
+            is_confined: false,
         }
     }
 
@@ -292,6 +306,9 @@ impl QemuProcess {
     /// The last words of QEMU or of the guest's console, as the end of a sentence.
     pub fn last_words(&self) -> String {
         match (self.complaints.telling_line(), self.printed.telling_line()) {
+            (Some(line), _) if self.is_confined && line.contains("Permission denied") => {
+                format!("; QEMU said: \"{line}\"{CONFINED}")
+            }
             (Some(line), _) => format!("; QEMU said: \"{line}\""),
             (None, Some(line)) => format!("{CONSOLE_SAYS}\"{line}\""),
             (None, None) => "; its console is empty".to_owned(),
@@ -397,3 +414,6 @@ fn set_nonblocking(fd: &OwnedFd) -> nix::Result<()> {
     fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

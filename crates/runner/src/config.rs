@@ -10,7 +10,7 @@ use image::{Catalogue, Person, check_pattern};
 use network::NetworkError;
 use network::plan::{Range4, Range6};
 use node::layout;
-use qemu::{CpuModel, program};
+use qemu::{Confine, Confinement, CpuModel, program};
 use request::{Asked, MAX_VMS_PER_SLOT, Network, Scope, ShareSpec, VmNet, VmOption};
 
 /// Where the configuration is looked for unless the plugin or `--config` names another file.
@@ -142,6 +142,14 @@ fn cpu_model<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<CpuMod
     text.parse().map_err(|error| serde::de::Error::custom(format!("cpu_model: {error}")))
 }
 
+fn confine<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Confine, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let found = Confine::WORDS.iter().find(|(word, _)| *word == text);
+    found
+        .map(|(_, confine)| *confine)
+        .ok_or_else(|| serde::de::Error::custom(format!("confine_qemu '{text}': 'auto', 'require' or 'off' is needed")))
+}
+
 fn scope<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Scope, D::Error> {
     let text = String::deserialize(deserializer)?;
     let found = Scope::WORDS.iter().find(|(word, _)| *word == text);
@@ -177,6 +185,11 @@ pub struct Config {
     pub kit: PathBuf,
     /// The QEMU binary; a name without a slash is looked for in `/usr/bin`, `/usr/local/bin` and `/usr/libexec`.
     pub qemu: PathBuf,
+    /// Whether QEMU is held to files that are not its user's.
+    #[serde(deserialize_with = "confine")]
+    pub confine_qemu: Confine,
+    /// Directories that QEMU needs then, besides the system's.
+    pub qemu_dirs: Vec<PathBuf>,
     /// How guests are executed.
     pub accel: AccelChoice,
     /// The processor that guests see.
@@ -258,6 +271,8 @@ impl Default for Config {
             image_copy_timeout_s: 600,
             kit: "/var/lib/spank-vm/kit".into(),
             qemu: program::NAME.into(),
+            confine_qemu: Confine::Auto,
+            qemu_dirs: Vec::new(),
             accel: AccelChoice::Auto,
             cpu_model: CpuModel::default(),
             machine: MachineChoice::Auto,
@@ -369,6 +384,15 @@ impl Config {
             "default_network = \"job\": 'none' or 'user' is needed; SPANK_VM_NET=job in the users' environment is a default too"
         );
         ensure!(self.job_network_port > 0, Fault::System, "job_network_port = 0: a UDP port is needed");
+        for dir in &self.qemu_dirs {
+            let is_one = dir.is_absolute() && dir.components().count() > 1;
+            ensure!(is_one, Fault::System, "qemu_dirs: {dir:?}: the absolute path of a directory below / is needed");
+        }
+        ensure!(
+            self.confine_qemu != Confine::Require || self.file_transport != FileTransport::NineP,
+            Fault::System,
+            "confine_qemu = \"require\": with file_transport = \"9p\" QEMU opens the user's files itself; \"fuse\" is needed"
+        );
         for dir in &self.image_dirs {
             check_pattern(dir).blame(Fault::System)?;
         }
@@ -392,6 +416,11 @@ impl Config {
         let is_allowed = self.vm_scopes.contains(&scope);
         ensure!(is_allowed, Fault::User, "--vm-scope={}: this site allows {allowed} ('vm_scopes')", scope.word());
         Ok(scope)
+    }
+
+    /// What QEMU's process can open.
+    pub fn confinement(&self) -> Confinement<'_> {
+        Confinement { how: self.confine_qemu, dirs: &self.qemu_dirs }
     }
 
     /// The directory for copies of images on this node.
@@ -437,6 +466,10 @@ mod tests {
             "vm_scopes = ['node']",
             "accel = 'xen'",
             "cpu_model = 'a b'",
+            "confine_qemu = 'yes'",
+            "confine_qemu = 'require'\nfile_transport = '9p'",
+            "qemu_dirs = ['/']",
+            "qemu_dirs = ['sw']",
         ] {
             let error = format!("{:#}", Config::parse(text).unwrap_err());
             let named = error.contains(text.split(' ').next().unwrap()) || error.contains("xen");

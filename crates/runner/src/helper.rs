@@ -155,7 +155,8 @@ impl Helper<'_> {
         let fds: Vec<OwnedFd> = self.disks.iter().map(open).collect::<Result<_, _>>().context("the disk")?;
         let way = Way::plain(&self.qemu, source::machine(&self.source, self.config.machine));
         let abilities = way.abilities_to_boot();
-        QemuProcess::spawn(&self.qemu, source::host(), Files { disks: fds, ..Files::default() }, |inherited| {
+        let host = source::host(self.config.confinement());
+        QemuProcess::spawn(&self.qemu, host, Files { disks: fds, ..Files::default() }, |inherited| {
             // By the numbers that QEMU inherits.
             let numbers: Vec<i32> = inherited.files.disks.iter().map(AsRawFd::as_raw_fd).collect();
             let hardware = Hardware { machine: way.machine, accel, cpu_model: &self.config.cpu_model };

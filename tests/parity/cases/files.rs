@@ -150,6 +150,13 @@ pub const CASES: &[Case] = &[
     same("files", "a binary in the submit directory", "cp /bin/true mine; srun $VM ./mine && echo ran"),
     same(
         "files",
+        "four large files copied at once",
+        "for i in {1..4}; do yes $i | head -c $((6000000 + i * 4097)) > f$i; done; \
+         srun $VM bash -c 'for i in {1..4}; do { dd if=f$i of=c$i bs=1M status=none; cmp f$i c$i; } & done; wait'; \
+         for i in {1..4}; do cmp f$i c$i && echo same; done",
+    ),
+    same(
+        "files",
         "1000 small files",
         "srun $VM bash -c 'for i in {1..1000}; do echo $i > f$i; done'; cat f* | sort -n | sha256sum",
     ),

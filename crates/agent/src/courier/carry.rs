@@ -2,7 +2,7 @@
 //! touches a share. Each waits in one place only, which is quicker than one that waits for everything: a poll enters and
 //! leaves the queues of all, and an emulated processor that finds such a queue locked spins for a long time.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSliceMut;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::uio::{readv, writev};
+use nix::sys::uio::readv;
 use nix::unistd::{Pid, read, write};
 
 use proto::files::{Absent, Ahead, Asked, Decoder, Frame, Header, Hello, UsableSlots, init_reply, kind, local_reply};
@@ -22,6 +22,7 @@ use super::birth::Kept;
 use super::control::{Control, Order};
 use super::held::{self, Known, Watch, lock};
 use super::number::Number;
+use super::pipe::Pipe;
 use super::place::{Place, Seat};
 use super::request::{self, HEAD, REST, Way};
 use super::slots::Slots;
@@ -161,8 +162,7 @@ fn obey(all: &Arc<All>, control: &Arc<Control>, number: u32, order: Order, fd: O
 
 /// Takes a share over. Its first request is answered before this returns: afterwards the mount is as it will stay.
 fn serve(all: &Arc<All>, share: u16, fd: OwnedFd) {
-    let (session, known) = (AtomicU64::new(0), Mutex::default());
-    let shared = Arc::new(Share { fd, session, known, held: Mutex::default() });
+    let shared = Arc::new(Share { fd, session: AtomicU64::new(0), known: Mutex::default(), held: Mutex::default() });
     {
         let mut state = lock(&all.state);
         let index = usize::from(share);
@@ -251,7 +251,7 @@ fn hear_host(all: &All) -> ! {
     let mut decoder = Decoder::new();
     // The session whose HELLO the host has answered.
     let mut greeted = 0;
-    let mut seat = Seat::new();
+    let (mut seat, mut pipe) = (Seat::new(), Pipe::default());
     loop {
         match read(&all.port, decoder.space()) {
             Ok(n @ 1..) => {
@@ -277,13 +277,13 @@ fn hear_host(all: &All) -> ! {
             if frame.header.kind == kind::HELLO_REPLY {
                 greeted = Hello::parse(frame.payload).map_or(0, |hello| hello.nonce);
             } else if session != 0 && greeted == session {
-                deliver(all, &frame, &seat);
+                deliver(all, &frame, &seat, &mut pipe);
             }
         }
     }
 }
 
-fn deliver(all: &All, frame: &Frame<'_>, seat: &Seat) {
+fn deliver(all: &All, frame: &Frame<'_>, seat: &Seat, pipe: &mut Pipe) {
     let Header { kind, share, slot, data } = frame.header;
     match kind {
         kind::SLOTS_REPLY => {
@@ -294,7 +294,8 @@ fn deliver(all: &All, frame: &Frame<'_>, seat: &Seat) {
         kind::REPLY => {
             let slots = all.slots.as_ref().zip(slot);
             let bulk = slots.map_or(&[][..], |(slots, slot)| slots.filled(slot, data as usize));
-            reply(all, share, [frame.payload, bulk], seat);
+            let pages = slots.and_then(|(slots, slot)| slots.pages(slot));
+            reply(all, share, frame.payload, seat, |fuse| pipe.give(fuse, frame.payload, bulk, pages));
             if let Some((slots, slot)) = slots {
                 slots.give_back(slot);
             }
@@ -324,7 +325,7 @@ fn deliver(all: &All, frame: &Frame<'_>, seat: &Seat) {
 }
 
 /// Gives the host's reply to the kernel.
-fn reply(all: &All, share: u16, [payload, bulk]: [&[u8]; 2], seat: &Seat) {
+fn reply(all: &All, share: u16, payload: &[u8], seat: &Seat, give: impl FnOnce(&OwnedFd) -> nix::Result<usize>) {
     let shared = {
         let mut state = lock(&all.state);
         state.owed = state.owed.saturating_sub(1);
@@ -335,8 +336,7 @@ fn reply(all: &All, share: u16, [payload, bulk]: [&[u8]; 2], seat: &Seat) {
     };
     let Some(Share { fd, known, .. }) = shared.as_deref() else { return };
     lock(known).answered(request::unique(payload));
-    let give = || writev(fd, &[IoSlice::new(payload), IoSlice::new(bulk)]);
-    if held::is_refusal(all.place.answer(seat, give))
+    if held::is_refusal(all.place.answer(seat, || give(fd)))
         && let Some(failure) = request::failure_of(payload)
     {
         kmsg::note("the kernel refuses a reply of the file server");
@@ -436,7 +436,7 @@ impl Collector {
             };
         }
         let Some(session) = self.session() else { return false };
-        all.place.asked(request::pid(&head), request::is_light(&head, way), &mut self.seat);
+        all.place.asked(request::pid(&head), request::waits(&head), &mut self.seat);
         if let Some(reply) = self.known_answer(&head[..first]) {
             let _ = all.place.answer(&self.seat, || write(&self.shared.fd, &reply));
             return true;
@@ -456,7 +456,7 @@ impl Collector {
         self.expects_data = way == Way::Data;
         let wants_slots = way != Way::Plain;
         if wants_slots && slot.is_none() {
-            slot = slots.and_then(Slots::take);
+            slot = slots.and_then(if request::is_bulk(&head, way) { Slots::await_one } else { Slots::take });
             if let Some(slot) = &mut slot {
                 slot.bytes()[..behind].copy_from_slice(&self.spare[..behind]);
             }

@@ -17,6 +17,7 @@ mod carry;
 mod control;
 mod held;
 mod number;
+mod pipe;
 mod place;
 mod request;
 mod slots;

@@ -100,10 +100,10 @@ impl Place {
         }
     }
 
-    /// A task has asked; `light` if little is copied for it. Copies are better made elsewhere while the task goes on.
-    pub fn asked(&self, pid: u32, light: bool, seat: &mut Seat) {
+    /// A task has asked; it `waits` unless it may have other work meanwhile: then the courier works better elsewhere.
+    pub fn asked(&self, pid: u32, waits: bool, seat: &mut Seat) {
         if pid != 0 && self.works.load(Ordering::Relaxed) {
-            let looks = self.note(pid, light, Instant::now());
+            let looks = self.note(pid, waits, Instant::now());
             if looks {
                 self.look(pid, seat);
             }
@@ -112,10 +112,10 @@ impl Place {
     }
 
     /// Whether it is time to look where the task is.
-    fn note(&self, pid: u32, light: bool, now: Instant) -> bool {
+    fn note(&self, pid: u32, waits: bool, now: Instant) -> bool {
         let mut state = lock(&self.state);
         let gap = |since: Option<Instant>| since.map_or(Duration::MAX, |since| now.saturating_duration_since(since));
-        if state.asks != pid || !light || gap(state.last) >= SOON {
+        if state.asks != pid || !waits || gap(state.last) >= SOON {
             *state = State { asks: pid, left: ENOUGH, ..State::default() };
             self.yields.store(false, Ordering::Relaxed);
             self.here.store(ALL, Ordering::Relaxed);
@@ -250,7 +250,7 @@ mod tests {
     fn one_task_that_asks_again_and_again_is_looked_for() {
         let (port, now) = (tempfile::tempfile().unwrap(), Instant::now());
         let place = Place::new(&port);
-        let looks = |pid, light| place.note(pid, light, now);
+        let looks = |pid, waits| place.note(pid, waits, now);
         assert!(!looks(7, true) && !looks(7, true) && !looks(7, true) && looks(7, true));
         place.here.store(1, Ordering::Relaxed);
         let later = (1..=LOOK).map(|_| looks(7, true)).filter(|looks| *looks).count();

@@ -9,8 +9,8 @@ pub(super) const HEAD: usize = IN_HEADER + WRITE_IN;
 /// Where READ, READDIR and READDIRPLUS have the number of bytes that they want: after handle and offset.
 const SIZE_AT: usize = IN_HEADER + 16;
 
-/// Most bytes of data that are taken for few.
-const LIGHT_MAX: usize = 32 * 1024;
+/// Bytes of a read that is made ahead are more.
+const SHORT_READ: usize = 32 * 1024;
 
 /// In RELEASE, after handle and flags: a lock of the whole file ends with it.
 const RELEASE_FLAGS_AT: usize = IN_HEADER + 12;
@@ -80,9 +80,15 @@ pub(super) fn pid(head: &[u8; HEAD]) -> u32 {
     }
 }
 
-/// Whether little is copied for a request that travels so.
-pub(super) fn is_light(head: &[u8; HEAD], way: Way) -> bool {
-    way != Way::Data && (opcode(head) != op::READ || word(head, SIZE_AT) as usize <= LIGHT_MAX)
+/// Whether whoever asks does nothing else until the answer, so that nothing is lost if the courier works on the same
+/// processor. Only long reads are made ahead, while the task goes on with what it has.
+pub(super) fn waits(head: &[u8; HEAD]) -> bool {
+    opcode(head) != op::READ || word(head, SIZE_AT) as usize <= SHORT_READ
+}
+
+/// Whether its data is so long that a slot is worth waiting for.
+pub(super) fn is_bulk(head: &[u8; HEAD], way: Way) -> bool {
+    way == Way::Data || opcode(head) == op::READ && word(head, SIZE_AT) as usize > SHORT_READ
 }
 
 /// What it asks for.
@@ -131,6 +137,17 @@ mod tests {
         assert_eq!(way(&head(op::INIT, 0), 104), Way::Init);
         assert_eq!(way(&head(op::OPENDIR, 0), 48), Way::LongReply);
         assert!(!is_answered(&head(op::FORGET, 0)) && is_answered(&head(op::FLUSH, 0)));
+    }
+
+    #[test]
+    fn only_who_reads_much_may_go_on_meanwhile_and_only_for_much_data_is_a_slot_waited_for() {
+        let long = head(op::READ, 1 << 20);
+        assert!(!waits(&long) && is_bulk(&long, Way::LongReply));
+        let short = head(op::READ, 4096);
+        assert!(waits(&short) && !is_bulk(&short, Way::LongReply));
+        let write = head(op::WRITE, 0);
+        assert!(waits(&write) && is_bulk(&write, Way::Data) && !is_bulk(&write, Way::Plain));
+        assert!(!is_bulk(&head(op::READDIRPLUS, 1 << 17), Way::LongReply));
     }
 
     #[test]

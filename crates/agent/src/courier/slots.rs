@@ -10,7 +10,8 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -22,6 +23,10 @@ use proto::files::{MAX_DATA, PAGE, Slots as Announced};
 /// Number of slots; each is [`MAX_DATA`] bytes.
 const COUNT: usize = 8;
 
+/// How long a request waits for a slot. Without one its data goes over the port, a page at a time, which takes longer than the
+/// requests before it should.
+const PATIENCE: Duration = Duration::from_millis(200);
+
 /// In an entry of `/proc/self/pagemap`: the page is in memory; its number.
 const PRESENT: u64 = 1 << 63;
 const NUMBER: u64 = (1 << 55) - 1;
@@ -32,8 +37,10 @@ pub(super) struct Slots {
     base: NonNull<u8>,
     announced: Announced,
     /// Hold the pages.
-    _pipes: Vec<(OwnedFd, OwnedFd)>,
+    pipes: Vec<(OwnedFd, OwnedFd)>,
     state: Mutex<State>,
+    /// One was given back, or there are none any more.
+    changed: Condvar,
 }
 
 // SAFETY: the pointer is to a mapping that lives as long as this process, and who may use which part of it is a matter of
@@ -48,6 +55,8 @@ struct State {
     usable: usize,
     /// Which are free, the last one next: so as few pages as possible are ever touched in a clone.
     free: Vec<u32>,
+    /// One has waited in vain, and none was given back since: the host may hang, and only the first waits for it.
+    hangs: bool,
 }
 
 /// A slot that belongs to one thread, until it is lent to the host or dropped.
@@ -99,8 +108,9 @@ impl Slots {
             unsafe { base.add(offset).write_volatile(0) };
         }
         let pipes = (0..COUNT).map(|slot| pin(base, slot)).collect::<nix::Result<Vec<_>>>()?;
-        let pages = addresses(base, bytes / PAGE)?;
-        Ok(Self { base, announced: Announced { size: MAX_DATA as u32, pages }, _pipes: pipes, state: Mutex::default() })
+        let announced = Announced { size: MAX_DATA as u32, pages: addresses(base, bytes / PAGE)? };
+        let state = Mutex::default();
+        Ok(Self { base, announced, pipes, state, changed: Condvar::new() })
     }
 
     /// What the host is told.
@@ -111,12 +121,26 @@ impl Slots {
     /// The host can use so many, from the first on. All are free.
     pub fn set_usable(&self, count: u32) {
         let usable = (count as usize).min(COUNT);
-        *self.state() = State { usable, free: (0..usable as u32).rev().collect() };
+        *self.state() = State { usable, free: (0..usable as u32).rev().collect(), hangs: false };
+        self.changed.notify_all();
     }
 
     /// A free one.
     pub fn take(&self) -> Option<Taken<'_>> {
-        self.state().free.pop().map(|number| Taken { slots: self, number, is_lent: false })
+        self.taken(&mut self.state())
+    }
+
+    /// A free one, as soon as there is one; `None` if the host has none or gives none back.
+    pub fn await_one(&self) -> Option<Taken<'_>> {
+        let all_lent = |state: &mut State| state.usable > 0 && state.free.is_empty() && !state.hangs;
+        let waited = self.changed.wait_timeout_while(self.state(), PATIENCE, all_lent);
+        let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.hangs |= waited.timed_out();
+        self.taken(&mut state)
+    }
+
+    fn taken(&self, state: &mut State) -> Option<Taken<'_>> {
+        state.free.pop().map(|number| Taken { slots: self, number, is_lent: false })
     }
 
     /// Frees one that the host gave back.
@@ -124,6 +148,8 @@ impl Slots {
         let mut state = self.state();
         if (slot as usize) < state.usable && !state.free.contains(&slot) {
             state.free.push(slot);
+            state.hangs = false;
+            self.changed.notify_one();
         }
     }
 
@@ -131,6 +157,11 @@ impl Slots {
     pub fn filled(&self, slot: u32, bytes: usize) -> &[u8] {
         // SAFETY: within the mapping. The host writes to a slot only before its reply, and nobody else has it yet.
         unsafe { std::slice::from_raw_parts(self.start(slot), bytes.min(MAX_DATA)) }
+    }
+
+    /// The pipe in which a slot's pages lie, from the first on. Nothing may be taken out.
+    pub fn pages(&self, slot: u32) -> Option<&OwnedFd> {
+        self.pipes.get(slot as usize).map(|(reader, _)| reader)
     }
 
     fn start(&self, slot: u32) -> *mut u8 {
@@ -213,5 +244,27 @@ mod tests {
         slots.give_back(0);
         let first = slots.take();
         assert!(first.is_some() && slots.take().is_none());
+        who_finds_none_waits_for_one(&slots);
+    }
+
+    /// With two slots, one of them lent and one taken.
+    fn who_finds_none_waits_for_one(slots: &Slots) {
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| slots.await_one().map(Taken::lend));
+            slots.give_back(1);
+            assert_eq!(waits.join().unwrap(), Some(1));
+        });
+        assert!(slots.await_one().is_none(), "a host that hangs holds nobody up for ever");
+        let hangs = || slots.state().hangs;
+        assert!(hangs(), "and the next one does not wait");
+        slots.give_back(1);
+        assert!(!hangs());
+        assert_eq!(slots.await_one().map(Taken::lend), Some(1));
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| slots.await_one().is_none());
+            slots.set_usable(0);
+            assert!(waits.join().unwrap(), "the session has ended");
+        });
+        assert!(slots.await_one().is_none());
     }
 }

@@ -16,6 +16,8 @@ pub(super) fn text(config: &Config) -> String {
         image_copy_timeout_s,
         kit,
         qemu,
+        confine_qemu,
+        qemu_dirs,
         accel,
         cpu_model,
         machine,
@@ -46,13 +48,14 @@ pub(super) fn text(config: &Config) -> String {
         shares,
     } = config;
     let shares = Value::Array(shares.iter().map(|share| Value::String(share.to_string())).collect());
-    let image_dirs = Value::Array(image_dirs.iter().map(|dir| quoted(dir)).collect());
+    let [image_dirs, qemu_dirs] =
+        [image_dirs, qemu_dirs].map(|dirs| Value::Array(dirs.iter().map(|dir| quoted(dir)).collect()));
     let [image_cache_dir, kit, qemu] = [image_cache_dir, kit, qemu].map(|path| quoted(path));
     let [state_dir, template_dir, scratch_dir] = [state_dir, template_dir, scratch_dir].map(|path| quoted(path));
     format!(
         "image_dirs = {image_dirs}\nuser_images = {user_images}\ndelivery = {:?}\n\
          image_cache_dir = {image_cache_dir}\nimage_cache_mib = {image_cache_mib}\n\
-         image_copy_timeout_s = {image_copy_timeout_s}\nkit = {kit}\nqemu = {qemu}\naccel = {:?}\n\
+         image_copy_timeout_s = {image_copy_timeout_s}\nkit = {kit}\nqemu = {qemu}\nconfine_qemu = {:?}\nqemu_dirs = {qemu_dirs}\naccel = {:?}\n\
          cpu_model = \"{cpu_model}\"\nmachine = {:?}\nmicrovm_memory_mib = {microvm_memory_mib}\nstart = {:?}\n\
          state_dir = {state_dir}\ntemplate_dir = {template_dir}\ntemplate_cache_mib = {template_cache_mib}\n\
          scratch_dir = {scratch_dir}\ndefault_memory_mib = {default_memory_mib}\n\
@@ -67,6 +70,7 @@ pub(super) fn text(config: &Config) -> String {
          job_network_port = {job_network_port}\n\
          shares = {shares}\n",
         delivery.as_str(),
+        format!("{confine_qemu:?}").to_lowercase(),
         format!("{accel:?}").to_lowercase(),
         format!("{machine:?}").to_lowercase(),
         format!("{start:?}").to_lowercase(),

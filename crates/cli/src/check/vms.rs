@@ -9,7 +9,7 @@ use super::patience;
 use image::kit::Kit;
 use image::{Image, ImageError};
 use node::space::Space;
-use qemu::Abilities;
+use qemu::{Abilities, Confine, Unconfined};
 use request::ImageName;
 use runner::config::{AccelChoice, Config, FileTransport};
 use runner::error::Fault;
@@ -70,6 +70,38 @@ fn judge_qemu(version: &str, devices: &str, nine_p: bool, shares_templates: bool
             Finding::good(format!("{version}; VMs are clones of each user's own templates (8.2 or newer shares them)"))
         }
     }
+}
+
+/// Whether QEMU can open files of its user.
+pub(super) fn confined(config: &Config) -> Finding {
+    let confinement = config.confinement();
+    match config.qemu_path() {
+        Ok(_) if config.file_transport == FileTransport::NineP => {
+            judge_confinement(confinement.how, Err(Unconfined::ServesFiles))
+        }
+        Ok(qemu) => judge_confinement(confinement.how, confinement.look(&qemu)),
+        Err(_) => Finding::limited("not tried: there is no QEMU"),
+    }
+}
+
+fn judge_confinement(how: Confine, found: Result<u32, Unconfined>) -> Finding {
+    let why = match found {
+        Ok(release) => {
+            return Finding::good(format!("QEMU opens no file of its user (Landlock ABI {release})"));
+        }
+        Err(why) => why,
+    };
+    let remedy = match why {
+        Unconfined::Off => "confine_qemu = 'auto' in the configuration confines it",
+        Unconfined::ServesFiles => "file_transport = 'fuse' in the configuration",
+        Unconfined::Kernel(_) => "Linux 5.13 or newer with 'landlock' in 'lsm=' confines it",
+        Unconfined::Program(_) => {
+            "name the directories that it needs in 'qemu_dirs' of the configuration; confine_qemu = 'require' confines scripts too"
+        }
+    };
+    let told = format!("QEMU can open files of its user: {why}");
+    let state = if how == Confine::Require { Finding::bad } else { Finding::limited };
+    state(told).remedy(remedy)
 }
 
 /// That of the site's configuration; without a QEMU there is nothing to say of it.
@@ -232,6 +264,16 @@ mod tests {
         assert_eq!((missing.state, missing.found.as_str()), (State::Ok, "q35; not by small, because it is not there"));
         let failed = judge_ways(&[way("small", Some("it failed"), true), way("q35", None, false)], 512);
         assert!(failed.state == State::Limited && failed.remedy.is_some(), "{failed:?}");
+    }
+
+    #[test]
+    fn a_qemu_that_must_be_confined_and_is_not_starts_no_vm() {
+        let kernel = || Err(Unconfined::Kernel(std::io::Error::from_raw_os_error(38)));
+        assert_eq!(judge_confinement(Confine::Require, Ok(6)).state, State::Ok);
+        let old = judge_confinement(Confine::Auto, kernel());
+        assert!(old.state == State::Limited && old.found.contains("Linux has it since 5.13"), "{old:?}");
+        assert_eq!(judge_confinement(Confine::Require, kernel()).state, State::Missing);
+        assert_eq!(judge_confinement(Confine::Off, Err(Unconfined::Off)).state, State::Limited);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::prepare::Parts;
 use crate::relay::{Patience, Relay};
 use crate::save::{self, SaveAs, Saved};
 use crate::session::{Failure, Lesson, Vm};
-use crate::signals::{Signal, Signals};
+use crate::signals::{Signal, Signals, passed_on};
 use crate::slot::{NOTICE_AFTER, Slot};
 use crate::task::{End, Guest, Streams};
 use crate::template::{self, Obtained, Recipe, Template, Terms};
@@ -240,7 +240,8 @@ impl Vms<'_> {
             has_nic: parts.network.is_some(),
             introduction: &introduction,
         };
-        let terms = Terms { signals: self.signals, attempt: self.attempt, notice_at: self.notice_at };
+        let confinement = slot.config.confinement();
+        let terms = Terms { signals: self.signals, attempt: self.attempt, confinement, notice_at: self.notice_at };
         let cache_bytes = slot.config.template_cache_mib << 20;
         template::obtain(&recipe, &slot.config.template_dir, cache_bytes, &terms).map(|template| (shape, template))
     }
@@ -375,7 +376,11 @@ impl Vms<'_> {
         // Before QEMU: it is QEMU that must let the server reach the guest's memory.
         let (server, file_port) = self.file_server(start)?.unzip();
         let file_server = server.as_ref().map(FileServer::id);
-        let host = cloning.as_ref().map_or(Host { file_server, ..source::host() }, |cloning| cloning.host(file_server));
+        let confinement = slot.config.confinement();
+        let host = match &cloning {
+            Some(cloning) => cloning.host(file_server, confinement),
+            None => Host { file_server, ..source::host(confinement) },
+        };
         let accel = self.attempt.accel();
         let nic = parts.network.as_ref().map(|network| network.open(index, accel)).transpose()?.flatten();
         // A clone's kernel has been told.
@@ -432,7 +437,7 @@ impl Vms<'_> {
             Start::Boot(size, _) => size.memory_mib,
             Start::Template(shape, _) | Start::Clone(shape, _) => shape.base_mib,
         };
-        FileServer::start(&self.parts.seen.shares, memory_mib << 20, source::host().blocked).map(Some)
+        FileServer::start(&self.parts.seen.shares, memory_mib << 20, passed_on()).map(Some)
     }
 
     /// For `-v`.

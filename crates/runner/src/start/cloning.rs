@@ -8,7 +8,7 @@ use super::source;
 use crate::delivery::Disk;
 use crate::error::{Context, RunError};
 use crate::template::Template;
-use qemu::{Files, Host, QemuProcess, Shape, Start, TemplateFds, Written, scratch};
+use qemu::{Confinement, Files, Host, QemuProcess, Shape, Start, TemplateFds, Written, scratch};
 
 /// A template, opened for one clone.
 #[derive(Debug)]
@@ -46,8 +46,8 @@ impl<'a> Cloning<'a> {
     }
 
     /// What a QEMU of such a clone must know about this process and the VM's file server.
-    pub(super) fn host(&self, file_server: Option<u32>) -> Host {
-        Host { file_server, small_pages: self.shape.pluggable_mib == 0, ..source::host() }
+    pub(super) fn host<'b>(&self, file_server: Option<u32>, confinement: Confinement<'b>) -> Host<'b> {
+        Host { file_server, small_pages: self.shape.pluggable_mib == 0, ..source::host(confinement) }
     }
 
     /// Has QEMU load the state, after a copy of the pages that are known to be written; `locate` is how much of the guest's memory

@@ -91,7 +91,12 @@ pub fn prebuild(
             has_nic,
             introduction: &introduction,
         };
-        make_one(config, &recipe, size, &Terms { signals: &signals, attempt, notice_at })
+        make_one(
+            config,
+            &recipe,
+            size,
+            &Terms { signals: &signals, attempt, confinement: config.confinement(), notice_at },
+        )
     };
     let ways = Ways::of(config, &source, &qemu);
     let timeouts = source::timeouts(&source, config, 1);

@@ -13,7 +13,7 @@ use crate::signals::passed_on;
 use image::kit::Kit;
 use image::{BootMode, DiskBus, DiskFormat, Image, runs_here};
 use proto::Transport;
-use qemu::{BootSource, FullBoot, Host, KitFiles, MachineType, QemuError, overlay, scratch};
+use qemu::{BootSource, Confinement, FullBoot, Host, KitFiles, MachineType, QemuError, overlay, scratch};
 
 /// What guests of `image` boot from on this node.
 ///
@@ -169,7 +169,8 @@ fn full_boot(image: &Image) -> Result<FullBoot, RunError> {
     })
 }
 
-/// What a QEMU process must know about this process.
-pub(crate) fn host() -> Host {
-    Host { blocked: passed_on(), ran_out_of_memory: limits::ran_out_of_memory, file_server: None, small_pages: false }
+/// What a QEMU process must know about this process and this site.
+pub(crate) fn host(confinement: Confinement<'_>) -> Host<'_> {
+    let (blocked, ran_out_of_memory) = (passed_on(), limits::ran_out_of_memory);
+    Host { blocked, ran_out_of_memory, file_server: None, small_pages: false, confinement }
 }

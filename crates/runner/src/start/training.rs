@@ -18,7 +18,7 @@ use crate::file_server::FileServer;
 use crate::network::Network;
 use crate::relay::{Patience, Relay};
 use crate::session::{Lesson, Vm};
-use crate::signals::Signal;
+use crate::signals::{Signal, passed_on};
 use crate::task::{End, Guest, Output, Streams, Task};
 use crate::template::{Recipe, Template, Terms};
 use crate::timing::Moments;
@@ -85,9 +85,9 @@ impl Trainee<'_> {
         let begin = Instant::now();
         let (cloning, files) = Cloning::open((recipe.shape, self.template), recipe.disk, &self.config.scratch_dir)?;
         let has_port = recipe.transport == Transport::Fuse;
-        let serve = || FileServer::start(&self.shares, recipe.shape.base_mib << 20, source::host().blocked);
+        let serve = || FileServer::start(&self.shares, recipe.shape.base_mib << 20, passed_on());
         let (server, file_port) = has_port.then(serve).transpose()?.unzip();
-        let host = cloning.host(server.as_ref().map(FileServer::id));
+        let host = cloning.host(server.as_ref().map(FileServer::id), self.config.confinement());
         let mut process = QemuProcess::spawn(&recipe.way.qemu, host, Files { file_port, ..files }, |inherited| {
             let system = System::Image(recipe.image, inherited.files.image_fds());
             VmSpec {

@@ -24,7 +24,7 @@ use proto::{ToGuest, ToHost, Transport};
 use qemu::Share;
 use qemu::scratch::copy_sparse;
 use qemu::{Abilities, BLOCK_MIB, Ends, Nic, Shares, Start, System, TemplateFds, VmSpec};
-use qemu::{Files, QemuProcess, TemplateFiles};
+use qemu::{Confinement, Files, QemuProcess, TemplateFiles};
 use qemu::{StateUri, Transfer};
 
 /// The number of a template's session, which its clones' sessions do not have.
@@ -50,6 +50,8 @@ pub struct Terms<'a> {
     pub signals: &'a Signals,
     /// How long the guest may take, and who is told when it answers.
     pub(crate) attempt: &'a Attempt<'a>,
+    /// Whether QEMU can open files of its user.
+    pub confinement: Confinement<'a>,
     /// When to tell a waiting person, if there is one.
     pub notice_at: Option<Instant>,
 }
@@ -88,7 +90,7 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> Result<Bui
     // Nobody serves files to a template: it gets no share. The other end of its port stays open, as a clone finds it.
     let (_no_server, port) = UnixStream::pair().context("a port")?;
     let files = Files { file_port: Some(port).filter(|_| recipe.transport == Transport::Fuse), ..files };
-    let process = start(recipe, &path(EMPTY), files, abilities)?;
+    let process = start(recipe, &path(EMPTY), files, (abilities, terms.confinement))?;
 
     let save_to = abilities.state_uri(&state);
     let plugs = recipe.shape.pluggable_mib > 0;
@@ -134,7 +136,12 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> Result<Bui
     Ok(Built::Complete)
 }
 
-fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) -> Result<QemuProcess, RunError> {
+fn start(
+    recipe: &Recipe<'_>,
+    empty: &Path,
+    files: Files,
+    (abilities, confinement): (Abilities, Confinement<'_>),
+) -> Result<QemuProcess, RunError> {
     let share = |number| Share {
         tag: format!("s{number}"),
         source: empty.to_owned(),
@@ -145,7 +152,7 @@ fn start(recipe: &Recipe<'_>, empty: &Path, files: Files, abilities: Abilities) 
     let shares: Vec<Share> = (0..recipe.shape.shares).map(share).collect();
     let template = files.template.as_ref().ok_or_else(|| RunError::new(Fault::System, "no template files"))?;
     let fds = TemplateFds { ram: template.ram.as_raw_fd(), state: template.state.as_raw_fd(), abilities };
-    QemuProcess::spawn(&recipe.way.qemu, source::host(), files, |inherited| {
+    QemuProcess::spawn(&recipe.way.qemu, source::host(confinement), files, |inherited| {
         let system = System::Image(recipe.image, inherited.files.image_fds());
         let start = Start::Template(recipe.shape, fds);
         VmSpec {

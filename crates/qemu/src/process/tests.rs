@@ -1,0 +1,145 @@
+//! What a program in QEMU's place can still do.
+
+use super::*;
+use crate::confine::{Confine, Unconfined};
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+const REQUIRED: Confinement<'static> = Confinement { how: Confine::Require, dirs: &[] };
+const NOT: Confinement<'static> = Confinement { how: Confine::Off, dirs: &[] };
+
+/// Whether this kernel can confine anything.
+fn can_confine() -> bool {
+    REQUIRED.look(Path::new("/bin/sh")).is_ok()
+}
+
+/// The home of a user, and a site's directory with a program that is a script.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new(script: &str) -> Self {
+        let place = Self { dir: tempfile::tempdir().unwrap() };
+        fs::create_dir(place.at("home")).unwrap();
+        fs::create_dir(place.at("site")).unwrap();
+        fs::write(place.at("home/secret"), "secret\n").unwrap();
+        fs::write(place.at("site/qemu"), format!("#!/bin/sh\nexec >&$1 2>&1\n{script}\n")).unwrap();
+        fs::set_permissions(place.at("site/qemu"), fs::Permissions::from_mode(0o755)).unwrap();
+        place
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// What the script says into the channel, whose number is its first argument; more arguments follow.
+    fn said(&self, confinement: Confinement<'_>, files: Files, args: &[&str]) -> String {
+        let host = Host {
+            blocked: SigSet::empty(),
+            ran_out_of_memory: || false,
+            file_server: None,
+            small_pages: false,
+            confinement,
+        };
+        let process = QemuProcess::spawn(&self.at("site/qemu"), host, files, |inherited| {
+            let number = |fd: RawFd| OsString::from(fd.to_string());
+            let ram = inherited.files.template.iter().map(|template| number(template.ram.as_raw_fd()));
+            let own = [number(inherited.channel.as_raw_fd()), self.at("home").into_os_string()];
+            own.into_iter().chain(ram).chain(args.iter().map(Into::into)).collect()
+        });
+        let mut process = process.unwrap();
+        process.channel.set_nonblocking(false).unwrap();
+        process.channel.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut said = String::new();
+        process.channel.read_to_string(&mut said).unwrap();
+        said
+    }
+}
+
+/// One word for each attempt that succeeds.
+const ATTEMPTS: &str = "
+    cat $2/secret >/dev/null 2>&1 && echo read
+    ls $2 >/dev/null 2>&1 && echo list
+    (echo more >>$2/secret) 2>/dev/null && echo append
+    (echo new >$2/new) 2>/dev/null && echo create
+    mv $2/secret $2/moved 2>/dev/null && echo move
+    mkdir $2/dir 2>/dev/null && echo mkdir
+    ln -s secret $2/link 2>/dev/null && echo link
+    (: </proc/self/root/$2/moved) 2>/dev/null && echo around
+    rm $2/moved 2>/dev/null && echo remove
+    test -r /etc/passwd && cat /etc/passwd /proc/self/status >/dev/null && head -c 1 /dev/urandom >/dev/null && echo works";
+
+#[test]
+fn a_program_in_qemu_s_place_opens_no_file_of_the_user() {
+    if !can_confine() {
+        return;
+    }
+    let all = "read list append create move mkdir link around remove works";
+    let said = |confinement| {
+        let place = Place::new(ATTEMPTS);
+        place.said(confinement, Files::default(), &[]).split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(said(NOT), all);
+    assert_eq!(said(REQUIRED), "works");
+}
+
+#[test]
+fn it_opens_its_template_again_as_it_was_opened_and_its_kernel() {
+    if !can_confine() {
+        return;
+    }
+    let script = "
+        (: </proc/self/fd/$3) && echo read
+        (: 2>/dev/null <>/proc/self/fd/$3) && echo write
+        cat $5 && cat $2/secret";
+    let said = |access: &mut OpenOptions| {
+        let place = Place::new(script);
+        fs::write(place.at("home/kernel"), "kernel\n").unwrap();
+        fs::write(place.at("ram"), "").unwrap();
+        let [ram, state] = ["ram", "ram"].map(|name| access.open(place.at(name)).unwrap());
+        // As an old template's that somebody has removed.
+        fs::remove_file(place.at("ram")).unwrap();
+        let template = Some(TemplateFiles { ram, state });
+        let files = Files { template, ..Files::default() };
+        place.said(REQUIRED, files, &["-kernel", place.at("home/kernel").to_str().unwrap()])
+    };
+    let private = said(OpenOptions::new().read(true));
+    assert!(private.contains("read\n") && !private.contains("write") && private.contains("kernel\n"), "{private}");
+    let own = said(OpenOptions::new().read(true).write(true));
+    assert!(own.contains("read\nwrite\nkernel\n") && own.contains("denied") && !own.contains("secret\n"), "{own}");
+}
+
+#[test]
+fn the_site_says_what_more_a_program_needs_and_unknown_needs_confine_nothing() {
+    if !can_confine() {
+        return;
+    }
+    let place = Place::new(ATTEMPTS);
+    let look = |how, dirs: &[PathBuf], program: &str| Confinement { how, dirs }.look(Path::new(program));
+    assert!(look(Confine::Auto, &[], "/usr/bin/env").is_ok());
+    let (script, site) = (place.at("site/qemu"), [place.at("site")]);
+    let script = script.to_str().unwrap();
+    for (dirs, why) in [(&[][..], "is in no directory of the system's"), (&site[..], "is a script")] {
+        let error = look(Confine::Auto, dirs, script).unwrap_err();
+        assert!(matches!(&error, Unconfined::Program(text) if text.contains(why)), "{error}");
+    }
+    assert!(look(Confine::Require, &[], script).is_ok());
+    let program = place.at("site/bin/qemu");
+    fs::create_dir(place.at("site/bin")).unwrap();
+    fs::copy("/usr/bin/env", &program).unwrap();
+    let program = program.to_str().unwrap();
+    assert!(look(Confine::Auto, &[], program).is_err());
+    assert!(look(Confine::Auto, &site, program).is_ok());
+    // What nobody knows goes on as before, files of 9p too.
+    assert!(place.said(Confinement { how: Confine::Auto, dirs: &[] }, Files::default(), &[]).contains("read"));
+    assert!(
+        place.said(Confinement { how: Confine::Auto, dirs: &site }, Files::default(), &["-fsdev"]).contains("works")
+    );
+    // The site's own directories are read, not written.
+    let place = Place::new(ATTEMPTS);
+    let home = [place.at("home")];
+    let said = place.said(Confinement { how: Confine::Require, dirs: &home }, Files::default(), &[]);
+    assert_eq!(said, "read\nlist\nworks\n");
+}
