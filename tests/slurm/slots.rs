@@ -12,6 +12,7 @@ pub const CASES: &[Case] = &[
     ("a_vm_that_fails_is_told_with_its_number_while_the_others_run", told_at_once),
     ("four_tasks_on_two_nodes_are_four_vms_with_their_own_ranks", four_tasks),
     ("an_overloaded_slot_runs_three_vms_and_the_highest_exit_code_wins", overloaded),
+    ("vms_of_a_slot_that_wait_for_each_other_all_run_although_few_come_up_at_a_time", in_turns),
     ("lines_of_the_vms_of_a_slot_are_never_mixed", whole_lines),
     ("stdin_reaches_every_vm_of_a_slot", shared_stdin),
     ("a_bare_metal_job_runs_beside_a_vm_job_on_the_same_node", side_by_side),
@@ -53,6 +54,13 @@ fn overloaded(cluster: &Cluster) {
     let mut lines: Vec<&str> = ran.stdout.lines().collect();
     lines.sort_unstable();
     assert_eq!(lines, ["0 of 3", "1 of 3", "2 of 3"]);
+}
+
+fn in_turns(cluster: &Cluster) {
+    let dir = cluster.work_dir();
+    let script = "echo > up-$SLURM_VM_INDEX; while [ ! -e up-0 ] || [ ! -e up-5 ]; do sleep 0.05; done; echo all";
+    let step = ["srun", "-Q", "-c1", "--mem=2048", "--vm-image=tiny", "--vms-per-slot=6", "sh", "-c", script];
+    assert_eq!(cluster.run_in(&dir, &step).ok(), "all\n".repeat(6));
 }
 
 fn whole_lines(cluster: &Cluster) {

@@ -128,14 +128,16 @@ pub struct QemuProcess {
     /// The memory of its template.
     memory: Option<MemoryFile>,
     load: Option<Load>,
+    /// It waits for [`QemuProcess::go`].
+    is_held: bool,
     is_confined: bool,
 }
 
-/// A clone that waits until the pages which it will write are copied.
+/// A clone that waits for its turn, and until the pages which it will write are copied.
 #[derive(Debug)]
 struct Load {
     state: StateUri,
-    written: Written,
+    written: Option<Written>,
     /// Where this much memory is will be asked then.
     locate: Option<u64>,
 }
@@ -191,6 +193,7 @@ impl QemuProcess {
             complaints: Tail::default(),
             memory,
             load: None,
+            is_held: false,
             is_confined,
         })
     }
@@ -211,6 +214,7 @@ impl QemuProcess {
             complaints,
             memory: None,
             load: None,
+            is_held: false,
             is_confined: false,
         }
     }
@@ -245,10 +249,24 @@ impl QemuProcess {
     /// its memory are. Before that it gets its own copies of the pages that it will write, if they are known.
     pub fn load(&mut self, state: StateUri, written: Option<Written>, locate: Option<u64>) {
         self.monitor.prepare_load(state);
-        match written {
-            Some(written) => self.load = Some(Load { state, written, locate }),
-            None => self.order_load(state, locate),
-        }
+        self.load = Some(Load { state, written, locate });
+        self.copy_and_load();
+    }
+
+    /// A VM that is to be loaded from now on waits for [`QemuProcess::go`].
+    pub fn hold(&mut self) {
+        self.is_held = true;
+    }
+
+    /// Whether it waits for that.
+    pub fn is_held(&self) -> bool {
+        self.is_held
+    }
+
+    /// Loads what it was held back from loading.
+    pub fn go(&mut self) {
+        self.is_held = false;
+        self.copy_and_load();
     }
 
     fn order_load(&mut self, state: StateUri, locate: Option<u64>) {
@@ -256,16 +274,18 @@ impl QemuProcess {
         locate.into_iter().for_each(|bytes| self.monitor.locate_memory(bytes));
     }
 
-    /// As soon as QEMU has its memory: often when it greets, while it still makes its machine.
+    /// With pages to copy, as soon as QEMU has its memory: often when it greets, while it still makes its machine.
     fn copy_and_load(&mut self) {
+        let Some(load) = self.load.take_if(|_| !self.is_held) else { return };
+        let Load { state, written: Some(written), locate } = load else {
+            return self.order_load(load.state, load.locate);
+        };
         let lines = self.monitor.lines();
-        if self.load.is_none() || lines == 0 {
+        let mapping = self.memory.filter(|_| lines > 0).and_then(|file| Mapping::find(self.id(), file));
+        if lines == 0 || (lines == 1 && mapping.is_none()) {
+            self.load = Some(Load { state, written: Some(written), locate });
             return;
         }
-        let mapping = self.memory.and_then(|file| Mapping::find(self.id(), file));
-        let Some(Load { state, written, locate }) = self.load.take_if(|_| mapping.is_some() || lines > 1) else {
-            return;
-        };
         match mapping.map(|mapping| mapping.copy(&written)) {
             Some(Ok(pages)) => tracing::debug!("{pages} pages copied"),
             Some(Err(error)) => tracing::debug!("no pages copied: {error}"),

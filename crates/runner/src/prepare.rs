@@ -29,6 +29,8 @@ pub(crate) struct Parts {
     pub(crate) machine: MachineType,
     pub(crate) ways: Ways,
     pub(crate) size: VmSize,
+    /// Processors that all VMs share.
+    pub(crate) cpus: u32,
     pub(crate) timeouts: Timeouts,
     pub(crate) seen: Chosen,
     pub(crate) transport: Transport,
@@ -88,7 +90,8 @@ pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunErr
         Delivered::Interrupted(signal) => return Ok(Prepared::Interrupted(signal)),
     };
     let transport = source::transport(config.file_transport);
-    let parts = Parts { image, source, disk, qemu, machine, ways, size, timeouts, seen, transport, task, network };
+    let parts =
+        Parts { image, source, disk, qemu, machine, ways, size, cpus, timeouts, seen, transport, task, network };
     Ok(Prepared::Parts(Box::new(parts)))
 }
 

@@ -44,6 +44,8 @@ pub struct Relay<'a> {
     guest: Guest<'a>,
     patience: Patience<'a>,
     notice_at: Option<Deadline>,
+    /// How many guests may come up at a time: as many as were not held from the beginning.
+    at_once: usize,
     events: Events<'a>,
 }
 
@@ -53,7 +55,8 @@ impl<'a> Relay<'a> {
         let commands = Commands::one_per_vm(vms.len(), streams);
         let events = Events::new(signals);
         let notice_at = patience.notice.map(|(moment, _)| events.reminder_at(moment));
-        Self { vms, commands, keep: None, report: None, guest, patience, notice_at, events }
+        let at_once = vms.iter().filter(|vm| !vm.is_held()).count().max(1);
+        Self { vms, at_once, commands, keep: None, report: None, guest, patience, notice_at, events }
     }
 
     /// Keeps a VM running if its command succeeds, because its root will be saved.
@@ -95,6 +98,7 @@ impl<'a> Relay<'a> {
         }
         self.learn_from_the_first_answer();
         self.describe_to_those_that_are_up()?;
+        self.let_others_go();
         self.return_credit();
         let room = self.commands.stdin_room();
         let mut wanted = self.commands.wanted();
@@ -151,6 +155,15 @@ impl<'a> Relay<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Lets a guest come up for each whose command runs by now, or that has failed.
+    fn let_others_go(&mut self) {
+        let comes_up = |vm: &Vm| !vm.is_held() && !vm.is_over();
+        let waiting = self.commands.list.iter().filter(|command| !command.is_running() && !command.has_ended());
+        let coming = waiting.filter(|command| comes_up(&self.vms[command.address.vm])).count();
+        let held = self.vms.iter_mut().filter(|vm| vm.is_held());
+        held.take(self.at_once.saturating_sub(coming)).for_each(Vm::go);
     }
 
     /// Sends what waits, and then credit, which is given only to guests that read.

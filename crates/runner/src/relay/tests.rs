@@ -42,9 +42,24 @@ fn on_stage(test: impl FnOnce(&Stage) + Send + 'static) {
 impl Stage {
     /// A relay of as many VMs as there are peers, whose outputs are these files.
     fn relay(&self, vms: usize, stdout: impl AsFd, stderr: impl AsFd) -> (Relay<'_>, Vec<Peer>) {
+        self.relay_in_turns(vms, vms, stdout, stderr)
+    }
+
+    /// The same, and only so many come up at a time.
+    fn relay_in_turns(
+        &self,
+        vms: usize,
+        at_once: usize,
+        stdout: impl AsFd,
+        stderr: impl AsFd,
+    ) -> (Relay<'_>, Vec<Peer>) {
         let (vms, peers): (Vec<Vm>, Vec<Peer>) = (0..vms)
             .map(|number| {
-                let (process, peer) = play();
+                let (mut process, peer) = play();
+                if number >= at_once {
+                    process.hold();
+                    process.load(qemu::StateUri::FdSet(2), None, None);
+                }
                 (Vm::new(number, process, None, Moments::begin(Instant::now())), peer)
             })
             .unzip();
@@ -106,6 +121,36 @@ fn after_start(relay: &mut Relay<'_>, peer: &mut Peer) -> Vec<String> {
 
 fn null() -> File {
     File::create("/dev/null").unwrap()
+}
+
+#[test]
+fn guests_that_are_held_come_up_one_for_each_whose_command_runs_or_that_has_failed() {
+    on_stage(|stage| {
+        let (mut relay, mut peers) = stage.relay_in_turns(5, 2, null(), null());
+        let is_loaded = |peer: &mut Peer| {
+            let mut said = [0; 4096];
+            let n = peer.monitor.read(&mut said).unwrap_or(0);
+            String::from_utf8_lossy(&said[..n]).contains("migrate-incoming")
+        };
+        assert!(relay.vms[2].is_held() && !is_loaded(&mut peers[2]));
+        start(&mut relay, &mut peers, 0);
+        assert!(relay.turn().unwrap().is_continue());
+        assert!(is_loaded(&mut peers[2]) && !relay.vms[2].is_held());
+        assert!(relay.vms[3].is_held() && !is_loaded(&mut peers[3]));
+        // Another whose QEMU ends while two come up.
+        peers.remove(1);
+        while !relay.commands.list[1].has_ended() || relay.vms[3].is_held() {
+            assert!(relay.turn().unwrap().is_continue());
+        }
+        assert!(is_loaded(&mut peers[2]), "the fourth");
+        assert!(relay.vms[4].is_held() && !is_loaded(&mut peers[3]));
+        // One that fails before its turn takes nobody's.
+        drop(peers.pop());
+        while !relay.commands.list[4].has_ended() {
+            assert!(relay.turn().unwrap().is_continue());
+        }
+        assert!(!relay.vms[4].is_held());
+    });
 }
 
 #[test]

@@ -77,6 +77,17 @@ impl Backing {
         self.monitor()?.memory(bytes)
     }
 
+    /// Whether a clone waits for [`Backing::go`].
+    pub fn is_held(&self) -> bool {
+        matches!(self, Self::Qemu(process) if process.is_held())
+    }
+
+    pub fn go(&mut self) {
+        if let Self::Qemu(process) = self {
+            process.go();
+        }
+    }
+
     /// The pages of its template's memory that a clone has written.
     pub fn written(&self) -> io::Result<Written> {
         match self {

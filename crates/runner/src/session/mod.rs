@@ -23,6 +23,7 @@ mod lesson;
 mod stand_in;
 #[cfg(test)]
 mod tests;
+mod turn;
 mod vm;
 mod wall_clock;
 

@@ -93,7 +93,7 @@ pub struct Vm {
     pub number: usize,
     /// Times of events, for `--timing` and the log, without those of its tasks.
     pub moments: Moments,
-    process: Backing,
+    pub(super) process: Backing,
     /// What is said to a keeper after each HELLO.
     attach: Option<Attach>,
     /// What the keeper says of the VM.

@@ -85,6 +85,9 @@ pub(crate) fn run(
     by(last).run_last()
 }
 
+/// Emulated guests that come up at a time on each processor. Fewer could leave a processor without work now and then.
+const AT_ONCE: usize = 4;
+
 /// How a way went that is not the last one.
 enum Tried {
     /// Guests came up, or a signal ended the task.
@@ -404,6 +407,10 @@ impl Vms<'_> {
             let template = cloning.template();
             // An emulated guest gains nothing by it.
             let written = template.written().filter(|_| accel == Accel::Kvm).cloned();
+            // The relay lets it go. With KVM, or when it booted, it would gain nothing.
+            if accel == Accel::Tcg && self.members.is_none() && index >= AT_ONCE * parts.cpus as usize {
+                process.hold();
+            }
             cloning.load(&mut process, written, locate);
             memory_to_plug = cloning.shape().bytes_to_plug(self.size);
             let is_first = accel == Accel::Kvm && index == 0;

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Instant;
 
+use super::carry::Carrier;
 use super::checksum;
 use super::key::{FORMAT, Recipe};
 use super::manifest::{EMPTY, FileRecord, MANIFEST, Manifest, RAM, SCRATCH, STATE};
@@ -71,10 +72,10 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> Result<Bui
         let file = OpenOptions::new().read(read).write(true).create_new(true).mode(0o600).open(path(name));
         file.with_context(|| path(name).display().to_string())
     };
-    let ram = create(RAM, true)?;
     // Without a file system behind it: one that has to find room for a page at its first touch makes a boot half as long again.
     let memory = File::from(memfd_create(RAM, MFdFlags::MFD_CLOEXEC).context("memory")?);
     memory.set_len(recipe.shape.base_mib << 20)?;
+    let mut carrier = Carrier::new(&memory, &create(RAM, true)?).context("the guest's memory")?;
     let scratch = create(SCRATCH, true)?;
     // Made without a name in the draft's directory, and copied: it has only some KiB.
     copy_sparse(&source::private_disk(recipe.source, recipe.disk.file(), draft)?, &scratch)
@@ -83,7 +84,7 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> Result<Bui
     let files = Files {
         image: Some(recipe.disk.file().try_clone()?),
         scratch: Some(scratch),
-        template: Some(TemplateFiles { ram: memory.try_clone()?, state: state.try_clone()? }),
+        template: Some(TemplateFiles { ram: memory, state: state.try_clone()? }),
         ..Files::default()
     };
     // Nobody serves files to a template: it gets no share. The other end of its port stays open, as a clone finds it.
@@ -94,16 +95,21 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> Result<Bui
     let save_to = abilities.state_uri(&state);
     let plugs = recipe.shape.pluggable_mib > 0;
     let mut builder = Builder::new(process, save_to, plugs);
-    match builder.run(recipe, terms)? {
+    match builder.run(recipe, terms, &mut carrier)? {
         Built::Complete => {}
         other => return Ok(other),
     }
+    // It frees its own memory meanwhile.
+    builder.vm.end();
+    let checksum_of_ram = carrier.finish().context("the guest's memory")?;
     drop(builder);
-    copy_sparse(&memory, &ram).context("the guest's memory")?;
-    drop(memory);
     let record = |name: &str| -> Result<FileRecord, RunError> {
         let bytes = path(name).metadata()?.len();
-        Ok(FileRecord { name: name.to_owned(), bytes, checksum: checksum::of_file(&File::open(path(name))?)? })
+        let checksum = match name {
+            RAM => checksum_of_ram.clone(),
+            _ => checksum::of_file(&File::open(path(name))?)?,
+        };
+        Ok(FileRecord { name: name.to_owned(), bytes, checksum })
     };
     let shape = recipe.shape;
     let manifest = Manifest {
@@ -206,7 +212,8 @@ impl Builder {
         Self { vm, guest: Settling { stage: Stage::Booting }, save_to, plugs }
     }
 
-    fn run(&mut self, recipe: &Recipe<'_>, terms: &Terms<'_>) -> Result<Built, RunError> {
+    /// `carrier` begins when the guest has nothing more to do than to come to rest.
+    fn run(&mut self, recipe: &Recipe<'_>, terms: &Terms<'_>, carrier: &mut Carrier) -> Result<Built, RunError> {
         let mut events = Events::new(terms.signals);
         let mut notice_at = terms.notice_at.map(|moment| events.reminder_at(moment));
         let advice = source::advice(recipe.source);
@@ -234,6 +241,7 @@ impl Builder {
                 None => self.advance(recipe.introduction)?,
             }
             if was_booting && self.guest.stage != Stage::Booting {
+                carrier.begin();
                 let within = terms.attempt.patience();
                 self.vm.expect(Wait::new(&events.clock, within, "it came up, but was not ready to be cloned", ""));
             }

@@ -4,12 +4,13 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use qemu::scratch::data_extents;
 
 /// Bytes that are summed at once.
-const BLOCK: u64 = 64 * 1024;
+pub(super) const BLOCK: u64 = 64 * 1024;
 
 /// Numbers that are summed side by side, so that the processor need not wait for one.
 const LANES: usize = 4;
@@ -23,28 +24,45 @@ const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 /// # Errors
 /// When the file cannot be read.
 pub fn of_file(file: &File) -> io::Result<String> {
-    let mut sum = Sum([1, 2, 3, 4]);
-    sum.add(&file.metadata()?.len().to_le_bytes());
+    let mut sum = Sum::of_length(file.metadata()?.len());
     let mut buf = vec![0; BLOCK as usize];
-    let mut done = 0;
-    for extent in data_extents(file)? {
-        let mut block = (extent.start / BLOCK).max(done);
-        while block * BLOCK < extent.end {
-            let n = read_at(file, &mut buf, block * BLOCK)?;
-            if buf[..n].iter().any(|&byte| byte != 0) {
-                sum.add(&block.to_le_bytes());
-                sum.add(&buf[..n]);
-            }
-            block += 1;
-        }
-        done = block;
+    for number in blocks(&data_extents(file)?) {
+        let n = read_at(file, &mut buf, number * BLOCK)?;
+        sum.add_block(number, &buf[..n]);
     }
     Ok(sum.text())
 }
 
-struct Sum([u64; LANES]);
+/// The numbers of the blocks that these extents touch, each once. They are in the order of their beginnings.
+pub(super) fn blocks(extents: &[Range<u64>]) -> impl Iterator<Item = u64> {
+    let mut done = 0;
+    extents.iter().flat_map(move |extent| {
+        let first = (extent.start / BLOCK).max(done);
+        done = extent.end.div_ceil(BLOCK).max(done);
+        first..done
+    })
+}
+
+/// A checksum that grows.
+#[derive(Debug, Default)]
+pub(super) struct Sum([u64; LANES]);
 
 impl Sum {
+    /// That of a file of so many bytes, before its first block.
+    pub(super) fn of_length(bytes: u64) -> Self {
+        let mut sum = Self([1, 2, 3, 4]);
+        sum.add(&bytes.to_le_bytes());
+        sum
+    }
+
+    /// The next block that may hold data.
+    pub(super) fn add_block(&mut self, number: u64, bytes: &[u8]) {
+        if bytes.iter().any(|&byte| byte != 0) {
+            self.add(&number.to_le_bytes());
+            self.add(bytes);
+        }
+    }
+
     fn add(&mut self, bytes: &[u8]) {
         let mut chunks = bytes.chunks_exact(8 * LANES);
         for chunk in &mut chunks {
@@ -64,7 +82,8 @@ impl Sum {
         }
     }
 
-    fn text(&self) -> String {
+    /// As 32 hexadecimal digits.
+    pub(super) fn text(&self) -> String {
         let [a, b, c, d] = self.0;
         format!("{:016x}{:016x}", step(step(a, b), c), step(step(d, c), b))
     }
@@ -75,7 +94,8 @@ fn step(sum: u64, word: u64) -> u64 {
     (sum ^ word).wrapping_mul(FACTOR).rotate_left(29)
 }
 
-fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+/// Reads until the buffer is full, or the file ends.
+pub(super) fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut done = 0;
     while done < buf.len() {
         match file.read_at(&mut buf[done..], offset + done as u64)? {

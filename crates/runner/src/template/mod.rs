@@ -12,6 +12,7 @@
 //! - It is built once for any number of waiting tasks, under a lock that dies with its holder.
 
 mod builder;
+mod carry;
 mod checksum;
 mod key;
 mod manifest;
