@@ -144,9 +144,8 @@ fn cpu_model<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<CpuMod
 
 fn confine<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Confine, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let found = Confine::WORDS.iter().find(|(word, _)| *word == text);
+    let found = Confine::WORDS.into_iter().find(|(word, _)| *word == text).map(|(_, confine)| confine);
     found
-        .map(|(_, confine)| *confine)
         .ok_or_else(|| serde::de::Error::custom(format!("confine_qemu '{text}': 'auto', 'require' or 'off' is needed")))
 }
 
@@ -384,10 +383,7 @@ impl Config {
             "default_network = \"job\": 'none' or 'user' is needed; SPANK_VM_NET=job in the users' environment is a default too"
         );
         ensure!(self.job_network_port > 0, Fault::System, "job_network_port = 0: a UDP port is needed");
-        for dir in &self.qemu_dirs {
-            let is_one = dir.is_absolute() && dir.components().count() > 1;
-            ensure!(is_one, Fault::System, "qemu_dirs: {dir:?}: the absolute path of a directory below / is needed");
-        }
+        self.confinement().check().blame(Fault::System)?;
         ensure!(
             self.confine_qemu != Confine::Require || self.file_transport != FileTransport::NineP,
             Fault::System,
