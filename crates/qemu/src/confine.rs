@@ -123,6 +123,20 @@ impl Confinement<'_> {
         Ok(abi)
     }
 
+    /// Whether all directories can be ones that QEMU needs.
+    ///
+    /// # Errors
+    /// The first that cannot.
+    pub fn check(self) -> Result<(), QemuError> {
+        let needless = |dir: &&PathBuf| !dir.is_absolute() || dir.components().count() < 2;
+        match self.dirs.iter().find(needless) {
+            Some(dir) => {
+                Err(QemuError::new(format!("qemu_dirs: {dir:?}: the absolute path of a directory below / is needed")))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// The rules for a QEMU with these arguments, which opens `reopened` by their descriptors once more. `None`: it is not confined.
     ///
     /// # Errors

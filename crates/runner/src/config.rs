@@ -144,10 +144,9 @@ fn cpu_model<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<CpuMod
 
 fn confine<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Confine, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let found = Confine::WORDS.iter().find(|(word, _)| *word == text);
-    found
-        .map(|(_, confine)| *confine)
-        .ok_or_else(|| serde::de::Error::custom(format!("confine_qemu '{text}': 'auto', 'require' or 'off' is needed")))
+    let found = Confine::WORDS.into_iter().find(|(word, _)| *word == text);
+    let needed = || serde::de::Error::custom(format!("confine_qemu '{text}': 'auto', 'require' or 'off' is needed"));
+    found.map(|(_, confine)| confine).ok_or_else(needed)
 }
 
 fn scope<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Scope, D::Error> {
@@ -384,10 +383,7 @@ impl Config {
             "default_network = \"job\": 'none' or 'user' is needed; SPANK_VM_NET=job in the users' environment is a default too"
         );
         ensure!(self.job_network_port > 0, Fault::System, "job_network_port = 0: a UDP port is needed");
-        for dir in &self.qemu_dirs {
-            let is_one = dir.is_absolute() && dir.components().count() > 1;
-            ensure!(is_one, Fault::System, "qemu_dirs: {dir:?}: the absolute path of a directory below / is needed");
-        }
+        self.confinement().check().blame(Fault::System)?;
         ensure!(
             self.confine_qemu != Confine::Require || self.file_transport != FileTransport::NineP,
             Fault::System,
@@ -469,7 +465,6 @@ mod tests {
             "confine_qemu = 'yes'",
             "confine_qemu = 'require'\nfile_transport = '9p'",
             "qemu_dirs = ['/']",
-            "qemu_dirs = ['sw']",
         ] {
             let error = format!("{:#}", Config::parse(text).unwrap_err());
             let named = error.contains(text.split(' ').next().unwrap()) || error.contains("xen");

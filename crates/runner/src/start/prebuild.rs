@@ -69,7 +69,7 @@ pub fn prebuild(
         Delivered::Interrupted(signal) => return Err(interrupted(signal)),
     };
     let transport = source::transport(config.file_transport);
-    let size = VmSize { memory_mib, cpus };
+    let (size, confinement) = (VmSize { memory_mib, cpus }, config.confinement());
     let introduction = match Uid::effective().is_root() {
         true => Vec::new(),
         false => Task::from_this_process(&vec!["true".into()].into())?.introduction(),
@@ -91,12 +91,7 @@ pub fn prebuild(
             has_nic,
             introduction: &introduction,
         };
-        make_one(
-            config,
-            &recipe,
-            size,
-            &Terms { signals: &signals, attempt, confinement: config.confinement(), notice_at },
-        )
+        make_one(config, &recipe, size, &Terms { signals: &signals, attempt, confinement, notice_at })
     };
     let ways = Ways::of(config, &source, &qemu);
     let timeouts = source::timeouts(&source, config, 1);
