@@ -95,7 +95,7 @@ fn run_case(case: &Case, lab: &Lab) -> Outcome {
     let outcome = catch_unwind(AssertUnwindSafe(|| (case.run)(lab)));
     let outcome = outcome.map_err(|_| LAST_PANIC.take()).and_then(|()| nothing_is_left(lab));
     if outcome.is_err() {
-        lab.cancel_jobs();
+        lab.forget_jobs();
     }
     outcome
 }

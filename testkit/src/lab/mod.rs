@@ -158,15 +158,16 @@ impl Lab {
         assert!(done.status.success(), "{}", text(done.stderr));
     }
 
-    /// Ends what a failed test left in the queue, so that the next one fails for its own reasons only. What does not end within
-    /// [`PATIENCE`] is left.
-    pub fn cancel_jobs(&self) {
+    /// Ends what a failed test left in the queue and gives its nodes back, so that the next one fails for its own reasons only.
+    /// What does not end within [`PATIENCE`] is left.
+    pub fn forget_jobs(&self) {
         let seconds = PATIENCE.as_secs();
         self.sh(
             "root",
             &format!(
-                "scancel --user=ada; scancel --user=bob; scancel --user=root
-                timeout {seconds} sh -c 'while squeue -h | grep -q .; do sleep 1; done'"
+                "squeue -h -o %A | xargs -r scancel
+                timeout {seconds} sh -c 'while squeue -h | grep -q .; do sleep 1; done'
+                for node in $(sinfo -h -N -t drain,down -o %N); do scontrol update nodename=$node state=resume; done"
             ),
         );
     }
