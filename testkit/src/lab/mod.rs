@@ -49,12 +49,13 @@ impl Lab {
     }
 
     /// The same for measurements: a node's processors run at the same time, as real ones do. Now and then that loses a guest
-    /// (docs/lab.md), so it is not for tests.
+    /// (docs/lab.md), so it is not for tests. `SPANK_VM_LAB_THREADS=single` in the environment emulates them as tests do.
     ///
     /// # Errors
     /// As for [`Self::start`].
     pub fn start_to_measure(release: &str, nodes: u8) -> Result<Self, String> {
-        Self::start_emulated(release, nodes, "multi")
+        let threads = std::env::var("SPANK_VM_LAB_THREADS").unwrap_or_else(|_| "multi".to_owned());
+        Self::start_emulated(release, nodes, &threads)
     }
 
     fn start_emulated(release: &str, nodes: u8, threads: &str) -> Result<Self, String> {
