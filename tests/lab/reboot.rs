@@ -27,8 +27,8 @@ fn reboot(lab: &Lab) {
     lab.wait_until("both jobs run", "[ -s /home/ada/runs ] && [ -e /home/ada/started-once ] && sync");
     lab.reboot();
     lab.wait_until("Slurm has put the job back", NOTICED);
-    lab.root("scontrol update jobid=$(squeue -h -n again -o %i) starttime=now; sed -i 's/^SlurmdTimeout=.*/SlurmdTimeout=120/' /etc/slurm/slurm.conf; scontrol reconfigure");
-    lab.wait_until("the job is begun again", "[ $(grep -c run /home/ada/runs) = 2 ]");
+    lab.root("sed -i 's/^SlurmdTimeout=.*/SlurmdTimeout=120/' /etc/slurm/slurm.conf; scontrol reconfigure");
+    lab.wait_for_requeued("the job is begun again", "[ $(grep -c run /home/ada/runs) = 2 ]");
     let left = lab.root("ls -A /run/spank-vm | grep -c '^[0-9]'; pgrep -c qemu-system; squeue -h -o %j");
     assert_eq!(left, "1\n1\nagain\n");
     lab.root("touch /home/ada/go");

@@ -108,8 +108,7 @@ fn requeued(lab: &Lab) {
         std::panic::resume_unwind(panic);
     }
     assert!(!told.contains("on node2\n"), "{told}");
-    lab.root("scontrol update jobid=$(squeue -h -o %i) starttime=now");
-    lab.wait_until(
+    lab.wait_for_requeued(
         "the job ran on both",
         "[ -z \"$(squeue -h)\" ] && [ $(grep -c '^on node' /home/ada/again.out) = 2 ]",
     );

@@ -27,7 +27,7 @@ const REBOOT_S: &str = "700";
 const END: Duration = Duration::from_secs(30);
 
 /// Deadline for an event that a test waits for. Everything is slow here, and that must not make a test fail.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(240);
 
 /// A lab that is up: one or two node VMs that form a cluster.
 #[derive(Debug)]
@@ -150,6 +150,14 @@ impl Lab {
             assert!(Instant::now() < deadline, "waited {} s until {what}: {last:?}", PATIENCE.as_secs());
             thread::sleep(Duration::from_millis(500));
         }
+    }
+
+    /// The same for what a job does that was put back into the queue, which then begins at once. Otherwise Slurm lets it wait for two
+    /// minutes, counted from when it is done with the job's former run; what it is told before that counts for nothing.
+    #[track_caller]
+    pub fn wait_for_requeued(&self, what: &str, script: &str) {
+        let begin = "for job in $(squeue -h -t PENDING -o %i); do scontrol update jobid=$job starttime=now; done";
+        self.wait_until(what, &format!("{{ {script}; }} || {{ {begin}; squeue; sinfo -hN -o '%N %T %E'; false; }}"));
     }
 
     /// Reboots the first node VM, whatever runs in it, and waits until Slurm has it back.
