@@ -66,7 +66,9 @@ fn drained_and_waiting(lab: &Lab, reason: &str) {
 
 fn runs_after_all(lab: &Lab) {
     lab.root("scontrol update nodename=node1 state=resume 2>/dev/null || true");
-    lab.wait_for_requeued("the job ran in its VM", "[ -z \"$(squeue -h)\" ] && grep -x ID=tiny /home/ada/out");
+    lab.wait_for_requeued("the job ran", "[ -z \"$(squeue -h)\" ]");
+    let lines = lab.root("cat /home/ada/out");
+    assert!(lines.lines().any(|line| line == "ID=tiny"), "{lines}");
 }
 
 fn batch_without_plugin(lab: &Lab) {

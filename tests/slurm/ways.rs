@@ -263,12 +263,13 @@ fn jobs(cluster: &Cluster) {
             runs("echo '#!/bin/sh\n./probe stdin' | sbatch -W --vm-image=tiny", &["stdin tiny"]),
             runs("env -i PATH=\"$PATH\" SLURM_CONF=\"$SLURM_CONF\" sbatch -W --vm-image=tiny job", &["batch tiny"]),
             // A job that waits in the queue, is requeued and started again still has its options. While Slurm still ends
-            // the first run it forgets a start time, and would wait for two minutes.
+            // the first run it forgets a start time, and would wait for two minutes; and what it hears late of that run can
+            // end the second.
             runs(
                 "j=$(sbatch --parsable --vm-image=tiny --wrap='./probe again; [ $(wc -l <ran) -gt 1 ] || sleep 600'); \
                  until [ -s ran ]; do sleep 0.2; done; scontrol requeue $j; \
-                 i=0; until [ $(wc -l <ran) -gt 1 ]; do scontrol update job=$j StartTime=now; sleep 0.5; \
-                 i=$((i+1)); [ $i -lt 360 ] || { cat slurm-$j.out; exit 1; }; done; while squeue -h -j $j | grep -q .; do sleep 0.2; done",
+                 i=0; until [ $(wc -l <ran) -gt 1 ]; do sleep 2; [ \"$(squeue -h -j $j -o %T)\" != PENDING ] || scontrol update job=$j StartTime=now; \
+                 i=$((i+1)); [ $i -lt 90 ] || { cat slurm-$j.out; exit 1; }; done; while squeue -h -j $j | grep -q .; do sleep 0.2; done",
                 &["again tiny", "again tiny"],
             ),
         ],

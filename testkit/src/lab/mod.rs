@@ -152,11 +152,13 @@ impl Lab {
         }
     }
 
-    /// The same for what a job does that was put back into the queue, which then begins at once. Otherwise Slurm lets it wait for two
-    /// minutes, counted from when it is done with the job's former run; what it is told before that counts for nothing.
+    /// The same for what a job does that was put back into the queue, which is told to begin before its two minutes are over. That
+    /// counts for nothing while Slurm still ends the job's former run, and what it hears late of that one can end the next: so
+    /// some seconds pass first.
     #[track_caller]
     pub fn wait_for_requeued(&self, what: &str, script: &str) {
-        let begin = "for job in $(squeue -h -t PENDING -o %i); do scontrol update jobid=$job starttime=now; done";
+        let begin = "sleep 5; squeue -h -t COMPLETING | grep -q . ||
+            for job in $(squeue -h -t PENDING -o %i); do scontrol update jobid=$job starttime=now; done";
         self.wait_until(what, &format!("{{ {script}; }} || {{ {begin}; squeue; sinfo -hN -o '%N %T %E'; false; }}"));
     }
 
