@@ -13,6 +13,7 @@ use super::pair::{Pair, errno};
 
 pub const TESTS: &[Test] = &[
     ("ls_l_asks_the_guest_once_for_each_file_and_the_host_hardly", ls_l_asks_once_for_each_file),
+    ("who_lists_the_attributes_of_each_file_asks_the_host_hardly", listing_each_asks_the_host_hardly),
     ("labels_of_the_host_are_not_there_and_nobody_asks_for_them", labels_of_the_host_are_not_there),
     ("what_is_listed_is_what_the_host_lists", what_is_listed_is_what_the_host_lists),
 ];
@@ -25,19 +26,34 @@ fn about_attributes(mounted: &Mounted, from: usize) -> (usize, usize) {
     (about.clone().count(), about.filter(|(_, of_host)| *of_host).count())
 }
 
-/// Older ones look for a label and an ACL of each file, from coreutils 9.6 on for its list.
-fn ls_l_asks_once_for_each_file() {
+/// With 100 files on the host.
+fn with_files() -> Pair {
     let pair = Pair::new();
     (0..100).for_each(|file| fs::write(pair.host.join(file.to_string()), "").unwrap());
+    pair
+}
+
+/// It looks for a label and an ACL of the directory and of each file, and for a default ACL of the directory.
+fn ls_l_asks_once_for_each_file() {
+    let pair = with_files();
     let output = Command::new("ls").arg("-l").arg(pair.guest()).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 101, "{output:?}");
     let (all, of_host) = about_attributes(&pair.mounted, 0);
-    assert!(all <= 102 && of_host <= 3, "{all} questions, {of_host} of them to the host");
+    assert!(all <= 103 && of_host <= 4, "{all} questions, {of_host} of them to the host");
+}
+
+/// As `ls -l` does from coreutils 9.6 on.
+fn listing_each_asks_the_host_hardly() {
+    let pair = with_files();
+    for file in fs::read_dir(pair.guest()).unwrap() {
+        assert!(names(&file.unwrap().path()).is_empty());
+    }
+    let (all, of_host) = about_attributes(&pair.mounted, 0);
+    assert!(all >= 100 && of_host <= 3, "{all} questions, {of_host} of them to the host");
 }
 
 fn names(path: &Path) -> Vec<String> {
-    let mut names: Vec<_> =
-        xattr::list(path).unwrap().map(|name| name.to_string_lossy().into_owned()).collect();
+    let mut names: Vec<_> = xattr::list(path).unwrap().map(|name| name.to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }
@@ -52,11 +68,8 @@ fn labels_of_the_host_are_not_there() {
     let file = File::open(pair.guest().join("f")).unwrap();
     let asked = pair.mounted.asked().len();
     for label in labels {
-        let errors = [
-            errno(file.get_xattr(label)),
-            errno(file.set_xattr(label, b"other")),
-            errno(file.remove_xattr(label)),
-        ];
+        let errors =
+            [errno(file.get_xattr(label)), errno(file.set_xattr(label, b"other")), errno(file.remove_xattr(label))];
         assert_eq!(errors, [libc::EOPNOTSUPP; 3], "{label}");
     }
     assert_eq!(about_attributes(&pair.mounted, asked), (12, 0));

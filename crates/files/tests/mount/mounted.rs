@@ -133,7 +133,11 @@ fn asked_in(place: &TempDir) -> PathBuf {
 /// Like the server, the pump has no capability: otherwise the server could not reach its memory.
 fn start_pump(options: Options, port: UnixStream, fuse: File, asked: &Path) -> Child {
     let mut command = Command::new("setpriv");
-    command.args(["--bounding-set=-all", "--inh-caps=-all"]).arg(std::env::current_exe().unwrap()).arg("pump").arg(asked);
+    command
+        .args(["--bounding-set=-all", "--inh-caps=-all"])
+        .arg(std::env::current_exe().unwrap())
+        .arg("pump")
+        .arg(asked);
     if options.slots {
         command.arg("slots").stderr(Stdio::piped());
     }

@@ -102,8 +102,8 @@ fn to_port(mut fuse: &File, mut port: &UnixStream, memory: Option<&Memory>, know
         }
         let head = &request[..len.min(IN_HEADER + WRITE_IN)];
         let (now, mut known_2) = (Instant::now(), known.lock().unwrap());
-        let answer = asked.answer(head).or_else(|| known_2.0.answer(head, now));
-        let reply = answer.map(|errno| local_reply(head, errno).to_vec()).or_else(|| known_2.1.answer(head, now));
+        let answer = asked.answer(head).map(|errno| local_reply(head, errno).to_vec());
+        let reply = answer.or_else(|| known_2.0.answer(head, now)).or_else(|| known_2.1.answer(head, now));
         let of_host = if reply.is_none() { OF_HOST } else { 0 };
         noted.write_all(&[word(4) as u8 | of_host]).unwrap();
         if let Some(reply) = reply {
