@@ -109,7 +109,7 @@ mod tests {
             fs::set_permissions(&parent, fs::Permissions::from_mode(mode)).unwrap();
             let (good, text) = look();
             if !is_root {
-                // It is a user's, which is worse.
+                // A directory that is there is a user's, which is worse.
                 assert!(!good && text.contains("VMs boot until then"), "{text}");
                 continue;
             }
