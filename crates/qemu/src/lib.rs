@@ -26,6 +26,7 @@ pub mod scratch;
 mod shape;
 mod share;
 mod tail;
+mod tie;
 mod way;
 mod written;
 
