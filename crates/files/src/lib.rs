@@ -35,6 +35,7 @@ mod error;
 pub mod fuzzing;
 mod gate;
 mod handles;
+mod labels;
 mod locks;
 mod missing;
 mod nodes;

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use proto::files::{Absent, PROBED};
 
+use super::super::labels::names;
 use super::super::share::Share;
 use super::super::sys::{Errno, Result, xattr};
-use super::xattr::names;
 
 /// Looking ahead takes no longer: on some file systems each look is a question to a server.
 const TIME_MAX: Duration = Duration::from_millis(3);
