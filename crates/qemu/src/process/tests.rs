@@ -25,7 +25,7 @@ impl Place {
         fs::create_dir(place.at("home")).unwrap();
         fs::create_dir(place.at("site")).unwrap();
         fs::write(place.at("home/secret"), "secret\n").unwrap();
-        fs::write(place.at("site/qemu"), format!("#!/bin/sh\nexec >&$1 2>&1\n{script}\n")).unwrap();
+        fs::write(place.at("site/qemu"), format!("#!/bin/bash\nexec >&$1 2>&1\n{script}\n")).unwrap();
         fs::set_permissions(place.at("site/qemu"), fs::Permissions::from_mode(0o755)).unwrap();
         place
     }
@@ -34,7 +34,7 @@ impl Place {
         self.dir.path().join(name)
     }
 
-    /// What the script says into the channel, whose number is its first argument; more arguments follow.
+    /// What the script says into the channel, whose number, of any length, is its first argument; more arguments follow.
     fn said(&self, confinement: Confinement<'_>, files: Files, args: &[&str]) -> String {
         let host = Host {
             blocked: SigSet::empty(),
