@@ -20,6 +20,9 @@ const COMMAND_TIMEOUT_S: &str = "600";
 /// Deadline for the leftovers of a finished job to disappear.
 const SETTLE: Duration = Duration::from_secs(15);
 
+/// Deadline for jobs that a failed case has left to end.
+const FORGET: Duration = Duration::from_secs(90);
+
 /// Set to anything, each node of a cluster is in a network of its own; the process that starts it must be in no network
 /// of the machine.
 pub const OWN_NETWORKS: &str = "SPANK_VM_OWN_NETWORKS";
@@ -252,17 +255,10 @@ impl Cluster {
     }
 
     /// Ends what a failed case left in the queue and makes its nodes fit for work again, so that the next case fails for its own reasons
-    /// only. What does not end in a minute and a half is left.
+    /// only. What does not end within [`FORGET`] is left.
     pub fn forget_jobs(&self) {
-        let script = r#"
-            squeue -h -o %A | xargs -r scancel
-            timeout 90 sh -c 'while squeue -h | grep -q .; do sleep 0.1; done'
-            sinfo -h -N -t drain,down -o '%N was %T: %E'
-            for node in $(sinfo -h -N -t drain,down -o %N); do scontrol update nodename=$node state=resume; done"#;
-        let said = self.run_as_root(&["sh", "-c", script]);
-        if !(said.stdout.is_empty() && said.stderr.is_empty()) {
-            eprintln!("\nafter a case that failed: {}{}", said.stdout, said.stderr);
-        }
+        let said = self.run_as_root(&["sh", "-c", &forgetting_jobs(FORGET)]);
+        tell_of_forgetting(&said.stdout, &said.stderr);
     }
 
     fn remains(&self) -> Vec<String> {
@@ -303,6 +299,24 @@ impl Drop for Cluster {
         if let Err(why) = self.stop() {
             eprintln!("the cluster in {} does not stop: {why}", self.dir.display());
         }
+    }
+}
+
+/// A script of root's that ends all jobs, waits this long for their end, and gives nodes back that were taken from Slurm. It says which.
+pub(crate) fn forgetting_jobs(patience: Duration) -> String {
+    format!(
+        "squeue -h -o %A | xargs -r scancel
+        timeout {} sh -c 'while squeue -h | grep -q .; do sleep 0.2; done'
+        sinfo -h -N -t drain,down -o '%N was %T: %E'
+        for node in $(sinfo -h -N -t drain,down -o %N); do scontrol update nodename=$node state=resume; done",
+        patience.as_secs()
+    )
+}
+
+/// Prints what that script has said.
+pub(crate) fn tell_of_forgetting(stdout: &str, stderr: &str) {
+    if !(stdout.is_empty() && stderr.is_empty()) {
+        eprintln!("\nafter a case that failed: {stdout}{stderr}");
     }
 }
 

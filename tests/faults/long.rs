@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use testkit::wait::wait_for;
 use testkit::{Cluster, ran};
 
+use crate::random::Random;
 use crate::remains::scratch_in_use;
 use crate::{Fault, Saw};
 
@@ -128,25 +129,4 @@ fn memory_of_daemons(cluster: &Cluster) -> Vec<(String, u64)> {
 
 fn saw(since: Instant, text: &str) -> Saw {
     Saw { since, text: text.to_owned() }
-}
-
-/// Random moments, different in each run. A run can be repeated: the seed is printed.
-struct Random(u64);
-
-impl Random {
-    fn new() -> Self {
-        let seed = std::env::var("SPANK_VM_SEED").ok().and_then(|seed| seed.parse().ok());
-        let now = || SystemTime::UNIX_EPOCH.elapsed().map_or(1, |now| now.as_nanos() as u64 | 1);
-        let seed = seed.unwrap_or_else(now);
-        println!("SPANK_VM_SEED={seed}");
-        Self(seed)
-    }
-
-    /// A number less than `end` (xorshift).
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
 }

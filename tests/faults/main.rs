@@ -10,7 +10,9 @@ mod fault;
 mod files;
 mod guests;
 mod hosts;
+mod killed;
 mod long;
+mod random;
 mod remains;
 mod report;
 mod rogue;
@@ -46,8 +48,8 @@ impl Suite for Faults {
 
     fn cases(length: Length) -> Vec<Fault> {
         match length {
-            Length::Short => [hosts::FAULTS, guests::FAULTS, files::FAULTS, shared::FAULTS].concat(),
-            Length::Long => long::FAULTS.to_vec(),
+            Length::Short => [hosts::FAULTS, killed::FAULTS, guests::FAULTS, files::FAULTS, shared::FAULTS].concat(),
+            Length::Long => [long::FAULTS, killed::LONG_FAULTS].concat(),
         }
     }
 

@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 
 use anyhow::Context;
-use node::text::{printable, printable_lines};
+use node::text::{printable, printable_lines, without_numbers};
 
 /// Writes lines to stdout; it is no error when the reader has left (`| head`).
 pub fn print(text: &str) -> anyhow::Result<()> {
@@ -21,12 +21,12 @@ fn write_out(text: &str) -> anyhow::Result<()> {
 
 /// Writes one line to stdout; no text in it can look like another line.
 pub fn print_line(text: &str) -> anyhow::Result<()> {
-    print(&format!("{}\n", printable(text)))
+    print(&format!("{}\n", printable(&without_numbers(text))))
 }
 
 /// Writes an error or a note to stderr; it is no error when nobody reads it.
 pub fn complain(text: &str) {
-    let _ = io::stderr().write_all(format!("spank-vm: {}\n", printable_lines(text)).as_bytes());
+    let _ = io::stderr().write_all(format!("spank-vm: {}\n", printable_lines(&without_numbers(text))).as_bytes());
 }
 
 /// A size in a form that people read.
@@ -37,5 +37,5 @@ pub fn mib(bytes: u64) -> String {
 /// Writes one line to stdout after a mark of this program's own, in that colour of the terminal.
 pub fn print_marked(mark: &'static str, colour: Option<u8>, text: &str) -> anyhow::Result<()> {
     let mark = colour.map_or_else(|| mark.to_owned(), |colour| format!("\u{1b}[{colour}m{mark}\u{1b}[0m"));
-    write_out(&format!("{mark}{}\n", printable(text)))
+    write_out(&format!("{mark}{}\n", printable(&without_numbers(text))))
 }

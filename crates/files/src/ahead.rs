@@ -92,21 +92,6 @@ impl Ahead {
         nodes
     }
 
-    /// Which nodes to look at for another attribute, which whoever asks for `name` asks for too: the one that is asked for now, and
-    /// those that are looked at with it.
-    pub(crate) fn along(&self, name: usize, other: usize, node: u64) -> Vec<u64> {
-        let mut inside = lock(&self.0);
-        let (Some(place), Some(asked)) = (inside.places.get(&node).copied(), inside.asked[name]) else {
-            return Vec::new();
-        };
-        let known = inside.asked[other].filter(|known| asked.at.saturating_duration_since(known.at) < RECENT);
-        let first = known.filter(|known| known.last >= place).map_or(place, |known| known.last + 1);
-        let Some(count) = (asked.last + 1).checked_sub(first).filter(|count| *count > 0) else { return Vec::new() };
-        inside.asked[other] = Some(asked);
-        let skip = first.saturating_sub(inside.base) as usize;
-        inside.listed.iter().skip(skip).take(count as usize).copied().collect()
-    }
-
     /// More was listed: which nodes to look at for a guest that has asked for this attribute of all before.
     pub(crate) fn more(&self, name: usize, now: Instant) -> Vec<u64> {
         let mut inside = lock(&self.0);
@@ -139,19 +124,6 @@ mod tests {
         assert!(ahead.more(0, now).is_empty());
         assert_eq!(ahead.after(1, 105, now).len() as u64, FIRST, "it begins again");
         assert_eq!(ahead.after(1, 114, now + RECENT).len() as u64, FIRST, "much later");
-    }
-
-    #[test]
-    fn attributes_that_are_asked_for_together_are_looked_at_together() {
-        let (ahead, now) = (Ahead::default(), Instant::now());
-        (100..130).for_each(|node| ahead.listed(node));
-        assert!(ahead.along(1, 2, 100).is_empty(), "nobody has asked");
-        ahead.after(1, 100, now);
-        assert_eq!(ahead.along(1, 2, 100), (100..109).collect::<Vec<_>>(), "this one too");
-        assert!(ahead.along(1, 2, 100).is_empty(), "not twice");
-        ahead.after(1, 109, now);
-        assert_eq!(ahead.along(1, 2, 109), (109..130).collect::<Vec<_>>());
-        assert!(ahead.along(1, 2, 7).is_empty(), "it was not listed");
     }
 
     #[test]

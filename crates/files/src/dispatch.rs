@@ -50,7 +50,8 @@ const SHORT: u32 = 128 * 1024;
 pub(crate) fn is_quick(request: &Request<'_>) -> bool {
     let Request { op, mut args, .. } = *request;
     match op {
-        op::LOOKUP | op::GETATTR | op::STATX | op::ACCESS | op::READLINK | op::STATFS | op::GETXATTR => true,
+        op::LOOKUP | op::GETATTR | op::STATX | op::ACCESS | op::READLINK | op::STATFS => true,
+        op::GETXATTR | op::LISTXATTR => true,
         op::OPEN | op::CREATE | op::OPENDIR | op::READDIR | op::READDIRPLUS | op::WRITE => true,
         op::MKDIR | op::SYMLINK | op::LINK | op::UNLINK | op::RMDIR | op::RENAME | op::RENAME2 => true,
         op::READ => args.skip(16).and_then(|()| args.u32()).is_ok_and(|size| size <= SHORT),

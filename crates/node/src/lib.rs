@@ -35,6 +35,7 @@ pub mod child;
 pub mod descriptors;
 pub mod dir;
 pub mod layout;
+pub mod life;
 pub mod lock;
 pub mod mounts;
 pub mod pass;

@@ -170,27 +170,30 @@ pub(crate) fn with_umask<T: Send>(mask: libc::mode_t, work: impl FnOnce() -> T +
 }
 
 /// Runs `work` where a user's file system is mounted on `place`, unseen by everybody else. It does not answer: who enters it waits.
-/// Does nothing where there is no FUSE.
+/// Returns whether it could do so: an ordinary user cannot.
 #[cfg(test)]
-pub(crate) fn with_mount(place: &Path, work: impl FnOnce() + Send) {
+pub(crate) fn with_mount(place: &Path, work: impl FnOnce() + Send) -> bool {
     let place = CString::new(place.as_os_str().as_bytes()).unwrap();
-    let Ok(fuse) = File::options().read(true).write(true).open("/dev/fuse") else { return };
+    let Ok(fuse) = File::options().read(true).write(true).open("/dev/fuse") else { return false };
     let options = format!("fd={},rootmode=40000,user_id=65534,group_id=65534,allow_other", fuse.as_raw_fd());
     let options = CString::new(options).unwrap();
     let alone = || {
         let (none, root, kind) = (std::ptr::null::<libc::c_char>(), c"/".as_ptr(), c"fuse".as_ptr());
         // SAFETY: the first gives this thread mounts of its own, the others only read texts that end with NUL.
         unsafe {
-            assert_eq!(libc::unshare(libc::CLONE_NEWNS), 0);
+            if libc::unshare(libc::CLONE_NEWNS) != 0 {
+                return false;
+            }
             assert_eq!(libc::mount(none, root, none, libc::MS_REC | libc::MS_PRIVATE, none.cast()), 0);
             assert_eq!(libc::mount(kind, place.as_ptr(), kind, 0, options.as_ptr().cast()), 0);
         }
         work();
+        true
     };
     // Without its program the kernel refuses everything there, and a test that waits goes on.
     std::thread::spawn(move || {
         std::thread::sleep(Duration::from_secs(20));
         drop(fuse);
     });
-    std::thread::scope(|scope| scope.spawn(alone).join().unwrap());
+    std::thread::scope(|scope| scope.spawn(alone).join().unwrap())
 }

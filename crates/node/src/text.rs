@@ -19,8 +19,17 @@ pub fn printable_lines(text: &str) -> String {
 
 /// The system's words for an error, without Rust's "(os error 2)".
 pub fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_owned()
+    without_numbers(&error.to_string())
+}
+
+/// `text` without the numbers that Rust adds to the system's words for errors: "(os error 2)" tells a user nothing.
+pub fn without_numbers(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let begin = parts.next().unwrap_or_default().to_owned();
+    parts.fold(begin, |kept, part| match part.split_once(')') {
+        Some((number, rest)) if number.bytes().all(|byte| byte.is_ascii_digit()) => kept + rest,
+        _ => kept + " (os error " + part,
+    })
 }
 
 fn is_printable(c: char) -> bool {
@@ -40,5 +49,15 @@ mod tests {
         assert_eq!(printable("größe 5 €"), "größe 5 €");
         assert_eq!(short("\x07xyz", 2), "xy");
         assert_eq!(printable_lines("one\n\x1btwo\n"), "one\ntwo\n");
+    }
+
+    #[test]
+    fn an_error_of_the_system_has_words_and_no_number() {
+        assert_eq!(reason(&io::Error::from_raw_os_error(2)), "No such file or directory");
+        assert_eq!(reason(&io::Error::other("no QEMU")), "no QEMU");
+        assert_eq!(without_numbers("a: b (os error 2); c: d (os error 28)"), "a: b; c: d");
+        for text in ["", "(os error 2)", "a (os error", "a (os error b) c", "a (os error 2"] {
+            assert_eq!(without_numbers(text), text);
+        }
     }
 }

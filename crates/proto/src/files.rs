@@ -60,7 +60,7 @@ pub use names::{NAMES_MAX, name_mark};
 pub use opened::{Opened, opened};
 
 /// Version of this wire format.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 
 /// Name of the virtio-serial port, as the guest sees it in `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "org.spank-vm.files";
@@ -84,8 +84,16 @@ pub const PAGE: usize = 4096;
 pub const MAX_SLOTS: usize = 64;
 
 /// Extended attributes that the guest's kernel and `ls` ask for, of every file: [`Absent`] names them by their place here.
-pub const PROBED: [&[u8]; 4] =
-    [b"security.capability", b"security.selinux", b"system.posix_acl_access", b"system.posix_acl_default"];
+/// One has no name: it stands for any, and who lists them asks for it.
+pub const PROBED: [&[u8]; 4] = [b"security.capability", b"", b"system.posix_acl_access", b"system.posix_acl_default"];
+
+/// Whether an extended attribute is a label that the host's security module gives to a file. It says nothing to the guest's
+/// kernel, so in the guest it is not there, as over NFS. Capabilities are no label, and neither are the sums of
+/// `security.ima` and `security.evm`.
+#[must_use]
+pub fn is_label(name: &[u8]) -> bool {
+    matches!(name, b"security.selinux" | b"security.apparmor") || name.starts_with(b"security.SMACK64")
+}
 
 /// Starts the payload of every HELLO. A receiver that is not yet in step looks for it in the stream.
 pub const MAGIC: [u8; 16] = *b"\xf6spank-vm files\n";

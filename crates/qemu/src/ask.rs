@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::{QemuError, WantedFor};
+use crate::tie::Tie;
 use node::child::{KILLED_ENDS_WITHIN, end};
 
 /// How long QEMU may take: it executes nothing.
@@ -55,6 +56,8 @@ pub(crate) fn print(qemu: &Path, arguments: &[&str]) -> Result<Answer, QemuError
 /// Asks a program and ends it.
 fn hear(mut command: Command, question: &str, within: Duration) -> io::Result<Answer> {
     command.env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // It would wait for ever for a question that this process had no time to ask.
+    let _tie = Tie::to_this_process(&mut command)?;
     let mut child = command.spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         // Shorter than a pipe. One that does not listen has an answer all the same, or the end of it.

@@ -25,6 +25,7 @@ pub mod program;
 pub mod scratch;
 mod shape;
 mod tail;
+mod tie;
 mod way;
 mod written;
 

@@ -21,6 +21,7 @@ use super::error::{QemuError, WantedFor};
 use super::monitor::{Monitor, Shutdown, StateUri, TURN};
 use super::nic::Tap;
 use super::tail::Tail;
+use super::tie::Tie;
 use super::written::{Mapping, MemoryFile, Written};
 use node::child;
 
@@ -116,6 +117,7 @@ pub struct Host<'a> {
 pub struct QemuProcess {
     /// `None` for the stand-in of tests and fuzzers.
     child: Option<Child>,
+    _tie: Option<Tie>,
     ran_out_of_memory: fn() -> bool,
     /// The channel to the agent. It ends when QEMU does.
     pub channel: UnixStream,
@@ -179,11 +181,13 @@ impl QemuProcess {
         // SAFETY: the closure runs between fork and exec and makes system calls only: it takes no memory and no lock, which
         // another thread may have held.
         unsafe { command.pre_exec(move || newborn.detach()) };
+        let tie = Tie::to_this_process(&mut command).wanted_for(|| "a pipe to QEMU".to_owned())?;
         let mut child = command.spawn().wanted_for(|| format!("{} cannot be started", qemu.display()))?;
         let stderr: OwnedFd = child.stderr.take().ok_or_else(|| QemuError::new("no pipe for QEMU's messages"))?.into();
         set_nonblocking(&stderr).wanted_for(|| "QEMU's messages".to_owned())?;
         Ok(Self {
             child: Some(child),
+            _tie: Some(tie),
             ran_out_of_memory,
             channel,
             monitor: Monitor::new(monitor),
@@ -205,6 +209,7 @@ impl QemuProcess {
         let (printed, complaints) = Default::default();
         Self {
             child: None,
+            _tie: None,
             ran_out_of_memory: || false,
             channel,
             monitor,

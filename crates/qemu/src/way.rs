@@ -109,8 +109,8 @@ impl Way {
         }
     }
 
-    /// Why the small program is not for any guest: that of QEMU 7.2 starts none of them. Asking it takes a few milliseconds,
-    /// so it is done where a guest boots and not for clones; one that does not answer is tried.
+    /// Why the small program is not for any guest: that of QEMU 7.2 is built without seccomp, and refuses `-sandbox`. Asking it
+    /// takes a few milliseconds, so it is done where a guest boots and not for clones; one that does not answer is tried.
     pub fn is_too_old(&self) -> Option<String> {
         if !self.is_small {
             return None;

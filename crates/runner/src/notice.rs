@@ -5,7 +5,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use node::text::{printable_lines, short};
+use node::text::{printable_lines, short, without_numbers};
 
 /// Most characters of a guest's text in a line.
 const GUEST_TEXT_MOST: usize = 1000;
@@ -24,12 +24,21 @@ pub fn line(text: &str) {
 pub fn formatted(text: &str) -> String {
     // While the command has the terminal, a line feed alone does not return to the first column.
     let end = if io::stderr().is_terminal() { "\r\n" } else { "\n" };
-    format!("vm: {}{end}", printable_lines(text))
+    format!("vm: {}{end}", printable_lines(&without_numbers(text)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_of_the_system_is_told_without_its_number() {
+        let error = io::Error::from_raw_os_error(28);
+        assert_eq!(
+            formatted(&format!("disk: {error}; make room")).trim_end(),
+            "vm: disk: No space left on device; make room"
+        );
+    }
 
     #[test]
     fn a_guest_s_text_controls_no_terminal_and_turns_no_line_round() {

@@ -3,6 +3,7 @@
 //! `testkit/lab/lab` makes and holds them; this module is the Rust side for tests. A lab ends with the process that
 //! started it, however that process ends.
 
+mod dead;
 mod ended;
 
 use std::fs;
@@ -11,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::cluster::{forgetting_jobs, tell_of_forgetting};
 
 pub use ended::Ended;
 
@@ -59,7 +62,9 @@ impl Lab {
     }
 
     fn start_emulated(release: &str, nodes: u8, threads: &str) -> Result<Self, String> {
-        let made = Command::new("mktemp").args(["-d", "/tmp/spank-vm-lab.XXXXXX"]).output();
+        dead::sweep(Path::new("/tmp"));
+        let name = format!("/tmp/{}{}.XXXXXX", dead::PREFIX, std::process::id());
+        let made = Command::new("mktemp").args(["-d", &name]).output();
         let dir = PathBuf::from(text(made.map_err(|e| format!("mktemp: {e}"))?.stdout).trim());
         let log = fs::File::create(dir.join("hold.log")).map_err(|e| format!("{}: {e}", dir.display()))?;
         let holder = Command::new("setpriv")
@@ -172,15 +177,8 @@ impl Lab {
     /// Ends what a failed test left in the queue and gives its nodes back, so that the next one fails for its own reasons only.
     /// What does not end within [`PATIENCE`] is left.
     pub fn forget_jobs(&self) {
-        let seconds = PATIENCE.as_secs();
-        self.sh(
-            "root",
-            &format!(
-                "squeue -h -o %A | xargs -r scancel
-                timeout {seconds} sh -c 'while squeue -h | grep -q .; do sleep 1; done'
-                for node in $(sinfo -h -N -t drain,down -o %N); do scontrol update nodename=$node state=resume; done"
-            ),
-        );
+        let said = self.sh("root", &forgetting_jobs(PATIENCE));
+        tell_of_forgetting(&said.stdout, &said.stderr);
     }
 
     /// Ends the lab and removes what it had.

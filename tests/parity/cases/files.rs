@@ -85,6 +85,11 @@ pub const CASES: &[Case] = &[
     ),
     same(
         "files",
+        "labels, and a copy with all attributes",
+        "echo text > f; srun $VM sh -c 'ls -Z f; cp -a f g; cat g'",
+    ),
+    same(
+        "files",
         "a file that another process changes",
         "echo one > f; srun $VM sh -c 'cat f; : > seen; until [ -e changed ]; do sleep 0.1; done; cat f' & until_file seen; \
          echo two > f; : > changed; wait",

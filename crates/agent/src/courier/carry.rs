@@ -490,11 +490,10 @@ impl Collector {
 
     /// The reply, if it needs no host.
     fn known_answer(&mut self, head: &[u8]) -> Option<Vec<u8>> {
-        let errno = |errno| local_reply(head, errno).to_vec();
-        if let Some(known) = self.asked.answer(head) {
-            return Some(errno(known));
+        if let Some(errno) = self.asked.answer(head) {
+            return Some(local_reply(head, errno).to_vec());
         }
         let (now, mut known) = (Instant::now(), lock(&self.shared.known));
-        known.absences.answer(head, now).map(errno).or_else(|| known.store.answer(head, now))
+        known.absences.answer(head, now).or_else(|| known.store.answer(head, now))
     }
 }

@@ -6,28 +6,26 @@ use std::time::{Duration, Instant};
 use proto::files::{Absent, PROBED};
 
 use super::super::share::Share;
-use super::super::sys::{Errno, xattr};
+use super::super::sys::{Errno, Result, xattr};
+use super::xattr::names;
 
 /// Looking ahead takes no longer: on some file systems each look is a question to a server.
 const TIME_MAX: Duration = Duration::from_millis(3);
 
-/// What to tell the guest after a GETXATTR of `name` for `node` that failed with `error`.
+/// What to tell the guest after a GETXATTR of `name` for `node` that failed with `error`, or a LISTXATTR without a name.
 pub(crate) fn after(share: &Share, node: u64, name: &[u8], error: Errno) -> Vec<Absent> {
     let Some(name) = PROBED.iter().position(|probed| *probed == name).filter(|_| is_absent(error)) else {
         return Vec::new();
     };
-    let mut found = look(share, name, &share.ahead.after(name, node, Instant::now()));
-    if let Some(other) = asked_with(name) {
-        found.extend(look(share, other, &share.ahead.along(name, other, node)));
-    }
-    found
+    look(share, name, &share.ahead.after(name, node, Instant::now()))
 }
 
-/// What `ls -l` asks for of the same file.
-fn asked_with(name: usize) -> Option<usize> {
-    let place = |name: &[u8]| PROBED.iter().position(|probed| *probed == name);
-    let pair = [place(b"security.selinux")?, place(b"system.posix_acl_access")?];
-    pair.contains(&name).then(|| if name == pair[0] { pair[1] } else { pair[0] })
+/// What the guest is told of an empty list.
+pub(crate) fn of_list(names: &Result<Vec<u8>>) -> Option<Errno> {
+    match names {
+        Ok(names) => names.is_empty().then_some(Errno(libc::ENODATA)),
+        Err(error) => Some(*error),
+    }
 }
 
 /// What to tell the guest of files that it has just listed.
@@ -55,8 +53,11 @@ fn look(share: &Share, name: usize, nodes: &[u64]) -> Vec<Absent> {
         }
         let Ok(node) = share.nodes.get(*id) else { continue };
         let Ok(fd) = share.nodes.fd(&node) else { continue };
-        let Err(error) = xattr::get(fd.as_fd(), &text, &mut []) else { continue };
-        if is_absent(error) {
+        let error = match text.is_empty() {
+            true => of_list(&names(fd.as_fd())),
+            false => xattr::get(fd.as_fd(), &text, &mut []).err(),
+        };
+        if let Some(error) = error.filter(|error| is_absent(*error)) {
             let errno = error.0 as u32;
             match found.iter_mut().find(|absent| absent.errno == errno) {
                 Some(absent) => absent.nodes.push(*id),

@@ -1,15 +1,19 @@
 //! Extended attributes, ACLs among them: names and values pass as they are, the host's kernel decides.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 
 use super::super::share::Share;
 use super::super::sys::{Errno, Result, xattr};
 use super::super::wire::{Args, Reply};
 use super::absent;
+use proto::files::is_label;
 
 /// The kernel's own limit of a value and of a list.
 const VALUE_MAX: u32 = 64 * 1024;
+
+/// Bytes of names that may have come since their length was asked for.
+const MORE: usize = 256;
 
 /// GETXATTR.
 pub(crate) fn get(share: &Share, node: u64, args: &mut Args<'_>, reply: &mut Reply) -> Result<()> {
@@ -24,9 +28,36 @@ pub(crate) fn get(share: &Share, node: u64, args: &mut Args<'_>, reply: &mut Rep
 
 /// LISTXATTR.
 pub(crate) fn list(share: &Share, node: u64, args: &mut Args<'_>, reply: &mut Reply) -> Result<()> {
-    let size = args.u32()?.min(VALUE_MAX);
+    let size = args.u32()? as usize;
     let fd = share.nodes.fd(&share.nodes.get(node)?)?;
-    answer(size, reply, |to| xattr::list(fd.as_fd(), to))
+    let names = names(fd.as_fd());
+    if let Some(error) = absent::of_list(&names) {
+        reply.absent = absent::after(share, node, b"", error);
+    }
+    let names = names?;
+    if size == 0 {
+        reply.u32(names.len() as u32);
+        reply.u32(0);
+    } else if names.len() > size {
+        return Err(Errno(libc::ERANGE));
+    } else {
+        reply.push(&names);
+    }
+    Ok(())
+}
+
+/// The names of a file's attributes, each with a zero behind it. Labels are left out: who copies a file with all that is
+/// listed must not fail for one that cannot be had.
+pub(crate) fn names(fd: BorrowedFd<'_>) -> Result<Vec<u8>> {
+    let len = xattr::list(fd, &mut [])?;
+    if len == 0 {
+        return Ok(Vec::new());
+    }
+    let mut names = vec![0; (len + MORE).min(VALUE_MAX as usize)];
+    let len = xattr::list(fd, &mut names)?;
+    names.truncate(len);
+    let is_there = |name: &&[u8]| !is_label(name.strip_suffix(b"\0").unwrap_or(name));
+    Ok(names.split_inclusive(|byte| *byte == 0).filter(is_there).collect::<Vec<_>>().concat())
 }
 
 /// The length alone if the guest has no room, else what `read` reads.

@@ -7,6 +7,7 @@ mod attributes;
 mod basics;
 mod errors;
 mod hostile;
+mod labels;
 mod links;
 mod locks;
 mod mounted;
@@ -36,11 +37,12 @@ fn main() -> ExitCode {
     if !arguments.list {
         needs();
     }
-    let groups: [(&str, &[Test]); 10] = [
+    let groups: [(&str, &[Test]); 11] = [
         ("attributes", attributes::TESTS),
         ("basics", basics::TESTS),
         ("errors", errors::TESTS),
         ("hostile", hostile::TESTS),
+        ("labels", labels::TESTS),
         ("links", links::TESTS),
         ("locks", locks::TESTS),
         ("names", names::TESTS),

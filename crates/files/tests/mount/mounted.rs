@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::processes::start_server;
+use super::pump;
 
 /// How a share is mounted.
 #[derive(Debug, Clone, Copy, Default)]
@@ -32,7 +33,7 @@ pub struct Mounted {
     server: Child,
     pump: Child,
     _control: UnixStream,
-    _place: TempDir,
+    place: TempDir,
 }
 
 impl Mounted {
@@ -61,7 +62,7 @@ impl Mounted {
         let data = format!("fd={},rootmode={mode},user_id=0,group_id=0,allow_other", fuse.as_raw_fd());
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         mount(Some("share"), &path, Some("fuse"), flags, Some(data.as_str())).unwrap();
-        let mut pump = start_pump(options, port, fuse);
+        let mut pump = start_pump(options, port, fuse, &asked_in(&place));
         if options.slots {
             let mut said = BufReader::new(pump.stderr.take().unwrap()).lines().map(Result::unwrap);
             let line = said.next().unwrap();
@@ -72,12 +73,18 @@ impl Mounted {
             assert_eq!(said.next().as_deref(), Some("usable"));
             std::thread::spawn(move || said.for_each(|line| eprintln!("pump: {line}")));
         }
-        Self { path, server, pump, _control: control, _place: place }
+        Self { path, server, pump, _control: control, place }
     }
 
     /// A directory with the usual options.
     pub fn directory(source: &Path) -> Self {
         Self::new(source, Options { slots: true, ..Options::default() })
+    }
+
+    /// What its kernel has asked for so far, and whether the server was asked.
+    pub fn asked(&self) -> Vec<(u32, bool)> {
+        let bytes = std::fs::read(asked_in(&self.place)).unwrap();
+        bytes.into_iter().map(|byte| (u32::from(byte & !pump::OF_HOST), byte & pump::OF_HOST != 0)).collect()
     }
 
     /// Kills the server, as when its VM's node runs out of memory.
@@ -118,10 +125,19 @@ impl Mounted {
     }
 }
 
+/// Where the pump notes what it is asked.
+fn asked_in(place: &TempDir) -> PathBuf {
+    place.path().join("asked")
+}
+
 /// Like the server, the pump has no capability: otherwise the server could not reach its memory.
-fn start_pump(options: Options, port: UnixStream, fuse: File) -> Child {
+fn start_pump(options: Options, port: UnixStream, fuse: File, asked: &Path) -> Child {
     let mut command = Command::new("setpriv");
-    command.args(["--bounding-set=-all", "--inh-caps=-all"]).arg(std::env::current_exe().unwrap()).arg("pump");
+    command
+        .args(["--bounding-set=-all", "--inh-caps=-all"])
+        .arg(std::env::current_exe().unwrap())
+        .arg("pump")
+        .arg(asked);
     if options.slots {
         command.arg("slots").stderr(Stdio::piped());
     }

@@ -1,5 +1,6 @@
 //! Stands in for the guest's pump, in a process of its own: /dev/fuse is standard output, the port standard input.
 //!
+//! Its second argument is a file that gets a byte for each request: its number, and [`OF_HOST`] if the server is asked.
 //! With the word `slots` it announces slots in its own memory and says on standard error where that is.
 
 use std::fs::File;
@@ -18,6 +19,9 @@ use proto::files::{
 
 /// What the server has said unasked.
 type Known = Mutex<(Absences, Store)>;
+
+/// See the module.
+pub const OF_HOST: u8 = 0x80;
 
 const SLOTS: usize = 4;
 const NONCE: u64 = 0x5eed;
@@ -72,12 +76,13 @@ pub fn run() -> ExitCode {
     let known = Arc::new(Mutex::default());
     let known_2 = Arc::clone(&known);
     std::thread::spawn(move || from_port(&fuse_2, port_2, memory_2.as_deref(), &known_2));
-    to_port(&fuse, &port, memory.as_deref(), &known);
+    let noted = File::options().create(true).append(true).open(std::env::args_os().nth(2).unwrap()).unwrap();
+    to_port(&fuse, &port, memory.as_deref(), &known, &noted);
     ExitCode::SUCCESS
 }
 
 /// Requests of the kernel, until the mount ends.
-fn to_port(mut fuse: &File, mut port: &UnixStream, memory: Option<&Memory>, known: &Known) {
+fn to_port(mut fuse: &File, mut port: &UnixStream, memory: Option<&Memory>, known: &Known, mut noted: &File) {
     let mut asked = Asked::default();
     // Frames that nobody waits for travel with the next one.
     let mut held = Vec::new();
@@ -97,8 +102,10 @@ fn to_port(mut fuse: &File, mut port: &UnixStream, memory: Option<&Memory>, know
         }
         let head = &request[..len.min(IN_HEADER + WRITE_IN)];
         let (now, mut known_2) = (Instant::now(), known.lock().unwrap());
-        let answer = asked.answer(head).or_else(|| known_2.0.answer(head, now));
-        let reply = answer.map(|errno| local_reply(head, errno).to_vec()).or_else(|| known_2.1.answer(head, now));
+        let answer = asked.answer(head).map(|errno| local_reply(head, errno).to_vec());
+        let reply = answer.or_else(|| known_2.0.answer(head, now)).or_else(|| known_2.1.answer(head, now));
+        let of_host = if reply.is_none() { OF_HOST } else { 0 };
+        noted.write_all(&[word(4) as u8 | of_host]).unwrap();
         if let Some(reply) = reply {
             drop(known_2);
             let _ = fuse.write(&reply);

@@ -97,14 +97,10 @@ pub mod op {
     pub const CREATE: u32 = 35;
     /// A process that waits for a reply got a signal; no reply.
     pub const INTERRUPT: u32 = 36;
-    /// Block of a file on a device.
-    pub const BMAP: u32 = 37;
     /// The mount has ended.
     pub const DESTROY: u32 = 38;
     /// Control of an open file.
     pub const IOCTL: u32 = 39;
-    /// Is an open file ready?
-    pub const POLL: u32 = 40;
     /// Many FORGETs; no reply.
     pub const BATCH_FORGET: u32 = 42;
     /// Reserve, or make a hole.
@@ -143,8 +139,6 @@ pub mod init {
     pub const AUTO_INVAL_DATA: u64 = 1 << 12;
     /// The server knows READDIRPLUS.
     pub const DO_READDIRPLUS: u64 = 1 << 13;
-    /// The kernel decides when it is worth it.
-    pub const READDIRPLUS_AUTO: u64 = 1 << 14;
     /// Direct I/O in parts.
     pub const ASYNC_DIO: u64 = 1 << 15;
     /// Several lookups in one directory at once.

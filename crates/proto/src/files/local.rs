@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use super::PROBED;
 use super::fuse::{IN_HEADER, OUT_HEADER, long, op, word};
 use super::messages::Absent;
+use super::{PROBED, is_label};
 
 /// In the number of a handle, which the server chooses: closing a descriptor of it says nothing, on this file system no
 /// error comes up there.
@@ -17,6 +17,10 @@ pub const FILE_IOCTLS: [u32; 4] = [0x8008_6601, 0x4008_6602, 0x801c_581f, 0x401c
 
 /// Not a typewriter.
 const ENOTTY: i32 = 25;
+/// There is no attribute of this name, or none at all.
+const ENODATA: i32 = 61;
+/// There are no attributes of this kind. Who asks each file of a directory, as `ls -l` does, stops asking.
+const EOPNOTSUPP: i32 = 95;
 
 /// Owners of locks and written handles are remembered up to so many; beyond, the host is asked each time.
 const REMEMBERED_MAX: usize = 4096;
@@ -56,6 +60,7 @@ impl Asked {
                 return (!was_written && !has_locks && !self.is_full).then_some(0);
             }
             op::IOCTL if !FILE_IOCTLS.contains(&word(head, IN_HEADER + 12)) => return Some(ENOTTY),
+            op::GETXATTR | op::SETXATTR | op::REMOVEXATTR if is_label(attribute(head)) => return Some(EOPNOTSUPP),
             _ => {}
         }
         None
@@ -69,6 +74,12 @@ impl Asked {
             self.is_full = true;
         }
     }
+}
+
+/// The attribute that a GETXATTR, SETXATTR or REMOVEXATTR is about.
+fn attribute(head: &[u8]) -> &[u8] {
+    let at = if word(head, 4) == op::REMOVEXATTR { IN_HEADER } else { IN_HEADER + 8 };
+    head.get(at..).and_then(|rest| rest.split(|byte| *byte == 0).next()).unwrap_or_default()
 }
 
 /// Extended attributes that files of one share do not have.
@@ -93,16 +104,15 @@ impl Absences {
         }
     }
 
-    /// The answer to a request, as an error number, if it is known. It must see every request, with its beginning as
-    /// [`Asked::answer`].
-    pub fn answer(&mut self, head: &[u8], now: Instant) -> Option<i32> {
+    /// The reply to a request, if it is known. It must see every request that [`Asked::answer`] does not answer, with its
+    /// beginning as there.
+    pub fn answer(&mut self, head: &[u8], now: Instant) -> Option<Vec<u8>> {
         match word(head, 4) {
-            op::GETXATTR => {
-                let name = head.get(IN_HEADER + 8..)?.split(|byte| *byte == 0).next()?;
-                let name = PROBED.iter().position(|probed| *probed == name)?;
-                let (errno, since) = self.known.get(&(long(head, 16), name))?;
-                (now.saturating_duration_since(*since) < BELIEVED).then_some(*errno)
-            }
+            op::GETXATTR => self.error(head, attribute(head), now).map(|errno| local_reply(head, errno).to_vec()),
+            op::LISTXATTR => Some(match self.error(head, b"", now)? {
+                ENODATA => empty_list(head),
+                errno => local_reply(head, errno).to_vec(),
+            }),
             op::SETXATTR | op::REMOVEXATTR => {
                 self.changing.insert(long(head, 8));
                 self.known.clear();
@@ -110,6 +120,13 @@ impl Absences {
             }
             _ => None,
         }
+    }
+
+    /// Why the file that is asked about does not have this attribute.
+    fn error(&self, head: &[u8], name: &[u8], now: Instant) -> Option<i32> {
+        let name = PROBED.iter().position(|probed| *probed == name)?;
+        let (errno, since) = self.known.get(&(long(head, 16), name))?;
+        (now.saturating_duration_since(*since) < BELIEVED).then_some(*errno)
     }
 
     /// The host has answered this request.
@@ -127,6 +144,16 @@ pub fn local_reply(head: &[u8], errno: i32) -> [u8; OUT_HEADER] {
     reply[..4].copy_from_slice(&(OUT_HEADER as u32).to_le_bytes());
     reply[4..8].copy_from_slice(&(-errno).to_le_bytes());
     reply[8..].copy_from_slice(&long(head, 8).to_le_bytes());
+    reply
+}
+
+/// The reply to a LISTXATTR: no names, or that they need no room.
+fn empty_list(head: &[u8]) -> Vec<u8> {
+    let mut reply = local_reply(head, 0).to_vec();
+    if word(head, IN_HEADER) == 0 {
+        reply.extend_from_slice(&[0; 8]);
+        reply[0] = reply.len() as u8;
+    }
     reply
 }
 
@@ -181,14 +208,46 @@ mod tests {
     }
 
     #[test]
+    fn labels_of_the_host_are_not_supported_and_nobody_is_asked() {
+        let asked = |request: Vec<u8>| Asked::default().answer(&request);
+        let about = |op, words: &[u64], name: &[u8]| [&request(op, words), name, b"\0value"].concat();
+        for label in [&b"security.selinux"[..], b"security.apparmor", b"security.SMACK64TRANSMUTE"] {
+            assert_eq!(asked(getxattr(label)), Some(EOPNOTSUPP));
+            assert_eq!(asked(about(op::SETXATTR, &[5], label)), Some(EOPNOTSUPP));
+            assert_eq!(asked(about(op::REMOVEXATTR, &[], label)), Some(EOPNOTSUPP));
+        }
+        for other in [&b"security.capability"[..], b"security.selinux2", b"user.security.selinux", b"security.ima", b""]
+        {
+            assert_eq!(asked(getxattr(other)), None);
+            assert_eq!(asked(about(op::SETXATTR, &[5], other)), None);
+            assert_eq!(asked(about(op::REMOVEXATTR, &[], other)), None);
+        }
+        assert_eq!(asked(request(op::REMOVEXATTR, &[])), None, "without a name");
+    }
+
+    #[test]
+    fn a_file_without_attributes_has_an_empty_list() {
+        let (mut absences, now) = (Absences::default(), Instant::now());
+        let list = |size| request(op::LISTXATTR, &[size]);
+        absences.learn(&Absent { name: 1, errno: ENODATA as u32, nodes: vec![5] }, now);
+        assert_eq!(absences.answer(&list(100), now), Some(local_reply(&list(100), 0).to_vec()));
+        let length = absences.answer(&list(0), now).unwrap();
+        assert_eq!((length.len(), length[0], &length[16..]), (24, 24, &[0; 8][..]));
+        absences.learn(&Absent { name: 1, errno: EOPNOTSUPP as u32, nodes: vec![5] }, now);
+        assert_eq!(absences.answer(&list(0), now), Some(local_reply(&list(0), EOPNOTSUPP).to_vec()));
+        assert_eq!(absences.answer(&list(0), now + BELIEVED), None);
+    }
+
+    #[test]
     fn what_is_absent_is_believed_for_a_second_and_not_across_a_change() {
         let (mut absences, now) = (Absences::default(), Instant::now());
-        let absent = Absent { name: 1, errno: 61, nodes: vec![4, 5] };
-        let asked = getxattr(b"security.selinux");
+        let absent = Absent { name: 2, errno: 61, nodes: vec![4, 5] };
+        let asked = getxattr(b"system.posix_acl_access");
+        let none = Some(local_reply(&asked, ENODATA).to_vec());
         assert_eq!(absences.answer(&asked, now), None);
         absences.learn(&absent, now);
-        assert_eq!(absences.answer(&asked, now), Some(61));
-        assert_eq!(absences.answer(&getxattr(b"security.selinu"), now), None);
+        assert_eq!(absences.answer(&asked, now), none);
+        assert_eq!(absences.answer(&getxattr(b"system.posix_acl_acces"), now), None);
         assert_eq!(absences.answer(&getxattr(b"security.capability"), now), None);
         assert_eq!(absences.answer(&asked, now + BELIEVED), None);
         assert_eq!(absences.answer(&request(op::SETXATTR, &[]), now), None);
@@ -197,7 +256,7 @@ mod tests {
         absences.answered(77);
         assert_eq!(absences.answer(&asked, now), None);
         absences.learn(&absent, now);
-        assert_eq!(absences.answer(&asked, now), Some(61));
+        assert_eq!(absences.answer(&asked, now), none);
         assert_eq!(local_reply(&asked, 61)[4..8], (-61_i32).to_le_bytes());
         for node in 0..ABSENT_MAX as u64 {
             absences.learn(&Absent { name: 0, errno: 61, nodes: vec![node] }, now);

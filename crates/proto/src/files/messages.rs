@@ -126,7 +126,7 @@ impl UsableSlots {
 pub struct Absent {
     /// Which attribute: its place in [`PROBED`].
     pub name: u32,
-    /// What the host's kernel says: the error number.
+    /// What the host's kernel says: the error number. ENODATA where a list of attributes would be empty.
     pub errno: u32,
     /// The files.
     pub nodes: Vec<u64>,

@@ -9,9 +9,18 @@ use std::path::PathBuf;
 const REQUIRED: Confinement<'static> = Confinement { how: Confine::Require, dirs: &[] };
 const NOT: Confinement<'static> = Confinement { how: Confine::Off, dirs: &[] };
 
-/// Whether this kernel can confine anything.
+/// Whether this kernel can confine anything. Where it cannot, no program starts that must be confined, which is checked here, and
+/// all others do.
 fn can_confine() -> bool {
-    REQUIRED.look(Path::new("/bin/sh")).is_ok()
+    let Err(why) = REQUIRED.look(Path::new("/bin/sh")) else { return true };
+    let place = Place::new("echo started");
+    let refused = place.spawn(REQUIRED, Files::default(), &[]).expect_err("it must be confined").to_string();
+    assert!(refused.contains("confine_qemu = \"require\"") && refused.ends_with(&why.to_string()), "{refused}");
+    assert!(matches!(why, Unconfined::Kernel(_)), "{why}");
+    for how in [Confine::Auto, Confine::Off] {
+        assert_eq!(place.said(Confinement { how, dirs: &[] }, Files::default(), &[]), "started\n");
+    }
+    false
 }
 
 /// The home of a user, and a site's directory with a program that is a script.
@@ -25,6 +34,7 @@ impl Place {
         fs::create_dir(place.at("home")).unwrap();
         fs::create_dir(place.at("site")).unwrap();
         fs::write(place.at("home/secret"), "secret\n").unwrap();
+        // Other shells know no descriptor of two digits.
         fs::write(place.at("site/qemu"), format!("#!/bin/bash\nexec >&$1 2>&1\n{script}\n")).unwrap();
         fs::set_permissions(place.at("site/qemu"), fs::Permissions::from_mode(0o755)).unwrap();
         place
@@ -34,8 +44,8 @@ impl Place {
         self.dir.path().join(name)
     }
 
-    /// What the script says into the channel, whose number, of any length, is its first argument; more arguments follow.
-    fn said(&self, confinement: Confinement<'_>, files: Files, args: &[&str]) -> String {
+    /// Starts the script, whose first argument is the number of its channel; more arguments follow.
+    fn spawn(&self, confinement: Confinement<'_>, files: Files, args: &[&str]) -> Result<QemuProcess, QemuError> {
         let host = Host {
             blocked: SigSet::empty(),
             ran_out_of_memory: || false,
@@ -43,13 +53,17 @@ impl Place {
             small_pages: false,
             confinement,
         };
-        let process = QemuProcess::spawn(&self.at("site/qemu"), host, files, |inherited| {
+        QemuProcess::spawn(&self.at("site/qemu"), host, files, |inherited| {
             let number = |fd: RawFd| OsString::from(fd.to_string());
             let ram = inherited.files.template.iter().map(|template| number(template.ram.as_raw_fd()));
             let own = [number(inherited.channel.as_raw_fd()), self.at("home").into_os_string()];
             own.into_iter().chain(ram).chain(args.iter().map(Into::into)).collect()
-        });
-        let mut process = process.unwrap();
+        })
+    }
+
+    /// What the script says into its channel.
+    fn said(&self, confinement: Confinement<'_>, files: Files, args: &[&str]) -> String {
+        let mut process = self.spawn(confinement, files, args).unwrap();
         process.channel.set_nonblocking(false).unwrap();
         process.channel.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let mut said = String::new();

@@ -18,7 +18,7 @@
 //! | a task's runner is killed | its command gets SIGKILL, what the command has started goes on, the others do not notice |
 //! | the runner of the task that founded the VM is killed or ends | the same: the keeper is not its child any more |
 //! | the keeper or QEMU is killed | every task that runs ends with one line and 125; none is run on the host |
-//! | slurmstepd is killed | the runners die (`PR_SET_PDEATHSIG`), the keeper too ([`life`]), and QEMU with it |
+//! | slurmstepd is killed | the runners die (`PR_SET_PDEATHSIG`), the keeper too ([`node::life`]), and QEMU with it |
 //! | slurmstepd kills the step | the keeper is in the step's container and dies with it |
 //! | a task comes late | it finds the VM and is started; its processors are those that the VM has |
 //! | a task never comes | the VM ends 60 s after the last command; if slurmstepd ends, at once |
@@ -30,7 +30,6 @@
 //! | the VM cannot be started | every task says why, and ends with the exit code for that |
 
 mod attach;
-mod life;
 mod meeting;
 mod member;
 mod members;
@@ -41,7 +40,7 @@ mod tests;
 
 use std::cell::RefCell;
 use std::ffi::OsString;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
@@ -57,6 +56,7 @@ use crate::session::{Outgoing, Word};
 use crate::signals::{Signals, passed_on};
 use crate::slot::Slot;
 use crate::start::{self, Attempt, Outcome, Policy, Started};
+use node::life;
 use proto::ExitStatus;
 use request::Meeting;
 
@@ -114,7 +114,8 @@ pub fn become_keeper(meeting: Option<Meeting>, tasks: u32, taps: &[RawFd]) -> Re
     let Place { door, hall, life } = enter(meeting)?;
     drop(door);
     close_all_but(&[&[hall.as_raw_fd(), life.as_raw_fd()], taps].concat());
-    life::depend_on(&life).context("the end of slurmstepd cannot be watched")?;
+    // Its parent is a task, which ends before others do.
+    life::depend_on(life.as_fd()).context("slurmstepd is gone, or its end cannot be watched")?;
     // Signals are for the tasks. Where Slurm sends them to every process of the step, this one must not react.
     passed_on().thread_block().context("signals")?;
     let _ = setsid();

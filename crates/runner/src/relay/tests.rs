@@ -236,7 +236,8 @@ fn output_that_cannot_be_written_is_told_closes_the_command_s_stream_and_is_no_s
         let mut text = String::new();
         told.seek(SeekFrom::Start(0)).unwrap();
         told.read_to_string(&mut text).unwrap();
-        let line = "vm: error: the task's stdout cannot be written: No space left on device (os error 28); what does not fit is lost\n";
+        let line =
+            "vm: error: the task's stdout cannot be written: No space left on device; what does not fit is lost\n";
         assert_eq!(text, format!("{line}its own words\n"));
     });
 }

@@ -1,23 +1,22 @@
-//! Ends the keeper with slurmstepd, whatever the keeper is doing.
+//! Ends this process with another one, whatever both are doing.
 //!
-//! The keeper's parent is a task, which ends before others do, so `PR_SET_PDEATHSIG` does not serve. Instead slurmstepd alone
-//! holds the other end of a pipe, and the kernel kills the keeper when that end is closed.
+//! `PR_SET_PDEATHSIG` does that only for the process that has forked this one, and only while exec changes no rights. Instead the
+//! other one alone holds an end of a pipe, and the kernel kills this one when that end is closed.
 
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// `F_SETSIG` of `<fcntl.h>`.
 const F_SETSIG: libc::c_int = 10;
 
-/// From now on this process is killed when nobody has the other end of this pipe.
+/// From now on this process, and any program that it executes and that keeps the descriptor, is killed when nobody has the other end
+/// of this pipe. It makes system calls only.
 ///
 /// # Errors
-/// When it is closed already, or as fcntl(2).
-pub(super) fn depend_on(life: &OwnedFd) -> io::Result<()> {
+/// `EPIPE` when that end is closed already, or as fcntl(2).
+pub fn depend_on(life: BorrowedFd<'_>) -> io::Result<()> {
     let fd = life.as_raw_fd();
     let check = |code: libc::c_int| if code < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
     // SAFETY: fcntl with numbers on a descriptor that is open; no memory is touched.
@@ -27,35 +26,33 @@ pub(super) fn depend_on(life: &OwnedFd) -> io::Result<()> {
         check(libc::fcntl(fd, libc::F_SETFL, libc::O_ASYNC | libc::O_NONBLOCK))?;
     }
     // Nothing was sent for an end before that.
-    let mut set = [PollFd::new(life.as_fd(), PollFlags::empty())];
-    poll(&mut set, PollTimeout::ZERO)?;
-    match set[0].any() {
-        Some(false) => Ok(()),
-        _ => Err(io::Error::other("slurmstepd is gone")),
-    }
+    let mut polled = libc::pollfd { fd, events: 0, revents: 0 };
+    // SAFETY: one structure, which lives until the call returns.
+    check(unsafe { libc::poll(&raw mut polled, 1, 0) })?;
+    if polled.revents == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPIPE)) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::{BufRead, BufReader, Write, pipe};
+    use std::os::fd::AsFd;
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, Stdio};
 
-    const IS_CHILD: &str = "SPANK_VM_TEST_IS_KEEPER";
+    const IS_CHILD: &str = "SPANK_VM_TEST_DEPENDS_ON_A_PIPE";
 
     #[test]
     fn a_process_dies_with_the_one_it_depends_on_whatever_it_does() {
         if std::env::var_os(IS_CHILD).is_some() {
             // Its stdin is the pipe.
-            let life = io::stdin().as_fd().try_clone_to_owned().unwrap();
-            depend_on(&life).unwrap();
+            depend_on(io::stdin().as_fd()).unwrap();
             io::stdout().write_all(b"begun\n").unwrap();
             std::thread::sleep(std::time::Duration::from_secs(60));
             return;
         }
         let (life, breath) = pipe().unwrap();
-        let name = "keeper::life::tests::a_process_dies_with_the_one_it_depends_on_whatever_it_does";
+        let name = "life::tests::a_process_dies_with_the_one_it_depends_on_whatever_it_does";
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", name, "--nocapture"]).env(IS_CHILD, "1").stdin(life).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -71,6 +68,6 @@ mod tests {
     fn one_that_is_gone_already_is_noticed() {
         let (life, breath) = pipe().unwrap();
         drop(breath);
-        assert!(depend_on(&life.into()).is_err());
+        assert_eq!(depend_on(life.as_fd()).unwrap_err().raw_os_error(), Some(libc::EPIPE));
     }
 }
