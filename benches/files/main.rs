@@ -1,7 +1,7 @@
-//! How fast the host's files are in a VM: by FUSE, by 9p, and the same without a VM, in one run. Prints a table, writes
+//! How fast the host's files are in a VM, and the same without one, in one run. Prints a table, writes
 //! `target/bench/files.csv` and renews the table of docs/files.md.
 //!
-//! It starts VMs without Slurm, as root. `RUNS=3` is how often each way is measured, `FILES=200` and `MIB=64` how much is done,
+//! It starts VMs without Slurm, as root. `RUNS=3` is how often each is measured, `FILES=200` and `MIB=64` how much is done,
 //! `CPUS=2` by a VM of how many processors.
 //! `SPANK_VM_LAB_RELEASES=trixie` measures under KVM in the lab instead; its times say nothing of real hardware.
 
@@ -25,8 +25,8 @@ const CLOCK: &str = "while read -r line; do echo \"${EPOCHREALTIME/[.,]/} $line\
 /// VMs at once that do the operations on names.
 const MANY: usize = 8;
 
-/// The ways to the files; the first two by the name that the configuration has for them.
-const WAYS: [&str; 3] = ["fuse", "9p", "bare"];
+/// The ways to the files: from a VM and without one.
+const WAYS: [&str; 2] = ["vm", "bare"];
 
 /// Where the scripts are run: on this machine, or in a node VM.
 enum Place {
@@ -113,12 +113,10 @@ fn main() -> ExitCode {
 fn measure(place: &Place, table: &mut Table) -> bool {
     let dir = place.sh("mktemp -d /var/tmp/spank-vm-files.XXXXXX").trim().to_owned();
     let (program, places) = place.installation(&dir);
-    for way in &WAYS[..2] {
-        let config = format!("{places}file_transport = '{way}'\nallow_root = true\nshare_home = false\n");
-        place.sh(&format!("mkdir -p {dir}/state {dir}/templates; cat >{dir}/{way}.toml <<'END'\n{config}END"));
-        // Makes the template.
-        place.sh(&format!("cd /; {}", vm(&program, &dir, way, 1, "true")));
-    }
+    let config = format!("{places}allow_root = true\nshare_home = false\n");
+    place.sh(&format!("mkdir -p {dir}/state {dir}/templates; cat >{dir}/vm.toml <<'END'\n{config}END"));
+    // Makes the template.
+    place.sh(&format!("cd /; {}", vm(&program, &dir, 1, "true")));
     place.sh(&format!("cat >{dir}/work.sh <<'END'\n{WORK}END"));
     let mut is_whole = true;
     let rounds = std::iter::repeat_n(1, setting("RUNS", 3)).chain([MANY]);
@@ -147,7 +145,7 @@ fn one_run(place: &Place, program: &str, dir: &str, way: &str, vms: usize) -> Re
             let all = format!("cd {dir}/w; for i in {{0..{}}}; do SLURM_VM_INDEX=$i {work} & done", vms - 1);
             format!("{all}; for i in {{1..{vms}}}; do wait -n || exit; done")
         }
-        _ => format!("cd /; {}", vm(program, dir, way, vms, &format!("bash -c 'cd {dir}/w; {work}'"))),
+        _ => format!("cd /; {}", vm(program, dir, vms, &format!("bash -c 'cd {dir}/w; {work}'"))),
     };
     let each = format!("{dir}/w/{{0..{}}}", MANY - 1);
     let tree = format!(
@@ -156,9 +154,9 @@ fn one_run(place: &Place, program: &str, dir: &str, way: &str, vms: usize) -> Re
     place.try_sh(&format!("set -o pipefail; rm -rf {dir}/w; {tree}; {{ {run}; }} | {CLOCK}"))
 }
 
-fn vm(program: &str, dir: &str, way: &str, vms: usize, command: &str) -> String {
+fn vm(program: &str, dir: &str, vms: usize, command: &str) -> String {
     let cpus = if vms == 1 { setting("CPUS", 2_u32) } else { 1 };
     format!(
-        "{program} --config {dir}/{way}.toml run --image debian12 --root --vms {vms} --vm-cpus {cpus} --mount {dir} -- {command}"
+        "{program} --config {dir}/vm.toml run --image debian12 --root --vms {vms} --vm-cpus {cpus} --mount {dir} -- {command}"
     )
 }

@@ -1,4 +1,4 @@
-//! The table of the ways to the host's files.
+//! The table of the host's files in a VM and without one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -83,10 +83,10 @@ impl Table {
         self.times.get(&(way, vms, name.to_owned())).map_or(f64::NAN, |times| quantile(times, 0.5))
     }
 
-    /// Every case with its milliseconds: bare, 9p, FUSE.
-    fn rows(&self) -> Vec<(String, [f64; 3])> {
+    /// Every case with its milliseconds: without a VM, in one.
+    fn rows(&self) -> Vec<(String, [f64; 2])> {
         let many = self.times.keys().map(|(_, vms, _)| *vms).max().unwrap_or(1);
-        let row = |vms, name: &str| ["bare", "9p", "fuse"].map(|way| self.median(way, vms, name));
+        let row = |vms, name: &str| ["bare", "vm"].map(|way| self.median(way, vms, name));
         let mut rows: Vec<_> = CASES.iter().map(|(name, title)| ((*title).to_owned(), row(1, name))).collect();
         if many > 1 {
             rows.push((format!("all on names, {many} VMs at once"), row(many, "names")));
@@ -96,10 +96,9 @@ impl Table {
 
     /// Writes the medians.
     pub fn write_csv(&self, path: &Path) {
-        let mut text = "case,bare_ms,9p_ms,fuse_ms,times_as_fast_as_9p,load_average\n".to_owned();
-        for (title, [bare, plan9, fuse]) in self.rows() {
-            writeln!(text, "\"{title}\",{bare:.0},{plan9:.0},{fuse:.0},{:.2},{}", plan9 / fuse.max(1.0), self.load)
-                .unwrap();
+        let mut text = "case,bare_ms,vm_ms,times_as_long,load_average\n".to_owned();
+        for (title, [bare, vm]) in self.rows() {
+            writeln!(text, "\"{title}\",{bare:.1},{vm:.1},{:.2},{}", vm / bare.max(0.1), self.load).unwrap();
         }
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
@@ -110,11 +109,11 @@ impl Table {
     pub fn write_document(&self, document: &Path) {
         let mut table = format!(
             "\nMeasured with {}; load average of the machine {}. Milliseconds, medians.\n\n\
-             | what | without a VM | 9p | FUSE | FUSE is so many times as fast as 9p |\n| --- | --- | --- | --- | --- |\n",
+             | what | without a VM | in a VM | so many times as long |\n| --- | --- | --- | --- |\n",
             self.title, self.load
         );
-        for (title, [bare, plan9, fuse]) in self.rows() {
-            writeln!(table, "| {title} | {bare:.0} | {plan9:.0} | {fuse:.0} | {:.1} |", plan9 / fuse.max(1.0)).unwrap();
+        for (title, [bare, vm]) in self.rows() {
+            writeln!(table, "| {title} | {bare:.1} | {vm:.0} | {:.0} |", vm / bare.max(0.1)).unwrap();
         }
         println!("{table}");
         renew(document, BEGIN, &format!("{table}\n"));

@@ -179,7 +179,7 @@ fn plugged_memory(cluster: &Cluster, cwd: &Path, runs: usize, table: &mut Table)
 
 /// Processor time and memory, measured with VMs that run without Slurm.
 fn resources(cluster: &Cluster, cwd: &Path, table: &mut Table) {
-    // The shares are not those of a step, so the template is another one too.
+    // The template may be another one than that of a step.
     cpu_ms_per_vm(cluster, cwd, 1);
     for n in [1, 8, 64] {
         let times = if n == 64 { 1 } else { 3 };

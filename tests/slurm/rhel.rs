@@ -88,14 +88,12 @@ refuse() { echo "qemu-kvm: $1" >&2; exit 1; }
 case "$*" in
     *--version*) echo 'QEMU emulator version 6.2.0 (qemu-kvm-6.2.0-53.module+el8.10.0)'; exit ;;
     *'-netdev help'*) /usr/bin/qemu-system-x86_64 "$@" | grep -vx user; exit ;;
-    *'-device help'*) /usr/bin/qemu-system-x86_64 "$@" | grep -v 9p; exit ;;
 esac
 for word; do
     case $word in
         *i8042=*) refuse "Property 'pc-q35-rhel8.6.0-machine.i8042' not found" ;;
         microvm*) refuse "unsupported machine type 'microvm'" ;;
         *,rom=*) refuse "Property 'memory-backend-file.rom' not found" ;;
-        virtio-9p*) refuse "'virtio-9p-pci' is not a valid device model name" ;;
         user,*) refuse "Parameter 'type' expects a netdev backend type" ;;
     esac
 done

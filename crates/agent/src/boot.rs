@@ -26,14 +26,14 @@ const SCRATCH: &str = "/scratch";
 const ROOT: &str = "/root";
 const ETC: &str = "/etc-upper";
 
-/// Modules that every guest needs for the channel, disks and the overlay, once its bus is known.
+/// Modules that every guest needs for the channel, disks, shares and the overlay, once its bus is known.
 const BASE: &str = "base";
 
 /// What a guest can do without, but programs expect: the kit's own choice and the site's.
 const EXTRA: &str = "extra";
 
 /// Devices that get their driver only when the VM has one, and the kit's group for it.
-const BY_DEVICE: [(u32, &str); 3] = [(virtio_id::NET, "net"), (virtio_id::NINE_P, "9p"), (virtio_id::MEM, "mem")];
+const BY_DEVICE: [(u32, &str); 2] = [(virtio_id::NET, "net"), (virtio_id::MEM, "mem")];
 
 /// One mount: source, target, type, flags, options.
 type Mount<'a> = (&'a str, &'a str, &'a str, MsFlags, &'a str);
@@ -136,9 +136,7 @@ fn load_for_this_machine(
         modules.load(&["fs:ext4"])?;
     }
     let present = devices.virtio_ids();
-    let mut groups: Vec<_> = BY_DEVICE.iter().filter(|(id, _)| present.contains(id)).map(|(_, group)| *group).collect();
-    // The port for files is no device of its own, and may not have its name yet.
-    groups.push("fuse");
+    let groups: Vec<_> = BY_DEVICE.iter().filter(|(id, _)| present.contains(id)).map(|(_, group)| *group).collect();
     modules.load(&groups)
 }
 

@@ -28,7 +28,6 @@ pub(super) struct Devices {
 /// Device number of a virtio device type, as in `/sys/bus/virtio/devices/*/device`.
 pub(super) mod virtio_id {
     pub const NET: u32 = 1;
-    pub const NINE_P: u32 = 9;
     pub const MEM: u32 = 24;
 }
 

@@ -20,7 +20,7 @@ use super::system::System;
 use super::{kmsg, sys};
 
 /// Drivers that a session needs; most systems load them without help, but some too late.
-const DRIVERS: [&str; 5] = ["virtio_console", "virtio_mem", "fuse", "9pnet_virtio", "9p"];
+const DRIVERS: [&str; 3] = ["virtio_console", "virtio_mem", "fuse"];
 
 /// Serves the runner until the VM is killed; returns at once on a machine that has no channel.
 pub(super) fn run() -> Result<(), AgentError> {

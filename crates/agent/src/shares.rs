@@ -1,34 +1,22 @@
-//! Host directories in the guest: over FUSE and the courier, or over 9p.
+//! Host directories in the guest: FUSE mounts, whose requests the courier carries to the host.
 
 use std::ffi::CString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::unistd::{Pid, syncfs};
+use nix::unistd::Pid;
 
-use proto::{Transport, files};
+use proto::files;
 
 use super::courier::Courier;
 use super::detached::{self, Detached};
 use super::devices::Devices;
 use super::error::{AgentError, Doing};
 use super::kmsg;
-
-/// `msize`: the most that virtio's 9p transport takes in one request (125 pages); fewer round
-/// trips for large files. `cache=mmap`: nothing is cached but mapped pages, so that guest and host see
-/// each other's changes as two processes on one host would, and programs can still be mapped.
-/// `access=any`: one attachment for everybody. QEMU acts as the user on the host, whoever asks in the
-/// guest. So attachments per guest user would cost round trips and add no safety; the modes that the
-/// guest's kernel checks are those of the host.
-const NINE_P: &str = "trans=virtio,version=9p2000.L,msize=512000,cache=mmap,access=any";
-
-/// For kernels before 3.14, which do not know that way of caching.
-const OLD_NINE_P: &str = "trans=virtio,version=9p2000.L,msize=512000,cache=none,access=any";
 
 /// Where the kernel's FUSE requests are.
 const FUSE: &str = "/dev/fuse";
@@ -44,8 +32,6 @@ const READ_AHEAD_KIB: usize = 2 * (files::MAX_DATA >> 10);
 /// A host directory that the task sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Share<'a> {
-    /// Way of its files.
-    pub transport: Transport,
     /// Its number for the host.
     pub number: u16,
     /// Where the task expects it.
@@ -57,13 +43,13 @@ pub(super) struct Share<'a> {
 }
 
 /// The shares of a session.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Shares {
-    mounted: Vec<Mounted>,
+    mounted: Vec<PathBuf>,
     /// Other places of what is on them.
     bound: Vec<PathBuf>,
-    /// Where this VM has a port for files, and its kernel has FUSE.
-    courier: Option<Courier>,
+    /// Or why this VM can have none.
+    courier: Result<Courier, AgentError>,
     /// Mounts without a place, by their share's number: a share then costs a clone no more than putting it there.
     spare: Vec<Option<Detached>>,
 }
@@ -71,58 +57,57 @@ pub(super) struct Shares {
 /// Shares that are mounted before anybody has asked for them: a home, a work directory, one or two of the site.
 const SPARE: u16 = 4;
 
-#[derive(Debug)]
-struct Mounted {
-    path: PathBuf,
-    transport: Transport,
+impl Default for Shares {
+    fn default() -> Self {
+        let courier = Err(AgentError::Unfit("this VM has no port for files".to_owned()));
+        Self { mounted: Vec::new(), bound: Vec::new(), courier, spare: Vec::new() }
+    }
 }
 
 impl Shares {
     /// For this VM: starts the courier, where there is work for it.
     pub fn find(devices: &Devices) -> Self {
-        let start = || {
-            let Some(port) = devices.second_port(files::PORT_NAME)? else { return Ok(None) };
-            if !Path::new(FUSE).exists() {
-                kmsg::note("this kernel has no FUSE");
-                return Ok(None);
-            }
-            Courier::start(port).map(Some)
+        match devices.second_port(files::PORT_NAME) {
+            Ok(None) => Self::default(),
+            Ok(Some(port)) => Self::over(port, Path::new(FUSE)),
+            Err(error) => Self { courier: Err(error), ..Self::default() },
+        }
+    }
+
+    fn over(port: OwnedFd, fuse: &Path) -> Self {
+        // A kit without it is never made.
+        let missing = "its kernel has no FUSE: with shares = false in [full] of its entry it runs without directories of the host, \
+                       boot = \"kit\" gives it a kernel that has FUSE";
+        let courier = match fuse.exists() {
+            true => Courier::start(port),
+            false => Err(AgentError::Unfit(missing.to_owned())),
         };
-        let courier = start().unwrap_or_else(|error: AgentError| {
-            kmsg::note(&error.to_string());
-            None
-        });
         Self { courier, ..Self::default() }
     }
 
     /// The courier's process, which is no part of a task.
     pub fn courier(&self) -> Option<Pid> {
-        self.courier.as_ref().map(|courier| courier.pid)
+        self.courier.as_ref().ok().map(|courier| courier.pid)
     }
 
     /// Lets the courier kill every process but itself and PID 1; `false` if it cannot.
     pub fn kill_all_but_courier(&mut self) -> bool {
-        self.courier.as_mut().is_some_and(|courier| courier.kill_all().is_ok())
+        self.courier.as_mut().is_ok_and(|courier| courier.kill_all().is_ok())
     }
 
     /// Mounts a share at `path`, a directory that is there.
     pub fn mount(&mut self, share: Share<'_>, path: &Path) -> Result<(), AgentError> {
-        match share.transport {
-            Transport::Fuse => self.mount_fuse(share, path)?,
-            Transport::NineP => mount_nine_p(share, path)?,
-        }
-        self.mounted.push(Mounted { path: path.to_owned(), transport: share.transport });
+        self.try_mount(share, path)?;
+        self.mounted.push(path.to_owned());
         Ok(())
     }
 
-    fn mount_fuse(&mut self, share: Share<'_>, path: &Path) -> Result<(), AgentError> {
+    fn try_mount(&mut self, share: Share<'_>, path: &Path) -> Result<(), AgentError> {
         let what = || format!("mount the share {}", path.display());
         let spare = self.spare.get_mut(usize::from(share.number)).and_then(Option::take);
-        let Some(courier) = &mut self.courier else {
-            return Err(AgentError::Unfit(format!(
-                "cannot {}: this kernel has no FUSE (the site may set file_transport = \"9p\")",
-                what()
-            )));
+        let courier = match &mut self.courier {
+            Ok(courier) => courier,
+            Err(why) => return Err(AgentError::Unfit(format!("cannot {}: {why}", what()))),
         };
         courier.begin();
         if let Some(spare) = spare {
@@ -135,7 +120,7 @@ impl Shares {
         }
         let fuse = open_fuse().doing(what)?;
         let options = format!("fd={},{FUSE_OPTIONS}", fuse.as_raw_fd());
-        let source = source(share);
+        let source = source_of(share.number);
         mount(Some(source.as_str()), path, Some("fuse"), flags(share), Some(options.as_str())).doing(what)?;
         if let Err(error) = courier.serve(share.number, &fuse) {
             let _ = umount2(path, MntFlags::MNT_DETACH);
@@ -151,7 +136,7 @@ impl Shares {
     /// Mounts some shares in advance, before this guest is saved. Where that does not work, each is mounted when it is asked
     /// for.
     pub fn prepare(&mut self) {
-        let Some(courier) = &mut self.courier else { return };
+        let Ok(courier) = &mut self.courier else { return };
         while self.spare.len() < usize::from(SPARE) {
             match prepare_one(courier, self.spare.len() as u16) {
                 Ok(spare) => self.spare.push(Some(spare)),
@@ -170,26 +155,15 @@ impl Shares {
 
     /// The innermost share in which this place is, if any. The path has no links.
     pub fn holding(&self, path: &Path) -> Option<PathBuf> {
-        let all = self.mounted.iter().map(|mounted| &mounted.path).chain(&self.bound);
+        let all = self.mounted.iter().chain(&self.bound);
         let all = all.filter(|share| path.starts_with(share));
         all.max_by_key(|share| share.components().count()).cloned()
     }
 
-    /// Writes to the host what programs changed through mappings, and waits for what it still has to do.
-    ///
-    /// # Errors
-    /// The first share that could not be written, after all were tried.
+    /// Waits for what the host still has to do: a program's last use of a mapping waits until it was written, so nothing else
+    /// is to be done, and the agent must not look at a share that hangs.
     pub fn sync(&mut self) -> Result<(), AgentError> {
-        let mut outcome = Ok(());
-        // A program's last use of a mapping of FUSE waits until it was written, so there is nothing to look for; and the
-        // agent must not look at a share that hangs.
-        for Mounted { path, .. } in self.mounted.iter().filter(|mounted| mounted.transport == Transport::NineP) {
-            let synced = File::open(path)
-                .doing(|| format!("open {}", path.display()))
-                .and_then(|root| syncfs(&root).doing(|| format!("write {} back to the host", path.display())));
-            outcome = outcome.and(synced);
-        }
-        outcome.and(self.courier.as_mut().map_or(Ok(()), Courier::drain))
+        self.courier.as_mut().map_or(Ok(()), Courier::drain)
     }
 
     /// Unmounts all shares, the last mounted first.
@@ -197,14 +171,12 @@ impl Shares {
         while let Some(path) = self.bound.pop() {
             let _ = umount2(&path, MntFlags::MNT_DETACH);
         }
-        while let Some(Mounted { path, transport }) = self.mounted.pop() {
-            // Detached: a process that still has a file open there will die soon, and must not delay the next session.
-            let mut flags = MntFlags::MNT_DETACH;
-            // What waits for an answer there gets an error, and the courier the end of the mount.
-            flags.set(MntFlags::MNT_FORCE, transport == Transport::Fuse);
-            let _ = umount2(&path, flags);
+        while let Some(path) = self.mounted.pop() {
+            // Detached: a process that still has a file open there will die soon, and must not delay the next session. By
+            // force: what waits for an answer there gets an error, and the courier the end of the mount.
+            let _ = umount2(&path, MntFlags::MNT_DETACH | MntFlags::MNT_FORCE);
         }
-        if let Some(courier) = &mut self.courier {
+        if let Ok(courier) = &mut self.courier {
             courier.end();
         }
     }
@@ -231,10 +203,6 @@ fn prepare_one(courier: &mut Courier, number: u16) -> Result<Detached, AgentErro
     Ok(spare)
 }
 
-fn source(share: Share<'_>) -> String {
-    source_of(share.number)
-}
-
 fn source_of(number: u16) -> String {
     format!("s{number}")
 }
@@ -243,22 +211,6 @@ fn flags(share: Share<'_>) -> MsFlags {
     let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     flags.set(MsFlags::MS_RDONLY, share.read_only);
     flags
-}
-
-fn mount_nine_p(share: Share<'_>, path: &Path) -> Result<(), AgentError> {
-    let source = source(share);
-    // A share of one file cannot be attached as a directory; the kernel answers ENOTDIR.
-    let attach = |options: &str| mount(Some(source.as_str()), path, Some("9p"), flags(share), Some(options));
-    let attached = match attach(NINE_P) {
-        Err(Errno::EINVAL) => attach(OLD_NINE_P),
-        // ENODEV: the kernel does not know this file system.
-        Err(Errno::ENODEV) => {
-            let why = format!("cannot mount the share {}: this kernel has no 9p", path.display());
-            return Err(AgentError::Unfit(why));
-        }
-        other => other,
-    };
-    attached.doing(|| format!("mount the share {}", path.display()))
 }
 
 /// Lets the kernel read ahead further than it does by itself. Without it everything works, slower.
@@ -275,13 +227,25 @@ fn device_of<'a>(mounts: &'a str, source: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_kernel_without_fuse_is_named_with_what_helps() {
+        let (port, _host) = UnixStream::pair().unwrap();
+        let mut shares = Shares::over(port.into(), Path::new("/nonexistent"));
+        let share = Share { number: 0, path: Path::new("/home/ada"), file: Path::new(""), read_only: false };
+        let error = shares.mount(share, share.path).unwrap_err().to_string();
+        assert!(error.starts_with("cannot mount the share /home/ada: its kernel has no FUSE"), "{error}");
+        assert!(error.contains("shares = false") && !error.contains('\n'), "{error}");
+        assert_eq!((shares.courier(), shares.holding(share.path)), (None, None));
+    }
 
     #[test]
     fn a_mount_s_device_is_the_last_of_its_name() {
         let mounts = "21 1 0:20 / /home rw,nosuid - fuse s1 rw,user_id=0\n\
                       22 1 0:21 / /sw ro - fuse s10 ro\n\
                       23 1 0:22 / /a\\040s1 rw,nosuid shared:4 - fuse s1 rw\n\
-                      24 1 0:23 / /b rw - 9p s1 rw\n";
+                      24 1 0:23 / /b rw - tmpfs s1 rw\n";
         assert_eq!(device_of(mounts, "s1"), Some("0:22"));
         assert_eq!(device_of(mounts, "s10"), Some("0:21"));
         assert_eq!(device_of(mounts, "s2"), None);

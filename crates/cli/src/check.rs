@@ -110,7 +110,7 @@ fn full(
         ("scratch", "what guests write outside shares is kept there", &|| vms::scratch(config)),
         ("state", "root notes there which VMs run", &|| caches::state(config)),
         ("templates", "VMs are cloned from them in a fraction of a boot's time", &|| caches::templates(config)),
-        ("files", "shared directories are served by a process beside each VM", &|| host::files(config)),
+        ("files", "shared directories are served by a process beside each VM", &host::files),
         ("users", "VMs run with their users' rights, and root's own look says nothing of them", &|| {
             users::look(config_file, config, user)
         }),

@@ -32,9 +32,6 @@ pub enum Command {
         /// Memory per VM: one template serves from 256 MiB to 8 GiB, others each doubling above; small VMs with KVM have one more
         #[arg(long, value_name = "SIZE", value_parser = VmMem::parse, default_value = "512")]
         vm_mem: u64,
-        /// Host directories that jobs see, where file_transport is "9p" [default: the site's shares and one of the user's]
-        #[arg(long, value_name = "N")]
-        shares: Option<usize>,
         /// For VMs with a network (--vm-net) [default: as the site's default_network]
         #[arg(long)]
         net: bool,
@@ -56,7 +53,7 @@ pub enum Command {
 pub fn run(config: &Config, command: Command) -> anyhow::Result<()> {
     match command {
         Command::List => list(config),
-        Command::Build { images, all, vm_cpus, vm_mem, shares, net } => {
+        Command::Build { images, all, vm_cpus, vm_mem, net } => {
             match runner::useless_for_users(config)? {
                 // The unit at boot says --all on every node, and this node is in order.
                 Some(why) if all => return print_line(&format!("no templates made: {why}")),
@@ -65,10 +62,9 @@ pub fn run(config: &Config, command: Command) -> anyhow::Result<()> {
             }
             let catalogue = config.catalogue();
             let images = if all { that_run_here(&catalogue, catalogue.names()?)? } else { images };
-            let shares = shares.unwrap_or(config.shares.len() + 1);
             let net = net || config.default_network != Network::None;
             for_each(&images, all, "without a template", |image| {
-                for made in prebuild(config, image, vm_mem, vm_cpus, shares, net)? {
+                for made in prebuild(config, image, vm_mem, vm_cpus, net)? {
                     let took = made.template.manifest.made_in_ms as f64 / 1e3;
                     let what =
                         if made.existed { "was there already".to_owned() } else { format!("made in {took:.1} s") };

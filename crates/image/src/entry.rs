@@ -44,7 +44,7 @@ pub struct FullBootEntry {
     /// The initial RAM disk that goes with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initrd: Option<PathBuf>,
-    /// The kernel can mount shares (FUSE, or 9p where the site says so).
+    /// The kernel can mount shares (it has FUSE).
     pub shares: bool,
     /// The kernel can get more memory while it runs (virtio-mem), so that one template serves many sizes.
     pub memory_hotplug: bool,

@@ -55,7 +55,7 @@ mod window;
 
 pub use error::ProtoError;
 pub use frame::{Decoder, Frame};
-pub use message::{BootTimes, ExitStatus, FailKind, Stream, Transport};
+pub use message::{BootTimes, ExitStatus, FailKind, Stream};
 pub use network::{Inet, Interface, MoreAddresses};
 pub use to_guest::ToGuest;
 pub use to_host::ToHost;
@@ -63,7 +63,7 @@ pub use window::{RecvWindow, SendWindow};
 
 /// Version of the wire format. Runner and agent must agree exactly: they are built from one source
 /// and travel in one package, the check gives a clear error when somebody kept an old kit.
-pub const VERSION: u16 = 9;
+pub const VERSION: u16 = 10;
 
 /// Name of the virtio-serial port, as the guest sees it in `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "org.spank-vm.agent";

@@ -94,26 +94,6 @@ impl Stream {
     }
 }
 
-/// How the files of a share get into the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Transport {
-    /// FUSE over a port of the VM, answered by a file server on the host ([`super::files`]).
-    Fuse = 1,
-    /// A 9p device of QEMU for each share.
-    NineP = 2,
-}
-
-impl Transport {
-    pub(super) fn parse(byte: u8, message: &'static str) -> Result<Self, ProtoError> {
-        match byte {
-            1 => Ok(Self::Fuse),
-            2 => Ok(Self::NineP),
-            _ => Err(ProtoError::Malformed { message, why: "no such transport" }),
-        }
-    }
-}
-
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitStatus {

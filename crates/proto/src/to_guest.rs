@@ -1,6 +1,6 @@
 //! What the runner tells the agent.
 
-use super::message::{Stream, Transport, kind};
+use super::message::{Stream, kind};
 use super::network::{Interface, MoreAddresses};
 use super::payload::{Reader, put, put_counted, put_hello, put_size};
 use super::{Frame, ProtoError};
@@ -23,9 +23,7 @@ pub enum ToGuest<'a> {
     Entropy(&'a [u8]),
     /// Mount a share: its number and the absolute path at which it appears.
     Share {
-        /// Way of its files.
-        transport: Transport,
-        /// Number of the share: the file server's, or of the 9p mount tag `s<number>`.
+        /// Number of the share at the file server ([`super::files`]).
         number: u16,
         /// Absolute mount point, created when the image lacks it, but never within another share.
         path: &'a [u8],
@@ -204,8 +202,8 @@ impl<'a> ToGuest<'a> {
             Self::Clock(ns) => (kind::CLOCK, 0, put(&mut scratch, ns.to_le_bytes())),
             Self::Hostname(name) => (kind::HOSTNAME, 0, name),
             Self::Entropy(bytes) => (kind::ENTROPY, 0, bytes),
-            Self::Share { transport, number, path, file, read_only } => {
-                scratch.extend([u8::from(*read_only), *transport as u8]);
+            Self::Share { number, path, file, read_only } => {
+                scratch.push(u8::from(*read_only));
                 scratch.extend(number.to_le_bytes());
                 put_counted(&mut scratch, file);
                 scratch.extend_from_slice(path);
@@ -356,8 +354,7 @@ impl<'a> ToGuest<'a> {
     fn parse_share(payload: &'a [u8]) -> Result<Self, ProtoError> {
         let mut r = Reader::new(payload, "SHARE");
         let read_only = r.u8()? != 0;
-        let transport = Transport::parse(r.u8()?, "SHARE")?;
-        Ok(Self::Share { transport, read_only, number: r.u16()?, file: r.counted()?, path: r.rest() })
+        Ok(Self::Share { read_only, number: r.u16()?, file: r.counted()?, path: r.rest() })
     }
 
     fn parse_user(payload: &'a [u8]) -> Result<Self, ProtoError> {

@@ -54,11 +54,11 @@ impl BootSource {
 
     /// The hardware of a template for VMs of this size, if one can serve them; on a machine that takes memory while it runs, or
     /// on another.
-    pub fn shape(&self, plugs_memory: bool, size: VmSize, shares: usize) -> Option<Shape> {
+    pub fn shape(&self, plugs_memory: bool, size: VmSize) -> Option<Shape> {
         match self {
-            Self::Kit(_) if plugs_memory => Shape::of(size, shares),
-            Self::Kit(_) => Shape::without_plug(size, shares),
-            Self::Image(full) => Shape::of_full_boot(size, shares, full.memory_hotplug),
+            Self::Kit(_) if plugs_memory => Shape::of(size),
+            Self::Kit(_) => Shape::without_plug(size),
+            Self::Image(full) => Shape::of_full_boot(size, full.memory_hotplug),
         }
     }
 }

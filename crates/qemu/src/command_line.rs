@@ -2,7 +2,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use crate::abilities::Abilities;
 use crate::boot::{BootSource, FullBoot};
@@ -14,7 +13,6 @@ use crate::monitor::MEMORY_DEVICE;
 use crate::nic::Nic;
 use crate::process::Inherited;
 use crate::shape::{BLOCK_MIB, PLAIN_CPUS, Shape, VmSize};
-use crate::share::Share;
 use image::{DiskBus, Image};
 use proto::{PORT_NAME, files};
 
@@ -76,6 +74,8 @@ pub struct Ends {
     pub console: RawFd,
     /// Of its monitor.
     pub monitor: RawFd,
+    /// Of the port to its file server; a helper has none.
+    pub files: Option<RawFd>,
 }
 
 impl Ends {
@@ -83,7 +83,7 @@ impl Ends {
     pub fn of(inherited: &Inherited) -> Self {
         let [channel, console, monitor] =
             [&inherited.channel, &inherited.console, &inherited.monitor].map(AsRawFd::as_raw_fd);
-        Self { channel, console, monitor }
+        Self { channel, console, monitor, files: inherited.files.file_port.as_ref().map(AsRawFd::as_raw_fd) }
     }
 }
 
@@ -100,41 +100,19 @@ pub struct VmSpec<'a> {
     pub source: &'a BootSource,
     /// What the guest is for.
     pub system: System<'a>,
-    /// Channel, console and monitor.
+    /// Channel, console, monitor and port.
     pub ends: Ends,
-    /// Host directories the guest sees, and how.
-    pub shares: Shares<'a>,
     /// Its network device, if it has one.
     pub nic: Option<Nic<'a>>,
 }
 
-/// How a guest gets the files of the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shares<'a> {
-    /// Not at all.
-    None,
-    /// By a file server behind this descriptor: QEMU has a port for it, and knows neither number nor place of the shares.
-    Port(RawFd),
-    /// A 9p device for each.
-    NineP(&'a [Share]),
-}
-
-impl<'a> Shares<'a> {
-    /// By the file server whose port QEMU inherits; without one, a device for each.
-    pub fn of(inherited: &Inherited, nine_p: &'a [Share]) -> Self {
-        inherited.files.file_port.as_ref().map_or(Self::NineP(nine_p), |port| Self::Port(port.as_raw_fd()))
-    }
-}
-
 impl<'a> VmSpec<'a> {
-    /// A VM without shares and network, whose kernel measures its counter itself if it boots.
+    /// A VM without a network, whose kernel measures its counter itself if it boots.
     pub fn new(hardware: Hardware<'a>, start: Start, source: &'a BootSource, system: System<'a>, ends: Ends) -> Self {
-        Self { hardware, tsc_khz: None, start, source, system, ends, shares: Shares::None, nic: None }
+        Self { hardware, tsc_khz: None, start, source, system, ends, nic: None }
     }
 
     /// The arguments after the program's name.
-    ///
-    /// Commas in paths are doubled in option lists: QEMU's syntax for a literal comma.
     pub fn args(&self) -> Vec<OsString> {
         let mut args = Args::default();
         args.words("-no-user-config -nodefaults -display none -monitor none -parallel none -no-reboot");
@@ -153,9 +131,6 @@ impl<'a> VmSpec<'a> {
             (System::Image(image, fds), BootSource::Kit(_)) => self.image_and_scratch(image, fds, &mut args),
             (System::Image(image, fds), BootSource::Image(full)) => own_disk(full, image, fds, &mut args),
             (System::Helper(disks, fds), _) => self.helper_disks(&mut args, disks, fds),
-        }
-        if let Shares::NineP(shares) = self.shares {
-            self.nine_p(&mut args, shares);
         }
         if let Some(nic) = self.nic {
             let [peer, device] = nic.options(self.hardware.machine.bus());
@@ -240,10 +215,10 @@ impl<'a> VmSpec<'a> {
         args.pair("-serial", "chardev:console");
         args.pair("-chardev", format!("socket,id=channel,fd={}", self.ends.channel));
         // Port 0 is the console's, which is not used.
-        let ports = if let Shares::Port(_) = self.shares { 3 } else { 2 };
+        let ports = 2 + u32::from(self.ends.files.is_some());
         args.pair("-device", format!("virtio-serial-{},max_ports={ports}", self.hardware.machine.bus()));
         args.pair("-device", format!("virtserialport,chardev=channel,name={PORT_NAME}"));
-        if let Shares::Port(fd) = self.shares {
+        if let Some(fd) = self.ends.files {
             args.pair("-chardev", format!("socket,id=files,fd={fd}"));
             args.pair("-device", format!("virtserialport,chardev=files,name={}", files::PORT_NAME));
         }
@@ -282,21 +257,6 @@ impl<'a> VmSpec<'a> {
                 args.pair("-blockdev", node.to_string());
             }
             args.pair("-device", format!("virtio-blk-{bus},drive={serial},serial={serial}"));
-        }
-    }
-
-    fn nine_p(&self, args: &mut Args, shares: &[Share]) {
-        for share in shares {
-            let tag = &share.tag;
-            let mode = if share.read_only { "on" } else { "off" };
-            // security_model=none: with any uid it claims, the guest acts with the rights of QEMU's user.
-            // multidevs=remap: one share may span several host file systems.
-            args.list(
-                "-fsdev",
-                &format!("local,id={tag},security_model=none,multidevs=remap,readonly={mode},path="),
-                share.served().0.as_os_str(),
-            );
-            args.pair("-device", format!("virtio-9p-{},fsdev={tag},mount_tag={tag}", self.hardware.machine.bus()));
         }
     }
 
@@ -382,18 +342,6 @@ impl Args {
     fn pair(&mut self, option: &str, value: impl AsRef<OsStr>) {
         self.0.push(option.into());
         self.0.push(value.as_ref().to_owned());
-    }
-
-    /// An option whose list ends with a value that may hold commas.
-    fn list(&mut self, option: &str, list: &str, last: &OsStr) {
-        let mut value = list.as_bytes().to_vec();
-        for &byte in last.as_bytes() {
-            value.push(byte);
-            if byte == b',' {
-                value.push(byte);
-            }
-        }
-        self.pair(option, OsString::from_vec(value));
     }
 }
 

@@ -6,7 +6,6 @@
 //! | --- | --- |
 //! | the kernel has no Landlock, or it is switched off | QEMU runs as before; `require` starts no VM |
 //! | nobody knows what the program needs: a script, a program or its libraries at a place of the site's own | the same, and the log says so; `require` confines it all the same |
-//! | QEMU itself serves the files (9p) | the same; with `require` the configuration is refused |
 //! | a directory or device is missing | it is left out |
 //! | the program wants more than is allowed | QEMU's own message, and a word on the setting |
 //! | the child cannot enter the rules | QEMU is not started |
@@ -80,8 +79,6 @@ pub enum Unconfined {
     Off,
     /// The kernel cannot.
     Kernel(io::Error),
-    /// QEMU serves the user's files.
-    ServesFiles,
     /// It is not known what the program needs.
     Program(String),
 }
@@ -95,7 +92,6 @@ impl fmt::Display for Unconfined {
                 Some(libc::EOPNOTSUPP) => f.write_str("Landlock is switched off ('lsm=' on the kernel's command line)"),
                 _ => write!(f, "Landlock: {error}"),
             },
-            Self::ServesFiles => f.write_str("QEMU itself serves the shares (9p)"),
             Self::Program(why) => f.write_str(why),
         }
     }
@@ -166,9 +162,6 @@ impl Confinement<'_> {
 
     fn make(self, qemu: &Path, args: &[OsString], reopened: &[&File]) -> Result<Ruleset, Unconfined> {
         let abi = self.look(qemu)?;
-        if args.iter().any(|arg| arg == "-fsdev") {
-            return Err(Unconfined::ServesFiles);
-        }
         let after = |option: &'static str| args.windows(2).filter(move |pair| pair[0] == option).map(|pair| &pair[1]);
         let has_user_network = after("-netdev").any(|netdev| netdev.as_bytes().starts_with(b"user"));
         let ruleset = Ruleset::new(abi, !has_user_network)?;

@@ -50,38 +50,36 @@ pub struct Shape {
     pub held_mib: u64,
     /// Processors, of which a clone's command may get fewer.
     pub cpus: u32,
-    /// Shares. Each device costs a start some milliseconds, so this is the exact number, not a class.
-    pub shares: usize,
 }
 
 impl Shape {
     /// The class of a VM, if there is one.
-    pub fn of(size: VmSize, shares: usize) -> Option<Self> {
+    pub fn of(size: VmSize) -> Option<Self> {
         let least_mib = if size.memory_mib < USUAL_BASE_MIB { MIN_GUEST_MIB } else { USUAL_BASE_MIB };
-        Self::above(least_mib, size, shares)
+        Self::above(least_mib, size)
     }
 
     /// The class of a VM that boots its own kernel. If that kernel accepts no memory while it runs, or the VM is
     /// small, each size is a class of its own.
-    pub fn of_full_boot(size: VmSize, shares: usize, takes_memory: bool) -> Option<Self> {
+    pub fn of_full_boot(size: VmSize, takes_memory: bool) -> Option<Self> {
         if takes_memory && size.memory_mib >= FULL_BASE_MIB {
-            return Self::above(FULL_BASE_MIB, size, shares);
+            return Self::above(FULL_BASE_MIB, size);
         }
         let cpus = size.cpus.checked_next_power_of_two()?.min(PLAIN_CPUS);
-        (size.cpus <= cpus).then_some(Self { base_mib: size.memory_mib, pluggable_mib: 0, held_mib: 0, cpus, shares })
+        (size.cpus <= cpus).then_some(Self { base_mib: size.memory_mib, pluggable_mib: 0, held_mib: 0, cpus })
     }
 
     /// The class of a VM whose machine has no device to plug memory through: it has all memory of the class from the
     /// beginning, and its kernel holds back what is more than the least of the class.
-    pub fn without_plug(size: VmSize, shares: usize) -> Option<Self> {
+    pub fn without_plug(size: VmSize) -> Option<Self> {
         let least_mib = if size.memory_mib < USUAL_BASE_MIB { MIN_GUEST_MIB } else { USUAL_BASE_MIB };
         let base_mib = size.memory_mib.max(least_mib + 1).checked_next_power_of_two()?;
         let cpus = size.cpus.checked_next_power_of_two()?.min(PLAIN_CPUS);
         let fits = size.memory_mib >= least_mib && base_mib <= MOST_HELD_MIB && size.cpus <= cpus;
-        fits.then_some(Self { base_mib, pluggable_mib: 0, held_mib: base_mib - least_mib, cpus, shares })
+        fits.then_some(Self { base_mib, pluggable_mib: 0, held_mib: base_mib - least_mib, cpus })
     }
 
-    fn above(least_mib: u64, size: VmSize, shares: usize) -> Option<Self> {
+    fn above(least_mib: u64, size: VmSize) -> Option<Self> {
         let base_mib = least_mib - BLOCK_MIB;
         let rest = size.memory_mib.checked_sub(least_mib)?;
         let pluggable_mib = rest.next_power_of_two().max(LEAST_PLUGGABLE_MIB);
@@ -91,7 +89,6 @@ impl Shape {
             pluggable_mib,
             held_mib: 0,
             cpus,
-            shares,
         })
     }
 
@@ -118,7 +115,7 @@ mod tests {
     use super::*;
 
     fn shape(memory_mib: u64, cpus: u32) -> Option<Shape> {
-        Shape::of(VmSize { memory_mib, cpus }, 1)
+        Shape::of(VmSize { memory_mib, cpus })
     }
 
     #[test]
@@ -143,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_full_boot_has_a_class_of_its_size_unless_its_kernel_takes_memory() {
-        let of = |memory_mib, takes| Shape::of_full_boot(VmSize { memory_mib, cpus: 1 }, 1, takes).unwrap();
+        let of = |memory_mib, takes| Shape::of_full_boot(VmSize { memory_mib, cpus: 1 }, takes).unwrap();
         assert_eq!(of(512, true), of(3000, true));
         assert_eq!(of(3000, true).bytes_to_plug(VmSize { memory_mib: 3000, cpus: 1 }), Some(2490 << 20));
         for shape in [of(3000, false), of(300, true)] {
@@ -155,7 +152,7 @@ mod tests {
 
     #[test]
     fn without_a_device_for_memory_the_kernel_holds_back_what_a_smaller_vm_should_not_have() {
-        let of = |memory_mib| Shape::without_plug(VmSize { memory_mib, cpus: 1 }, 0).unwrap();
+        let of = |memory_mib| Shape::without_plug(VmSize { memory_mib, cpus: 1 }).unwrap();
         assert_eq!((of(256).base_mib, of(256).held_mib), (512, 256));
         assert_eq!((of(128).base_mib, of(128).held_mib), (256, 128));
         assert_eq!((of(257), of(512), of(255)), (of(256), of(256), of(128)));
@@ -163,16 +160,16 @@ mod tests {
         let beyond = |memory_mib| of(memory_mib).beyond_template(VmSize { memory_mib, cpus: 1 });
         assert_eq!((beyond(256), beyond(370), beyond(512)), (None, Some(114 << 20), Some(256 << 20)));
         assert_eq!(of(370).bytes_to_plug(VmSize { memory_mib: 370, cpus: 1 }), None);
-        assert_eq!(Shape::without_plug(VmSize { memory_mib: 100, cpus: 1 }, 0), None);
-        assert_eq!(Shape::without_plug(VmSize { memory_mib: 128 << 10, cpus: 1 }, 0), None);
+        assert_eq!(Shape::without_plug(VmSize { memory_mib: 100, cpus: 1 }), None);
+        assert_eq!(Shape::without_plug(VmSize { memory_mib: 128 << 10, cpus: 1 }), None);
     }
 
     #[test]
     fn the_rest_is_plugged_in_whole_blocks() {
         let size = VmSize { memory_mib: 1105, cpus: 1 };
-        assert_eq!(Shape::of(size, 0).unwrap().bytes_to_plug(size), Some(850 << 20));
-        assert_eq!(Shape::of(size, 0).unwrap().beyond_template(size), Some(848 << 20));
+        assert_eq!(Shape::of(size).unwrap().bytes_to_plug(size), Some(850 << 20));
+        assert_eq!(Shape::of(size).unwrap().beyond_template(size), Some(848 << 20));
         let small = VmSize { memory_mib: 257, cpus: 1 };
-        assert_eq!(Shape::of(small, 0).unwrap().bytes_to_plug(small), None);
+        assert_eq!(Shape::of(small).unwrap().bytes_to_plug(small), None);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | program | machine | for |
 //! | --- | --- | --- |
-//! | QEMU's name and `-microvm` (a part of Debian's and Ubuntu's package) | microvm | small guests of a kit, with KVM and files over a port |
+//! | QEMU's name and `-microvm` (a part of Debian's and Ubuntu's package) | microvm | small guests of a kit, with KVM |
 //! | QEMU | microvm | the same, where there is no such program |
 //! | QEMU | q35 | everything |
 //!
@@ -33,7 +33,7 @@ pub struct Way {
     pub qemu: PathBuf,
     /// The machine that it makes.
     pub machine: MachineType,
-    /// The program has no emulation and no 9p.
+    /// The program has no emulation.
     is_small: bool,
 }
 
@@ -44,8 +44,6 @@ pub struct Need<'a> {
     pub source: &'a BootSource,
     /// Who executes it.
     pub accel: Accel,
-    /// Its files are devices of QEMU, and not behind a port.
-    pub nine_p: bool,
     /// Its size.
     pub size: VmSize,
     /// The largest memory in MiB for which a machine that cannot plug any is chosen; `None` if the site has chosen it.
@@ -84,16 +82,13 @@ impl Way {
         if self.machine != MachineType::Microvm {
             return None;
         }
-        let Need { source, accel, nine_p, size, most_mib } = *need;
+        let Need { source, accel, size, most_mib } = *need;
         let most = most_mib.unwrap_or(u64::MAX);
         match () {
             () if matches!(source, BootSource::Image(_)) => Some("an image's own kernel gets a PC".to_owned()),
             () if self.is_small && accel != Accel::Kvm => Some("it has no emulation".to_owned()),
             // There about one boot in ten finds no clock that is steady, and hangs.
             () if most_mib.is_some() && accel != Accel::Kvm => Some("it is not for emulated guests".to_owned()),
-            () if nine_p && (self.is_small || most_mib.is_some()) => {
-                Some("it is for files over a port, not 9p".to_owned())
-            }
             () if size.memory_mib > most => Some(format!("it is for VMs of up to {most} MiB")),
             () if size.cpus > PLAIN_CPUS => Some(format!("it has {PLAIN_CPUS} processors at most")),
             () => None,
@@ -161,9 +156,8 @@ mod tests {
     fn each_guest_gets_the_fastest_way_that_has_what_it_needs() {
         let source = &kit();
         let size = VmSize { memory_mib: 370, cpus: 1 };
-        let small = Need { source, accel: Accel::Kvm, nine_p: false, size, most_mib: Some(512) };
+        let small = Need { source, accel: Accel::Kvm, size, most_mib: Some(512) };
         assert_eq!(first(&small), "small-microvm");
-        assert_eq!(first(&Need { nine_p: true, ..small }), "q35");
         assert_eq!(first(&Need { accel: Accel::Tcg, ..small }), "q35");
         assert_eq!(first(&Need { size: VmSize { memory_mib: 513, cpus: 1 }, ..small }), "q35");
         assert_eq!(first(&Need { size: VmSize { memory_mib: 370, cpus: 256 }, ..small }), "q35");
@@ -171,7 +165,6 @@ mod tests {
         let pinned = Need { most_mib: None, ..small };
         assert_eq!(first(&Need { size: VmSize { memory_mib: 4096, cpus: 1 }, ..pinned }), "small-microvm");
         assert_eq!(first(&Need { accel: Accel::Tcg, ..pinned }), "microvm");
-        assert_eq!(first(&Need { nine_p: true, ..pinned }), "microvm");
         let full = BootSource::Image(FullBoot {
             disk_bus: DiskBus::Virtio,
             format: DiskFormat::Raw,

@@ -1,5 +1,7 @@
 //! The site's configuration: one TOML file, every key optional, unknown keys refused.
 
+mod former;
+
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -91,27 +93,6 @@ pub enum StartChoice {
     Clone,
     /// Each boots.
     Boot,
-}
-
-/// How the files of the host get into guests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub enum FileTransport {
-    /// FUSE, and a file server for each VM.
-    #[serde(rename = "fuse")]
-    Fuse,
-    /// 9p devices of QEMU.
-    #[serde(rename = "9p")]
-    NineP,
-}
-
-impl FileTransport {
-    /// The value as it is written.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Fuse => "fuse",
-            Self::NineP => "9p",
-        }
-    }
 }
 
 fn share_specs<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<ShareSpec>, D::Error> {
@@ -234,8 +215,6 @@ pub struct Config {
     pub allow_root: bool,
     /// Share the user's home directory.
     pub share_home: bool,
-    /// How the files of the host get into guests.
-    pub file_transport: FileTransport,
     /// The network of VMs whose users ask for none.
     #[serde(deserialize_with = "network")]
     pub default_network: Network,
@@ -253,6 +232,9 @@ pub struct Config {
     /// More shares for every guest.
     #[serde(deserialize_with = "share_specs")]
     pub shares: Vec<ShareSpec>,
+    /// Lines of the file that mean nothing any more, and what they are; for the administrator.
+    #[serde(skip)]
+    pub leftovers: Vec<String>,
 }
 
 impl Default for Config {
@@ -293,13 +275,13 @@ impl Default for Config {
             kvm_timeout_s: 10,
             allow_root: false,
             share_home: true,
-            file_transport: FileTransport::Fuse,
             default_network: Network::None,
             allowed_networks: vec![Network::User, Network::Job],
             job_network: JOB_NETWORK.parse().expect("a range"),
             job_network_v6: JOB_NETWORK_V6.parse().expect("a range"),
             job_network_port: 4789,
             shares: Vec::new(),
+            leftovers: Vec::new(),
         }
     }
 }
@@ -310,8 +292,10 @@ impl Config {
     /// # Errors
     /// One line, with the number of the file's line.
     pub fn parse(text: &str) -> Result<Self, RunError> {
-        let config: Self = toml::from_str(text)
-            .map_err(|error| RunError::new(Fault::System, image::mistake::in_toml(&error, text)))?;
+        let (text, leftovers) = former::set_aside(text)?;
+        let config: Self = toml::from_str(&text)
+            .map_err(|error| RunError::new(Fault::System, image::mistake::in_toml(&error, &text)))?;
+        let config = Self { leftovers, ..config };
         config.validate()?;
         Ok(config)
     }
@@ -384,11 +368,6 @@ impl Config {
         );
         ensure!(self.job_network_port > 0, Fault::System, "job_network_port = 0: a UDP port is needed");
         self.confinement().check().blame(Fault::System)?;
-        ensure!(
-            self.confine_qemu != Confine::Require || self.file_transport != FileTransport::NineP,
-            Fault::System,
-            "confine_qemu = \"require\": with file_transport = \"9p\" QEMU opens the user's files itself; \"fuse\" is needed"
-        );
         for dir in &self.image_dirs {
             check_pattern(dir).blame(Fault::System)?;
         }
@@ -463,7 +442,6 @@ mod tests {
             "accel = 'xen'",
             "cpu_model = 'a b'",
             "confine_qemu = 'yes'",
-            "confine_qemu = 'require'\nfile_transport = '9p'",
             "qemu_dirs = ['/']",
         ] {
             let error = format!("{:#}", Config::parse(text).unwrap_err());

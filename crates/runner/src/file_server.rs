@@ -18,10 +18,11 @@ use nix::unistd::{Pid, getppid, pipe2};
 use crate::error::{Fault, RunError};
 use crate::limits;
 use crate::notice::printable;
+use crate::shares::Share;
 use files::PORT_FD;
 use files::control::{Memory, Region, Shares};
 use node::child::{KILLED_ENDS_WITHIN, wait};
-use qemu::{MemoryRegion, Share};
+use qemu::MemoryRegion;
 
 /// Longest text of the server that is kept; it says one line.
 const SAID_MAX: usize = 1000;

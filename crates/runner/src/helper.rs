@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::limits;
 use crate::notice::printable;
 use image::Links;
-use proto::{ExitStatus, FailKind, Transport};
+use proto::{ExitStatus, FailKind};
 use qemu::Way;
 use qemu::{Accel, BootSource, VmSize};
 use qemu::{Ends, Hardware, HelperDisk, Start, System, VmSpec};
@@ -129,7 +129,6 @@ impl Helper<'_> {
             task: &self.task,
             shares: &[],
             aliases: &[],
-            transport: Transport::Fuse,
             links: &links,
             network: None,
             processors: 1,

@@ -15,7 +15,6 @@ use crate::start::{Timeouts, Ways, source};
 use crate::task::{RawTerminal, Task, same_file, terminal_size};
 use crate::{job, limits, notice, progress, save, shares};
 use image::{Image, ImageError, Owner};
-use proto::Transport;
 use qemu::{BootSource, MachineType, VmSize};
 
 /// The parts of a slot's VMs: everything that is looked up once.
@@ -33,7 +32,6 @@ pub(crate) struct Parts {
     pub(crate) cpus: u32,
     pub(crate) timeouts: Timeouts,
     pub(crate) seen: Chosen,
-    pub(crate) transport: Transport,
     pub(crate) task: Task,
     pub(crate) network: Option<Network>,
 }
@@ -89,9 +87,7 @@ pub(crate) fn prepare(slot: &Slot, signals: &Signals) -> Result<Prepared, RunErr
         Delivered::Disk(disk) => disk,
         Delivered::Interrupted(signal) => return Ok(Prepared::Interrupted(signal)),
     };
-    let transport = source::transport(config.file_transport);
-    let parts =
-        Parts { image, source, disk, qemu, machine, ways, size, cpus, timeouts, seen, transport, task, network };
+    let parts = Parts { image, source, disk, qemu, machine, ways, size, cpus, timeouts, seen, task, network };
     Ok(Prepared::Parts(Box::new(parts)))
 }
 
@@ -173,8 +169,7 @@ fn choose_shares(slot: &Slot, image: &Image, own: &[Own], tells: bool) -> Result
         }
         return Ok(Chosen::default());
     }
-    let most = source::most_shares(source::transport(slot.config.file_transport));
-    let chosen = shares::choose(mounts, &slot.config.shares, own)?.at_most(most)?;
+    let chosen = shares::choose(mounts, &slot.config.shares, own)?;
     // Once per step and node.
     if tells && std::env::var("SLURM_LOCALID").map_or(true, |number| number == "0") {
         chosen.warnings.iter().for_each(|warning| notice::line(warning));

@@ -8,6 +8,7 @@ mod resolve;
 #[cfg(test)]
 mod tests;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -15,11 +16,36 @@ use crate::error::{Fault, RunError, ensure};
 use alias::{depth, through};
 use node::layout::this_node;
 use own::Found;
-use qemu::Share;
 use request::ShareSpec;
 
 pub use alias::Alias;
 pub use own::{Own, Role};
+
+/// The most of a VM: each has a thread in the guest. More than these are a mistake rather than a need.
+const MOST: usize = 128;
+
+/// A directory or a file of the host that is mounted in the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// Directory or file on the host.
+    pub source: PathBuf,
+    /// Absolute path in the guest.
+    pub target: PathBuf,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// The source is a single file.
+    pub is_file: bool,
+}
+
+impl Share {
+    /// The directory that is served, and the name of the one file in it that is shared; an empty name is all of it.
+    pub fn served(&self) -> (&Path, &OsStr) {
+        match (self.source.parent(), self.source.file_name()) {
+            (Some(parent), Some(name)) if self.is_file => (parent, name),
+            _ => (&self.source, OsStr::new("")),
+        }
+    }
+}
 
 /// What the guests of a slot see of the host.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -30,22 +56,6 @@ pub struct Chosen {
     pub aliases: Vec<Alias>,
     /// Directories of the user that are not there; one line each.
     pub warnings: Vec<String>,
-}
-
-impl Chosen {
-    /// Refuses more than `most` shares.
-    ///
-    /// # Errors
-    /// With both numbers.
-    pub fn at_most(self, most: usize) -> Result<Self, RunError> {
-        let count = self.shares.len();
-        ensure!(
-            count <= most,
-            Fault::User,
-            "{count} places of the host are to be in the VM, and {most} can be: mount a directory above several"
-        );
-        Ok(self)
-    }
 }
 
 /// What guests see of the host.
@@ -69,7 +79,8 @@ impl View<'_> {
 /// wins), then the user's own directories where no earlier share shows them.
 ///
 /// # Errors
-/// What was asked for cannot be shown, or the working directory cannot, and a command that writes there would lose it.
+/// What was asked for cannot be shown, or the working directory cannot, and a command that writes there would lose it; or
+/// there is too much.
 pub fn choose(asked: &[ShareSpec], site: &[ShareSpec], own: &[Own]) -> Result<Chosen, RunError> {
     let mut choice = Choice::default();
     let mut found: Vec<Found> = Vec::new();
@@ -87,6 +98,12 @@ pub fn choose(asked: &[ShareSpec], site: &[ShareSpec], own: &[Own]) -> Result<Ch
         choice.add_own(found)?;
     }
     choice.check_places()?;
+    let count = choice.list.len();
+    ensure!(
+        count <= MOST,
+        Fault::User,
+        "{count} places of the host are to be in the VM, and {MOST} can be: mount a directory above several"
+    );
     Ok(choice.finish())
 }
 
@@ -98,7 +115,7 @@ struct Choice {
     warnings: Vec<String>,
 }
 
-/// A share that has no tag yet.
+/// A share, and why it is one.
 #[derive(Debug, Clone)]
 struct Candidate {
     /// Its source has no links.
@@ -228,14 +245,13 @@ impl Choice {
     fn finish(mut self) -> Chosen {
         // Parents are mounted before what is below them.
         self.list.sort_by_key(|share| depth(&share.spec.target));
-        let share = |(number, Candidate { spec, is_file, .. }): (usize, Candidate)| Share {
-            tag: format!("s{number}"),
+        let share = |Candidate { spec, is_file, .. }: Candidate| Share {
             source: spec.source,
             target: spec.target,
             read_only: spec.read_only,
             is_file,
         };
-        let shares = self.list.into_iter().enumerate().map(share).collect();
+        let shares = self.list.into_iter().map(share).collect();
         Chosen { shares, aliases: self.aliases, warnings: self.warnings }
     }
 }

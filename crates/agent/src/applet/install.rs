@@ -60,10 +60,10 @@ fn has_boot_loader(start: &[u8]) -> bool {
 fn work(own: File, options: &Options) -> Result<String, Failure> {
     let kernel = kernels::newest(Path::new("/"))?;
     kernel.fits_agent()?;
-    let can_share = kernel.has("fuse") || ["9p", "9pnet_virtio"].iter().all(|module| kernel.has(module));
+    let can_share = kernel.has("fuse");
     if !can_share && !options.without_shares {
         return Err(format!(
-            "its kernel {} has neither FUSE nor 9p, so that no host directory would be there: --without-shares accepts that, boot = \
+            "its kernel {} has no FUSE, so that no host directory would be there: --without-shares accepts that, boot = \
              \"kit\" avoids it",
             kernel.release
         ));

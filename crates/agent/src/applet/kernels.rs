@@ -59,7 +59,7 @@ pub(super) fn newest(root: &Path) -> Result<Kernel, Failure> {
     Ok(Kernel { release, modules, is_32_bit })
 }
 
-/// `kernel/fs/9p/9p.ko.xz: kernel/net/…` is the module `9p`.
+/// `kernel/fs/fuse/virtiofs.ko.xz: kernel/fs/fuse/fuse.ko.xz` is the module `virtiofs`.
 fn name(line: &str) -> String {
     let path = line.split(':').next().unwrap_or_default();
     let file = path.rsplit('/').next().unwrap_or_default();
@@ -128,7 +128,7 @@ mod tests {
     }
 
     const MODULES: &str = "kernel/drivers/virtio/virtio_pci.ko.xz: kernel/drivers/virtio/virtio.ko.xz\n\
-                           kernel/drivers/char/virtio_console.ko.xz:\nkernel/net/9p/9pnet-virtio.ko:\n";
+                           kernel/drivers/char/virtio_console.ko.xz:\nkernel/fs/fuse/fuse.ko:\n";
 
     #[test]
     fn the_newest_kernel_counts_and_its_modules_are_known() {
@@ -137,7 +137,7 @@ mod tests {
         fs::write(dir.path().join("boot/vmlinuz-0-rescue-99"), "").unwrap();
         let kernel = newest(dir.path()).unwrap();
         assert_eq!(kernel.release, "5.10.0-9-amd64");
-        assert!(kernel.has("9pnet_virtio") && kernel.has("virtio_console") && !kernel.has("virtio_mem"));
+        assert!(kernel.has("fuse") && kernel.has("virtio_console") && !kernel.has("virtio_mem"));
         kernel.fits_agent().unwrap();
     }
 

@@ -51,9 +51,9 @@ impl Collecting {
             ToGuest::Clock(nanoseconds) => return Ok(machine.set_clock(nanoseconds)),
             ToGuest::Hostname(name) => return Ok(machine.set_hostname(name)),
             ToGuest::Entropy(seed) => return Ok(machine.add_entropy(seed)),
-            ToGuest::Share { transport, number, path, file, read_only } => {
+            ToGuest::Share { number, path, file, read_only } => {
                 let (path, file) = (as_path(path), as_path(file));
-                return Ok(machine.mount_share(Share { transport, number, path, file, read_only }));
+                return Ok(machine.mount_share(Share { number, path, file, read_only }));
             }
             ToGuest::Alias { path, target } => return Ok(machine.alias(as_path(path), as_path(target))),
             ToGuest::Home(path) => {

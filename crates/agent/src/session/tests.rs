@@ -17,7 +17,7 @@ use nix::unistd::{Pid, getgid, getuid};
 use super::*;
 use crate::pump::output_index;
 use crate::sys;
-use proto::{DATA_CHUNK, Decoder, ExitStatus, RecvWindow, SendWindow, Stream, Transport, WINDOW};
+use proto::{DATA_CHUNK, Decoder, ExitStatus, RecvWindow, SendWindow, Stream, WINDOW};
 use stand_in::{StandIn, TIMES};
 
 /// What a command left.
@@ -403,7 +403,7 @@ fn the_machine_is_set_up_in_the_order_of_the_messages() {
         ToGuest::Hostname(b"vm1"),
         ToGuest::Entropy(&[1; 32]),
         ToGuest::Cpus(2),
-        ToGuest::Share { transport: Transport::Fuse, number: 0, path: b"/data", file: b"", read_only: true },
+        ToGuest::Share { number: 0, path: b"/data", file: b"", read_only: true },
         ToGuest::Alias { path: b"/w", target: b"d" },
         ToGuest::Zone { name: b"Europe/Berlin", data: b"TZif2" },
         ToGuest::User { gid: 100, name: b"ada", gecos: b"", home: b"/home/ada", shell: b"/bin/sh" },

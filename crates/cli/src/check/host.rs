@@ -6,7 +6,6 @@ use std::time::SystemTime;
 use super::ask::output;
 use super::finding::Finding;
 use super::slurm::{self, Settings};
-use runner::config::{Config, FileTransport};
 
 /// The oldest kernel that spank-vm is meant for: that of RHEL 8.
 const OLDEST_KERNEL: (u32, u32) = (4, 18);
@@ -62,12 +61,9 @@ fn cgroup_version(mounts: &str) -> Option<&'static str> {
 }
 
 /// Whether the file server may reach the memory of its QEMU.
-pub(super) fn files(config: &Config) -> Finding {
-    match config.file_transport {
-        FileTransport::NineP => Finding::good("QEMU itself serves them, over 9p"),
-        // Without Yama there is no such file.
-        FileTransport::Fuse => judge_ptrace(&read("/proc/sys/kernel/yama/ptrace_scope")),
-    }
+pub(super) fn files() -> Finding {
+    // Without Yama there is no such file.
+    judge_ptrace(&read("/proc/sys/kernel/yama/ptrace_scope"))
 }
 
 /// `scope` as in the kernel's documentation of Yama: 1 lets a process say who may, which QEMU does.

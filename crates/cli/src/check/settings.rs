@@ -39,21 +39,22 @@ pub(super) fn text(config: &Config) -> String {
         kvm_timeout_s,
         allow_root,
         share_home,
-        file_transport,
         default_network,
         allowed_networks,
         job_network,
         job_network_v6,
         job_network_port,
         shares,
+        leftovers,
     } = config;
+    let leftovers: String = leftovers.iter().map(|line| format!("# {line}\n")).collect();
     let shares = Value::Array(shares.iter().map(|share| Value::String(share.to_string())).collect());
     let [image_dirs, qemu_dirs] =
         [image_dirs, qemu_dirs].map(|dirs| Value::Array(dirs.iter().map(|dir| quoted(dir)).collect()));
     let [image_cache_dir, kit, qemu] = [image_cache_dir, kit, qemu].map(|path| quoted(path));
     let [state_dir, template_dir, scratch_dir] = [state_dir, template_dir, scratch_dir].map(|path| quoted(path));
     format!(
-        "image_dirs = {image_dirs}\nuser_images = {user_images}\ndelivery = {:?}\n\
+        "{leftovers}image_dirs = {image_dirs}\nuser_images = {user_images}\ndelivery = {:?}\n\
          image_cache_dir = {image_cache_dir}\nimage_cache_mib = {image_cache_mib}\n\
          image_copy_timeout_s = {image_copy_timeout_s}\nkit = {kit}\nqemu = {qemu}\nconfine_qemu = {:?}\nqemu_dirs = {qemu_dirs}\naccel = {:?}\n\
          cpu_model = \"{cpu_model}\"\nmachine = {:?}\nmicrovm_memory_mib = {microvm_memory_mib}\nstart = {:?}\n\
@@ -64,8 +65,7 @@ pub(super) fn text(config: &Config) -> String {
          vm_scope = \"{}\"\nvm_scopes = {:?}\n\
          boot_timeout_s = {boot_timeout_s}\nfull_boot_timeout_s = {full_boot_timeout_s}\n\
          silence_timeout_s = {silence_timeout_s}\nkvm_timeout_s = {kvm_timeout_s}\nallow_root = {allow_root}\n\
-         share_home = {share_home}\nfile_transport = {:?}\n\
-         default_network = {:?}\nallowed_networks = {:?}\n\
+         share_home = {share_home}\ndefault_network = {:?}\nallowed_networks = {:?}\n\
          job_network = \"{job_network}\"\njob_network_v6 = \"{job_network_v6}\"\n\
          job_network_port = {job_network_port}\n\
          shares = {shares}\n",
@@ -76,7 +76,6 @@ pub(super) fn text(config: &Config) -> String {
         format!("{start:?}").to_lowercase(),
         vm_scope.word(),
         vm_scopes.iter().map(|scope| scope.word()).collect::<Vec<_>>(),
-        file_transport.as_str(),
         default_network.as_str(),
         allowed_networks.iter().map(|network| network.as_str()).collect::<Vec<_>>(),
     )
@@ -90,6 +89,13 @@ fn quoted(path: &Path) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_that_means_nothing_any_more_is_a_comment_in_it() {
+        let config = Config::parse("file_transport = 'fuse'\n").unwrap();
+        assert!(text(&config).starts_with("# line 1: ") && text(&config).contains("can be removed\nimage_dirs"));
+        text(&config).parse::<toml::Table>().unwrap();
+    }
 
     #[test]
     fn the_text_is_toml_whatever_a_directory_is_called() {

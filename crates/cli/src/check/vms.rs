@@ -11,15 +11,12 @@ use image::{Image, ImageError};
 use node::space::Space;
 use qemu::{Abilities, Confine, Unconfined};
 use request::ImageName;
-use runner::config::{AccelChoice, Config, FileTransport};
+use runner::config::{AccelChoice, Config};
 use runner::error::Fault;
 use runner::{self, KvmTest, WayHere};
 
 /// Devices without which no VM is made, by any of these names.
 const NEEDED: [&str; 3] = ["virtio-blk-pci", "virtio-serial-pci", "virtserialport"];
-
-/// What shared directories need where the site wants them as devices. RHEL's QEMU has no such device.
-const NINE_P: &str = "virtio-9p-pci";
 
 /// What VMs can do without, but not to be cloned.
 const PLUG: &str = "virtio-mem-pci";
@@ -41,19 +38,14 @@ pub(super) fn qemu(config: &Config) -> Finding {
     match said {
         Ok((version, devices)) => {
             let version = format!("{shown}: {}", version.lines().next().unwrap_or_default());
-            let nine_p = config.file_transport == FileTransport::NineP;
-            judge_qemu(&version, &devices, nine_p, Abilities::of(&path).is_ok_and(|able| able.read_only_templates))
+            judge_qemu(&version, &devices, Abilities::of(&path).is_ok_and(|able| able.read_only_templates))
         }
         Err(why) => Finding::bad(why).remedy("install QEMU anew, or set 'qemu' in the configuration"),
     }
 }
 
-fn judge_qemu(version: &str, devices: &str, nine_p: bool, shares_templates: bool) -> Finding {
+fn judge_qemu(version: &str, devices: &str, shares_templates: bool) -> Finding {
     let has = |name: &str| devices.contains(&format!("name \"{name}\""));
-    if nine_p && !has(NINE_P) {
-        return Finding::bad(format!("{version} lacks {NINE_P}, and the site wants files over 9p"))
-            .remedy("file_transport = \"fuse\" in the configuration needs no such device");
-    }
     let missing: Vec<&str> = NEEDED.into_iter().filter(|name| !has(name)).collect();
     if !missing.is_empty() {
         return Finding::bad(format!("{version} lacks {}", missing.join(", "))).remedy(
@@ -76,9 +68,6 @@ fn judge_qemu(version: &str, devices: &str, nine_p: bool, shares_templates: bool
 pub(super) fn confined(config: &Config) -> Finding {
     let confinement = config.confinement();
     match config.qemu_path() {
-        Ok(_) if config.file_transport == FileTransport::NineP => {
-            judge_confinement(confinement.how, Err(Unconfined::ServesFiles))
-        }
         Ok(qemu) => judge_confinement(confinement.how, confinement.look(&qemu)),
         Err(_) => Finding::limited("not tried: there is no QEMU"),
     }
@@ -93,7 +82,6 @@ fn judge_confinement(how: Confine, found: Result<u32, Unconfined>) -> Finding {
     };
     let remedy = match why {
         Unconfined::Off => "confine_qemu = 'auto' in the configuration confines it",
-        Unconfined::ServesFiles => "file_transport = 'fuse' in the configuration",
         Unconfined::Kernel(_) => "Linux 5.13 or newer with 'landlock' in 'lsm=' confines it",
         Unconfined::Program(_) => {
             "name the directories that it needs in 'qemu_dirs' of the configuration; confine_qemu = 'require' confines scripts too"
@@ -278,16 +266,12 @@ mod tests {
 
     #[test]
     fn what_a_qemu_lacks_decides_whether_and_how_vms_start() {
-        let full = ["virtio-blk-pci", "virtio-serial-pci", "virtserialport", "virtio-mem-pci", "virtio-9p-pci"];
-        assert_eq!(judge_qemu("v", &devices(&full), true, true).state, State::Ok);
-        assert!(judge_qemu("v", &devices(&full), false, false).found.contains("each user's own templates"));
-        // As RHEL's.
-        assert_eq!(judge_qemu("v", &devices(&full[..4]), false, true).state, State::Ok);
-        let over_9p = judge_qemu("v", &devices(&full[..4]), true, true);
-        assert!(over_9p.state == State::Missing && over_9p.found.contains("9p"), "{over_9p:?}");
-        let limited = judge_qemu("v", &devices(&full[..3]), false, true);
+        let full = ["virtio-blk-pci", "virtio-serial-pci", "virtserialport", "virtio-mem-pci"];
+        assert_eq!(judge_qemu("v", &devices(&full), true).state, State::Ok);
+        assert!(judge_qemu("v", &devices(&full), false).found.contains("each user's own templates"));
+        let limited = judge_qemu("v", &devices(&full[..3]), true);
         assert!(limited.state == State::Limited && limited.found.contains("not cloned"), "{limited:?}");
-        let bad = judge_qemu("v", &devices(&full[1..]), false, true);
+        let bad = judge_qemu("v", &devices(&full[1..]), true);
         assert!(bad.state == State::Missing && bad.found == "v lacks virtio-blk-pci", "{bad:?}");
     }
 }

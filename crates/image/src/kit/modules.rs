@@ -27,15 +27,13 @@ const fn like(group: &'static str, module: &'static str) -> Wanted {
 
 /// In loading order. libcrc32c asks for `crc32c` by a name that only modprobe resolves. So modules that need it get an
 /// implementation first: the one for the processor, if it has one, and the plain one.
-const WANTED: [Wanted; 24] = [
+const WANTED: [Wanted; 22] = [
     need("pci", "virtio_pci"),
     need("mmio", "virtio_mmio"),
     need("base", "virtio_console"),
     need("base", "virtio_blk"),
     need("base", "overlay"),
-    need("fuse", "fuse"),
-    need("9p", "9pnet_virtio"),
-    need("9p", "9p"),
+    need("base", "fuse"),
     like("mem", "virtio_mem"),
     like("net", "virtio_net"),
     like("fs:squashfs", "squashfs"),
@@ -57,8 +55,8 @@ const WANTED: [Wanted; 24] = [
 /// What every guest loads although it could start without it: [`FOR_PROGRAMS`], and what the site asks for.
 const EXTRA: &str = "extra";
 
-/// What programs find on any machine: AppImage and sshfs, images mounted by root, tunnels.
-const FOR_PROGRAMS: [&str; 3] = ["fuse", "loop", "tun"];
+/// What programs find on any machine, beside FUSE for AppImage and sshfs: images mounted by root, tunnels.
+const FOR_PROGRAMS: [&str; 2] = ["loop", "tun"];
 
 /// The modules of a kit.
 #[derive(Debug, Default)]
@@ -240,7 +238,7 @@ mod tests {
         dir
     }
 
-    const GENERIC: [(&str, &str); 13] = [
+    const GENERIC: [(&str, &str); 10] = [
         ("virtio.ko", ""),
         ("virtio_ring.ko", "virtio"),
         ("virtio_pci.ko", "virtio,virtio_ring"),
@@ -248,9 +246,6 @@ mod tests {
         ("virtio_console.ko", "virtio_ring"),
         ("virtio_blk.ko", "virtio_ring"),
         ("fuse.ko", ""),
-        ("9pnet.ko", ""),
-        ("9pnet_virtio.ko", "9pnet,virtio_ring"),
-        ("9p.ko", "9pnet"),
         ("crc32c-intel.ko", ""),
         ("ext4.ko", "jbd2"),
         ("jbd2.ko", ""),
@@ -260,7 +255,7 @@ mod tests {
     fn dependencies_come_first_and_belong_to_every_group_that_needs_them() {
         let selection = select(tree(&GENERIC).path(), "linux-image", &[]).unwrap();
         let list = selection.load_list();
-        assert!(list.starts_with("9p,base,mmio,pci virtio.ko\n9p,base,mmio,pci virtio_ring.ko\npci virtio_pci.ko\n"));
+        assert!(list.starts_with("base,mmio,pci virtio.ko\nbase,mmio,pci virtio_ring.ko\npci virtio_pci.ko\n"));
         assert!(list.contains("fs:ext4 jbd2.ko\nfs:ext4 ext4.ko\n"), "{list}");
         let crc = "\nfs:btrfs,fs:erofs,fs:ext4,fs:xfs crc32c_intel.ko\n";
         assert!(list.find(crc) < list.find("jbd2") && list.contains(crc), "{list}");
@@ -285,16 +280,16 @@ mod tests {
 
     #[test]
     fn a_kernel_without_a_required_module_is_refused_with_a_way_out() {
-        let without_9p: Vec<_> = GENERIC.into_iter().filter(|(file, _)| !file.starts_with("9p")).collect();
-        let error = select(tree(&without_9p).path(), "linux-image-cloud-amd64", &[]).unwrap_err().to_string();
-        assert!(error.contains("linux-image-cloud-amd64 has no 9pnet_virtio"), "{error}");
+        let without_fuse: Vec<_> = GENERIC.into_iter().filter(|(file, _)| *file != "fuse.ko").collect();
+        let error = select(tree(&without_fuse).path(), "linux-image-cloud-amd64", &[]).unwrap_err().to_string();
+        assert!(error.contains("linux-image-cloud-amd64 has no fuse module"), "{error}");
         assert!(error.contains("linux-image-amd64"), "{error}");
     }
 
     #[test]
     fn compressed_and_dashed_names_are_one_module() {
         assert_eq!(module_name(Path::new("a/crc32c-intel.ko.xz")).as_deref(), Some("crc32c_intel"));
-        assert_eq!(module_name(Path::new("a/9p.ko")).as_deref(), Some("9p"));
+        assert_eq!(module_name(Path::new("a/fuse.ko")).as_deref(), Some("fuse"));
         assert_eq!(module_name(Path::new("a/modules.order")), None);
         assert_eq!(module_name(Path::new("a/x.ko.sig")), None);
     }

@@ -5,7 +5,7 @@ use crate::boot::KitFiles;
 use crate::monitor::StateUri;
 use image::{BootMode, ImageEntry};
 
-const ENDS: Ends = Ends { channel: 8, console: 9, monitor: 10 };
+const ENDS: Ends = Ends { channel: 8, console: 9, monitor: 10, files: Some(11) };
 
 const ABLE: Abilities = Abilities::ALL;
 
@@ -33,13 +33,6 @@ fn kit() -> BootSource {
 }
 
 fn spec(image: &Image, machine: MachineType, accel: Accel, start: Start) -> String {
-    let shares = [Share {
-        tag: "s0".into(),
-        source: "/home/ada".into(),
-        target: "/home/ada".into(),
-        read_only: false,
-        is_file: false,
-    }];
     let source = match image.entry.boot {
         BootMode::Kit => kit(),
         BootMode::Full => {
@@ -56,8 +49,12 @@ fn spec(image: &Image, machine: MachineType, accel: Accel, start: Start) -> Stri
     let model = CpuModel::default();
     let hardware = Hardware { machine, accel, cpu_model: &model };
     let system = System::Image(image, ImageFds { image: 6, scratch: 7 });
-    let spec = VmSpec { shares: Shares::NineP(&shares), ..VmSpec::new(hardware, start, &source, system, ENDS) };
-    spec.args().iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n")
+    VmSpec::new(hardware, start, &source, system, ENDS)
+        .args()
+        .iter()
+        .map(|arg| arg.to_str().unwrap().to_owned())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[test]
@@ -105,9 +102,13 @@ chardev:console
 -chardev
 socket,id=channel,fd=8
 -device
-virtio-serial-device,max_ports=2
+virtio-serial-device,max_ports=3
 -device
 virtserialport,chardev=channel,name=org.spank-vm.agent
+-chardev
+socket,id=files,fd=11
+-device
+virtserialport,chardev=files,name=org.spank-vm.files
 -add-fd
 fd=6,set=3
 -blockdev
@@ -123,18 +124,16 @@ driver=file,node-name=scratch-file,locking=off,discard=unmap,cache.no-flush=on,f
 -blockdev
 driver=raw,node-name=scratch,discard=unmap,cache.no-flush=on,file=scratch-file
 -device
-virtio-blk-device,drive=scratch,serial=scratch,werror=stop,rerror=stop
--fsdev
-local,id=s0,security_model=none,multidevs=remap,readonly=off,path=/home/ada
--device
-virtio-9p-device,fsdev=s0,mount_tag=s0";
+virtio-blk-device,drive=scratch,serial=scratch,werror=stop,rerror=stop";
     assert_eq!(boot(&image(), MachineType::Microvm, Accel::Tcg), expected);
 }
 
 #[test]
 fn kvm_on_q35_differs_in_machine_bus_and_processor_only() {
     let line = boot(&image(), MachineType::Q35, Accel::Kvm);
-    for expected in ["\nkvm\n", "\nhost,pmu=off\n", "\nq35,", "virtio-blk-pci,drive=root", "virtio-9p-pci,fsdev=s0"] {
+    for expected in
+        ["\nkvm\n", "\nhost,pmu=off\n", "\nq35,", "virtio-blk-pci,drive=root", "virtio-serial-pci,max_ports=3"]
+    {
         assert!(line.contains(expected), "{expected} in {line}");
     }
     assert!(!line.contains("tsc=reliable") && !line.contains("pci=off"), "{line}");
@@ -142,7 +141,7 @@ fn kvm_on_q35_differs_in_machine_bus_and_processor_only() {
 
 #[test]
 fn a_clone_has_its_templates_hardware_and_a_private_view_of_its_memory() {
-    let shape = Shape::of(VmSize { memory_mib: 1000, cpus: 2 }, 1).unwrap();
+    let shape = Shape::of(VmSize { memory_mib: 1000, cpus: 2 }).unwrap();
     let fds = TemplateFds { ram: 11, state: 12, abilities: ABLE };
     let template = spec(&image(), MachineType::Q35, Accel::Kvm, Start::Template(shape, fds));
     let clone = spec(&image(), MachineType::Q35, Accel::Kvm, Start::Clone(shape, fds));
@@ -171,7 +170,7 @@ fn a_clone_has_its_templates_hardware_and_a_private_view_of_its_memory() {
 
 #[test]
 fn a_qemu_before_7_0_is_not_told_of_an_option_that_it_does_not_know() {
-    let shape = Shape::of(VmSize { memory_mib: 1000, cpus: 2 }, 1).unwrap();
+    let shape = Shape::of(VmSize { memory_mib: 1000, cpus: 2 }).unwrap();
     let line = |abilities| {
         let fds = TemplateFds { ram: 11, state: 12, abilities };
         [
@@ -189,7 +188,7 @@ fn a_qemu_before_7_0_is_not_told_of_an_option_that_it_does_not_know() {
 
 #[test]
 fn the_kernel_of_a_template_without_a_device_for_memory_holds_some_back() {
-    let shape = Shape::without_plug(VmSize { memory_mib: 370, cpus: 1 }, 0).unwrap();
+    let shape = Shape::without_plug(VmSize { memory_mib: 370, cpus: 1 }).unwrap();
     let fds = TemplateFds { ram: 11, state: 12, abilities: ABLE };
     let line = spec(&image(), MachineType::Microvm, Accel::Kvm, Start::Template(shape, fds));
     for expected in ["\n512M\n", "size=512M,", " crashkernel=256M spank_vm.held=256 "] {
@@ -237,7 +236,7 @@ fn a_full_boot_may_have_another_controller_and_a_kernel_that_qemu_loads() {
 
 #[test]
 fn a_template_of_a_kernel_that_takes_no_memory_has_no_device_for_it() {
-    let shape = Shape::of_full_boot(VmSize { memory_mib: 1000, cpus: 1 }, 1, false).unwrap();
+    let shape = Shape::of_full_boot(VmSize { memory_mib: 1000, cpus: 1 }, false).unwrap();
     let fds = TemplateFds { ram: 11, state: 12, abilities: ABLE };
     let line = spec(&full(""), MachineType::Q35, Accel::Tcg, Start::Template(shape, fds));
     assert!(line.contains("-m\n1000M\n") && !line.contains("virtio-mem"), "{line}");
@@ -258,7 +257,8 @@ fn a_helper_has_no_image_and_its_disks_by_descriptor_and_format() {
     let hardware = Hardware { machine: MachineType::Q35, accel: Accel::Tcg, cpu_model: &model };
     let start = Start::Boot(VmSize { memory_mib: 256, cpus: 1 }, ABLE);
     let system = System::Helper(&disks, &[7]);
-    let spec = VmSpec { tsc_khz: Some(2_600_001), ..VmSpec::new(hardware, start, &kit, system, ENDS) };
+    let ends = Ends { files: None, ..ENDS };
+    let spec = VmSpec { tsc_khz: Some(2_600_001), ..VmSpec::new(hardware, start, &kit, system, ends) };
     let line = spec.args().iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n");
     for expected in [
         " tsc_early_khz=2600001 spank_vm.root=none\n",
@@ -267,10 +267,11 @@ fn a_helper_has_no_image_and_its_disks_by_descriptor_and_format() {
         r#"{"driver":"raw","file":"disk-file","node-name":"disk-part","offset":1536,"read-only":true,"size":65536}"#,
         r#"{"backing":null,"driver":"vmdk","file":"disk-part","node-name":"disk","read-only":true}"#,
         "\nvirtio-blk-pci,drive=disk,serial=disk",
+        "\nvirtio-serial-pci,max_ports=2\n",
     ] {
         assert!(line.contains(expected), "{expected} in {line}");
     }
-    assert!(!line.contains("scratch") && !line.contains("rootfs"), "{line}");
+    assert!(!line.contains("scratch") && !line.contains("rootfs") && !line.contains("id=files"), "{line}");
 }
 
 #[test]
@@ -287,18 +288,4 @@ fn more_than_255_processors_have_their_interrupts_remapped() {
     }
     assert!(of(Accel::Kvm, 256).contains(",kernel-irqchip=split,dump-guest-core=off"));
     assert!(!of(Accel::Tcg, 256).contains("irqchip"));
-}
-
-#[test]
-fn a_file_server_takes_a_port_and_no_device_for_any_share() {
-    let (model, kit, image) = (CpuModel::default(), kit(), image());
-    let hardware = Hardware { machine: MachineType::Q35, accel: Accel::Tcg, cpu_model: &model };
-    let start = Start::Boot(VmSize { memory_mib: 256, cpus: 1 }, ABLE);
-    let system = System::Image(&image, ImageFds { image: 6, scratch: 7 });
-    let spec = VmSpec { shares: Shares::Port(11), ..VmSpec::new(hardware, start, &kit, system, ENDS) };
-    let line = spec.args().iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n");
-    let expected = "virtio-serial-pci,max_ports=3\n-device\nvirtserialport,chardev=channel,name=org.spank-vm.agent\n\
-                    -chardev\nsocket,id=files,fd=11\n-device\nvirtserialport,chardev=files,name=org.spank-vm.files\n";
-    assert!(line.contains(expected), "{line}");
-    assert!(!line.contains("9p"), "{line}");
 }

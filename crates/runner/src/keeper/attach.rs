@@ -44,7 +44,6 @@ pub(super) fn run(slot: &Slot, keeper: UnixStream) -> Result<ExitStatus, RunErro
         task: &task,
         shares: &shares.shares,
         aliases: &shares.aliases,
-        transport: source::transport(slot.config.file_transport),
         links: &image.entry.links,
         processors: 1,
         cpus: None,

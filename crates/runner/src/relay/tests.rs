@@ -69,7 +69,6 @@ impl Stage {
             task: &self.task,
             shares: &[],
             aliases: &[],
-            transport: proto::Transport::Fuse,
             links: &self.links,
             network: None,
             processors: 1,

@@ -180,11 +180,12 @@ fn site_shares_come_with_their_mode_and_missing_ones_are_left_out() {
 
 #[test]
 fn more_shares_than_can_be_are_refused_with_their_number() {
-    let host = Host::with(&["a", "b", "c"]);
-    let chosen = || host.choose(&["@/a:/mnt/a", "@/b:/mnt/b", "@/c:/mnt/c"], &[]).unwrap();
-    assert_eq!(chosen().at_most(3).unwrap().shares.len(), 3);
-    let error = chosen().at_most(2).unwrap_err().to_string();
-    assert!(error.contains("3 places") && error.contains("2 can be"), "{error}");
+    let host = Host::with(&["a"]);
+    let mounts: Vec<String> = (0..=MOST).map(|number| format!("@/a:/mnt/{number}")).collect();
+    let mounts: Vec<&str> = mounts.iter().map(String::as_str).collect();
+    assert_eq!(host.choose(&mounts[1..], &[]).unwrap().shares.len(), 128);
+    let error = host.choose(&mounts, &[]).unwrap_err();
+    assert!(error.contains("129 places") && error.contains("128 can be"), "{error}");
 }
 
 #[test]

@@ -28,8 +28,8 @@ use crate::template::{self, Obtained, Recipe, Template, Terms};
 use crate::timing::Moments;
 use crate::{notice, progress};
 use node::progress::Phase;
-use proto::{ExitStatus, Transport};
-use qemu::{Abilities, Accel, Ends, Hardware, Host, Shape, Shares, Start, System, VmSize, VmSpec};
+use proto::ExitStatus;
+use qemu::{Abilities, Accel, Ends, Hardware, Host, Shape, Start, System, VmSize, VmSpec};
 use qemu::{Files, QemuError, QemuProcess, Tap, Way};
 
 /// How an attempt ended.
@@ -220,8 +220,7 @@ impl Vms<'_> {
         if slot.config.start == StartChoice::Boot {
             return Obtained::Unavailable("the configuration says so (start = 'boot')".to_owned());
         }
-        let devices = source::devices(parts.transport, parts.seen.shares.len());
-        let Some(shape) = parts.source.shape(self.way.machine.plugs_memory(), self.size, devices) else {
+        let Some(shape) = parts.source.shape(self.way.machine.plugs_memory(), self.size) else {
             return Obtained::Unavailable(format!("{:?} is larger than templates are", self.size));
         };
         if !limits::allow_mapping((shape.base_mib + shape.pluggable_mib) << 20) {
@@ -236,7 +235,6 @@ impl Vms<'_> {
             accel: self.attempt.accel(),
             cpu_model: &slot.config.cpu_model,
             shape,
-            transport: parts.transport,
             has_nic: parts.network.is_some(),
             introduction: &introduction,
         };
@@ -325,7 +323,6 @@ impl Vms<'_> {
             task: &parts.task,
             shares: &parts.seen.shares,
             aliases: &parts.seen.aliases,
-            transport: parts.transport,
             links: &parts.image.entry.links,
             network: parts.network.as_ref(),
             processors: self.size.cpus,
@@ -374,8 +371,8 @@ impl Vms<'_> {
         };
         let start = cloning.as_ref().map_or(Start::Boot(self.size, abilities), Cloning::start);
         // Before QEMU: it is QEMU that must let the server reach the guest's memory.
-        let (server, file_port) = self.file_server(start)?.unzip();
-        let file_server = server.as_ref().map(FileServer::id);
+        let (server, file_port) = self.file_server(start)?;
+        let file_server = Some(server.id());
         let confinement = slot.config.confinement();
         let host = match &cloning {
             Some(cloning) => cloning.host(file_server, confinement),
@@ -385,14 +382,13 @@ impl Vms<'_> {
         let nic = parts.network.as_ref().map(|network| network.open(index, accel)).transpose()?.flatten();
         // A clone's kernel has been told.
         let tsc_khz = template.is_none().then(|| counter::khz(accel)).flatten();
-        let files = Files { file_port, nic, ..files };
+        let files = Files { file_port: Some(file_port), nic, ..files };
         let mut process = QemuProcess::spawn(&self.way.qemu, host, files, |inherited| {
             let hardware = Hardware { machine: self.way.machine, accel, cpu_model: &slot.config.cpu_model };
             let system = System::Image(&parts.image, inherited.files.image_fds());
             let tap = || inherited.files.nic.as_ref().map(Tap::fds);
             VmSpec {
                 tsc_khz,
-                shares: Shares::of(inherited, &parts.seen.shares),
                 nic: parts.network.as_ref().map(|network| network.nic(index, tap())),
                 ..VmSpec::new(hardware, start, &parts.source, system, Ends::of(inherited))
             }
@@ -402,7 +398,7 @@ impl Vms<'_> {
         // Also so that the monitor reports why a machine stopped.
         process.monitor.negotiate();
         let (mut memory_to_plug, mut lesson) = (None, None);
-        let locate = server.as_ref().and_then(FileServer::wants_memory);
+        let locate = server.wants_memory();
         if let Some(cloning) = &cloning {
             let template = cloning.template();
             // An emulated guest gains nothing by it.
@@ -421,23 +417,18 @@ impl Vms<'_> {
         let moments = Moments { template: has_template, spawned: Some(Instant::now()), ..Moments::begin(slot.begin) };
         let mut vm = Vm::new(index, process, memory_to_plug, moments);
         vm.lesson = lesson;
-        if let Some(server) = server {
-            vm.serve_files(server);
-        }
+        vm.serve_files(server);
         Ok(vm)
     }
 
     /// The server of a VM's shares with QEMU's end of its port. Also if nothing is shared: a template's clones all have the
     /// port.
-    fn file_server(&self, start: Start) -> Result<Option<(FileServer, UnixStream)>, RunError> {
-        if self.parts.transport != Transport::Fuse {
-            return Ok(None);
-        }
+    fn file_server(&self, start: Start) -> Result<(FileServer, UnixStream), RunError> {
         let memory_mib = match start {
             Start::Boot(size, _) => size.memory_mib,
             Start::Template(shape, _) | Start::Clone(shape, _) => shape.base_mib,
         };
-        FileServer::start(&self.parts.seen.shares, memory_mib << 20, passed_on()).map(Some)
+        FileServer::start(&self.parts.seen.shares, memory_mib << 20, passed_on())
     }
 
     /// For `-v`.

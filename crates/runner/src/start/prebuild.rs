@@ -42,7 +42,7 @@ pub fn useless_for_users(config: &Config) -> Result<Option<&'static str>, RunErr
     ))
 }
 
-/// Makes the templates that VMs of this size and number of shares, with a network device or without one, will clone, one for each way to start them that this
+/// Makes the templates that VMs of this size, with a network device or without one, will clone, one for each way to start them that this
 /// node has: for everybody if this process is root, else for this user.
 ///
 /// # Errors
@@ -52,7 +52,6 @@ pub fn prebuild(
     image: &ImageName,
     memory_mib: u64,
     cpus: u32,
-    shares: usize,
     has_nic: bool,
 ) -> Result<Vec<Prebuilt>, RunError> {
     let begin = Instant::now();
@@ -68,17 +67,15 @@ pub fn prebuild(
         Delivered::Disk(disk) => disk,
         Delivered::Interrupted(signal) => return Err(interrupted(signal)),
     };
-    let transport = source::transport(config.file_transport);
     let (size, confinement) = (VmSize { memory_mib, cpus }, config.confinement());
     let introduction = match Uid::effective().is_root() {
         true => Vec::new(),
         false => Task::from_this_process(&vec!["true".into()].into())?.introduction(),
     };
     let make = |attempt: &Attempt<'_>, way: &Way| -> Result<Obtained, RunError> {
-        let shape =
-            source.shape(way.machine.plugs_memory(), size, source::devices(transport, shares)).ok_or_else(|| {
-                RunError::user(format!("no template serves VMs with {memory_mib} MiB and {}", processors(cpus)))
-            })?;
+        let shape = source.shape(way.machine.plugs_memory(), size).ok_or_else(|| {
+            RunError::user(format!("no template serves VMs with {memory_mib} MiB and {}", processors(cpus)))
+        })?;
         let recipe = Recipe {
             image: &image,
             source: &source,
@@ -87,7 +84,6 @@ pub fn prebuild(
             accel: attempt.accel(),
             cpu_model: &config.cpu_model,
             shape,
-            transport,
             has_nic,
             introduction: &introduction,
         };

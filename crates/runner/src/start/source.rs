@@ -6,13 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Timeouts;
-use crate::config::{Config, FileTransport, MachineChoice};
+use crate::config::{Config, MachineChoice};
 use crate::error::{Blame, Context, Fault, RunError, ensure};
 use crate::limits;
 use crate::signals::passed_on;
 use image::kit::Kit;
 use image::{BootMode, DiskBus, DiskFormat, Image, runs_here};
-use proto::Transport;
 use qemu::{BootSource, Confinement, FullBoot, Host, KitFiles, MachineType, QemuError, overlay, scratch};
 
 /// What guests of `image` boot from on this node.
@@ -100,32 +99,6 @@ pub(crate) fn machine(source: &BootSource, choice: MachineChoice) -> MachineType
         (BootSource::Image(_), MachineChoice::Microvm) | (_, MachineChoice::Auto | MachineChoice::Q35) => {
             MachineType::Q35
         }
-    }
-}
-
-/// How the guest gets the files of the host.
-pub(crate) fn transport(choice: FileTransport) -> Transport {
-    match choice {
-        FileTransport::Fuse => Transport::Fuse,
-        FileTransport::NineP => Transport::NineP,
-    }
-}
-
-/// The most shares of a VM.
-pub(crate) fn most_shares(transport: Transport) -> usize {
-    match transport {
-        // Each has a thread in the guest. More than these are a mistake rather than a need.
-        Transport::Fuse => 128,
-        Transport::NineP => qemu::MAX_NINE_P_SHARES,
-    }
-}
-
-/// Devices that a VM with so many shares has for them.
-pub(crate) fn devices(transport: Transport, shares: usize) -> usize {
-    match transport {
-        // One port, whatever is shared.
-        Transport::Fuse => 0,
-        Transport::NineP => shares,
     }
 }
 

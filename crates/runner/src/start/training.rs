@@ -18,12 +18,12 @@ use crate::file_server::FileServer;
 use crate::network::Network;
 use crate::relay::{Patience, Relay};
 use crate::session::{Lesson, Vm};
+use crate::shares::Share;
 use crate::signals::{Signal, passed_on};
 use crate::task::{End, Guest, Output, Streams, Task};
 use crate::template::{Recipe, Template, Terms};
 use crate::timing::Moments;
-use proto::Transport;
-use qemu::{Accel, Ends, Files, QemuProcess, Share, Shares, System, VmSize, VmSpec};
+use qemu::{Accel, Ends, Files, QemuProcess, System, VmSize, VmSpec};
 
 /// What every image has, and what uses the parts that most commands use.
 const COMMAND: [&str; 3] = ["/bin/sh", "-c", ":"];
@@ -52,7 +52,7 @@ pub(super) fn train(
 ) -> Option<Signal> {
     let keep = template.keeper_of_written().filter(|_| recipe.accel == Accel::Kvm)?;
     let network = recipe.has_nic.then(Network::of_nobody);
-    let trainee = Trainee { template, recipe, config, size, shares: shares(template, recipe, config), network };
+    let trainee = Trainee { template, recipe, config, size, shares: shares(template, config), network };
     let trained = trainee.start().and_then(|mut vm| {
         vm.lesson = Some(Lesson::new(keep));
         trainee.run(vm, terms)
@@ -64,19 +64,14 @@ pub(super) fn train(
 }
 
 /// As many as most VMs of the site have: a home, and what the site adds.
-fn shares(template: &Template, recipe: &Recipe<'_>, config: &Config) -> Vec<Share> {
-    let count = match recipe.transport {
-        Transport::Fuse => config.shares.len() + 1,
-        Transport::NineP => recipe.shape.shares,
-    };
+fn shares(template: &Template, config: &Config) -> Vec<Share> {
     let share = |number: usize| Share {
-        tag: format!("s{number}"),
         source: template.empty(),
         target: if number == 0 { HOME.into() } else { format!("/srv/{number}").into() },
         read_only: true,
         is_file: false,
     };
-    (0..count).map(share).collect()
+    (0..=config.shares.len()).map(share).collect()
 }
 
 impl Trainee<'_> {
@@ -84,14 +79,12 @@ impl Trainee<'_> {
         let Self { recipe, .. } = self;
         let begin = Instant::now();
         let (cloning, files) = Cloning::open((recipe.shape, self.template), recipe.disk, &self.config.scratch_dir)?;
-        let has_port = recipe.transport == Transport::Fuse;
-        let serve = || FileServer::start(&self.shares, recipe.shape.base_mib << 20, passed_on());
-        let (server, file_port) = has_port.then(serve).transpose()?.unzip();
-        let host = cloning.host(server.as_ref().map(FileServer::id), self.config.confinement());
-        let mut process = QemuProcess::spawn(&recipe.way.qemu, host, Files { file_port, ..files }, |inherited| {
+        let (server, file_port) = FileServer::start(&self.shares, recipe.shape.base_mib << 20, passed_on())?;
+        let files = Files { file_port: Some(file_port), ..files };
+        let host = cloning.host(Some(server.id()), self.config.confinement());
+        let mut process = QemuProcess::spawn(&recipe.way.qemu, host, files, |inherited| {
             let system = System::Image(recipe.image, inherited.files.image_fds());
             VmSpec {
-                shares: Shares::of(inherited, &self.shares),
                 nic: self.network.as_ref().map(|network| network.nic(0, None)),
                 ..VmSpec::new(recipe.hardware(), cloning.start(), recipe.source, system, Ends::of(inherited))
             }
@@ -99,11 +92,9 @@ impl Trainee<'_> {
         })
         .blame(Fault::Node)?;
         process.monitor.negotiate();
-        cloning.load(&mut process, None, server.as_ref().and_then(FileServer::wants_memory));
+        cloning.load(&mut process, None, server.wants_memory());
         let mut vm = Vm::new(0, process, cloning.shape().bytes_to_plug(self.size), Moments::begin(begin));
-        if let Some(server) = server {
-            vm.serve_files(server);
-        }
+        vm.serve_files(server);
         Ok(vm)
     }
 
@@ -111,13 +102,10 @@ impl Trainee<'_> {
         let Self { recipe, size, .. } = self;
         let nowhere = File::options().write(true).open("/dev/null")?;
         let streams = Streams::outputs_only(Output::new(nowhere.as_fd(), 1)?, Output::new(nowhere.as_fd(), 1)?);
-        let has_home = !self.shares.is_empty();
-        let home = Path::new(if has_home { HOME } else { "/" });
         let guest = Guest {
-            task: &Task::of_somebody(COMMAND.map(Into::into).into(), home),
+            task: &Task::of_somebody(COMMAND.map(Into::into).into(), Path::new(HOME)),
             shares: &self.shares,
             aliases: &[],
-            transport: recipe.transport,
             links: &recipe.image.entry.links,
             network: self.network.as_ref(),
             processors: size.cpus,

@@ -10,7 +10,6 @@ use super::verdict::{Verdict, Verdicts};
 use super::{Policy, source};
 use crate::config::{Config, MachineChoice};
 use crate::error::RunError;
-use proto::Transport;
 use qemu::{Accel, BootSource, MIN_GUEST_MIB, MachineType, Need, VmSize, Way};
 
 /// A way to start small VMs of a kit on this node.
@@ -49,7 +48,6 @@ pub fn ways_here(config: &Config) -> Result<Vec<WayHere>, RunError> {
 #[derive(Debug)]
 pub(crate) struct Ways {
     source: BootSource,
-    nine_p: bool,
     /// The largest memory for which a machine that cannot plug any is chosen, where the site leaves that open.
     most_mib: Option<u64>,
     /// All but the last may be missing or broken.
@@ -73,7 +71,6 @@ impl Ways {
         };
         Self {
             source: source.clone(),
-            nine_p: source::transport(config.file_transport) == Transport::NineP,
             most_mib: (config.machine == MachineChoice::Auto).then_some(config.microvm_memory_mib),
             list: ways.into_iter().map(known).collect(),
         }
@@ -92,7 +89,7 @@ impl Ways {
     }
 
     fn need(&self, accel: Accel, size: VmSize) -> Need<'_> {
-        Need { source: &self.source, accel, nine_p: self.nine_p, size, most_mib: self.most_mib }
+        Need { source: &self.source, accel, size, most_mib: self.most_mib }
     }
 
     /// All of them, and why one cannot be used. A program that is too old is found by its first guest: asking every time
@@ -169,7 +166,6 @@ mod tests {
         assert_eq!(of("machine = 'microvm'", Accel::Tcg, 370), ["microvm"]);
         assert_eq!(of("microvm_memory_mib = 4096", Accel::Kvm, 4096), ["small-microvm", "microvm", "q35"]);
         assert_eq!(of("microvm_memory_mib = 0", Accel::Kvm, 370), ["q35"]);
-        assert_eq!(of("file_transport = '9p'", Accel::Kvm, 370), ["q35"]);
     }
 
     #[test]

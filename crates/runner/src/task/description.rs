@@ -24,10 +24,9 @@ use crate::limits::{self, Limit};
 use crate::names::{name_of_node_vm, name_of_vm};
 use crate::network::Network;
 use crate::session::{Address, wall_clock};
-use crate::shares::{Alias, Own, Role, View};
+use crate::shares::{Alias, Own, Role, Share, View};
 use image::Links;
-use proto::{DATA_CHUNK, ToGuest, Transport};
-use qemu::Share;
+use proto::{DATA_CHUNK, ToGuest};
 use request::{Asked, EnvEntry};
 
 /// Bytes of host entropy that every guest gets before its command runs.
@@ -285,8 +284,8 @@ impl Task {
             send(ToGuest::Link { path, target });
         }
         for (number, share @ Share { target, read_only, .. }) in (0..).zip(guest.shares) {
-            let (transport, path, file) = (guest.transport, target.as_os_str().as_bytes(), share.served().1.as_bytes());
-            send(ToGuest::Share { transport, number, path, file, read_only: *read_only });
+            let (path, file) = (target.as_os_str().as_bytes(), share.served().1.as_bytes());
+            send(ToGuest::Share { number, path, file, read_only: *read_only });
         }
         for Alias { path, target } in guest.aliases {
             send(ToGuest::Alias { path: path.as_os_str().as_bytes(), target: target.as_os_str().as_bytes() });
@@ -367,8 +366,6 @@ pub struct Guest<'a> {
     pub shares: &'a [Share],
     /// Other names of these directories.
     pub aliases: &'a [Alias],
-    /// How their files get there.
-    pub transport: Transport,
     /// The image's links into these shares.
     pub links: &'a Links,
     /// Their network.

@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::carry::Carrier;
 use super::checksum;
 use super::key::{FORMAT, Recipe};
-use super::manifest::{EMPTY, FileRecord, MANIFEST, Manifest, RAM, SCRATCH, STATE};
+use super::manifest::{FileRecord, MANIFEST, Manifest, RAM, SCRATCH, STATE};
 use crate::error::{Blame, Context, Fault, RunError};
 use crate::notice::{self, printable};
 use crate::plan::processors;
@@ -20,10 +20,9 @@ use crate::signals::{Signal, Signals};
 use crate::start::{Attempt, counter, source};
 use crate::timing::Moments;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use proto::{ToGuest, ToHost, Transport};
-use qemu::Share;
+use proto::{ToGuest, ToHost};
 use qemu::scratch::copy_sparse;
-use qemu::{Abilities, BLOCK_MIB, Ends, Nic, Shares, Start, System, TemplateFds, VmSpec};
+use qemu::{Abilities, BLOCK_MIB, Ends, Nic, Start, System, TemplateFds, VmSpec};
 use qemu::{Confinement, Files, QemuProcess, TemplateFiles};
 use qemu::{StateUri, Transfer};
 
@@ -81,16 +80,16 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> Result<Bui
     copy_sparse(&source::private_disk(recipe.source, recipe.disk.file(), draft)?, &scratch)
         .context("the private disk")?;
     let state = create(STATE, false)?;
+    // Nobody serves files to a template: it gets no share. The other end of its port stays open, as a clone finds it.
+    let (_no_server, port) = UnixStream::pair().context("a port")?;
     let files = Files {
         image: Some(recipe.disk.file().try_clone()?),
         scratch: Some(scratch),
         template: Some(TemplateFiles { ram: memory, state: state.try_clone()? }),
+        file_port: Some(port),
         ..Files::default()
     };
-    // Nobody serves files to a template: it gets no share. The other end of its port stays open, as a clone finds it.
-    let (_no_server, port) = UnixStream::pair().context("a port")?;
-    let files = Files { file_port: Some(port).filter(|_| recipe.transport == Transport::Fuse), ..files };
-    let process = start(recipe, &path(EMPTY), files, (abilities, terms.confinement))?;
+    let process = start(recipe, files, abilities, terms.confinement)?;
 
     let save_to = abilities.state_uri(&state);
     let plugs = recipe.shape.pluggable_mib > 0;
@@ -116,15 +115,10 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> Result<Bui
         format: FORMAT,
         image: recipe.image.name.to_string(),
         hardware: format!(
-            "{} MiB of memory and up to {} more, up to {}, {}{}",
+            "{} MiB of memory and up to {} more, up to {}{}",
             shape.base_mib - shape.held_mib,
             shape.pluggable_mib + shape.held_mib,
             processors(shape.cpus),
-            match (recipe.transport, shape.shares) {
-                (Transport::Fuse, _) => "any shares".to_owned(),
-                (Transport::NineP, 1) => "1 share over 9p".to_owned(),
-                (Transport::NineP, many) => format!("{many} shares over 9p"),
-            },
             if recipe.has_nic { ", a network device" } else { "" }
         ),
         read_only: abilities.read_only_templates,
@@ -138,18 +132,10 @@ pub fn build(recipe: &Recipe<'_>, draft: &Path, terms: &Terms<'_>) -> Result<Bui
 
 fn start(
     recipe: &Recipe<'_>,
-    empty: &Path,
     files: Files,
-    (abilities, confinement): (Abilities, Confinement<'_>),
+    abilities: Abilities,
+    confinement: Confinement<'_>,
 ) -> Result<QemuProcess, RunError> {
-    let share = |number| Share {
-        tag: format!("s{number}"),
-        source: empty.to_owned(),
-        target: empty.to_owned(),
-        read_only: true,
-        is_file: false,
-    };
-    let shares: Vec<Share> = (0..recipe.shape.shares).map(share).collect();
     let template = files.template.as_ref().ok_or_else(|| RunError::new(Fault::System, "no template files"))?;
     let fds = TemplateFds { ram: template.ram.as_raw_fd(), state: template.state.as_raw_fd(), abilities };
     QemuProcess::spawn(&recipe.way.qemu, source::host(confinement), files, |inherited| {
@@ -157,7 +143,6 @@ fn start(
         let start = Start::Template(recipe.shape, fds);
         VmSpec {
             tsc_khz: counter::khz(recipe.accel),
-            shares: Shares::of(inherited, &shares),
             nic: recipe.has_nic.then_some(Nic::OF_TEMPLATE),
             ..VmSpec::new(recipe.hardware(), start, recipe.source, system, Ends::of(inherited))
         }

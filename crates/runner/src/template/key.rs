@@ -11,10 +11,8 @@ use super::processor;
 use crate::delivery::{Disk, identity};
 use image::Image;
 use image::digest::hex;
-use proto::{self, Transport};
 use qemu::BootSource;
-use qemu::Share;
-use qemu::{Abilities, Accel, CpuModel, Ends, Hardware, ImageFds, Nic, Shape, Shares, Start, System};
+use qemu::{Abilities, Accel, CpuModel, Ends, Hardware, ImageFds, Nic, Shape, Start, System};
 use qemu::{TemplateFds, VmSpec, Way};
 
 /// Version of the directory's layout and of what the agent does before it is saved.
@@ -39,10 +37,8 @@ pub struct Recipe<'a> {
     pub accel: Accel,
     /// The processor its clones see.
     pub cpu_model: &'a CpuModel,
-    /// Memory, processors, shares.
+    /// Memory and processors.
     pub shape: Shape,
-    /// How its clones get the files of the host.
-    pub transport: Transport,
     /// Whether its clones have a network device.
     pub has_nic: bool,
     /// Messages that describe the user to the guest, so that not every clone needs them; empty for a
@@ -89,27 +85,16 @@ impl Recipe<'_> {
         }
         // The file that QEMU will get, even if another file has its name by now.
         add(self.disk.identity().as_bytes());
-        // The whole command line, with placeholders for descriptors and shares.
-        let placeholder = |number| Share {
-            tag: format!("s{number}"),
-            source: "/".into(),
-            target: "/".into(),
-            read_only: false,
-            is_file: false,
-        };
-        let shares: Vec<Share> = (0..self.shape.shares).map(placeholder).collect();
+        // The whole command line, with placeholders for descriptors.
+        let ends = Ends { files: Some(0), ..Ends::default() };
         let fds = TemplateFds { ram: 0, state: 0, abilities: Abilities::ALL };
         // Without the counter's speed: it is measured, and so never quite the same. Two templates of one boot of the node do not
         // differ in it.
         let start = Start::Template(self.shape, fds);
         let system = System::Image(self.image, ImageFds::default());
         let spec = VmSpec {
-            shares: match self.transport {
-                Transport::Fuse => Shares::Port(0),
-                Transport::NineP => Shares::NineP(&shares),
-            },
             nic: self.has_nic.then_some(Nic::OF_TEMPLATE),
-            ..VmSpec::new(self.hardware(), start, self.source, system, Ends::default())
+            ..VmSpec::new(self.hardware(), start, self.source, system, ends)
         };
         spec.args().iter().for_each(|arg| add(arg.as_bytes()));
         // Files cannot be trusted after a crash of the node, and the next boot may have another kernel or
@@ -156,8 +141,7 @@ mod tests {
             way: &Way::plain(&any, MachineType::Q35),
             accel,
             cpu_model: &cpu_model.parse().unwrap(),
-            shape: Shape::of(VmSize { memory_mib: 512, cpus: 1 }, 0).unwrap(),
-            transport: Transport::Fuse,
+            shape: Shape::of(VmSize { memory_mib: 512, cpus: 1 }).unwrap(),
             has_nic: false,
             introduction: &[],
         };

@@ -1,7 +1,7 @@
 //! What becomes of a task's variables.
 
 use super::*;
-use qemu::Share;
+use crate::shares::Share;
 use request::{VmEnv, VmOption};
 
 fn guest_of(env: &[(&str, &str)], wanted: &str, shared: &[&str]) -> Vec<String> {
@@ -9,7 +9,7 @@ fn guest_of(env: &[(&str, &str)], wanted: &str, shared: &[&str]) -> Vec<String> 
     let wanted = if wanted.is_empty() { Vec::new() } else { VmEnv::parse(wanted).unwrap() };
     let share = |path: &&str| {
         let (source, target) = (path.into(), path.into());
-        Share { tag: "s".into(), source, target, read_only: false, is_file: false }
+        Share { source, target, read_only: false, is_file: false }
     };
     let shares: Vec<Share> = shared.iter().map(share).collect();
     let seen = View { shares: &shares, aliases: &[] };
