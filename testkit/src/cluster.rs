@@ -261,6 +261,15 @@ impl Cluster {
         tell_of_forgetting(&said.stdout, &said.stderr);
     }
 
+    /// Removes all templates of this cluster's nodes. A step that has ended for its user may still use one on its node.
+    pub fn forget_templates(&self) {
+        let dir = self.dir.join("templates");
+        wait_for("the end of those who use templates", || {
+            let _ = fs::remove_dir_all(&dir);
+            (!dir.exists()).then_some(())
+        });
+    }
+
     fn remains(&self) -> Vec<String> {
         let mut left = process::using(&self.dir.join("stage"));
         left.extend(process::using(&self.dir.join("kit")));

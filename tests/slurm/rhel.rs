@@ -42,7 +42,7 @@ fn old_kernel(cluster: &Cluster) {
     };
     let bare = on_node(&["--vm-image=none"], &["sh", "-c", FILES]);
     // The first VM makes the template.
-    let _ = fs::remove_dir_all(cluster.dir.join("templates"));
+    cluster.forget_templates();
     cluster.with_node_started_by(&node, &starter, || {
         let probe = [starter.to_str().unwrap(), "--probe"];
         assert_eq!(on_node(&["--vm-image=none"], &probe), "no system call after Linux 4.18\n");

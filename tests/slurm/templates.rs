@@ -50,10 +50,6 @@ fn templates(cluster: &Cluster) -> Vec<PathBuf> {
     paths
 }
 
-fn forget(cluster: &Cluster) {
-    let _ = fs::remove_dir_all(cluster.dir.join("templates"));
-}
-
 fn vm(cluster: &Cluster, options: &[&str], command: &[&str]) -> Ran {
     cluster.srun(&[&["--vm-image=tiny"], options, command].concat())
 }
@@ -65,14 +61,14 @@ fn phase(stderr: &str, name: &str) -> Option<f64> {
 }
 
 fn made_once(cluster: &Cluster) {
-    forget(cluster);
+    cluster.forget_templates();
     let stdout = vm(cluster, &["-n4", "-N2", "--mem=1200"], &["sh", "-c", "echo $SLURM_PROCID"]).ok();
     assert_eq!(stdout.lines().collect::<BTreeSet<_>>(), BTreeSet::from(["0", "1", "2", "3"]));
     assert_eq!(templates(cluster).len(), 1);
 }
 
 fn every_size(cluster: &Cluster) {
-    forget(cluster);
+    cluster.forget_templates();
     for memory in ["--vm-mem=256", "--vm-mem=300", "--vm-mem=2G"] {
         vm(cluster, &["--mem=3G", memory], &["true"]).ok();
     }
@@ -111,7 +107,7 @@ fn memory(cluster: &Cluster) {
 }
 
 fn smallest(cluster: &Cluster) {
-    forget(cluster);
+    cluster.forget_templates();
     for image in ["--vm-image=tiny", "--vm-image=debian12"] {
         for _ in 0..2 {
             assert_eq!(cluster.srun(&[image, "--mem=256", "echo", "fine"]).ok(), "fine\n");
@@ -128,7 +124,7 @@ fn at_once(cluster: &Cluster) {
 }
 
 fn private(cluster: &Cluster) {
-    forget(cluster);
+    cluster.forget_templates();
     vm(cluster, &[], &["true"]).ok();
     let template = templates(cluster).remove(0);
     let owner = uid(&cluster.user);
@@ -147,7 +143,7 @@ fn private(cluster: &Cluster) {
 }
 
 fn of_site(cluster: &Cluster) {
-    forget(cluster);
+    cluster.forget_templates();
     let made = cluster.tool("root", &["template", "build", "tiny"]).ok();
     assert!(made.starts_with("tiny: made in "), "{made}");
     assert!(cluster.tool("root", &["template", "build", "tiny"]).ok().contains("was there already"));
@@ -168,7 +164,7 @@ fn of_site(cluster: &Cluster) {
 
 /// As the unit makes them that runs when a node comes up.
 fn all_but_one(cluster: &Cluster) {
-    forget(cluster);
+    cluster.forget_templates();
     let dir = cluster.work_dir();
     let entry = fs::read_to_string(cluster.dir.join("images/tiny.toml")).unwrap();
     let entry = entry.replace("disk = \"", &format!("disk = \"{}/images/", cluster.dir.display()));
@@ -189,11 +185,11 @@ fn all_but_one(cluster: &Cluster) {
             "{named:?}"
         );
     });
-    forget(cluster);
+    cluster.forget_templates();
 }
 
 fn damaged(cluster: &Cluster) {
-    forget(cluster);
+    cluster.forget_templates();
     vm(cluster, &[], &["true"]).ok();
     let template = newest(cluster);
     for damage in ["state", "ram", "template.toml", "scratch"] {
@@ -212,7 +208,7 @@ fn damaged(cluster: &Cluster) {
 }
 
 fn tampered(cluster: &Cluster) {
-    forget(cluster);
+    cluster.forget_templates();
     vm(cluster, &[], &["true"]).ok();
     let template = newest(cluster);
     let ram = template.join("ram");
@@ -230,7 +226,7 @@ fn tampered(cluster: &Cluster) {
 }
 
 fn killed_builder(cluster: &Cluster) {
-    forget(cluster);
+    cluster.forget_templates();
     let step = cluster
         .command_in(&cluster.work_dir(), &["srun", "-Q", "--vm-image=tiny", "true"])
         .stdout(Stdio::null())
@@ -250,7 +246,7 @@ fn killed_builder(cluster: &Cluster) {
 }
 
 fn evicted(cluster: &Cluster) {
-    forget(cluster);
+    cluster.forget_templates();
     cluster.with_config("template_cache_mib = 1\n", || {
         vm(cluster, &["-c1"], &["true"]).ok();
         let first = newest(cluster);
@@ -261,7 +257,7 @@ fn evicted(cluster: &Cluster) {
 }
 
 fn boot(cluster: &Cluster) {
-    forget(cluster);
+    cluster.forget_templates();
     cluster.with_config("start = 'boot'\n", || {
         let dir = cluster.work_dir();
         let ran = cluster.run_in(&dir, &["env", "SPANK_VM_TIMING=1", "srun", "--vm-image=tiny", "true"]);
@@ -275,7 +271,7 @@ fn boot(cluster: &Cluster) {
 }
 
 fn tools(cluster: &Cluster) {
-    forget(cluster);
+    cluster.forget_templates();
     vm(cluster, &[], &["true"]).ok();
     let listed = cluster.tool(&cluster.user, &["template", "list"]).ok();
     let line = listed.lines().find(|line| line.starts_with(&cluster.user)).unwrap_or_default();
@@ -300,7 +296,7 @@ fn newest(cluster: &Cluster) -> PathBuf {
 }
 
 fn no_room(cluster: &Cluster) {
-    forget(cluster);
+    cluster.forget_templates();
     vm(cluster, &[], &["true"]).ok();
     fs::remove_dir_all(newest(cluster)).unwrap();
     // A disk that is too small for the guest's memory.
@@ -316,9 +312,9 @@ fn no_room(cluster: &Cluster) {
 }
 
 fn in_memory(cluster: &Cluster) {
-    forget(cluster);
+    cluster.forget_templates();
     vm(cluster, &[], &["true"]).ok();
-    forget(cluster);
+    cluster.forget_templates();
     let dir = cluster.dir.join("templates");
     fs::create_dir(&dir).unwrap();
     system(&["mount", "-t", "tmpfs", "-o", "mode=755,size=1g", "tmpfs", dir.to_str().unwrap()]);
@@ -331,7 +327,7 @@ fn in_memory(cluster: &Cluster) {
 }
 
 fn closed_directory(cluster: &Cluster) {
-    forget(cluster);
+    cluster.forget_templates();
     let dir = cluster.work_dir().join("project");
     fs::create_dir(&dir).unwrap();
     let images = cluster.dir.join("images");
@@ -349,7 +345,7 @@ fn closed_directory(cluster: &Cluster) {
             let template = fs::read_dir(&site).unwrap().next().unwrap().unwrap().path();
             let ram = fs::metadata(template.join("ram")).unwrap();
             assert_eq!(ram.mode() & 0o077, readable, "in a directory of mode {mode:o}");
-            forget(cluster);
+            cluster.forget_templates();
         }
     });
 }
