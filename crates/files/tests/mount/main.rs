@@ -18,6 +18,7 @@ mod pump;
 mod random;
 mod raw;
 mod sharing;
+mod times;
 mod walking;
 
 use std::process::ExitCode;
