@@ -33,8 +33,7 @@ pub(crate) fn list(share: &Share, node: u64, args: &mut Args<'_>, reply: &mut Re
     }
     let names = names?;
     if size == 0 {
-        reply.u32(names.len() as u32);
-        reply.u32(0);
+        length_alone(names.len(), reply);
     } else if names.len() > size {
         return Err(Errno(libc::ERANGE));
     } else {
@@ -46,13 +45,18 @@ pub(crate) fn list(share: &Share, node: u64, args: &mut Args<'_>, reply: &mut Re
 /// The length alone if the guest has no room, else what `read` reads.
 fn answer(size: u32, reply: &mut Reply, read: impl FnOnce(&mut [u8]) -> Result<usize>) -> Result<()> {
     if size == 0 {
-        reply.u32(read(&mut [])? as u32);
-        reply.u32(0);
+        length_alone(read(&mut [])?, reply);
         return Ok(());
     }
     let len = read(reply.grow(size as usize))?;
     reply.truncate(len);
     Ok(())
+}
+
+/// The answer to a guest that asks how much room it needs.
+fn length_alone(len: usize, reply: &mut Reply) {
+    reply.u32(len as u32);
+    reply.u32(0);
 }
 
 /// SETXATTR.
