@@ -1,9 +1,11 @@
-//! The guest's wall clock follows the host's while a command runs.
+//! The guest's wall clock is the host's.
 //!
-//! The runner asks from time to time whether the guest still answers (PING), and answers the guest's PONG with its own
-//! clock. So the agent knows between which of its own times the host's clock was read, as NTP does. A small error is
-//! left to the kernel's own control loop, so that time never jumps; a large one (the host slept, somebody set the clock)
-//! is corrected at once.
+//! Before the command it is set ([`first`]). While the command runs, the runner asks from time to time whether the guest
+//! still answers (PING), and answers the guest's PONG with its own clock. So the agent knows between which of its own times
+//! the host's clock was read, as NTP does. A small error is left to the kernel's own control loop, so that time never jumps; a
+//! large one (the host slept, somebody set the clock) is corrected at once.
+
+mod first;
 
 use std::time::Duration;
 
@@ -12,18 +14,19 @@ use nix::time::{ClockId, clock_gettime, clock_settime};
 
 use super::error::{AgentError, Doing};
 use super::sys;
+pub(crate) use first::PATIENCE;
+use first::{Estimate, QUICK};
 
 /// An error of this size is corrected at once, in nanoseconds.
 const STEP: i128 = 100_000_000;
 
-/// An answer that took no longer tells the time by the middle of its way, in nanoseconds.
-const QUICK: i128 = 25_000_000;
-
 /// The wait for the runner's clock.
 #[derive(Debug, Default)]
 pub(super) struct Follower {
-    /// When PONG was sent, by the guest's own clock.
+    /// When PONG, ASK-CLOCK or the answer to HELLO was sent, by the guest's monotonic clock: nobody sets that one.
     asked: Option<i128>,
+    /// What is known before the command runs.
+    first: Estimate,
 }
 
 /// What to do about an error.
@@ -37,18 +40,33 @@ enum Correction {
 }
 
 impl Follower {
-    /// PONG is being sent, or the answer to HELLO.
-    pub fn ask(&mut self) {
-        self.asked = now();
+    /// The answer to HELLO is being sent: a clone knows nothing of what its template has asked.
+    pub fn greet(&mut self) {
+        *self = Self { asked: now(ClockId::CLOCK_MONOTONIC), ..Self::default() };
     }
 
-    /// The first time that the host tells, before the command runs: it is believed.
+    /// PONG is being sent. An earlier question may still be open, and its answer comes first.
+    pub fn ask(&mut self) {
+        self.asked = self.asked.or_else(|| now(ClockId::CLOCK_MONOTONIC));
+    }
+
+    /// Whether the time before the command should be asked for once more, which is done now.
+    pub fn ask_again(&mut self) -> bool {
+        let again = self.first.wants_more();
+        if again {
+            self.asked = now(ClockId::CLOCK_MONOTONIC);
+        }
+        again
+    }
+
+    /// The host tells the time before the command runs: it is believed.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn begin(&mut self, host: u64) -> Result<(), AgentError> {
-        let way = self.asked.take().zip(now()).map_or(0, |(asked, heard)| (heard - asked).clamp(0, STEP));
-        set(host + u64::try_from(way / 2).unwrap_or(0))
+        let Some(heard) = now(ClockId::CLOCK_MONOTONIC) else { return set(host) };
+        let ahead = self.first.hear(self.asked.take(), heard, i128::from(host));
+        set(u64::try_from(heard + ahead).unwrap_or(host))
     }
 
     /// The host's clock has arrived, in nanoseconds since the epoch.
@@ -56,8 +74,11 @@ impl Follower {
     /// # Errors
     /// When the kernel refuses to change its clock.
     pub fn hear(&mut self, host: u64) -> Result<(), AgentError> {
-        let Some(heard) = now() else { return Ok(()) };
-        let done = match correction(self.asked.take(), heard, host) {
+        let (Some(heard), Some(by_steady)) = (now(ClockId::CLOCK_REALTIME), now(ClockId::CLOCK_MONOTONIC)) else {
+            return Ok(());
+        };
+        let asked = self.asked.take().map(|asked| heard - (by_steady - asked));
+        let done = match correction(asked, heard, host) {
             Correction::Nothing => Ok(()),
             Correction::Slew(nanoseconds) => sys::slew_clock(nanoseconds),
             Correction::Step(time) => return set(time),
@@ -75,8 +96,8 @@ fn set(nanoseconds: u64) -> Result<(), AgentError> {
     clock_settime(ClockId::CLOCK_REALTIME, time).doing(|| "set the clock".to_owned())
 }
 
-fn now() -> Option<i128> {
-    let time = clock_gettime(ClockId::CLOCK_REALTIME).ok()?;
+fn now(clock: ClockId) -> Option<i128> {
+    let time = clock_gettime(clock).ok()?;
     Some(i128::from(time.tv_sec()) * 1_000_000_000 + i128::from(time.tv_nsec()))
 }
 
@@ -85,8 +106,6 @@ fn correction(asked: Option<i128>, heard: i128, host: u64) -> Correction {
     let host = i128::from(host);
     let least = host - heard;
     let error = match asked {
-        // Somebody has set the clock back meanwhile: the next answer tells more.
-        Some(asked) if asked > heard => return Correction::Nothing,
         Some(asked) if heard - asked <= QUICK => least + (heard - asked) / 2,
         // Only what is certain.
         _ if least > 0 => least,

@@ -41,7 +41,15 @@ pub(super) trait Machine {
     fn set_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
         self.fixtures().clock.begin(nanoseconds)
     }
-    /// PONG is being sent, or the answer to HELLO, and the runner's clock will be the answer.
+    /// The answer to HELLO is being sent, and the runner's clock may be the answer.
+    fn meet_clock(&mut self) {
+        self.fixtures().clock.greet();
+    }
+    /// Whether ASK-CLOCK is to be sent now: the guest does not know the time well enough for a command.
+    fn ask_again_for_clock(&mut self) -> bool {
+        self.fixtures().clock.ask_again()
+    }
+    /// PONG is being sent, and the runner's clock will be the answer.
     fn ask_for_clock(&mut self) {
         self.fixtures().clock.ask();
     }

@@ -1,6 +1,7 @@
 //! One session with the runner: from its HELLO to the end of the connection.
 
 mod collecting;
+mod ready;
 mod running;
 mod tasks;
 #[cfg(test)]
@@ -86,8 +87,10 @@ impl<'a, M: Machine> Session<'a, M> {
             if ready.port && !self.listen()? {
                 return Ok(());
             }
-            if let Phase::Open(tasks) = &mut self.conversation.phase {
-                tasks.advance(ready.child, self.conversation.machine, &mut self.port.out);
+            if let Phase::Open(tasks) = &mut self.conversation.phase
+                && let Err(error) = tasks.advance(ready.child, self.conversation.machine, &mut self.port.out)
+            {
+                self.start_over(&error);
             }
         }
     }
@@ -210,7 +213,7 @@ impl<M: Machine> Conversation<'_, M> {
     fn greet(&mut self, task: u16, nonce: u64, out: &mut SendQueue) {
         self.end_tasks();
         let times = self.machine.boot_times();
-        self.machine.ask_for_clock();
+        self.machine.meet_clock();
         out.send(task, &ToHost::Hello { version: VERSION, nonce, times });
         self.phase = match self.machine.boot_error() {
             None => Phase::Open(Box::new(Tasks::new())),

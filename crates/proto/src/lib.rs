@@ -13,6 +13,8 @@
 //!   CLOCK HOSTNAME ENTROPY SHARE…  ───────────►   (also CPUS, MEMORY, LINK, ZONE, TASKS, NETWORK, ADDRESS, HOSTS, RESOLVER)
 //!   USER GROUP… CREDENTIALS CWD ARG… ENV… ────►   (also RLIMIT, PRIORITY, CPU-SET, PTY, MERGE-STDERR, SOCKET, LISTENER)
 //!   FILE FILE-DATA… START          ───────────►
+//!                                  ◄───────────   ASK-CLOCK      (only if CLOCK was long on its way; a few times)
+//!   CLOCK                          ───────────►   (the answer to ASK-CLOCK)
 //!                                  ◄───────────   STARTED pid   or   FAILED why
 //!   DATA stdin  WINDOW  SIGNAL     ◄──────────►   DATA stdout/stderr  WINDOW  EOF
 //!   DATA socket WINDOW  EOF        ◄──────────►   DATA socket WINDOW  EOF
@@ -63,7 +65,7 @@ pub use window::{RecvWindow, SendWindow};
 
 /// Version of the wire format. Runner and agent must agree exactly: they are built from one source
 /// and travel in one package, the check gives a clear error when somebody kept an old kit.
-pub const VERSION: u16 = 10;
+pub const VERSION: u16 = 11;
 
 /// Name of the virtio-serial port, as the guest sees it in `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "org.spank-vm.agent";

@@ -54,6 +54,7 @@ pub(super) mod kind {
     pub const WARNING: u8 = 99;
     pub const SYNCED: u8 = 100;
     pub const PONG: u8 = 101;
+    pub const ASK_CLOCK: u8 = 102;
 }
 
 /// A data stream of a task.

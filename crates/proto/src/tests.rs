@@ -97,6 +97,8 @@ fn every_message_to_the_host_arrives_as_it_was_sent() {
         ToHost::Window(Stream::Stdin, 1),
         ToHost::Exit(ExitStatus::Code(255)),
         ToHost::Synced,
+        ToHost::Pong,
+        ToHost::AskClock,
         ToHost::Exit(ExitStatus::Signal(11)),
         ToHost::Warning(b"hm"),
     ];

@@ -30,6 +30,8 @@ pub enum ToHost<'a> {
     Exit(ExitStatus),
     /// Answers PING.
     Pong,
+    /// What the time is: the last CLOCK before the command was long on its way. Answered by another.
+    AskClock,
     /// Answers SETTLE.
     Synced,
     /// One line of text that the user should see.
@@ -69,6 +71,7 @@ impl<'a> ToHost<'a> {
             }
             Self::Synced => (kind::SYNCED, 0, &[]),
             Self::Pong => (kind::PONG, 0, &[]),
+            Self::AskClock => (kind::ASK_CLOCK, 0, &[]),
             // The only payload whose length nothing else limits.
             Self::Warning(text) => (kind::WARNING, 0, &text[..text.len().min(MAX_PAYLOAD)]),
         };
@@ -117,6 +120,7 @@ impl<'a> ToHost<'a> {
             }
             kind::SYNCED => Self::Synced,
             kind::PONG => Self::Pong,
+            kind::ASK_CLOCK => Self::AskClock,
             kind::WARNING => Self::Warning(p),
             other => return Err(ProtoError::UnknownKind(other)),
         })

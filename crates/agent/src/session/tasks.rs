@@ -11,7 +11,9 @@ use nix::unistd::{Pid, read};
 use proto::{DATA_CHUNK, FailKind, ProtoError, ToGuest, ToHost};
 
 use super::collecting::Collecting;
+use super::ready::Ready;
 use super::running::Running;
+use crate::clock::PATIENCE;
 use crate::error::AgentError;
 use crate::exec;
 use crate::machine::Machine;
@@ -32,6 +34,8 @@ pub(super) struct Tasks {
     leaders: Vec<Pid>,
     /// Outputs of ended tasks that other processes of theirs may still write to. What comes there is dropped.
     spilling: Vec<OwnedFd>,
+    /// The guest has asked for the time; commands start when it knows that, or then.
+    clock_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -43,6 +47,7 @@ struct Task {
 #[derive(Debug)]
 enum State {
     Collecting(Box<Collecting>),
+    Ready(Box<Ready>),
     Running(Box<Running>),
     /// EXIT or FAILED was sent. Messages that crossed it on the way are ignored.
     Over,
@@ -61,7 +66,14 @@ impl Task {
 impl Tasks {
     /// None yet, and one will come.
     pub fn new() -> Self {
-        Self { expected: 1, list: Vec::new(), failure: None, leaders: Vec::new(), spilling: Vec::new() }
+        Self {
+            expected: 1,
+            list: Vec::new(),
+            failure: None,
+            leaders: Vec::new(),
+            spilling: Vec::new(),
+            clock_until: None,
+        }
     }
 
     /// Those that run.
@@ -109,7 +121,7 @@ impl Tasks {
 
     /// When to look again even if nothing happens.
     pub fn deadline(&self) -> Option<Instant> {
-        self.running().filter_map(Running::deadline).min()
+        self.running().filter_map(Running::deadline).chain(self.clock_until).min()
     }
 
     /// Acts on a message for the task of this number.
@@ -124,6 +136,11 @@ impl Tasks {
             self.expected = usize::from(count).max(1);
             return Ok(());
         }
+        if let ToGuest::Clock(nanoseconds) = message
+            && self.clock_until.is_some()
+        {
+            return self.hear_clock(nanoseconds, machine, out);
+        }
         let at = self.list.iter().position(|task| task.number == number).unwrap_or_else(|| {
             self.list.push(Task { number, state: State::Collecting(Box::default()) });
             self.list.len() - 1
@@ -133,17 +150,66 @@ impl Tasks {
             State::Running(running) => running.handle(message, out),
             State::Collecting(collecting) if message == ToGuest::Start => {
                 let collected = std::mem::take(&mut **collecting);
-                self.list[at].state = match self.start(number, collected, machine, out) {
-                    Some(running) => State::Running(Box::new(running)),
-                    None => State::Over,
+                // A command that runs would see the clock jump.
+                if self.clock_until.is_none() && !self.are_running() && machine.ask_again_for_clock() {
+                    out.send(0, &ToHost::AskClock);
+                    self.clock_until = Some(Instant::now() + PATIENCE);
+                }
+                self.list[at].state = if self.clock_until.is_some() {
+                    State::Ready(Box::new(Ready::new(collected)))
+                } else {
+                    self.start(number, collected, machine, out)
                 };
                 Ok(())
             }
+            State::Ready(ready) => ready.keep(message),
             State::Collecting(collecting) => collecting.handle(message, machine, &mut self.failure),
         }
     }
 
-    fn start<M: Machine>(
+    /// The answer to ASK-CLOCK. It was asked for only when no command ran.
+    fn hear_clock<M: Machine>(
+        &mut self,
+        nanoseconds: u64,
+        machine: &mut M,
+        out: &mut SendQueue,
+    ) -> Result<(), ProtoError> {
+        if let Err(error) = machine.set_clock(nanoseconds) {
+            self.failure.get_or_insert(error);
+        }
+        if machine.ask_again_for_clock() {
+            out.send(0, &ToHost::AskClock);
+            return Ok(());
+        }
+        self.start_those_that_are_ready(machine, out)
+    }
+
+    fn start_those_that_are_ready<M: Machine>(
+        &mut self,
+        machine: &mut M,
+        out: &mut SendQueue,
+    ) -> Result<(), ProtoError> {
+        self.clock_until = None;
+        for at in 0..self.list.len() {
+            let Task { number, state } = &mut self.list[at];
+            if !matches!(state, State::Ready(_)) {
+                continue;
+            }
+            let (number, State::Ready(ready)) = (*number, std::mem::replace(state, State::Over)) else { continue };
+            let Ready { collected, later } = *ready;
+            self.list[at].state = self.start(number, collected, machine, out);
+            for message in later {
+                self.handle(number, message, machine, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn start<M: Machine>(&mut self, task: u16, collected: Collecting, machine: &mut M, out: &mut SendQueue) -> State {
+        self.spawn(task, collected, machine, out).map_or(State::Over, |running| State::Running(Box::new(running)))
+    }
+
+    fn spawn<M: Machine>(
         &mut self,
         task: u16,
         mut collected: Collecting,
@@ -194,7 +260,18 @@ impl Tasks {
     }
 
     /// Moves everything forward that can be moved now. `child_died` says that reaping is due.
-    pub fn advance<M: Machine>(&mut self, child_died: bool, machine: &mut M, out: &mut SendQueue) {
+    ///
+    /// # Errors
+    /// The fault of the runner: what it has said to a command that waited.
+    pub fn advance<M: Machine>(
+        &mut self,
+        child_died: bool,
+        machine: &mut M,
+        out: &mut SendQueue,
+    ) -> Result<(), ProtoError> {
+        if self.clock_until.is_some_and(|until| Instant::now() >= until) {
+            self.start_those_that_are_ready(machine, out)?;
+        }
         if child_died {
             self.reap(machine, out);
         }
@@ -207,6 +284,7 @@ impl Tasks {
             }
         }
         self.spilling.retain(is_open);
+        Ok(())
     }
 
     fn reap<M: Machine>(&mut self, machine: &mut M, out: &mut SendQueue) {
@@ -218,7 +296,7 @@ impl Tasks {
                 continue;
             };
             let has_ended = |task: &Task| match &task.state {
-                State::Collecting(_) => false,
+                State::Collecting(_) | State::Ready(_) => false,
                 State::Running(running) => running.is_dead() || running.leader == leader,
                 State::Over => true,
             };

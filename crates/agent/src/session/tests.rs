@@ -1,5 +1,6 @@
 //! Whole sessions over a socket pair, with commands of this host, run as the user who runs the test.
 
+mod clock;
 mod several;
 mod sockets;
 mod stand_in;
@@ -418,7 +419,7 @@ fn the_machine_is_set_up_in_the_order_of_the_messages() {
     let user = format!("user ada {} of 1 groups", getuid());
     let expected = [
         "forget",
-        "ask",
+        "meet",
         "clock 5",
         "hostname vm1",
         "entropy 32",

@@ -137,6 +137,30 @@ fn each_sign_of_life_is_answered_with_the_time() {
 }
 
 #[test]
+fn a_guest_that_asks_for_the_time_is_answered_a_few_times() {
+    let (process, mut peer) = play();
+    let signals = Signals::none().unwrap();
+    let mut events = Events::new(&signals);
+    let mut vm = Vm::new(0, process, None, Moments::begin(Instant::now()));
+    let mut asks = |vm: &mut Vm, nonce| {
+        vm.greet(nonce, Wait::answer(&events.clock, PATIENCE, ""));
+        peer.answer(nonce);
+        let mut answers = 0;
+        for _ in 0..100 {
+            peer.say(&ToHost::AskClock);
+            events.turn(vm, &mut Nobody, None).unwrap();
+            answers += u32::from(vm.wants_to_send());
+            vm.flush();
+            peer.drain();
+        }
+        answers
+    };
+    let answers = asks(&mut vm, 1);
+    assert!((5..20).contains(&answers), "{answers}");
+    assert_eq!(asks(&mut vm, 2), answers, "another session");
+}
+
+#[test]
 fn what_is_awaited_is_named_when_it_does_not_come() {
     let (process, mut peer) = play();
     let signals = Signals::none().unwrap();

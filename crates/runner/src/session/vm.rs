@@ -12,7 +12,7 @@ use super::clock::{AwakeClock, Deadline};
 use super::heartbeat::{Beat, Heartbeat};
 use super::keeper_frames::{Attach, Word};
 use super::lesson::Lesson;
-use super::wall_clock::wall_clock;
+use super::wall_clock::{Answers, wall_clock};
 use crate::error::Fault;
 use crate::file_server::FileServer;
 use crate::notice::printable;
@@ -107,8 +107,7 @@ pub struct Vm {
     out: Outgoing,
     wait: Option<Wait>,
     heartbeat: Heartbeat,
-    /// A PING was sent, and its PONG has not come.
-    is_asked: bool,
+    answers: Answers,
     /// Total bytes of memory to plug when the guest is awake.
     memory_to_plug: Option<u64>,
     /// Warnings that the agent may still send.
@@ -143,7 +142,7 @@ impl Vm {
             out: Outgoing::default(),
             wait: None,
             heartbeat: Heartbeat::default(),
-            is_asked: false,
+            answers: Answers::default(),
             memory_to_plug: None,
             warnings: WARNINGS_MOST,
             lesson: None,
@@ -160,7 +159,7 @@ impl Vm {
     pub fn greet(&mut self, nonce: u64, wait: Wait) {
         (self.phase, self.nonce, self.wait) = (Phase::Greeting, nonce, Some(wait));
         self.decoder.resynchronise();
-        self.heartbeat = Heartbeat::default();
+        (self.heartbeat, self.answers) = (Heartbeat::default(), Answers::default());
         self.out.clear();
         self.out.send(0, &ToGuest::Hello { version: proto::VERSION, nonce });
         if let Some(attach) = &self.attach {
@@ -202,7 +201,7 @@ impl Vm {
     }
 
     fn ask(&mut self) {
-        self.is_asked = true;
+        self.answers.ping();
         self.out.send(0, &ToGuest::Ping);
     }
 
@@ -340,8 +339,12 @@ impl Vm {
             (Phase::Greeting | Phase::Over(_), _) => {}
             (Phase::Up, ToHost::Hello { .. }) => return Err(ProtoError::OutOfOrder("HELLO").into()),
             (Phase::Up, ToHost::Pong) if self.heartbeat.next().is_some() => {
-                // One answer for each question: a guest that says PONG all the time gets no more.
-                if std::mem::take(&mut self.is_asked) {
+                if self.answers.pong() {
+                    self.out.send(0, &wall_clock());
+                }
+            }
+            (Phase::Up, ToHost::AskClock) => {
+                if self.answers.question() {
                     self.out.send(0, &wall_clock());
                 }
             }

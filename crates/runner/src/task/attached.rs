@@ -294,6 +294,7 @@ fn name(message: &ToHost<'_>) -> &'static str {
         ToHost::Window(..) => "WINDOW",
         ToHost::Exit(_) => "EXIT",
         ToHost::Pong => "PONG",
+        ToHost::AskClock => "ASK-CLOCK",
         ToHost::Synced => "SYNCED",
         ToHost::Warning(_) => "WARNING",
     }

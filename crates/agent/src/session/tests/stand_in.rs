@@ -23,6 +23,8 @@ pub const TIMES: BootTimes = BootTimes { agent_ms: 1, modules_ms: 2, ready_ms: 3
 pub struct StandIn {
     pub boot_error: Option<AgentError>,
     pub calls: Vec<String>,
+    /// How often the time must be asked for.
+    pub late_clocks: u32,
     /// Nothing is ever asked of them.
     pub fixtures: Fixtures,
 }
@@ -47,6 +49,14 @@ impl Machine for StandIn {
     }
     fn set_clock(&mut self, nanoseconds: u64) -> Result<(), AgentError> {
         self.note(format!("clock {nanoseconds}"))
+    }
+    fn meet_clock(&mut self) {
+        let _ = self.note("meet".to_owned());
+    }
+    fn ask_again_for_clock(&mut self) -> bool {
+        let again = self.late_clocks > 0;
+        self.late_clocks = self.late_clocks.saturating_sub(1);
+        again
     }
     fn ask_for_clock(&mut self) {
         let _ = self.note("ask".to_owned());
