@@ -204,9 +204,16 @@ fn not_kvm_s_fault(cluster: &Cluster) {
 }
 
 fn closed_kvm(cluster: &Cluster) {
-    let may_use = ["sh", "-c", "test -e /dev/kvm && ! test -w /dev/kvm"];
-    if !cluster.command_in(Path::new("/"), &may_use).status().unwrap().success() {
-        eprintln!("not tested: users of this machine may use /dev/kvm, or it has none");
+    let is_closed = ["sh", "-c", "test -e /dev/kvm && ! test -w /dev/kvm"];
+    if !cluster.command_in(Path::new("/"), &is_closed).status().unwrap().success() {
+        // Users may use it, or there is none: nobody is told that it is closed.
+        for accel in ["auto", "kvm"] {
+            cluster.with_config(&format!("accel = '{accel}'\n"), || {
+                let ran = cluster.srun(&["--vm-image=tiny", "true"]);
+                assert!(!ran.stderr.contains("may not use /dev/kvm"), "{ran:?}");
+                assert!(ran.code == 0 || accel == "kvm", "{ran:?}");
+            });
+        }
         return;
     }
     // The nodes of a cluster have one letter in common.
