@@ -1,10 +1,10 @@
 //! What the time is before the command runs.
 //!
-//! The runner's first CLOCK answers the agent's HELLO, so its error is at most half of what both took. If that was long (the
-//! host had no processor for QEMU or the runner), the agent asks again at START, when it has nothing else to do, and starts the
+//! The runner's first CLOCK answers the agent's HELLO, so its error is at most half of what both took. If that was long (an
+//! emulated clone takes some 100 ms to come to read it; the host had no processor for QEMU or the runner), the agent asks again at START, when it has nothing else to do, and starts the
 //! command when it knows enough. Each answer says between which bounds the host's clock is ahead of the guest's monotonic one, which
 //! runs on while the guest does not, and all of them are true: what they have in common is at least as good as the best of them.
-//! An answer in time costs nothing more.
+//! An answer in time costs nothing more, and the second one of an emulated clone takes 2 to 4 ms.
 //!
 //! | what can go wrong | what happens |
 //! | --- | --- |

@@ -345,6 +345,7 @@ impl Vm {
             }
             (Phase::Up, ToHost::AskClock) => {
                 if self.answers.question() {
+                    tracing::debug!(vm = self.number, "the guest asks for the time again: the last answer came late");
                     self.out.send(0, &wall_clock());
                 }
             }
