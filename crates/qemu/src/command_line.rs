@@ -116,8 +116,6 @@ impl<'a> VmSpec<'a> {
     pub fn args(&self) -> Vec<OsString> {
         let mut args = Args::default();
         args.words("-no-user-config -nodefaults -display none -monitor none -parallel none -no-reboot");
-        // If the guest breaks out of QEMU, it can start no new programs and gain no privileges.
-        args.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
         args.pair("-name", "spank-vm,debug-threads=off");
         args.pair("-accel", self.hardware.accel.option());
         args.pair("-cpu", self.hardware.cpu_model.option(self.hardware.accel));

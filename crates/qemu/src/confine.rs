@@ -9,9 +9,9 @@
 //! | a directory or device is missing | it is left out |
 //! | the program wants more than is allowed | QEMU's own message, and a word on the setting |
 //! | the child cannot enter the rules | QEMU is not started |
+//! | the program has no filter of system calls of its own ([`Sandbox`]) | it may execute nothing but itself; where it cannot be confined it is not started |
 
 mod landlock;
-mod loader;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -27,8 +27,9 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 pub(crate) use self::landlock::Ruleset;
 use self::landlock::access;
-use self::loader::Kind;
+use crate::elf::{self, Kind};
 use crate::error::QemuError;
+use crate::sandbox::Sandbox;
 
 /// Programs, libraries and their data. On most systems some of these are links to others; their own places count.
 const SYSTEM: [&str; 9] = ["/usr", "/opt", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store", "/gnu/store"];
@@ -133,22 +134,29 @@ impl Confinement<'_> {
         }
     }
 
+    /// Why a program has no sandbox here, if it has none of its own and would not be confined.
+    pub(crate) fn lacks_sandbox(self, qemu: &Path) -> Option<String> {
+        let why = (Sandbox::of(qemu) == Sandbox::Ours).then(|| self.look(qemu).err())??;
+        Some(without_sandbox(qemu, &why))
+    }
+
     /// The rules for a QEMU with these arguments, which opens `reopened` by their descriptors once more. `None`: it is not confined.
     ///
     /// # Errors
     /// When it must be and cannot be.
     pub(crate) fn rules(
         self,
-        qemu: &Path,
+        (qemu, sandbox): (&Path, Sandbox),
         args: &[OsString],
         reopened: &[&File],
     ) -> Result<Option<Ruleset>, QemuError> {
         static TOLD: Once = Once::new();
-        let why = match self.make(qemu, args, reopened) {
+        let why = match self.make((qemu, sandbox), args, reopened) {
             Ok(ruleset) => return Ok(Some(ruleset)),
             Err(why) => why,
         };
         match self.how {
+            _ if sandbox == Sandbox::Ours => return Err(QemuError::new(without_sandbox(qemu, &why))),
             Confine::Off => {}
             Confine::Auto => TOLD.call_once(|| tracing::info!("QEMU can open files of its user: {why}")),
             Confine::Require => {
@@ -160,15 +168,32 @@ impl Confinement<'_> {
         Ok(None)
     }
 
-    fn make(self, qemu: &Path, args: &[OsString], reopened: &[&File]) -> Result<Ruleset, Unconfined> {
+    fn make(
+        self,
+        (qemu, sandbox): (&Path, Sandbox),
+        args: &[OsString],
+        reopened: &[&File],
+    ) -> Result<Ruleset, Unconfined> {
         let abi = self.look(qemu)?;
         let after = |option: &'static str| args.windows(2).filter(move |pair| pair[0] == option).map(|pair| &pair[1]);
         let has_user_network = after("-netdev").any(|netdev| netdev.as_bytes().starts_with(b"user"));
         let ruleset = Ruleset::new(abi, !has_user_network)?;
-        let own = own_tree(&real(qemu)?);
+        let program = real(qemu)?;
+        let own = own_tree(&program);
         let code = SYSTEM.map(|dir| (Path::new(dir), libc::O_NOFOLLOW));
+        let rights = match sandbox {
+            Sandbox::Own => CODE,
+            Sandbox::Ours => LOOK,
+        };
         for (dir, follow) in code.into_iter().chain(self.dirs.iter().chain(&own).map(|dir| (dir.as_path(), 0))) {
-            below(&ruleset, dir, follow, CODE)?;
+            below(&ruleset, dir, follow, rights)?;
+        }
+        if sandbox == Sandbox::Ours {
+            // Its filter must allow exec, so nothing else may be executed.
+            let loader = elf::needs(&program, &File::open(&program)?)?.loader;
+            for file in [Some(program), loader].into_iter().flatten() {
+                one(&ruleset, &file, access::EXECUTE | access::READ)?;
+            }
         }
         for dir in FACTS {
             below(&ruleset, Path::new(dir), 0, LOOK)?;
@@ -206,7 +231,7 @@ impl Confinement<'_> {
         }
         let unreadable = |error: io::Error| format!("{shown}: {error}");
         let opened = File::open(program).map_err(unreadable)?;
-        match loader::kind(&opened).map_err(unreadable)? {
+        match elf::kind(&opened).map_err(unreadable)? {
             Kind::Elf => {}
             Kind::Script => return Err(format!("{shown} is a script, which may need anything")),
             Kind::Other => return Err(format!("{shown} is no program that is understood")),
@@ -215,9 +240,10 @@ impl Confinement<'_> {
             // The system's own needs nothing of the site's.
             return Ok(());
         }
-        let places = loader::places(program, &opened).map_err(unreadable)?;
+        let needs = elf::needs(program, &opened).map_err(unreadable)?;
+        let places = needs.loader.iter().chain(&needs.dirs);
         // What is not there cannot be needed.
-        match places.iter().filter_map(|place| real(place).ok()).find(|place| !self.covers(place)) {
+        match places.filter_map(|place| real(place).ok()).find(|place| !self.covers(place)) {
             Some(place) => Err(format!("{shown} has libraries in {}", place.display())),
             None => Ok(()),
         }
@@ -227,6 +253,13 @@ impl Confinement<'_> {
         let of_site = self.dirs.iter().filter_map(|dir| real(dir).ok());
         of_site.chain(SYSTEM.map(PathBuf::from)).any(|dir| path.starts_with(dir))
     }
+}
+
+fn without_sandbox(qemu: &Path, why: &Unconfined) -> String {
+    format!(
+        "{} has no sandbox (it is built without seccomp), and is not confined, which one needs: {why}",
+        qemu.display()
+    )
 }
 
 fn real(path: &Path) -> io::Result<PathBuf> {

@@ -12,6 +12,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::{Pid, geteuid, getppid, setsid};
 
 use super::confine::Ruleset;
+use super::sandbox::Filter;
 
 /// What the child needs between fork and exec.
 #[derive(Debug)]
@@ -28,8 +29,10 @@ pub(crate) struct Newborn {
     pub keep: Vec<RawFd>,
     /// What [`highest_descriptor`] says before the fork.
     pub last_fd: RawFd,
-    /// What it is held to.
+    /// The files that it is held to.
     pub rules: Option<Ruleset>,
+    /// The system calls that it is held to, unless it sees to that itself.
+    pub filter: Option<Filter>,
 }
 
 impl Newborn {
@@ -69,8 +72,9 @@ impl Newborn {
                 return Err(io::Error::last_os_error());
             }
         }
-        // Last, because it takes rights.
-        self.rules.as_ref().map_or(Ok(()), Ruleset::enter)
+        // Last, because they take rights.
+        self.rules.as_ref().map_or(Ok(()), Ruleset::enter)?;
+        self.filter.as_ref().map_or(Ok(()), Filter::enter)
     }
 }
 
@@ -161,7 +165,8 @@ mod tests {
             cat.arg("/proc/self/status").stdout(Stdio::piped());
             let (runner, last_fd) = (nix::unistd::getpid(), highest_descriptor());
             let (blocked, keep) = (SigSet::empty(), Vec::new());
-            let newborn = Newborn { runner, blocked, file_server: None, small_pages, keep, last_fd, rules: None };
+            let (file_server, rules, filter) = (None, None, None);
+            let newborn = Newborn { runner, blocked, file_server, small_pages, keep, last_fd, rules, filter };
             // SAFETY: the closure makes system calls only.
             unsafe { cat.pre_exec(move || newborn.detach()) };
             let said = String::from_utf8(cat.output().unwrap().stdout).unwrap();

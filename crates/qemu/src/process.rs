@@ -20,6 +20,7 @@ use super::detach::{Newborn, highest_descriptor};
 use super::error::{QemuError, WantedFor};
 use super::monitor::{Monitor, Shutdown, StateUri, TURN};
 use super::nic::Tap;
+use super::sandbox::{Filter, Sandbox};
 use super::tail::Tail;
 use super::tie::Tie;
 use super::written::{Mapping, MemoryFile, Written};
@@ -168,16 +169,18 @@ impl QemuProcess {
         let args = args(&inherited);
         let reopened = inherited.files.template.as_ref().map(|template| &template.ram);
         let Host { blocked, ran_out_of_memory, file_server, small_pages, confinement } = host;
-        let rules = confinement.rules(qemu, &args, reopened.as_slice())?;
+        let sandbox = Sandbox::of(qemu);
+        let rules = confinement.rules((qemu, sandbox), &args, reopened.as_slice())?;
         let is_confined = rules.is_some();
+        let filter = (sandbox == Sandbox::Ours).then(Filter::new);
         let mut command = Command::new(qemu);
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.args(args).args(sandbox.options()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         // QEMU does not get the job's environment: QEMU needs nothing from it, and some variables could change what
         // its libraries do.
         command.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
         let last_fd = highest_descriptor();
-        let newborn =
-            Newborn { runner: nix::unistd::getpid(), blocked, file_server, small_pages, keep, last_fd, rules };
+        let runner = nix::unistd::getpid();
+        let newborn = Newborn { runner, blocked, file_server, small_pages, keep, last_fd, rules, filter };
         // SAFETY: the closure runs between fork and exec and makes system calls only: it takes no memory and no lock, which
         // another thread may have held.
         unsafe { command.pre_exec(move || newborn.detach()) };
@@ -342,6 +345,7 @@ impl QemuProcess {
                     "QEMU was killed (signal 9), by an administrator or for lack of memory: in that case ask for more with --mem"
                         .to_owned()
                 }
+                (Some(libc::SIGSYS), _) => "QEMU was ended for a system call that its sandbox forbids".to_owned(),
                 (Some(signo), _) => format!("QEMU was killed by signal {signo}"),
                 (None, Some(0)) => return self.end_of_guest(),
                 (None, code) => format!("QEMU failed with code {}", code.unwrap_or(-1)),

@@ -15,16 +15,14 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::abilities::{Abilities, version_of};
+use crate::abilities::Abilities;
 use crate::boot::BootSource;
+use crate::confine::Confinement;
 use crate::machine::{Accel, MachineType};
 use crate::shape::{PLAIN_CPUS, VmSize};
 
 /// What the small program is called after QEMU's own name.
 const SUFFIX: &str = "-microvm";
-
-/// The first release whose small program was seen to start guests.
-const SMALL_SINCE: (u32, u32) = (8, 2);
 
 /// A way to start guests.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,6 +98,11 @@ impl Way {
         (!self.qemu.exists()).then(|| format!("{} is not there", self.qemu.display()))
     }
 
+    /// Why it is not for any guest on this node, if its program would have no sandbox there.
+    pub fn lacks_sandbox(&self, confinement: Confinement<'_>) -> Option<String> {
+        confinement.lacks_sandbox(&self.qemu)
+    }
+
     /// What its program can do, for a guest that boots: asking it takes a few milliseconds of a second or more. Of one that
     /// does not answer everything is believed, as starting it says what is wrong.
     pub fn abilities_to_boot(&self) -> Abilities {
@@ -107,16 +110,6 @@ impl Way {
             MachineType::Q35 => Abilities::of(&self.qemu).unwrap_or(Abilities::ALL),
             MachineType::Microvm | MachineType::Pc => Abilities::ALL,
         }
-    }
-
-    /// Why the small program is not for any guest: that of QEMU 7.2 is built without seccomp, and refuses `-sandbox`. Asking it
-    /// takes a few milliseconds, so it is done where a guest boots and not for clones; one that does not answer is tried.
-    pub fn is_too_old(&self) -> Option<String> {
-        if !self.is_small {
-            return None;
-        }
-        let (major, minor) = version_of(&self.qemu).ok()?;
-        ((major, minor) < SMALL_SINCE).then(|| format!("{} is of QEMU {major}.{minor}", self.qemu.display()))
     }
 }
 

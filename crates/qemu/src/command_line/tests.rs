@@ -69,8 +69,6 @@ none
 -parallel
 none
 -no-reboot
--sandbox
-on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
 -name
 spank-vm,debug-threads=off
 -accel

@@ -154,3 +154,37 @@ fn the_site_says_what_more_a_program_needs_and_unknown_needs_confine_nothing() {
     let said = place.said(Confinement { how: Confine::Require, dirs: &home }, Files::default(), &[]);
     assert_eq!(said, "read\nlist\nworks\n");
 }
+
+/// Tells its channel what it can execute: what its third argument names, and itself.
+const EXECUTES: &str = r#"
+#include <stdlib.h>
+#include <unistd.h>
+extern char **environ;
+int main(int count, char **words) {
+    if (count < 4) return write(atoi(words[1]), "itself", 6), 0;
+    char *other[] = {words[3], NULL}, *again[] = {words[0], words[1], NULL};
+    dup2(atoi(words[1]), 1);
+    execve(words[3], other, environ);
+    write(1, "nothing else, ", 14);
+    execve(words[0], again, environ);
+    return 9;
+}
+"#;
+
+#[test]
+fn a_program_without_a_sandbox_of_its_own_executes_itself_at_most_and_is_not_started_unconfined() {
+    if !can_confine() {
+        return;
+    }
+    let place = Place::new("");
+    std::fs::write(place.at("qemu.c"), EXECUTES).unwrap();
+    let mut gcc = Command::new("gcc");
+    gcc.arg("-o").args([place.at("site/qemu"), place.at("qemu.c")]);
+    assert!(gcc.status().unwrap().success());
+    assert_eq!(place.said(REQUIRED, Files::default(), &["/bin/echo"]), "nothing else, itself");
+    let refused = place.spawn(NOT, Files::default(), &["/bin/echo"]).expect_err("nothing would hold it").to_string();
+    assert!(
+        refused.contains("built without seccomp") && refused.ends_with("the site has switched it off"),
+        "{refused}"
+    );
+}

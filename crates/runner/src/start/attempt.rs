@@ -142,9 +142,6 @@ impl Vms<'_> {
             // A program that does not even tell its version starts no guest of any image.
             Obtained::Failed(why) => return not_up(why, Abilities::of(&self.way.qemu).is_err()),
             Obtained::Unavailable(why) => {
-                if let Some(too_old) = self.way.is_too_old() {
-                    return not_up(too_old, true);
-                }
                 tracing::debug!("booting: {why}");
                 None
             }

@@ -32,14 +32,11 @@ pub fn ways_here(config: &Config) -> Result<Vec<WayHere>, RunError> {
     let ways = Ways::of(config, &source::kit(config)?, &qemu);
     let accel = Policy::of(config, &qemu).first_accel();
     let size = VmSize { memory_mib: MIN_GUEST_MIB, cpus: 1 };
-    let failed = |way: &Way| ways.list.iter().any(|(known, verdicts)| known == way && verdicts.recall().is_some());
-    let here = ways.judge(accel, size).into_iter().map(|(way, not_used)| {
-        let too_old = way.is_too_old().filter(|_| way.lacks(&ways.need(accel, size)).is_none());
-        WayHere {
-            name: way.to_string(),
-            has_failed: too_old.is_none() && not_used.is_some() && failed(way),
-            not_used: too_old.or(not_used),
-        }
+    let failed = |way: &Way| ways.list.iter().any(|known| known.way == *way && known.verdicts.recall().is_some());
+    let here = ways.judge(accel, size).into_iter().map(|(way, not_used)| WayHere {
+        name: way.to_string(),
+        has_failed: not_used.is_some() && failed(way),
+        not_used,
     });
     Ok(here.collect())
 }
@@ -51,7 +48,16 @@ pub(crate) struct Ways {
     /// The largest memory for which a machine that cannot plug any is chosen, where the site leaves that open.
     most_mib: Option<u64>,
     /// All but the last may be missing or broken.
-    list: Vec<(Way, Verdicts)>,
+    list: Vec<Known>,
+}
+
+/// What is known of a way on this node.
+#[derive(Debug, Clone)]
+struct Known {
+    way: Way,
+    verdicts: Verdicts,
+    /// Why its program would have no sandbox.
+    lacks_sandbox: Option<String>,
 }
 
 impl Ways {
@@ -67,7 +73,8 @@ impl Ways {
         };
         let known = |way: Way| {
             let verdicts = Verdicts::of_way(config, &way);
-            (way, verdicts)
+            let lacks_sandbox = way.lacks_sandbox(config.confinement());
+            Known { way, verdicts, lacks_sandbox }
         };
         Self {
             source: source.clone(),
@@ -92,18 +99,19 @@ impl Ways {
         Need { source: &self.source, accel, size, most_mib: self.most_mib }
     }
 
-    /// All of them, and why one cannot be used. A program that is too old is found by its first guest: asking every time
-    /// would take as long as a part of a start.
+    /// All of them, and why one cannot be used.
     pub(crate) fn judge(&self, accel: Accel, size: VmSize) -> Vec<(&Way, Option<String>)> {
         let need = self.need(accel, size);
         let last = self.list.len() - 1;
-        let judged = self.list.iter().enumerate().map(|(number, (way, verdicts))| {
+        let judged = self.list.iter().enumerate().map(|(number, known)| {
+            let Known { way, verdicts, lacks_sandbox } = known;
             let broken = || {
                 let says_so = verdicts.found_in();
                 let why = "a guest did not come up by it, and did by another way";
                 (verdicts.recall() == Some(Verdict::Broken)).then(|| format!("{why} ({} says so)", says_so.display()))
             };
-            let why = || way.lacks(&need).or_else(|| way.is_missing()).or_else(broken);
+            let unfit = || way.lacks(&need).or_else(|| way.is_missing()).or_else(|| lacks_sandbox.clone());
+            let why = || unfit().or_else(broken);
             (way, if number == last { None } else { why() })
         });
         judged.collect()
@@ -111,9 +119,9 @@ impl Ways {
 
     /// What to do once a guest has come up by another way that did not by this one.
     pub(crate) fn is_broken(&self, way: &Way) -> Box<dyn FnOnce()> {
-        let known = self.list.iter().find(|(known, _)| known == way).cloned();
+        let known = self.list.iter().find(|known| known.way == *way).cloned();
         Box::new(move || {
-            if let Some((way, verdicts)) = known {
+            if let Some(Known { way, verdicts, .. }) = known {
                 tracing::warn!("VMs on this node do not start by {way}: it is left out until the node boots again");
                 verdicts.remember(Verdict::Broken);
             }
@@ -172,7 +180,7 @@ mod tests {
     fn a_way_that_is_broken_is_left_out_until_its_program_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let debian = ways(dir.path(), "", &["qemu", "qemu-microvm"]);
-        debian.is_broken(&debian.list[0].0)();
+        debian.is_broken(&debian.list[0].way)();
         assert_eq!(words(&debian, Accel::Kvm, SMALL), ["microvm", "q35"]);
         let why = debian.judge(Accel::Kvm, SMALL)[0].1.clone().unwrap();
         assert!(why.contains("did not come up") && why.contains("small-microvm.verdict"), "{why}");

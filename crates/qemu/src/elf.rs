@@ -1,4 +1,4 @@
-//! Where the system's loader looks for what a program needs, as far as the program's own file says it (ELF).
+//! What a program needs to be executed, as far as its own file says it (ELF).
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// What a file begins with decides who executes it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// The loader that it names.
     Elf,
     /// An interpreter.
@@ -22,7 +22,7 @@ pub(super) enum Kind {
 ///
 /// # Errors
 /// When it cannot be read.
-pub(super) fn kind(program: &File) -> io::Result<Kind> {
+pub(crate) fn kind(program: &File) -> io::Result<Kind> {
     let mut magic = [0; 4];
     let read = program.read_at(&mut magic, 0)?;
     Ok(match &magic[..read] {
@@ -41,47 +41,71 @@ const DYNAMIC: u32 = 2;
 const INTERPRETER: u32 = 3;
 
 /// Entries of the dynamic section.
+const NEEDED: u64 = 1;
 const STRINGS: u64 = 5;
 const RPATH: u64 = 15;
 const RUNPATH: u64 = 29;
 
-/// The loader of a program at this path and the directories of libraries that it names.
+/// What a program names.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Needs {
+    /// Its loader; a static program has none.
+    pub loader: Option<PathBuf>,
+    /// The libraries that its loader must find first.
+    pub libraries: Vec<Vec<u8>>,
+    /// Where that looks for them beside the system's directories.
+    pub dirs: Vec<PathBuf>,
+}
+
+/// What a program at this path needs.
 ///
 /// # Errors
 /// When the file cannot be read, or is no program of 64 bits of this processor's byte order.
-pub(super) fn places(path: &Path, program: &File) -> io::Result<Vec<PathBuf>> {
-    let broken = || io::Error::other("it is no program that is understood");
-    let header = Bytes::of(program, 0, 64)?;
-    if header.0[4] != 2 || header.0[5] != 1 {
-        return Err(broken());
-    }
-    let (at, size, count) = (header.long(32), u64::from(header.short(54)), usize::from(header.short(56)));
-    if size != 56 || count > MANY {
-        return Err(broken());
-    }
-    let segments: Vec<Segment> = (0..count)
-        .map(|number| Ok(Segment::of(&Bytes::of(program, at.saturating_add(number as u64 * size), 56)?)))
-        .collect::<io::Result<_>>()?;
-    let mut places = Vec::new();
+pub(crate) fn needs(path: &Path, program: &File) -> io::Result<Needs> {
+    let segments = segments(program)?;
+    let mut needs = Needs::default();
     if let Some(named) = segments.iter().find(|segment| segment.kind == INTERPRETER) {
-        places.push(PathBuf::from(OsStr::from_bytes(&text(program, named.offset)?)));
+        needs.loader = Some(PathBuf::from(OsStr::from_bytes(&text(program, named.offset)?)));
     }
-    let Some(dynamic) = segments.iter().find(|segment| segment.kind == DYNAMIC) else { return Ok(places) };
+    let Some(dynamic) = segments.iter().find(|segment| segment.kind == DYNAMIC) else { return Ok(needs) };
     let bytes = usize::try_from(dynamic.bytes).unwrap_or(usize::MAX);
     if bytes > MANY * 16 {
-        return Err(broken());
+        return Err(not_understood());
     }
     let table = Bytes::of(program, dynamic.offset, bytes)?;
     let entries: Vec<(u64, u64)> = (0..bytes / 16).map(|n| (table.long(n * 16), table.long(n * 16 + 8))).collect();
     let strings = entries.iter().find(|(kind, _)| *kind == STRINGS).map(|(_, address)| *address);
     let strings = strings.and_then(|address| segments.iter().find_map(|segment| segment.place_of(address)));
-    for (_, string) in entries.iter().filter(|(kind, _)| [RPATH, RUNPATH].contains(kind)) {
-        let list = text(program, strings.ok_or_else(broken)?.saturating_add(*string))?;
-        let origin = path.parent().unwrap_or(Path::new("/")).as_os_str().as_bytes();
-        let dirs = list.split(|&byte| byte == b':').filter(|dir| !dir.is_empty());
-        places.extend(dirs.map(|dir| PathBuf::from(OsStr::from_bytes(&without_origin(dir, origin)))));
+    let string = |at: u64| text(program, strings.ok_or_else(not_understood)?.saturating_add(at));
+    let origin = path.parent().unwrap_or(Path::new("/")).as_os_str().as_bytes();
+    for (kind, at) in entries {
+        match kind {
+            NEEDED => needs.libraries.push(string(at)?),
+            RPATH | RUNPATH => {
+                let list = string(at)?;
+                let dirs = list.split(|&byte| byte == b':').filter(|dir| !dir.is_empty());
+                needs.dirs.extend(dirs.map(|dir| PathBuf::from(OsStr::from_bytes(&without_origin(dir, origin)))));
+            }
+            _ => {}
+        }
     }
-    Ok(places)
+    Ok(needs)
+}
+
+fn not_understood() -> io::Error {
+    io::Error::other("it is no program that is understood")
+}
+
+/// The parts that a program says it has.
+fn segments(program: &File) -> io::Result<Vec<Segment>> {
+    let header = Bytes::of(program, 0, 64)?;
+    let is_elf = header.0.starts_with(b"\x7fELF");
+    let (at, size, count) = (header.long(32), u64::from(header.short(54)), usize::from(header.short(56)));
+    if !is_elf || header.0[4] != 2 || header.0[5] != 1 || size != 56 || count > MANY {
+        return Err(not_understood());
+    }
+    let segment = |number| Bytes::of(program, at.saturating_add(number as u64 * size), 56);
+    (0..count).map(|number| Ok(Segment::of(&segment(number)?))).collect()
 }
 
 /// A directory's name in which `$ORIGIN` is the program's.
@@ -145,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_names_its_loader_and_its_directories() {
+    fn a_program_names_its_loader_its_libraries_and_their_directories() {
         let dir = tempfile::tempdir().unwrap();
         let (source, program) = (dir.path().join("a.c"), dir.path().join("a"));
         std::fs::write(&source, "int main(void) { return 0; }\n").unwrap();
@@ -154,9 +178,10 @@ mod tests {
         assert!(gcc.status().unwrap().success());
         let opened = File::open(&program).unwrap();
         assert_eq!(kind(&opened).unwrap(), Kind::Elf);
-        let found = places(&program, &opened).unwrap();
-        assert!(found[0].is_file() && found[0].is_absolute(), "{found:?}");
-        assert_eq!(found[1..], [dir.path().join("../lib"), PathBuf::from("/sw/lib")]);
+        let found = needs(&program, &opened).unwrap();
+        assert!(found.loader.as_ref().is_some_and(|loader| loader.is_file() && loader.is_absolute()), "{found:?}");
+        assert_eq!(found.dirs, [dir.path().join("../lib"), PathBuf::from("/sw/lib")]);
+        assert_eq!(found.libraries, [b"libc.so.6"]);
         assert_eq!(kind(&File::open(&source).unwrap()).unwrap(), Kind::Other);
     }
 
@@ -169,9 +194,9 @@ mod tests {
             let mut bytes = whole[..4096].to_vec();
             bytes[byte] = value;
             std::fs::write(&program, bytes).unwrap();
-            places(&program, &File::open(&program).unwrap()).unwrap_err();
+            needs(&program, &File::open(&program).unwrap()).unwrap_err();
         }
         std::fs::write(&program, &whole[..10]).unwrap();
-        places(&program, &File::open(&program).unwrap()).unwrap_err();
+        needs(&program, &File::open(&program).unwrap()).unwrap_err();
     }
 }
