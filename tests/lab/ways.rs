@@ -5,7 +5,8 @@ use testkit::lab::Lab;
 use crate::{Case, case};
 
 pub const CASES: &[Case] = &[
-    case("a_small_vm_starts_by_the_small_program_and_a_large_one_by_qemu_itself", by_size).once(),
+    case("a_small_vm_starts_by_the_small_program_and_a_large_one_by_qemu_itself", by_size),
+    case("a_small_program_without_seccomp_is_held_by_the_runner_and_not_used_unconfined", without_seccomp),
     case("a_small_vm_has_to_the_mebibyte_the_memory_that_it_should", memory).once(),
     case("without_the_small_program_a_small_vm_starts_by_the_small_machine_of_qemu", without_program).once(),
     case("a_small_program_that_fails_is_left_out_and_check_says_so", failing_program).once(),
@@ -15,27 +16,46 @@ pub const CASES: &[Case] = &[
     case("a_program_in_qemu_s_place_opens_no_file_of_its_user_and_the_vm_runs", walled),
 ];
 
-/// Program and machine of the QEMU of a step of ada's with these options, while it runs.
+/// Program and machine of the QEMU of a step of ada's with these options, while it runs, and how many filters of system calls.
 fn seen(lab: &Lab, options: &str) -> String {
     let wrap = "--wrap ': > up; sleep 600'";
     lab.sh("ada", &format!("rm -f up; sbatch -Q {options} --vm-image=tiny -o /dev/null {wrap}")).ok();
     lab.wait_until("the step runs", "[ -e /home/ada/up ]");
     let said = lab.root(
         "pid=$(pgrep -o qemu-system); basename $(readlink /proc/$pid/exe); \
-         tr '\\0' '\\n' </proc/$pid/cmdline | grep -A1 -x -e -machine | tail -1 | cut -d, -f1",
+         tr '\\0' '\\n' </proc/$pid/cmdline | grep -A1 -x -e -machine | tail -1 | cut -d, -f1; \
+         awk '/^Seccomp_filters:/ { print $2 }' /proc/$pid/status",
     );
     lab.root("scancel -u ada; while pgrep qemu-system >/dev/null; do sleep 0.2; done; rm -f /home/ada/up");
     said.trim().replace('\n', " ")
 }
 
 fn by_size(lab: &Lab) {
-    assert_eq!(seen(lab, "--mem=500"), "qemu-system-x86_64-microvm microvm");
-    assert_eq!(seen(lab, "--mem=1000"), "qemu-system-x86_64 q35");
+    assert_eq!(seen(lab, "--mem=500"), "qemu-system-x86_64-microvm microvm 1");
+    assert_eq!(seen(lab, "--mem=1000"), "qemu-system-x86_64 q35 1");
     let checked = lab.sh("ada", "spank-vm check").ok();
     assert!(
         checked.contains("VMs of up to 512 MiB by machine microvm of /usr/bin/qemu-system-x86_64-microvm"),
         "{checked}"
     );
+}
+
+/// Debian 12's is built without, Debian 13's is not.
+fn without_seccomp(lab: &Lab) {
+    let has_seccomp = lab.root("ldd /usr/bin/qemu-system-x86_64-microvm").contains("libseccomp");
+    let said = with_programs(
+        lab,
+        &format!("{REAL}; cp /usr/bin/qemu-system-x86_64-microvm qemu-microvm"),
+        "confine_qemu = \"off\"",
+    );
+    let refused = "/opt/ways/qemu-microvm has no sandbox (it is built without seccomp), and is not confined, which one needs: \
+                   the site has switched it off";
+    assert_eq!(said.contains(refused), !has_seccomp, "{said}");
+    let program = if has_seccomp { "qemu-microvm" } else { "qemu" };
+    assert!(said.contains(&format!("machine microvm of /opt/ways/{program};")), "{said}");
+    let checked = lab.sh("ada", "spank-vm --config /opt/ways/site.toml check").stdout;
+    assert_eq!(checked.contains("built without seccomp"), !has_seccomp, "{checked}");
+    forget(lab);
 }
 
 fn memory(lab: &Lab) {

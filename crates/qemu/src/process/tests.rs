@@ -155,6 +155,17 @@ fn the_site_says_what_more_a_program_needs_and_unknown_needs_confine_nothing() {
     assert_eq!(said, "read\nlist\nworks\n");
 }
 
+impl Place {
+    /// The program is made of these lines of C: it is built without the library of QEMU's own sandbox.
+    fn of_program(source: &str) -> Self {
+        let place = Self::new("");
+        fs::write(place.at("qemu.c"), source).unwrap();
+        let mut gcc = Command::new("gcc");
+        assert!(gcc.arg("-o").args([place.at("site/qemu"), place.at("qemu.c")]).status().unwrap().success());
+        place
+    }
+}
+
 /// Tells its channel what it can execute: what its third argument names, and itself.
 const EXECUTES: &str = r#"
 #include <stdlib.h>
@@ -176,15 +187,23 @@ fn a_program_without_a_sandbox_of_its_own_executes_itself_at_most_and_is_not_sta
     if !can_confine() {
         return;
     }
-    let place = Place::new("");
-    std::fs::write(place.at("qemu.c"), EXECUTES).unwrap();
-    let mut gcc = Command::new("gcc");
-    gcc.arg("-o").args([place.at("site/qemu"), place.at("qemu.c")]);
-    assert!(gcc.status().unwrap().success());
+    let place = Place::of_program(EXECUTES);
     assert_eq!(place.said(REQUIRED, Files::default(), &["/bin/echo"]), "nothing else, itself");
     let refused = place.spawn(NOT, Files::default(), &["/bin/echo"]).expect_err("nothing would hold it").to_string();
     assert!(
         refused.contains("built without seccomp") && refused.ends_with("the site has switched it off"),
         "{refused}"
     );
+}
+
+#[test]
+fn a_qemu_that_makes_a_forbidden_call_ends_and_the_step_says_why() {
+    if !can_confine() {
+        return;
+    }
+    let place = Place::of_program("#include <unistd.h>\nint main(void) { fork(); return sleep(1000); }\n");
+    let mut process = place.spawn(REQUIRED, Files::default(), &[]).unwrap();
+    let reason = process.exit_reason();
+    assert!(reason.starts_with("QEMU was ended for a system call that its sandbox forbids"), "{reason}");
+    assert!(!process.was_killed(), "nobody else did it");
 }
