@@ -90,7 +90,8 @@ const REAL: &str = "ln -s /usr/bin/qemu-system-x86_64 qemu";
 
 fn forget(lab: &Lab) {
     lab.root("rm -rf /opt/ways /var/cache/spank-vm/templates/users/*/*microvm.verdict");
-    lab.sh("ada", "spank-vm template remove tiny").ok();
+    // There is none before a first job of hers has made the directory for it.
+    lab.sh("ada", "spank-vm template remove tiny");
 }
 
 fn without_program(lab: &Lab) {
