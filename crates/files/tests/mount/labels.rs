@@ -10,7 +10,7 @@ use xattr::FileExt;
 use super::Test;
 use super::mounted::Mounted;
 use super::pair::{Pair, errno};
-use super::times::undisturbed;
+use super::times::{saw, undisturbed};
 
 pub const TESTS: &[Test] = &[
     ("ls_l_asks_the_guest_once_for_each_file_and_the_host_hardly", ls_l_asks_once_for_each_file),
@@ -42,7 +42,7 @@ fn ls_l_asks_once_for_each_file() {
         assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 101, "{output:?}");
         let (all, of_host) = about_attributes(&pair.mounted, 0);
         assert!(all <= 103, "{all} questions");
-        (of_host <= 4).then_some(()).ok_or(format!("{of_host} questions to the host"))
+        saw(of_host <= 4, || format!("{of_host} questions to the host"))
     });
 }
 
@@ -55,7 +55,7 @@ fn listing_each_asks_the_host_hardly() {
         }
         let (all, of_host) = about_attributes(&pair.mounted, 0);
         assert!(all >= 100, "{all} questions");
-        (of_host <= 3).then_some(()).ok_or(format!("{of_host} questions to the host"))
+        saw(of_host <= 3, || format!("{of_host} questions to the host"))
     });
 }
 

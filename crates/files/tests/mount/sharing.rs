@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Test;
 use super::mounted::Mounted;
 use super::pair::{Pair, errno};
-use super::times::{soon, undisturbed};
+use super::times::{saw, soon, undisturbed};
 
 pub const TESTS: &[Test] = &[
     ("appending_from_two_guests_and_the_host_overwrites_nothing", appending_overwrites_nothing),
@@ -209,10 +209,7 @@ fn data_that_did_not_change_is_read_once() {
     undisturbed(|| {
         fs::write(&host, vec![2; 1 << 20]).unwrap();
         assert!(reads_again());
-        let is_read = reads_again();
-        is_read
-            .then_some(())
-            .ok_or("it was read too soon after its last change to be sure, and is not read again".into())
+        saw(reads_again(), || "it was read too soon after its last change to be sure, and is not read again".into())
     });
 }
 

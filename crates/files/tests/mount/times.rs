@@ -24,3 +24,8 @@ pub fn undisturbed(mut shows: impl FnMut() -> Result<(), String>) {
         tries += 1;
     }
 }
+
+/// What a try ends with: `Err` with what it saw if it did not see what it should.
+pub fn saw(is_so: bool, seen: impl FnOnce() -> String) -> Result<(), String> {
+    if is_so { Ok(()) } else { Err(seen()) }
+}

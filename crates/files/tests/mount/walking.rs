@@ -11,7 +11,7 @@ use proto::files::{Ahead, Opened, What, kind, listed_nodes, opened};
 use super::Test;
 use super::pair::Pair;
 use super::raw::{Raw, string, words};
-use super::times::undisturbed;
+use super::times::{saw, undisturbed};
 
 pub const TESTS: &[Test] = &[
     ("who_opens_one_of_the_listed_directories_is_told_of_the_next", the_next_directories_are_sent_ahead),
@@ -62,10 +62,10 @@ fn the_next_directories_are_sent_ahead() {
         let found = open(&mut raw, a);
         let nodes: BTreeSet<u64> = found.iter().map(|(dir, _)| dir.node).collect();
         let others = BTreeSet::from(["b", "c", "d"].map(|name| raw.lookup(0, ROOT, name).unwrap()));
-        (nodes == others).then_some(()).ok_or(format!("{nodes:?} are open, not {others:?}"))?;
+        saw(nodes == others, || format!("{nodes:?} are open, not {others:?}"))?;
         are_usable(&mut raw, &found);
         let again = open(&mut raw, *others.first().unwrap()).len();
-        (again == 0).then_some(()).ok_or(format!("{again} are sent again, which were sent just now"))
+        saw(again == 0, || format!("{again} are sent again, which were sent just now"))
     });
 }
 
