@@ -4,8 +4,9 @@
 //! with a look at what is left in the node, which must be nothing. One more group has a cluster of two node VMs, of one
 //! release. Two groups run side by side where memory allows it: see `lanes`.
 //!
-//! `SPANK_VM_LAB_RELEASES="bookworm trixie"` chooses the releases (Debian 12 and 13 without it). Debian 13 runs all
-//! tests. Others leave out those that show the same on every release (`once`), unless `SPANK_VM_LAB_WHOLE` is set.
+//! `SPANK_VM_LAB_RELEASES="bookworm trixie"` chooses the releases (Debian 12 and 13 without it). Others than Debian 13 leave
+//! out the tests that show the same on every release (`once`), and all of them those for every night (`nightly`), unless
+//! `SPANK_VM_LAB_WHOLE` is set.
 
 mod case;
 mod closed;
@@ -30,7 +31,7 @@ use std::thread;
 
 use libtest_mimic::{Arguments, Trial};
 
-use case::{Case, case};
+use case::{Case, Runs, case};
 use kind::Kind;
 use lanes::Group;
 
@@ -49,8 +50,8 @@ const CASES: &[&[Case]] = &[
     packages::CASES,
 ];
 
-/// The release that runs the whole suite, and the cases on two nodes. Others leave out what one release is enough for.
-const WHOLE: &str = "trixie";
+/// The release that runs what one release is enough for, and the cases on two nodes.
+const MAIN: &str = "trixie";
 
 /// The releases if none are chosen. The one that takes longest comes first.
 const RELEASES: &str = "trixie bookworm";
@@ -96,15 +97,20 @@ fn main() -> ExitCode {
 
 /// The cases of each kind of lab, in their order.
 fn chosen(releases: &str) -> Vec<(Kind, Vec<&'static Case>)> {
-    let is_whole = |release: &str| release == WHOLE || std::env::var_os("SPANK_VM_LAB_WHOLE").is_some();
+    let is_whole = std::env::var_os("SPANK_VM_LAB_WHOLE").is_some();
+    let is_in = |release: &str, case: &Case| match case.runs {
+        Runs::Always => true,
+        Runs::Once => is_whole || release == MAIN,
+        Runs::Nightly => is_whole,
+    };
     let mut chosen = Vec::new();
     for release in releases.split_whitespace() {
-        let cases = CASES.iter().copied().flatten().filter(|case| is_whole(release) || !case.once);
+        let cases = CASES.iter().copied().flatten().filter(|case| is_in(release, case));
         chosen.push((Kind { release: release.to_owned(), nodes: 1 }, cases.collect()));
     }
-    if releases.split_whitespace().any(|release| release == WHOLE) {
-        let cases = [two::CASES, network::CASES].into_iter().flatten();
-        chosen.push((Kind { release: WHOLE.to_owned(), nodes: 2 }, cases.collect()));
+    if releases.split_whitespace().any(|release| release == MAIN) {
+        let cases = [two::CASES, network::CASES].into_iter().flatten().filter(|case| is_in(MAIN, case));
+        chosen.push((Kind { release: MAIN.to_owned(), nodes: 2 }, cases.collect()));
     }
     chosen
 }

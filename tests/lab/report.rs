@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::Case;
+use crate::case::Runs;
 use crate::kind::Kind;
 
 /// The results of one release.
@@ -46,8 +47,13 @@ impl Release {
         let not: Vec<&str> = self.rows.iter().filter(|row| !row.works).map(|row| row.case.name).collect();
         let (slurm, qemu) = (self.version("slurmd"), self.version("qemu-system-x86"));
         let (linux, systemd) = (self.version("linux"), self.version("systemd"));
-        let is_part = self.kind.nodes == 1 && !self.rows.iter().any(|row| row.case.once);
-        let part = if is_part { ", those for every release" } else { "" };
+        let has = |runs| self.rows.iter().any(|row| row.case.runs == runs);
+        let part = match self.kind.nodes {
+            1 if has(Runs::Nightly) => "",
+            1 if has(Runs::Once) => ", without those for every night",
+            1 => ", those for every release",
+            _ => "",
+        };
         let ran = format!("{} of {}{part}", self.rows.len() - not.len(), self.rows.len());
         format!(
             "| {} | {slurm} | {qemu} | {linux} | {systemd} | {day} | {ran} | {} |\n",

@@ -14,8 +14,10 @@ use crate::Case;
 pub const CASES: &[Case] = &[
     ("what_readme_shows_works_and_looks_as_it_is_shown", first_page),
     ("every_srun_and_sbatch_of_the_guides_works_as_it_is_written", guides),
-    ("the_ways_to_an_image_of_ones_own_work_as_they_are_written", own_images),
 ];
+
+/// Each way makes an image.
+pub const LONG_CASES: &[Case] = &[("the_ways_to_an_image_of_ones_own_work_as_they_are_written", own_images)];
 
 /// Words of lines that cannot be typed here, each with the reason.
 const LEFT_OUT: [(&str, &str); 5] = [

@@ -22,12 +22,12 @@ pub const CASES: &[Case] = &[
     ("signals_and_terminals_reach_a_full_boot", signals_and_terminals),
     ("what_a_command_leaves_in_a_full_boot_ends_with_it_and_the_system_lives_on", leftovers),
     ("a_full_boot_that_powers_itself_off_is_an_error_and_no_hang", poweroff),
-    ("a_full_boot_can_be_saved_with_its_kernel_and_what_was_changed", saved),
-    ("an_optimised_full_boot_has_no_timers_and_firmware_and_a_smaller_disk", optimised),
 ];
 
-/// Not in every run: each takes another boot.
+/// Not in every run: each takes other boots.
 pub const LONG_CASES: &[Case] = &[
+    ("a_full_boot_can_be_saved_with_its_kernel_and_what_was_changed", saved),
+    ("an_optimised_full_boot_has_no_timers_and_firmware_and_a_smaller_disk", optimised),
     ("a_full_boot_of_debian_11_has_its_own_kernel_and_runs_a_step", debian11),
     ("a_full_boot_finds_its_disk_on_other_controllers_and_without_its_boot_loader", other_hardware),
 ];

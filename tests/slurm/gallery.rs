@@ -15,13 +15,11 @@ use testkit::{Cluster, system};
 use crate::Case;
 use crate::documents::{code, type_in};
 
-pub const CASES: &[Case] = &[
-    ("the_lines_of_the_gallery_make_images_that_run", gallery),
-    ("the_lines_for_containers_work_as_they_are_written", containers),
-];
+pub const CASES: &[Case] = &[("the_lines_for_containers_work_as_they_are_written", containers)];
 
-/// Each image boots its own system several times.
+/// Many images, and some that boot their own system several times.
 pub const LONG_CASES: &[Case] = &[
+    ("the_lines_of_the_gallery_make_images_that_run", gallery),
     ("the_lines_for_a_cloud_image_work_as_they_are_written", cloud),
     ("the_lines_for_a_full_boot_work_as_they_are_written", full_boot),
 ];

@@ -76,7 +76,15 @@ const CASES: &[&[Case]] = &[
     gallery::CASES,
 ];
 
-const LONG_CASES: &[&[Case]] = &[images::LONG_CASES, fullboot::LONG_CASES, gallery::LONG_CASES, mpi::LONG_CASES];
+const LONG_CASES: &[&[Case]] = &[
+    save::LONG_CASES,
+    networks::LONG_CASES,
+    images::LONG_CASES,
+    fullboot::LONG_CASES,
+    documents::LONG_CASES,
+    gallery::LONG_CASES,
+    mpi::LONG_CASES,
+];
 
 fn main() -> ExitCode {
     suite::main::<Plain<RealSlurm>>()

@@ -18,8 +18,11 @@ pub const CASES: &[Case] = &[
     ("scancel_during_the_save_leaves_nothing", cancelled),
     ("an_image_is_built_by_a_script_or_not_at_all", built),
     ("a_program_loads_a_library_from_a_share_through_a_link_of_the_image", links),
-    ("an_optimised_image_lacks_what_a_kit_boot_never_uses_and_keeps_its_libraries", optimised),
 ];
+
+/// It measures starts of an image before and after.
+pub const LONG_CASES: &[Case] =
+    &[("an_optimised_image_lacks_what_a_kit_boot_never_uses_and_keeps_its_libraries", optimised)];
 
 /// Runs `work` with a catalogue directory of the user's before the site's.
 fn with_catalogue(cluster: &Cluster, work: impl FnOnce(&Path)) {
