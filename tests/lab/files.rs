@@ -7,13 +7,13 @@ use crate::{Case, case};
 pub const CASES: &[Case] = &[
     case("what_a_vm_writes_into_the_home_is_the_user_s_file_on_the_host", home),
     case("what_a_vm_writes_elsewhere_dies_with_it", elsewhere).once(),
-    case("a_saved_vm_is_an_image_of_its_user", save).once(),
-    case("a_file_of_the_user_s_own_is_an_image", own_file).once(),
-    case("a_lock_on_a_file_holds_between_a_vm_and_the_node_s_processes", flocks).once(),
-    case("a_lock_on_a_part_of_a_file_holds_between_a_vm_and_the_node_s_processes", range_locks).once(),
+    case("a_saved_vm_is_an_image_of_its_user", save).nightly(),
+    case("a_file_of_the_user_s_own_is_an_image", own_file).nightly(),
+    case("a_lock_on_a_file_holds_between_a_vm_and_the_node_s_processes", flocks).nightly(),
+    case("a_lock_on_a_part_of_a_file_holds_between_a_vm_and_the_node_s_processes", range_locks).nightly(),
     case("a_removed_file_is_still_a_file_for_who_has_it_open", unlinked).once(),
-    case("room_for_a_file_is_set_aside_and_given_back_on_the_node", fallocate).once(),
-    case("the_time_of_a_file_has_its_nanoseconds_on_both_sides", times).once(),
+    case("room_for_a_file_is_set_aside_and_given_back_on_the_node", fallocate).nightly(),
+    case("the_time_of_a_file_has_its_nanoseconds_on_both_sides", times).nightly(),
 ];
 
 /// A step of ada's with a full Debian, which has these programs.

@@ -8,7 +8,7 @@ use crate::{Case, case};
 
 pub const CASES: &[Case] = &[
     case("pmi_lets_tasks_in_vms_find_each_other_through_both_of_its_wires", pmi),
-    case("pmix_starts_a_program_of_open_mpi_in_a_vm_where_the_node_s_slurm_has_it", pmix).once(),
+    case("pmix_starts_a_program_of_open_mpi_in_a_vm_where_the_node_s_slurm_has_it", pmix).nightly(),
 ];
 
 fn sorted(text: &str) -> Vec<&str> {

@@ -7,7 +7,7 @@ use crate::{Case, case};
 pub const CASES: &[Case] = &[
     case("exit_codes_and_deaths_by_signal_are_those_of_a_bare_step", ends),
     case("stdout_and_stderr_stay_apart", two_outputs).once(),
-    case("10_MB_pass_through_the_standard_streams_unchanged", bytes).once(),
+    case("10_MB_pass_through_the_standard_streams_unchanged", bytes).nightly(),
     case("a_signal_sent_with_scancel_reaches_the_command", signal).once(),
     case("scancel_ends_a_vm_step", cancel).once(),
     case("an_interactive_step_has_a_terminal_of_the_user_s_size", terminal),

@@ -6,7 +6,7 @@ use crate::{Case, case};
 
 pub const CASES: &[Case] = &[
     case("a_step_of_two_nodes_has_a_vm_on_each_and_the_guests_have_nothing_in_common", on_both),
-    case("four_tasks_on_two_nodes_share_one_vm_on_each", two_on_each),
+    case("four_tasks_on_two_nodes_share_one_vm_on_each", two_on_each).nightly(),
     case("each_node_s_exit_code_is_reported_and_the_highest_one_is_the_step_s", codes),
     case("a_batch_job_of_two_nodes_starts_vms_on_both_with_srun", batch),
     case("if_the_vm_of_one_node_is_killed_the_other_node_s_command_runs_on", killed),
