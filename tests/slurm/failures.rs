@@ -212,6 +212,8 @@ fn closed_kvm(cluster: &Cluster) {
                 let ran = cluster.srun(&["--vm-image=tiny", "true"]);
                 assert!(!ran.stderr.contains("may not use /dev/kvm"), "{ran:?}");
                 assert!(ran.code == 0 || accel == "kvm", "{ran:?}");
+                // The Prolog's look at the node says the same as the step.
+                assert_eq!(cluster.tool("root", &["check", "--node"]).code == 0, ran.code != 75, "{ran:?}");
             });
         }
         return;
@@ -230,5 +232,10 @@ fn closed_kvm(cluster: &Cluster) {
         let ran = cluster.srun(&["--vm-image=tiny", "true"]);
         assert_eq!(ran.code, 75, "{ran:?}");
         ran.fails_with_one_line(&[&format!("this node ({node}"), &format!("accel = 'kvm', but {told}"), "udev rule"]);
+        // So the Prolog keeps jobs away, and the full check does not speak of emulation.
+        for options in [&["check", "--node"][..], &["check"]] {
+            let checked = cluster.tool("root", options);
+            assert!(checked.code == 1 && checked.stdout.contains("accel = 'kvm', but you may not use"), "{checked:?}");
+        }
     });
 }

@@ -150,6 +150,7 @@ fn quick(config_file: Option<&Path>, config: &Config, arguments: &Arguments) -> 
         ("images", vms::images(config)),
         ("scratch", vms::scratch(config)),
         ("state", caches::state(config)),
+        ("kvm", vms::demanded_kvm(config)),
     ];
     if let Some(user) = &arguments.user {
         findings.push(("users", users::look(config_file, config, Some(user))));

@@ -52,7 +52,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use self::conclude::Report;
-use self::config::Config;
+use self::config::{AccelChoice, Config};
 use self::delivery::{Delivered, Disk};
 use self::error::{Blame, Context, Fault, RunError};
 use self::prepare::{Prepared, enter_terminal, prepare};
@@ -99,6 +99,12 @@ fn run_by(slot: &Slot, policy: impl FnOnce(&Config, &Path) -> Policy) -> Result<
         Outcome::Died(signal) => interrupted(signal),
         Outcome::Ended(ends) => Started { outcome: report.conclude(&ends, proven), accel, proven },
     })
+}
+
+/// Why no VM starts on this node where the site demands KVM, if it does. No guest is tried.
+pub fn lacks_demanded_kvm(config: &Config) -> Option<String> {
+    let why = (config.accel == AccelChoice::Kvm).then(|| start::kvm_usable_for_users().err())??;
+    Some(why.under_a_site_that_demands_kvm().to_string())
 }
 
 /// Result of a test of KVM.

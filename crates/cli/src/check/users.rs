@@ -96,16 +96,17 @@ pub(super) fn of_process(config: &Config, user: &str) -> Vec<Checked> {
         found.push(("images", vms::images(config)));
     }
     if config.accel != AccelChoice::Tcg {
-        found.push(("/dev/kvm", device()));
+        found.push(("/dev/kvm", device(config.accel)));
     }
     let checked = |(name, finding): (&str, Finding)| Checked { name: name.to_owned(), about: String::new(), finding };
     found.into_iter().map(checked).collect()
 }
 
-/// Whether this process may open the device. Without it VMs are emulated.
-fn device() -> Finding {
+/// Whether this process may open the device. Without it VMs are emulated, or do not start where the site demands KVM.
+fn device(accel: AccelChoice) -> Finding {
     match OpenOptions::new().read(true).write(true).open("/dev/kvm").map(|_: File| ()) {
         Ok(()) => Finding::good("opens"),
+        Err(error) if accel == AccelChoice::Kvm => Finding::bad(format!("{error}, and accel = 'kvm': no VM starts")),
         Err(error) => Finding::limited(format!("{error}, so its VMs are emulated")),
     }
 }

@@ -167,6 +167,14 @@ pub(super) fn scratch(config: &Config) -> Finding {
     }
 }
 
+/// Whether the site demands KVM where there is none: no guest is tried.
+pub(super) fn demanded_kvm(config: &Config) -> Finding {
+    match runner::lacks_demanded_kvm(config) {
+        Some(why) => Finding::bad(why),
+        None => Finding::good("nothing that the site demands is missing"),
+    }
+}
+
 pub(super) fn kvm(config: &Config, image: Option<&ImageName>) -> Finding {
     if config.accel == AccelChoice::Tcg {
         return Finding::limited("accel = 'tcg': guests are emulated, 10 to 50 times slower than with KVM")
@@ -180,19 +188,29 @@ pub(super) fn kvm(config: &Config, image: Option<&ImageName>) -> Finding {
     match runner::try_kvm(config, &name) {
         Ok(KvmTest::Runs(took)) => {
             let booted = format!("image '{name}' booted in {:.2} s", took.as_secs_f64());
-            match runner::limits_of_users() {
+            match runner::limits_of_users(config.accel) {
                 None => Finding::good(booted),
                 Some(limits) => Finding::limited(format!("{booted}, but {limits}")),
             }
         }
-        Ok(KvmTest::Broken) => Finding::limited(format!(
-            "/dev/kvm does not run guests, they are emulated: image '{name}' did not come up with KVM, and did without"
-        )),
-        Ok(KvmTest::Unusable(why)) => Finding::limited(format!("guests are emulated: {why}")),
+        Ok(KvmTest::Broken) => without_kvm(
+            config.accel,
+            &format!("/dev/kvm does not run guests: image '{name}' did not come up with KVM, and did without"),
+        ),
+        Ok(KvmTest::Unusable(why)) => without_kvm(config.accel, &why),
         Ok(KvmTest::Unknown) => {
             Finding::limited(format!("nothing is known of it: image '{name}' comes up neither with KVM nor without"))
         }
         Err(error) => Finding::limited(format!("not tried: {error:#}")),
+    }
+}
+
+/// What a node is worth whose guests cannot have KVM.
+fn without_kvm(accel: AccelChoice, why: &str) -> Finding {
+    match accel {
+        AccelChoice::Kvm => Finding::bad(format!("accel = 'kvm', but {why}"))
+            .remedy("mend that, or set accel = 'auto' in the configuration: guests are emulated then"),
+        AccelChoice::Auto | AccelChoice::Tcg => Finding::limited(format!("guests are emulated: {why}")),
     }
 }
 
@@ -252,6 +270,14 @@ mod tests {
         assert_eq!((missing.state, missing.found.as_str()), (State::Ok, "q35; not by small, because it is not there"));
         let failed = judge_ways(&[way("small", Some("it failed"), true), way("q35", None, false)], 512);
         assert!(failed.state == State::Limited && failed.remedy.is_some(), "{failed:?}");
+    }
+
+    #[test]
+    fn a_site_that_demands_kvm_starts_no_vm_without_it_and_others_emulate() {
+        let demanded = without_kvm(AccelChoice::Kvm, "it is not there");
+        assert_eq!((demanded.state, demanded.found.as_str()), (State::Missing, "accel = 'kvm', but it is not there"));
+        let emulated = without_kvm(AccelChoice::Auto, "it is not there");
+        assert_eq!((emulated.state, emulated.found.as_str()), (State::Limited, "guests are emulated: it is not there"));
     }
 
     #[test]

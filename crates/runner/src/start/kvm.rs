@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 
 use nix::unistd::{Gid, Group, Uid};
 
+use crate::config::AccelChoice;
 use crate::error::RunError;
 use node::layout::this_node;
 
@@ -174,9 +175,22 @@ pub(crate) fn most_cpus() -> Option<u32> {
     u32::try_from(most).ok().filter(|&most| most > 0)
 }
 
+/// Whether the VMs of this node's users can have KVM, as far as that is the node's: root, who may open everything, looks whether
+/// anybody else may too. An access control list shows in the bits of the group.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn usable_for_users() -> Result<(), NoKvm> {
+    usable()?;
+    match Rights::of(Path::new(DEVICE)) {
+        Ok(rights) if Uid::effective().is_root() && rights.mode & 0o066 == 0 => Err(NoKvm::Refused(rights)),
+        _ => Ok(()),
+    }
+}
+
 /// Who beside root may use KVM on this node, if that is not everybody; the text is for an administrator.
 /// What is asked is the kernel, so access control lists count.
-pub fn limits_of_users() -> Option<String> {
+pub fn limits_of_users(accel: AccelChoice) -> Option<String> {
     let rights = Rights::of(Path::new(DEVICE)).ok()?;
     if !Uid::effective().is_root() || anybody_may() != Some(false) {
         return None;
@@ -185,7 +199,11 @@ pub fn limits_of_users() -> Option<String> {
         true => format!("the group '{}'", rights.group),
         false => "root".to_owned(),
     };
-    Some(format!("{DEVICE} is for {who} alone ({rights}), the VMs of other users are emulated; {}", rights.remedy()))
+    let others = match accel {
+        AccelChoice::Kvm => "other users get no VM",
+        AccelChoice::Auto | AccelChoice::Tcg => "the VMs of other users are emulated",
+    };
+    Some(format!("{DEVICE} is for {who} alone ({rights}), {others}; {}", rights.remedy()))
 }
 
 /// Whether a user without any group may open the device; `None` if that cannot be tested.

@@ -20,7 +20,7 @@ mod ways;
 pub(crate) use attempt::Outcome;
 pub(crate) use attempt::run;
 pub use kvm::limits_of_users;
-pub(crate) use kvm::usable as kvm_usable;
+pub(crate) use kvm::{usable as kvm_usable, usable_for_users as kvm_usable_for_users};
 pub(crate) use policy::{Attempt, Policy, Started, Timeouts};
 pub use prebuild::{Prebuilt, prebuild, useless_for_users};
 pub use processor::try_processor;
