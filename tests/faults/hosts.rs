@@ -48,7 +48,7 @@ fn file_server_killed(cluster: &Cluster) -> Saw {
     wait_for_file(&step.dir.join("locked"));
     let since = signal(step.file_server(), libc::SIGKILL);
     let lock = step.dir.join("lock").display().to_string();
-    let saw = step.end().saw(since, 75, &["cannot run VMs: the file server of the VM was killed (signal 9)"]);
+    let saw = step.end().saw(since, 125, &["image 'tiny' on ", "the file server of the VM was killed (signal 9)"]);
     system(&["flock", "--nonblock", &lock, "true"]);
     saw
 }

@@ -205,11 +205,16 @@ fn pmix_nonsense(cluster: &Cluster) {
 }
 
 fn mpirun(cluster: &Cluster) {
+    for scope in ["slot", "node"] {
+        mpirun_in(cluster, &["-Q", "-c2", "--mem=1500", "--vm-image=debian12-mpi", &format!("--vm-scope={scope}")]);
+    }
+}
+
+fn mpirun_in(cluster: &Cluster, step: &[&str]) {
     let program = "from mpi4py import MPI; c = MPI.COMM_WORLD; print(c.allreduce(c.rank + 1), c.size)";
-    let step = ["-Q", "-c2", "--mem=1500", "--vm-image=debian12-mpi"];
     let open_mpi = ["mpirun.openmpi", "-n", "2", "python3", "-c", program];
-    assert_eq!(cluster.srun(&[&step[..], &open_mpi].concat()).ok(), "3 2\n3 2\n");
+    assert_eq!(cluster.srun(&[step, &open_mpi].concat()).ok(), "3 2\n3 2\n");
     // A program of MPICH that fails if it cannot start: it prints what MPI_Init has set up.
     let mpich = ["sh", "-c", "mpirun.mpich -n 2 mpivars > out && grep -c 'MPI Control Variables' out"];
-    assert_eq!(cluster.srun(&[&step[..], &mpich].concat()).ok(), "2\n");
+    assert_eq!(cluster.srun(&[step, &mpich].concat()).ok(), "2\n");
 }

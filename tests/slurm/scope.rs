@@ -5,7 +5,7 @@ use std::fs;
 use std::process::Stdio;
 
 use testkit::wait::{wait_for, wait_for_file};
-use testkit::{Cluster, ran};
+use testkit::{Cluster, ran, system};
 
 use crate::Case;
 
@@ -13,6 +13,7 @@ pub const CASES: &[Case] = &[
     ("the_tasks_of_a_node_share_one_vm_and_each_has_its_own_rank", one_vm_per_node),
     ("a_shared_vm_has_the_memory_and_processors_of_all_its_tasks", size),
     ("tasks_of_a_node_share_memory_and_see_each_other_s_processes", shared_memory),
+    ("openmp_has_the_threads_of_a_bare_step_and_so_has_each_task_of_a_hybrid_job", openmp),
     ("each_task_of_a_node_has_its_own_streams_and_exit_code", streams_and_codes),
     ("a_task_s_end_is_seen_while_others_of_its_vm_go_on", end_is_seen_at_once),
     ("a_signal_reaches_every_task_of_a_shared_vm", signal_reaches_all),
@@ -33,6 +34,48 @@ const NODE: [&str; 2] = ["--vm-image=tiny", "--vm-scope=node"];
 
 fn step<'a>(options: &[&'a str], script: &'a str) -> Vec<&'a str> {
     [&NODE, options, &["sh", "-c", script]].concat()
+}
+
+/// Prints a task's rank, its threads, their sum, and the processors that OpenMP sees.
+const THREADS: &str = r#"
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+int main(void) {
+    int sum = 0, threads = 0;
+    #pragma omp parallel reduction(+ : sum)
+    {
+        #pragma omp single
+        threads = omp_get_num_threads();
+        sum += omp_get_thread_num() + 1;
+    }
+    printf("%s %d %d %d\n", getenv("SLURM_PROCID"), threads, sum, omp_get_num_procs());
+    return 0;
+}
+"#;
+
+fn openmp(cluster: &Cluster) {
+    let dir = cluster.work_dir();
+    fs::write(dir.join("threads.c"), THREADS).unwrap();
+    let [source, program] = ["threads.c", "threads"].map(|name| dir.join(name).display().to_string());
+    system(&["cc", "-O1", "-fopenmp", "-static", "-o", &program, &source]);
+    let ran = |variables: &[&str], options: &[&str]| {
+        let line = [&["env"], variables, &["srun", "-Q"], options, &["./threads"]].concat();
+        lines(&cluster.run_in(&dir, &line).ok()).join("\n")
+    };
+    // As many as the task has processors; what the user says; two tasks with two threads each, in VMs of their own and in one.
+    for (variables, options, first) in [
+        (&[][..], &["-c2"][..], "0 2 3 2"),
+        (&["OMP_NUM_THREADS=3"], &["-c2"], "0 3 6 2"),
+        (&["OMP_NUM_THREADS=2"], &["-N1", "-n2", "--mem=1024"], "0 2 3 "),
+        (&["OMP_NUM_THREADS=2", "OMP_PROC_BIND=true"], &["-N2", "-n2", "-c2"], "0 "),
+    ] {
+        let bare = ran(variables, options);
+        assert!(bare.starts_with(first), "{bare}");
+        for scope in ["--vm-scope=slot", "--vm-scope=node"] {
+            assert_eq!(ran(variables, &[options, &["--vm-image=tiny", scope]].concat()), bare, "{scope} {options:?}");
+        }
+    }
 }
 
 fn lines(text: &str) -> Vec<&str> {

@@ -71,8 +71,10 @@ impl Staged {
     pub fn create(dir: &Path) -> io::Result<Self> {
         match OpenOptions::new().read(true).write(true).mode(0o666).custom_flags(libc::O_TMPFILE).open(dir) {
             Ok(file) => Ok(Self { file, name: None }),
-            // EISDIR: a kernel or file system that does not know O_TMPFILE tries to open the directory.
-            Err(error) if !matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR)) => Err(error),
+            // EISDIR: a kernel or file system that does not know O_TMPFILE tries to open the directory. EINVAL: some file systems' word.
+            Err(error) if !matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)) => {
+                Err(error)
+            }
             Err(_) => Self::with_name(dir),
         }
     }

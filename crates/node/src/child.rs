@@ -1,6 +1,7 @@
 //! The ends of child processes, waited for with a deadline: one that a file system or a device of the node holds does
 //! not even end when it is killed.
 
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -10,6 +11,13 @@ const PAUSES: (Duration, Duration) = (Duration::from_micros(100), Duration::from
 
 /// How long a killed child may take that has little memory.
 pub const KILLED_ENDS_WITHIN: Duration = Duration::from_secs(2);
+
+/// Whether somebody else ended a process by a signal: the kernel for lack of memory or for a limit, its user, an administrator.
+pub fn was_killed(status: ExitStatus) -> bool {
+    const FROM_OUTSIDE: [i32; 6] =
+        [libc::SIGKILL, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGXCPU, libc::SIGXFSZ];
+    status.signal().is_some_and(|signal| FROM_OUTSIDE.contains(&signal))
+}
 
 /// Kills a child and waits for its end, at most so long. `None`: it has not ended, and will when what holds it lets it go.
 pub fn end(child: &mut Child, within: Duration) -> Option<ExitStatus> {
@@ -35,7 +43,6 @@ pub fn wait(child: &mut Child, within: Duration) -> Option<ExitStatus> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::process::ExitStatusExt;
     use std::process::Command;
 
     #[test]

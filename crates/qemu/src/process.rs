@@ -359,10 +359,8 @@ impl QemuProcess {
     /// Whether somebody else ended QEMU by a signal: the kernel for lack of memory or for a limit, an administrator.
     /// Then its end says nothing about the guest.
     pub fn was_killed(&mut self) -> bool {
-        const FROM_OUTSIDE: [i32; 6] =
-            [libc::SIGKILL, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGXCPU, libc::SIGXFSZ];
         let status = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
-        status.and_then(|status| status.signal()).is_some_and(|signal| FROM_OUTSIDE.contains(&signal))
+        status.is_some_and(child::was_killed)
     }
 
     /// Why the machine stopped, if QEMU ended normally because of that.

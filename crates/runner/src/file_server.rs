@@ -21,8 +21,19 @@ use crate::notice::printable;
 use crate::shares::Share;
 use files::PORT_FD;
 use files::control::{Memory, Region, Shares};
-use node::child::{KILLED_ENDS_WITHIN, wait};
+use node::child::{KILLED_ENDS_WITHIN, wait, was_killed};
 use qemu::MemoryRegion;
+
+/// How a server ended; the texts are for the user.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// QEMU has ended before it.
+    WithQemu,
+    /// Somebody has ended it by a signal, which its user can do as well as an administrator.
+    Killed(String),
+    /// By itself.
+    Failed(String),
+}
 
 /// Longest text of the server that is kept; it says one line.
 const SAID_MAX: usize = 1000;
@@ -109,8 +120,8 @@ impl FileServer {
         let _ = self.control.write_all(&memory.encode());
     }
 
-    /// How it ended, if it has: nothing to say if QEMU ended first.
-    pub(crate) fn end(&mut self) -> Option<Result<(), String>> {
+    /// How it ended, if it has.
+    pub(crate) fn end(&mut self) -> Option<Ended> {
         let mut buffer = [0; 512];
         loop {
             match nix::unistd::read(&self.stderr, &mut buffer) {
@@ -125,14 +136,15 @@ impl FileServer {
         }
         let status = self.reap()?;
         if status.success() {
-            return Some(Ok(()));
+            return Some(Ended::WithQemu);
         }
         let said = printable(self.said.trim_ascii());
-        Some(Err(match (said.is_empty(), status.signal()) {
+        let why = match (said.is_empty(), status.signal()) {
             (false, None) => said,
             (_, Some(signo)) => format!("the file server of the VM was killed (signal {signo}); the VM was ended"),
             (true, None) => "the file server of the VM failed; the VM was ended".to_owned(),
-        }))
+        };
+        Some(if was_killed(status) { Ended::Killed(why) } else { Ended::Failed(why) })
     }
 
     /// Kills it without waiting.

@@ -36,6 +36,6 @@ pub const CASES: &[Case] = &[
         "devices",
         "networks",
         "srun $VM sh -c 'ls /sys/class/net | grep -vc ^lo'",
-        "a VM has no network yet but its own loopback",
+        "a VM has no network but its own loopback unless --vm-net asks for one",
     ),
 ];

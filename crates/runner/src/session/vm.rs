@@ -14,7 +14,7 @@ use super::keeper_frames::{Attach, Word};
 use super::lesson::Lesson;
 use super::wall_clock::{Answers, wall_clock};
 use crate::error::Fault;
-use crate::file_server::FileServer;
+use crate::file_server::{Ended, FileServer};
 use crate::notice::printable;
 use crate::progress;
 use crate::timing::Moments;
@@ -34,7 +34,7 @@ pub enum Failure {
     TimedOut(String),
     /// QEMU has ended, or the agent sent a wrong message.
     Broken(String),
-    /// Somebody else ended QEMU by a signal, which says nothing about the guest.
+    /// Somebody else ended QEMU or the file server by a signal, which says nothing about guest and node.
     Killed(String),
     /// This node does not give what the VM needs: a disk of it fails.
     NodeFailed(String),
@@ -404,10 +404,11 @@ impl Vm {
         if let Some(end) = server.end() {
             self.file_server = None;
             match end {
-                // QEMU has ended, which the channel reports.
-                Ok(()) => {}
-                Err(_) if self.is_over() => {}
-                Err(why) => self.fail(Failure::NodeFailed(why)),
+                // The channel reports that.
+                Ended::WithQemu => {}
+                _ if self.is_over() => {}
+                Ended::Killed(why) => self.fail(Failure::Killed(why)),
+                Ended::Failed(why) => self.fail(Failure::NodeFailed(why)),
             }
         }
     }
