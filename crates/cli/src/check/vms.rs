@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::ask::{NoAnswer, PATIENCE, answer};
-use super::finding::Finding;
+use super::finding::{Finding, State};
 use super::patience;
 use image::kit::Kit;
 use image::{Image, ImageError};
@@ -170,7 +170,9 @@ pub(super) fn scratch(config: &Config) -> Finding {
 /// Whether the site demands KVM where there is none: no guest is tried.
 pub(super) fn demanded_kvm(config: &Config) -> Finding {
     match runner::lacks_demanded_kvm(config) {
-        Some(why) => Finding::bad(why),
+        Some(why) => {
+            Finding::bad(why).remedy("mend that, or set accel = 'auto' in the configuration: guests are emulated then")
+        }
         None => Finding::good("nothing that the site demands is missing"),
     }
 }
@@ -179,6 +181,10 @@ pub(super) fn kvm(config: &Config, image: Option<&ImageName>) -> Finding {
     if config.accel == AccelChoice::Tcg {
         return Finding::limited("accel = 'tcg': guests are emulated, 10 to 50 times slower than with KVM")
             .remedy("set accel = 'auto' in the configuration where the node has KVM");
+    }
+    let demanded = demanded_kvm(config);
+    if demanded.state == State::Missing {
+        return demanded;
     }
     let name = match image.cloned().map(Ok).or_else(|| first_image(config)) {
         Some(Ok(name)) => name,
@@ -251,7 +257,6 @@ fn first_image(config: &Config) -> Option<Result<ImageName, ImageError>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::finding::State;
 
     fn devices(names: &[&str]) -> String {
         names.iter().map(|name| format!("name \"{name}\", bus PCI\n")).collect()
