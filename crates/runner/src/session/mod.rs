@@ -16,6 +16,7 @@ mod backing;
 mod channel;
 mod clock;
 mod events;
+mod failure;
 mod heartbeat;
 mod keeper_frames;
 mod lesson;
@@ -30,11 +31,12 @@ mod wall_clock;
 pub use channel::{Address, Listener, Outgoing, Refusal};
 pub use clock::{AwakeClock, Deadline};
 pub use events::{Events, nonce};
+pub use failure::Failure;
 pub(crate) use keeper_frames::{Attach, Word};
 pub use lesson::Lesson;
 #[cfg(test)]
 pub use stand_in::Peer;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use stand_in::{PIECE_MAX, play};
-pub use vm::{Failure, Vm, Wait};
+pub use vm::{Vm, Wait};
 pub use wall_clock::wall_clock;

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use super::backing::Backing;
 use super::channel::{Address, Listener, Outgoing, Refusal};
 use super::clock::{AwakeClock, Deadline};
+use super::failure::Failure;
 use super::heartbeat::{Beat, Heartbeat};
 use super::keeper_frames::{Attach, Word};
 use super::lesson::Lesson;
 use super::wall_clock::{Answers, wall_clock};
-use crate::error::Fault;
 use crate::file_server::{Ended, FileServer};
 use crate::notice::printable;
 use crate::progress;
@@ -26,34 +26,6 @@ const TURN: usize = 4 * DATA_CHUNK;
 
 /// Warnings that one agent may send; ours sends only a few.
 const WARNINGS_MOST: usize = 200;
-
-/// Why a VM ended unexpectedly; the text is for the user.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Failure {
-    /// An expected event did not come in time, or cannot come any more.
-    TimedOut(String),
-    /// QEMU has ended, or the agent sent a wrong message.
-    Broken(String),
-    /// Somebody else ended QEMU or the file server by a signal, which says nothing about guest and node.
-    Killed(String),
-    /// This node does not give what the VM needs: a disk of it fails.
-    NodeFailed(String),
-    /// The keeper of a shared VM says that it cannot be had any longer, and whose fault that is.
-    Refused(Fault, String),
-}
-
-impl Failure {
-    /// The text.
-    pub fn why(&self) -> &str {
-        match self {
-            Self::TimedOut(why)
-            | Self::Broken(why)
-            | Self::Killed(why)
-            | Self::NodeFailed(why)
-            | Self::Refused(_, why) => why,
-        }
-    }
-}
 
 /// What a VM must do next, and its deadline.
 #[derive(Debug, Clone, Copy)]
