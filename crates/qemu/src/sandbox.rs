@@ -8,7 +8,7 @@
 //!
 //! | what goes wrong | what happens |
 //! | --- | --- |
-//! | it cannot be told whether a program has its own: a script, no file that is understood | it is told to use it; if it has none, it says so and ends |
+//! | it cannot be told whether a program has its own: a script, a program that starts another, a static one, no file that is understood | it is told to use it; if it has none, it says so and ends |
 //! | the kernel has no Landlock, or the site has switched it off | [`Confinement`](crate::Confinement) refuses such a program; VMs start by the next way |
 //! | the kernel has no filters of system calls | QEMU is not started |
 //! | QEMU makes a forbidden call | the kernel ends it (SIGSYS), and the step says so |
@@ -25,7 +25,10 @@ pub(crate) use filter::Filter;
 const OPTIONS: [&str; 2] = ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"];
 
 /// The library by which QEMU has a sandbox of its own.
-const LIBRARY: &[u8] = b"libseccomp.so";
+const SECCOMP: &[u8] = b"libseccomp.so";
+
+/// A library of every QEMU. A program without it is none: it starts one, which has its own.
+const GLIB: &[u8] = b"libglib-2.0.so";
 
 /// Who holds a QEMU to its system calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,13 +42,9 @@ pub(crate) enum Sandbox {
 impl Sandbox {
     /// What this program needs: read from its file, as asking it would take longer than a clone's other preparations together.
     pub(crate) fn of(qemu: &Path) -> Self {
-        let needs = File::open(qemu).and_then(|program| elf::needs(qemu, &program));
-        match needs {
-            // A static program has its libraries in itself, whichever they are.
-            Ok(needs) if needs.libraries.is_empty() => Self::Own,
-            Ok(needs) if !needs.libraries.iter().any(|name| name.starts_with(LIBRARY)) => Self::Ours,
-            Ok(_) | Err(_) => Self::Own,
-        }
+        let Ok(needs) = File::open(qemu).and_then(|program| elf::needs(qemu, &program)) else { return Self::Own };
+        let has = |library| needs.libraries.iter().any(|name| name.starts_with(library));
+        if has(GLIB) && !has(SECCOMP) { Self::Ours } else { Self::Own }
     }
 
     /// The options that it must be started with.

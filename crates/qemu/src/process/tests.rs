@@ -156,12 +156,17 @@ fn the_site_says_what_more_a_program_needs_and_unknown_needs_confine_nothing() {
 }
 
 impl Place {
-    /// The program is made of these lines of C: it is built without the library of QEMU's own sandbox.
+    /// The program is made of these lines of C. It has the library of every QEMU, and not that of QEMU's own sandbox.
     fn of_program(source: &str) -> Self {
         let place = Self::new("");
-        fs::write(place.at("qemu.c"), source).unwrap();
-        let mut gcc = Command::new("gcc");
-        assert!(gcc.arg("-o").args([place.at("site/qemu"), place.at("qemu.c")]).status().unwrap().success());
+        let (glib, name) = (place.at("site/libglib-2.0.so.0"), "-Wl,-soname,libglib-2.0.so.0");
+        let gcc = |source: &str, options: &[&str]| {
+            fs::write(place.at("source.c"), source).unwrap();
+            assert!(Command::new("gcc").arg(place.at("source.c")).args(options).status().unwrap().success());
+        };
+        gcc("int nothing;\n", &["-shared", name, "-o", glib.to_str().unwrap()]);
+        let own = ["-Wl,--no-as-needed", "-Wl,-rpath,$ORIGIN", glib.to_str().unwrap()];
+        gcc(source, &[&own[..], &["-o", place.at("site/qemu").to_str().unwrap()]].concat());
         place
     }
 }

@@ -22,15 +22,19 @@ const NOTHING: &str = "int main(void) { return 0; }\n";
 #[test]
 fn a_program_without_the_library_gets_a_filter_and_no_option() {
     let dir = tempfile::tempdir().unwrap();
-    let library = dir.path().join("libseccomp.so.2");
-    made(dir.path(), "libseccomp.so.2", "int seccomp;\n", &["-shared", "-Wl,-soname,libseccomp.so.2"]);
-    let with = made(dir.path(), "with", NOTHING, &["-Wl,--no-as-needed", library.to_str().unwrap()]);
-    let without = made(dir.path(), "without", NOTHING, &[]);
+    let library = |name: &str| {
+        let library = made(dir.path(), name, "int nothing;\n", &["-shared", &format!("-Wl,-soname,{name}")]);
+        library.to_str().unwrap().to_owned()
+    };
+    let (glib, seccomp) = (library("libglib-2.0.so.0"), library("libseccomp.so.2"));
+    let with = made(dir.path(), "with", NOTHING, &["-Wl,--no-as-needed", &glib, &seccomp]);
+    let without = made(dir.path(), "without", NOTHING, &["-Wl,--no-as-needed", &glib]);
+    let wrapper = made(dir.path(), "wrapper", NOTHING, &[]);
     let whole = made(dir.path(), "static", NOTHING, &["-static"]);
     let script = dir.path().join("script");
     std::fs::write(&script, "#!/bin/sh\n").unwrap();
     assert_eq!(Sandbox::of(&without), Sandbox::Ours);
-    for own in [&with, &whole, &script, &dir.path().join("missing")] {
+    for own in [&with, &wrapper, &whole, &script, &dir.path().join("missing")] {
         assert_eq!(Sandbox::of(own), Sandbox::Own, "{}", own.display());
     }
     assert!(Sandbox::Ours.options().is_empty() && Sandbox::Own.options()[0] == "-sandbox");
