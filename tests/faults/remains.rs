@@ -86,12 +86,26 @@ impl Baseline {
 
 /// All other files beside templates: drafts, locks, notes about failures.
 pub fn of_templates(cluster: &Cluster) -> Vec<PathBuf> {
+    let hidden = within(cluster.dir.join("templates")).filter(|path| is_hidden(path));
+    on_shelves(cluster).filter(|path| !is_template(path)).chain(hidden).collect()
+}
+
+/// The templates themselves.
+pub fn templates(cluster: &Cluster) -> Vec<PathBuf> {
+    on_shelves(cluster).filter(|path| is_template(path)).collect()
+}
+
+fn on_shelves(cluster: &Cluster) -> impl Iterator<Item = PathBuf> {
     let templates = cluster.dir.join("templates");
-    let shelves = fs::read_dir(templates.join("users")).into_iter().flatten().flatten().map(|entry| entry.path());
-    let within = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let of_shelves = shelves.chain([templates.join("site")]).flat_map(within);
-    let is_template = |path: &PathBuf| path.join("template.toml").exists() && !is_hidden(path);
-    of_shelves.filter(|path| !is_template(path)).chain(within(templates).filter(|path| is_hidden(path))).collect()
+    within(templates.join("users")).chain([templates.join("site")]).flat_map(within)
+}
+
+fn within(dir: PathBuf) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+fn is_template(path: &Path) -> bool {
+    path.join("template.toml").exists() && !is_hidden(path)
 }
 
 fn is_hidden(path: &Path) -> bool {
