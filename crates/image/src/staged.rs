@@ -14,6 +14,8 @@ use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::linkat;
 
+use crate::unnamed::says_there_are_none;
+
 /// Temporary names of this process's files, until they are published.
 static NAMES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
@@ -71,11 +73,8 @@ impl Staged {
     pub fn create(dir: &Path) -> io::Result<Self> {
         match OpenOptions::new().read(true).write(true).mode(0o666).custom_flags(libc::O_TMPFILE).open(dir) {
             Ok(file) => Ok(Self { file, name: None }),
-            // EISDIR: a kernel or file system that does not know O_TMPFILE tries to open the directory. EINVAL: some file systems' word.
-            Err(error) if !matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)) => {
-                Err(error)
-            }
-            Err(_) => Self::with_name(dir),
+            Err(error) if says_there_are_none(&error) => Self::with_name(dir),
+            Err(error) => Err(error),
         }
     }
 

@@ -19,12 +19,17 @@ pub fn unnamed_file(dir: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(0o600);
     match options.clone().custom_flags(libc::O_TMPFILE).open(dir) {
-        // EISDIR: a kernel that does not know the flag tries to open the directory. EINVAL: some file systems' word.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)) => {
+        Err(error) if says_there_are_none(&error) => {
             named_for_a_moment(options.create_new(true).custom_flags(libc::O_NOFOLLOW), dir)
         }
         other => other,
     }
+}
+
+/// Whether an error of `O_TMPFILE` says that the file system has no files without a name. `EISDIR`: a kernel that does not know the
+/// flag tries to open the directory. `EINVAL`: some file systems' word.
+pub(crate) fn says_there_are_none(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL))
 }
 
 fn named_for_a_moment(options: &OpenOptions, dir: &Path) -> io::Result<File> {

@@ -167,12 +167,13 @@ pub(super) fn scratch(config: &Config) -> Finding {
     }
 }
 
+/// What helps a site that demands KVM where there is none.
+const INSTEAD_OF_KVM: &str = "mend that, or set accel = 'auto' in the configuration: guests are emulated then";
+
 /// Whether the site demands KVM where there is none: no guest is tried.
 pub(super) fn demanded_kvm(config: &Config) -> Finding {
     match runner::lacks_demanded_kvm(config) {
-        Some(why) => {
-            Finding::bad(why).remedy("mend that, or set accel = 'auto' in the configuration: guests are emulated then")
-        }
+        Some(why) => Finding::bad(why).remedy(INSTEAD_OF_KVM),
         None => Finding::good("nothing that the site demands is missing"),
     }
 }
@@ -214,8 +215,7 @@ pub(super) fn kvm(config: &Config, image: Option<&ImageName>) -> Finding {
 /// What a node is worth whose guests cannot have KVM.
 fn without_kvm(accel: AccelChoice, why: &str) -> Finding {
     match accel {
-        AccelChoice::Kvm => Finding::bad(format!("accel = 'kvm', but {why}"))
-            .remedy("mend that, or set accel = 'auto' in the configuration: guests are emulated then"),
+        AccelChoice::Kvm => Finding::bad(format!("accel = 'kvm', but {why}")).remedy(INSTEAD_OF_KVM),
         AccelChoice::Auto | AccelChoice::Tcg => Finding::limited(format!("guests are emulated: {why}")),
     }
 }
