@@ -14,6 +14,7 @@ mod files;
 mod guests;
 mod jobs;
 mod kind;
+mod kvm;
 mod lanes;
 mod mpi;
 mod network;
@@ -40,6 +41,7 @@ use lanes::Group;
 const CASES: &[&[Case]] = &[
     guests::CASES,
     ways::CASES,
+    kvm::CASES,
     jobs::CASES,
     streams::CASES,
     mpi::CASES,
