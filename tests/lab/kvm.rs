@@ -18,6 +18,8 @@ pub const CASES: &[Case] = &[
 ];
 
 fn named_processor(lab: &Lab) {
+    // A job makes the directory of her templates.
+    lab.sh("ada", "srun --mem=500 --vm-image=tiny true").ok();
     let script = r#"
         sed '1i cpu_model = "EPYC-Rome"' /etc/slurm/spank-vm.toml >named.toml
         for start in boot clone; do
@@ -26,7 +28,7 @@ fn named_processor(lab: &Lab) {
         spank-vm --config named.toml template remove tiny; rm named.toml"#;
     let ran = lab.sh("ada", script);
     let models: Vec<&str> = ran.stdout.lines().filter(|line| line.starts_with("model name")).collect();
-    assert!(models.len() == 2 && models.iter().all(|line| line.ends_with(": AMD EPYC-Rome Processor")), "{ran:?}");
+    assert!(models.len() == 2 && models.iter().all(|line| line.contains(": AMD EPYC-Rome")), "{ran:?}");
     assert!(ran.stderr.contains("way=\"clone\""), "{ran:?}");
     let own = lab.sh("ada", "spank-vm run --image tiny --vm-mem 300 -- grep -m1 '^model name' /proc/cpuinfo").ok();
     assert!(!own.contains("EPYC-Rome"), "a clone of the other processor's template: {own}");
@@ -106,19 +108,19 @@ fn numa(lab: &Lab) {
     lab.sh("ada", job).ok();
     lab.wait_until("the step runs", "[ -e /home/ada/started ]");
     let maps = lab.root("cat /proc/$(pgrep -o qemu-system)/numa_maps; scancel -u ada");
-    let bound = maps.lines().filter(|line| line.contains(" bind:0 ")).count();
+    let bound = maps.lines().filter(|line| line.contains(" bind:0")).count();
     assert!(bound > 10 && bound * 10 >= maps.lines().count() * 9, "{maps}");
 }
 
 fn huge_pages(lab: &Lab) {
     assert!(lab.root("cat /sys/kernel/mm/transparent_hugepage/enabled").contains("[always]"));
     // Beyond the template's 254 MiB memory is plugged, and that is in huge pages.
-    let fill = "head -c 600M /dev/zero >/dev/shm/filled; : > started; sleep 600";
+    let fill = "dd if=/dev/zero of=/dev/shm/filled bs=1M count=500 && : > started && sleep 600";
     lab.sh("ada", &format!("rm -f started; sbatch -Q --mem=1500 --vm-image=tiny -o /dev/null --wrap '{fill}'")).ok();
     lab.wait_until("the guest's memory is filled", "[ -e /home/ada/started ]");
     let kib =
         lab.root("awk '/^AnonHugePages:/ { print $2 }' /proc/$(pgrep -o qemu-system)/smaps_rollup; scancel -u ada");
     let mib = kib.trim().parse::<u64>().unwrap() / 1024;
-    println!("of 600 MiB that a guest filled, {mib} MiB are in huge pages of the node");
+    println!("of 500 MiB that a guest filled, {mib} MiB are in huge pages of the node");
     assert!(mib >= 300, "{mib} MiB");
 }
