@@ -1,0 +1,153 @@
+//! What is left of a network if somebody dies while it is made, or before the VM that is to use it runs; and what is said if it
+//! cannot be made.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use testkit::place::repository;
+use testkit::random::Random;
+use testkit::wait::wait_for;
+use testkit::{Cluster, process, system};
+
+use crate::Case;
+use crate::faults::{Running, SLURMSTEPD, links, no_taps, nothing_is_left, plays, taps, with_maker};
+
+pub const CASES: &[Case] = &[
+    ("a_program_that_makes_networks_and_is_killed_at_some_of_its_steps_leaves_nothing", |cluster| {
+        maker_killed(cluster, &[1, 4, 9]);
+    }),
+    ("a_slurmstepd_that_is_killed_while_the_real_program_makes_its_network_leaves_nothing", |cluster| {
+        slurmstepd_killed(cluster, &[6]);
+    }),
+    ("whoever_is_killed_before_the_vm_is_up_leaves_no_network", |cluster| killed_early(cluster, 1)),
+    ("a_kernel_without_a_kind_of_device_is_named_with_the_module", no_module),
+];
+
+pub const LONG_CASES: &[Case] = &[
+    ("a_program_that_makes_networks_and_is_killed_at_any_of_its_steps_leaves_nothing", |cluster| {
+        let all: Vec<u32> = (1..MOST_STEPS).collect();
+        maker_killed(cluster, &all);
+    }),
+    ("a_slurmstepd_that_is_killed_at_every_third_step_of_the_program_leaves_nothing", |cluster| {
+        let third: Vec<u32> = (1..MOST_STEPS).step_by(3).collect();
+        slurmstepd_killed(cluster, &third);
+    }),
+    ("whoever_is_killed_at_many_moments_before_the_vm_is_up_leaves_no_network", |cluster| killed_early(cluster, 10)),
+];
+
+/// More steps than the program takes.
+const MOST_STEPS: u32 = 60;
+
+/// A VM on each of two nodes.
+const STEP: [&str; 6] = ["-Q", "-N2", "-n2", "--mem=600", "--vm-image=tiny", "--vm-net=job"];
+
+/// The library that makes a moment of one of the program's steps.
+fn moment(cluster: &Cluster) -> PathBuf {
+    let library = cluster.dir.join("moment.so");
+    let source = repository().join("tests/network/moment.c");
+    system(&["cc", "-shared", "-fPIC", "-O1", "-o", library.to_str().unwrap(), source.to_str().unwrap(), "-ldl"]);
+    library
+}
+
+/// Runs `work` while the program that makes the network of a step's first node has these variables.
+fn at_moment(cluster: &Cluster, library: &Path, variables: &str, work: impl FnOnce()) {
+    let script = format!("case \"$*\" in *--node=0*) export LD_PRELOAD={} {variables};; esac", library.display());
+    with_maker(cluster, &script, work);
+}
+
+/// Nothing of a network is on any node, and no program of the step's start.
+fn no_network(cluster: &Cluster) {
+    no_taps(cluster);
+    assert_eq!(links(cluster), Vec::<String>::new());
+    let makes = |pid: &i32| {
+        process::words(*pid).iter().any(|word| word == "step-network") && process::belongs_to(*pid, &cluster.dir)
+    };
+    wait_for("the end of the programs that make networks", || process::all().find(makes).is_none().then_some(()));
+}
+
+/// Kills the program of the first node at these of its steps, as far as it takes so many.
+fn maker_killed(cluster: &Cluster, steps: &[u32]) {
+    let library = moment(cluster);
+    let mut deaths = 0;
+    for step in steps {
+        let mut has_ended = false;
+        at_moment(cluster, &library, &format!("MOMENT={step} WHO=self"), || {
+            let ran = cluster.srun(&[&STEP[..], &["sh", "-c", "echo ran on $SLURM_NODEID"]].concat());
+            has_ended = ran.code == 0;
+            if !has_ended {
+                assert!(!ran.stdout.contains("on 0"), "step {step}: {ran:?}");
+                assert_eq!(ran.code, 75, "step {step}: {ran:?}");
+                ran.fails_with_one_line(&["--vm-net=job: the program that makes it has failed"]);
+            }
+        });
+        no_network(cluster);
+        if has_ended {
+            break;
+        }
+        deaths += 1;
+    }
+    assert!(deaths >= 3, "it was killed at {deaths} of its steps");
+    nothing_is_left(cluster);
+}
+
+/// Kills the slurmstepd of the first node when its program is at these steps. Slurm itself waits long for it, until the job is cancelled.
+fn slurmstepd_killed(cluster: &Cluster, steps: &[u32]) {
+    let library = moment(cluster);
+    for step in steps {
+        let dir = cluster.work_dir();
+        at_moment(cluster, &library, &format!("MOMENT={step} WHO=parent"), || {
+            let mut running = Running::new(cluster, &dir, &[&["srun"], &STEP[..], &["sleep", "600"]].concat());
+            // The other node's part is made in any case.
+            wait_for("the network of a node", || (taps(cluster) > 0).then_some(()));
+            running.cancel();
+            no_network(cluster);
+            running.hurry();
+            running.wait();
+        });
+        wait_for("idle nodes", || cluster.nothing_is_left().ok());
+    }
+    nothing_is_left(cluster);
+}
+
+/// Kills a runner, a QEMU and a slurmstepd, each so many times, as soon as there is one or a little later.
+fn killed_early(cluster: &Cluster, times: u32) {
+    let mut random = Random::seeded();
+    let mut early = 0;
+    for name in ["spank-vm-step", "qemu-system", SLURMSTEPD].repeat(times as usize) {
+        let dir = cluster.work_dir();
+        let script = ["sh", "-c", "touch up.$SLURM_PROCID; sleep 600"];
+        let line = [&["srun", "-K1"], &STEP[..], &script].concat();
+        let mut running = Running::new(cluster, &dir, &line);
+        let victim = wait_for(name, || process::all().find(|pid| plays(cluster, *pid, name)));
+        std::thread::sleep(Duration::from_millis(random.below(150)));
+        early += u32::from(!dir.join("up.0").exists() && !dir.join("up.1").exists());
+        process::signal(victim, libc::SIGKILL);
+        if name == SLURMSTEPD {
+            running.cancel();
+            no_network(cluster);
+            running.hurry();
+        }
+        running.wait();
+        no_network(cluster);
+        wait_for("idle nodes", || cluster.nothing_is_left().ok());
+    }
+    assert!(early > times, "only {early} of {} deaths were before a VM was up", 3 * times);
+    nothing_is_left(cluster);
+}
+
+/// The kernel of this machine has all of them, so its answer is another's.
+fn no_module(cluster: &Cluster) {
+    let library = moment(cluster);
+    for (kind, words) in [
+        ("bridge", ["a bridge cannot be made", "module 'bridge'", "not supported"]),
+        ("vxlan", ["a tunnel cannot be made", "module 'vxlan'", "not supported"]),
+    ] {
+        at_moment(cluster, &library, &format!("REFUSE={kind}"), || {
+            let ran = cluster.srun(&[&STEP[..], &["sh", "-c", "echo ran on $SLURM_NODEID"]].concat());
+            assert!(ran.code == 75 && !ran.stdout.contains("on 0"), "{ran:?}");
+            ran.fails_with_one_line(&words);
+        });
+        no_network(cluster);
+    }
+    nothing_is_left(cluster);
+}
