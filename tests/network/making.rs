@@ -13,27 +13,33 @@ use crate::Case;
 use crate::faults::{Running, SLURMSTEPD, links, no_taps, nothing_is_left, plays, taps, with_maker};
 
 pub const CASES: &[Case] = &[
-    ("a_program_that_makes_networks_and_is_killed_at_some_of_its_steps_leaves_nothing", |cluster| {
-        maker_killed(cluster, &[1, 4, 9]);
+    ("programs_that_make_a_network_and_are_killed_at_the_same_step_leave_nothing", |cluster| {
+        maker_killed(cluster, ALL, &[2, 6, 10]);
     }),
-    ("a_slurmstepd_that_is_killed_while_the_real_program_makes_its_network_leaves_nothing", |cluster| {
-        slurmstepd_killed(cluster, &[6]);
-    }),
-    ("whoever_is_killed_before_the_vm_is_up_leaves_no_network", |cluster| killed_early(cluster, 1)),
+    ("whoever_is_killed_before_the_vm_is_up_leaves_no_network", |cluster| killed_early(cluster, &[RUNNER, QEMU])),
     ("a_kernel_without_a_kind_of_device_is_named_with_the_module", no_module),
 ];
 
 pub const LONG_CASES: &[Case] = &[
-    ("a_program_that_makes_networks_and_is_killed_at_any_of_its_steps_leaves_nothing", |cluster| {
+    ("a_program_that_makes_a_network_and_is_killed_at_any_of_its_steps_leaves_nothing", |cluster| {
         let all: Vec<u32> = (1..MOST_STEPS).collect();
-        maker_killed(cluster, &all);
+        maker_killed(cluster, FIRST, &all);
     }),
-    ("a_slurmstepd_that_is_killed_at_every_third_step_of_the_program_leaves_nothing", |cluster| {
+    ("a_slurmstepd_that_is_killed_at_every_third_step_of_the_real_program_leaves_nothing", |cluster| {
         let third: Vec<u32> = (1..MOST_STEPS).step_by(3).collect();
         slurmstepd_killed(cluster, &third);
     }),
-    ("whoever_is_killed_at_many_moments_before_the_vm_is_up_leaves_no_network", |cluster| killed_early(cluster, 10)),
+    ("whoever_is_killed_at_many_moments_before_the_vm_is_up_leaves_no_network", |cluster| {
+        killed_early(cluster, &[RUNNER, QEMU, SLURMSTEPD].repeat(8));
+    }),
 ];
+
+const RUNNER: &str = "spank-vm-step";
+const QEMU: &str = "qemu-system";
+
+/// The nodes whose program dies, by its words.
+const ALL: &str = "--node=";
+const FIRST: &str = "--node=0";
 
 /// More steps than the program takes.
 const MOST_STEPS: u32 = 60;
@@ -49,9 +55,9 @@ fn moment(cluster: &Cluster) -> PathBuf {
     library
 }
 
-/// Runs `work` while the program that makes the network of a step's first node has these variables.
-fn at_moment(cluster: &Cluster, library: &Path, variables: &str, work: impl FnOnce()) {
-    let script = format!("case \"$*\" in *--node=0*) export LD_PRELOAD={} {variables};; esac", library.display());
+/// Runs `work` while the programs that make a step's network on these nodes have these variables.
+fn at_moment(cluster: &Cluster, library: &Path, nodes: &str, variables: &str, work: impl FnOnce()) {
+    let script = format!("case \"$*\" in *{nodes}*) export LD_PRELOAD={} {variables};; esac", library.display());
     with_maker(cluster, &script, work);
 }
 
@@ -65,28 +71,37 @@ fn no_network(cluster: &Cluster) {
     wait_for("the end of the programs that make networks", || process::all().find(makes).is_none().then_some(()));
 }
 
-/// Kills the program of the first node at these of its steps, as far as it takes so many.
-fn maker_killed(cluster: &Cluster, steps: &[u32]) {
+/// A step that has no network, because the program on these nodes has failed with these words; `false` if it has one.
+fn fails(cluster: &Cluster, nodes: &str, words: &[&str]) -> bool {
+    let ran = cluster.srun(&[&STEP[..], &["sh", "-c", "echo ran on $SLURM_NODEID"]].concat());
+    if ran.code == 0 {
+        return false;
+    }
+    assert!(ran.code == 75 && !ran.stdout.contains("on 0"), "{ran:?}");
+    let is_ours = |line: &&str| line.contains(": error: vm: ");
+    let told: Vec<&str> = ran.stderr.lines().filter(is_ours).collect();
+    assert_eq!(told.len(), if nodes == ALL { 2 } else { 1 }, "{ran:?}");
+    assert!(told.iter().all(|line| words.iter().all(|word| line.contains(word))), "{ran:?}");
+    true
+}
+
+/// Kills the program of these nodes at these of its steps, as far as it takes so many.
+fn maker_killed(cluster: &Cluster, nodes: &str, steps: &[u32]) {
     let library = moment(cluster);
     let mut deaths = 0;
     for step in steps {
-        let mut has_ended = false;
-        at_moment(cluster, &library, &format!("MOMENT={step} WHO=self"), || {
-            let ran = cluster.srun(&[&STEP[..], &["sh", "-c", "echo ran on $SLURM_NODEID"]].concat());
-            has_ended = ran.code == 0;
-            if !has_ended {
-                assert!(!ran.stdout.contains("on 0"), "step {step}: {ran:?}");
-                assert_eq!(ran.code, 75, "step {step}: {ran:?}");
-                ran.fails_with_one_line(&["--vm-net=job: the program that makes it has failed"]);
-            }
+        let mut has_failed = false;
+        at_moment(cluster, &library, nodes, &format!("MOMENT={step} WHO=self"), || {
+            has_failed = fails(cluster, nodes, &["--vm-net=job: the program that makes it has failed"]);
         });
         no_network(cluster);
-        if has_ended {
+        if !has_failed {
             break;
         }
         deaths += 1;
     }
-    assert!(deaths >= 3, "it was killed at {deaths} of its steps");
+    println!("killed at {deaths} steps");
+    assert!(deaths >= 3);
     nothing_is_left(cluster);
 }
 
@@ -95,7 +110,7 @@ fn slurmstepd_killed(cluster: &Cluster, steps: &[u32]) {
     let library = moment(cluster);
     for step in steps {
         let dir = cluster.work_dir();
-        at_moment(cluster, &library, &format!("MOMENT={step} WHO=parent"), || {
+        at_moment(cluster, &library, FIRST, &format!("MOMENT={step} WHO=parent"), || {
             let mut running = Running::new(cluster, &dir, &[&["srun"], &STEP[..], &["sleep", "600"]].concat());
             // The other node's part is made in any case.
             wait_for("the network of a node", || (taps(cluster) > 0).then_some(()));
@@ -109,20 +124,24 @@ fn slurmstepd_killed(cluster: &Cluster, steps: &[u32]) {
     nothing_is_left(cluster);
 }
 
-/// Kills a runner, a QEMU and a slurmstepd, each so many times, as soon as there is one or a little later.
-fn killed_early(cluster: &Cluster, times: u32) {
+/// Kills each of these as soon as there is one, or a little later.
+fn killed_early(cluster: &Cluster, names: &[&str]) {
     let mut random = Random::seeded();
     let mut early = 0;
-    for name in ["spank-vm-step", "qemu-system", SLURMSTEPD].repeat(times as usize) {
+    for &name in names {
         let dir = cluster.work_dir();
         let script = ["sh", "-c", "touch up.$SLURM_PROCID; sleep 600"];
-        let line = [&["srun", "-K1"], &STEP[..], &script].concat();
-        let mut running = Running::new(cluster, &dir, &line);
+        let mut running = Running::new(cluster, &dir, &[&["srun", "-K1"], &STEP[..], &script].concat());
+        let are_up = || dir.join("up.0").exists() && dir.join("up.1").exists();
         let victim = wait_for(name, || process::all().find(|pid| plays(cluster, *pid, name)));
         std::thread::sleep(Duration::from_millis(random.below(150)));
-        early += u32::from(!dir.join("up.0").exists() && !dir.join("up.1").exists());
+        early += usize::from(!are_up());
         process::signal(victim, libc::SIGKILL);
-        if name == SLURMSTEPD {
+        // A clone that dies before its task runs is started once more, from its image.
+        let goes_on = wait_for("the step's end, or its VMs", || {
+            (name == SLURMSTEPD || are_up() || !running.is_there()).then(|| running.is_there())
+        });
+        if goes_on {
             running.cancel();
             no_network(cluster);
             running.hurry();
@@ -131,7 +150,7 @@ fn killed_early(cluster: &Cluster, times: u32) {
         no_network(cluster);
         wait_for("idle nodes", || cluster.nothing_is_left().ok());
     }
-    assert!(early > times, "only {early} of {} deaths were before a VM was up", 3 * times);
+    assert!(early * 2 > names.len(), "only {early} of {} deaths were before all VMs were up", names.len());
     nothing_is_left(cluster);
 }
 
@@ -139,15 +158,10 @@ fn killed_early(cluster: &Cluster, times: u32) {
 fn no_module(cluster: &Cluster) {
     let library = moment(cluster);
     for (kind, words) in [
-        ("bridge", ["a bridge cannot be made", "module 'bridge'", "not supported"]),
-        ("vxlan", ["a tunnel cannot be made", "module 'vxlan'", "not supported"]),
+        ("bridge", ["a bridge cannot be made", "'modprobe bridge' loads", "not supported"]),
+        ("vxlan", ["a tunnel cannot be made", "'modprobe vxlan' loads", "not supported"]),
     ] {
-        at_moment(cluster, &library, &format!("REFUSE={kind}"), || {
-            let ran = cluster.srun(&[&STEP[..], &["sh", "-c", "echo ran on $SLURM_NODEID"]].concat());
-            assert!(ran.code == 75 && !ran.stdout.contains("on 0"), "{ran:?}");
-            ran.fails_with_one_line(&words);
-        });
+        at_moment(cluster, &library, ALL, &format!("REFUSE={kind}"), || assert!(fails(cluster, ALL, &words)));
         no_network(cluster);
     }
-    nothing_is_left(cluster);
 }
