@@ -109,16 +109,27 @@ pub(crate) fn taps(cluster: &Cluster) -> usize {
     process::all().map(holds).sum()
 }
 
+/// The nodes' daemons.
+fn slurmds(cluster: &Cluster) -> Vec<i32> {
+    let is_one = |pid: &i32| {
+        let words = process::words(*pid);
+        let is_slurmd =
+            words.iter().any(|word| word == "-N") && words.first().is_some_and(|word| word.contains("slurmd"));
+        is_slurmd && words.iter().any(|word| word.contains(cluster.dir.to_str().unwrap()))
+    };
+    process::all().filter(is_one).collect()
+}
+
+/// The daemon of this node.
+pub(crate) fn slurmd_of(cluster: &Cluster, node: &str) -> i32 {
+    let found = slurmds(cluster).into_iter().find(|pid| process::words(*pid).iter().any(|word| word == node));
+    found.unwrap_or_else(|| panic!("no slurmd of {node}"))
+}
+
 /// The links of the nodes beside their own.
 pub(crate) fn links(cluster: &Cluster) -> Vec<String> {
     let mut found = Vec::new();
-    for pid in process::all() {
-        let words = process::words(pid);
-        let is_slurmd =
-            words.iter().any(|word| word == "-N") && words.first().is_some_and(|word| word.contains("slurmd"));
-        if !is_slurmd || !words.iter().any(|word| word.contains(cluster.dir.to_str().unwrap())) {
-            continue;
-        }
+    for pid in slurmds(cluster) {
         let links = Command::new("nsenter")
             .arg(format!("--net=/proc/{pid}/ns/net"))
             .args(["ip", "-o", "link"])

@@ -2,6 +2,7 @@
 //! namespace that is gone with this process.
 
 mod faults;
+mod forged;
 mod hosts;
 mod making;
 mod reach;
@@ -13,7 +14,7 @@ use std::process::{Command, ExitCode};
 use testkit::cluster::OWN_NETWORKS;
 use testkit::suite::{self, Cases, Length, Plain, PlainCase as Case};
 
-const CASES: &[&[Case]] = &[reach::CASES, whole::CASES, faults::CASES, making::CASES, hosts::CASES];
+const CASES: &[&[Case]] = &[reach::CASES, forged::CASES, whole::CASES, faults::CASES, making::CASES, hosts::CASES];
 
 fn main() -> ExitCode {
     if std::env::var_os(OWN_NETWORKS).is_none() {
