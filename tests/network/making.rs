@@ -17,7 +17,7 @@ pub const CASES: &[Case] = &[
         maker_killed(cluster, ALL, &[2, 6, 10]);
     }),
     ("whoever_is_killed_before_the_vm_is_up_leaves_no_network", |cluster| killed_early(cluster, &[RUNNER, QEMU])),
-    ("a_kernel_without_a_kind_of_device_is_named_with_the_module", no_module),
+    ("a_kernel_without_a_kind_of_device_or_of_table_is_named_with_what_brings_it", no_module),
 ];
 
 pub const LONG_CASES: &[Case] = &[
@@ -158,6 +158,7 @@ fn killed_early(cluster: &Cluster, names: &[&str]) {
 fn no_module(cluster: &Cluster) {
     let library = moment(cluster);
     for (kind, words) in [
+        ("filter", ["cannot keep others out of a network across nodes", "Linux 5.12", "not supported"]),
         ("bridge", ["a bridge cannot be made", "'modprobe bridge' loads", "not supported"]),
         ("vxlan", ["a tunnel cannot be made", "'modprobe vxlan' loads", "not supported"]),
     ] {

@@ -2,7 +2,7 @@
  *
  *     MOMENT=N WHO=self     it is killed when it is about to take step N
  *     MOMENT=N WHO=parent   the slurmstepd that waits for it is, and it goes on
- *     REFUSE=vxlan          the kernel has no such devices, and says so as it does without the module
+ *     REFUSE=vxlan          the kernel has no devices or chains of that name, and says so as it does without the module
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

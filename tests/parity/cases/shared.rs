@@ -15,7 +15,7 @@ pub const CASES: &[Case] = &[
         "nodes=$(sinfo -h -N -o %N | head -n 2 | paste -sd ,); \
          srun ${BOTH/-N1 -n2/-N2 -n4 -w $nodes} --mpi=pmi2 sh -c 'env | sed -n \"s/^\\(SLURM\\|PMI\\)/$SLURM_PROCID &/p\"' | \
          grep -v -e SLURM_VM -e SLURM_SPANK -e SLURM_SRUN_COMM -e SLURM_STEP_LAUNCHER_PORT -e SLURM_CPU_BIND | \
-         grep -vE ' (SLURM_(JOB_?ID|STEP_?ID|TASK_PID|LAUNCH_NODE_IPADDR|JOB_(START|END)_TIME|TOPOLOGY_ADDR)|PMI_JOBID)=' | sort",
+         grep -vE ' (SLURM_(JOB_?ID|STEP_?ID|TASK_PID|LAUNCH_NODE_IPADDR|JOB_(START|END)_TIME|TOPOLOGY_ADDR)|PMI_(JOBID|FD))=' | sort",
     ),
     same("shared VM", "stdin reaches both", "seq 1000 | srun $BOTH sha256sum"),
     same(
