@@ -133,8 +133,12 @@ fn killed_early(cluster: &Cluster, names: &[&str]) {
         let script = ["sh", "-c", "touch up.$SLURM_PROCID; sleep 600"];
         let mut running = Running::new(cluster, &dir, &[&["srun", "-K1"], &STEP[..], &script].concat());
         let are_up = || dir.join("up.0").exists() && dir.join("up.1").exists();
-        let victim = wait_for(name, || process::all().find(|pid| plays(cluster, *pid, name)));
-        std::thread::sleep(Duration::from_millis(random.below(150)));
+        let victim = wait_for(name, || {
+            let found = process::all().find(|pid| plays(cluster, *pid, name))?;
+            std::thread::sleep(Duration::from_millis(random.below(150)));
+            // A QEMU that makes a template ends by itself.
+            process::is_there(found).then_some(found)
+        });
         early += usize::from(!are_up());
         process::signal(victim, libc::SIGKILL);
         // A clone that dies before its task runs is started once more, from its image.
