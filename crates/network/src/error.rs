@@ -49,7 +49,7 @@ pub(crate) trait Doing<T> {
     /// `what` is followed by the reason.
     fn doing(self, what: impl FnOnce() -> String) -> Result<T, NetworkError>;
 
-    /// `what` cannot be made; if the kernel lacks the module for it, that is said with the remedy.
+    /// `what` is followed by the reason; if the kernel lacks this module, also by the remedy.
     fn making(self, what: &str, module: &str) -> Result<T, NetworkError>;
 }
 
@@ -65,7 +65,7 @@ impl<T> Doing<T> for io::Result<T> {
         self.map_err(|source| {
             let is_missing = source.raw_os_error().is_some_and(|errno| MISSING.contains(&errno));
             let remedy = format!(" ('modprobe {module}' loads what is missing, or says why not)");
-            let what = format!("{what} cannot be made{}", if is_missing { &remedy } else { "" });
+            let what = format!("{what}{}", if is_missing { &remedy } else { "" });
             NetworkError { what, source: Some(source), is_users: false }
         })
     }
@@ -77,7 +77,9 @@ mod tests {
 
     #[test]
     fn a_missing_module_is_named_with_its_remedy_and_other_reasons_are_the_kernel_s() {
-        let said = |errno| Err::<(), _>(io::Error::from_raw_os_error(errno)).making("a tunnel", "vxlan").unwrap_err();
+        let said = |errno| {
+            Err::<(), _>(io::Error::from_raw_os_error(errno)).making("a tunnel cannot be made", "vxlan").unwrap_err()
+        };
         let missing = said(libc::EOPNOTSUPP);
         assert_eq!(
             missing.to_string(),
