@@ -1,16 +1,19 @@
 //! What is left of a network if somebody dies while it is made, or before the VM that is to use it runs; and what is said if it
 //! cannot be made.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use testkit::place::repository;
 use testkit::random::Random;
+use testkit::undo::afterwards;
 use testkit::wait::wait_for;
 use testkit::{Cluster, process, system};
 
 use crate::Case;
-use crate::faults::{Running, SLURMSTEPD, links, no_taps, nothing_is_left, plays, taps, with_maker};
+use crate::faults::{Running, SLURMSTEPD, links, no_taps, nothing_is_left, plays, slurmd_of, taps, with_maker};
 
 pub const CASES: &[Case] = &[
     ("programs_that_make_a_network_and_are_killed_at_the_same_step_leave_nothing", |cluster| {
@@ -18,6 +21,7 @@ pub const CASES: &[Case] = &[
     }),
     ("whoever_is_killed_before_the_vm_is_up_leaves_no_network", |cluster| killed_early(cluster, &[RUNNER, QEMU])),
     ("a_kernel_without_a_kind_of_device_or_of_table_is_named_with_what_brings_it", no_module),
+    ("a_port_of_the_tunnel_that_another_program_has_is_named_with_the_setting", port_taken),
 ];
 
 pub const LONG_CASES: &[Case] = &[
@@ -168,4 +172,27 @@ fn no_module(cluster: &Cluster) {
         at_moment(cluster, &library, ALL, &format!("REFUSE={kind}"), || assert!(fails(cluster, ALL, &words)));
         no_network(cluster);
     }
+}
+
+/// Takes the tunnel's port, and says so.
+const TAKES_PORT: &str = "import socket, sys, time\n\
+                          taken = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+                          taken.bind(('0.0.0.0', 4789))\n\
+                          print('x', end='', flush=True)\n\
+                          time.sleep(600)";
+
+/// On the first of the nodes.
+fn port_taken(cluster: &Cluster) {
+    let network = format!("--net=/proc/{}/ns/net", slurmd_of(cluster, &cluster.nodes()[0]));
+    let mut other = Command::new("nsenter");
+    other.arg(network).args(["python3", "-c", TAKES_PORT]).stdout(Stdio::piped());
+    let mut other = other.spawn().unwrap();
+    let mut has_it = [0; 1];
+    other.stdout.take().unwrap().read_exact(&mut has_it).unwrap();
+    let _ended = afterwards(move || {
+        other.kill().unwrap();
+        other.wait().unwrap();
+    });
+    assert!(fails(cluster, FIRST, &["another program on this node has UDP port 4789", "'job_network_port'"]));
+    no_network(cluster);
 }
