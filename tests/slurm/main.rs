@@ -77,6 +77,7 @@ const CASES: &[&[Case]] = &[
 ];
 
 const LONG_CASES: &[&[Case]] = &[
+    scope::LONG_CASES,
     save::LONG_CASES,
     networks::LONG_CASES,
     images::LONG_CASES,
