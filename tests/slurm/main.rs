@@ -78,6 +78,7 @@ const CASES: &[&[Case]] = &[
 
 const LONG_CASES: &[&[Case]] = &[
     save::LONG_CASES,
+    blame::LONG_CASES,
     networks::LONG_CASES,
     images::LONG_CASES,
     fullboot::LONG_CASES,
