@@ -80,6 +80,7 @@ const CASES: &[&[Case]] = &[
 const LONG_CASES: &[&[Case]] = &[
     save::LONG_CASES,
     blame::LONG_CASES,
+    person::LONG_CASES,
     shapes::LONG_CASES,
     networks::LONG_CASES,
     images::LONG_CASES,
