@@ -137,7 +137,7 @@ test-unit: ## tests without Slurm or QEMU
 	$(call section,unit tests)
 	$(CARGO) test --quiet --workspace --lib --bins
 	$(CARGO) test --quiet -p spank-vm-files --test mount
-	$(CARGO) test --quiet -p spank-vm-cli --test docs --test output --test check --test file_server
+	$(CARGO) test --quiet -p spank-vm-cli --test docs --test output --test check --test file_server --test prolog
 	$(CARGO) test --quiet -p spank-vm --test house
 
 coverage: ## how much of each crate the unit tests run

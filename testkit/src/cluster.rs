@@ -58,6 +58,19 @@ impl Cluster {
     ///
     /// If something was not built, or a daemon does not come up; the text says which.
     pub fn with_memory(node_mib: u64) -> Result<Self, String> {
+        Self::below("/tmp", node_mib)
+    }
+
+    /// A cluster for jobs that see another `/tmp` than the cluster's daemons, where one in `/tmp` would be hidden.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::with_memory`].
+    pub fn outside_tmp() -> Result<Self, String> {
+        Self::below("/var/tmp", 4096)
+    }
+
+    fn below(parent: &str, node_mib: u64) -> Result<Self, String> {
         for (name, file) in [("stage", "lib/spank_vm.so"), ("kit", "kit.toml"), ("images", "tiny.toml")] {
             let needed = built(name).join(file);
             if !needed.exists() {
@@ -65,7 +78,8 @@ impl Cluster {
             }
         }
         let user = run(Command::new(cluster_script()).arg("user"))?.trim().to_owned();
-        let dir = PathBuf::from(run(Command::new("mktemp").args(["-d", "/tmp/spank-vm-test.XXXXXX"]))?.trim());
+        let dir =
+            PathBuf::from(run(Command::new("mktemp").args(["-d", &format!("{parent}/spank-vm-test.XXXXXX")]))?.trim());
         // From here on, any error leads to a cleanup.
         let cluster = Self { dir, user, number: AtomicU32::new(0), is_stopped: AtomicBool::new(false) };
         run(Command::new("chmod").arg("755").arg(&cluster.dir))?;

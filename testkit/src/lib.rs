@@ -12,6 +12,7 @@ pub mod lab;
 pub mod measure;
 pub mod place;
 pub mod process;
+pub mod random;
 pub mod suite;
 pub mod undo;
 pub mod wait;

@@ -10,10 +10,10 @@ use nix::unistd::Pid;
 
 use testkit::Cluster;
 use testkit::process::{all, parent, words};
+use testkit::random::Random;
 use testkit::undo::afterwards;
 use testkit::wait::wait_for;
 
-use crate::random::Random;
 use crate::{Fault, Saw};
 
 pub const FAULTS: &[Fault] = &[Fault {
@@ -42,7 +42,7 @@ fn four_hundred_times(cluster: &Cluster) -> Saw {
 fn killed(cluster: &Cluster, times: u64) -> Saw {
     set_child_subreaper(true).unwrap();
     let _as_before = afterwards(|| set_child_subreaper(false).unwrap());
-    let mut random = Random::new();
+    let mut random = Random::seeded();
     let (mut since, mut before_the_end) = (Instant::now(), 0);
     for number in 0..times {
         let vms = if number % 4 == 3 { "4" } else { "1" };

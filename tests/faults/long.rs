@@ -4,10 +4,10 @@ use std::fs;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use testkit::random::Random;
 use testkit::wait::wait_for;
 use testkit::{Cluster, ran};
 
-use crate::random::Random;
 use crate::remains::scratch_in_use;
 use crate::{Fault, Saw};
 
@@ -50,7 +50,7 @@ fn cancelled(cluster: &Cluster) -> Saw {
         (jobs.len() == 8).then_some(jobs)
     });
     let since = Instant::now();
-    let mut random = Random::new();
+    let mut random = Random::seeded();
     for job in jobs {
         std::thread::sleep(Duration::from_millis(random.below(1500)));
         cluster.run(&["scancel", &job]).ok();
@@ -68,7 +68,7 @@ fn array_cancelled(cluster: &Cluster) -> Saw {
         ["sbatch", "--parsable", "-a", "0-63", "-o", "out-%a", "--vm-image=tiny", "--mem=600", "--wrap", "sleep 3"];
     let array = cluster.run_in(&dir, &submit).ok().trim().to_owned();
     let since = Instant::now();
-    let mut random = Random::new();
+    let mut random = Random::seeded();
     let mut tasks: Vec<u64> = (0..64).collect();
     while !tasks.is_empty() {
         let task = tasks.swap_remove(random.below(tasks.len() as u64) as usize);

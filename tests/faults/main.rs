@@ -12,7 +12,6 @@ mod guests;
 mod hosts;
 mod killed;
 mod long;
-mod random;
 mod remains;
 mod report;
 mod rogue;

@@ -16,6 +16,7 @@ mod jobs;
 mod kind;
 mod kvm;
 mod lanes;
+mod lost;
 mod mpi;
 mod network;
 mod node;
@@ -111,7 +112,10 @@ fn chosen(releases: &str) -> Vec<(Kind, Vec<&'static Case>)> {
         chosen.push((Kind { release: release.to_owned(), nodes: 1 }, cases.collect()));
     }
     if releases.split_whitespace().any(|release| release == MAIN) {
-        let cases = [two::CASES, network::CASES].into_iter().flatten().filter(|case| is_in(MAIN, case));
+        let cases = [two::CASES, network::CASES, mpi::ON_TWO, lost::CASES]
+            .into_iter()
+            .flatten()
+            .filter(|case| is_in(MAIN, case));
         chosen.push((Kind { release: MAIN.to_owned(), nodes: 2 }, cases.collect()));
     }
     chosen

@@ -37,40 +37,40 @@ pub const CASES: &[Case] = &[
     ("a_node_that_is_lost_takes_the_step_s_network_of_the_others_with_it", node_lost),
 ];
 
-const SLURMSTEPD: &str = "slurmstepd";
+pub(crate) const SLURMSTEPD: &str = "slurmstepd";
 
 /// A VM for each of two tasks, or for each two of four.
 const SLOT: &[&str] = &["-n2", "--vm-scope=slot"];
 const NODE: &[&str] = &["-n4", "--vm-scope=node"];
 
 /// A step, which ends with this value at the latest.
-struct Running<'a> {
+pub(crate) struct Running<'a> {
     cluster: &'a Cluster,
     srun: Child,
 }
 
 impl<'a> Running<'a> {
-    fn new(cluster: &'a Cluster, dir: &Path, srun: &[&str]) -> Self {
+    pub(crate) fn new(cluster: &'a Cluster, dir: &Path, srun: &[&str]) -> Self {
         Self { cluster, srun: cluster.command_in(dir, srun).spawn().unwrap() }
     }
 
-    fn is_there(&mut self) -> bool {
+    pub(crate) fn is_there(&mut self) -> bool {
         self.srun.try_wait().unwrap().is_none()
     }
 
-    fn cancel(&self) {
+    pub(crate) fn cancel(&self) {
         self.cluster.run_as_root(&["scancel", "--user", &self.cluster.user]);
     }
 
     /// Asks srun to end: Slurm itself waits long for a slurmstepd that is gone.
-    fn hurry(&mut self) {
+    pub(crate) fn hurry(&mut self) {
         // It may have ended by itself. Until it is waited for, its number is nobody else's.
         if self.is_there() {
             process::signal(self.srun.id() as i32, libc::SIGTERM);
         }
     }
 
-    fn wait(&mut self) {
+    pub(crate) fn wait(&mut self) {
         wait_for("the end of the step", || self.srun.try_wait().unwrap());
     }
 }
@@ -97,7 +97,7 @@ fn step<'a>(cluster: &'a Cluster, dir: &Path, tasks: &[&str]) -> Running<'a> {
 }
 
 /// How many taps of this cluster's VMs are open.
-fn taps(cluster: &Cluster) -> usize {
+pub(crate) fn taps(cluster: &Cluster) -> usize {
     let holds = |pid: i32| {
         // Other clusters and node VMs of this machine have taps too.
         if !process::belongs_to(pid, &cluster.dir) {
@@ -109,16 +109,27 @@ fn taps(cluster: &Cluster) -> usize {
     process::all().map(holds).sum()
 }
 
-/// The links of the nodes beside their own.
-fn links(cluster: &Cluster) -> Vec<String> {
-    let mut found = Vec::new();
-    for pid in process::all() {
-        let words = process::words(pid);
+/// The nodes' daemons.
+fn slurmds(cluster: &Cluster) -> Vec<i32> {
+    let is_one = |pid: &i32| {
+        let words = process::words(*pid);
         let is_slurmd =
             words.iter().any(|word| word == "-N") && words.first().is_some_and(|word| word.contains("slurmd"));
-        if !is_slurmd || !words.iter().any(|word| word.contains(cluster.dir.to_str().unwrap())) {
-            continue;
-        }
+        is_slurmd && words.iter().any(|word| word.contains(cluster.dir.to_str().unwrap()))
+    };
+    process::all().filter(is_one).collect()
+}
+
+/// The daemon of this node.
+pub(crate) fn slurmd_of(cluster: &Cluster, node: &str) -> i32 {
+    let found = slurmds(cluster).into_iter().find(|pid| process::words(*pid).iter().any(|word| word == node));
+    found.unwrap_or_else(|| panic!("no slurmd of {node}"))
+}
+
+/// The links of the nodes beside their own.
+pub(crate) fn links(cluster: &Cluster) -> Vec<String> {
+    let mut found = Vec::new();
+    for pid in slurmds(cluster) {
         let links = Command::new("nsenter")
             .arg(format!("--net=/proc/{pid}/ns/net"))
             .args(["ip", "-o", "link"])
@@ -132,11 +143,11 @@ fn links(cluster: &Cluster) -> Vec<String> {
     found
 }
 
-fn no_taps(cluster: &Cluster) {
+pub(crate) fn no_taps(cluster: &Cluster) {
     wait_for("the end of all taps", || (taps(cluster) == 0).then_some(()));
 }
 
-fn nothing_is_left(cluster: &Cluster) {
+pub(crate) fn nothing_is_left(cluster: &Cluster) {
     no_taps(cluster);
     assert_eq!(links(cluster), Vec::<String>::new());
     // The next step on these nodes gets a network.
@@ -151,21 +162,7 @@ fn killed(cluster: &Cluster, name: &str, tasks: &[&str]) {
     let dir = cluster.work_dir();
     let mut running = step(cluster, &dir, tasks);
     assert!(taps(cluster) > 0);
-    let conf = cluster.slurm_dir();
-    let is_one = |pid: &i32| {
-        let words = process::words(*pid);
-        let first = words.first().map(String::as_str).unwrap_or_default();
-        match is_slurmstepd {
-            // "slurmstepd: [3.0]", of this cluster by its files.
-            true => first.starts_with("slurmstepd: [") && !first.contains("extern") && is_of(*pid, &conf),
-            false => {
-                let is_named = words.iter().any(|word| word.contains(cluster.dir.to_str().unwrap()));
-                // A clone's words name no file.
-                first.contains(name) && (is_named || process::has_open(*pid, &cluster.dir))
-            }
-        }
-    };
-    let victim = process::all().find(is_one).unwrap_or_else(|| panic!("no {name}"));
+    let victim = process::all().find(|pid| plays(cluster, *pid, name)).unwrap_or_else(|| panic!("no {name}"));
     process::signal(victim, libc::SIGKILL);
     if is_slurmstepd {
         running.cancel();
@@ -174,6 +171,19 @@ fn killed(cluster: &Cluster, name: &str, tasks: &[&str]) {
     }
     running.wait();
     nothing_is_left(cluster);
+}
+
+/// Whether a process is such a part of a step of this cluster: a slurmstepd, a runner, a QEMU.
+pub(crate) fn plays(cluster: &Cluster, pid: i32, name: &str) -> bool {
+    let words = process::words(pid);
+    let first = words.first().map(String::as_str).unwrap_or_default();
+    if name == SLURMSTEPD {
+        // "slurmstepd: [3.0]", of this cluster by its files.
+        return first.starts_with("slurmstepd: [") && !first.contains("extern") && is_of(pid, &cluster.slurm_dir());
+    }
+    let is_named = words.iter().any(|word| word.contains(cluster.dir.to_str().unwrap()));
+    // A clone's words name no file.
+    first.contains(name) && (is_named || process::has_open(pid, &cluster.dir))
 }
 
 fn is_of(pid: i32, dir: &Path) -> bool {
@@ -195,7 +205,7 @@ fn slurmd(cluster: &Cluster) {
 
 /// Runs `work` while the hook's call of the program first does something else: `script`, for the shell. The client's own check goes
 /// to the real one.
-fn with_maker(cluster: &Cluster, script: &str, work: impl FnOnce()) {
+pub(crate) fn with_maker(cluster: &Cluster, script: &str, work: impl FnOnce()) {
     let program = cluster.program();
     let real = program.with_extension("real");
     fs::hard_link(&program, &real).unwrap();

@@ -2,7 +2,9 @@
 //! namespace that is gone with this process.
 
 mod faults;
+mod forged;
 mod hosts;
+mod making;
 mod reach;
 mod whole;
 
@@ -12,7 +14,7 @@ use std::process::{Command, ExitCode};
 use testkit::cluster::OWN_NETWORKS;
 use testkit::suite::{self, Cases, Length, Plain, PlainCase as Case};
 
-const CASES: &[&[Case]] = &[reach::CASES, whole::CASES, faults::CASES, hosts::CASES];
+const CASES: &[&[Case]] = &[reach::CASES, forged::CASES, whole::CASES, faults::CASES, making::CASES, hosts::CASES];
 
 fn main() -> ExitCode {
     if std::env::var_os(OWN_NETWORKS).is_none() {
@@ -35,7 +37,7 @@ impl Cases for Networks {
     fn cases(length: Length) -> Vec<Case> {
         match length {
             Length::Short => CASES.concat(),
-            Length::Long => hosts::LONG_CASES.to_vec(),
+            Length::Long => [hosts::LONG_CASES, making::LONG_CASES].concat(),
         }
     }
 }

@@ -112,6 +112,9 @@ fn refused(cluster: &Cluster) {
     cluster.with_config("job_network = '10.99.0.0/16'\n", || {
         srun(&[], &["this node cannot run VMs", "10.99.0.", "(eth0)", "in the range of VMs", "'job_network'"]);
     });
+    cluster.with_config("default_network = 'job'\nallowed_networks = ['user', 'job']\n", || {
+        srun(&[], &["default_network = \"job\"", "'none' or 'user' is needed", "SPANK_VM_NET=job"]);
+    });
     cluster.with_config("job_network = 'everything'\n", || {
         srun(&[], &["'everything': a range of IPv4 addresses is needed"]);
     });

@@ -23,6 +23,10 @@ pub const CASES: &[Case] = &[
     ("a_partition_without_vms_refuses_such_jobs_at_submission", no_vms_in_partition),
 ];
 
+/// The shipped Prolog's decisions are tested beside the program; this is the same once with Slurm.
+pub const LONG_CASES: &[Case] =
+    &[("what_only_stalls_when_a_job_starts_drains_no_node_and_is_in_the_journal", prolog_and_a_stall)];
+
 fn exit_codes(cluster: &Cluster) {
     let nodes = [
         "qemu = '/nonexistent/qemu'\n",
@@ -147,7 +151,9 @@ fn with_prolog(cluster: &Cluster, work: impl FnOnce()) {
     let config = cluster.dir.join("spank-vm.toml").display().to_string();
     let text = shipped
         .replace("program=/usr/libexec/spank-vm/spank-vm", &format!("program={stage}"))
-        .replace("config=/etc/slurm/spank-vm.toml", &format!("config={config}"));
+        .replace("config=/etc/slurm/spank-vm.toml", &format!("config={config}"))
+        .replace("check --node 2", "check --node --within 3 2")
+        .replace("logger ", &format!("{} ", cluster.dir.join("logger").display()));
     assert!(text.contains(&stage) && text.contains(&config));
     let path = cluster.dir.join("prolog");
     let _prolog = with_text(&path, &text);
@@ -198,6 +204,38 @@ fn prolog_without_qemu(cluster: &Cluster) {
         afterwards(|| cluster.configure("", ""))
     };
     drained_by_prolog(cluster, break_node, "no QEMU at '/nonexistent/qemu'");
+}
+
+/// A pipe that nobody writes to stands for a file server that is down, and comes back when the warning has been written.
+fn prolog_and_a_stall(cluster: &Cluster) {
+    let node = first_node(cluster);
+    let kit = cluster.dir.join("stalled-kit");
+    fs::create_dir(&kit).unwrap();
+    let _kit = afterwards(|| fs::remove_dir_all(&kit).unwrap());
+    assert!(Command::new("mkfifo").arg(kit.join("kit.toml")).status().unwrap().success());
+    let (journal, logger) = (cluster.dir.join("journal"), cluster.dir.join("logger"));
+    let [config, good] = [cluster.config_file(), cluster.dir.join("good.toml")];
+    let _good = with_text(&good, &fs::read_to_string(&config).unwrap());
+    let _logger = with_text(
+        &logger,
+        &format!("#!/bin/sh\ncp {} {}\necho \"$*\" >{}\n", good.display(), config.display(), journal.display()),
+    );
+    let _journal = afterwards(|| drop(fs::remove_file(&journal)));
+    assert!(Command::new("chmod").arg("755").arg(&logger).status().unwrap().success());
+    with_prolog(cluster, || {
+        let dir = cluster.work_dir();
+        let job = submit_held(cluster, &dir, &node, "tiny");
+        cluster.with_config(&format!("kit = '{}'\n", kit.display()), || {
+            cluster.run(&["scontrol", "release", &job]).ok();
+            wait_for_words(cluster, &["job", &job], &["JobState=COMPLETED", "Restarts=0"]);
+        });
+        assert_eq!(fs::read_to_string(dir.join("out")).unwrap(), "ID=tiny\n");
+        let told = fs::read_to_string(&journal).unwrap();
+        let words = ["daemon.warning", "--vm-image=tiny", &kit.display().to_string(), "no answer within 3 s"];
+        assert!(words.iter().all(|word| told.contains(word)), "{told}");
+        let said = wait_for_words(cluster, &["node", &node], &["State=IDLE"]);
+        assert!(!said.contains("DRAIN"), "{said}");
+    });
 }
 
 /// Both at once: a feature that is no longer available cannot be active.

@@ -16,8 +16,11 @@ pub const CASES: &[Case] = &[
     ("every_srun_and_sbatch_of_the_guides_works_as_it_is_written", guides),
 ];
 
-/// Each way makes an image.
-pub const LONG_CASES: &[Case] = &[("the_ways_to_an_image_of_ones_own_work_as_they_are_written", own_images)];
+/// They make images.
+pub const LONG_CASES: &[Case] = &[
+    ("the_ways_to_an_image_of_ones_own_work_as_they_are_written", own_images),
+    ("what_the_demo_suggests_at_its_end_works_as_it_is_written", demo),
+];
 
 /// Words of lines that cannot be typed here, each with the reason.
 const LEFT_OUT: [(&str, &str); 5] = [
@@ -106,4 +109,27 @@ fn guides(cluster: &Cluster) {
 fn own_images(cluster: &Cluster) {
     let programs = ["srun ", "spank-vm image list", "spank-vm image show", "spank-vm image build"];
     type_all(cluster, &lines("docs/images.md", &programs), "cat /etc/made", 4);
+}
+
+/// The lines of the demo's last screen, which the demo's shell prints.
+fn demo(cluster: &Cluster) {
+    let script = fs::read_to_string(repository().join("testkit/cluster/demo")).unwrap();
+    let (_, shown) = script.split_once("and there, for instance:\n").unwrap();
+    let (shown, _) = shown.split_once("\nQuestions: ").unwrap();
+    let memory = script.lines().find_map(|line| line.strip_prefix("JOB_MEMORY=")).unwrap();
+    let (_, job) = script.split_once("jobs/where.sh\" <<'JOB'\n").unwrap();
+    let dir = cluster.work_dir();
+    fs::write(dir.join("where.sh"), job.split_once("\nJOB\n").unwrap().0).unwrap();
+    fs::create_dir(dir.join(&cluster.user)).unwrap();
+    fs::set_permissions(dir.join(&cluster.user), fs::Permissions::from_mode(0o777)).unwrap();
+    let lines = shown.lines().map(str::trim).filter(|line| !line.is_empty() && !line.contains("--pty"));
+    let lines: Vec<String> = lines
+        .map(|line| line.replace("$JOB_MEMORY", memory).replace("\\$", "$").replace("sbatch ", "sbatch -W "))
+        .collect();
+    assert_eq!(lines.len(), 6, "{lines:?}");
+    type_in(cluster, &dir, "", "", &lines);
+    let out =
+        fs::read_dir(&dir).unwrap().flatten().find(|file| file.file_name().to_string_lossy().starts_with("slurm-"));
+    let out = fs::read_to_string(out.unwrap().path()).unwrap();
+    assert!(out.contains("Debian GNU/Linux 12") && out.contains(&format!("user {}", cluster.user)), "{out}");
 }

@@ -146,12 +146,25 @@ fn step(cluster: &Cluster) {
     let dir = cluster.work_dir();
     prepare(cluster);
     with_images(cluster, PATIENT, || {
-        let script = "ps -o comm= 1; id -un; pwd; cat; echo out > file; echo err >&2; exit 6";
+        let script = "ps -o comm= 1; id -un; pwd; cat </dev/stdin; echo by name >/dev/stdout; echo piped | tee -a /dev/stdout; \
+                      echo out > file; echo err >/dev/stderr; exit 6";
         let line = format!("echo in | srun {} sh -c '{script}'", STEP.join(" "));
         let ran = cluster.run_in(&dir, &["sh", "-c", &line]);
         assert_eq!(ran.code, 6, "{ran:?}");
-        assert_eq!(ran.stdout, format!("systemd\n{}\n{}\nin\n", cluster.user, dir.display()), "{ran:?}");
+        assert_eq!(
+            ran.stdout,
+            format!("systemd\n{}\n{}\nin\nby name\npiped\npiped\n", cluster.user, dir.display()),
+            "{ran:?}"
+        );
         assert!(ran.stderr.starts_with("err\n"), "{ran:?}");
+        // The same with files, and what a system has besides: half of the memory for /dev/shm, files without a name in /tmp.
+        let script = r#"cat </dev/stdin; echo by name >/dev/stdout; echo err >>/dev/stderr
+            awk -v shm=$(stat -f -c "%b %S" /dev/shm | awk "{ print \$1 * \$2 / 1024 }") "/^MemTotal/ { print int(100 * shm / \$2 + 0.5) }" /proc/meminfo
+            perl -e "sysopen(F, q(/tmp), 020200002) or die qq(\$!\n); print qq(unnamed\n)""#;
+        let line = format!("echo in >in; srun {} -o out -e err -i in sh -c '{script}'", STEP.join(" "));
+        cluster.run_in(&dir, &["sh", "-c", &line]).ok();
+        let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap();
+        assert_eq!((read("out").as_str(), read("err").as_str()), ("in\nby name\n50\nunnamed\n", "err\n"));
     });
     assert_eq!(fs::read_to_string(dir.join("file")).unwrap(), "out\n");
     assert_eq!(srun(cluster, &["no-such-command"]).code, 127);

@@ -29,6 +29,7 @@ mod resources;
 mod rhel;
 mod save;
 mod scope;
+mod shapes;
 mod slots;
 mod small_disk;
 mod streams;
@@ -77,7 +78,11 @@ const CASES: &[&[Case]] = &[
 ];
 
 const LONG_CASES: &[&[Case]] = &[
+    scope::LONG_CASES,
     save::LONG_CASES,
+    blame::LONG_CASES,
+    person::LONG_CASES,
+    shapes::LONG_CASES,
     networks::LONG_CASES,
     images::LONG_CASES,
     fullboot::LONG_CASES,

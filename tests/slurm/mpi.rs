@@ -10,6 +10,7 @@ use testkit::wait::wait_for_file;
 use testkit::{Cluster, Ran, is_chatter, process, system};
 
 use crate::Case;
+use crate::documents::code;
 
 pub const CASES: &[Case] = &[
     ("pmi_of_another_kind_than_vms_have_is_refused_and_none_is_not", interfaces),
@@ -21,6 +22,8 @@ pub const CASES: &[Case] = &[
     ("pmi_starts_a_program_of_mpich_under_srun", mpich),
     ("pmix_starts_a_program_of_open_mpi_under_srun_and_the_death_of_a_rank_ends_the_step", open_mpi),
     ("pmix_nonsense_of_a_task_is_told_and_does_not_reach_slurm", pmix_nonsense),
+    ("pmix_that_is_too_old_on_the_node_is_told_once_and_reaches_into_no_vm", pmix_old),
+    ("the_program_of_the_guide_works_as_it_is_started_there", guide),
 ];
 
 pub const LONG_CASES: &[Case] = &[("mpirun_of_open_mpi_and_of_mpich_starts_its_processes_in_the_vm", mpirun)];
@@ -202,6 +205,40 @@ fn pmix_nonsense(cluster: &Cluster) {
     assert_eq!(ran.ok(), "hash 127.80.0.1\nended\n");
     let refusal = ["--mpi=pmix with --vms-per-slot=2", "one rank", "--ntasks"];
     cluster.srun(&["--vm-image=tiny", "--mpi=pmix", "--vms-per-slot=2", "true"]).fails_with_one_line(&refusal);
+}
+
+/// Older ones name no server to clients since 4.1, as if this TaskProlog were theirs.
+fn pmix_old(cluster: &Cluster) {
+    let dir = cluster.work_dir();
+    fs::write(dir.join("prolog"), "#!/bin/sh\necho unset PMIX_SERVER_URI41\n").unwrap();
+    system(&["chmod", "755", dir.join("prolog").to_str().unwrap()]);
+    let prolog = format!("--task-prolog={}", dir.join("prolog").display());
+    let srun = ["srun", "-Q", "-N1", "-n2", "--mem=900", "--mpi=pmix", &prolog, "--vm-image=tiny", "--vm-scope=node"];
+    let ran = cluster.run_in(&dir, &[&srun[..], &["sh", "-c", "env | grep -c ^PMIX_; true"]].concat());
+    let told: Vec<&str> = ran.stderr.lines().filter(|line| !is_chatter(line)).collect();
+    let words = "Slurm's MPI interface pmix reaches into no VM, because this node's PMIx is older than 4.1";
+    assert!(told.len() == 1 && told[0].contains(words), "{ran:?}");
+    assert_eq!(ran.ok(), "0\n0\n");
+}
+
+/// The line of docs/parallel.md that starts it on one node; tests/network has that for two.
+fn guide(cluster: &Cluster) {
+    let lines = code("docs/parallel.md");
+    let typed: Vec<&String> = lines.iter().filter(|line| line.ends_with("./hello") && line.contains("-N1")).collect();
+    let [line] = typed[..] else { panic!("{typed:?}") };
+    let dir = cluster.work_dir();
+    fs::copy(repository().join("docs/examples/hello"), dir.join("hello")).unwrap();
+    let typed = line.replace("srun", "srun -Q --mem=1500");
+    let told = cluster.run_in(&dir, &["bash", "-c", &typed]).ok();
+    let expected = [0, 1].map(|rank| format!("rank {rank} of 2 on vm-n0: the ranks' sum is 1"));
+    let told: Vec<String> = sorted(&told).iter().map(|line| without_job(line)).collect();
+    assert_eq!(told, expected);
+}
+
+/// The line with the VM's name as that of any job.
+fn without_job(line: &str) -> String {
+    let (before, after) = line.split_once(" on vm").unwrap_or_else(|| panic!("{line}"));
+    format!("{before} on vm{}", after.trim_start_matches(|c: char| c.is_ascii_digit()))
 }
 
 fn mpirun(cluster: &Cluster) {

@@ -15,6 +15,9 @@ pub const CASES: &[Case] = &[
     ("su_knows_the_user_in_a_vm_of_root", su),
 ];
 
+/// It fetches a package, from where the images' packages come from, and makes an image with it.
+pub const LONG_CASES: &[Case] = &[("sudo_and_su_in_an_image_let_the_user_do_what_the_image_allows", sudo)];
+
 const USER: &str = "vmmany";
 const GROUPS: u32 = 70;
 
@@ -94,4 +97,27 @@ fn su(cluster: &Cluster) {
     let home = cluster.run(&["sh", "-c", "echo ~"]).ok();
     let stdout = cluster.srun(&["-Q", "--vm-image=debian12", "--vm-root", "sh", "-c", &script]).ok();
     assert_eq!(stdout, format!("{0}\n{home}{0}\n", cluster.user));
+}
+
+fn sudo(cluster: &Cluster) {
+    let dir = cluster.work_dir();
+    let fetched = "apt-get -o APT::Sandbox::User=root download sudo && chmod 644 sudo_*.deb";
+    ran(Command::new("sh").args(["-c", fetched]).current_dir(&dir).output().unwrap()).ok();
+    let config = format!("image_dirs = ['{}/images', '{}']\n", cluster.dir.display(), dir.display());
+    cluster.with_config(&config, || {
+        let rule = format!("{} ALL=(ALL) NOPASSWD: /usr/bin/id", cluster.user);
+        let script = format!(
+            "PATH=$PATH:/usr/sbin:/sbin; dpkg -i sudo_*.deb && echo '{rule}' >/etc/sudoers.d/rule && chmod 440 /etc/sudoers.d/rule"
+        );
+        let save = format!("--vm-save={}/allows", dir.display());
+        let step = |options: &[&str], script: &str| {
+            cluster.run_in(&dir, &[&["srun", "-Q", "--mem=700"], options, &["sh", "-c", script]].concat())
+        };
+        step(&["--vm-image=debian12", "--vm-root", &save], &script).ok();
+        let script = "sudo -n id -u; sudo -n true; echo $?; echo wrong | su -c true; echo $?; sudo -n id -un; id -un";
+        let asked = step(&["--vm-image=allows"], script);
+        assert_eq!(asked.stdout, format!("0\n1\n1\nroot\n{}\n", cluster.user), "{asked:?}");
+        let words = ["a password is required", "Authentication failure"];
+        assert!(words.iter().all(|word| asked.stderr.contains(word)), "{asked:?}");
+    });
 }

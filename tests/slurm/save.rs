@@ -1,6 +1,7 @@
 //! Images made of VMs: saved by users, built by scripts, optimised; and the links of an image to a share.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -15,6 +16,7 @@ pub const CASES: &[Case] = &[
     ("a_command_that_fails_leaves_no_image", not_saved),
     ("a_place_that_cannot_hold_an_image_is_refused_at_submission", bad_places),
     ("a_full_disk_fails_the_save_with_the_path_and_leaves_the_output", full_disk),
+    ("a_full_scratch_directory_during_the_save_is_named_and_leaves_the_output", full_scratch),
     ("scancel_during_the_save_leaves_nothing", cancelled),
     ("an_image_is_built_by_a_script_or_not_at_all", built),
     ("a_program_loads_a_library_from_a_share_through_a_link_of_the_image", links),
@@ -131,10 +133,10 @@ fn bad_places(cluster: &Cluster) {
 struct Small(PathBuf);
 
 impl Small {
-    fn mount(dir: PathBuf) -> Self {
+    fn mount(dir: PathBuf, kib: u32) -> Self {
         fs::create_dir(&dir).unwrap();
-        let options = ["-t", "tmpfs", "-o", "size=256k,mode=1777", "none"];
-        assert!(Command::new("mount").args(options).arg(&dir).status().unwrap().success());
+        let size = format!("size={kib}k,mode=1777");
+        assert!(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(&dir).status().unwrap().success());
         Self(dir)
     }
 }
@@ -146,7 +148,7 @@ impl Drop for Small {
 }
 
 fn full_disk(cluster: &Cluster) {
-    let small = Small::mount(cluster.work_dir().join("small"));
+    let small = Small::mount(cluster.work_dir().join("small"), 256);
     let option = format!("--vm-save={}/mine", small.0.display());
     let ran = cluster.srun(&["--vm-image=tiny", &option, "echo", "out"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (125, "out\n"), "{}", ran.stderr);
@@ -155,6 +157,31 @@ fn full_disk(cluster: &Cluster) {
         assert!(ran.stderr.contains(word), "{word}: {}", ran.stderr);
     }
     assert_eq!(left_in(&small.0), [""; 0]);
+}
+
+/// The guest writes what its command has left a third of a second later, and then there is no room any more.
+fn full_scratch(cluster: &Cluster) {
+    let work = cluster.work_dir();
+    let small = Small::mount(cluster.work_dir().join("small"), 64 << 10);
+    let option = format!("--vm-save={}/mine", work.display());
+    cluster.with_config(&format!("scratch_dir = '{}'\n", small.0.display()), || {
+        let script = "head -c 20000000 /dev/urandom >/opt/big; echo >written; until [ -e full ]; do sleep 0.1; done; \
+                      cd /proc/sys/vm; echo 30 >dirty_writeback_centisecs; echo 1 >dirty_expire_centisecs; echo out";
+        let words = ["srun", "--mem=900", "--vm-image=tiny", "--vm-root", &option, "sh", "-c", script];
+        let mut step = cluster.command_in(&work, &words);
+        let step = step.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_for_file(&work.join("written"));
+        let mut fill = fs::File::create(small.0.join("fill")).unwrap();
+        while fill.write_all(&[1; 4096]).is_ok() {}
+        fs::write(work.join("full"), "").unwrap();
+        let ran = ran(step.wait_with_output().unwrap());
+        // On a busy machine it may be too late already for the command to have succeeded.
+        assert_eq!((ran.code, ran.stdout.as_str()), (125, "out\n"), "{ran:?}");
+        assert!(ran.stderr.contains("no space is left") && ran.stderr.contains("scratch_dir"), "{ran:?}");
+    });
+    let names = left_in(&work);
+    assert!(!names.iter().any(|name| name.contains("mine")), "{names:?}");
+    cluster.nothing_is_left().unwrap();
 }
 
 fn cancelled(cluster: &Cluster) {

@@ -30,6 +30,12 @@ pub const CASES: &[Case] = &[
     ("a_vm_that_cannot_be_had_is_told_by_each_task", no_vm),
 ];
 
+/// They wait longer for a task than a VM does.
+pub const LONG_CASES: &[Case] = &[
+    ("a_task_that_comes_when_its_vm_runs_already_is_as_the_others", late),
+    ("a_task_that_comes_after_its_vm_s_end_says_so_alone", too_late),
+];
+
 const NODE: [&str; 2] = ["--vm-image=tiny", "--vm-scope=node"];
 
 fn step<'a>(options: &[&'a str], script: &'a str) -> Vec<&'a str> {
@@ -289,4 +295,33 @@ fn no_vm(cluster: &Cluster) {
     let ran = cluster.srun(&step(&["-Q", "-N1", "-n2", "--mem=900", "--vm-mem=4000"], "echo never"));
     assert_eq!((ran.code, ran.stdout.as_str()), (125, ""), "{ran:?}");
     assert!(ran.stderr.contains("the task has 900 MiB"), "{ran:?}");
+}
+
+/// A step of two tasks; the second one's TaskProlog takes so many seconds.
+fn with_prolog(cluster: &Cluster, seconds: u32, options: &[&str], script: &str) -> testkit::Ran {
+    let dir = cluster.work_dir();
+    fs::write(dir.join("prolog"), format!("#!/bin/sh\n[ $SLURM_PROCID = 0 ] || sleep {seconds}\n")).unwrap();
+    system(&["chmod", "755", dir.join("prolog").to_str().unwrap()]);
+    let prolog = format!("--task-prolog={}", dir.join("prolog").display());
+    let srun = ["srun", "-Q", "-N1", "-n2", "--mem=900", "--wait=0", &prolog];
+    cluster.run_in(&dir, &[&srun, options, &["sh", "-c", script]].concat())
+}
+
+fn late(cluster: &Cluster) {
+    // The first waits for the second one, so that both are there at once.
+    let script = "echo $SLURM_PROCID of $SLURM_NTASKS >&2; touch at.$SLURM_PROCID; \
+                  until [ -e at.0 ] && [ -e at.1 ]; do sleep 0.1; done; cat; exit $SLURM_PROCID";
+    let [bare, shared] = [&["--vm-image=none"][..], &NODE].map(|options| with_prolog(cluster, 9, options, script));
+    assert_eq!((shared.code, &shared.stdout, lines(&shared.stderr)), (bare.code, &bare.stdout, lines(&bare.stderr)));
+    assert_eq!(shared.code, 1, "{shared:?}");
+}
+
+fn too_late(cluster: &Cluster) {
+    let ran = with_prolog(cluster, 80, &NODE, "echo ran $SLURM_PROCID");
+    assert_eq!((ran.code, ran.stdout.as_str()), (125, "ran 0\n"), "{ran:?}");
+    let told: Vec<&str> = ran.stderr.lines().filter(|line| line.contains("vm: ")).collect();
+    assert!(
+        told.len() == 1 && told[0].contains("the VM of this node's tasks has ended before this task came"),
+        "{ran:?}"
+    );
 }

@@ -5,6 +5,7 @@ mod caches;
 mod finding;
 mod host;
 mod networks;
+mod node;
 mod patience;
 mod report;
 mod settings;
@@ -14,9 +15,11 @@ mod vms;
 
 use std::path::Path;
 
-use self::finding::{Checked, Finding, State};
+use self::ask::PATIENCE;
+use self::finding::{Checked, Finding, exit_code};
+use self::node::NodeCheck;
 use self::report::Style;
-use super::output::{print, print_line};
+use super::output::print;
 use proto::ExitStatus;
 use request::ImageName;
 use runner::config::Config;
@@ -46,10 +49,19 @@ pub struct Arguments {
     /// Judge with this user's rights where users' rights count (as root) [default: nobody]
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
+    /// With --node, how many seconds an answer may take. What stalls is named and fails no node, unless it is Slurm
+    #[arg(long, value_name = "SECONDS", default_value_t = NODE_PATIENCE_S, requires = "node")]
+    within: u8,
     /// The second process, which has given up root's rights
     #[arg(long, hide = true, requires = "user")]
     as_user: bool,
+    /// The second process, which may be held up
+    #[arg(long, hide = true, requires = "node")]
+    look: bool,
 }
+
+/// Less than the 20 s that the Prolog gives the whole check.
+const NODE_PATIENCE_S: u8 = 15;
 
 /// Prints the report; the exit code is 1 if anything is missing without which no VM starts.
 pub fn run(config_file: Option<&Path>, config: &Config, arguments: &Arguments) -> anyhow::Result<ExitStatus> {
@@ -58,8 +70,14 @@ pub fn run(config_file: Option<&Path>, config: &Config, arguments: &Arguments) -
         print(&serde_json::to_string(&users::of_process(config, user))?)?;
         return Ok(ExitStatus::Code(0));
     }
+    let user = arguments.user.as_deref();
+    let node = NodeCheck { config_file, config, user, within_s: arguments.within };
+    if arguments.look {
+        node.look_and_print()?;
+        return Ok(ExitStatus::Code(0));
+    }
     if arguments.node {
-        return quick(config_file, config, arguments);
+        return node.run(arguments.strict, arguments.json);
     }
     let style = Style::of_stdout();
     let settings = settings::text(config);
@@ -98,7 +116,7 @@ fn full(
         ("cgroups", "a VM must not take memory and processors of other jobs", &|| host::cgroups(&controller)),
         ("clock", "guests get their time from this node", &host::clock),
         ("slurm", "the plugin uses Slurm's interface of 22.05 and newer", &slurm::release),
-        ("plugin", "without it --vm-image does not exist", &slurm::plugin),
+        ("plugin", "without it --vm-image does not exist", &|| slurm::plugin(PATIENCE)),
         ("slurmd", "slurmd removes what a killed slurmstepd leaves behind", &slurm::slurmd),
         ("batch", "a job that asked for a VM must not run on the host", &|| slurm::batch(&controller)),
         ("qemu", "VMs are its processes", &|| vms::qemu(config)),
@@ -112,7 +130,7 @@ fn full(
         ("templates", "VMs are cloned from them in a fraction of a boot's time", &|| caches::templates(config)),
         ("files", "shared directories are served by a process beside each VM", &host::files),
         ("users", "VMs run with their users' rights, and root's own look says nothing of them", &|| {
-            users::look(config_file, config, user)
+            users::look(config_file, config, user, users::PATIENCE)
         }),
         ("network", "VMs have one only where their users ask for it (--vm-net)", &|| networks::look(config)),
         ("modules", "KVM is in modules of the kernel", &host::modules),
@@ -124,69 +142,4 @@ fn full(
         tell(Checked { name: name.to_owned(), about: about.to_owned(), finding: look() })?;
     }
     Ok(())
-}
-
-fn exit_code(checks: &[Checked], strict: bool) -> u8 {
-    match checks.iter().map(|checked| checked.finding.state).max() {
-        Some(State::Missing) => 1,
-        Some(State::Limited) if strict => 3,
-        _ => 0,
-    }
-}
-
-/// What is missing on this node, in one line.
-fn quick(config_file: Option<&Path>, config: &Config, arguments: &Arguments) -> anyhow::Result<ExitStatus> {
-    let mut plugin = slurm::plugin();
-    // A node check must be sure: what could not be found out counts as a failure.
-    if plugin.state == State::Limited {
-        plugin.state = State::Missing;
-    }
-    let mut findings = vec![
-        ("plugin", plugin),
-        ("qemu", vms::qemu(config)),
-        ("confined", vms::confined(config)),
-        ("processor", vms::processor(config)),
-        ("kit", vms::kit(config)),
-        ("images", vms::images(config)),
-        ("scratch", vms::scratch(config)),
-        ("state", caches::state(config)),
-        ("kvm", vms::demanded_kvm(config)),
-    ];
-    if let Some(user) = &arguments.user {
-        findings.push(("users", users::look(config_file, config, Some(user))));
-    }
-    let checks: Vec<Checked> = findings
-        .into_iter()
-        .map(|(name, finding)| Checked { name: name.to_owned(), about: String::new(), finding })
-        .collect();
-    let code = exit_code(&checks, arguments.strict);
-    if arguments.json {
-        report::json(&settings::text(config), &checks, code)?;
-        return Ok(ExitStatus::Code(code));
-    }
-    let missing = checks.iter().filter(|checked| checked.finding.state == State::Missing);
-    let missing: Vec<&str> = missing.map(|checked| checked.finding.found.as_str()).collect();
-    if !missing.is_empty() {
-        print_line(&missing.join("; "))?;
-    }
-    Ok(ExitStatus::Code(code))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_exit_code_is_the_worst_that_was_found() {
-        let of = |states: &[State], strict| {
-            let checked = |state: &State| Checked {
-                name: String::new(),
-                about: String::new(),
-                finding: Finding { state: *state, found: String::new(), remedy: None },
-            };
-            exit_code(&states.iter().map(checked).collect::<Vec<_>>(), strict)
-        };
-        assert_eq!((of(&[State::Ok], true), of(&[State::Ok, State::Limited], false)), (0, 0));
-        assert_eq!((of(&[State::Limited], true), of(&[State::Missing, State::Limited], true)), (3, 1));
-    }
 }

@@ -1,17 +1,27 @@
 //! `spank-vm check` on a node that lacks nearly everything.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 /// Runs the check with nothing but an empty directory.
 fn check(locale: &str, words: &[&str]) -> Output {
     let dir = tempfile::tempdir().unwrap();
-    let config = dir.path().join("spank-vm.toml");
-    let at = dir.path().display();
-    std::fs::write(&config, format!("kit = '{at}/kit'\nimage_dirs = ['{at}']\nstate_dir = '{at}/state'\n")).unwrap();
+    command(dir.path(), words).env("LC_ALL", locale).output().unwrap()
+}
+
+/// The check of a node that has what is in the directory.
+fn command(dir: &Path, words: &[&str]) -> Command {
+    let config = dir.join("spank-vm.toml");
+    let at = dir.display();
+    fs::write(&config, format!("kit = '{at}/kit'\nimage_dirs = ['{at}']\nstate_dir = '{at}/state'\n")).unwrap();
     let mut program = Command::new(env!("CARGO_BIN_EXE_spank-vm"));
-    program.arg("--config").arg(&config).arg("check").args(words).env("LC_ALL", locale).output().unwrap()
+    program.arg("--config").arg(&config).arg("check").args(words);
+    program
 }
 
 fn text(output: &Output) -> String {
@@ -53,11 +63,44 @@ fn a_health_checker_gets_one_line() {
 }
 
 #[test]
-fn a_configuration_is_found_by_a_relative_path_in_the_look_with_another_user_s_rights_too() {
-    use std::os::unix::fs::PermissionsExt;
+fn what_stalls_is_named_and_fails_no_node_but_one_whose_srun_does_not_say_that_the_plugin_is_loaded() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    std::fs::write(dir.path().join("site.toml"), "kit = '/nowhere/kit'\n").unwrap();
+    let at = dir.path();
+    // A pipe that nobody writes to: who opens it waits, as for a file server that is down.
+    fs::create_dir(at.join("kit")).unwrap();
+    assert!(Command::new("mkfifo").arg(at.join("kit/kit.toml")).status().unwrap().success());
+    let path = format!("{}:{}", at.display(), std::env::var("PATH").unwrap());
+    for (srun, plugin) in [("echo --vm-image", "ok"), ("exec sleep 1000", "missing")] {
+        fs::write(at.join("srun"), format!("#!/bin/sh\n{srun}\n")).unwrap();
+        fs::set_permissions(at.join("srun"), fs::Permissions::from_mode(0o755)).unwrap();
+        let look = |words: &[&str]| {
+            let words = [&["--node", "--within", "2"], words].concat();
+            let since = Instant::now();
+            let output = command(at, &words).env("PATH", &path).output().unwrap();
+            assert!(since.elapsed() < Duration::from_secs(10), "{output:?}");
+            output
+        };
+        let output = look(&["--json"]);
+        let report: Value = serde_json::from_str(&text(&output)).unwrap();
+        let checks = report["checks"].as_array().unwrap();
+        let of = |name: &str| checks.iter().find(|check| check["name"] == name).unwrap();
+        assert_eq!(of("plugin")["state"], plugin, "{report:#}");
+        let (state, stalled) = (&of("kit")["state"], &of("kit")["stalled"]);
+        assert_eq!((state.as_str(), stalled.as_bool()), (Some("limited"), Some(true)), "{report:#}");
+        // A machine without QEMU lacks more.
+        let missing = checks.iter().any(|check| check["state"] == "missing");
+        assert_eq!(output.status.code(), Some(missing.into()), "{report:#}");
+        let told = text(&look(&[]));
+        assert!(told.lines().count() == 1 && told.contains("/kit): no answer within 2 s"), "{told}");
+        assert_eq!(told.contains("whether Slurm loads the plugin here is not known"), plugin == "missing", "{told}");
+    }
+}
+
+#[test]
+fn a_configuration_is_found_by_a_relative_path_in_the_look_with_another_user_s_rights_too() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(dir.path().join("site.toml"), "kit = '/nowhere/kit'\n").unwrap();
     let mut program = Command::new(env!("CARGO_BIN_EXE_spank-vm"));
     let words = ["--config", "site.toml", "check", "--json"];
     let said = program.args(words).env("LC_ALL", "C").current_dir(dir.path()).output().unwrap();

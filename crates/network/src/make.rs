@@ -83,12 +83,12 @@ pub fn make(part: &Part) -> Result<Made, NetworkError> {
         let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{of}/disable_ipv6"), "1");
     }
     let mut links = Netlink::route().doing(|| "a netlink socket".to_owned())?;
-    links.ask(links::new_bridge(BRIDGE)).doing(|| "a bridge cannot be made (module 'bridge')".to_owned())?;
+    links.ask(links::new_bridge(BRIDGE)).making("a bridge cannot be made", "bridge")?;
     let bridge = sys::interface_index(BRIDGE).doing(|| "the bridge".to_owned())?;
     let mut taps = Vec::new();
     for index in 0..part.vms[part.node] {
         let name = format!("tap{index}");
-        let tap = sys::make_tap(&name).doing(|| "a tap cannot be made (module 'tun', /dev/net/tun)".to_owned())?;
+        let tap = sys::make_tap(&name).making("a tap cannot be made (/dev/net/tun)", "tun")?;
         let port = sys::interface_index(&name).doing(|| name)?;
         let mac = plan::mac(part.node as u32, index);
         let messages = vec![links::join(port, bridge, mtu), links::strict_port(port), links::behind_port(port, mac)];
@@ -160,7 +160,7 @@ fn tunnel(part: &Part, mut underlay: Netlink, links: &mut Netlink, bridge: u32, 
     let here = File::open("/proc/self/ns/net").doing(|| "this network namespace".to_owned())?;
     let number = plan::number(part.job, part.step);
     let new = links::new_tunnel(TUNNEL, here.as_raw_fd(), number, part.addresses[part.node], part.port);
-    underlay.ask(new).doing(|| "a tunnel cannot be made (module 'vxlan')".to_owned()).map_err(|error| {
+    underlay.ask(new).making("a tunnel cannot be made", "vxlan").map_err(|error| {
         match error.errno() {
             Some(libc::EEXIST) => NetworkError::new(format!(
                 "another network on this node has the number {number}, which happens once in 16 million: start the step again"

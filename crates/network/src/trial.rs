@@ -50,5 +50,5 @@ fn tunnel(port: u16) -> Result<(), NetworkError> {
     let here = File::open("/proc/thread-self/ns/net").doing(|| "this network namespace".to_owned())?;
     let new = links::new_tunnel("trial", here.as_raw_fd(), NUMBER, Ipv4Addr::LOCALHOST, port);
     let mut links = Netlink::route().doing(|| "a netlink socket".to_owned())?;
-    links.ask(new).doing(|| "a tunnel cannot be made (module 'vxlan')".to_owned())
+    links.ask(new).making("a tunnel cannot be made", "vxlan")
 }

@@ -28,6 +28,13 @@ pub const CASES: &[Case] = &[
     ),
     same(
         "devices",
+        "all namespaces and another root, as bubblewrap makes them",
+        "srun $VM unshare -UrmpiunC --fork sh -c 'mount --rbind / /mnt && cd /mnt && /usr/sbin/pivot_root . mnt && \
+         umount -l /mnt && mount -t proc proc /proc && mount -t tmpfs tmpfs /tmp && mount -o remount,bind,ro / && \
+         echo $$ $(id -u) $(ls -A /tmp | wc -l)'",
+    ),
+    same(
+        "devices",
         "random numbers, null, zero and full",
         "srun $VM sh -c 'head -c 3 /dev/urandom | wc -c; head -c 2 /dev/zero | od -An -tx1; \
          cat /dev/null; ! echo x 2> /dev/null > /dev/full'",

@@ -8,6 +8,15 @@ pub const CASES: &[Case] = &[
         "ranks",
         "srun $BOTH sh -c 'echo $SLURM_PROCID $SLURM_LOCALID $SLURM_NTASKS $SLURM_STEP_NUM_TASKS' | sort",
     ),
+    same(
+        "shared VM",
+        "each rank's SLURM_ and PMI_ variables, four tasks on two nodes",
+        // Without those of `environment` that differ between any two steps, or are dropped.
+        "nodes=$(sinfo -h -N -o %N | head -n 2 | paste -sd ,); \
+         srun ${BOTH/-N1 -n2/-N2 -n4 -w $nodes} --mpi=pmi2 sh -c 'env | sed -n \"s/^\\(SLURM\\|PMI\\)/$SLURM_PROCID &/p\"' | \
+         grep -v -e SLURM_VM -e SLURM_SPANK -e SLURM_SRUN_COMM -e SLURM_STEP_LAUNCHER_PORT -e SLURM_CPU_BIND | \
+         grep -vE ' (SLURM_(JOB_?ID|STEP_?ID|TASK_PID|LAUNCH_NODE_IPADDR|JOB_(START|END)_TIME|TOPOLOGY_ADDR)|PMI_(JOBID|FD))=' | sort",
+    ),
     same("shared VM", "stdin reaches both", "seq 1000 | srun $BOTH sha256sum"),
     same(
         "shared VM",
@@ -61,7 +70,12 @@ pub const CASES: &[Case] = &[
         "srun $BOTH bash -c 'if [ $SLURM_PROCID = 0 ]; then sleep 100 > /dev/null 2>&1 & echo $! > pid; \
          else until [ -s pid ]; do sleep 0.1; done; sleep 2; kill -0 $(cat pid) && echo alive; fi'",
     ),
-    same("shared VM", "processors of each task", "srun ${BOTH/--cpu-bind=none/--cpu-bind=cores} nproc"),
+    same(
+        "shared VM",
+        "the processor of each task, with --cpu-bind=cores and map_cpu",
+        "for bind in cores map_cpu:1,0; do srun ${BOTH/=none/=$bind} sh -c \
+         'echo $SLURM_PROCID $(grep Cpus_allowed_list /proc/self/status | cut -f 2)' | sort; done",
+    ),
     same("shared VM", "processors of both", "srun $BOTH nproc"),
     same(
         "shared VM",

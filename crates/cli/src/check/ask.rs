@@ -16,12 +16,20 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// # Errors
 /// One line: the program, and that it is missing, failed or did not answer.
 pub fn output(program: &str, arguments: &[&str]) -> Result<String, String> {
+    output_within(program, arguments, PATIENCE)
+}
+
+/// The same with another patience.
+///
+/// # Errors
+/// The same.
+pub fn output_within(program: &str, arguments: &[&str], patience: Duration) -> Result<String, String> {
     let shown = || format!("{program} {}", arguments.join(" "));
     let mut command = Command::new(program);
     command.args(arguments);
-    answer(&mut command, PATIENCE).map_err(|why| match why {
+    answer(&mut command, patience).map_err(|why| match why {
         NoAnswer::NotStarted(error) => format!("{program}: {error}"),
-        NoAnswer::Late => format!("{}: no answer within {} s", shown(), PATIENCE.as_secs()),
+        NoAnswer::Late => format!("{}: no answer within {} s", shown(), patience.as_secs()),
         NoAnswer::Failed(said) => format!("{}: {}", shown(), said.lines().next().unwrap_or("it failed")),
     })
 }

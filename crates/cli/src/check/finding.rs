@@ -22,6 +22,9 @@ pub struct Finding {
     /// What to do, if the line does not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
+    /// It is not known: what was asked or looked at did not answer. That is no failure of this node.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stalled: bool,
 }
 
 impl Finding {
@@ -37,8 +40,12 @@ impl Finding {
         Self::of(State::Missing, found)
     }
 
+    pub fn stalled(found: impl Into<String>) -> Self {
+        Self { stalled: true, ..Self::limited(found) }
+    }
+
     fn of(state: State, found: impl Into<String>) -> Self {
-        Self { state, found: found.into(), remedy: None }
+        Self { state, found: found.into(), remedy: None, stalled: false }
     }
 
     /// The same with what to do about it.
@@ -54,4 +61,32 @@ pub struct Checked {
     pub about: String,
     #[serde(flatten)]
     pub finding: Finding,
+}
+
+/// The exit code that these findings mean.
+pub(super) fn exit_code(checks: &[Checked], strict: bool) -> u8 {
+    match checks.iter().map(|checked| checked.finding.state).max() {
+        Some(State::Missing) => 1,
+        Some(State::Limited) if strict => 3,
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_code_is_the_worst_that_was_found() {
+        let of = |states: &[State], strict| {
+            let checked = |state: &State| Checked {
+                name: String::new(),
+                about: String::new(),
+                finding: Finding { state: *state, found: String::new(), remedy: None, stalled: false },
+            };
+            exit_code(&states.iter().map(checked).collect::<Vec<_>>(), strict)
+        };
+        assert_eq!((of(&[State::Ok], true), of(&[State::Ok, State::Limited], false)), (0, 0));
+        assert_eq!((of(&[State::Limited], true), of(&[State::Missing, State::Limited], true)), (3, 1));
+    }
 }

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
-use super::ask::output;
+use super::ask::{output, output_within};
 use super::finding::Finding;
 
 /// An option that srun only has when it loads the plugin. slurmstepd reads the same plugstack.conf.
@@ -43,8 +44,8 @@ fn number(said: &str) -> Option<(u32, u32)> {
 }
 
 /// Whether the plugin is loaded on this node.
-pub(super) fn plugin() -> Finding {
-    match output("srun", &["--help"]) {
+pub(super) fn plugin(patience: Duration) -> Finding {
+    match output_within("srun", &["--help"], patience) {
         Ok(help) if help.contains(OPTION) => Finding::good(format!("srun has {OPTION}")),
         Ok(_) => Finding::bad(
             "Slurm does not load the plugin on this node: plugstack.conf needs the line 'required spank_vm.so'",

@@ -19,17 +19,17 @@ use runner::config::{AccelChoice, Config};
 const NOBODY: &str = "nobody";
 
 /// How long the second process may take. A file server that does not answer holds it up.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a user of this node can do, in one finding.
-pub(super) fn look(config_file: Option<&Path>, config: &Config, named: Option<&str>) -> Finding {
+pub(super) fn look(config_file: Option<&Path>, config: &Config, named: Option<&str>, patience: Duration) -> Finding {
     let process = Uid::effective();
     if !process.is_root() {
         let name = User::from_uid(process).ok().flatten().map_or_else(|| process.to_string(), |user| user.name);
         return judge(&name, &of_process(config, NOBODY), true);
     }
     let name = named.unwrap_or(NOBODY);
-    match as_user(config_file, name) {
+    match as_user(config_file, name, patience) {
         Ok(found) => judge(name, &found, named.is_some()),
         Err(error) => Finding::limited(format!("what user '{name}' may do is not known: {error:#}")),
     }
@@ -56,17 +56,17 @@ fn judge(name: &str, found: &[Checked], named: bool) -> Finding {
 }
 
 /// What the second process found.
-fn as_user(config_file: Option<&Path>, name: &str) -> anyhow::Result<Vec<Checked>> {
+fn as_user(config_file: Option<&Path>, name: &str, patience: Duration) -> anyhow::Result<Vec<Checked>> {
     let mut command = Command::new("/proc/self/exe");
     if let Some(file) = config_file {
         // The other process starts in another directory.
         command.arg("--config").arg(std::path::absolute(file)?);
     }
     command.args(["check", "--user", name, "--as-user", "--json"]).current_dir("/");
-    match answer(&mut command, PATIENCE) {
+    match answer(&mut command, patience) {
         Ok(said) => serde_json::from_str(&said).context("the answer of a second process"),
         Err(NoAnswer::NotStarted(error)) => Err(error).context("a second process"),
-        Err(NoAnswer::Late) => bail!("no answer within {} s; does a file server hang?", PATIENCE.as_secs()),
+        Err(NoAnswer::Late) => bail!("no answer within {} s; does a file server hang?", patience.as_secs()),
         Err(NoAnswer::Failed(said)) => bail!("{}", said.trim().trim_start_matches("spank-vm: ")),
     }
 }
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     fn found(state: State) -> Vec<Checked> {
-        let finding = |state| Finding { state, found: "no".into(), remedy: None };
+        let finding = |state| Finding { state, found: "no".into(), remedy: None, stalled: false };
         let checked = |name: &str, state| Checked { name: name.into(), about: String::new(), finding: finding(state) };
         vec![checked("qemu", State::Ok), checked("scratch", state)]
     }

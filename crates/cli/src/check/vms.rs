@@ -2,8 +2,9 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use super::ask::{NoAnswer, PATIENCE, answer};
+use super::ask::{NoAnswer, answer};
 use super::finding::{Finding, State};
 use super::patience;
 use image::kit::Kit;
@@ -14,6 +15,9 @@ use request::ImageName;
 use runner::config::{AccelChoice, Config};
 use runner::error::Fault;
 use runner::{self, KvmTest, WayHere};
+
+/// How long QEMU may take to print what it has. Twice this fits into the time of a node check.
+const PATIENCE: Duration = Duration::from_secs(7);
 
 /// Devices without which no VM is made, by any of these names.
 const NEEDED: [&str; 3] = ["virtio-blk-pci", "virtio-serial-pci", "virtserialport"];
@@ -28,11 +32,15 @@ pub(super) fn qemu(config: &Config) -> Finding {
         Err(error) => return Finding::bad(format!("{error:#}")),
     };
     let shown = path.display();
+    let broken = |why| Finding::bad(why).remedy("install QEMU anew, or set 'qemu' in the configuration");
     let ask = |words: &[&str]| match answer(Command::new(&path).args(words), PATIENCE) {
         Ok(said) => Ok(said),
-        Err(NoAnswer::NotStarted(error)) => Err(format!("{shown}: {error}")),
-        Err(NoAnswer::Late) => Err(format!("{shown} {}: no answer", words.join(" "))),
-        Err(NoAnswer::Failed(_)) => Err(format!("{shown} {} fails", words.join(" "))),
+        Err(NoAnswer::NotStarted(error)) => Err(broken(format!("{shown}: {error}"))),
+        Err(NoAnswer::Late) => {
+            let waited = format!("{shown} {}: no answer within {} s", words.join(" "), PATIENCE.as_secs());
+            Err(Finding::stalled(waited).remedy("see what holds it up: its disk, or a node that is overloaded"))
+        }
+        Err(NoAnswer::Failed(_)) => Err(broken(format!("{shown} {} fails", words.join(" ")))),
     };
     let said = ask(&["--version"]).and_then(|version| Ok((version, ask(&["-device", "help"])?)));
     match said {
@@ -40,7 +48,7 @@ pub(super) fn qemu(config: &Config) -> Finding {
             let version = format!("{shown}: {}", version.lines().next().unwrap_or_default());
             judge_qemu(&version, &devices, Abilities::of(&path).is_ok_and(|able| able.read_only_templates))
         }
-        Err(why) => Finding::bad(why).remedy("install QEMU anew, or set 'qemu' in the configuration"),
+        Err(why) => why,
     }
 }
 
@@ -113,7 +121,7 @@ pub(super) fn kit(config: &Config) -> Finding {
 pub(super) fn images(config: &Config) -> Finding {
     let config = config.clone();
     patience::in_time(move || look_at_images(&config))
-        .unwrap_or_else(|why| Finding::limited(format!("the directories of images: {why}")))
+        .unwrap_or_else(|why| Finding::stalled(format!("the directories of images: {why}")))
 }
 
 fn look_at_images(config: &Config) -> Finding {

@@ -56,12 +56,19 @@ impl Place {
         let mut token = [0; 1];
         matches!((&self.door).read(&mut token), Ok(1))
     }
+
+    /// Leaves it through the door, with a connection to the keeper, which need not be there yet.
+    ///
+    /// # Errors
+    /// When the keeper has ended, and no other task is on its way.
+    pub fn attach(self) -> io::Result<UnixStream> {
+        // What is kept open would hide from the keeper that nobody can come any more, and from the others and this task that it is gone.
+        drop((self.hall, self.life));
+        attach(&self.door)
+    }
 }
 
-/// Sends a new connection through the door; the hall need not have anybody in it yet.
-///
-/// # Errors
-/// When the keeper has ended.
+/// Sends a new connection through the door.
 pub(super) fn attach(door: &UnixStream) -> io::Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
     pass::send(door.as_fd(), "\0", &[theirs.as_raw_fd()])?;
@@ -145,6 +152,16 @@ mod tests {
         drop(place.hall);
         assert_eq!(early.read(&mut [0; 1]).unwrap(), 0);
         assert!(attach(&place.door).is_err());
+    }
+
+    #[test]
+    fn a_task_that_comes_when_nobody_else_is_in_the_hall_is_told_so() {
+        let late = place();
+        assert!(late.attach().is_err());
+        let in_time = place();
+        let keeper = in_time.hall.try_clone().unwrap();
+        let _task = in_time.attach().unwrap();
+        assert!(matches!(receive(&keeper), Arrival::Task(_)));
     }
 
     #[test]

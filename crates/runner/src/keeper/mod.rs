@@ -80,9 +80,7 @@ pub fn run_attached(slot: &Slot, meeting: Option<Meeting>, arguments: &[OsString
         start_keeper(arguments)?;
     }
     let gone = |_| RunError::new(Fault::Guest, "the VM of this node's tasks has ended before this task came");
-    let keeper = meeting::attach(&place.door).map_err(gone)?;
-    // What is kept open would hide from the keeper that nobody can come any more, and from the others that it is gone.
-    drop(place);
+    let keeper = place.attach().map_err(gone)?;
     attach::run(slot, keeper)
 }
 

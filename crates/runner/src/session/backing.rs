@@ -115,17 +115,21 @@ impl Backing {
         }
     }
 
-    /// Why the channel closed, and whether somebody ended QEMU from outside.
-    pub fn exit_reason(&mut self) -> (String, bool) {
+    /// Why the channel closed, and whether somebody ended QEMU from outside. `has_answered`: the VM has been there.
+    pub fn exit_reason(&mut self, has_answered: bool) -> (String, bool) {
         match self {
             Self::Qemu(process) => {
                 let why = process.exit_reason();
                 (why, process.was_killed())
             }
             Self::Keeper(_) => {
-                let why = "the process that keeps the VM of this node's tasks has ended: it was killed, by an \
-                           administrator or for lack of memory";
-                (why.to_owned(), true)
+                // A task that comes late may have met another one behind the door, and no keeper.
+                let late = if has_answered { "it" } else { "it had waited long enough for this task, or" };
+                let why = format!(
+                    "the process that keeps the VM of this node's tasks has ended: {late} was killed, by an administrator or for \
+                     lack of memory"
+                );
+                (why, true)
             }
         }
     }

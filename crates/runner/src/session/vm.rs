@@ -429,7 +429,7 @@ impl Vm {
 
     /// The channel has closed or failed.
     fn lost(&mut self) {
-        let (why, was_killed) = self.process.exit_reason();
+        let (why, was_killed) = self.process.exit_reason(self.has_answered);
         let failure = if was_killed { Failure::Killed } else { Failure::Broken };
         self.fail(failure(why));
     }

@@ -187,7 +187,7 @@ impl Task {
             (Some(_), _) if !is_only => Some("pmi2 reaches into no slot of several VMs"),
             (_, Some(_)) if !is_only => Some("pmix reaches into no slot of several VMs"),
             (_, Some(Err(()))) => Some(
-                "this node's PMIx is older than 4.1 or not at a port of 127.0.0.1, and reaches into no VM; pmi2 does",
+                "pmix reaches into no VM, because this node's PMIx is older than 4.1 or not at a port of 127.0.0.1 (pmi2 needs neither)",
             ),
             _ => None,
         };

@@ -8,7 +8,7 @@ pub struct Random(u64);
 
 impl Random {
     /// Another one in each run; `SPANK_VM_SEED` makes it the one of an earlier run, which has printed it.
-    pub fn new() -> Self {
+    pub fn seeded() -> Self {
         let seed = std::env::var("SPANK_VM_SEED").ok().and_then(|seed| seed.parse().ok());
         let now = || SystemTime::UNIX_EPOCH.elapsed().map_or(1, |now| now.as_nanos() as u64 | 1);
         let seed = seed.unwrap_or_else(now);
