@@ -14,6 +14,7 @@ mod files;
 mod guests;
 mod jobs;
 mod kind;
+mod kvm;
 mod lanes;
 mod lost;
 mod mpi;
@@ -41,6 +42,7 @@ use lanes::Group;
 const CASES: &[&[Case]] = &[
     guests::CASES,
     ways::CASES,
+    kvm::CASES,
     jobs::CASES,
     streams::CASES,
     mpi::CASES,

@@ -77,7 +77,7 @@ fn across(lab: &Lab) {
 }
 
 fn pmix(lab: &Lab) {
-    let has_it = lab.sh("ada", "srun --mpi=list 2>&1 | grep pmix").code == 0;
+    let has_it = lab.sh("ada", "srun --mpi=list 2>&1 | grep -v error | grep -w pmix").code == 0;
     let halo = std::fs::read_to_string(repository().join("tests/slurm/halo.py")).unwrap();
     lab.sh("ada", &format!("cat >halo.py <<'END'\n{halo}END")).ok();
     let step = "srun -Q -n2 --mem=1500 --mpi=pmix -K1 --vm-image=debian12-mpi --vm-scope=node python3 halo.py openmpi";

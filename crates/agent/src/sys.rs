@@ -97,13 +97,16 @@ pub(super) fn seed_random(random: impl AsFd, seed: &[u8]) -> nix::Result<()> {
 
 /// Keeps the calling thread on the first `count` processors.
 pub(super) fn keep_to_first(count: u16) -> nix::Result<()> {
-    let count = usize::from(count);
-    // More than the C library's type has room for.
+    keep_within(&first(usize::from(count)))
+}
+
+/// A mask of the first `count` processors, which may be more than the C library's type has room for.
+fn first(count: usize) -> Vec<libc::c_ulong> {
     let mut mask = vec![libc::c_ulong::MAX; count.div_ceil(BITS)];
     if let (Some(last), used @ 1..) = (mask.last_mut(), count % BITS) {
         *last >>= BITS - used;
     }
-    keep_within(&mask)
+    mask
 }
 
 /// Keeps this thread on the processor of this number.
@@ -348,4 +351,20 @@ pub struct Route6 {
 pub(super) fn default_route6(index: u32, gateway: [u8; 16]) -> Route6 {
     let flags = u32::from(libc::RTF_UP | libc::RTF_GATEWAY);
     Route6 { gateway, flags, metric: 1024, index: index as libc::c_int, ..Route6::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mask_has_room_for_as_many_processors_as_there_are() {
+        let counted = |count: usize| first(count).iter().map(|word| word.count_ones() as usize).sum::<usize>();
+        for count in [1, 63, 64, 65, 255, 1024, 1025, 1500, 8192, usize::from(u16::MAX)] {
+            assert_eq!(counted(count), count);
+        }
+        assert_eq!(first(1500).last(), Some(&((1 << (1500 % 64)) - 1)));
+        // The kernel takes a mask that is longer than its own.
+        std::thread::spawn(|| keep_to_first(1500)).join().unwrap().unwrap();
+    }
 }

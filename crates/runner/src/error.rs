@@ -142,13 +142,17 @@ impl fmt::Display for RunError {
         if !self.words.is_empty() {
             f.write_str(": ")?;
         }
-        write!(f, "{cause}")?;
+        let mut said = cause.to_string();
         let mut below = if f.alternate() { cause.source() } else { None };
         while let Some(cause) = below {
-            write!(f, ": {cause}")?;
+            let words = cause.to_string();
+            // Some errors tell their cause themselves, without the system's number.
+            if !said.ends_with(words.split(" (os error ").next().unwrap_or(&words)) {
+                said = format!("{said}: {words}");
+            }
             below = cause.source();
         }
-        Ok(())
+        f.write_str(&said)
     }
 }
 
@@ -267,6 +271,14 @@ mod tests {
         let error = Err::<(), _>(cause).blame(Fault::Image).context("image 'x'").unwrap_err();
         assert_eq!(format!("{error:#}"), "image 'x': the disk: gone");
         assert_eq!(format!("{:#}", anyhow::Error::from(error)), "image 'x': the disk: gone");
+    }
+
+    #[test]
+    fn a_cause_that_tells_its_own_is_not_told_twice() {
+        let missing = node::dir::check_owned(std::path::Path::new("/nonexistent/shelf"), 0);
+        let error = missing.blame(Fault::Node).unwrap_err().with("no template");
+        let line = format!("{error:#}");
+        assert_eq!(line.matches("No such file or directory").count(), 1, "{line}");
     }
 
     #[test]

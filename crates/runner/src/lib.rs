@@ -101,6 +101,11 @@ fn run_by(slot: &Slot, policy: impl FnOnce(&Config, &Path) -> Policy) -> Result<
     })
 }
 
+/// Why this process cannot use KVM, if so: one line with the remedy.
+pub fn kvm_refusal() -> Option<String> {
+    start::kvm_usable().err().map(|why| why.to_string())
+}
+
 /// Why no VM starts on this node where the site demands KVM, if it does. No guest is tried.
 pub fn lacks_demanded_kvm(config: &Config) -> Option<String> {
     let why = (config.accel == AccelChoice::Kvm).then(|| start::kvm_usable_for_users().err())??;
@@ -126,8 +131,8 @@ pub enum KvmTest {
 /// # Errors
 /// When no guest can be started at all.
 pub fn try_kvm(config: &Config, image: &ImageName) -> Result<KvmTest, RunError> {
-    if let Err(why) = start::kvm_usable() {
-        return Ok(KvmTest::Unusable(why.to_string()));
+    if let Some(why) = kvm_refusal() {
+        return Ok(KvmTest::Unusable(why));
     }
     let slot = Slot::plain(config.clone(), image.clone().into(), vec!["true".into()]);
     let ended = run_by(&slot, Policy::for_test)?;

@@ -3,7 +3,6 @@
 //! Root may read and open everything, so its own look says nothing of its users. A second process gives up root's
 //! rights, looks again and prints what it found as JSON.
 
-use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -104,10 +103,10 @@ pub(super) fn of_process(config: &Config, user: &str) -> Vec<Checked> {
 
 /// Whether this process may open the device. Without it VMs are emulated, or do not start where the site demands KVM.
 fn device(accel: AccelChoice) -> Finding {
-    match OpenOptions::new().read(true).write(true).open("/dev/kvm").map(|_: File| ()) {
-        Ok(()) => Finding::good("opens"),
-        Err(error) if accel == AccelChoice::Kvm => Finding::bad(format!("{error}, and accel = 'kvm': no VM starts")),
-        Err(error) => Finding::limited(format!("{error}, so its VMs are emulated")),
+    match runner::kvm_refusal() {
+        None => Finding::good("opens"),
+        Some(why) if accel == AccelChoice::Kvm => Finding::bad(format!("no VM starts (accel = 'kvm'): {why}")),
+        Some(why) => Finding::limited(format!("its VMs are emulated: {why}")),
     }
 }
 

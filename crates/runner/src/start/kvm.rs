@@ -2,10 +2,12 @@
 
 #![allow(unsafe_code)]
 
+use std::ffi::CString;
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -57,43 +59,61 @@ impl Vendor {
 pub(crate) struct Rights {
     mode: u32,
     group: String,
+    /// It has an access control list, of which the group's bits of the mode are the upper limit.
+    is_listed: bool,
 }
 
 impl Rights {
     fn of(path: &Path) -> io::Result<Self> {
         let meta = fs::metadata(path)?;
         let name = Group::from_gid(Gid::from_raw(meta.gid())).ok().flatten().map(|group| group.name);
-        Ok(Self { mode: meta.mode() & 0o777, group: name.unwrap_or_else(|| meta.gid().to_string()) })
+        let group = name.unwrap_or_else(|| meta.gid().to_string());
+        Ok(Self { mode: meta.mode() & 0o777, group, is_listed: has_access_list(path) })
     }
 
     /// Whether the site has given the device to a group of users.
     fn is_for_a_group(&self) -> bool {
-        self.mode & 0o060 == 0o060 && self.group != "root"
+        self.mode & 0o060 == 0o060 && self.group != "root" && !self.is_listed
+    }
+
+    /// Whether the site has given the device to some of its users.
+    fn is_for_some(&self) -> bool {
+        self.is_for_a_group() || (self.is_listed && self.mode & 0o060 == 0o060)
     }
 
     /// What an administrator can do for a user without access.
     fn remedy(&self) -> String {
         const RULE: &str = "a udev rule 'KERNEL==\"kvm\", MODE=\"0666\"' opens it for all users";
-        match self.is_for_a_group() {
-            true => format!("{RULE}, and membership of the group '{}' for one", self.group),
-            false => RULE.to_owned(),
+        match (self.is_for_a_group(), self.is_for_some()) {
+            (true, _) => format!("{RULE}, and membership of the group '{}' for one", self.group),
+            (false, true) => format!("{RULE}, and 'setfacl -m u:NAME:rw {DEVICE}' for one until the node boots"),
+            (false, false) => RULE.to_owned(),
         }
     }
 }
 
+/// Whether a file has an access control list (`acl(5)`); what cannot be asked has none.
+fn has_access_list(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    let name = c"system.posix_acl_access";
+    // SAFETY: both strings end with a zero byte, and a buffer of no bytes is not written to.
+    unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) > 0 }
+}
+
 impl fmt::Display for Rights {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "mode {:04o}, group {}", self.mode, self.group)
+        let list = if self.is_listed { ", and an access control list" } else { "" };
+        write!(f, "mode {:04o}, group {}{list}", self.mode, self.group)
     }
 }
 
 impl NoKvm {
-    /// The error where VMs must not be emulated. A user outside the group to which the site has given the device would
+    /// The error where VMs must not be emulated. A user who is not among those to whom the site has given the device would
     /// be refused on every node, so that is not this node's fault, and a job must not be tried again for it.
     pub(crate) fn under_a_site_that_demands_kvm(&self) -> RunError {
         let line = format!("accel = 'kvm', but {self}");
         match self {
-            Self::Refused(rights) if rights.is_for_a_group() => RunError::user(line),
+            Self::Refused(rights) if rights.is_for_some() => RunError::user(line),
             _ => RunError::node(line),
         }
     }
@@ -195,9 +215,10 @@ pub fn limits_of_users(accel: AccelChoice) -> Option<String> {
     if !Uid::effective().is_root() || anybody_may() != Some(false) {
         return None;
     }
-    let who = match rights.is_for_a_group() {
-        true => format!("the group '{}'", rights.group),
-        false => "root".to_owned(),
+    let who = match (rights.is_for_a_group(), rights.is_for_some()) {
+        (true, _) => format!("the group '{}'", rights.group),
+        (false, true) => "those in its access control list".to_owned(),
+        (false, false) => "root".to_owned(),
     };
     let others = match accel {
         AccelChoice::Kvm => "other users get no VM",
@@ -222,8 +243,12 @@ fn anybody_may() -> Option<bool> {
 mod tests {
     use super::*;
 
+    fn rights(mode: u32, group: &str) -> Rights {
+        Rights { mode, group: group.into(), is_listed: false }
+    }
+
     fn judged(errno: i32, flags: &str) -> NoKvm {
-        let rights = || Ok(Rights { mode: 0o660, group: "kvm".into() });
+        let rights = || Ok(rights(0o660, "kvm"));
         let cpuinfo = || format!("processor\t: 0\nflags\t\t: fpu {flags}\n");
         judge(Err(io::Error::from_raw_os_error(errno)), rights, cpuinfo).unwrap_err()
     }
@@ -258,20 +283,47 @@ mod tests {
 
     #[test]
     fn a_group_that_is_roots_is_no_remedy() {
-        let closed = Rights { mode: 0o600, group: "kvm".into() };
-        let roots = Rights { mode: 0o660, group: "root".into() };
-        for rights in [closed, roots] {
+        for rights in [rights(0o600, "kvm"), rights(0o660, "root")] {
             assert!(!rights.remedy().contains("membership"), "{rights}");
         }
     }
 
     #[test]
     fn a_user_outside_the_devices_group_is_refused_everywhere_and_anything_else_is_this_nodes_fault() {
-        let refused = |mode, group: &str| NoKvm::Refused(Rights { mode, group: group.into() });
+        let refused = |mode, group: &str| NoKvm::Refused(rights(mode, group));
         let code = |why: NoKvm| why.under_a_site_that_demands_kvm().exit_code();
         assert_eq!(code(refused(0o660, "kvm")), 125);
         for why in [refused(0o600, "kvm"), refused(0o660, "root"), NoKvm::NotNested, NoKvm::NoModule(Vendor::Amd)] {
             assert_eq!(code(why), 75);
         }
+    }
+    #[test]
+    fn who_is_not_in_the_devices_access_control_list_is_told_of_it_and_no_node_is_blamed() {
+        let listed = |mode| Rights { is_listed: true, ..rights(mode, "root") };
+        let line = NoKvm::Refused(listed(0o660)).to_string();
+        assert!(line.contains("(mode 0660, group root, and an access control list)"), "{line}");
+        assert!(line.contains("'setfacl -m u:NAME:rw /dev/kvm' for one") && !line.contains("membership"), "{line}");
+        assert_eq!(NoKvm::Refused(listed(0o660)).under_a_site_that_demands_kvm().exit_code(), 125);
+        // The mask of the list lets nobody in.
+        assert_eq!(NoKvm::Refused(listed(0o600)).under_a_site_that_demands_kvm().exit_code(), 75);
+    }
+
+    #[test]
+    fn a_file_s_access_control_list_is_seen() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(!has_access_list(file.path()) && !has_access_list(Path::new("/nonexistent")));
+        // Version 2 (linux/posix_acl_xattr.h), then tag, rights and id of: owner, user 1, group, mask, others.
+        let entries: [(u16, u16, u32); 5] = [(1, 6, !0), (2, 6, 1), (4, 0, !0), (16, 6, !0), (32, 0, !0)];
+        let mut list = 2u32.to_le_bytes().to_vec();
+        for (tag, rights, id) in entries {
+            list.extend([&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat());
+        }
+        let path = CString::new(file.path().as_os_str().as_bytes()).unwrap();
+        let name = c"system.posix_acl_access";
+        // SAFETY: both strings end with a zero byte, and the list is read only for its length.
+        let set = unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), list.as_ptr().cast(), list.len(), 0) };
+        assert_eq!(set, 0, "{}", io::Error::last_os_error());
+        let rights = Rights::of(file.path()).unwrap();
+        assert!(rights.is_listed && rights.mode == 0o660, "{rights}");
     }
 }

@@ -112,7 +112,8 @@ pub fn prebuild(
     };
     // A guest that ends at once cannot become a template: that is an error, and may be KVM's fault too.
     let failed = |made: &Result<Obtained, RunError>| matches!(made, Err(_) | Ok(Obtained::NoBoot(_)));
-    match Policy::of(config, &qemu).start(timeouts, make_all, failed)?.outcome? {
+    let made_last = Policy::of(config, &qemu).start(timeouts, make_all, failed)?.outcome;
+    match made_last.with_context(|| format!("image '{}'", image.name))? {
         Obtained::Template(template) => made.push(template),
         Obtained::Unavailable(why) | Obtained::Failed(why) | Obtained::NoGuest(why) | Obtained::NoBoot(why) => {
             return Err(RunError::new(Fault::Image, format!("image '{}': {why}", image.name)));

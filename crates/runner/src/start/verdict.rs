@@ -161,9 +161,15 @@ fn text(file: &File) -> Option<String> {
 fn circumstances_of(qemu: &Path) -> io::Result<String> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let meta = fs::metadata(qemu)?;
-    let version = |module| fs::read_to_string(format!("/sys/module/{module}/srcversion")).unwrap_or_default();
-    let modules = MODULES.map(version).map(|text| text.trim().to_owned()).join(",");
+    let modules = modules_in(Path::new("/sys/module"));
     Ok(format!("{} {modules} {} {} {}\n", boot.trim(), meta.size(), meta.mtime(), qemu.display()))
+}
+
+/// Which builds of the modules are loaded. The note of the linker is there on every distribution; `srcversion` is not on Debian.
+fn modules_in(dir: &Path) -> String {
+    let note = |module: &str| fs::read(dir.join(module).join("notes/.note.gnu.build-id"));
+    let identity = |module| note(module).map(|note| note.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    MODULES.map(|module| identity(module).unwrap_or_default()).join(",")
 }
 
 #[cfg(test)]
@@ -191,6 +197,22 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, text.replacen("works ", "works 0", 1)).unwrap();
         assert_eq!(verdicts(dir.path()).recall(), None, "another boot's");
+        let mut words: Vec<&str> = text.split(' ').collect();
+        words[2] = "another,,";
+        fs::write(&path, words.join(" ")).unwrap();
+        assert_eq!(verdicts(dir.path()).recall(), None, "that of a module that was replaced");
+    }
+
+    #[test]
+    fn a_module_that_is_replaced_is_another_one_and_one_that_is_not_loaded_is_none() {
+        let sys = tempfile::tempdir().unwrap();
+        assert_eq!(modules_in(sys.path()), ",,");
+        let notes = sys.path().join("kvm_amd/notes");
+        fs::create_dir_all(&notes).unwrap();
+        for (build, seen) in [([0xab, 0x01], ",,ab01"), ([0xab, 0x02], ",,ab02")] {
+            fs::write(notes.join(".note.gnu.build-id"), build).unwrap();
+            assert_eq!(modules_in(sys.path()), seen);
+        }
     }
 
     #[test]
