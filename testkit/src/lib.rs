@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod clock;
 pub mod cluster;
 pub mod fuzzing;
 pub mod lab;

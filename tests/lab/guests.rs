@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use testkit::clock;
 use testkit::lab::Lab;
 
 use crate::{Case, case};
@@ -20,6 +21,7 @@ pub const CASES: &[Case] = &[
     case("a_site_s_cap_on_a_step_s_memory_is_the_guest_s_too", capped).once(),
     case("an_idle_vm_has_little_memory_of_its_own", idle_memory).once(),
     case("after_suspend_and_resume_the_guest_s_clock_is_right", suspended),
+    case("a_clock_under_kvm_that_is_set_or_drifts_is_held_to_the_node_s", clock_held).nightly(),
 ];
 
 fn as_debian_has_it(lab: &Lab) {
@@ -169,4 +171,25 @@ fn suspended(lab: &Lab) {
     let late = lab.root("echo $(($(stat -c %Y /home/ada/inside) - $(cat /home/ada/inside)))");
     // Suspended for 10 seconds; a slow guest may need two to write what it has read.
     assert!(late.trim().parse::<i64>().unwrap().abs() <= 3, "the clock is {} s late", late.trim());
+}
+
+/// Heartbeats every two seconds, so that ten of them take no ten minutes.
+fn clock_held(lab: &Lab) {
+    let errors_ms = |script: &str| {
+        let run = format!(
+            "rm -rf clock; mkdir clock; cd clock; {{ cat /etc/slurm/spank-vm.toml; echo 'silence_timeout_s = 6'; echo 'allow_root = true'; }} >../fast.toml
+             cat >script <<'END'\n{}; {script}\nEND\n\
+             spank-vm --config ../fast.toml run --image debian12 --vm-mem 700 --root -- bash script; rm ../fast.toml",
+            clock::MARK
+        );
+        lab.sh("ada", &run).ok();
+        let times = lab.root("cat /home/ada/clock/times");
+        let made = lab.root("cd /home/ada/clock; for n in $(seq 0 $(($(wc -l <times) - 1))); do stat -c %.9Y mark$n; done; rm -r /home/ada/clock");
+        clock::errors_ms(&times, &made.lines().map(|line| line.parse().unwrap()).collect::<Vec<_>>())
+    };
+    let set = errors_ms(clock::STEPS);
+    assert!(clock::came_back(&set), "{set:?}");
+    let drifting = errors_ms(clock::DRIFTS);
+    assert!(drifting.len() == 7 && clock::held(&drifting), "{drifting:?}");
+    println!("certainly wrong under KVM, in ms: {set:?} with steps, {drifting:?} with a drift of 0.5 %");
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use testkit::{Cluster, Ran, ran};
+use testkit::{Cluster, Ran, clock, ran};
 
 use crate::Case;
 
@@ -179,43 +179,27 @@ fn memory_at_once(cluster: &Cluster) {
 /// Heartbeats every two seconds, so that ten of them take no ten minutes.
 const FAST: &str = "silence_timeout_s = 6\n";
 
-/// Runs `script` as root of a guest, in which `mark N` makes the file markN and notes the guest's times before and
-/// after that. Returns by how many milliseconds the guest's clock was certainly wrong at each mark.
-fn errors_ms(cluster: &Cluster, marks: usize, script: &str) -> Vec<f64> {
+/// Runs this script of `testkit::clock` as root of a guest; returns how wrong its clock was at each mark.
+fn clock_errors_ms(cluster: &Cluster, script: &str) -> Vec<f64> {
     let dir = cluster.work_dir();
-    let mark = "mark() { a=$(date +%s.%N); : > mark$1; b=$(date +%s.%N); echo $a $b >> times; }";
-    let script = format!("{mark}; {script}");
+    let script = format!("{}; {script}", clock::MARK);
     cluster.with_config(FAST, || {
         cluster.run_in(&dir, &["srun", "--vm-image=debian12", "--vm-root", "bash", "-c", &script]).ok();
     });
     let times = fs::read_to_string(dir.join("times")).unwrap();
-    let errors = times.lines().enumerate().map(|(number, line)| {
-        let made = fs::metadata(dir.join(format!("mark{number}"))).unwrap();
-        let host = made.mtime() as f64 + made.mtime_nsec() as f64 / 1e9;
-        let (before, after) = line.split_once(' ').unwrap();
-        let (before, after): (f64, f64) = (before.parse().unwrap(), after.parse().unwrap());
-        1000.0 * if host < before { before - host } else { (host - after).max(0.0) }
-    });
-    let errors: Vec<f64> = errors.collect();
-    assert_eq!(errors.len(), marks, "{times}");
-    errors
+    let made = |number| {
+        let meta = fs::metadata(dir.join(format!("mark{number}"))).unwrap();
+        meta.mtime() as f64 + meta.mtime_nsec() as f64 / 1e9
+    };
+    clock::errors_ms(&times, &(0..times.lines().count()).map(made).collect::<Vec<_>>())
 }
 
 fn clock_steps(cluster: &Cluster) {
-    let set = "sleep 3; mark 0; date -s '+1 hour' > /dev/null; mark 1; sleep 9; mark 2; date -s '-1 hour' > /dev/null; mark 3; sleep 9; mark 4";
-    let errors = errors_ms(cluster, 5, set);
-    for (number, error) in errors.iter().enumerate() {
-        let is_set = [1, 3].contains(&number);
-        assert!(if is_set { *error > 3_000_000.0 } else { *error < 50.0 }, "{errors:?}");
-    }
+    let errors = clock_errors_ms(cluster, clock::STEPS);
+    assert!(clock::came_back(&errors), "{errors:?}");
 }
 
-/// The guest's clock is made 0.5 % too fast: it gains in half a minute what a bad one gains in an hour.
 fn clock_drifts(cluster: &Cluster) {
-    // adjtimex (159) with ADJ_TICK and a tick of 10050 µs.
-    let faster = "perl -e '$t = pack(\"L x4 q q q q l x4 q q q q q q\", 0x4000, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10050) . \
-                  \"\\0\" x 120; exit(syscall(159, $t) < 0)'";
-    let script = format!("mark 0; {faster} || exit 1; for i in 1 2 3 4 5 6; do sleep 5; mark $i; done");
-    let errors = errors_ms(cluster, 7, &script);
-    assert!(errors.iter().all(|error| *error < 50.0), "{errors:?}");
+    let errors = clock_errors_ms(cluster, clock::DRIFTS);
+    assert!(errors.len() == 7 && clock::held(&errors), "{errors:?}");
 }
