@@ -5,7 +5,7 @@ use testkit::lab::Lab;
 use crate::{Case, case};
 
 pub const CASES: &[Case] = &[
-    case("a_processor_that_the_site_names_is_what_guests_and_their_clones_see", named_processor).once(),
+    case("a_processor_that_the_site_names_is_what_guests_and_their_clones_see", named_processor).nightly(),
     case("check_tells_of_a_user_who_may_not_open_dev_kvm_and_what_lets_him", user_without_right).once(),
     case(
         "a_node_that_lost_its_kvm_module_is_drained_with_the_module_s_name_and_runs_the_job_when_it_is_back",

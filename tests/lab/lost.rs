@@ -10,7 +10,7 @@ pub const CASES: &[Case] =
 
 /// The cable between the nodes, at the second one. Nobody comes in by it.
 const CUT: &str = "ip link set eth1 down";
-const JOIN: &str = "ip link set eth1 up";
+const JOIN: &str = "ip link set eth1 up; networkctl reconfigure eth1";
 
 /// What is on a node of a step's VM and its network.
 const REMAINS: &str = "pgrep -a qemu-system; ss -Hlun 'sport = :4789'; ls -A /run/spank-vm | grep '^[0-9]'; true";
@@ -47,10 +47,10 @@ fn lose(lab: &Lab, options: &str) -> String {
         lab.wait_until("the step ended", "[ -s /home/ada/lost.code ]");
     }));
     lab.sh_on(2, "root", JOIN).ok();
-    // It hears only now that the job is over.
+    // It hears only now that the job is over. What is said in vain is the controller's view of it.
     lab.wait_until(
         "the second node is back",
-        "scontrol update nodename=node2 state=resume; sleep 1; ping -c1 -W2 node2 && sinfo -hN -n node2 -o %T | grep -x idle",
+        "scontrol update nodename=node2 state=resume; sleep 1; scontrol -o show node node2 >&2; squeue >&2; sinfo -hN -n node2 -o %T | grep -x idle",
     );
     let swept =
         format!("for try in $(seq 600); do [ -n \"$({REMAINS})\" ] || exit 0; sleep 0.2; done; {REMAINS}; exit 1");
