@@ -4,8 +4,8 @@
 pub const MARK: &str = "mark() { a=$(date +%s.%N); : > mark$1; b=$(date +%s.%N); echo $a $b >> times; }";
 
 /// Sets the clock an hour forward and back, with marks 0 to 4; after marks 1 and 3 it has nine seconds to come back.
-pub const STEPS: &str = "sleep 3; mark 0; date -s '+1 hour' > /dev/null; mark 1; sleep 9; mark 2; \
-                         date -s '-1 hour' > /dev/null; mark 3; sleep 9; mark 4";
+pub const STEPS: &str = "sleep 3; mark 0; date -s '+1 hour' > /dev/null || exit 1; mark 1; sleep 9; mark 2; \
+                         date -s '-1 hour' > /dev/null || exit 1; mark 3; sleep 9; mark 4";
 
 /// Makes the clock 0.5 % too fast, with marks 0 to 6: it gains in half a minute what a bad one gains in an hour.
 /// The call is adjtimex (159) with ADJ_TICK and a tick of 10050 µs.
@@ -27,12 +27,11 @@ pub fn errors_ms(times: &str, made: &[f64]) -> Vec<f64> {
     times.lines().zip(made).map(of).collect()
 }
 
-/// Whether the marks of [`STEPS`] were wrong where the clock had just been set, and nowhere else.
+/// Whether the marks of [`STEPS`] were wrong nowhere but where the clock had just been set. There it may be right again already,
+/// on a node that is slow to go on.
 pub fn came_back(errors_ms: &[f64]) -> bool {
-    let is_as_set = |(number, error): (usize, &f64)| match number {
-        1 | 3 => *error > 3_000_000.0,
-        _ => *error < MOST_MS,
-    };
+    let is_as_set =
+        |(number, error): (usize, &f64)| *error < MOST_MS || [1, 3].contains(&number) && *error > 3_000_000.0;
     errors_ms.len() == 5 && errors_ms.iter().enumerate().all(is_as_set)
 }
 
@@ -56,7 +55,7 @@ mod tests {
     #[test]
     fn a_clock_that_does_not_come_back_is_seen() {
         assert!(came_back(&[0.0, 3_600_000.0, 1.0, 3_600_000.0, 49.0]));
-        for bad in [[0.0, 3_600_000.0, 3_600_000.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0]] {
+        for bad in [[0.0, 3_600_000.0, 3_600_000.0, 0.0, 0.0], [0.0, 3_600_000.0, 0.0, 60.0, 0.0]] {
             assert!(!came_back(&bad));
         }
         assert!(held(&[0.0, 49.0]) && !held(&[0.0, 51.0]));

@@ -76,7 +76,7 @@ fn broken(lab: &Lab) {
          cp /var/lib/spank-vm/images/tiny.toml images/stuck.toml; cp -l /var/lib/spank-vm/images/tiny-*.squashfs images/ 2>/dev/null ||
              cp /var/lib/spank-vm/images/tiny-*.squashfs images/
          echo \"append = 'rdinit=/no/such/init'\" >>images/stuck.toml; chmod -R a+rX .
-         {{ sed '/^accel/d; /^kvm_timeout_s/d' /etc/slurm/spank-vm.toml; echo 'accel = \"auto\"'; echo 'kvm_timeout_s = 5'
+         {{ sed '/^accel/d; /_timeout_s/d' /etc/slurm/spank-vm.toml; echo 'accel = \"auto\"'; echo 'kvm_timeout_s = 5'; echo 'boot_timeout_s = 600'
             echo 'qemu = \"/opt/broken/qemu\"'; echo 'image_dirs = [\"/opt/broken/images\", \"/var/lib/spank-vm/images\"]'; }} >site.toml"
     );
     let said = "KVM does not run guests on this node";
