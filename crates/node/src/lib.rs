@@ -51,4 +51,4 @@ pub mod text;
 mod trash;
 pub mod trust;
 
-pub use sys::try_lock;
+pub use sys::{has_acl, try_lock};

@@ -118,7 +118,7 @@ const ACL: &CStr = c"system.posix_acl_access";
 
 /// Whether the file has an access control list: its group permissions are then only the most that the list can allow, and
 /// the list may exclude somebody.
-pub(crate) fn has_acl(path: &Path) -> bool {
+pub fn has_acl(path: &Path) -> bool {
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return true };
     // SAFETY: both texts end with NUL; of a buffer of length 0 nothing is written.
     unsafe { libc::lgetxattr(path.as_ptr(), ACL.as_ptr(), std::ptr::null_mut(), 0) > 0 }

@@ -2,12 +2,10 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::CString;
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -16,6 +14,7 @@ use nix::unistd::{Gid, Group, Uid};
 
 use crate::config::AccelChoice;
 use crate::error::RunError;
+use node::has_acl;
 use node::layout::this_node;
 
 const DEVICE: &str = "/dev/kvm";
@@ -68,7 +67,7 @@ impl Rights {
         let meta = fs::metadata(path)?;
         let name = Group::from_gid(Gid::from_raw(meta.gid())).ok().flatten().map(|group| group.name);
         let group = name.unwrap_or_else(|| meta.gid().to_string());
-        Ok(Self { mode: meta.mode() & 0o777, group, is_listed: has_access_list(path) })
+        Ok(Self { mode: meta.mode() & 0o777, group, is_listed: has_acl(path) })
     }
 
     /// Whether the site has given the device to a group of users.
@@ -90,14 +89,6 @@ impl Rights {
             (false, false) => RULE.to_owned(),
         }
     }
-}
-
-/// Whether a file has an access control list (`acl(5)`); what cannot be asked has none.
-fn has_access_list(path: &Path) -> bool {
-    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
-    let name = c"system.posix_acl_access";
-    // SAFETY: both strings end with a zero byte, and a buffer of no bytes is not written to.
-    unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) > 0 }
 }
 
 impl fmt::Display for Rights {
@@ -242,6 +233,8 @@ fn anybody_may() -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ffi::CString;
+    use std::os::unix::ffi::OsStrExt;
 
     fn rights(mode: u32, group: &str) -> Rights {
         Rights { mode, group: group.into(), is_listed: false }
@@ -311,7 +304,7 @@ mod tests {
     #[test]
     fn a_file_s_access_control_list_is_seen() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        assert!(!has_access_list(file.path()) && !has_access_list(Path::new("/nonexistent")));
+        assert!(!has_acl(file.path()) && !has_acl(Path::new("/nonexistent")));
         // Version 2 (linux/posix_acl_xattr.h), then tag, rights and id of: owner, user 1, group, mask, others.
         let entries: [(u16, u16, u32); 5] = [(1, 6, !0), (2, 6, 1), (4, 0, !0), (16, 6, !0), (32, 0, !0)];
         let mut list = 2u32.to_le_bytes().to_vec();
