@@ -1,6 +1,7 @@
 //! KVM that is missing, that runs no guest, or that shows another processor; and what its guests get of the node's memory.
 
 use testkit::lab::Lab;
+use testkit::undo::afterwards;
 
 use crate::{Case, case};
 
@@ -44,9 +45,8 @@ fn user_without_right(lab: &Lab) {
 /// Runs `work` between `spoil` and `mend`, which root does.
 fn spoilt(lab: &Lab, spoil: &str, mend: &str, work: impl FnOnce()) {
     lab.root(spoil);
-    let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-    lab.root(mend);
-    seen.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let _mend = afterwards(|| drop(lab.root(mend)));
+    work();
 }
 
 fn lost_module(lab: &Lab) {
