@@ -33,6 +33,8 @@ mod tests {
     use super::*;
     use std::process::Command;
 
+    use nix::fcntl::{Flock, FlockArg};
+
     #[test]
     fn what_a_killed_suite_s_lab_has_left_is_removed_and_nothing_else() {
         let tmp = tempfile::tempdir().unwrap();
@@ -49,10 +51,11 @@ mod tests {
         let lives = lab(format!("{PREFIX}{}.cccccc", std::process::id()));
         let others = lab("spank-vm-lab.mine".to_owned());
         let lock = File::create(ending.join("lock")).unwrap();
-        assert!(try_lock(&lock).unwrap());
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).unwrap();
         sweep(tmp.path());
         assert_eq!([&dead, &ending, &lives, &others].map(|dir| dir.exists()), [false, true, true, true]);
-        drop(lock);
+        // Not closed only: what another test is just starting has the descriptor too, until it is executed.
+        lock.unlock().unwrap();
         sweep(tmp.path());
         assert_eq!([&ending, &lives].map(|dir| dir.exists()), [false, true]);
     }
