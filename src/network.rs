@@ -209,13 +209,11 @@ mod tests {
     use crate::spank::Context;
     use crate::spank::testing::FakeHost;
     use std::fs;
-    use std::os::unix::fs::PermissionsExt;
 
     fn made(script: &str, host: &FakeHost) -> Result<StepNetwork, String> {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("spank-vm");
-        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        node::testing::program(&program, &format!("#!/bin/sh\n{script}\n")).unwrap();
         let args = Args { libexec: dir.path().into(), config: Some("/site.toml".into()), ..Args::default() };
         let request = VmRequest::new("a".parse().unwrap());
         StepNetwork::make(&request, &args, host).map_err(|error| error.to_string())

@@ -3,8 +3,6 @@ use crate::client;
 use crate::plugin::Plugin;
 use crate::spank::testing::FakeHost;
 use crate::variables::JOB_IMAGE_ENV;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 
 /// sbatch or salloc with one component after the other: script, environment and command line give it values, then
 /// Slurm puts its values into its own environment.
@@ -18,8 +16,7 @@ impl Allocator {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("spank-vm");
-        fs::write(&program, "#!/bin/sh\n").unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        node::testing::program(&program, "#!/bin/sh\n").unwrap();
         let plugin = Plugin::new(&[format!("libexec={}", dir.path().display()).into()]);
         Self { _dir: dir, plugin, host: FakeHost::new(Context::Allocator) }
     }

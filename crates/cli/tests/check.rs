@@ -71,8 +71,7 @@ fn what_stalls_is_named_and_fails_no_node_but_one_whose_srun_does_not_say_that_t
     assert!(Command::new("mkfifo").arg(at.join("kit/kit.toml")).status().unwrap().success());
     let path = format!("{}:{}", at.display(), std::env::var("PATH").unwrap());
     for (srun, plugin) in [("echo --vm-image", "ok"), ("exec sleep 1000", "missing")] {
-        fs::write(at.join("srun"), format!("#!/bin/sh\n{srun}\n")).unwrap();
-        fs::set_permissions(at.join("srun"), fs::Permissions::from_mode(0o755)).unwrap();
+        node::testing::program(&at.join("srun"), &format!("#!/bin/sh\n{srun}\n")).unwrap();
         let look = |words: &[&str]| {
             let words = [&["--node", "--within", "2"], words].concat();
             let since = Instant::now();

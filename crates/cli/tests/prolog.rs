@@ -1,7 +1,6 @@
 //! The shipped Prolog, with stand-ins for everything it asks: which nodes it drains, which jobs it lets start, what it says.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -24,9 +23,7 @@ enum Job {
 }
 
 fn script(dir: &Path, name: &str, text: &str) {
-    let path = dir.join(name);
-    fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    node::testing::program(&dir.join(name), &format!("#!/bin/sh\n{text}\n")).unwrap();
 }
 
 /// A node on which the check of the node and srun are these scripts.

@@ -47,6 +47,8 @@ pub mod status;
 pub mod sweep;
 mod sys;
 pub mod task_dir;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod text;
 mod trash;
 pub mod trust;

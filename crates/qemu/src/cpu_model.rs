@@ -93,8 +93,6 @@ impl fmt::Display for CpuModel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn host_is_what_the_node_has_and_any_other_model_is_the_same_everywhere() {
@@ -115,8 +113,7 @@ mod tests {
         let refusing = dir.path().join("qemu");
         let text = "#!/bin/sh\ncase \"$*\" in *' -cpu good'*) echo '{\"return\": {}}' ;; *)\n\
                     echo '{\"QMP\": {}}'; echo 'qemu: warning: TCG has no such thing' >&2; echo \"qemu: unable to find CPU model 'x'\" >&2; exit 1 ;; esac\n";
-        fs::write(&refusing, text).unwrap();
-        fs::set_permissions(&refusing, fs::Permissions::from_mode(0o755)).unwrap();
+        node::testing::program(&refusing, text).unwrap();
         let refused = |model: &str| model.parse::<CpuModel>().unwrap().refused_by(&refusing, Accel::Tcg).unwrap();
         assert_eq!(refused("x").as_deref(), Some("unable to find CPU model 'x'"));
         assert_eq!(refused("good"), None);

@@ -45,8 +45,6 @@ fn most_of(text: &str, machine: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;
 
     const SAID: &str = r#"{"QMP": {"version": {}, "capabilities": ["oob"]}}
@@ -61,8 +59,7 @@ mod tests {
         let text = format!(
             "#!/bin/sh\n[ \"$1\" = --version ] && echo 'QEMU emulator version {version}' && exit\ncat <<'E'\n{said}E\n"
         );
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        node::testing::program(&path, &text).unwrap();
         path
     }
 

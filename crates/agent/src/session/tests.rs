@@ -289,8 +289,7 @@ fn an_output_that_a_stranger_holds_open_does_not_keep_a_command_from_ending() {
 fn commands_that_cannot_start_say_why_as_a_shell_does() {
     let dir = tempfile::tempdir().unwrap();
     let script = dir.path().join("script");
-    std::fs::write(&script, "echo no interpreter line\n").unwrap();
-    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    node::testing::program(&script, "echo no interpreter line\n").unwrap();
     let path = script.to_str().unwrap();
     let cases = [
         ("no-such-command", FailKind::NotFound, "no-such-command: No such file or directory"),

@@ -3,7 +3,6 @@
 use super::*;
 use crate::confine::{Confine, Unconfined};
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 const REQUIRED: Confinement<'static> = Confinement { how: Confine::Require, dirs: &[] };
@@ -35,8 +34,8 @@ impl Place {
         fs::create_dir(place.at("site")).unwrap();
         fs::write(place.at("home/secret"), "secret\n").unwrap();
         // Other shells know no descriptor of two digits.
-        fs::write(place.at("site/qemu"), format!("#!/bin/bash\nexec >&$1 2>&1\n{script}\n")).unwrap();
-        fs::set_permissions(place.at("site/qemu"), fs::Permissions::from_mode(0o755)).unwrap();
+        let script = format!("#!/bin/bash\nexec >&$1 2>&1\n{script}\n");
+        node::testing::program(&place.at("site/qemu"), &script).unwrap();
         place
     }
 

@@ -47,7 +47,7 @@ impl Place {
     /// The program is a script that tells its number itself.
     fn of_script() -> Self {
         let place = Self::new();
-        fs::write(place.program(), "#!/bin/sh\necho $$ >\"$0.pid\"\nexec sleep 1000\n").unwrap();
+        node::testing::program(&place.program(), "#!/bin/sh\necho $$ >\"$0.pid\"\nexec sleep 1000\n").unwrap();
         place
     }
 

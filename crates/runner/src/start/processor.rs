@@ -64,8 +64,6 @@ pub fn try_processor(config: &Config) -> Result<(), RunError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
 
     fn config(model: &str) -> Config {
         Config { cpu_model: model.parse().unwrap(), accel: AccelChoice::Tcg, ..Config::default() }
@@ -76,8 +74,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let qemu = dir.path().join("qemu");
         let text = "#!/bin/sh\ncase \"$*\" in *EPYC*) echo '\"return\"' ;; *) echo 'qemu: unable to find it' >&2; exit 1 ;; esac\n";
-        fs::write(&qemu, text).unwrap();
-        fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755)).unwrap();
+        node::testing::program(&qemu, text).unwrap();
         let judged = |model: &str| Processor::of(&config(model), &qemu).map(|processor| processor.judge());
         assert!(judged("host").is_none());
         assert!(judged("EPYC").unwrap().is_ok());
