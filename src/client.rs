@@ -4,7 +4,9 @@ use super::error::Error;
 use super::imagecheck::{self, Verdict};
 use super::interactive;
 use super::plugin::Plugin;
-use super::variables::{COMMAND_ENV, COMPONENTS_ENV, IMAGE_DIR_ENV, JOB_IMAGE_ENV, MULTI_PROG_ENV, VERBOSE_ENV};
+use super::variables::{
+    COMMAND_ENV, COMPONENTS_ENV, IMAGE_DIR_ENV, JOB_IMAGE_ENV, MPI_ENV, MULTI_PROG_ENV, VERBOSE_ENV,
+};
 use super::{component, mpi, multiprog};
 use crate::spank::{Context, Host, Level};
 use request::{IMAGE, ImageRef, OPTIONS, STEP_PROGRAM, VmRequest};
@@ -148,9 +150,9 @@ pub fn hide_command(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Erro
     }
     let argv = host.argv()?;
     let own = host.command_line();
-    let asked = mpi::asked(&own, &argv, plugin.mpi.clone());
-    if let Some(why) = asked.and_then(|kind| mpi::refusal(&kind, plugin.most_vms())) {
-        return Err(Error::Mpi(why));
+    if let Some(kind) = mpi::asked(&own, &argv, plugin.mpi.clone()) {
+        mpi::refusal(&kind, plugin.most_vms()).map_or(Ok(()), |why| Err(Error::Mpi(why)))?;
+        host.set_own_env(MPI_ENV, OsStr::new("1"));
     }
     if plugin.are_hidden() {
         return component::verify(&plugin.components, &argv);
@@ -227,15 +229,11 @@ mod tests {
     use super::*;
     use crate::spank::testing::FakeHost;
     use std::io::Write;
-    use std::os::unix::fs::PermissionsExt;
 
     /// A plugin whose `spank-vm` is this shell script.
     fn plugin(script: &str) -> (tempfile::TempDir, Plugin) {
         let dir = tempfile::tempdir().unwrap();
-        let mut file = fs::File::create(dir.path().join("spank-vm")).unwrap();
-        write!(file, "#!/bin/sh\n{script}\n").unwrap();
-        file.set_permissions(fs::Permissions::from_mode(0o755)).unwrap();
-        drop(file);
+        node::testing::program(&dir.path().join("spank-vm"), &format!("#!/bin/sh\n{script}\n")).unwrap();
         let mut libexec = OsString::from("libexec=");
         libexec.push(dir.path());
         (dir, Plugin::new(&[libexec, "config=/site.toml".into()]))
@@ -378,6 +376,7 @@ mod tests {
         plugin.take(IMAGE, Some("debian12"));
         check_options(&mut plugin, &mut host).unwrap();
         hide_command(&mut plugin, &mut host).unwrap();
+        assert!(!host.own_env.contains_key(MPI_ENV));
     }
 
     #[test]
@@ -399,6 +398,7 @@ mod tests {
                 "{error:?}"
             );
             assert_eq!(host.command() == "sleep 1", refusal.is_some());
+            assert_eq!(host.own_env.contains_key(MPI_ENV), refusal.is_none());
         }
     }
 

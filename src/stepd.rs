@@ -11,7 +11,9 @@ use super::meeting::MeetingPlace;
 use super::network::StepNetwork;
 use super::network_error::NetworkError;
 use super::plugin::Plugin;
-use super::variables::{COMMAND_ENV, COMPONENTS_ENV, IMAGE_DIR_ENV, JOB_IMAGE_ENV, MULTI_PROG_ENV, VERBOSE_ENV};
+use super::variables::{
+    COMMAND_ENV, COMPONENTS_ENV, IMAGE_DIR_ENV, JOB_IMAGE_ENV, MPI_ENV, MULTI_PROG_ENV, VERBOSE_ENV,
+};
 use crate::spank::{Host, Level, SpankError, Step, is_executable};
 use node::process::Process;
 use node::status::Status;
@@ -130,6 +132,7 @@ fn become_step(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     let sent = take_job_env(host, COMMAND_ENV)?;
     let multi_prog = take_job_env(host, MULTI_PROG_ENV)?.is_some();
     let verbose = take_job_env(host, VERBOSE_ENV)?.is_some();
+    let wants_mpi = take_job_env(host, MPI_ENV)?.is_some();
     let image_dir = take_job_env(host, IMAGE_DIR_ENV)?;
     take_job_env(host, COMPONENTS_ENV)?;
     let argv = host.argv()?;
@@ -171,6 +174,7 @@ fn become_step(plugin: &mut Plugin, host: &mut dyn Host) -> Result<(), Error> {
     request.job = Some(JobRef { id: host.job_id()?, slurm_conf: host.own_env("SLURM_CONF").map(Into::into) });
     request.image_cache_dir = plugin.image_cache_dir.clone();
     request.verbose = verbose;
+    request.wants_mpi = wants_mpi;
     request.batch_script = step == Step::Batch;
     request.tasks = host.local_tasks()?.max(1);
     request.memory_mib = task_memory(host, request.tasks)?;

@@ -12,6 +12,10 @@ pub const MULTI_PROG_ENV: &str = "SLURM_SPANK_VM_MULTI_PROG";
 /// Environment variable by which srun says that it was called with `-v`.
 pub const VERBOSE_ENV: &str = "SLURM_SPANK_VM_VERBOSE";
 
+/// Environment variable by which srun says that its user asked for an interface for MPI programs: in Slurm's own
+/// variable for it a node also finds the site's `MpiDefault`.
+pub const MPI_ENV: &str = "SLURM_SPANK_VM_MPI";
+
 /// Environment variable in which a client sends the directory that a relative path of `--vm-image` starts at:
 /// the node gets the option's value as the user wrote it.
 pub const IMAGE_DIR_ENV: &str = "SLURM_SPANK_VM_IMAGE_DIR";

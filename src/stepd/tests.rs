@@ -216,6 +216,19 @@ fn a_command_that_bcast_put_in_the_placeholder_s_place_is_kept() {
 }
 
 #[test]
+fn the_request_says_whether_the_user_asked_for_mpi() {
+    for asked in [true, false] {
+        let mut node = Node::new().with_image();
+        if asked {
+            node.host.job_env.insert(MPI_ENV.into(), "1".into());
+        }
+        node.start().unwrap();
+        assert_eq!(node.request().wants_mpi, asked);
+        assert!(!node.host.job_env.contains_key(MPI_ENV));
+    }
+}
+
+#[test]
 fn multi_prog_needs_a_slurm_that_can_prepend() {
     let mut node = Node::new().with_image();
     node.host.job_env.insert(MULTI_PROG_ENV.into(), "1".into());

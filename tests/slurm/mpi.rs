@@ -22,7 +22,7 @@ pub const CASES: &[Case] = &[
     ("pmi_starts_a_program_of_mpich_under_srun", mpich),
     ("pmix_starts_a_program_of_open_mpi_under_srun_and_the_death_of_a_rank_ends_the_step", open_mpi),
     ("pmix_nonsense_of_a_task_is_told_and_does_not_reach_slurm", pmix_nonsense),
-    ("pmix_that_is_too_old_on_the_node_is_told_once_and_reaches_into_no_vm", pmix_old),
+    ("pmix_that_is_too_old_on_the_node_is_refused_to_who_asks_for_it_and_told_once_to_who_has_it_by_default", pmix_old),
     ("the_program_of_the_guide_works_as_it_is_started_there", guide),
 ];
 
@@ -213,11 +213,27 @@ fn pmix_old(cluster: &Cluster) {
     fs::write(dir.join("prolog"), "#!/bin/sh\necho unset PMIX_SERVER_URI41\n").unwrap();
     system(&["chmod", "755", dir.join("prolog").to_str().unwrap()]);
     let prolog = format!("--task-prolog={}", dir.join("prolog").display());
-    let srun = ["srun", "-Q", "-N1", "-n2", "--mem=900", "--mpi=pmix", &prolog, "--vm-image=tiny", "--vm-scope=node"];
-    let ran = cluster.run_in(&dir, &[&srun[..], &["sh", "-c", "env | grep -c ^PMIX_; true"]].concat());
-    let told: Vec<&str> = ran.stderr.lines().filter(|line| !is_chatter(line)).collect();
-    let words = "Slurm's MPI interface pmix reaches into no VM, because this node's PMIx is older than 4.1";
-    assert!(told.len() == 1 && told[0].contains(words), "{ran:?}");
+    let step = |words: &[&str]| {
+        let srun = ["srun", "-Q", "-N1", "-n2", "--mem=900", &prolog, "--vm-image=tiny", "--vm-scope=node"];
+        let ran = cluster.run_in(&dir, &[&srun[..], words, &["sh", "-c", "env | grep -c ^PMIX_; true"]].concat());
+        let words = "Slurm's MPI interface pmix reaches into no VM, because this node's PMIx is older than 4.1";
+        let told = ran.stderr.lines().filter(|line| line.contains(words)).map(str::to_owned).collect::<Vec<_>>();
+        (ran, told)
+    };
+    for asked in ["--mpi=pmix", "--mpi=pmix_v4"] {
+        let (ran, told) = step(&[asked]);
+        assert!(
+            ran.code == 125 && ran.stdout.is_empty() && told.iter().all(|line| line.contains("--mpi=pmi2")),
+            "{ran:?}"
+        );
+        assert_eq!(told.len(), 2, "{ran:?}");
+    }
+    let path = cluster.slurm_conf();
+    let none = fs::read_to_string(&path).unwrap();
+    let _none = with_text(&path, &none.replace("MpiDefault=none", "MpiDefault=pmix"));
+    let (ran, told) = step(&[]);
+    let others = ran.stderr.lines().filter(|line| !is_chatter(line)).count();
+    assert!(told.len() == 1 && others == 1, "{ran:?}");
     assert_eq!(ran.ok(), "0\n0\n");
 }
 

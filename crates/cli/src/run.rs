@@ -61,6 +61,7 @@ pub fn run(mut config: Config, arguments: Arguments) -> Result<ExitStatus, RunEr
         job: None,
         job_network: None,
         asked,
+        wants_mpi: false,
         memory: arguments.memory.map(|mib| Memory { mib, because: String::new() }),
         save: save.transpose()?,
         command: arguments.command.into(),

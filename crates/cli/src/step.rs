@@ -134,6 +134,7 @@ fn slot(
         job: request.job,
         job_network: request.job_network,
         asked: request.asked,
+        wants_mpi: request.wants_mpi,
         memory,
         save: None,
         command: Command { argv, batch_script: request.batch_script, script_path: None },

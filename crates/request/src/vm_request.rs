@@ -29,6 +29,8 @@ pub struct VmRequest {
     pub asked: Asked,
     /// Explain every phase on the step's stderr.
     pub verbose: bool,
+    /// The user asked for one of Slurm's interfaces for MPI programs; it is not the site's default.
+    pub wants_mpi: bool,
     /// The user's own command when the plugin had to overwrite `argv[0]`; otherwise the command
     /// follows as the runner's arguments.
     pub argv0: Option<OsString>,
@@ -99,6 +101,7 @@ impl VmRequest {
             image,
             asked: Asked::default(),
             verbose: false,
+            wants_mpi: false,
             argv0: None,
             batch_script: false,
             memory_mib: None,
@@ -120,6 +123,9 @@ impl fmt::Display for VmRequest {
         }
         if self.verbose {
             f.write_str(" verbose=1")?;
+        }
+        if self.wants_mpi {
+            f.write_str(" mpi=1")?;
         }
         if let Some(argv0) = &self.argv0 {
             write!(f, " argv0={}", Packed(argv0))?;
@@ -169,6 +175,7 @@ impl FromStr for VmRequest {
             let decoded = || decode(&value.replace('+', "%20")).ok_or_else(|| wrong("bad percent encoding"));
             match key {
                 "verbose" => request.verbose = value == "1",
+                "mpi" => request.wants_mpi = value == "1",
                 "argv0" => request.argv0 = Some(decoded()?),
                 "script" => request.batch_script = value == "1",
                 "mem" => request.memory_mib = Some(value.parse().map_err(|_| wrong("mem is not a number"))?),
@@ -286,6 +293,7 @@ mod tests {
         request.argv0 = Some(OsString::from_vec((1..=255).collect()));
         request.batch_script = true;
         request.verbose = true;
+        request.wants_mpi = true;
         request.memory_mib = Some(4096);
         request.tasks = 3;
         request.config = Some("/etc/slurm dir/x=y %.toml".into());

@@ -144,9 +144,13 @@ fn describe_task(slot: &Slot) -> Result<(Task, Vec<Own>), RunError> {
         task.run_as_root();
     }
     if let Some(why) = task.take_mpi(asked.vms() == 1) {
-        notice::line(&format!(
-            "warning: Slurm's MPI interface {why}: an MPI program would run alone in each VM (--mpi=none silences this line)"
-        ));
+        let why = format!("Slurm's MPI interface {why}");
+        ensure!(!slot.wants_mpi, Fault::User, "{why}, or --mpi=none and mpirun within one VM");
+        if task.is_first() {
+            notice::line(&format!(
+                "warning: {why}; an MPI program would run alone in each VM (--mpi=none silences this line)"
+            ));
+        }
     }
     task.set_variables(asked.vm_env.clone().unwrap_or_default());
     Ok((task, own))

@@ -25,6 +25,8 @@ pub struct Slot {
     pub job_network: Option<NetworkPart>,
     /// The options besides the image. Its `vm_save` has become [`Slot::save`].
     pub asked: Asked,
+    /// The user asked for one of Slurm's interfaces for MPI programs.
+    pub wants_mpi: bool,
     /// Memory of the whole slot, where it is limited.
     pub memory: Option<Memory>,
     /// The image to make from the first VM's root if its command succeeds.
@@ -46,6 +48,7 @@ impl Slot {
             job: None,
             job_network: None,
             asked: Asked::default(),
+            wants_mpi: false,
             memory: None,
             save: None,
             command: argv.into(),

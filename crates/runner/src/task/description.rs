@@ -176,24 +176,35 @@ impl Task {
         self.merge_stderr = true;
     }
 
-    /// Takes the task's way to Slurm's PMI server, for a command that is the only one of its task. Returns a warning about an
-    /// interface for MPI programs that the commands will not have, if this is the first of several tasks.
+    /// Whether it is the first task of its step.
+    pub fn is_first(&self) -> bool {
+        self.number("SLURM_PROCID") == Some(0)
+    }
+
+    fn number(&self, name: &str) -> Option<u32> {
+        self.variable(name)?.to_str()?.parse().ok()
+    }
+
+    /// Takes the task's way to Slurm's PMI server, for a command that is the only one of its task. Returns why the commands
+    /// will not have the interface for MPI programs that the step has, if it has several tasks: one alone needs none.
     pub fn take_mpi(&mut self, is_only: bool) -> Option<&'static str> {
-        let number = |name| self.variable(name).and_then(|value| value.to_str()?.parse::<u32>().ok());
-        let is_first_of_several = number("SLURM_PROCID") == Some(0) && number("SLURM_NTASKS").is_some_and(|n| n > 1);
-        let pmi = number("PMI_FD").and_then(Inherited::take);
+        let pmi = self.number("PMI_FD").and_then(Inherited::take);
         let pmix = PmixServer::of(|name| self.variable(name));
         let lost = match (&pmi, &pmix) {
-            (Some(_), _) if !is_only => Some("pmi2 reaches into no slot of several VMs"),
-            (_, Some(_)) if !is_only => Some("pmix reaches into no slot of several VMs"),
+            (Some(_), _) if !is_only => {
+                Some("pmi2 reaches into no slot of several VMs: use a task for each VM (--ntasks)")
+            }
+            (_, Some(_)) if !is_only => {
+                Some("pmix reaches into no slot of several VMs: use a task for each VM (--ntasks)")
+            }
             (_, Some(Err(()))) => Some(
-                "pmix reaches into no VM, because this node's PMIx is older than 4.1 or not at a port of 127.0.0.1 (pmi2 needs neither)",
+                "pmix reaches into no VM, because this node's PMIx is older than 4.1 or not at a port of 127.0.0.1: use --mpi=pmi2, which needs neither",
             ),
             _ => None,
         };
         self.sockets = pmi.into_iter().filter(|_| is_only).collect();
         self.pmix = pmix.and_then(Result::ok).filter(|_| is_only && self.sockets.is_empty());
-        lost.filter(|_| is_first_of_several)
+        lost.filter(|_| self.number("SLURM_NTASKS").is_some_and(|tasks| tasks > 1))
     }
 
     /// Its ways to Slurm, for one attempt to run it.
