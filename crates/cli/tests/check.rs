@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -93,6 +93,43 @@ fn what_stalls_is_named_and_fails_no_node_but_one_whose_srun_does_not_say_that_t
         assert!(told.lines().count() == 1 && told.contains("/kit): no answer within 2 s"), "{told}");
         assert_eq!(told.contains("whether Slurm loads the plugin here is not known"), plugin == "missing", "{told}");
     }
+}
+
+#[test]
+fn the_death_of_the_process_that_looks_is_told_at_once_and_fails_no_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    fs::create_dir(at.join("kit")).unwrap();
+    assert!(Command::new("mkfifo").arg(at.join("kit/kit.toml")).status().unwrap().success());
+    let since = Instant::now();
+    let mut check = command(at, &["--node", "--within", "120", "--json"]);
+    let check = check.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let children = format!("/proc/{0}/task/{0}/children", check.id());
+    let is_looking = |child: &&str| {
+        fs::read(format!("/proc/{child}/cmdline")).is_ok_and(|words| words.ends_with(b"--look\0--within\x00120\0"))
+    };
+    let killed = loop {
+        assert!(since.elapsed() < Duration::from_secs(60), "no process looks");
+        let found = fs::read_to_string(&children).unwrap_or_default();
+        if let Some(child) = found.split_whitespace().find(is_looking) {
+            // It has found what does not stall.
+            std::thread::sleep(Duration::from_secs(2));
+            break Command::new("kill").args(["-KILL", child]).status().unwrap();
+        }
+    };
+    assert!(killed.success());
+    let output = check.wait_with_output().unwrap();
+    assert!(since.elapsed() < Duration::from_secs(100), "{output:?}");
+    let report: Value = serde_json::from_str(&text(&output)).unwrap();
+    let kit = report["checks"].as_array().unwrap().iter().find(|check| check["name"] == "kit").unwrap();
+    assert!(
+        kit["found"]
+            .as_str()
+            .unwrap()
+            .ends_with("/kit): no answer, because the process that looks has died (signal: 9 (SIGKILL))"),
+        "{kit}"
+    );
+    assert_eq!(kit["state"], "limited", "{kit}");
 }
 
 #[test]

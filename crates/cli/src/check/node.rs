@@ -7,15 +7,14 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::finding::{Checked, Finding, State, exit_code};
 use super::{caches, report, settings, slurm, users, vms};
 use crate::output::{print, print_line};
-use proto::ExitStatus;
 use runner::config::Config;
 
 /// What is asked for.
@@ -51,12 +50,12 @@ fn qemu(config: &Config) -> String {
 
 impl NodeCheck<'_> {
     /// Tells what is missing on this node and what stalls, in one line.
-    pub(super) fn run(self, strict: bool, json: bool) -> anyhow::Result<ExitStatus> {
+    pub(super) fn run(self, strict: bool, json: bool) -> anyhow::Result<proto::ExitStatus> {
         let checks = self.look()?;
         let code = exit_code(&checks, strict);
         if json {
             report::json(&settings::text(self.config), &checks, code)?;
-            return Ok(ExitStatus::Code(code));
+            return Ok(proto::ExitStatus::Code(code));
         }
         let findings = || checks.iter().map(|checked| &checked.finding);
         let missing = findings().filter(|finding| finding.state == State::Missing);
@@ -65,7 +64,7 @@ impl NodeCheck<'_> {
         if !told.is_empty() {
             print_line(&told.join("; "))?;
         }
-        Ok(ExitStatus::Code(code))
+        Ok(proto::ExitStatus::Code(code))
     }
 
     fn patience(self) -> Duration {
@@ -81,13 +80,13 @@ impl NodeCheck<'_> {
         if plugin.state == State::Limited {
             plugin.state = State::Missing;
         }
-        let heard = other.hear(deadline);
+        let (heard, death) = other.hear(deadline);
+        let silence = death.map_or_else(
+            || format!("no answer within {} s; VM steps wait for it too", self.within_s),
+            |status| format!("no answer, because the process that looks has died ({status})"),
+        );
         let or_late = |name: &str, what: &dyn Fn() -> String| {
-            let late = || {
-                let text =
-                    format!("{name} ({}): no answer within {} s; VM steps wait for it too", what(), self.within_s);
-                checked(name, Finding::stalled(text))
-            };
+            let late = || checked(name, Finding::stalled(format!("{name} ({}): {silence}", what())));
             heard.iter().find(|checked| checked.name == name).cloned().unwrap_or_else(late)
         };
         let mut checks = vec![checked("plugin", plugin)];
@@ -151,11 +150,18 @@ impl OtherProcess {
         Ok(Self { child, lines })
     }
 
-    /// What it has found by then. It is not waited for: it may be stuck in the kernel.
-    fn hear(mut self, deadline: Instant) -> Vec<Checked> {
-        let left = || deadline.saturating_duration_since(Instant::now());
-        let heard = std::iter::from_fn(|| self.lines.recv_timeout(left()).ok()).collect();
+    /// What it has found by then, and how it ended if it has. It is not waited for: it may be stuck in the kernel.
+    fn hear(mut self, deadline: Instant) -> (Vec<Checked>, Option<ExitStatus>) {
+        let mut heard = Vec::new();
+        let end = loop {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(checked) => heard.push(checked),
+                Err(end) => break end,
+            }
+        };
+        // Its output ends with it.
+        let death = (end == RecvTimeoutError::Disconnected).then(|| self.child.wait().ok()).flatten();
         let _ = self.child.kill();
-        heard
+        (heard, death)
     }
 }
