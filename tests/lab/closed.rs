@@ -2,6 +2,7 @@
 
 use testkit::lab::Lab;
 
+use crate::spoilt::{drained_and_waiting, runs_after_all, spoilt, submit};
 use crate::{Case, case};
 
 pub const CASES: &[Case] = &[
@@ -21,22 +22,12 @@ const SUBMIT_HOST: &str = "mkdir -p /etc/submit; cp /etc/slurm/plugstack.conf /e
     cp /etc/slurm/cgroup.conf /etc/submit/; mv /etc/slurm/plugstack.conf /etc/slurm/plugstack.conf.away";
 const MEND: &str = "mv /etc/slurm/plugstack.conf.away /etc/slurm/plugstack.conf; rm -r /etc/submit";
 
-fn with(lab: &Lab, spoil: &str, mend: &str, work: impl FnOnce()) {
-    lab.root(spoil);
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-    lab.root(mend);
-    lab.root("scancel -u ada; scontrol update nodename=node1 state=resume 2>/dev/null || true");
-    if let Err(panic) = result {
-        std::panic::resume_unwind(panic);
-    }
-}
-
 fn srun_without_plugin(lab: &Lab) {
     // Without the Prolog, which would keep the job away from the node: srun's command is hidden anyway.
     let spoil =
         format!("sed -i 's/^Prolog=/#Prolog=/' /etc/slurm/slurm.conf; scontrol reconfigure; sleep 2; {SUBMIT_HOST}");
     let mend = format!("{MEND}; sed -i 's/^#Prolog=/Prolog=/' /etc/slurm/slurm.conf; scontrol reconfigure; sleep 2");
-    with(lab, &spoil, &mend, || {
+    spoilt(lab, &spoil, &mend, || {
         let script = "rm -f ran-on-the-host; SLURM_CONF=/etc/submit/slurm.conf srun --mem=500 --vm-image=tiny touch ran-on-the-host; \
                       code=$?; [ ! -e ran-on-the-host ] && exit $code";
         let step = lab.sh("ada", script);
@@ -45,68 +36,37 @@ fn srun_without_plugin(lab: &Lab) {
     });
 }
 
-/// Submits a batch job that says where it runs.
-fn submit(lab: &Lab, environment: &str) {
-    lab.sh(
-        "ada",
-        &format!(
-            "rm -f out; {environment} sbatch -Q --mem=500 --vm-image=tiny -o out --wrap 'grep ^ID= /etc/os-release'"
-        ),
-    )
-    .ok();
-}
-
-fn drained_and_waiting(lab: &Lab, reason: &str) {
-    lab.wait_until(
-        "the node is drained and the job waits",
-        &format!("scontrol -o show node node1 | grep 'DRAIN.*Reason=spank-vm: .*{reason}' && [ $(squeue -h -o %T) = PENDING ]"),
-    );
-    lab.root("! grep -s ID= /home/ada/out");
-}
-
-fn runs_after_all(lab: &Lab) {
-    lab.root("scontrol update nodename=node1 state=resume 2>/dev/null || true");
-    lab.wait_for_requeued("the job ran", "[ -z \"$(squeue -h)\" ]");
-    let lines = lab.root("cat /home/ada/out");
-    assert!(lines.lines().any(|line| line == "ID=tiny"), "{lines}");
-}
-
 fn batch_without_plugin(lab: &Lab) {
-    with(lab, SUBMIT_HOST, "true", || {
+    spoilt(lab, SUBMIT_HOST, MEND, || {
         submit(lab, "SLURM_CONF=/etc/submit/slurm.conf");
-        let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            drained_and_waiting(lab, "does not load the plugin");
-        }));
-        lab.root(MEND);
-        seen.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        runs_after_all(lab);
+        drained_and_waiting(lab, "does not load the plugin");
     });
+    runs_after_all(lab);
 }
 
 fn without_qemu(lab: &Lab) {
-    with(lab, "chmod 0 /usr/bin/qemu-system-x86_64; mv /usr/bin/qemu-system-x86_64 /usr/bin/qemu-away", "true", || {
+    let spoil = "chmod 0 /usr/bin/qemu-system-x86_64; mv /usr/bin/qemu-system-x86_64 /usr/bin/qemu-away";
+    let mend = "mv /usr/bin/qemu-away /usr/bin/qemu-system-x86_64; chmod 755 /usr/bin/qemu-system-x86_64";
+    spoilt(lab, spoil, mend, || {
         submit(lab, "");
-        let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drained_and_waiting(lab, "no QEMU")));
-        lab.root("mv /usr/bin/qemu-away /usr/bin/qemu-system-x86_64; chmod 755 /usr/bin/qemu-system-x86_64");
-        seen.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        runs_after_all(lab);
+        drained_and_waiting(lab, "no QEMU");
     });
+    runs_after_all(lab);
 }
 
 /// The Prolog finds nothing wrong. A later failure ends the job with 75, and Slurm requeues it.
 fn requeued(lab: &Lab) {
-    let spoil = "sed -i 's/^Prolog=/#Prolog=/' /etc/slurm/slurm.conf; scontrol reconfigure; sleep 2; mv /var/lib/spank-vm/kit /var/lib/spank-vm/kit-away";
+    let spoil = "sed -i 's/^Prolog=/#Prolog=/' /etc/slurm/slurm.conf; scontrol reconfigure; sleep 2";
     let mend = "sed -i 's/^#Prolog=/Prolog=/' /etc/slurm/slurm.conf; scontrol reconfigure; sleep 2";
-    with(lab, spoil, mend, || {
-        submit(lab, "");
-        let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+    spoilt(lab, spoil, mend, || {
+        let kit = "/var/lib/spank-vm/kit";
+        spoilt(lab, &format!("mv {kit} {kit}-away"), &format!("mv {kit}-away {kit}"), || {
+            submit(lab, "");
             lab.wait_until(
                 "the job was put back",
                 "scontrol -o show job $(squeue -h -o %i) | grep 'Restarts=[1-9]' && squeue -h -o %T | grep PENDING",
             );
-        }));
-        lab.root("mv /var/lib/spank-vm/kit-away /var/lib/spank-vm/kit");
-        seen.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        });
         let lines = lab.root("cat /home/ada/out");
         assert!(lines.contains("this node (node1)"), "{lines}");
         runs_after_all(lab);
@@ -120,7 +80,7 @@ fn interactive(lab: &Lab) {
         mv /var/lib/spank-vm/kit /var/lib/spank-vm/kit-away";
     let mend = "mv /var/lib/spank-vm/kit-away /var/lib/spank-vm/kit; scontrol update nodename=node1 availablefeatures= activefeatures=
         sed -i 's/^#Prolog=/Prolog=/; /^JobSubmitPlugins=/d' /etc/slurm/slurm.conf; scontrol reconfigure; sleep 2";
-    with(lab, spoil, mend, || {
+    spoilt(lab, spoil, mend, || {
         let step = lab.sh("ada", "srun --mem=500 -J interactive --vm-image=tiny true");
         assert_eq!(step.code, 75, "{step:?}");
         lab.wait_until(

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use testkit::clock;
 use testkit::lab::Lab;
+use testkit::undo::afterwards;
 
 use crate::{Case, case};
 
@@ -114,9 +115,11 @@ fn sizes(lab: &Lab) {
 
 fn capped(lab: &Lab) {
     lab.root("cp /etc/slurm/cgroup.conf /root/; echo AllowedRAMSpace=80 >>/etc/slurm/cgroup.conf; systemctl restart slurmd; sleep 3");
-    let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| memory(lab, "--mem=1000")));
-    lab.root("mv /root/cgroup.conf /etc/slurm/; systemctl restart slurmd; sleep 3");
-    let mib = seen.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let mib = {
+        let undo = "mv /root/cgroup.conf /etc/slurm/; systemctl restart slurmd; sleep 3";
+        let _undo = afterwards(|| drop(lab.root(undo)));
+        memory(lab, "--mem=1000")
+    };
     // 800 MiB less 128 for QEMU, less what the guest's kernel takes for itself.
     assert!((600..=672).contains(&mib), "{mib} MiB");
 }

@@ -1,8 +1,8 @@
 //! KVM that is missing, that runs no guest, or that shows another processor; and what its guests get of the node's memory.
 
 use testkit::lab::Lab;
-use testkit::undo::afterwards;
 
+use crate::spoilt::{drained_and_waiting, runs_after_all, spoilt, submit};
 use crate::{Case, case};
 
 pub const CASES: &[Case] = &[
@@ -42,28 +42,16 @@ fn user_without_right(lab: &Lab) {
     assert!(checked.code == 1 && checked.stdout.contains(line), "{checked:?}");
 }
 
-/// Runs `work` between `spoil` and `mend`, which root does.
-fn spoilt(lab: &Lab, spoil: &str, mend: &str, work: impl FnOnce()) {
-    lab.root(spoil);
-    let _mend = afterwards(|| drop(lab.root(mend)));
-    work();
-}
-
 fn lost_module(lab: &Lab) {
     let line = "no /dev/kvm although its processor could: 'modprobe kvm_amd' loads what is missing, or says why not";
     spoilt(lab, "modprobe -r kvm_amd; [ ! -e /dev/kvm ]", "modprobe kvm_amd; udevadm settle", || {
         let ran = lab.sh("ada", "spank-vm run --image tiny --vm-mem 300 -- true");
         assert_eq!(ran.code, 75, "{ran:?}");
         ran.fails_saying(&["this node (node1) cannot run VMs: accel = 'kvm', but node1 has ", line]);
-        lab.sh("ada", "rm -f out; sbatch -Q --mem=500 --vm-image=tiny -o out --wrap 'grep ^ID= /etc/os-release'").ok();
-        lab.wait_until(
-            "the node is drained and the job waits",
-            "scontrol -o show node node1 | grep 'DRAIN.*Reason=spank-vm: .*modprobe kvm_amd' && [ $(squeue -h -o %T) = PENDING ]",
-        );
+        submit(lab, "");
+        drained_and_waiting(lab, "modprobe kvm_amd");
     });
-    lab.root("scontrol update nodename=node1 state=resume 2>/dev/null || true");
-    lab.wait_for_requeued("the job ran", "[ -z \"$(squeue -h)\" ]");
-    assert_eq!(lab.root("cat /home/ada/out"), "ID=tiny\n");
+    runs_after_all(lab);
 }
 
 /// A QEMU whose guests hang under KVM, as on a node whose firmware or driver is broken.

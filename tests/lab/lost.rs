@@ -1,6 +1,7 @@
 //! A node that is cut off while a step's network is on it and on another one.
 
 use testkit::lab::Lab;
+use testkit::undo::afterwards;
 
 use crate::{Case, case};
 
@@ -22,6 +23,19 @@ fn cut_off(lab: &Lab) {
     assert_ne!(bare, "0\n");
 }
 
+/// The second node is back, and sweeps what it has of the job.
+fn come_back(lab: &Lab) {
+    lab.sh_on(2, "root", JOIN).ok();
+    // It hears only now that the job is over. What is said in vain is the controller's view of it.
+    lab.wait_until(
+        "the second node is back",
+        "scontrol update nodename=node2 state=resume; sleep 1; scontrol -o show node node2 >&2; squeue >&2; sinfo -hN -n node2 -o %T | grep -x idle",
+    );
+    let swept =
+        format!("for try in $(seq 600); do [ -n \"$({REMAINS})\" ] || exit 0; sleep 0.2; done; {REMAINS}; exit 1");
+    lab.sh_on(2, "root", &swept).ok();
+}
+
 /// The exit code of a step of two nodes whose second one is cut off. The controller is told at once, as it would notice itself after minutes.
 fn lose(lab: &Lab, options: &str) -> String {
     let both = |script: &str| [1, 2].map(|node| lab.sh_on(node, "root", script).ok());
@@ -36,7 +50,8 @@ fn lose(lab: &Lab, options: &str) -> String {
         lab.sh_on(node, "root", up).ok();
     }
     lab.sh_on(2, "root", CUT).ok();
-    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+    {
+        let _back = afterwards(|| come_back(lab));
         lab.root("scontrol update nodename=node2 state=down reason=lost");
         // The node that is left has nothing of it, though nobody can ask the other one.
         lab.wait_until("the first node is swept", &format!("[ -z \"$({REMAINS})\" ] && ! pgrep -u ada sleep"));
@@ -45,18 +60,6 @@ fn lose(lab: &Lab, options: &str) -> String {
         lab.root(own_end);
         lab.root("[ -s /home/ada/lost.code ] || pkill -TERM -u ada -x srun || true");
         lab.wait_until("the step ended", "[ -s /home/ada/lost.code ]");
-    }));
-    lab.sh_on(2, "root", JOIN).ok();
-    // It hears only now that the job is over. What is said in vain is the controller's view of it.
-    lab.wait_until(
-        "the second node is back",
-        "scontrol update nodename=node2 state=resume; sleep 1; scontrol -o show node node2 >&2; squeue >&2; sinfo -hN -n node2 -o %T | grep -x idle",
-    );
-    let swept =
-        format!("for try in $(seq 600); do [ -n \"$({REMAINS})\" ] || exit 0; sleep 0.2; done; {REMAINS}; exit 1");
-    lab.sh_on(2, "root", &swept).ok();
-    if let Err(panic) = ended {
-        std::panic::resume_unwind(panic);
     }
     lab.root("cat /home/ada/lost.code")
 }

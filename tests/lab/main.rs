@@ -23,6 +23,7 @@ mod node;
 mod packages;
 mod reboot;
 mod report;
+mod spoilt;
 mod streams;
 mod two;
 mod ways;

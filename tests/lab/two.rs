@@ -1,6 +1,7 @@
 //! Two node VMs that form one cluster: jobs whose VMs are on both.
 
 use testkit::lab::Lab;
+use testkit::undo::afterwards;
 
 use crate::{Case, case};
 
@@ -94,19 +95,16 @@ fn requeued(lab: &Lab) {
         "echo on \\$SLURMD_NODENAME"
     );
     lab.sh("ada", &script).ok();
-    let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+    {
+        let mend = format!("mv {kit}-away {kit}; scontrol update nodename=node2 state=resume || true");
+        let _mend = afterwards(|| drop(lab.sh_on(2, "root", &mend).ok()));
         lab.wait_until(
             "the node is drained and the job was put back",
             "scontrol -o show node node2 | grep 'DRAIN.*Reason=spank-vm: .*kit' && \
              scontrol -o show job $(squeue -h -o %i) | grep 'Restarts=[1-9]' && squeue -h -o %T | grep PENDING",
         );
-    }));
-    lab.sh_on(2, "root", &format!("mv {kit}-away {kit}; scontrol update nodename=node2 state=resume || true")).ok();
-    let told = lab.root("cat /home/ada/again.out; : >/home/ada/again.out");
-    if let Err(panic) = seen {
-        lab.root("scancel -u ada");
-        std::panic::resume_unwind(panic);
     }
+    let told = lab.root("cat /home/ada/again.out; : >/home/ada/again.out");
     assert!(!told.contains("on node2\n"), "{told}");
     lab.wait_for_requeued(
         "the job ran on both",
