@@ -142,8 +142,9 @@ fn one_run(place: &Place, program: &str, dir: &str, way: &str, vms: usize) -> Re
     let run = match way {
         "bare" if vms == 1 => format!("cd {dir}/w; SLURM_VM_INDEX=0 {work}"),
         "bare" => {
-            let all = format!("cd {dir}/w; for i in {{0..{}}}; do SLURM_VM_INDEX=$i {work} & done", vms - 1);
-            format!("{all}; for i in {{1..{vms}}}; do wait -n || exit; done")
+            // Not `wait -n`: of two that end at once it may miss one.
+            let all = format!("cd {dir}/w; for i in {{0..{}}}; do SLURM_VM_INDEX=$i {work} & all+=($!); done", vms - 1);
+            format!("{all}; for one in ${{all[@]}}; do wait $one || exit; done")
         }
         _ => format!("cd /; {}", vm(program, dir, vms, &format!("bash -c 'cd {dir}/w; {work}'"))),
     };
