@@ -59,6 +59,8 @@ const HANGS: &str =
     "#!/bin/sh\\ncase \"$*\" in *\"-accel kvm\"*) exec sleep 1000 ;; esac\\nexec /usr/bin/qemu-system-x86_64 \"$@\"\\n";
 
 fn broken(lab: &Lab) {
+    // A job makes the directory of her templates.
+    lab.sh("ada", "srun --mem=500 --vm-image=tiny true").ok();
     let make = format!(
         "rm -rf /opt/broken; mkdir -p /opt/broken/images; cd /opt/broken; printf '{HANGS}' >qemu; chmod 755 qemu
          cp /var/lib/spank-vm/images/tiny.toml images/stuck.toml; cp -l /var/lib/spank-vm/images/tiny-*.squashfs images/ 2>/dev/null ||

@@ -14,6 +14,7 @@ use node::shelf::{ImageCopy, Shelf};
 use node::text::printable;
 use request::{ImageName, ImageRef};
 use runner::config::Config;
+use runner::error::chain;
 use runner::{delivery, fetch};
 
 /// Its result says whether this user can use the image, as far as that is known before there is a job. On a host
@@ -193,7 +194,7 @@ pub fn for_each<T: Display>(
         match work(image) {
             Err(error) if all => {
                 failed += 1;
-                print_line(&format!("{image}: FAILED: {error:#}"))?;
+                print_line(&format!("{image}: FAILED: {}", chain(error.as_ref())))?;
             }
             other => other?,
         }

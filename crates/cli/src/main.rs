@@ -31,7 +31,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use proto::ExitStatus;
 use request::STEP_PROGRAM;
 use runner::config::Config;
-use runner::error::RunError;
+use runner::error::{RunError, chain};
 use runner::{KEEPER_PROGRAM, die_by, notice};
 
 #[derive(Debug, Parser)]
@@ -128,7 +128,7 @@ fn finish_plain(result: anyhow::Result<ExitStatus>) -> ExitCode {
         Ok(ExitStatus::Code(code)) => ExitCode::from(code),
         Ok(ExitStatus::Signal(signo)) => ExitCode::from(128_u8.saturating_add(signo)),
         Err(error) => {
-            output::complain(&format!("{error:#}"));
+            output::complain(&chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }

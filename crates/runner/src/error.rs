@@ -142,18 +142,23 @@ impl fmt::Display for RunError {
         if !self.words.is_empty() {
             f.write_str(": ")?;
         }
-        let mut said = cause.to_string();
-        let mut below = if f.alternate() { cause.source() } else { None };
-        while let Some(cause) = below {
-            let words = cause.to_string();
-            // Some errors tell their cause themselves, without the system's number.
-            if !said.ends_with(words.split(" (os error ").next().unwrap_or(&words)) {
-                said = format!("{said}: {words}");
-            }
-            below = cause.source();
-        }
-        f.write_str(&said)
+        if f.alternate() { f.write_str(&chain(cause.as_ref())) } else { cause.fmt(f) }
     }
+}
+
+/// What an error says, and its causes after it, each once: some errors tell their cause themselves.
+pub fn chain(error: &dyn Error) -> String {
+    let mut said = error.to_string();
+    let mut below = error.source();
+    while let Some(cause) = below {
+        let words = cause.to_string();
+        // They do so without the system's number.
+        if !said.ends_with(words.split(" (os error ").next().unwrap_or(&words)) {
+            said = format!("{said}: {words}");
+        }
+        below = cause.source();
+    }
+    said
 }
 
 impl Error for RunError {
@@ -279,6 +284,9 @@ mod tests {
         let error = missing.blame(Fault::Node).unwrap_err().with("no template");
         let line = format!("{error:#}");
         assert_eq!(line.matches("No such file or directory").count(), 1, "{line}");
+        let missing = node::dir::check_owned(std::path::Path::new("/nonexistent/shelf"), 0).unwrap_err();
+        let line = chain(anyhow::Error::from(missing).context("image 'x'").as_ref());
+        assert_eq!(line, "image 'x': /nonexistent/shelf: No such file or directory");
     }
 
     #[test]

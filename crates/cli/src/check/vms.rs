@@ -13,7 +13,7 @@ use node::space::Space;
 use qemu::{Abilities, Confine, Unconfined};
 use request::ImageName;
 use runner::config::{AccelChoice, Config};
-use runner::error::Fault;
+use runner::error::{Fault, chain};
 use runner::{self, KvmTest, WayHere};
 
 /// How long QEMU may take to print what it has. Twice this fits into the time of a node check.
@@ -114,7 +114,7 @@ pub(super) fn processor(config: &Config) -> Finding {
 pub(super) fn kit(config: &Config) -> Finding {
     match Kit::load(&config.kit) {
         Ok(kit) => Finding::good(format!("{}: kernel {}", config.kit.display(), kit.kernel_release())),
-        Err(error) => Finding::bad(format!("{error:#}")).remedy("'spank-vm kit build' makes one"),
+        Err(error) => Finding::bad(chain(&error)).remedy("'spank-vm kit build' makes one"),
     }
 }
 
@@ -156,7 +156,7 @@ pub(super) fn scratch(config: &Config) -> Finding {
     let remedy = "'scratch_dir' in the configuration must be a directory of this node that every user can write to";
     let kit = match Kit::load(&config.kit) {
         Ok(kit) => kit,
-        Err(error) => return Finding::bad(format!("not tried without a boot kit: {error:#}")).remedy(remedy),
+        Err(error) => return Finding::bad(format!("not tried without a boot kit: {}", chain(&error))).remedy(remedy),
     };
     match runner::try_scratch(&kit, config) {
         Ok(_) => {}

@@ -40,8 +40,10 @@ const REMOVAL: Duration = Duration::from_secs(60);
 /// Why nothing can be kept on a shelf, in one line with the remedy.
 #[derive(Debug)]
 pub enum ShelfError {
-    /// Its directory is missing or unsuitable.
+    /// Its directory cannot be made, or is unsuitable.
     Dir(DirError),
+    /// A user has none yet, and only root can make it.
+    Missing(PathBuf),
     /// It is in the node's memory, and files that a job writes there count as the job's memory.
     InMemory(PathBuf),
 }
@@ -50,6 +52,10 @@ impl fmt::Display for ShelfError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Dir(error) => error.fmt(f),
+            Self::Missing(dir) => {
+                let dir = dir.display();
+                write!(f, "{dir} is not there yet: a user's first VM step on a node makes it ('srun --vm-image=…')")
+            }
             Self::InMemory(dir) => {
                 let dir = dir.display();
                 write!(f, "{dir} is in the node's memory, which would be charged to the job; only root fills it there")
@@ -62,7 +68,7 @@ impl std::error::Error for ShelfError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Dir(error) => Some(error),
-            Self::InMemory(_) => None,
+            Self::Missing(_) | Self::InMemory(_) => None,
         }
     }
 }
@@ -135,7 +141,10 @@ impl<I: Item> Shelf<I> {
             let mode = if self.is_site { I::SITE_MODE } else { 0o700 };
             dir::make(&self.dir, mode).map_err(ShelfError::Dir)?;
         }
-        dir::check_owned(&self.dir, self.owner).map_err(ShelfError::Dir)?;
+        dir::check_owned(&self.dir, self.owner).map_err(|error| match error.is_not_found() {
+            true => ShelfError::Missing(self.dir.clone()),
+            false => ShelfError::Dir(error),
+        })?;
         let is_in_memory =
             || dir::open(&self.dir).and_then(|dir| space::medium(&dir)).is_ok_and(|m| m == Medium::Memory);
         match !self.is_site && is_in_memory() {
