@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use testkit::clock;
 use testkit::lab::Lab;
-use testkit::undo::afterwards;
 
+use crate::spoilt::spoilt;
 use crate::{Case, case};
 
 pub const CASES: &[Case] = &[
@@ -114,12 +114,9 @@ fn sizes(lab: &Lab) {
 }
 
 fn capped(lab: &Lab) {
-    lab.root("cp /etc/slurm/cgroup.conf /root/; echo AllowedRAMSpace=80 >>/etc/slurm/cgroup.conf; systemctl restart slurmd; sleep 3");
-    let mib = {
-        let undo = "mv /root/cgroup.conf /etc/slurm/; systemctl restart slurmd; sleep 3";
-        let _undo = afterwards(|| drop(lab.root(undo)));
-        memory(lab, "--mem=1000")
-    };
+    let spoil = "cp /etc/slurm/cgroup.conf /root/; echo AllowedRAMSpace=80 >>/etc/slurm/cgroup.conf; systemctl restart slurmd; sleep 3";
+    let mend = "mv /root/cgroup.conf /etc/slurm/; systemctl restart slurmd; sleep 3";
+    let mib = spoilt(lab, spoil, mend, || memory(lab, "--mem=1000"));
     // 800 MiB less 128 for QEMU, less what the guest's kernel takes for itself.
     assert!((600..=672).contains(&mib), "{mib} MiB");
 }

@@ -4,10 +4,10 @@ use testkit::lab::Lab;
 use testkit::undo::afterwards;
 
 /// Runs `work` between `spoil` and `mend`, which root does on the first node, whatever becomes of the work.
-pub fn spoilt(lab: &Lab, spoil: &str, mend: &str, work: impl FnOnce()) {
+pub fn spoilt<T>(lab: &Lab, spoil: &str, mend: &str, work: impl FnOnce() -> T) -> T {
     lab.root(spoil);
     let _mend = afterwards(|| drop(lab.root(mend)));
-    work();
+    work()
 }
 
 /// Submits a batch job that says where it runs.

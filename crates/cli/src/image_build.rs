@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 use proto::ExitStatus;
 use request::{Asked, ImageName, ImageRef, SaveSpec, VmCpus, VmMem, VmMount, VmOption};
 use runner::config::Config;
-use runner::error::EXIT_VM_FAILED;
+use runner::error::{EXIT_VM_FAILED, chain};
 use runner::notice;
 use runner::{self, Command, SaveAs, Slot};
 
@@ -53,7 +53,7 @@ type Mounts = <VmMount as VmOption>::Value;
 /// Builds the image; ends as the script ends, or with [`EXIT_VM_FAILED`].
 pub fn run(config: &Config, arguments: Arguments) -> ExitStatus {
     build(config, arguments).unwrap_or_else(|error| {
-        notice::line(&format!("error: {error:#}"));
+        notice::line(&format!("error: {}", chain(error.as_ref())));
         ExitStatus::Code(EXIT_VM_FAILED)
     })
 }

@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 /// Runs the check with nothing but an empty directory.
 fn check(locale: &str, words: &[&str]) -> Output {
@@ -62,13 +63,18 @@ fn a_health_checker_gets_one_line() {
     assert!(output.status.code() == Some(1) && said.lines().count() == 1 && said.contains("no boot kit"), "{output:?}");
 }
 
+/// A node whose kit stalls: a pipe that nobody writes to makes wait who opens it, as a file server that is down does.
+fn stalling() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("kit")).unwrap();
+    assert!(Command::new("mkfifo").arg(dir.path().join("kit/kit.toml")).status().unwrap().success());
+    dir
+}
+
 #[test]
 fn what_stalls_is_named_and_fails_no_node_but_one_whose_srun_does_not_say_that_the_plugin_is_loaded() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = stalling();
     let at = dir.path();
-    // A pipe that nobody writes to: who opens it waits, as for a file server that is down.
-    fs::create_dir(at.join("kit")).unwrap();
-    assert!(Command::new("mkfifo").arg(at.join("kit/kit.toml")).status().unwrap().success());
     let path = format!("{}:{}", at.display(), std::env::var("PATH").unwrap());
     for (srun, plugin) in [("echo --vm-image", "ok"), ("exec sleep 1000", "missing")] {
         node::testing::program(&at.join("srun"), &format!("#!/bin/sh\n{srun}\n")).unwrap();
@@ -97,12 +103,9 @@ fn what_stalls_is_named_and_fails_no_node_but_one_whose_srun_does_not_say_that_t
 
 #[test]
 fn the_death_of_the_process_that_looks_is_told_at_once_and_fails_no_node() {
-    let dir = tempfile::tempdir().unwrap();
-    let at = dir.path();
-    fs::create_dir(at.join("kit")).unwrap();
-    assert!(Command::new("mkfifo").arg(at.join("kit/kit.toml")).status().unwrap().success());
+    let dir = stalling();
     let since = Instant::now();
-    let mut check = command(at, &["--node", "--within", "120", "--json"]);
+    let mut check = command(dir.path(), &["--node", "--within", "120", "--json"]);
     let check = check.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let children = format!("/proc/{0}/task/{0}/children", check.id());
     let is_looking = |child: &&str| {

@@ -14,6 +14,7 @@ use super::ask::{NoAnswer, answer};
 use super::finding::{Checked, Finding, State};
 use super::{caches, vms};
 use runner::config::{AccelChoice, Config};
+use runner::error::chain;
 
 /// The user without any rights of its own, if no other is named.
 const NOBODY: &str = "nobody";
@@ -31,7 +32,7 @@ pub(super) fn look(config_file: Option<&Path>, config: &Config, named: Option<&s
     let name = named.unwrap_or(NOBODY);
     match as_user(config_file, name, patience) {
         Ok(found) => judge(name, &found, named.is_some()),
-        Err(error) => Finding::limited(format!("what user '{name}' may do is not known: {error:#}")),
+        Err(error) => Finding::limited(format!("what user '{name}' may do is not known: {}", chain(error.as_ref()))),
     }
 }
 

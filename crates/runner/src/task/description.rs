@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::OnceLock;
 
 use nix::sys::stat::{Mode, umask};
@@ -178,10 +179,10 @@ impl Task {
 
     /// Whether it is the first task of its step.
     pub fn is_first(&self) -> bool {
-        self.number("SLURM_PROCID") == Some(0)
+        self.number("SLURM_PROCID") == Some(0_u32)
     }
 
-    fn number(&self, name: &str) -> Option<u32> {
+    fn number<T: FromStr>(&self, name: &str) -> Option<T> {
         self.variable(name)?.to_str()?.parse().ok()
     }
 
@@ -204,7 +205,7 @@ impl Task {
         };
         self.sockets = pmi.into_iter().filter(|_| is_only).collect();
         self.pmix = pmix.and_then(Result::ok).filter(|_| is_only && self.sockets.is_empty());
-        lost.filter(|_| self.number("SLURM_NTASKS").is_some_and(|tasks| tasks > 1))
+        lost.filter(|_| self.number("SLURM_NTASKS").is_some_and(|tasks: u32| tasks > 1))
     }
 
     /// Its ways to Slurm, for one attempt to run it.
@@ -239,13 +240,10 @@ impl Task {
 
     /// Host name of VM number `index` of `vms`.
     pub fn hostname(&self, index: u32, vms: u32) -> String {
-        let number = |name| self.variable(name).and_then(|value| value.to_str()?.parse::<u64>().ok());
-        match (number("SLURM_JOB_ID"), number("SLURM_PROCID")) {
-            (Some(job), Some(rank)) => name_of_vm(job, rank, index, vms),
+        match (self.number("SLURM_JOB_ID"), self.number("SLURM_PROCID"), self.number("SLURM_NODEID")) {
+            (Some(job), Some(rank), _) => name_of_vm(job, rank, index, vms),
             // The keeper of a node's VM is no task.
-            (Some(job), None) if number("SLURM_NODEID").is_some() => {
-                name_of_node_vm(job, number("SLURM_NODEID").unwrap_or_default())
-            }
+            (Some(job), None, Some(node)) => name_of_node_vm(job, node),
             _ if vms > 1 => format!("vm-{index}"),
             _ => "vm".to_owned(),
         }
